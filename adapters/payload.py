@@ -1,0 +1,32 @@
+"""What a checkpoint says of itself, beside its tensors: step, epoch, metrics."""
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from regime_proto.ordering import Label
+
+_STEP_NAMES = ("global_step", "step", "iteration", "iter", "num_updates", "it")
+_EPOCH_NAMES = ("epoch", "epochs")
+
+
+def label_of(payload: Mapping[str, Any]) -> tuple[Label, dict[str, float]]:
+    """Return the label and the metrics in the numbers of `payload`.
+
+    A number under another name than those of steps and epochs is a metric: a loss, a score, a rate.
+    """
+    numbers = {str(name): float(value) for name, value in payload.items() if _is_number(value)}
+    step = next((numbers[name] for name in _STEP_NAMES if name in numbers), None)
+    epoch = next((numbers[name] for name in _EPOCH_NAMES if name in numbers), None)
+    metrics = {
+        name: value for name, value in numbers.items() if name not in (*_STEP_NAMES, *_EPOCH_NAMES)
+    }
+    whole = None if step is None or not math.isfinite(step) else int(step)
+    return Label(step=whole, epoch=epoch, metrics=tuple(metrics)), metrics
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real | np.number) and not isinstance(value, bool | np.bool_)

@@ -1,0 +1,141 @@
+"""Exports a torch module as a program: the forward graph in evaluation mode, with its weights as inputs."""
+
+import ast
+import contextlib
+import copy
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from regime_proto.engine.program import Program, Tensor
+from regime_proto.engine.rewrite import LiftWeights, NameNodes, StripMetadata
+from regime_proto.probe import Probe, ProbeError
+from regime_proto.schema.errors import RegimeError
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def export(model: nn.Module, probe: Probe) -> Program:
+    """Export `model`; its mode and its weights are left as they were.
+
+    Raises
+    ------
+    RegimeError
+        The model does not run on the probe, has nothing to train, or cannot be exported.
+    """
+    arrays = probe.bind(_input_names(model, probe))
+    with _evaluating(model) as evaluated:
+        device = next((tensor.device for tensor in evaluated.state_dict().values()), torch.device("cpu"))
+        inputs = {name: torch.from_numpy(array.copy()).to(device) for name, array in arrays.items()}
+        _try_forward(evaluated, inputs, probe)
+        exported = _export(evaluated, inputs)
+    tensors = _tensors(model)
+    names = {alias: tensor.name for tensor in tensors for alias in (tensor.name, *tensor.aliases)}
+    paths = {str(node.name): _module_path(node.metadata_props) for node in exported.graph}
+    for rewrite in (StripMetadata(paths), NameNodes(), LiftWeights(names)):
+        rewrite(exported)
+    return Program.from_model(
+        exported,
+        tensors=tensors,
+        probe_inputs=list(arrays),
+        framework={"torch": torch.__version__},
+    )
+
+
+def _input_names(model: nn.Module, probe: Probe) -> list[str]:
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    if not names and probe.names is not None:
+        return list(probe.names)
+    return names
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the model in evaluation mode and at least float32, and put its modes back afterwards."""
+    if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in model.state_dict().values()):
+        model = copy.deepcopy(model).float()
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _try_forward(model: nn.Module, inputs: dict[str, torch.Tensor], probe: Probe) -> None:
+    """Run the model once: its own error on a wrong probe is clearer than the exporter's."""
+    found = ", ".join(f"{name}: {str(value.dtype)[6:]}{list(value.shape)}" for name, value in inputs.items())
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        hint = ""
+        if any(value.dtype is torch.float64 for value in inputs.values()):
+            hint = "; the probe is float64: save it with array.astype('float32')"
+        raise ProbeError(f"{probe.where}: the model fails on the probe ({found}): {reason}{hint}") from None
+
+
+def _export(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
+    with warnings.catch_warnings(), _silent("torch"), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            # With optimize=True initializers are folded and merged, and other weights give wrong results.
+            exported = torch.onnx.export(
+                model, (), kwargs=inputs, dynamo=True, optimize=False, verbose=False
+            )
+        except Exception as error:
+            lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+            reason = lines[0] if lines else type(error).__name__
+            raise RegimeError(f"{type(model).__name__}: torch cannot export this model: {reason}") from None
+    assert exported is not None  # noqa: S101
+    return exported.model
+
+
+@contextlib.contextmanager
+def _silent(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _tensors(model: nn.Module) -> tuple[Tensor, ...]:
+    """Return every tensor of the state dict: tied ones once, under their first name."""
+    trainable = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    if not trainable:
+        raise RegimeError(f"{type(model).__name__}: no parameter has requires_grad; there is nothing to measure")
+    by_identity: dict[Any, list[str]] = {}
+    values = model.state_dict(keep_vars=True)
+    for name, value in values.items():
+        if isinstance(value, torch.Tensor):
+            by_identity.setdefault(id(value), []).append(name)
+    return tuple(
+        Tensor(first, tuple(values[first].shape), first in trainable, tuple(aliases))
+        for first, *aliases in by_identity.values()
+    )
+
+
+def _module_path(metadata: dict[str, str]) -> str:
+    """Return the path of the innermost module, from the exporter's list of scopes."""
+    scopes = metadata.get(_SCOPES)
+    if not scopes:
+        return ""
+    names: list[str] = ast.literal_eval(scopes)
+    return names[-2] if len(names) > 1 else ""
+

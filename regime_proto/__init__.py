@@ -1,0 +1,47 @@
+"""Measures when activation patterns and when weights settle while a neural network trains."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from regime_proto import synthetic
+    from regime_proto.analyzer.result import Result, analyze
+    from regime_proto.convert import convert
+    from regime_proto.dataset import open_trajectory
+    from regime_proto.schema.errors import RegimeError, RegimeWarning, TrajectoryError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RegimeError",
+    "RegimeWarning",
+    "Result",
+    "TrajectoryError",
+    "analyze",
+    "convert",
+    "open_trajectory",
+    "synthetic",
+]
+
+# This is the parent package of the schema: reading a file must not load xarray, onnx or a framework.
+_HOMES = {
+    "RegimeError": "regime_proto.schema.errors",
+    "RegimeWarning": "regime_proto.schema.errors",
+    "Result": "regime_proto.analyzer.result",
+    "TrajectoryError": "regime_proto.schema.errors",
+    "analyze": "regime_proto.analyzer.result",
+    "convert": "regime_proto.convert",
+    "open_trajectory": "regime_proto.dataset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "synthetic":
+        return importlib.import_module("regime_proto.synthetic")
+    raise AttributeError(f"module 'regime_proto' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

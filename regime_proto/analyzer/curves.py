@@ -1,0 +1,85 @@
+"""The protocol's mathematics on plain arrays: smooth, normalise, area, thresholds (PROTOCOL, section 4).
+
+Every function takes the interval axis first: ``(interval, ...)``.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
+
+Array = NDArray[Any]
+
+WINDOW_FRACTION = 0.30
+PERCENTILES = (0.5, 99.5)
+CONSTANT = 1e-12
+THRESHOLDS = (0.5, 0.25, 0.1, 0.05)
+
+
+def window(observations_per_epoch: float | None, intervals: int) -> int:
+    """Return the length of the moving average, in observations; 1 where the epoch is unknown."""
+    if observations_per_epoch is None:
+        return 1
+    return min(max(1, round(WINDOW_FRACTION * observations_per_epoch)), intervals)
+
+
+def smooth(series: Array, width: int, *, ends: str) -> Array:
+    """Return the simple moving average over `width` intervals.
+
+    Parameters
+    ----------
+    series : (interval, ...) float64
+    width : int
+    ends : {"same", "valid"}
+        ``same`` pads with zeros and keeps the length; ``valid`` keeps whole windows only.
+    """
+    if width == 1:
+        return series
+    # A running sum: the same as convolving with a uniform kernel, at a cost that does not grow with width.
+    averaged: Array = uniform_filter1d(series, width, axis=0, mode="constant", cval=0.0)
+    return averaged if ends == "same" else averaged[valid_intervals(len(series), width)]
+
+
+def valid_intervals(intervals: int, width: int) -> slice:
+    """Return the intervals at the centres, rounded up, of the whole windows."""
+    return slice(width // 2, width // 2 + intervals - width + 1)
+
+
+def is_constant(series: Array) -> Array:
+    """Whether a series, not smoothed, has no scale: its range is within rounding of zero."""
+    result: Array = np.ptp(series, axis=0) <= CONSTANT * np.abs(series).max(axis=0)
+    return result
+
+
+def normalise(smoothed: Array, *, clip: bool) -> Array:
+    """Scale the 0.5th percentile to 0 and the 99.5th to 1; NaN where they are equal."""
+    low, high = np.percentile(smoothed, PERCENTILES, axis=0)
+    span = np.where(high > low, high - low, np.nan)
+    scaled = (smoothed - low) / span
+    return np.clip(scaled, 0.0, 1.0) if clip else scaled
+
+
+def area(normalised: Array, weights: Array) -> Array:
+    """Return the mean over the intervals, weighted with their lengths in steps (the AUC)."""
+    return np.tensordot(weights / weights.sum(), normalised, axes=(0, 0))
+
+
+def ratio(weight_area: float, pattern_area: float) -> float:
+    """Return ρ = AUC_W / AUC_P, NaN where it is undefined."""
+    return weight_area / pattern_area if pattern_area else float("nan")
+
+
+def settled_from(normalised: Array, threshold: float, *, at_least: int) -> int | None:
+    """Return the first index from which a curve stays below a threshold to the end.
+
+    Parameters
+    ----------
+    normalised : (interval,) float64
+    threshold : float
+    at_least : int
+        None is returned unless that many values stay below.
+    """
+    above = np.flatnonzero(~(normalised < threshold))
+    first = int(above[-1]) + 1 if len(above) else 0
+    return first if len(normalised) - first >= max(1, at_least) else None

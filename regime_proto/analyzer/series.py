@@ -1,0 +1,106 @@
+"""From a trajectory to the raw series: weight change and pattern change per interval (PROTOCOL, 2 and 3)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# Flips of this many values are held at once: a file may hold more of them than memory does.
+_BLOCK_VALUES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Series:
+    """The changes between neighbouring observations, valid ones only.
+
+    Parameters
+    ----------
+    steps : (interval,) int64
+        Step at the end of each interval.
+    lengths : (interval,) float64
+        Steps from its start to its end.
+    start : int
+        Step of the first observation, s_0.
+    weights : dict of str to (interval,) float64
+        Δw, by weighting: ``parameter`` and ``tensor``.
+    layers : (interval, layer) float64
+        Δa of every layer.
+    patterns : dict of str to (interval,) float64
+        Δa, by weighting: ``layer`` and ``unit``.
+    """
+
+    steps: Array
+    lengths: Array
+    start: int
+    weights: dict[str, Array]
+    layers: Array
+    patterns: dict[str, Array]
+
+
+def read_series(trajectory: xr.Dataset) -> Series:
+    """Return the series of a trajectory; intervals that touch an invalid observation are left out."""
+    steps = trajectory["step"].to_numpy().astype(np.int64)
+    valid = trajectory["valid"].to_numpy().astype(bool)
+    kept = np.flatnonzero(valid[1:] & valid[:-1]) + 1
+    flips = _layer_flips(trajectory)[kept].astype(np.float64)
+    units = trajectory["layer_units"].to_numpy().sum(axis=1).astype(np.float64)
+    layers = flips / np.where(units > 0, units, np.nan)
+    return Series(
+        steps=steps[kept],
+        lengths=(steps[kept] - steps[kept - 1]).astype(np.float64),
+        start=int(steps[0]),
+        weights=weight_change(trajectory["weight_delta_l1"].to_numpy()[kept], trajectory["tensor_size"].to_numpy()),
+        layers=layers,
+        patterns={
+            "layer": layers[:, units > 0].mean(axis=1),
+            "unit": flips.sum(axis=1) / units.sum(),
+        },
+    )
+
+
+def weight_change(sums: Array, sizes: Array) -> dict[str, Array]:
+    """Return Δw (Eq. 2) from Σ|Δ| per tensor, in both weightings.
+
+    Parameters
+    ----------
+    sums : (interval, tensor) float64
+    sizes : (tensor,) int64
+        Elements.
+    """
+    counted = sizes > 0
+    return {
+        "parameter": sums.sum(axis=1) / sizes.sum(),
+        "tensor": (sums[:, counted] / sizes[counted]).mean(axis=1),
+    }
+
+
+def _layer_flips(trajectory: xr.Dataset) -> Array:
+    """Return the flips per observation and layer, summed over the samples."""
+    flips = trajectory["flips"]
+    rows = max(1, _BLOCK_VALUES // max(1, flips.sizes["layer"] * flips.sizes["sample"]))
+    blocks = [
+        flips[start : start + rows].to_numpy().sum(axis=2, dtype=np.int64)
+        for start in range(0, flips.sizes["step"], rows)
+    ]
+    return np.concatenate(blocks)
+
+
+def describe_invalid(trajectory: xr.Dataset) -> str | None:
+    """Say in one line which observations hold NaN or Inf, and where the first one does."""
+    invalid = np.flatnonzero(trajectory["valid"].to_numpy() == 0)
+    if not len(invalid):
+        return None
+    first = int(invalid[0])
+    # The first observation has no change of its own; what is broken in it breaks the next change.
+    change = trajectory["weight_delta_l1"][max(first, 1) : max(first, 1) + 1].to_numpy()
+    broken = trajectory["tensor"].to_numpy()[~np.isfinite(change).all(axis=0)]
+    where = f"tensor {broken[0]}" if len(broken) else "the activations"
+    step = int(trajectory["step"][first])
+    return (
+        f"{len(invalid)} of {len(trajectory['step'])} observations hold NaN or Inf, first {where} at "
+        f"{trajectory.attrs['step_kind']} {step}; they are kept, marked invalid and left out of the curves"
+    )

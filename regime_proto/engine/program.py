@@ -1,0 +1,259 @@
+"""The program: a forward graph as ONNX whose weights are graph inputs, and what is known of its tensors."""
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.files import replace_file
+from regime_proto.source import Array, State
+
+METADATA_KEY = "regime_proto"
+FILE_NAME = "program.onnx"
+SHOWN = 3
+
+
+class ProgramError(RegimeError):
+    """A program cannot be read, or a parameter state does not fit it."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor that the checkpoints hold.
+
+    Parameters
+    ----------
+    name : str
+        As in the checkpoint; for a tied tensor the first of its names.
+    shape : tuple of int
+    trainable : bool
+        Whether it counts in Δw. Running statistics and counters do not.
+    aliases : tuple of str
+        Further names of the same tensor; a checkpoint may use any of them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    trainable: bool
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Input:
+    """An array that a program is fed with.
+
+    Parameters
+    ----------
+    name : str
+    shape : tuple of int
+    dtype : str
+        NumPy name, for example ``"float32"``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A forward graph with its weights as inputs.
+
+    Parameters
+    ----------
+    content : bytes
+        The serialized ONNX model, without weights.
+    tensors : tuple of Tensor
+        Every tensor a checkpoint holds, in checkpoint order, in the graph or not.
+    probe_inputs : tuple of str
+        The graph inputs that take the probe.
+    framework : mapping of str to str
+        Names and versions of what the graph was exported with.
+    """
+
+    content: bytes
+    tensors: tuple[Tensor, ...]
+    probe_inputs: tuple[str, ...]
+    framework: Mapping[str, str]
+
+    @classmethod
+    def from_model(
+        cls,
+        model: ir.Model,
+        *,
+        tensors: Iterable[Tensor],
+        probe_inputs: Iterable[str],
+        framework: Mapping[str, str],
+    ) -> "Program":
+        """Make a program of an ONNX graph whose weights are inputs already (see `rewrite.lift_weights`)."""
+        tensors, probe_inputs = tuple(tensors), tuple(probe_inputs)
+        description = {
+            "version": "1.0",
+            "tensors": [asdict(tensor) for tensor in tensors],
+            "probe_inputs": probe_inputs,
+            "framework": dict(framework),
+        }
+        model.metadata_props.clear()
+        model.metadata_props[METADATA_KEY] = json.dumps(description)
+        content = ir.to_proto(model).SerializeToString(deterministic=True)
+        return cls(content, tensors, probe_inputs, framework)
+
+    @classmethod
+    def load(cls, path: Path) -> "Program":
+        """Read a program file.
+
+        Raises
+        ------
+        ProgramError
+            The file is missing, is no ONNX model, or was not written by `regime program`.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ProgramError(f"{path}: {error.strerror}") from None
+        return cls.parse(content, str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, where: str) -> "Program":
+        """Make a program of the bytes of its file."""
+        try:
+            model = ir.from_proto(ir.serde.onnx.ModelProto.FromString(content))
+        except Exception as error:
+            raise ProgramError(f"{where}: not an ONNX model ({error})") from None
+        if METADATA_KEY not in model.metadata_props:
+            raise ProgramError(
+                f"{where}: an ONNX model, but not a program with its weights as inputs; "
+                "write one with `regime program --model MODULE:FACTORY --probe FILE -o DIR`"
+            )
+        try:
+            description = json.loads(model.metadata_props[METADATA_KEY])
+            tensors = tuple(_tensor(entry) for entry in description["tensors"])
+            return cls(content, tensors, tuple(description["probe_inputs"]), description["framework"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ProgramError(f"{where}: damaged program description ({error!r})") from None
+
+    def save(self, path: Path) -> None:
+        """Write the program file."""
+        replace_file(path, self.content)
+
+    @cached_property
+    def model(self) -> ir.Model:
+        """The graph. Treat it as read-only; `parse_model` gives one to change."""
+        return self.parse_model()
+
+    def parse_model(self) -> ir.Model:
+        """Return a fresh copy of the graph."""
+        return ir.from_proto(ir.serde.onnx.ModelProto.FromString(self.content))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def trainable(self) -> tuple[Tensor, ...]:
+        """The tensors that count in Δw."""
+        return tuple(tensor for tensor in self.tensors if tensor.trainable)
+
+    @cached_property
+    def inputs(self) -> dict[str, Input]:
+        """The probe arrays that the graph takes, by name."""
+        by_name = {value.name: value for value in self.model.graph.inputs}
+        return {name: _input(by_name[name]) for name in self.probe_inputs}
+
+    @cached_property
+    def weight_inputs(self) -> dict[str, Input]:
+        """The tensors that the graph takes, by name."""
+        return {
+            str(value.name): _input(value)
+            for value in self.model.graph.inputs
+            if value.name not in self.probe_inputs
+        }
+
+    def bind(self, state: State, where: str) -> dict[str, Array]:
+        """Return the arrays of `state` under the program's names.
+
+        Parameters
+        ----------
+        state : State
+        where : str
+            Named in errors, for example the checkpoint's path.
+
+        Returns
+        -------
+        dict of str to array
+            Every trainable tensor and every weight input of the graph.
+
+        Raises
+        ------
+        ProgramError
+            Tensors are missing, unknown, or of another shape.
+        """
+        known = {name for tensor in self.tensors for name in (tensor.name, *tensor.aliases)}
+        unknown = [name for name in state.tensors if name not in known]
+        bound: dict[str, Array] = {}
+        missing = []
+        for tensor in self.tensors:
+            name = next((name for name in (tensor.name, *tensor.aliases) if name in state.tensors), None)
+            if name is not None:
+                bound[tensor.name] = state.tensors[name]
+            elif tensor.trainable or tensor.name in self.weight_inputs:
+                missing.append(tensor.name)
+        if missing:
+            raise ProgramError(f"{where}: {_listed(missing, 'missing', unknown or state.tensors)}")
+        if unknown:
+            raise ProgramError(
+                f"{where}: {_listed(unknown, 'not in the program', known)}; was it saved from another model?"
+            )
+        wrong = [
+            f"{tensor.name} is {list(bound[tensor.name].shape)}, the program expects {list(tensor.shape)}"
+            for tensor in self.tensors
+            if tensor.name in bound and bound[tensor.name].shape != tensor.shape
+        ]
+        if wrong:
+            more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
+            raise ProgramError(f"{where}: {'; '.join(wrong[:SHOWN])}{more}; was it saved from another model?")
+        return bound
+
+
+def _tensor(entry: dict[str, Any]) -> Tensor:
+    return Tensor(entry["name"], tuple(entry["shape"]), bool(entry["trainable"]), tuple(entry["aliases"]))
+
+
+def _input(value: ir.Value) -> Input:
+    if value.shape is None or value.dtype is None or not value.shape.is_static():
+        raise ProgramError(f"input {value.name} of the program has no fixed shape: export it with the probe")
+    return Input(str(value.name), tuple(int(length) for length in value.shape), value.dtype.numpy().name)  # type: ignore[arg-type]
+
+
+def _listed(names: list[str], what: str, candidates: Iterable[str]) -> str:
+    """Return a few of `names`, each with the candidate that is spelled most like it."""
+    pool = list(candidates)
+    shown = []
+    for name in names[:SHOWN]:
+        near = difflib.get_close_matches(name, pool, n=1)
+        shown.append(f"{name!r} (nearest: {near[0]!r})" if near else repr(name))
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} tensor{'s' * (len(names) > 1)} {what}: {', '.join(shown)}{more}"
+
+
+def widened(array: Array, dtype: str) -> Array:
+    """Return `array` contiguous and in `dtype`, without a copy where none is needed."""
+    return np.ascontiguousarray(array, dtype=np.dtype(dtype))

@@ -1,0 +1,143 @@
+"""Puts checkpoints in step order: by what they say of themselves, else by their names.
+
+Never lexicographic and never by time: ``step_10`` comes after ``step_9``, and copying a folder changes times.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from regime_proto.schema.errors import RegimeError
+
+_STEP_NAME = re.compile(r"(?:global_?step|step|iteration|iter)s?[=_\-.]?(\d+)", re.IGNORECASE)
+_EPOCH_NAME = re.compile(r"(?:epoch|ep)[=_\-.]?(\d+)", re.IGNORECASE)
+_LAST_INTEGER = re.compile(r"(\d+)(?=\D*$)")
+_POINTER = re.compile(r"(?:^|[_\-.])(?:last|latest|best|final)(?:$|[_\-.])|-v\d+$", re.IGNORECASE)
+
+
+class NotACheckpoint(RegimeError):
+    """A file of the run that holds no model weights; the message says what it is."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a checkpoint says of itself.
+
+    Parameters
+    ----------
+    step : int, optional
+    epoch : float, optional
+    metrics : tuple of str
+        Names of the metrics it carries.
+    """
+
+    step: int | None = None
+    epoch: float | None = None
+    metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Order:
+    """Steps of checkpoints.
+
+    Parameters
+    ----------
+    steps : mapping of Path to int
+        In increasing order.
+    kind : str
+        ``step``, ``epoch`` or ``ordinal``.
+    reason : str
+        In words, where the steps were taken from.
+    """
+
+    steps: Mapping[Path, int]
+    kind: str
+    reason: str
+
+
+def is_pointer(path: Path) -> bool:
+    """Whether the name says that the file is a copy of another, such as ``last.ckpt``."""
+    return bool(_POINTER.search(path.stem))
+
+
+def order(paths: Sequence[Path], peek: Callable[[Path], Label]) -> Order:
+    """Find the step of every checkpoint.
+
+    The rules, in turn: the step in the payload, a step in the name, the epoch in the payload, an epoch in the
+    name, the last integer in the name. The first rule that gives every file a step of its own is taken.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    peek : callable
+        Reads a label. It is called for three files only when their names agree with it.
+
+    Raises
+    ------
+    RegimeError
+        Two files have one step, or no rule tells the steps.
+    """
+    named = _by_name(paths, _STEP_NAME)
+    if named is not None and _is_distinct(named) and _agrees(named, peek):
+        return _sorted(named, "step", "a step in the file name")
+    labels = {path: peek(path) for path in paths}
+    in_payload = {path: label.step for path, label in labels.items() if label.step is not None}
+    epochs = {
+        path: int(label.epoch)
+        for path, label in labels.items()
+        if label.epoch is not None and float(label.epoch).is_integer()
+    }
+    rules = (
+        (in_payload if len(in_payload) == len(paths) else None, "step", "the step in the payload"),
+        (named, "step", "a step in the file name"),
+        (epochs if len(epochs) == len(paths) else None, "epoch", "the epoch in the payload"),
+        (_by_name(paths, _EPOCH_NAME), "epoch", "an epoch in the file name"),
+        (_by_name(paths, _LAST_INTEGER), "ordinal", "the last number in the file name"),
+    )
+    usable = [(steps, kind, reason) for steps, kind, reason in rules if steps is not None]
+    if not usable:
+        unknown = next(path for path in paths if not _LAST_INTEGER.search(path.stem))
+        raise RegimeError(
+            f"{unknown}: no step in the payload and no number in the name; "
+            "name checkpoints like step_000100.pt, or save a dict with a 'step'"
+        )
+    for steps, kind, reason in usable:
+        # Several checkpoints may well share an epoch, but not a step.
+        if kind == "step" or _is_distinct(steps):
+            return _sorted(steps, kind, reason)
+    return _sorted(*usable[-1])
+
+
+def _by_name(paths: Sequence[Path], pattern: re.Pattern[str]) -> dict[Path, int] | None:
+    matches = {path: pattern.findall(path.stem) for path in paths}
+    return {path: int(found[-1]) for path, found in matches.items()} if all(matches.values()) else None
+
+
+def _is_distinct(steps: Mapping[Path, int]) -> bool:
+    return len(set(steps.values())) == len(steps)
+
+
+def _agrees(steps: Mapping[Path, int], peek: Callable[[Path], Label]) -> bool:
+    """Whether the payloads of the first, middle and last file name no other step than their names do."""
+    paths = sorted(steps, key=steps.__getitem__)
+    for path in {paths[0], paths[len(paths) // 2], paths[-1]}:
+        try:
+            step = peek(path).step
+        except RegimeError:
+            # A damaged file is an error when its turn to be read comes, after the steps before it.
+            continue
+        if step is not None and step != steps[path]:
+            return False
+    return True
+
+
+def _sorted(steps: Mapping[Path, int], kind: str, reason: str) -> Order:
+    paths = sorted(steps, key=steps.__getitem__)
+    for path, following in zip(paths, paths[1:], strict=False):
+        if steps[path] == steps[following]:
+            raise RegimeError(
+                f"{path} and {following.name} both have {kind} {steps[path]} ({reason}); "
+                "move one of them out of the folder"
+            )
+    return Order({path: steps[path] for path in paths}, kind, reason)

@@ -1,0 +1,162 @@
+"""What a conversion is going to do: source, program, probe and gates, before any checkpoint is run."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from regime_proto.directory import open_directory
+from regime_proto.engine.gates import Gate, find_gates
+from regime_proto.engine.program import FILE_NAME as PROGRAM_FILE
+from regime_proto.engine.program import Program
+from regime_proto.factory import load_model
+from regime_proto.probe import FILE_NAME as PROBE_FILE
+from regime_proto.probe import Probe, ProbeError, as_probe, load_probe, probe_sha256
+from regime_proto.registry import exporter_for
+from regime_proto.schema import layout
+from regime_proto.schema.errors import RegimeError
+from regime_proto.source import Array, Source
+
+# What gzip leaves of packed masks; measured on real runs.
+STORED_BIT_PER_BIT = 0.33
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion, ready to run.
+
+    Parameters
+    ----------
+    source : Source
+    program : Program
+    probe : mapping of str to array
+        By program input; the first axis is the sample.
+    gates : tuple of Gate
+    """
+
+    source: Source
+    program: Program
+    probe: Mapping[str, Array]
+    gates: tuple[Gate, ...]
+
+    @property
+    def samples(self) -> int:
+        """Probe samples, ``|S|``."""
+        return len(next(iter(self.probe.values())))
+
+    @property
+    def units(self) -> int:
+        """Gate units per sample, over all layers."""
+        return sum(gate.layer(self.samples).size for gate in self.gates)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one checkpoint's tensors, as float32."""
+        return 4 * sum(tensor.size for tensor in self.program.tensors)
+
+    def predicted_file_bytes(self) -> int:
+        """Return about how large the trajectory will be."""
+        masks = sum(gate.layer(self.samples).bytes for gate in self.gates) * self.samples
+        flips = 2 * len(self.gates) * self.samples
+        deltas = 16 * len(self.program.trainable)
+        return int(len(self.source.checkpoints) * (STORED_BIT_PER_BIT * masks + flips + deltas))
+
+    def predicted_memory_bytes(self, workers: int) -> int:
+        """Return about how much memory a conversion needs beside the libraries."""
+        # Masks come out of the session one byte per unit; activations are float32 and mostly short-lived.
+        per_worker = 5 * self.units * self.samples
+        return (workers + 1) * self.state_bytes + workers * per_worker
+
+    def fingerprints(self) -> list[str]:
+        """Return, for every checkpoint, the fingerprint of a trajectory that ends with it.
+
+        A hash over program and probe, continued over each file's name, size and time: a conversion whose
+        fingerprint is in the list was made of the first checkpoints of this run.
+        """
+        start = [layout.VERSION, self.program.sha256, probe_sha256(self.probe)]
+        digest = hashlib.sha256(json.dumps(start).encode())
+        chain = []
+        for checkpoint in self.source.checkpoints:
+            status = checkpoint.path.stat()
+            link = [checkpoint.step, checkpoint.path.name, status.st_size, status.st_mtime_ns]
+            digest.update(json.dumps(link).encode())
+            chain.append(digest.hexdigest())
+        return chain
+
+
+def make_plan(
+    root: Path,
+    *,
+    model: object = None,
+    probe: object = None,
+    steps: str | None = None,
+    every: int | None = None,
+) -> Plan:
+    """Recognise a run and what is needed to measure it.
+
+    Parameters
+    ----------
+    root : Path
+        The directory of checkpoints.
+    model : object, optional
+        A model, or ``"MODULE:FACTORY"``. Wins over the program in the directory.
+    probe : object, optional
+        Arrays or a path. Wins over the probe in the directory.
+    steps, every : optional
+        See `Source.select`.
+
+    Raises
+    ------
+    RegimeError
+        Something is missing or does not fit.
+    """
+    source = open_directory(root).select(steps, every)
+    program, bound = load_program(root, model=model, probe=probe)
+    return Plan(source, program, bound, find_gates(program))
+
+
+def load_program(
+    root: Path, *, model: object = None, probe: object = None
+) -> tuple[Program, dict[str, Array]]:
+    """Return the program and the probe bound to its inputs, given or found in `root`."""
+    probe = _find_probe(root, probe)
+    if model is None:
+        path = root / PROGRAM_FILE
+        if not path.is_file():
+            raise RegimeError(
+                f"{root}: no {PROGRAM_FILE} in it; say how to build the model: "
+                "--model MODULE:FACTORY, for example --model mypkg.net:make"
+            )
+        program = Program.load(path)
+    else:
+        if isinstance(model, str):
+            model = load_model(model, apart_from=root)
+        program = exporter_for(model).export(model, probe)
+    bound = probe.bind(program.probe_inputs)
+    _check_probe(program, bound, probe.where)
+    return program, bound
+
+
+def _find_probe(root: Path, probe: object) -> Probe:
+    if probe is not None:
+        return as_probe(probe)
+    path = root / PROBE_FILE
+    if not path.is_file():
+        raise RegimeError(
+            f"{root}: no {PROBE_FILE} in it; give the fixed inputs to look at with --probe FILE "
+            "(.npz, .npy or .safetensors, some 0.2 × batch size validation samples)"
+        )
+    return load_probe(path)
+
+
+def _check_probe(program: Program, bound: Mapping[str, Array], where: str) -> None:
+    for name, expected in program.inputs.items():
+        if name not in bound:
+            raise ProbeError(f"{where}: no array for input {name!r}; expected {expected}")
+        found = bound[name]
+        if found.shape != expected.shape or found.dtype.name != expected.dtype:
+            raise ProbeError(
+                f"{where}: {name} is {found.dtype.name}{list(found.shape)}, the program expects {expected}; "
+                "for another probe, export the program again with --model and --probe"
+            )

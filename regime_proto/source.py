@@ -1,0 +1,134 @@
+"""What an adapter yields: a sequence of checkpoints in step order, and how to read one."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regime_proto.schema.errors import RegimeError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved parameter state that has not been read yet.
+
+    Parameters
+    ----------
+    step : int
+    path : Path
+    """
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not part of the sequence, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class State:
+    """A parameter state.
+
+    Parameters
+    ----------
+    tensors : mapping of str to array
+        By checkpoint name. The arrays belong to the state: nobody writes to them afterwards.
+    epoch : float
+        NaN where unknown.
+    metrics : mapping of str to float
+    """
+
+    tensors: Mapping[str, Array]
+    epoch: float = math.nan
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sequence of checkpoints.
+
+    Parameters
+    ----------
+    adapter : str
+        Name of the adapter that recognised it.
+    root : Path
+        Where it lies.
+    step_kind : str
+        What `Checkpoint.step` counts: ``step``, ``epoch`` or ``ordinal``.
+    order : str
+        In words, where the steps were taken from.
+    checkpoints : tuple of Checkpoint
+        In strictly increasing step order.
+    read : callable
+        Reads one checkpoint; safe to call from several threads.
+    skipped : tuple of Skipped
+    metrics : tuple of str
+        Names of the metrics that the checkpoints carry.
+    """
+
+    adapter: str
+    root: Path
+    step_kind: str
+    order: str
+    checkpoints: tuple[Checkpoint, ...]
+    read: Callable[[Checkpoint], State]
+    skipped: tuple[Skipped, ...] = ()
+    metrics: tuple[str, ...] = ()
+
+    def select(self, steps: str | None = None, every: int | None = None) -> "Source":
+        """Return the source restricted to the steps ``A:B`` (both included) and to every k-th of those."""
+        chosen = self.checkpoints
+        if steps is not None:
+            first, last = parse_steps(steps)
+            chosen = tuple(checkpoint for checkpoint in chosen if first <= checkpoint.step <= last)
+        if every is not None:
+            if every < 1:
+                raise RegimeError(f"--every {every}: expected 1 or more")
+            chosen = chosen[::every]
+        return replace(self, checkpoints=chosen)
+
+    def require_two(self) -> None:
+        """Raise an error unless there is a change to measure."""
+        if len(self.checkpoints) < 2:
+            found = "no checkpoint" if not self.checkpoints else f"one checkpoint ({self.checkpoints[0].path.name})"
+            raise RegimeError(
+                f"{self.root}: {found} to analyze; a change needs two at least: "
+                "save more often, or widen --steps / lower --every"
+            )
+
+
+def parse_steps(text: str) -> tuple[float, float]:
+    """Return the bounds of ``A:B``; either may be left out.
+
+    Raises
+    ------
+    RegimeError
+        `text` has another form, or A > B.
+    """
+    match = re.fullmatch(r"(-?\d+)?:(-?\d+)?", text.strip())
+    if not match:
+        raise RegimeError(f"--steps {text!r}: expected A:B with whole numbers, for example 100:500 or 100:")
+    first = -math.inf if match[1] is None else int(match[1])
+    last = math.inf if match[2] is None else int(match[2])
+    if first > last:
+        raise RegimeError(f"--steps {text!r}: the first step lies after the last")
+    return first, last
+
+
+def widest(array: Array) -> Array:
+    """Return `array` in float32 or wider: numpy cannot compute with bfloat16."""
+    if array.dtype.kind in "fc" and array.dtype.itemsize >= 4:
+        return array
+    return array.astype(np.float32)

@@ -1,0 +1,108 @@
+"""Lays the variables of `layout` out in an HDF5 file that is also a valid netCDF-4 file."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+
+from regime_proto.schema import layout
+from regime_proto.schema.header import Array, Header
+
+CREATE_OPTIONS = {"libver": ("earliest", "v110"), "track_order": True}
+
+MAX_CHUNK_STEPS = 64
+MAX_SEGMENT_BYTES = 32 * 2**20
+MASK_CHUNK_BYTES = 32 * 2**10
+
+# netCDF-4 recognises a dimension without a coordinate variable by this text.
+_BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable. {:10d}"
+
+
+def row_bytes(header: Header) -> int:
+    """Return the uncompressed bytes of one observation."""
+    sizes = header.sizes
+    growing = (variable for variable in layout.variables(header.metrics) if variable.grows)
+    return sum(
+        np.dtype(variable.dtype).itemsize * int(np.prod([sizes[name] for name in variable.dims[1:]]))
+        for variable in growing
+    )
+
+
+def chunk_steps(header: Header) -> int:
+    """Return the observations per chunk, which are also the observations per segment."""
+    return min(MAX_CHUNK_STEPS, max(1, MAX_SEGMENT_BYTES // row_bytes(header)))
+
+
+def create(file: h5py.File, header: Header) -> None:
+    """Write the fixed variables and attributes of `header`, and the growing variables with no rows."""
+    sizes = header.sizes
+    rows = chunk_steps(header)
+    fixed = header.arrays()
+    variables = layout.variables(header.metrics)
+    for variable in variables:
+        if variable.grows:
+            _create_growing(file, variable, sizes, rows)
+        else:
+            dtype = h5py.string_dtype() if variable.dtype == "str" else variable.dtype
+            file.create_dataset(variable.name, data=fixed[variable.name], dtype=dtype, track_order=True)
+        file[variable.name].attrs["long_name"] = variable.meaning
+        if variable.unit:
+            file[variable.name].attrs["units"] = variable.unit
+    _attach_dimensions(file, sizes, variables)
+    for name, value in {"regime_version": layout.VERSION, **header.attributes}.items():
+        file.attrs[name] = value
+
+
+def write_rows(file: h5py.File, rows: Mapping[str, Array]) -> None:
+    """Store the growing variables `rows`, replacing what was there."""
+    for name, values in rows.items():
+        file[name].resize(len(values), axis=0)
+        file[name][...] = values
+
+
+def _create_growing(
+    file: h5py.File, variable: layout.Variable, sizes: Mapping[str, int], rows: int
+) -> None:
+    tail = tuple(sizes[name] for name in variable.dims[1:])
+    chunks = (rows, *(max(1, length) for length in tail))
+    if variable.name == "mask":
+        chunks = (rows, 1, max(1, min(sizes[layout.BYTE], MASK_CHUNK_BYTES // rows)))
+    file.create_dataset(
+        variable.name,
+        shape=(0, *tail),
+        maxshape=(None, *tail),
+        chunks=chunks,
+        dtype=variable.dtype,
+        compression="gzip",
+        compression_opts=4,
+        # Shuffled bytes help wide numbers; on packed bits there is nothing to shuffle.
+        shuffle=np.dtype(variable.dtype).itemsize > 1,
+        track_order=True,
+    )
+
+
+def _attach_dimensions(
+    file: h5py.File, sizes: Mapping[str, int], variables: Iterable[layout.Variable]
+) -> None:
+    for name in layout.DIMENSIONS:
+        if name in layout.BY_NAME:
+            file[name].make_scale(name)
+        else:
+            bare = file.create_dataset(name, shape=(sizes[name],), dtype=">f4", track_order=True)
+            bare.make_scale(_BARE_DIMENSION.format(sizes[name]))
+    for variable in variables:
+        for axis, name in enumerate(variable.dims):
+            if variable.name != name:
+                file[variable.name].dims[axis].attach_scale(file[name])
+
+
+def image(header: Header, rows: Mapping[str, Array]) -> bytes:
+    """Return a complete trajectory file, built in memory."""
+    # HDF5 crashes the process when a disk is full; in memory it cannot meet one.
+    with h5py.File.in_memory(**CREATE_OPTIONS) as file:
+        create(file, header)
+        write_rows(file, rows)
+        file.flush()
+        content: Any = file.id.get_file_image()
+    return bytes(content)

@@ -1,0 +1,151 @@
+"""What is fixed for a whole trajectory: tensors, layers, samples and provenance."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regime_proto.schema import layout
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One gate layer: one use of an activation in the graph.
+
+    Parameters
+    ----------
+    name, op, kind, path : str
+        Node name, ONNX operator, kind (``relu``, ``piecewise``, ``smooth``), module path.
+    size : int
+        Units per sample.
+    thresholds : tuple of float
+        One per bit plane.
+    """
+
+    name: str
+    op: str
+    kind: str
+    path: str
+    size: int
+    thresholds: tuple[float, ...] = (0.0,)
+
+    @property
+    def bytes(self) -> int:
+        """Packed bytes per sample, all planes."""
+        return layout.packed_bytes(self.size, len(self.thresholds))
+
+
+@dataclass(frozen=True)
+class Header:
+    """The part of a trajectory that does not grow.
+
+    Parameters
+    ----------
+    tensors : mapping of str to int
+        Trainable tensors and their element counts, in checkpoint order.
+    layers : tuple of Layer
+        In execution order.
+    samples : int
+        Probe samples, ``|S|``.
+    attributes : mapping
+        Root attributes (provenance); see `layout.REQUIRED_ATTRIBUTES`.
+    metrics : tuple of str
+        Names of the recorded metrics, as in the source.
+    """
+
+    tensors: Mapping[str, int]
+    layers: tuple[Layer, ...]
+    samples: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+
+    def with_attributes(self, **attributes: Any) -> "Header":
+        """Return the header with further root attributes."""
+        return replace(self, attributes={**self.attributes, **attributes})
+
+    @property
+    def mask_bytes(self) -> int:
+        """Packed bytes of one sample's masks over all layers."""
+        return sum(layer.bytes for layer in self.layers)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Lengths of the fixed dimensions."""
+        return {
+            layout.SAMPLE: self.samples,
+            layout.TENSOR: len(self.tensors),
+            layout.LAYER: len(self.layers),
+            layout.PLANE: max((len(layer.thresholds) for layer in self.layers), default=1),
+            layout.BYTE: self.mask_bytes,
+        }
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the fixed variables by name."""
+        stops = np.cumsum([layer.bytes for layer in self.layers], dtype=np.int64)
+        sizes = np.array([layer.size for layer in self.layers], np.int64)
+        thresholds = np.full((len(self.layers), self.sizes[layout.PLANE]), np.nan)
+        for row, layer in zip(thresholds, self.layers, strict=True):
+            row[: len(layer.thresholds)] = layer.thresholds
+        return {
+            "tensor": np.array(list(self.tensors), object),
+            "tensor_size": np.array(list(self.tensors.values()), np.int64),
+            "layer": np.array([layer.name for layer in self.layers], object),
+            "layer_op": np.array([layer.op for layer in self.layers], object),
+            "layer_kind": np.array([layer.kind for layer in self.layers], object),
+            "layer_path": np.array([layer.path for layer in self.layers], object),
+            "layer_size": sizes,
+            "layer_planes": np.array([len(layer.thresholds) for layer in self.layers], np.int64),
+            "layer_threshold": thresholds,
+            "layer_units": np.repeat(sizes[:, None], self.samples, axis=1),
+            "layer_byte_start": stops - [layer.bytes for layer in self.layers],
+            "layer_byte_stop": stops,
+        }
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One parameter state, measured.
+
+    Parameters
+    ----------
+    step : int
+    epoch : float
+        NaN where unknown.
+    valid : bool
+        False where weights or activations held NaN or Inf.
+    weight_delta_l1, weight_delta_l2 : (tensor,) float64
+        Against the previous observation; NaN in the first one.
+    flips : (layer, sample) uint32
+        Against the previous observation; 0 in the first one.
+    mask : (sample, byte) uint8
+        8 units per byte, first unit in the highest bit.
+    metrics : mapping of str to float
+    """
+
+    step: int
+    epoch: float
+    valid: bool
+    weight_delta_l1: Array
+    weight_delta_l2: Array
+    flips: Array
+    mask: Array
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def arrays(self, metrics: tuple[str, ...]) -> dict[str, Array]:
+        """Return this observation's row of every growing variable."""
+        row = {
+            "step": np.int64(self.step),
+            "epoch": np.float64(self.epoch),
+            "valid": np.uint8(self.valid),
+            "weight_delta_l1": self.weight_delta_l1,
+            "weight_delta_l2": self.weight_delta_l2,
+            "flips": self.flips,
+            "mask_step": np.int64(self.step),
+            "mask": self.mask,
+        }
+        row |= {layout.metric(name).name: np.float64(self.metrics.get(name, np.nan)) for name in metrics}
+        return row
