@@ -6,8 +6,9 @@ from pathlib import Path
 
 from regime_proto.adapters.names import unwrap
 from regime_proto.adapters.payload import label_of
-from regime_proto.ordering import Label
 from regime_proto.schema.errors import RegimeError
+
+from regime_proto.ordering import Label
 from regime_proto.source import State
 
 SUFFIXES = (".safetensors",)

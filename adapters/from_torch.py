@@ -7,10 +7,11 @@ from typing import Any
 
 from regime_proto.adapters.names import unwrap
 from regime_proto.adapters.payload import label_of
+from regime_proto.schema.errors import RegimeError
+
 from regime_proto.engine.program import Program
 from regime_proto.ordering import Label, NotACheckpoint
 from regime_proto.probe import Probe
-from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array, State
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
@@ -59,7 +60,7 @@ def export(model: object, probe: Probe) -> Program:
     """Export a torch module; see `torch_export.export`."""
     from regime_proto.adapters import torch_export
 
-    return torch_export.export(model, probe)  # type: ignore[arg-type]
+    return torch_export.export(model, probe)
 
 
 def _load(path: Path) -> Any:

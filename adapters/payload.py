@@ -21,9 +21,7 @@ def label_of(payload: Mapping[str, Any]) -> tuple[Label, dict[str, float]]:
     numbers = {str(name): float(value) for name, value in payload.items() if _is_number(value)}
     step = next((numbers[name] for name in _STEP_NAMES if name in numbers), None)
     epoch = next((numbers[name] for name in _EPOCH_NAMES if name in numbers), None)
-    metrics = {
-        name: value for name, value in numbers.items() if name not in (*_STEP_NAMES, *_EPOCH_NAMES)
-    }
+    metrics = {name: value for name, value in numbers.items() if name not in (*_STEP_NAMES, *_EPOCH_NAMES)}
     whole = None if step is None or not math.isfinite(step) else int(step)
     return Label(step=whole, epoch=epoch, metrics=tuple(metrics)), metrics
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from regime_proto.schema.errors import RegimeError
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from regime_proto.engine.program import Program, Tensor
 from regime_proto.engine.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.probe import Probe, ProbeError
-from regime_proto.schema.errors import RegimeError
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -93,9 +93,7 @@ def _export(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
         warnings.simplefilter("ignore")
         try:
             # With optimize=True initializers are folded and merged, and other weights give wrong results.
-            exported = torch.onnx.export(
-                model, (), kwargs=inputs, dynamo=True, optimize=False, verbose=False
-            )
+            exported = torch.onnx.export(model, (), kwargs=inputs, dynamo=True, optimize=False, verbose=False)
         except Exception as error:
             lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
             reason = lines[0] if lines else type(error).__name__
@@ -138,4 +136,3 @@ def _module_path(metadata: dict[str, str]) -> str:
         return ""
     names: list[str] = ast.literal_eval(scopes)
     return names[-2] if len(names) > 1 else ""
-

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from regime_proto.schema.errors import RegimeError
 
 # No checkpoint needs these. A stub would make them harmless too, but the user should know of such a file.
@@ -63,7 +62,9 @@ def load(path: Path) -> Any:
         raise
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise RegimeError(f"{path}: damaged, incomplete or no torch checkpoint ({reason}); save it again or remove it") from None
+        raise RegimeError(
+            f"{path}: damaged, incomplete or no torch checkpoint ({reason}); save it again or remove it"
+        ) from None
 
 
 def _load(path: Path) -> Any:

@@ -1,0 +1,1 @@
+"""The command ``regime``; the only place that draws."""

@@ -1,0 +1,1 @@
+"""Runs to learn from: each trains a network and leaves a directory that ``regime analyze`` reads."""

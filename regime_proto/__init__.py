@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regime_proto import synthetic
     from regime_proto.analyzer.result import Result, analyze
-    from regime_proto.convert import convert
+    from regime_proto.conversion import convert
     from regime_proto.dataset import open_trajectory
     from regime_proto.schema.errors import RegimeError, RegimeWarning, TrajectoryError
 
@@ -30,7 +30,7 @@ _HOMES = {
     "Result": "regime_proto.analyzer.result",
     "TrajectoryError": "regime_proto.schema.errors",
     "analyze": "regime_proto.analyzer.result",
-    "convert": "regime_proto.convert",
+    "convert": "regime_proto.conversion",
     "open_trajectory": "regime_proto.dataset",
 }
 

@@ -15,6 +15,10 @@ from regime_proto.source import Checkpoint, Skipped, Source, State
 _OWN_FILES = (PROGRAM_FILE, PROBE_FILE)
 
 
+class NoCheckpoint(RegimeError):
+    """There is nothing to read in a directory."""
+
+
 def open_directory(root: Path) -> Source:
     """Return the checkpoints in `root`, in step order.
 
@@ -24,7 +28,7 @@ def open_directory(root: Path) -> Source:
         There is no checkpoint, or their order cannot be told.
     """
     if not root.exists():
-        raise RegimeError(f"{root}: no such file or directory")
+        raise NoCheckpoint(f"{root}: no such file or directory")
     if not root.is_dir():
         raise RegimeError(f"{root}: expected a directory of checkpoints, or a trajectory file (.h5)")
     known = readers()
@@ -33,7 +37,7 @@ def open_directory(root: Path) -> Source:
     peek = cache(reader.peek)
     paths, others = _without_other_families(paths, peek)
     if not paths:
-        raise RegimeError(f"{root}: no checkpoint found; {others[0].path.name}: {others[0].reason}")
+        raise NoCheckpoint(f"{root}: no checkpoint found; {others[0].path.name}: {others[0].reason}")
     pointers = [path for path in paths if is_pointer(path)]
     kept = [path for path in paths if path not in pointers]
     ordered = order(kept or paths, peek)
@@ -57,13 +61,17 @@ def open_directory(root: Path) -> Source:
     )
 
 
+def find_source(root: Path) -> Source | None:
+    """Return the checkpoints in `root`, or None if there are none yet."""
+    try:
+        return open_directory(root)
+    except NoCheckpoint:
+        return None
+
+
 def _recognise(root: Path, known: Mapping[str, Reader]) -> tuple[str, list[Path], list[Skipped]]:
     """Return the adapter that recognises most files, its files, and the files left over."""
-    entries = sorted(
-        path
-        for path in root.iterdir()
-        if path.name not in _OWN_FILES and not path.name.startswith(".")
-    )
+    entries = sorted(path for path in root.iterdir() if path.name not in _OWN_FILES and not path.name.startswith("."))
     found = {
         name: [path for path in entries if path.suffix in reader.SUFFIXES and reader.recognise(path)]
         for name, reader in known.items()
@@ -72,14 +80,12 @@ def _recognise(root: Path, known: Mapping[str, Reader]) -> tuple[str, list[Path]
     if best is None or not found[best]:
         suffixes = " ".join(sorted({suffix for reader in known.values() for suffix in reader.SUFFIXES}))
         holds = f"it holds {', '.join(path.name for path in entries[:3])}" if entries else "it is empty"
-        raise RegimeError(f"{root}: no checkpoint found ({holds}); expected files of {suffixes}")
+        raise NoCheckpoint(f"{root}: no checkpoint found ({holds}); expected files of {suffixes}")
     skipped = [Skipped(path, f"not a {best} checkpoint") for path in entries if path not in found[best]]
     return best, found[best], skipped
 
 
-def _without_other_families(
-    paths: list[Path], peek: Callable[[Path], Label]
-) -> tuple[list[Path], list[Skipped]]:
+def _without_other_families(paths: list[Path], peek: Callable[[Path], Label]) -> tuple[list[Path], list[Skipped]]:
     """Set files aside that hold something else, such as optimizer states.
 
     Files whose names differ in digits only are one family, and one look tells what a family holds.
@@ -110,9 +116,7 @@ def _reason_against(members: list[Path], peek: Callable[[Path], Label]) -> str |
     return None
 
 
-def _place_pointer(
-    pointer: Path, steps: dict[Path, int], kind: str, peek: Callable[[Path], Label]
-) -> list[Skipped]:
+def _place_pointer(pointer: Path, steps: dict[Path, int], kind: str, peek: Callable[[Path], Label]) -> list[Skipped]:
     """Add a file such as ``last.ckpt`` to `steps` if it has a step of its own; else say why it is skipped."""
     try:
         step = peek(pointer).step

@@ -3,6 +3,7 @@
 Never lexicographic and never by time: ``step_10`` comes after ``step_9``, and copying a folder changes times.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def _agrees(steps: Mapping[Path, int], peek: Callable[[Path], Label]) -> bool:
 
 def _sorted(steps: Mapping[Path, int], kind: str, reason: str) -> Order:
     paths = sorted(steps, key=steps.__getitem__)
-    for path, following in zip(paths, paths[1:], strict=False):
+    for path, following in itertools.pairwise(paths):
         if steps[path] == steps[following]:
             raise RegimeError(
                 f"{path} and {following.name} both have {kind} {steps[path]} ({reason}); "

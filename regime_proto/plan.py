@@ -6,20 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from regime_proto.directory import open_directory
+from regime_proto.directory import find_source, open_directory
 from regime_proto.engine.gates import Gate, find_gates
 from regime_proto.engine.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.engine.program import Program
 from regime_proto.factory import load_model
 from regime_proto.probe import FILE_NAME as PROBE_FILE
-from regime_proto.probe import Probe, ProbeError, as_probe, load_probe, probe_sha256
+from regime_proto.probe import Probe, ProbeError, as_probe, load_probe, probe_content, probe_sha256
 from regime_proto.registry import exporter_for
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.files import replace_file
 from regime_proto.source import Array, Source
 
 # What gzip leaves of packed masks; measured on real runs.
 STORED_BIT_PER_BIT = 0.33
+# HDF5's own structures in a trajectory of a few layers.
+FILE_OVERHEAD = 45_000
+
+
+class MissingPart(RegimeError):
+    """A directory of checkpoints needs a model or a probe to be analyzed."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Plan:
         masks = sum(gate.layer(self.samples).bytes for gate in self.gates) * self.samples
         flips = 2 * len(self.gates) * self.samples
         deltas = 16 * len(self.program.trainable)
-        return int(len(self.source.checkpoints) * (STORED_BIT_PER_BIT * masks + flips + deltas))
+        return FILE_OVERHEAD + int(len(self.source.checkpoints) * (STORED_BIT_PER_BIT * masks + flips + deltas))
 
     def predicted_memory_bytes(self, workers: int) -> int:
         """Return about how much memory a conversion needs beside the libraries."""
@@ -116,15 +123,13 @@ def make_plan(
     return Plan(source, program, bound, find_gates(program))
 
 
-def load_program(
-    root: Path, *, model: object = None, probe: object = None
-) -> tuple[Program, dict[str, Array]]:
+def load_program(root: Path, *, model: object = None, probe: object = None) -> tuple[Program, dict[str, Array]]:
     """Return the program and the probe bound to its inputs, given or found in `root`."""
     probe = _find_probe(root, probe)
     if model is None:
         path = root / PROGRAM_FILE
         if not path.is_file():
-            raise RegimeError(
+            raise MissingPart(
                 f"{root}: no {PROGRAM_FILE} in it; say how to build the model: "
                 "--model MODULE:FACTORY, for example --model mypkg.net:make"
             )
@@ -138,12 +143,44 @@ def load_program(
     return program, bound
 
 
+def write_program(root: Path, *, model: object, probe: object, overwrite: bool = False) -> list[Path]:
+    """Write ``program.onnx`` and ``probe.npz`` into `root`: from then on the directory explains itself.
+
+    Where there are checkpoints already, the first is compared with the program before anything is written.
+
+    Returns
+    -------
+    list of Path
+        The files.
+
+    Raises
+    ------
+    RegimeError
+        The model cannot be exported, the checkpoints are another model's, or other files are in the way.
+    """
+    program, bound = load_program(root, model=model, probe=probe)
+    find_gates(program)
+    source = find_source(root)
+    if source is not None:
+        first = source.checkpoints[0]
+        program.bind(source.read(first), str(first.path))
+    paths = [root / PROGRAM_FILE, root / PROBE_FILE]
+    contents = [program.content, probe_content(bound)]
+    for path, content in zip(paths, contents, strict=True):
+        if not overwrite and path.exists() and path.read_bytes() != content:
+            raise RegimeError(f"{path}: exists and differs; replace it with --overwrite")
+    root.mkdir(parents=True, exist_ok=True)
+    for path, content in zip(paths, contents, strict=True):
+        replace_file(path, content)
+    return paths
+
+
 def _find_probe(root: Path, probe: object) -> Probe:
     if probe is not None:
         return as_probe(probe)
     path = root / PROBE_FILE
     if not path.is_file():
-        raise RegimeError(
+        raise MissingPart(
             f"{root}: no {PROBE_FILE} in it; give the fixed inputs to look at with --probe FILE "
             "(.npz, .npy or .safetensors, some 0.2 × batch size validation samples)"
         )

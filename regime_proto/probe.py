@@ -12,7 +12,6 @@ from zipfile import BadZipFile
 import numpy as np
 
 from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.files import replace_file
 from regime_proto.source import Array
 
 FILE_NAME = "probe.npz"
@@ -89,11 +88,12 @@ class Probe:
                 )
         return dict(zip(self.names, self.arrays, strict=True))
 
-    def save(self, path: Path, inputs: Sequence[str]) -> None:
-        """Write the arrays, by input name, as .npz."""
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **self.bind(inputs))
-        replace_file(path, buffer.getvalue())
+
+def probe_content(arrays: Mapping[str, Array]) -> bytes:
+    """Return bound arrays as the content of an .npz file, the same for the same arrays."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
 
 
 def probe_sha256(arrays: Mapping[str, Array]) -> str:

@@ -103,6 +103,4 @@ def exporter_for(model: object) -> Exporter:
 
 def is_model(candidate: object) -> bool:
     """Whether some adapter exports `candidate`."""
-    return any(
-        isinstance(module, Exporter) and module.accepts(candidate) for module in adapters().values()
-    )
+    return any(isinstance(module, Exporter) and module.accepts(candidate) for module in adapters().values())

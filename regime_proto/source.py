@@ -99,6 +99,13 @@ class Source:
             chosen = chosen[::every]
         return replace(self, checkpoints=chosen)
 
+    def skipped_by_reason(self) -> dict[str, list[str]]:
+        """Return the names of the skipped files, by reason."""
+        reasons: dict[str, list[str]] = {}
+        for entry in self.skipped:
+            reasons.setdefault(entry.reason, []).append(entry.path.name)
+        return reasons
+
     def require_two(self) -> None:
         """Raise an error unless there is a change to measure."""
         if len(self.checkpoints) < 2:

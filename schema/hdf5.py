@@ -5,7 +5,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-
 from regime_proto.schema import layout
 from regime_proto.schema.header import Array, Header
 
@@ -61,9 +60,7 @@ def write_rows(file: h5py.File, rows: Mapping[str, Array]) -> None:
         file[name][...] = values
 
 
-def _create_growing(
-    file: h5py.File, variable: layout.Variable, sizes: Mapping[str, int], rows: int
-) -> None:
+def _create_growing(file: h5py.File, variable: layout.Variable, sizes: Mapping[str, int], rows: int) -> None:
     tail = tuple(sizes[name] for name in variable.dims[1:])
     chunks = (rows, *(max(1, length) for length in tail))
     if variable.name == "mask":
@@ -82,9 +79,7 @@ def _create_growing(
     )
 
 
-def _attach_dimensions(
-    file: h5py.File, sizes: Mapping[str, int], variables: Iterable[layout.Variable]
-) -> None:
+def _attach_dimensions(file: h5py.File, sizes: Mapping[str, int], variables: Iterable[layout.Variable]) -> None:
     for name in layout.DIMENSIONS:
         if name in layout.BY_NAME:
             file[name].make_scale(name)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from regime_proto.schema import layout
 
 Array = NDArray[Any]
@@ -137,7 +136,7 @@ class Observation:
 
     def arrays(self, metrics: tuple[str, ...]) -> dict[str, Array]:
         """Return this observation's row of every growing variable."""
-        row = {
+        row: dict[str, Any] = {
             "step": np.int64(self.step),
             "epoch": np.float64(self.epoch),
             "valid": np.uint8(self.valid),

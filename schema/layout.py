@@ -56,9 +56,7 @@ VARIABLES = (
     Variable("valid", (STEP,), "u1", "1", "0 where weights or activations held NaN or Inf, else 1"),
     Variable("tensor", (TENSOR,), "str", "", "name of the trainable tensor, as in the checkpoint"),
     Variable("tensor_size", (TENSOR,), "i8", "1", "elements of the tensor"),
-    Variable(
-        "weight_delta_l1", (STEP, TENSOR), "f8", "1", "sum of |change| against the previous observation"
-    ),
+    Variable("weight_delta_l1", (STEP, TENSOR), "f8", "1", "sum of |change| against the previous observation"),
     Variable(
         "weight_delta_l2",
         (STEP, TENSOR),

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
-
 from regime_proto.schema import hdf5, layout
 from regime_proto.schema.files import sync_folder
 from regime_proto.schema.reader import check, read_header

@@ -7,7 +7,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-
 from regime_proto.schema import layout
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.header import Array, Header, Layer
@@ -69,15 +68,11 @@ def _check_variable(
         )
     kinds = "O" if variable.dtype == "str" else {"i": "iu", "u": "iu", "f": "f"}[variable.dtype[0]]
     if stored.dtype.kind not in kinds:
-        raise TrajectoryError(
-            f"{path}: variable {variable.name} holds {stored.dtype}, expected {variable.dtype}"
-        )
+        raise TrajectoryError(f"{path}: variable {variable.name} holds {stored.dtype}, expected {variable.dtype}")
     for name, length in zip(variable.dims, stored.shape, strict=True):
         expected, owner = lengths.setdefault(name, (length, variable.name))
         if length != expected:
-            raise TrajectoryError(
-                f"{path}: {variable.name} has {length} entries along {name}, {owner} has {expected}"
-            )
+            raise TrajectoryError(f"{path}: {variable.name} has {length} entries along {name}, {owner} has {expected}")
 
 
 def _check_steps(file: h5py.File, path: Path) -> None:

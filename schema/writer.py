@@ -6,6 +6,7 @@ fuller one. At the end the segments are joined into the output and deleted.
 """
 
 import errno
+import glob
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,6 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-
 from regime_proto.schema import hdf5
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import replace_file
@@ -74,6 +74,8 @@ class TrajectoryWriter:
         TrajectoryError
             The segments come from other inputs.
         """
+        for leftover in self.output.parent.glob(f".{glob.escape(self.output.name)}.*.tmp"):
+            leftover.unlink(missing_ok=True)
         for index, path in enumerate(segment_paths(self.folder)):
             with open_checked(path) as file:
                 found, rows = read_header(file), read_rows(file, self.header)
@@ -97,9 +99,7 @@ class TrajectoryWriter:
         self.count = end
         self._rows = []
         if end % self._capacity:
-            self._rows = [
-                {name: values[row] for name, values in rows.items()} for row in range(len(rows["step"]))
-            ]
+            self._rows = [{name: values[row] for name, values in rows.items()} for row in range(len(rows["step"]))]
 
     def append(self, observation: Observation, *, fingerprint: str) -> None:
         """Add one observation.

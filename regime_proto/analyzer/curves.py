@@ -57,12 +57,14 @@ def normalise(smoothed: Array, *, clip: bool) -> Array:
     low, high = np.percentile(smoothed, PERCENTILES, axis=0)
     span = np.where(high > low, high - low, np.nan)
     scaled = (smoothed - low) / span
-    return np.clip(scaled, 0.0, 1.0) if clip else scaled
+    result: Array = np.clip(scaled, 0.0, 1.0) if clip else scaled
+    return result
 
 
 def area(normalised: Array, weights: Array) -> Array:
     """Return the mean over the intervals, weighted with their lengths in steps (the AUC)."""
-    return np.tensordot(weights / weights.sum(), normalised, axes=(0, 0))
+    mean: Array = np.tensordot(weights / weights.sum(), normalised, axes=(0, 0))
+    return mean
 
 
 def ratio(weight_area: float, pattern_area: float) -> float:

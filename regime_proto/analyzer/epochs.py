@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from regime_proto.schema.errors import RegimeError
 
 
-def observations_per_epoch(steps: Sequence[int], step_kind: str, batches_per_epoch: float) -> float:
+def observations_per_epoch(steps: Sequence[int] | NDArray[Any], step_kind: str, batches_per_epoch: float) -> float:
     """Return the observations per epoch, given the training steps per epoch.
 
     Parameters
     ----------
-    steps : sequence of int
+    steps : (step,) int
         Steps of the observations.
     step_kind : str
     batches_per_epoch : float
@@ -34,7 +34,7 @@ def observations_per_epoch(steps: Sequence[int], step_kind: str, batches_per_epo
         )
     if len(steps) < 2:
         return batches_per_epoch
-    stride = (steps[-1] - steps[0]) / (len(steps) - 1)
+    stride = float(steps[-1] - steps[0]) / (len(steps) - 1)
     return (1.0 if step_kind == "epoch" else batches_per_epoch) / stride
 
 

@@ -130,9 +130,7 @@ class Result:
                 }
                 for layer in self.layers
             ],
-            "readings": [
-                {**vars(reading), "rho": _finite(rho)} for reading, rho in self.readings.items()
-            ],
+            "readings": [{**vars(reading), "rho": _finite(rho)} for reading, rho in self.readings.items()],
             "trajectory": self.trajectory,
             "warnings": list(self.warnings),
         }
@@ -233,14 +231,13 @@ def _restrict(trajectory: xr.Dataset, steps: str | None) -> xr.Dataset:
     if count < 2:
         at = trajectory["step"].to_numpy()
         raise RegimeError(
-            f"{count} of {len(at)} observations chosen; a change needs two at least (the steps run from {at[0]} to {at[-1]})"
+            f"{count} of {len(at)} observations chosen; a change needs two at least "
+            f"(the steps run from {at[0]} to {at[-1]})"
         )
     return chosen
 
 
-def _observations_per_epoch(
-    trajectory: xr.Dataset, batches_per_epoch: float | None
-) -> tuple[float | None, list[str]]:
+def _observations_per_epoch(trajectory: xr.Dataset, batches_per_epoch: float | None) -> tuple[float | None, list[str]]:
     steps, kind = trajectory["step"].to_numpy(), str(trajectory.attrs["step_kind"])
     if batches_per_epoch is not None:
         return observations_per_epoch(steps, kind, batches_per_epoch), []

@@ -1,6 +1,5 @@
 """Weight change between two states: Σ|Δ| and √ΣΔ² per tensor (PROTOCOL: Eq. 2)."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +8,8 @@ from regime_proto.source import Array, widest
 
 # Two operands and the difference stay in the second-level cache.
 BLOCK = 262_144
+FOLD = 8
+LONG = 65_536
 
 
 def weight_deltas(
@@ -29,19 +30,33 @@ def weight_deltas(
 def delta_sums(values: Array, previous: Array) -> tuple[float, float]:
     """Return Σ|Δ| and ΣΔ² of two arrays of one shape, block by block."""
     values, previous = values.reshape(-1), previous.reshape(-1)
+    delta = np.empty(min(BLOCK, values.size), np.result_type(values, previous))
     l1 = squares = 0.0
     for start in range(0, values.size, BLOCK):
-        block = slice(start, start + BLOCK)
-        with np.errstate(invalid="ignore", over="ignore"):
-            delta = np.abs(values[block] - previous[block])
-            # numpy sums float32 pairwise: over one block its error stays near 1e-8.
-            block_l1, block_squares = float(delta.sum()), float(np.square(delta).sum())
+        block = slice(start, min(start + BLOCK, values.size))
+        out = delta[: block.stop - start]
+        with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+            np.abs(np.subtract(values[block], previous[block], out=out), out=out)
+            block_l1 = _sum(out)
+            block_squares = _sum(np.square(out, out=out))
         if block_l1 and not 1e-30 < block_squares < 1e30:
-            wide = delta.astype(np.float64)
-            block_l1, block_squares = float(wide.sum()), float(np.square(wide).sum())
+            # The squares left the range of float32.
+            wide = values[block].astype(np.float64) - previous[block]
+            block_squares = float(np.square(wide).sum())
         l1 += block_l1
         squares += block_squares
     return l1, squares
+
+
+def _sum(values: Array) -> float:
+    """Return the sum of non-negative values, in float64.
+
+    Long arrays are first folded eightfold in their own type: that halves the time, and the rounding of tens of
+    thousands of short sums averages out to some 1e-10.
+    """
+    folded = len(values) - len(values) % FOLD if len(values) >= LONG else 0
+    columns = np.add.reduce(values[:folded].reshape(FOLD, -1), axis=0)
+    return float(columns.sum(dtype=np.float64) + values[folded:].sum(dtype=np.float64))
 
 
 def non_finite(state: Mapping[str, Array], names: Sequence[str]) -> list[str]:
@@ -51,11 +66,4 @@ def non_finite(state: Mapping[str, Array], names: Sequence[str]) -> list[str]:
 
 def _finite(values: Array) -> bool:
     flat = values.reshape(-1)
-    return all(
-        bool(np.isfinite(flat[start : start + BLOCK]).all()) for start in range(0, flat.size, BLOCK)
-    )
-
-
-def norm_is_finite(l1: Array) -> bool:
-    """Whether every sum is finite, and with it every element of both states."""
-    return math.isfinite(float(l1.sum()))
+    return all(bool(np.isfinite(flat[start : start + BLOCK]).all()) for start in range(0, flat.size, BLOCK))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regime_proto.engine.gates import Gate
 from regime_proto.engine.session import MaskSession
 from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
@@ -85,8 +84,7 @@ def find_layout(session: MaskSession, weights: Mapping[str, Array], probe: Mappi
         fitting = (
             axis
             for axis in _candidates(gate.shape, samples)
-            if np.mean(sample_first(mask, axis, samples)[order] == sample_first(other, axis, samples))
-            >= _AGREEMENT
+            if np.mean(sample_first(mask, axis, samples)[order] == sample_first(other, axis, samples)) >= _AGREEMENT
         )
         axis = next(fitting, None)
         if axis is None:

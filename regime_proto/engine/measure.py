@@ -66,8 +66,8 @@ class Meter:
         masks, finite = self.session.run(weights)
         return Measured(checkpoint, state, weights, self.layout.pack(masks), finite)
 
-    def compare(self, current: Measured, previous: Measured | None) -> tuple[Observation, list[str]]:
-        """Return the observation of `current`, and the names of its tensors that hold NaN or Inf."""
+    def compare(self, current: Measured, previous: Measured | None) -> Observation:
+        """Return the observation of `current`."""
         names = self.names
         if previous is None:
             l1 = l2 = np.full(len(names), np.nan)
@@ -77,18 +77,16 @@ class Meter:
             flips = count_flips(current.mask, previous.mask, self.starts)
         # A finite sum of |Δ| shows that both states are finite; otherwise one of them is to blame.
         suspects = [name for name, value in zip(names, l1, strict=True) if not np.isfinite(value)]
-        broken = non_finite(current.weights, suspects)
-        observation = Observation(
+        return Observation(
             step=current.checkpoint.step,
             epoch=current.state.epoch,
-            valid=current.finite and not broken,
+            valid=current.finite and not non_finite(current.weights, suspects),
             weight_delta_l1=l1,
             weight_delta_l2=l2,
             flips=flips,
             mask=current.mask,
             metrics=current.state.metrics,
         )
-        return observation, broken
 
 
 @dataclass
@@ -96,7 +94,7 @@ class _Slot:
     """One state in flight: what the next state waits for, and what the caller waits for."""
 
     measured: "Future[Measured]" = field(default_factory=Future)
-    result: "Future[tuple[Observation, list[str]]] | None" = None
+    result: "Future[Observation] | None" = None
 
 
 def observe(
@@ -106,7 +104,7 @@ def observe(
     *,
     first: int = 0,
     workers: int = 2,
-) -> Iterator[tuple[Observation, list[str]]]:
+) -> Iterator[Observation]:
     """Yield the observations of `checkpoints` from number `first` on, in order.
 
     Each worker takes a checkpoint through all of reading, running, packing and comparing, so reading one
@@ -124,7 +122,7 @@ def observe(
         States in flight. The result does not depend on it.
     """
 
-    def work(slot: _Slot, before: "_Slot | None", checkpoint: Checkpoint) -> tuple[Observation, list[str]]:
+    def work(slot: _Slot, before: "_Slot | None", checkpoint: Checkpoint) -> Observation:
         try:
             measured = meter.measure(checkpoint, read(checkpoint))
         except BaseException as error:
@@ -152,7 +150,7 @@ def observe(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _take(in_flight: deque[_Slot]) -> tuple[Observation, list[str]]:
+def _take(in_flight: deque[_Slot]) -> Observation:
     slot = in_flight.popleft()
     assert slot.result is not None  # noqa: S101
     return slot.result.result()

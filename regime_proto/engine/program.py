@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from regime_proto.schema.errors import RegimeError
@@ -134,7 +135,7 @@ class Program:
     def parse(cls, content: bytes, where: str) -> "Program":
         """Make a program of the bytes of its file."""
         try:
-            model = ir.from_proto(ir.serde.onnx.ModelProto.FromString(content))
+            model = ir.from_proto(onnx.ModelProto.FromString(content))
         except Exception as error:
             raise ProgramError(f"{where}: not an ONNX model ({error})") from None
         if METADATA_KEY not in model.metadata_props:
@@ -160,7 +161,8 @@ class Program:
 
     def parse_model(self) -> ir.Model:
         """Return a fresh copy of the graph."""
-        return ir.from_proto(ir.serde.onnx.ModelProto.FromString(self.content))
+        model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(self.content))
+        return model
 
     @property
     def sha256(self) -> str:
@@ -182,9 +184,7 @@ class Program:
     def weight_inputs(self) -> dict[str, Input]:
         """The tensors that the graph takes, by name."""
         return {
-            str(value.name): _input(value)
-            for value in self.model.graph.inputs
-            if value.name not in self.probe_inputs
+            str(value.name): _input(value) for value in self.model.graph.inputs if value.name not in self.probe_inputs
         }
 
     def bind(self, state: State, where: str) -> dict[str, Array]:

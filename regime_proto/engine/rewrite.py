@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
+
+from regime_proto.schema.errors import RegimeError
 
 PATH_KEY = "regime_path"
 
@@ -109,37 +112,48 @@ class ExposeMasks(InPlacePass):
         masks, sums = [], []
         for index, name in enumerate(self.gates):
             output = nodes[name].outputs[0]
-            zero = _zero(graph, output)
-            mask = _append(graph, "Greater", [output, zero], f"regime_mask_{index}")
-            mask.dtype, mask.shape = ir.DataType.BOOL, output.shape
-            masks.append(mask)
-            total = _append(graph, "ReduceSum", [output], f"regime_sum_{index}", keepdims=0)
-            total.dtype, total.shape = output.dtype, ir.Shape([])
-            sums.append(total)
-        total = _append(graph, "Sum", sums, "regime_total")
-        total.dtype, total.shape = sums[0].dtype, ir.Shape([])
+            zero = _zero(graph, _dtype(output))
+            masks.append(
+                _append(graph, "Greater", [output, zero], f"regime_mask_{index}", ir.DataType.BOOL, output.shape)
+            )
+            total = _append(graph, "ReduceSum", [output], f"regime_sum_{index}", _dtype(output), keepdims=0)
+            sums.append(
+                _append(graph, "Cast", [total], f"regime_wide_{index}", ir.DataType.DOUBLE, to=ir.DataType.DOUBLE.value)
+            )
+        finite = _append(graph, "Sum", sums, "regime_total", ir.DataType.DOUBLE)
         graph.outputs.clear()
-        graph.outputs.extend([*masks, total])
+        graph.outputs.extend([*masks, finite])
         RemoveUnusedNodesPass()(model)
         TopologicalSortPass()(model)
         return PassResult(model, modified=True)
 
 
 def _append(
-    graph: ir.Graph, op: str, inputs: Iterable[ir.Value], name: str, **attributes: int
+    graph: ir.Graph,
+    op: str,
+    inputs: Iterable[ir.Value],
+    name: str,
+    dtype: ir.DataType,
+    shape: ir.Shape | None = None,
+    **attributes: int,
 ) -> ir.Value:
-    node = ir.node(op, list(inputs), attributes=attributes, name=name)
-    node.outputs[0].name = name
-    graph.append(node)
-    return node.outputs[0]
+    """Append a node and return its output; no shape means a scalar."""
+    output = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape([]) if shape is None else shape)
+    graph.append(ir.node(op, list(inputs), attributes=attributes, name=name, outputs=[output]))
+    return output
 
 
-def _zero(graph: ir.Graph, like: ir.Value) -> ir.Value:
-    """Return the constant 0 in the type of `like`."""
-    assert like.dtype is not None  # noqa: S101
-    name = f"regime_zero_{like.dtype.name}"
+def _dtype(value: ir.Value) -> ir.DataType:
+    if value.dtype is None:
+        raise RegimeError(f"{value.name}: the graph does not say the type of this activation; export it again")
+    return value.dtype
+
+
+def _zero(graph: ir.Graph, dtype: ir.DataType) -> ir.Value:
+    """Return the constant 0 of a type."""
+    name = f"regime_zero_{dtype.name}"
     if name not in graph.initializers:
-        tensor = ir.tensor([0.0], dtype=like.dtype, name=name)
-        scalar = ir.tensor(tensor.numpy().reshape(()), dtype=like.dtype, name=name)
-        graph.register_initializer(ir.Value(name=name, type=ir.TensorType(like.dtype), shape=ir.Shape([]), const_value=scalar))
+        scalar = ir.tensor(np.zeros((), dtype.numpy()), dtype=dtype, name=name)
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape([]), const_value=scalar)
+        graph.register_initializer(value)
     return graph.initializers[name]

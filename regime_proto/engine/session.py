@@ -17,7 +17,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 # TF32 would let two equal states differ from what float32 arithmetic gives.
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
-_CPU = ("CPUExecutionProvider", {})
+_CPU: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
 
 
 class MaskSession:
@@ -57,9 +57,7 @@ class MaskSession:
         """The execution provider that does the work."""
         return str(self._session.get_providers()[0])
 
-    def run(
-        self, weights: Mapping[str, Array], probe: Mapping[str, Array] | None = None
-    ) -> tuple[list[Array], bool]:
+    def run(self, weights: Mapping[str, Array], probe: Mapping[str, Array] | None = None) -> tuple[list[Array], bool]:
         """Return the masks of one parameter state.
 
         Parameters

@@ -6,12 +6,15 @@ import platform
 import uuid
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 import regime_proto
 from regime_proto.analyzer.epochs import observations_per_epoch
+from regime_proto.analyzer.series import describe_invalid
+from regime_proto.dataset import open_trajectory
 from regime_proto.engine.masks import find_layout
 from regime_proto.engine.measure import Meter, observe
 from regime_proto.engine.session import MaskSession
@@ -79,7 +82,7 @@ def convert(
         Says where, what was expected and found, and what to do. Observations made before it are kept.
     """
     plan = make_plan(Path(source), model=model, probe=probe, steps=steps, every=every)
-    return run_plan(
+    done = run_plan(
         plan,
         Path(output),
         device=device,
@@ -88,6 +91,30 @@ def convert(
         overwrite=overwrite,
         progress=progress,
     )
+    with open_trajectory(done.path) as trajectory:
+        invalid = describe_invalid(trajectory)
+    if invalid:
+        warnings.warn(f"{done.path}: {invalid}", RegimeWarning, stacklevel=2)
+    return done.path
+
+
+@dataclass(frozen=True)
+class Done:
+    """The outcome of a conversion.
+
+    Parameters
+    ----------
+    path : Path
+        The trajectory.
+    observations : int
+        How many it holds.
+    written : bool
+        False if it was there already.
+    """
+
+    path: Path
+    observations: int
+    written: bool
 
 
 def run_plan(
@@ -99,33 +126,29 @@ def run_plan(
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Path:
+) -> Done:
     """Do what `convert` promises, for a plan."""
     plan.source.require_two()
     fingerprints = plan.fingerprints()
     if overwrite:
         discard_segments(output)
     elif output.exists() and _is_current(output, fingerprints):
-        return output
+        # A kill between joining the segments and deleting them leaves both.
+        discard_segments(output)
+        return Done(output, len(fingerprints), written=False)
     header = _header(plan, batches_per_epoch)
     checkpoints = plan.source.checkpoints
     session = MaskSession(plan.program, plan.gates, plan.probe, device=device)
     writer = TrajectoryWriter(output, header.with_attributes(device=session.provider))
     first = writer.resume(fingerprints)
     meter = _calibrate(plan, session)
-    broken: list[tuple[int, str]] = []
     with writer:
-        observations = observe(
-            meter, checkpoints, plan.source.read, first=first, workers=workers or default_workers()
-        )
-        for index, (observation, tensors) in enumerate(observations, start=first):
+        observations = observe(meter, checkpoints, plan.source.read, first=first, workers=workers or default_workers())
+        for index, observation in enumerate(observations, start=first):
             writer.append(observation, fingerprint=fingerprints[index])
-            if not observation.valid:
-                broken.append((index, tensors[0] if tensors else "activations"))
             if progress is not None:
                 progress(index + 1, len(checkpoints))
-    _warn_of_broken(plan, broken)
-    return output
+    return Done(output, len(fingerprints), written=True)
 
 
 def default_workers() -> int:
@@ -150,7 +173,7 @@ def _is_current(output: Path, fingerprints: list[str]) -> bool:
             f"{output}: exists, and was made of other checkpoints, another program or another probe; "
             "choose another output with -o, or replace it with --overwrite"
         )
-    return found == fingerprints[-1]
+    return bool(found == fingerprints[-1])
 
 
 def _header(plan: Plan, batches_per_epoch: float | None) -> Header:
@@ -169,7 +192,9 @@ def _header(plan: Plan, batches_per_epoch: float | None) -> Header:
     }
     if batches_per_epoch is not None:
         attributes["observations_per_epoch"] = observations_per_epoch(
-            [checkpoint.step for checkpoint in plan.source.checkpoints], plan.source.step_kind, batches_per_epoch
+            [checkpoint.step for checkpoint in plan.source.checkpoints],
+            plan.source.step_kind,
+            batches_per_epoch,
         )
     return Header(
         tensors={tensor.name: tensor.size for tensor in plan.program.trainable},
@@ -193,17 +218,3 @@ def _calibrate(plan: Plan, session: MaskSession) -> Meter:
     layout = find_layout(session, weights, plan.probe)
     sizes = [gate.layer(plan.samples).bytes for gate in plan.gates]
     return Meter(plan.program, session, layout, np.cumsum([0, *sizes[:-1]]))
-
-
-def _warn_of_broken(plan: Plan, broken: list[tuple[int, str]]) -> None:
-    if not broken:
-        return
-    index, what = broken[0]
-    checkpoint = plan.source.checkpoints[index]
-    more = f" (and {len(broken) - 1} later observations)" if len(broken) > 1 else ""
-    warnings.warn(
-        f"{checkpoint.path}: NaN or Inf in {what} at {plan.source.step_kind} {checkpoint.step}{more}; "
-        "kept, marked invalid and left out of the curves",
-        RegimeWarning,
-        stacklevel=3,
-    )

@@ -1,0 +1,41 @@
+# `make demo` and `make test` are all a newcomer needs: they make .venv, install, and run.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A machine with an NVIDIA GPU takes the CUDA build of ONNX Runtime; the two builds exclude each other.
+RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
+DEMO_OUT ?= demo-run
+
+.PHONY: help demo test bench lint types wheel-check clean
+
+help:
+	@echo "make demo    train a small network and analyze it"
+	@echo "make test    run the tests"
+	@echo "make bench   measure speed against a hand-written script"
+	@echo "make lint    check style;  make types    check types"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "regime needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(RUNTIME),torch,demo,dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/regime demo --out $(DEMO_OUT)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/convert_speed.py
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	PATH="$(abspath $(BIN)):$$PATH" tests/check_wheel.sh
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info $(DEMO_OUT)

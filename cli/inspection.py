@@ -1,0 +1,107 @@
+"""Draws what was recognised in a directory, a program or a trajectory, before any work."""
+
+from pathlib import Path
+
+import numpy as np
+from regime_proto.cli.render import _grid, _table
+from regime_proto.schema.layout import STEP
+from regime_proto.schema.reader import open_checked, read_header
+from rich.console import Group, RenderableType
+
+from regime_proto.conversion import default_workers
+from regime_proto.engine.gates import Gate, find_gates
+from regime_proto.engine.program import Program
+from regime_proto.plan import Plan
+from regime_proto.source import Source
+
+SHOWN = 5
+
+
+def source(found: Source, *, everything: bool) -> RenderableType:
+    """Return the files of a directory, in order, with their steps."""
+    checkpoints = found.checkpoints
+    facts = _grid()
+    facts.add_row("directory", str(found.root))
+    facts.add_row("adapter", found.adapter)
+    facts.add_row("checkpoints", f"{len(checkpoints)}, by {found.order} ({found.step_kind})")
+    files = _table(found.step_kind, ("file", "left"), ("size", "right"))
+    for checkpoint in checkpoints if everything else checkpoints[:SHOWN]:
+        files.add_row(str(checkpoint.step), checkpoint.path.name, size(checkpoint.path.stat().st_size))
+    if not everything and len(checkpoints) > SHOWN:
+        if len(checkpoints) > SHOWN + 1:
+            files.add_row("…", f"{len(checkpoints) - SHOWN - 1} more, -v shows all")
+        last = checkpoints[-1]
+        files.add_row(str(last.step), last.path.name, size(last.path.stat().st_size))
+    parts: list[RenderableType] = [facts, "", files]
+    if found.skipped:
+        skipped = _table("skipped", ("why", "left"))
+        for entry in found.skipped if everything else found.skipped[:SHOWN]:
+            skipped.add_row(entry.path.name, entry.reason)
+        if not everything and len(found.skipped) > SHOWN:
+            skipped.add_row("…", f"{len(found.skipped) - SHOWN} more, -v shows all")
+        parts += ["", skipped]
+    return Group(*parts)
+
+
+def plan(found: Plan) -> RenderableType:
+    """Return program, gates, and what a conversion will cost."""
+    cost = _grid()
+    cost.add_row("trajectory", f"about {size(found.predicted_file_bytes())}")
+    workers = default_workers()
+    cost.add_row(
+        "memory",
+        f"about {size(found.predicted_memory_bytes(workers))} beside the libraries, {workers} workers",
+    )
+    return Group(program(found.program, found.gates), "", cost)
+
+
+def program(found: Program, gates: tuple[Gate, ...] | None = None) -> RenderableType:
+    """Return the inputs, tensors and gates of a program."""
+    gates = find_gates(found) if gates is None else gates
+    samples = next(iter(found.inputs.values())).shape[0]
+    facts = _grid()
+    facts.add_row("program", " ".join(f"{name} {version}" for name, version in found.framework.items()))
+    for name, spec in found.inputs.items():
+        facts.add_row("probe input", f"{name}: {spec}")
+    trainable = found.trainable
+    facts.add_row("trainable", f"{len(trainable)} tensors, {sum(tensor.size for tensor in trainable):,} parameters")
+    layers = [gate.layer(samples) for gate in gates]
+    facts.add_row("gates", f"{len(gates)}, {sum(layer.size for layer in layers):,} units per sample, {samples} samples")
+    table = _table("gate", ("op", "left"), ("module", "left"), ("units", "right"))
+    for layer in layers:
+        table.add_row(layer.name, layer.op, layer.path, f"{layer.size:,}")
+    return Group(facts, "", table)
+
+
+def trajectory(path: Path) -> RenderableType:
+    """Return what a trajectory file holds."""
+    with open_checked(path) as file:
+        header = read_header(file)
+        steps = file[STEP][...]
+        invalid = int(np.sum(file["valid"][...] == 0))
+        masks = len(file["mask_step"])
+    facts = _grid()
+    facts.add_row("trajectory", f"{path}, {size(path.stat().st_size)}")
+    facts.add_row("observations", f"{len(steps)}, {header.attributes['step_kind']} {steps[0]} to {steps[-1]}")
+    if invalid:
+        facts.add_row("invalid", f"{invalid} observations with NaN or Inf")
+    facts.add_row("masks", f"of {masks} observations, {header.samples} samples, {size(header.mask_bytes)} a sample")
+    facts.add_row("trainable", f"{len(header.tensors)} tensors, {sum(header.tensors.values()):,} parameters")
+    if header.metrics:
+        facts.add_row("metrics", ", ".join(header.metrics))
+    for name, value in header.attributes.items():
+        facts.add_row(name, str(value))
+    table = _table("gate", ("op", "left"), ("module", "left"), ("units", "right"))
+    for layer in header.layers:
+        table.add_row(layer.name, layer.op, layer.path, f"{layer.size:,}")
+    return Group(facts, "", table)
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"

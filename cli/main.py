@@ -1,0 +1,262 @@
+"""The commands. What is heavy is imported when a command runs, so that help answers at once."""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from click.exceptions import Exit
+from regime_proto.cli import options
+from regime_proto.cli.console import Messages, one_line
+from regime_proto.schema.errors import RegimeError
+
+from regime_proto import __version__
+
+click.rich_click.TEXT_MARKUP = "rich"
+click.rich_click.MAX_WIDTH = 100
+
+
+class _Group(click.RichGroup):
+    """Turns errors into one line and an exit code: 1 for what the user can mend."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except RegimeError as error:
+            _fail(str(error), 1)
+        except KeyboardInterrupt:
+            _fail("interrupted; what was observed is kept: run the same command again to go on", 130)
+        except (click.ClickException, Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if "-v" in sys.argv or "--verbose" in sys.argv:
+                traceback.print_exc()
+            _fail(
+                f"{type(error).__name__}: {error}; this is a bug in regime: please report it, with the output of -v",
+                1,
+            )
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {one_line(message)}", err=True)
+    sys.exit(code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="regime")
+def main() -> None:
+    """Measure when activation patterns and when weights settled while a network trained.
+
+    Example: regime analyze checkpoints/ --model mypkg.net:make --probe val.npz
+    """
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@options.conversion
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Trajectory to write; default SOURCE.regime.h5.")
+@click.option(
+    "--preset",
+    type=click.Choice(["paper", "strict"]),
+    default="paper",
+    show_default=True,
+    help="paper: comparable with published numbers; strict: no padding at the ends.",
+)
+@options.as_json
+@options.messages
+def analyze(
+    source: Path,
+    output: Path | None,
+    preset: str,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **conversion: Any,
+) -> None:
+    """Analyze a directory of checkpoints, or a trajectory file.
+
+    A directory is converted first; the trajectory is kept and used again while nothing changed.
+
+    Example: regime analyze run.h5 --preset strict --json
+    """
+    import regime_proto
+
+    messages = Messages(quiet=quiet, verbose=verbose)
+    with messages.collecting():
+        if source.is_dir():
+            trajectory, steps = _converted(source, output, messages, conversion), None
+        else:
+            _refuse_for_trajectory(source, output, conversion)
+            trajectory, steps = source, conversion["steps"]
+        result = regime_proto.analyze(
+            trajectory, preset=preset, steps=steps, batches_per_epoch=conversion["batches_per_epoch"]
+        )
+        for warning in result.warnings:
+            messages.warn(warning)
+    if as_json:
+        # Those of the conversion come before those of the analysis.
+        click.echo(json.dumps({**result.to_json(), "warnings": messages.warnings}, allow_nan=False))
+        return
+    from regime_proto.cli import render
+
+    render.show(render.console(), render.analysis(result, all_layers=verbose))
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@options.conversion
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Trajectory to write.")
+@options.messages
+def convert(source: Path, output: Path, quiet: bool, verbose: bool, **conversion: Any) -> None:
+    """Convert a directory of checkpoints into a trajectory file.
+
+    An interrupted conversion goes on where it stopped.
+
+    Example: regime convert checkpoints/ -o run.h5
+    """
+    messages = Messages(quiet=quiet, verbose=verbose)
+    with messages.collecting():
+        trajectory = _converted(source, output, messages, conversion)
+        _warn_of_invalid(trajectory, messages)
+
+
+@main.command()
+@click.option("--model", required=True, metavar="MODULE:FACTORY", help="Function that builds the model.")
+@click.option(
+    "--probe",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Fixed inputs, first axis the sample.",
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The directory of the checkpoints.",
+)
+@options.overwrite
+@options.messages
+def program(model: str, probe: Path, output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
+    """Write program.onnx and probe.npz, so that a directory of checkpoints explains itself.
+
+    Example: regime program --model mypkg.net:make --probe val.npz -o checkpoints/
+    """
+    from regime_proto.plan import write_program
+
+    messages = Messages(quiet=quiet, verbose=verbose)
+    with messages.collecting():
+        for path in write_program(output, model=model, probe=probe, overwrite=overwrite):
+            messages.note(f"wrote {path}")
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@options.model
+@options.probe
+@options.messages
+def inspect(source: Path, model: str | None, probe: Path | None, quiet: bool, verbose: bool) -> None:
+    """Show what is recognised in a directory, a program.onnx or a trajectory, before any work.
+
+    Example: regime inspect checkpoints/
+    """
+    from regime_proto.cli import inspection, render
+
+    messages = Messages(quiet=quiet, verbose=verbose)
+    console = render.console()
+    with messages.collecting():
+        if source.suffix == ".onnx":
+            from regime_proto.engine.program import Program
+
+            render.show(console, inspection.program(Program.load(source)))
+        elif source.is_file():
+            render.show(console, inspection.trajectory(source))
+        else:
+            _inspect_directory(source, model, probe, messages)
+
+
+def _inspect_directory(root: Path, model: str | None, probe: Path | None, messages: Messages) -> None:
+    from regime_proto.cli import inspection, render
+
+    from regime_proto.directory import open_directory
+    from regime_proto.plan import MissingPart, make_plan
+
+    console = render.console()
+    render.show(console, inspection.source(open_directory(root), everything=messages.verbose))
+    render.show(console, "")
+    try:
+        plan = make_plan(root, model=model, probe=probe)
+    except MissingPart as missing:
+        # A directory of checkpoints alone is worth looking at too.
+        messages.note(f"not yet ready to analyze: {missing}")
+        return
+    render.show(console, inspection.plan(plan))
+
+
+@main.command()
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("regime-demo"), show_default=True, metavar="DIR",
+    help="Where the run goes.",
+)  # fmt: skip
+@options.messages
+def demo(out: Path, quiet: bool, verbose: bool) -> None:
+    """Train a small network with a checkpoint at every step, and analyze it.
+
+    Example: regime demo --out demo/
+    """
+    messages = Messages(quiet=quiet, verbose=verbose)
+    from regime_proto.cli.demo import run_demo
+
+    run_demo(out, messages)
+
+
+def _converted(source: Path, output: Path | None, messages: Messages, conversion: dict[str, Any]) -> Path:
+    from regime_proto.conversion import run_plan
+    from regime_proto.plan import make_plan
+
+    target = output or default_output(source, conversion["steps"], conversion["every"])
+    plan = make_plan(source, **{name: conversion[name] for name in ("model", "probe", "steps", "every")})
+    for reason, names in plan.source.skipped_by_reason().items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        messages.note(f"skipped {', '.join(names[:3])}{more}: {reason}")
+    keep = ("device", "workers", "batches_per_epoch", "overwrite")
+    with messages.progress("observing") as progress:
+        done = run_plan(plan, target, progress=progress, **{name: conversion[name] for name in keep})
+    verb = "wrote" if done.written else "nothing changed since; using"
+    messages.note(f"{verb} {done.path} ({done.observations} observations)")
+    return done.path
+
+
+def _warn_of_invalid(trajectory: Path, messages: Messages) -> None:
+    from regime_proto.analyzer.series import describe_invalid
+    from regime_proto.dataset import open_trajectory
+
+    with open_trajectory(trajectory) as opened:
+        invalid = describe_invalid(opened)
+    if invalid:
+        messages.warn(invalid)
+
+
+def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[str, Any]) -> None:
+    """Raise an error for options that mean something for checkpoints only."""
+    if conversion["every"] is not None:
+        raise RegimeError(
+            f"{source}: --every needs the checkpoints: the change of weights over several steps does not follow "
+            "from a trajectory; run `regime analyze DIR --every K`"
+        )
+    given = [name for name in ("model", "probe", "workers") if conversion[name] is not None]
+    given += ["output"] if output is not None else []
+    if given:
+        raise RegimeError(f"{source}: --{given[0]} applies to a directory of checkpoints, not to a trajectory file")
+
+
+def default_output(source: Path, steps: str | None, every: int | None) -> Path:
+    """Return the trajectory that belongs to a directory, beside it; a selection has a file of its own."""
+    root = source if source.name not in ("", "..") else source.resolve()
+    selection = f".steps{steps.strip().replace(':', '-')}" if steps else ""
+    selection += f".every{every}" if every else ""
+    return root.with_name(f"{root.name}{selection}.regime.h5")

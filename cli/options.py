@@ -1,0 +1,62 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _all(*decorators: Decorator) -> Decorator:
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+model = click.option(
+    "--model",
+    metavar="MODULE:FACTORY",
+    help="Function that builds the model; imported from installed packages or the current directory.",
+)
+probe = click.option(
+    "--probe",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Fixed inputs (.npz, .npy, .safetensors), first axis the sample.",
+)
+steps = click.option("--steps", metavar="A:B", help="Use the steps from A to B, both included.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace an output made of other inputs.")
+messages = _all(
+    click.option("-q", "--quiet", is_flag=True, help="No messages, only results and errors."),
+    click.option("-v", "--verbose", is_flag=True, help="Show everything."),
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+batches_per_epoch = click.option(
+    "--batches-per-epoch",
+    type=float,
+    metavar="N",
+    help="Training steps per epoch; the smoothing window is 0.3 epochs.",
+)
+conversion = _all(
+    model,
+    probe,
+    steps,
+    click.option("--every", type=int, metavar="K", help="Use every K-th checkpoint."),
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where the forward passes run.",
+    ),
+    click.option(
+        "--workers", type=click.IntRange(1), metavar="N", help="Checkpoints in flight; default: one per core."
+    ),
+    batches_per_epoch,
+    overwrite,
+)

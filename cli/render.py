@@ -1,0 +1,169 @@
+"""Draws results for a terminal."""
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from regime_proto.analyzer.result import LayerResult, Result
+
+SPARK_WIDTH = 60
+SHOWN_LAYERS = 3
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_ASCII_BLOCKS = "_.-:=+*#"
+_ASCII = {"ρ": "rho", "–": "-", "τ": "tau", "×": "x", "·": "-", "…": "...", "Δ": "d"}
+
+
+def console() -> Console:
+    """Return the console for results."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def show(target: Console, renderable: Any) -> None:
+    """Print a renderable, in ASCII where the terminal's encoding has no more."""
+    if _can_print(_BLOCKS + "ρ"):
+        target.print(renderable)
+        return
+    plain = Console(highlight=False, soft_wrap=True, width=target.width, color_system=None)
+    with plain.capture() as capture:
+        plain.print(renderable)
+    text = capture.get()
+    for letter, plain_letter in {**_ASCII, **dict(zip(_BLOCKS, _ASCII_BLOCKS, strict=True))}.items():
+        text = text.replace(letter, plain_letter)
+    sys.stdout.write(text.encode("ascii", "replace").decode())
+
+
+def _can_print(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def sparkline(values: Sequence[float] | NDArray[Any], width: int = SPARK_WIDTH) -> str:
+    """Return a curve in [0, 1] as one line of blocks; each block is the mean of its values, NaN a space."""
+    array = np.asarray(values, np.float64)
+    bins = np.array_split(array, min(width, len(array)))
+    means = [float(np.nanmean(part)) if np.isfinite(part).any() else math.nan for part in bins]
+    return "".join(
+        " " if math.isnan(mean) else _BLOCKS[min(len(_BLOCKS) - 1, int(max(mean, 0.0) * len(_BLOCKS)))]
+        for mean in means
+    )
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """Return a number, or a dash where it is undefined."""
+    return "–" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def analysis(result: Result, *, all_layers: bool) -> Group:
+    """Return the report of one analysis."""
+    return Group(
+        _title(result), "", _numbers(result), "", _curves(result), "", _thresholds(result), "",
+        _layers(result, all_layers=all_layers),
+    )  # fmt: skip
+
+
+def _title(result: Result) -> Text:
+    steps = result.curves["step"].to_numpy()
+    stride = "uneven strides" if result.stride is None else f"stride {result.stride}"
+    text = Text()
+    text.append(result.trajectory or "trajectory", style="bold")
+    text.append(
+        f"\n{result.observations} observations to {result.step_kind} {steps[-1]}, {stride}, "
+        f"window {result.window} · preset {result.preset}"
+    )
+    return text
+
+
+def _numbers(result: Result) -> Table:
+    table = _grid()
+    span = "undefined"
+    if result.rho_range is not None:
+        low, high = result.rho_range
+        span = f"{number(low, '.2f')} – {number(high, '.2f')} over {len(result.readings)} readings"
+    table.add_row(Text("ρ", style="bold"), Text(number(result.rho, ".2f"), style="bold"), f"{span}: {verdict(result)}")
+    table.add_row("AUC_W", number(result.auc_w), "area under the weight curve")
+    table.add_row("AUC_P", number(result.auc_p), "area under the pattern curve")
+    return table
+
+
+def verdict(result: Result) -> str:
+    """Say in words what the range of ρ, and the thresholds beside it, allow to say."""
+    if result.rho_range is None:
+        return "nothing can be said"
+    low, high = result.rho_range
+    if low <= 1 <= high:
+        return "the readings disagree on which settled first"
+    ratios = [threshold.ratio for threshold in result.thresholds if threshold.ratio is not None]
+    disagree = any((ratio > 1) != (low > 1) for ratio in ratios)
+    first, second = ("patterns", "weights") if low > 1 else ("weights", "patterns")
+    return f"{first} settled earlier than {second}" + (" by area; a threshold below disagrees" if disagree else "")
+
+
+def _curves(result: Result) -> Table:
+    table = _grid()
+    steps = result.curves["step"].to_numpy()
+    for label, style in (("weight", "cyan"), ("pattern", "magenta")):
+        line = sparkline(result.curves[f"{label}_normalised"].to_numpy())
+        table.add_row(f"{label}s", Text(line or " ", style=style))
+    width = min(SPARK_WIDTH, len(steps))
+    first, last = str(steps[0]), str(steps[-1])
+    table.add_row(
+        Text(result.step_kind, style="dim"), Text(first + last.rjust(max(1, width - len(first))), style="dim")
+    )
+    return table
+
+
+def _thresholds(result: Result) -> Table:
+    table = _table("stays below", ("weights from", "right"), ("patterns from", "right"), ("ratio", "right"))
+    for threshold in result.thresholds:
+        table.add_row(
+            f"{threshold.tau:g}",
+            _step(threshold.step_w, result.step_kind),
+            _step(threshold.step_p, result.step_kind),
+            number(threshold.ratio, ".2f"),
+        )
+    return table
+
+
+def _step(step: int | None, kind: str) -> str:
+    return "never" if step is None else f"{kind} {step}"
+
+
+def _layers(result: Result, *, all_layers: bool) -> Table:
+    layers = result.layers
+    table = _table("layer", ("module", "left"), ("units", "right"), ("AUC_P", "right"))
+    if all_layers or len(layers) <= 2 * SHOWN_LAYERS:
+        _add_layers(table, layers)
+        return table
+    known = sorted((layer for layer in layers if math.isfinite(layer.auc_p)), key=lambda layer: -layer.auc_p)
+    _add_layers(table, known[:SHOWN_LAYERS], "slowest")
+    table.add_row(Text(f"… {len(layers) - 2 * SHOWN_LAYERS} more, -v shows all", style="dim"))
+    _add_layers(table, known[-SHOWN_LAYERS:], "fastest")
+    return table
+
+
+def _add_layers(table: Table, layers: Sequence[LayerResult], remark: str = "") -> None:
+    for layer in layers:
+        table.add_row(layer.layer, layer.path, str(layer.units), number(layer.auc_p), remark)
+
+
+def _grid() -> Table:
+    return Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _table(first: str, *columns: tuple[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(first, overflow="fold")
+    for name, justify in columns:
+        table.add_column(name, justify=justify, overflow="fold")
+    table.add_column("")
+    return table

@@ -1,0 +1,53 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import nets
+
+from regime_proto.plan import write_program
+
+
+def save_run(folder, model, states=8, name="step_{:04d}.pt"):
+    """Save a state after every training step; return the states."""
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = []
+    for step, trained in enumerate(nets.train(model, states)):
+        state = {key: value.clone() for key, value in trained.state_dict().items()}
+        torch.save({"model": state, "step": step, "epoch": step / 4, "loss": 1.0 / (step + 1)}, folder / name.format(step))
+        saved.append(state)
+    return saved
+
+
+@pytest.fixture(scope="session")
+def mlp_run(tmp_path_factory):
+    """A self-describing directory of torch checkpoints. Read only."""
+    folder = tmp_path_factory.mktemp("mlp") / "checkpoints"
+    save_run(folder, nets.make_mlp())
+    write_program(folder, model=nets.make_mlp(), probe=nets.probe(nets.make_mlp()))
+    return folder
+
+
+@pytest.fixture
+def run(mlp_run, tmp_path):
+    """A copy of `mlp_run` to spoil."""
+    import shutil
+
+    return Path(shutil.copytree(mlp_run, tmp_path / "checkpoints"))
+
+
+@pytest.fixture
+def in_tests(monkeypatch):
+    """Work where ``nets:make_mlp`` can be imported from the current directory."""
+    monkeypatch.chdir(Path(__file__).parent)
+
+
+@pytest.fixture
+def probe_file(tmp_path):
+    path = tmp_path / "val.npy"
+    np.save(path, nets.probe(nets.make_mlp()))
+    return path
