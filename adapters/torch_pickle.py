@@ -1,6 +1,7 @@
 """Loads torch files safely: classes that torch does not trust become inert stubs, never code."""
 
 import pickle
+import pickletools
 import threading
 from pathlib import Path
 from typing import Any
@@ -68,21 +69,40 @@ def load(path: Path) -> Any:
 
 
 def _load(path: Path) -> Any:
+    # The format before torch 1.6 is a plain stream of pickles and cannot be mapped.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+
+
+def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
-    # The format before torch 1.6 is a plain pickle stream and cannot be mapped.
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _stubs(path: Path) -> list[Any]:
+    """Return a stub for every global that torch does not trust, as its list of safe globals takes them."""
     stubs: list[Any] = list(_NUMPY_DTYPES)
-    for name in torch.serialization.get_unsafe_globals_in_checkpoint(path):
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if _is_zip(path) else _old_globals(path)
+    for name in names:
         module, _, attribute = name.rpartition(".")
         root = module.partition(".")[0]
-        if root in _HOSTILE_MODULES or (root == "builtins" and attribute in _HOSTILE_BUILTINS):
+        if root in _HOSTILE_MODULES or (root in ("builtins", "__builtin__") and attribute in _HOSTILE_BUILTINS):
             raise RegimeError(
                 f"{path}: refused: the pickle calls {name}, which no checkpoint needs; do not trust this file"
             )
         known = _NUMPY.get(name) or type(attribute, (_Stub,), {"__module__": module})
         stubs.append((known, name))
     return stubs
+
+
+def _old_globals(path: Path) -> list[str]:
+    """Return the globals in a stream of pickles; torch looks up those it trusts before any stub."""
+    names = set()
+    with path.open("rb") as file:
+        # Magic number, protocol version, system information, payload.
+        for _ in range(4):
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "GLOBAL":
+                    names.add(str(argument).replace(" ", "."))
+                elif opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+                    raise RegimeError(f"{path}: refused: not a pickle that torch writes; do not trust this file")
+    return sorted(names)

@@ -1,0 +1,206 @@
+"""Reading checkpoint directories: what is recognised, what is unwrapped, what is refused."""
+
+import argparse
+import os
+import subprocess
+
+import ml_dtypes
+import nets
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from regime_proto.adapters import from_safetensors, from_torch
+from regime_proto.adapters.names import unwrap
+from regime_proto.directory import open_directory
+from regime_proto.ordering import NotACheckpoint
+from regime_proto.schema.errors import RegimeError
+
+
+class Config:
+    """A class of the user's own, pickled into a checkpoint."""
+
+    def __init__(self):
+        self.width = 3
+
+
+class Hostile:
+    def __init__(self, function, argument):
+        self.call = function, (argument,)
+
+    def __reduce__(self):
+        return self.call
+
+
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
+
+
+def assert_weights(state):
+    assert set(state.tensors) == set(WEIGHTS)
+    for name, tensor in WEIGHTS.items():
+        np.testing.assert_array_equal(state.tensors[name], tensor.numpy())
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        WEIGHTS,
+        {"model": WEIGHTS, "step": 3},
+        {"state_dict": WEIGHTS, "optimizer_states": [{"state": {}}]},
+        {"model_state_dict": WEIGHTS, "ema": {k: v + 1 for k, v in WEIGHTS.items()}, "optimizer": {"m": torch.ones(2)}},
+        {"whatever": WEIGHTS, "config": Config(), "args": argparse.Namespace(lr=1), "loss": np.float64(0.5)},
+        {"model": {f"module.{name}": tensor for name, tensor in WEIGHTS.items()}},
+        {"model": {f"module._orig_mod.{name}": tensor for name, tensor in WEIGHTS.items()}},
+        {f"_fsdp_wrapped_module.{name}".replace("a.", "a._checkpoint_wrapped_module."): t for name, t in WEIGHTS.items()},
+    ],
+)  # fmt: skip
+def test_payloads_and_prefixes(tmp_path, payload):
+    path = tmp_path / "step_3.pt"
+    torch.save(payload, path)
+    assert from_torch.recognise(path)
+    assert_weights(from_torch.read(path))
+
+
+def test_a_models_own_attribute_called_module_is_kept():
+    assert set(unwrap({"module.a": 1, "head": 2}, "x")) == {"module.a", "head"}
+    with pytest.raises(RegimeError, match="two tensors are named 'a'"):
+        unwrap({"a": 1, "_orig_mod.a": 2}, "x")
+
+
+@pytest.mark.parametrize("payload", [WEIGHTS, {"model": WEIGHTS, "args": argparse.Namespace(lr=1), "config": Config()}])
+def test_the_format_before_zip_files(tmp_path, payload):
+    path = tmp_path / "step_1.pth"
+    torch.save(payload, path, _use_new_zipfile_serialization=False)
+    assert from_torch.recognise(path)
+    assert_weights(from_torch.read(path))
+
+
+def test_what_a_checkpoint_says_of_itself(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"model": WEIGHTS, "global_step": 30, "epoch": 1.5, "loss": np.float32(0.5), "done": True}, path)
+    label = from_torch.peek(path)
+    assert (label.step, label.epoch, label.metrics) == (30, 1.5, ("loss",))
+    state = from_torch.read(path)
+    assert state.epoch == 1.5
+    assert state.metrics == {"loss": 0.5}
+
+
+def test_bfloat16_is_widened_exactly(tmp_path):
+    values = torch.randn(50).bfloat16()
+    torch.save({"w": values}, tmp_path / "a.pt")
+    save_file({"w": values}, tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(from_torch.read(tmp_path / "a.pt").tensors["w"], values.float().numpy())
+    found = from_safetensors.read(tmp_path / "a.safetensors").tensors["w"]
+    assert found.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(found.astype(np.float32), values.float().numpy())
+
+
+def test_safetensors(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({f"_orig_mod.{name}": tensor for name, tensor in WEIGHTS.items()}, path, metadata={"step": "12", "loss": "0.5", "format": "pt"})
+    assert from_safetensors.recognise(path)
+    assert from_safetensors.peek(path).step == 12
+    state = from_safetensors.read(path)
+    assert_weights(state)
+    assert state.metrics == {"loss": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "name"),
+    [
+        (os.system, "touch pwned", r"(posix|os)\.system"),
+        (eval, "open('pwned', 'w')", r"(builtins|__builtin__)\.eval"),
+        (exec, "open('pwned', 'w')", r"(builtins|__builtin__)\.exec"),
+        (subprocess.Popen, ["touch", "pwned"], r"(subprocess|commands)\.Popen"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_hostile_pickles_are_refused_unrun(tmp_path, monkeypatch, function, argument, name, zipped):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "step_1.pt"
+    torch.save({"model": WEIGHTS, "x": Hostile(function, argument)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(RegimeError, match=f"step_1.pt: refused: the pickle calls {name}"):
+        from_torch.read(path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_an_unknown_callable_becomes_a_stub(tmp_path, monkeypatch):
+    """Whatever is not known to be hostile is not run either."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "step_1.pt"
+    torch.save({"model": WEIGHTS, "x": Hostile(np.save, "pwned.npy")}, path)
+    assert_weights(from_torch.read(path))
+    assert not list(tmp_path.glob("pwned*"))
+
+
+@pytest.mark.parametrize(
+    ("payload", "error", "message"),
+    [
+        ([1, 2], RegimeError, "holds a list, not a dict"),
+        (nets.make_mlp(), RegimeError, "not a dict of tensors; save model.state_dict"),
+        ({"state": {}, "param_groups": []}, NotACheckpoint, "an optimizer state"),
+        ({"step": 3}, NotACheckpoint, "no dict of tensors"),
+        ({"gen": WEIGHTS, "dis": WEIGHTS}, RegimeError, "several keys .gen, dis."),
+        ({"w": torch.eye(2).to_sparse()}, RegimeError, "'w' is sparse"),
+    ],
+)
+def test_payloads_without_a_state(tmp_path, payload, error, message):
+    torch.save(payload, tmp_path / "a.pt")
+    with pytest.raises(error, match=message):
+        from_torch.read(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_truncated_files(tmp_path, share):
+    torch.save({"model": WEIGHTS}, tmp_path / "a.pt")
+    save_file(WEIGHTS, tmp_path / "a.safetensors")
+    for path, adapter in ((tmp_path / "a.pt", from_torch), (tmp_path / "a.safetensors", from_safetensors)):
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(RegimeError, match=rf"{path.name}: damaged"):
+            adapter.read(path)
+
+
+def names(checkpoints):
+    return [checkpoint.path.name for checkpoint in checkpoints]
+
+
+def test_a_directory_with_everything_in_it(tmp_path):
+    for step in (2, 10, 1):
+        torch.save({"model": WEIGHTS, "step": step}, tmp_path / f"model_{step}.pt")
+        torch.save({"state": {}, "param_groups": []}, tmp_path / f"optimizer_{step}.pt")
+    torch.save({"model": WEIGHTS, "step": 10}, tmp_path / "last.pt")
+    torch.save({"model": WEIGHTS, "step": 7}, tmp_path / "best.pt")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / ".hidden.pt").write_text("x")
+    source = open_directory(tmp_path)
+    assert source.adapter == "torch"
+    assert source.step_kind == "step"
+    assert names(source.checkpoints) == ["model_1.pt", "model_2.pt", "best.pt", "model_10.pt"]
+    assert source.skipped_by_reason() == {
+        "an optimizer state": ["optimizer_1.pt", "optimizer_10.pt", "optimizer_2.pt"],
+        "not a torch checkpoint": ["notes.txt"],
+        "a copy of step 10": ["last.pt"],
+    }
+
+
+def test_the_kind_with_most_files_is_read(tmp_path):
+    for step in range(3):
+        save_file(WEIGHTS, tmp_path / f"step_{step}.safetensors")
+    torch.save(WEIGHTS, tmp_path / "init.pt")
+    source = open_directory(tmp_path)
+    assert source.adapter == "safetensors"
+    assert names(source.checkpoints) == ["step_0.safetensors", "step_1.safetensors", "step_2.safetensors"]
+
+
+def test_select(tmp_path):
+    for step in range(10):
+        torch.save(WEIGHTS, tmp_path / f"step_{step}.pt")
+    source = open_directory(tmp_path)
+    assert [c.step for c in source.select("2:8", 3).checkpoints] == [2, 5, 8]
+    assert [c.step for c in source.select("7:").checkpoints] == [7, 8, 9]
+    with pytest.raises(RegimeError, match="--every 0"):
+        source.select(every=0)
+    with pytest.raises(RegimeError, match=r"one checkpoint \(step_3.pt\) to analyze"):
+        source.select("3:3").require_two()
