@@ -88,6 +88,7 @@ def analyze(
         if source.is_dir():
             trajectory, steps = _converted(source, output, messages, conversion), None
         else:
+            _refuse_single_file(source)
             _refuse_for_trajectory(source, output, conversion)
             trajectory, steps = source, conversion["steps"]
         result = regime_proto.analyze(
@@ -239,6 +240,19 @@ def _warn_of_invalid(trajectory: Path, messages: Messages) -> None:
         invalid = describe_invalid(opened)
     if invalid:
         messages.warn(invalid)
+
+
+def _refuse_single_file(source: Path) -> None:
+    """Raise an error for one checkpoint: a change needs two."""
+    from h5py import is_hdf5
+
+    if not source.is_file() or is_hdf5(source):
+        return
+    from regime_proto.registry import readers
+
+    suffixes = {suffix for reader in readers().values() for suffix in reader.SUFFIXES}
+    if source.suffix in suffixes:
+        raise RegimeError(f"{source}: a single checkpoint; give the directory of the checkpoints, or a trajectory file")
 
 
 def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[str, Any]) -> None:

@@ -66,21 +66,25 @@ def number(value: float | None, form: str = ".3f") -> str:
 def analysis(result: Result, *, all_layers: bool) -> Group:
     """Return the report of one analysis."""
     return Group(
-        _title(result), "", _numbers(result), "", _curves(result), "", _thresholds(result), "",
+        _title(result), "", _numbers(result), Text(verdict(result)), "", _curves(result), "", _thresholds(result), "",
         _layers(result, all_layers=all_layers),
     )  # fmt: skip
 
 
 def _title(result: Result) -> Text:
     steps = result.curves["step"].to_numpy()
-    stride = "uneven strides" if result.stride is None else f"stride {result.stride}"
-    text = Text()
-    text.append(result.trajectory or "trajectory", style="bold")
-    text.append(
-        f"\n{result.observations} observations to {result.step_kind} {steps[-1]}, {stride}, "
-        f"window {result.window} · preset {result.preset}"
-    )
-    return text
+    text = Text(result.trajectory or "trajectory", style="bold")
+    facts = f"{result.observations} observations to {result.step_kind} {steps[-1]}, {_stride(result)}, "
+    facts += f"smoothed over {result.window}, preset {result.preset}"
+    return text.append(f"\n{facts}", style="not bold")
+
+
+def _stride(result: Result) -> str:
+    if result.stride is None:
+        return "uneven strides"
+    if result.stride == 1:
+        return "stride 1"
+    return f"stride {result.stride} (every change spans {result.stride} {result.step_kind}s)"
 
 
 def _numbers(result: Result) -> Table:
@@ -89,7 +93,7 @@ def _numbers(result: Result) -> Table:
     if result.rho_range is not None:
         low, high = result.rho_range
         span = f"{number(low, '.2f')} – {number(high, '.2f')} over {len(result.readings)} readings"
-    table.add_row(Text("ρ", style="bold"), Text(number(result.rho, ".2f"), style="bold"), f"{span}: {verdict(result)}")
+    table.add_row(Text("ρ", style="bold"), Text(number(result.rho, ".2f"), style="bold"), span)
     table.add_row("AUC_W", number(result.auc_w), "area under the weight curve")
     table.add_row("AUC_P", number(result.auc_p), "area under the pattern curve")
     return table
@@ -98,14 +102,15 @@ def _numbers(result: Result) -> Table:
 def verdict(result: Result) -> str:
     """Say in words what the range of ρ, and the thresholds beside it, allow to say."""
     if result.rho_range is None:
-        return "nothing can be said"
+        return "ρ is undefined: nothing can be said about which settled first."
     low, high = result.rho_range
     if low <= 1 <= high:
-        return "the readings disagree on which settled first"
+        return "The readings disagree on which settled first."
+    first, second = ("Patterns", "weights") if low > 1 else ("Weights", "patterns")
     ratios = [threshold.ratio for threshold in result.thresholds if threshold.ratio is not None]
     disagree = any((ratio > 1) != (low > 1) for ratio in ratios)
-    first, second = ("patterns", "weights") if low > 1 else ("weights", "patterns")
-    return f"{first} settled earlier than {second}" + (" by area; a threshold below disagrees" if disagree else "")
+    doubt = "; a threshold below says otherwise" if disagree else ""
+    return f"{first} settled earlier than {second} in every reading{doubt}."
 
 
 def _curves(result: Result) -> Table:
@@ -123,7 +128,7 @@ def _curves(result: Result) -> Table:
 
 
 def _thresholds(result: Result) -> Table:
-    table = _table("stays below", ("weights from", "right"), ("patterns from", "right"), ("ratio", "right"))
+    table = _table("curve below", ("weights from", "right"), ("patterns from", "right"), ("ratio", "right"))
     for threshold in result.thresholds:
         table.add_row(
             f"{threshold.tau:g}",

@@ -38,7 +38,7 @@ def load_data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
     return train, validation, torch.from_numpy(split[2]), torch.from_numpy(split[3])
 
 
-def train(out: Path, seed: int = 0) -> float:
+def train(out: Path, *, seed: int = 0, batch_size: int = BATCH) -> float:
     """Train, and write ``out/probe.npz`` and ``out/checkpoints/step_NNNNNN.pt``.
 
     Returns
@@ -54,7 +54,7 @@ def train(out: Path, seed: int = 0) -> float:
     torch.manual_seed(seed)
     model = make()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, weight_decay=1e-4)
-    batches = -(-len(train_x) // BATCH)
+    batches = -(-len(train_x) // batch_size)
     step = 0
 
     def save(loss: float) -> None:
@@ -63,7 +63,7 @@ def train(out: Path, seed: int = 0) -> float:
 
     save(float("nan"))
     for _ in range(EPOCHS):
-        for batch in torch.randperm(len(train_x)).split(BATCH):
+        for batch in torch.randperm(len(train_x)).split(batch_size):
             loss = nn.functional.cross_entropy(model(train_x[batch]), train_y[batch])
             optimizer.zero_grad()
             loss.backward()

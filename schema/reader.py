@@ -22,7 +22,8 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
         The file is missing, is not HDF5, or does not follow the layout.
     """
     if not path.is_file():
-        raise TrajectoryError(f"{path}: no such file")
+        found = "a directory; expected a trajectory file" if path.is_dir() else "no such file or directory"
+        raise TrajectoryError(f"{path}: {found}")
     try:
         file = h5py.File(path, "r")
     except OSError as error:

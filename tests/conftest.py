@@ -18,7 +18,9 @@ def save_run(folder, model, states=8, name="step_{:04d}.pt"):
     saved = []
     for step, trained in enumerate(nets.train(model, states)):
         state = {key: value.clone() for key, value in trained.state_dict().items()}
-        torch.save({"model": state, "step": step, "epoch": step / 4, "loss": 1.0 / (step + 1)}, folder / name.format(step))
+        torch.save(
+            {"model": state, "step": step, "epoch": step / 4, "loss": 1.0 / (step + 1)}, folder / name.format(step)
+        )
         saved.append(state)
     return saved
 

@@ -1,5 +1,7 @@
 """The whole conversion against hooks in torch and float64 sums."""
 
+import itertools
+
 import nets
 import numpy as np
 import oracle
@@ -38,7 +40,7 @@ def test_weight_deltas(case):
     names = trajectory["tensor"].values.tolist()
     assert names == [name for name, _ in model.named_parameters()]
     assert np.isnan(trajectory["weight_delta_l1"][0]).all()
-    for row, (before, after) in enumerate(zip(states, states[1:], strict=False), start=1):
+    for row, (before, after) in enumerate(itertools.pairwise(states), start=1):
         l1, l2 = oracle.weight_deltas(names, before, after)
         np.testing.assert_allclose(trajectory["weight_delta_l1"][row], l1, rtol=1e-7)
         np.testing.assert_allclose(trajectory["weight_delta_l2"][row], l2, rtol=1e-7)
@@ -68,9 +70,7 @@ def test_flips_but_for_units_within_rounding_of_zero(case):
     for row in range(1, len(activations)):
         before, after = activations[row - 1], activations[row]
         expected = oracle.flips(before, after)
-        doubtful = [
-            (oracle.near_zero(a) | oracle.near_zero(b)).sum(axis=1) for a, b in zip(before, after, strict=True)
-        ]
+        doubtful = [(oracle.near_zero(a) | oracle.near_zero(b)).sum(axis=1) for a, b in zip(before, after, strict=True)]
         assert np.all(np.abs(trajectory["flips"].values[row].astype(int) - expected) <= np.array(doubtful))
 
 
@@ -84,14 +84,14 @@ def test_flips_are_those_of_the_stored_masks(case):
 def test_rho(case):
     _, states, activations, trajectory, path = case
     names = trajectory["tensor"].values.tolist()
-    weights = [oracle.weight_deltas(names, *pair)[0].sum() for pair in zip(states, states[1:], strict=False)]
+    weights = [oracle.weight_deltas(names, *pair)[0].sum() for pair in itertools.pairwise(states)]
     patterns = []
-    for before, after in zip(activations, activations[1:], strict=False):
+    for before, after in itertools.pairwise(activations):
         counts = oracle.flips(before, after).sum(axis=1)
         patterns.append(np.mean([count / z.size for count, z in zip(counts, before, strict=True)]))
     agreeing = np.array_equal(
         trajectory["flips"].values[1:].sum(axis=(1, 2)),
-        [oracle.flips(*pair).sum() for pair in zip(activations, activations[1:], strict=False)],
+        [oracle.flips(*pair).sum() for pair in itertools.pairwise(activations)],
     )
     assert agreeing, "this seed has a unit within rounding of zero: choose another"
     found = regime_proto.analyze(path, batches_per_epoch=10)

@@ -140,7 +140,7 @@ def test_an_invalid_first_observation_names_its_tensor():
 def test_nothing_valid_is_an_error():
     trajectory = synthetic(steps=3)
     spoiled = trajectory.assign(valid=("step", [1, 0, 1, 0]))
-    with pytest.raises(regime_proto.RegimeError, match="no two neighbouring observations are valid"):
+    with pytest.raises(regime_proto.RegimeError, match=r"no two neighbouring observations are valid"):
         regime_proto.analyze(spoiled)
 
 
@@ -162,7 +162,7 @@ def test_wrong_steps(steps, message):
 
 
 def test_unknown_preset():
-    with pytest.raises(regime_proto.RegimeError, match="preset 'papper': expected one of paper, strict"):
+    with pytest.raises(regime_proto.RegimeError, match=r"preset 'papper': expected one of paper, strict"):
         regime_proto.analyze(synthetic(), preset="papper")
 
 
@@ -179,9 +179,9 @@ def test_batches_per_epoch_is_divided_by_the_stride():
     assert observations_per_epoch([0, 10, 20], "step", 100) == 10
     assert observations_per_epoch([0, 5, 20], "step", 100) == 10
     assert observations_per_epoch([1, 2, 3], "epoch", 100) == 1
-    with pytest.raises(regime_proto.RegimeError, match="only a count of its files"):
+    with pytest.raises(regime_proto.RegimeError, match=r"only a count of its files"):
         observations_per_epoch([0, 1], "ordinal", 100)
-    with pytest.raises(regime_proto.RegimeError, match="above 0"):
+    with pytest.raises(regime_proto.RegimeError, match=r"above 0"):
         observations_per_epoch([0, 1], "step", 0)
 
 

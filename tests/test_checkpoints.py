@@ -9,13 +9,13 @@ import nets
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-
 from regime_proto.adapters import from_safetensors, from_torch
 from regime_proto.adapters.names import unwrap
+from regime_proto.schema.errors import RegimeError
+from safetensors.torch import save_file
+
 from regime_proto.directory import open_directory
 from regime_proto.ordering import NotACheckpoint
-from regime_proto.schema.errors import RegimeError
 
 
 class Config:
@@ -52,7 +52,7 @@ def assert_weights(state):
         {"whatever": WEIGHTS, "config": Config(), "args": argparse.Namespace(lr=1), "loss": np.float64(0.5)},
         {"model": {f"module.{name}": tensor for name, tensor in WEIGHTS.items()}},
         {"model": {f"module._orig_mod.{name}": tensor for name, tensor in WEIGHTS.items()}},
-        {f"_fsdp_wrapped_module.{name}".replace("a.", "a._checkpoint_wrapped_module."): t for name, t in WEIGHTS.items()},
+        {f"_fsdp_wrapped_module.{name.replace('.', '._checkpoint_wrapped_module.')}": t for name, t in WEIGHTS.items()},
     ],
 )  # fmt: skip
 def test_payloads_and_prefixes(tmp_path, payload):
@@ -64,7 +64,7 @@ def test_payloads_and_prefixes(tmp_path, payload):
 
 def test_a_models_own_attribute_called_module_is_kept():
     assert set(unwrap({"module.a": 1, "head": 2}, "x")) == {"module.a", "head"}
-    with pytest.raises(RegimeError, match="two tensors are named 'a'"):
+    with pytest.raises(RegimeError, match=r"two tensors are named 'a'"):
         unwrap({"a": 1, "_orig_mod.a": 2}, "x")
 
 
@@ -98,7 +98,11 @@ def test_bfloat16_is_widened_exactly(tmp_path):
 
 def test_safetensors(tmp_path):
     path = tmp_path / "model.safetensors"
-    save_file({f"_orig_mod.{name}": tensor for name, tensor in WEIGHTS.items()}, path, metadata={"step": "12", "loss": "0.5", "format": "pt"})
+    save_file(
+        {f"_orig_mod.{name}": tensor for name, tensor in WEIGHTS.items()},
+        path,
+        metadata={"step": "12", "loss": "0.5", "format": "pt"},
+    )
     assert from_safetensors.recognise(path)
     assert from_safetensors.peek(path).step == 12
     state = from_safetensors.read(path)
@@ -120,7 +124,7 @@ def test_hostile_pickles_are_refused_unrun(tmp_path, monkeypatch, function, argu
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "step_1.pt"
     torch.save({"model": WEIGHTS, "x": Hostile(function, argument)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(RegimeError, match=f"step_1.pt: refused: the pickle calls {name}"):
+    with pytest.raises(RegimeError, match=rf"step_1.pt: refused: the pickle calls {name}"):
         from_torch.read(path)
     assert not (tmp_path / "pwned").exists()
 
@@ -200,7 +204,7 @@ def test_select(tmp_path):
     source = open_directory(tmp_path)
     assert [c.step for c in source.select("2:8", 3).checkpoints] == [2, 5, 8]
     assert [c.step for c in source.select("7:").checkpoints] == [7, 8, 9]
-    with pytest.raises(RegimeError, match="--every 0"):
+    with pytest.raises(RegimeError, match=r"--every 0"):
         source.select(every=0)
     with pytest.raises(RegimeError, match=r"one checkpoint \(step_3.pt\) to analyze"):
         source.select("3:3").require_two()

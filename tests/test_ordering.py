@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from regime_proto.schema.errors import RegimeError
 
 from regime_proto.ordering import Label, is_pointer, order
-from regime_proto.schema.errors import RegimeError
 
 
 def ordered(labels):

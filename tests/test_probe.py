@@ -27,12 +27,15 @@ def test_what_python_passes():
         probe = as_probe(given)
         assert probe.samples == 4
         assert np.array_equal(probe.bind(["x"])["x"], X)
-    with pytest.raises(ProbeError, match="cannot be viewed as an array"):
+    with pytest.raises(ProbeError, match=r"cannot be viewed as an array"):
         as_probe(torch.ones(2, requires_grad=True))
 
 
 def test_the_hash_depends_on_everything():
-    hashes = {probe_sha256({name: array}) for name, array in [("x", X), ("y", X), ("x", X + 1), ("x", X.T), ("x", X.astype("f8"))]}
+    hashes = {
+        probe_sha256({name: array})
+        for name, array in [("x", X), ("y", X), ("x", X + 1), ("x", X.T), ("x", X.astype("f8"))]
+    }
     assert len(hashes) == 5
     assert probe_sha256({"a": X, "b": X}) == probe_sha256({"b": X, "a": X})
 
@@ -55,9 +58,9 @@ def test_no_probe(arrays, names, message):
 
 
 def test_binding_errors():
-    with pytest.raises(ProbeError, match="'imagee' is no input.*image, mask .nearest: 'image'"):
+    with pytest.raises(ProbeError, match=r"'imagee' is no input.*image, mask .nearest: 'image'"):
         Probe((X,), ("imagee",), "val.npz").bind(["image", "mask"])
-    with pytest.raises(ProbeError, match="2 arrays for 1 inputs"):
+    with pytest.raises(ProbeError, match=r"2 arrays for 1 inputs"):
         Probe((X, X), None, "val.npz").bind(["image"])
 
 
@@ -71,5 +74,5 @@ def test_damaged_files(tmp_path, name):
 
 def test_pickled_arrays_are_not_loaded(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{"a": 1}]), allow_pickle=True)
-    with pytest.raises(ProbeError, match="cannot be read as a probe"):
+    with pytest.raises(ProbeError, match=r"cannot be read as a probe"):
         load_probe(tmp_path / "a.npy")

@@ -8,15 +8,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from regime_proto.adapters import from_torch
+from regime_proto.schema.errors import RegimeError
 from torch import nn
 
-from regime_proto.adapters import from_torch
 from regime_proto.engine.gates import find_gates
 from regime_proto.engine.masks import find_layout
 from regime_proto.engine.program import Program, ProgramError
 from regime_proto.engine.session import MaskSession
 from regime_proto.probe import ProbeError, as_probe
-from regime_proto.schema.errors import RegimeError
 from regime_proto.source import State
 
 
@@ -94,7 +94,7 @@ def test_frozen_parameters_do_not_count():
     assert "body.0.weight" not in {tensor.name for tensor in program.trainable}
     for parameter in model.parameters():
         parameter.requires_grad = False
-    with pytest.raises(RegimeError, match="no parameter has requires_grad"):
+    with pytest.raises(RegimeError, match=r"no parameter has requires_grad"):
         from_torch.export(model, as_probe(nets.probe(model)))
 
 
@@ -111,11 +111,11 @@ def without(state, *names):
 
 
 def test_missing_tensors(conv):
-    with pytest.raises(ProgramError, match="s.pt: 2 tensors missing: 'norm.running_mean'.*'conv2.bias'"):
+    with pytest.raises(ProgramError, match=r"s.pt: 2 tensors missing: 'norm.running_mean'.*'conv2.bias'"):
         conv.bind(without(state_of(nets.make_conv()), "conv2.bias", "norm.running_mean"), "s.pt")
     # A counter that no computation needs may be missing, a parameter that none needs may not.
     assert conv.bind(without(state_of(nets.make_conv()), "norm.num_batches_tracked"), "s.pt")
-    with pytest.raises(ProgramError, match="1 tensor missing: 'unused'"):
+    with pytest.raises(ProgramError, match=r"1 tensor missing: 'unused'"):
         conv.bind(without(state_of(nets.make_conv()), "unused"), "s.pt")
 
 
@@ -128,7 +128,7 @@ def test_misspelled_tensors_name_the_nearest(conv):
 
 def test_unknown_tensors(conv):
     state = state_of(nets.make_conv())
-    with pytest.raises(ProgramError, match="1 tensor not in the program: 'head2.weight' .nearest: 'head.weight'"):
+    with pytest.raises(ProgramError, match=r"1 tensor not in the program: 'head2.weight' .nearest: 'head.weight'"):
         conv.bind(State({**state.tensors, "head2.weight": np.ones(3)}), "s.pt")
 
 
@@ -153,7 +153,7 @@ def test_a_wrong_probe(probe, message):
 
 def test_a_model_without_a_gate():
     program = from_torch.export(nets.no_gate(), as_probe(np.ones((2, 12), np.float32)))
-    with pytest.raises(RegimeError, match="no ReLU to track; its graph holds .*Gemm.*Tanh"):
+    with pytest.raises(RegimeError, match=r"no ReLU to track; its graph holds .*Gemm.*Tanh"):
         find_gates(program)
 
 
@@ -210,7 +210,7 @@ def test_cuda_is_an_error_where_there_is_none(conv):
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine has the CUDA provider")
-    with pytest.raises(RegimeError, match="device cuda: this onnxruntime has no CUDA provider"):
+    with pytest.raises(RegimeError, match=r"device cuda: this onnxruntime has no CUDA provider"):
         MaskSession(conv, find_gates(conv), {"image": nets.probe(nets.make_conv())}, device="cuda")
 
 
@@ -236,5 +236,5 @@ def test_a_damaged_description(conv, tmp_path):
     del description["tensors"][0]["shape"]
     model.metadata_props[0].value = json.dumps(description)
     (tmp_path / "program.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(ProgramError, match="damaged program description .KeyError.'shape'"):
+    with pytest.raises(ProgramError, match=r"damaged program description .KeyError.'shape'"):
         Program.load(tmp_path / "program.onnx")

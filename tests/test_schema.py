@@ -8,11 +8,11 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-import regime_proto
 from regime_proto.schema import hdf5, layout
 from regime_proto.schema.header import Header, Layer, Observation
 from regime_proto.schema.reader import open_checked, read_header, read_rows
+
+import regime_proto
 
 ATTRIBUTES = dict.fromkeys(layout.REQUIRED_ATTRIBUTES, "x") | {"regime_version": "1.0", "step_kind": "step"}
 

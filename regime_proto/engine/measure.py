@@ -142,7 +142,8 @@ def observe(
             before = slot
             if number >= first:
                 in_flight.append(slot)
-            if len(in_flight) >= workers:
+            # One more than there are workers: none of them waits for the caller.
+            if len(in_flight) > workers:
                 yield _take(in_flight)
         while in_flight:
             yield _take(in_flight)

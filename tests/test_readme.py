@@ -1,0 +1,70 @@
+"""What the README shows is what happens."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import nets
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import save_run
+from regime_proto.cli.main import main
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def workplace(probe_file, tmp_path, monkeypatch):
+    """A folder with what the README speaks of: checkpoints/, val.npz and mypkg.net:make."""
+    save_run(tmp_path / "checkpoints", nets.make_mlp(), states=24)
+    np.savez(tmp_path / "val.npz", np.load(probe_file))
+    (tmp_path / "mypkg").mkdir()
+    (tmp_path / "mypkg/__init__.py").touch()
+    shutil.copy(Path(nets.__file__), tmp_path / "mypkg/net.py")
+    with (tmp_path / "mypkg/net.py").open("a") as file:
+        file.write("\nmake = make_mlp\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_commands_and_python_run_as_they_stand(workplace):
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("regime ")]
+    assert len(commands) >= 6
+    for command in commands:
+        result = CliRunner().invoke(main, shlex.split(command, comments=True)[1:])
+        assert result.exit_code == 0, (command, result.output)
+    scope = {"net": nets.make_mlp(), "x": nets.probe(nets.make_mlp())}
+    Path("run.h5").rename("kept.h5")
+    python = blocks("python")
+    # The second block makes the file that the first one reads.
+    for block in (python[1], python[0]):
+        exec(block, scope)
+
+
+def test_the_output_shown_is_the_output(tmp_path, monkeypatch):
+    [shown] = [block for block in blocks("text") if block.startswith("$ regime analyze")]
+    command, _, expected = shown.partition("\n")
+    monkeypatch.chdir(tmp_path)
+    CliRunner().invoke(main, ["demo", "--out", "demo-run", "--quiet"])
+    result = CliRunner().invoke(main, shlex.split(command.removeprefix("$ regime ")))
+    found = [line.rstrip() for line in result.stdout.splitlines()]
+    lines = [line.rstrip() for line in expected.splitlines() if not line.startswith(("wrote", "nothing"))]
+
+    # Numbers may differ in the last place between processors; words and layout may not.
+    def words(text):
+        return [re.sub(r"[\d.▁▂▃▄▅▆▇█]+", "#", line) for line in text]
+
+    assert words(found) == words(lines)
+    rho = [float(re.search(r"ρ +([\d.]+)", "\n".join(text))[1]) for text in (found, lines)]
+    assert rho[0] == pytest.approx(rho[1], abs=0.05)
+
+
+def test_every_command_stands_in_the_readme():
+    for name in main.commands:
+        assert f"regime {name}" in README or f"make {name}" in README
