@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from conftest import save_run
 from regime_proto.cli.main import main
 
+import regime_proto
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -39,7 +41,7 @@ def test_commands_and_python_run_as_they_stand(workplace):
     for command in commands:
         result = CliRunner().invoke(main, shlex.split(command, comments=True)[1:])
         assert result.exit_code == 0, (command, result.output)
-    scope = {"net": nets.make_mlp(), "x": nets.probe(nets.make_mlp())}
+    scope = {"regime_proto": regime_proto, "net": nets.make_mlp(), "x": nets.probe(nets.make_mlp())}
     Path("run.h5").rename("kept.h5")
     python = blocks("python")
     # The second block makes the file that the first one reads.
