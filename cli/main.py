@@ -30,6 +30,8 @@ class _Group(click.RichGroup):
             _fail("interrupted; what was observed is kept: run the same command again to go on", 130)
         except (click.ClickException, Exit, click.Abort, BrokenPipeError):
             raise
+        except OSError as error:
+            _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
         except Exception as error:
             if "-v" in sys.argv or "--verbose" in sys.argv:
                 traceback.print_exc()

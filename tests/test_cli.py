@@ -322,6 +322,10 @@ def test_an_output_that_cannot_be_written(run, tmp_path):
     assert_one_line(regime("convert", run, "-o", tmp_path / "file" / "run.h5"), "run.h5.*Not a directory")
 
 
+def test_errors_of_the_system_are_one_line_too():
+    assert_one_line(regime("analyze", "x" * 300), "x: File name too long")
+
+
 def test_an_error_keeps_what_was_observed(run):
     truncated(run)
     regime("analyze", run)

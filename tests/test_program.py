@@ -6,10 +6,11 @@ import re
 import nets
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 import torch
 from regime_proto.adapters import from_torch
-from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 from torch import nn
 
 from regime_proto.engine.gates import find_gates
@@ -155,6 +156,30 @@ def test_a_model_without_a_gate():
     program = from_torch.export(nets.no_gate(), as_probe(np.ones((2, 12), np.float32)))
     with pytest.raises(RegimeError, match=r"no ReLU to track; its graph holds .*Gemm.*Tanh"):
         find_gates(program)
+
+
+def test_a_gate_in_control_flow_is_reported():
+    helper = onnx.helper
+
+    def floats(name):
+        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 3])
+
+    branches = {
+        name: helper.make_graph([helper.make_node("Relu", ["x"], [name])], name, [], [floats(name)])
+        for name in ("then_branch", "else_branch")
+    }
+    choice = helper.make_node("If", ["c"], ["y"], name="if", **branches)
+    graph = helper.make_graph(
+        [choice, helper.make_node("Relu", ["y"], ["z"], name="top")],
+        "g",
+        [floats("x"), helper.make_tensor_value_info("c", onnx.TensorProto.BOOL, [])],
+        [floats("z")],
+    )
+    model = onnx_ir.from_proto(helper.make_model(graph))
+    program = Program.from_model(model, tensors=[], probe_inputs=["x", "c"], framework={})
+    with pytest.warns(RegimeWarning, match="2 ReLU inside the control flow"):
+        [gate] = find_gates(program)
+    assert gate.node == "top"
 
 
 def test_a_model_that_mixes_its_samples_is_refused():

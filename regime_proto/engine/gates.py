@@ -1,13 +1,14 @@
 """Finds the gates of a graph: the places where the network is piecewise."""
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from regime_proto.engine.program import Program
 from regime_proto.engine.rewrite import PATH_KEY
-from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Layer
 
 
@@ -45,7 +46,14 @@ def find_gates(program: Program) -> tuple[Gate, ...]:
         The graph has no gate.
     """
     graph = program.model.graph
-    gates = tuple(_gate(node) for node in graph if node.op_type == "Relu" and node.domain == "")
+    gates = tuple(_gate(node) for node in graph if _is_gate(node))
+    nested = sum(_is_gate(node) for node in graph.all_nodes()) - len(gates)
+    if nested:
+        warnings.warn(
+            f"{nested} ReLU inside the control flow (If, Loop, Scan) of the graph are not tracked",
+            RegimeWarning,
+            stacklevel=2,
+        )
     if not gates:
         present = sorted({node.op_type for node in graph})
         raise RegimeError(
@@ -53,6 +61,10 @@ def find_gates(program: Program) -> tuple[Gate, ...]:
             "the protocol needs a network with ReLU activations"
         )
     return gates
+
+
+def _is_gate(node: ir.Node) -> bool:
+    return node.op_type == "Relu" and node.domain == ""
 
 
 def _gate(node: ir.Node) -> Gate:

@@ -1,5 +1,6 @@
 """Runs the pruned graph of a program in ONNX Runtime, one session for the whole sequence of states."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import onnxruntime
 from regime_proto.engine.gates import Gate
 from regime_proto.engine.program import Program, widened
 from regime_proto.engine.rewrite import ExposeMasks
-from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.source import Array
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -100,9 +101,10 @@ def _session(content: bytes, device: str) -> Any:
     if wanted:
         onnxruntime.preload_dlls()
     session = onnxruntime.InferenceSession(content, options, providers=[_CUDA, _CPU] if wanted else [_CPU])
-    if device == "cuda" and session.get_providers()[0] != _CUDA[0]:
-        raise RegimeError(
-            "device cuda: ONNX Runtime could not start its CUDA provider (driver or CUDA libraries missing); "
-            "check nvidia-smi, or use --device cpu"
-        )
+    if wanted and session.get_providers()[0] != _CUDA[0]:
+        # ONNX Runtime falls back to the CPU without an exception.
+        problem = "ONNX Runtime could not start its CUDA provider (driver or CUDA libraries missing)"
+        if device == "cuda":
+            raise RegimeError(f"device cuda: {problem}; check nvidia-smi, or use --device cpu")
+        warnings.warn(f"{problem}; the forward passes run on the CPU", RegimeWarning, stacklevel=2)
     return session
