@@ -212,7 +212,7 @@ def _engine() -> str:
 
 
 def _calibrate(plan: Plan, session: MaskSession) -> Meter:
-    """Find the sample axes on the first checkpoint that has a state to show."""
+    """Find the sample axes, on the first checkpoint."""
     first = plan.source.checkpoints[0]
     weights = plan.program.bind(plan.source.read(first), str(first.path))
     layout = find_layout(session, weights, plan.probe)

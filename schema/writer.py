@@ -72,7 +72,7 @@ class TrajectoryWriter:
         Raises
         ------
         TrajectoryError
-            The segments come from other inputs.
+            The segments come from other inputs, or were computed by another engine.
         """
         for leftover in self.output.parent.glob(f".{glob.escape(self.output.name)}.*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -87,10 +87,21 @@ class TrajectoryWriter:
                         "choose another output, or discard it with --overwrite"
                     )
                 break
+            self._require_same_engine(found)
             self._adopt(found, rows, end)
         for path in segment_paths(self.folder)[-(-self.count // self._capacity) :]:
             path.unlink()
         return self.count
+
+    def _require_same_engine(self, found: Header) -> None:
+        """Raise an error unless the rows to come are computed as those that are there."""
+        for name in ("engine", "device"):
+            begun, now = (header.attributes.get(name) for header in (found, self.header))
+            if begun != now:
+                raise TrajectoryError(
+                    f"{self.folder}: begun with {name} {begun}, now {now}, which may round differently; "
+                    "go on with the former, or begin again with --overwrite"
+                )
 
     def _adopt(self, found: Header, rows: dict[str, Array], end: int) -> None:
         kept = {name: found.attributes[name] for name in ("run_id", "created")}

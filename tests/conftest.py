@@ -8,8 +8,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import nets
+from hypothesis import settings
 
 from regime_proto.plan import write_program
+
+# How long an example takes says something of the machine, not of the code.
+settings.register_profile("regime", deadline=None)
+settings.load_profile("regime")
 
 
 def save_run(folder, model, states=8, name="step_{:04d}.pt"):

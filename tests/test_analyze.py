@@ -199,7 +199,7 @@ def test_epochs_that_tell_nothing(epochs):
     assert from_epochs(np.array(epochs, float)) is None
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(2, 60), st.integers(0, 2**16), st.floats(1, 40))
 def test_numbers_stay_in_their_bounds(steps, seed, per_epoch):
     result = regime_proto.analyze(

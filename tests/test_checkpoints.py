@@ -3,6 +3,7 @@
 import argparse
 import os
 import subprocess
+from importlib.metadata import EntryPoint, entry_points
 
 import ml_dtypes
 import nets
@@ -11,9 +12,10 @@ import pytest
 import torch
 from regime_proto.adapters import from_safetensors, from_torch
 from regime_proto.adapters.names import unwrap
-from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 from safetensors.torch import save_file
 
+from regime_proto import registry
 from regime_proto.directory import open_directory
 from regime_proto.ordering import NotACheckpoint
 
@@ -164,6 +166,23 @@ def test_truncated_files(tmp_path, share):
         path.write_bytes(content[: int(share * len(content))])
         with pytest.raises(RegimeError, match=rf"{path.name}: damaged"):
             adapter.read(path)
+
+
+def test_a_broken_adapter_is_left_out_with_a_warning(monkeypatch):
+    broken = EntryPoint("mine", "no_such_package.from_mine", registry.GROUP)
+    real = list(entry_points(group=registry.GROUP))
+    monkeypatch.setattr(registry, "entry_points", lambda group: [broken, *real])
+    with pytest.warns(RegimeWarning, match=r"adapter 'mine' .no_such_package.from_mine. is left out"):
+        found = registry.adapters.__wrapped__()
+    assert set(found) == {"safetensors", "torch"}
+
+
+def test_the_adapters_follow_their_protocols():
+    assert set(registry.readers()) == {"safetensors", "torch"}
+    assert registry.is_model(nets.make_mlp())
+    assert not registry.is_model({"weights": 1})
+    with pytest.raises(RegimeError, match=r"model of type builtins.dict: no adapter exports it"):
+        registry.exporter_for({})
 
 
 def names(checkpoints):

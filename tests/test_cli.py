@@ -355,11 +355,11 @@ def test_sparkline():
 
 def test_help_answers_at_once():
     times = []
-    for _ in range(5):
+    for _ in range(10):
         start = time.perf_counter()
         subprocess.run([REGIME, "--help"], check=True, capture_output=True)
         times.append(time.perf_counter() - start)
-    # The best of five: the others measure what else the machine does.
+    # The best of ten: the others measure what else the machine does.
     assert min(times) < 0.4
 
 

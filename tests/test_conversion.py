@@ -170,6 +170,17 @@ def test_segments_of_another_run_are_not_touched(run, mlp_run, tmp_path):
     assert not segments_folder(path).exists()
 
 
+def test_another_engine_does_not_go_on(run, tmp_path, monkeypatch):
+    path = tmp_path / "run.h5"
+    (run / "step_0005.pt").write_bytes(b"")
+    monkeypatch.setattr("regime_proto.conversion._engine", lambda: "onnxruntime 0.1")
+    with pytest.raises(regime_proto.RegimeError, match="step_0005"):
+        regime_proto.convert(run, path)
+    monkeypatch.undo()
+    with pytest.raises(regime_proto.RegimeError, match=r"begun with engine onnxruntime 0.1, now onnxruntime 1\."):
+        regime_proto.convert(run, path)
+
+
 def test_nan_weights_are_kept_and_marked(run, tmp_path):
     payload = torch.load(run / "step_0004.pt")
     payload["model"]["body.4.bias"][1] = float("nan")

@@ -51,7 +51,7 @@ def trajectories(draw):
     return header, {name: np.stack([row[name] for row in observations]) for name in observations[0]}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(trajectories())
 def test_round_trip(tmp_path_factory, case):
     header, rows = case
