@@ -90,7 +90,7 @@ def analyze(
         if source.is_dir():
             trajectory, steps = _converted(source, output, messages, conversion), None
         else:
-            _refuse_single_file(source)
+            _refuse_other_file(source)
             _refuse_for_trajectory(source, output, conversion)
             trajectory, steps = source, conversion["steps"]
         result = regime_proto.analyze(
@@ -177,6 +177,7 @@ def inspect(source: Path, model: str | None, probe: Path | None, quiet: bool, ve
 
             render.show(console, inspection.program(Program.load(source)))
         elif source.is_file():
+            _refuse_other_file(source)
             render.show(console, inspection.trajectory(source))
         else:
             _inspect_directory(source, model, probe, messages)
@@ -244,17 +245,18 @@ def _warn_of_invalid(trajectory: Path, messages: Messages) -> None:
         messages.warn(invalid)
 
 
-def _refuse_single_file(source: Path) -> None:
-    """Raise an error for one checkpoint: a change needs two."""
+def _refuse_other_file(source: Path) -> None:
+    """Raise an error for a single checkpoint or a program, where a trajectory is meant."""
     from h5py import is_hdf5
 
     if not source.is_file() or is_hdf5(source):
         return
     from regime_proto.registry import readers
 
-    suffixes = {suffix for reader in readers().values() for suffix in reader.SUFFIXES}
-    if source.suffix in suffixes:
-        raise RegimeError(f"{source}: a single checkpoint; give the directory of the checkpoints, or a trajectory file")
+    kinds = {suffix: "checkpoint" for reader in readers().values() for suffix in reader.SUFFIXES}
+    kind = {**kinds, ".onnx": "program"}.get(source.suffix)
+    if kind is not None:
+        raise RegimeError(f"{source}: a single {kind}; give the directory of the checkpoints, or a trajectory file")
 
 
 def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[str, Any]) -> None:

@@ -24,10 +24,12 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
     if not path.is_file():
         found = "a directory; expected a trajectory file" if path.is_dir() else "no such file or directory"
         raise TrajectoryError(f"{path}: {found}")
+    if not h5py.is_hdf5(path):
+        raise TrajectoryError(f"{path}: not an HDF5 file; expected a trajectory")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise TrajectoryError(f"{path}: not an HDF5 file, or a damaged one ({error})") from None
+        raise TrajectoryError(f"{path}: a damaged HDF5 file ({error})") from None
     with file:
         check(file, path)
         yield file

@@ -7,6 +7,7 @@ fuller one. At the end the segments are joined into the output and deleted.
 
 import errno
 import glob
+import os
 import shutil
 import subprocess
 import sys
@@ -48,9 +49,15 @@ class TrajectoryWriter:
     header : Header
     seconds : float
         An unfinished segment is written after this long, so that slow runs lose little.
+
+    Raises
+    ------
+    TrajectoryError
+        The folder of the output cannot be made or written to.
     """
 
     def __init__(self, output: Path, header: Header, *, seconds: float = 30.0) -> None:
+        _require_writable(output)
         self.output = output
         self.header = header
         self.folder = segments_folder(output)
@@ -150,7 +157,7 @@ class TrajectoryWriter:
             kept = self.count - len(self._rows)
             raise TrajectoryError(
                 f"{path}: {_reason(error)}; {kept} observations are safe in {self.folder}: "
-                "make room and run the same command again to go on"
+                "mend that and run the same command again to go on"
             ) from None
 
     def close(self) -> Path:
@@ -174,7 +181,7 @@ class TrajectoryWriter:
             reason = output.strip().splitlines()[-1] if output.strip() else f"signal {-child.returncode}"
             raise TrajectoryError(
                 f"{self.output}: could not be written ({reason}); all {self.count} observations are safe "
-                f"in {self.folder}: make room and run the same command again"
+                f"in {self.folder}: mend that and run the same command again"
             )
         shutil.rmtree(self.folder)
         return self.output
@@ -194,6 +201,16 @@ class TrajectoryWriter:
             # The error under way is the one to report.
             with suppress(TrajectoryError):
                 self.flush()
+
+
+def _require_writable(output: Path) -> None:
+    """Make the output's folder, before any work: a name that cannot be written is better found now."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(output.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise TrajectoryError(f"{output}: cannot be written ({error.strerror}); choose another output") from None
 
 
 def _reason(error: OSError) -> str:

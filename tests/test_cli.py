@@ -319,7 +319,17 @@ def test_an_output_of_another_run(run, tmp_path):
 
 def test_an_output_that_cannot_be_written(run, tmp_path):
     (tmp_path / "file").write_text("")
-    assert_one_line(regime("convert", run, "-o", tmp_path / "file" / "run.h5"), "run.h5.*Not a directory")
+    assert_one_line(
+        regime("convert", run, "-o", tmp_path / "file" / "run.h5"),
+        r"run.h5: cannot be written \((Not a directory|File exists)\); choose another",
+    )
+
+
+@pytest.mark.parametrize(("name", "kind"), [("step_0000.pt", "checkpoint"), ("program.onnx", "program")])
+def test_a_single_file_is_no_run(run, name, kind):
+    assert_one_line(regime("analyze", run / name), f"a single {kind}; give the directory of the checkpoints")
+    if kind == "checkpoint":
+        assert_one_line(regime("inspect", run / name), "a single checkpoint")
 
 
 def test_errors_of_the_system_are_one_line_too():

@@ -166,7 +166,13 @@ def test_a_wrong_file_is_refused(example, tmp_path, spoil, message):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "no such file"), (b"", "not an HDF5 file"), (b"hello" * 1000, "not an HDF5 file")]
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"", "not an HDF5 file"),
+        (b"hello" * 1000, "not an HDF5 file"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(500), "a damaged HDF5 file"),
+    ],
 )
 def test_no_file_and_no_hdf5(tmp_path, content, message):
     path = tmp_path / "run.h5"
