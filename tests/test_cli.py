@@ -321,7 +321,7 @@ def test_an_output_that_cannot_be_written(run, tmp_path):
     (tmp_path / "file").write_text("")
     assert_one_line(
         regime("convert", run, "-o", tmp_path / "file" / "run.h5"),
-        r"run.h5: cannot be written \((Not a directory|File exists)\); choose another",
+        r"cannot be written .*choose another",
     )
 
 
