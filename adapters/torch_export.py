@@ -18,6 +18,7 @@ from regime_proto.engine.program import Program, Tensor
 from regime_proto.engine.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.probe import Probe, ProbeError
 
+_NOT_FLOAT32 = (torch.float64, torch.float16, torch.bfloat16, torch.uint8)
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -83,8 +84,8 @@ def _try_forward(model: nn.Module, inputs: dict[str, torch.Tensor], probe: Probe
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         hint = ""
-        if any(value.dtype is torch.float64 for value in inputs.values()):
-            hint = "; the probe is float64: save it with array.astype('float32')"
+        if any(value.dtype in _NOT_FLOAT32 for value in inputs.values()):
+            hint = "; the model is run in float32: save the probe with array.astype('float32')"
         raise ProbeError(f"{probe.where}: the model fails on the probe ({found}): {reason}{hint}") from None
 
 

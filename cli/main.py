@@ -27,7 +27,7 @@ class _Group(click.RichGroup):
         except RegimeError as error:
             _fail(str(error), 1)
         except KeyboardInterrupt:
-            _fail("interrupted; what was observed is kept: run the same command again to go on", 130)
+            _fail("interrupted; the same command goes on from the last segment that was written", 130)
         except (click.ClickException, Exit, click.Abort, BrokenPipeError):
             raise
         except OSError as error:
@@ -90,6 +90,8 @@ def analyze(
         if source.is_dir():
             trajectory, steps = _converted(source, output, messages, conversion), None
         else:
+            if not source.exists():
+                raise RegimeError(f"{source}: no such file or directory")
             _refuse_other_file(source)
             _refuse_for_trajectory(source, output, conversion)
             trajectory, steps = source, conversion["steps"]

@@ -67,7 +67,8 @@ def convert(
     workers : int, optional
         Checkpoints in flight; as many as cores if not given. The result does not depend on it.
     overwrite : bool
-        Replace an output, or discard an unfinished one, that was made of other inputs.
+        Replace a trajectory, or discard an unfinished one, that was made of other inputs. Other files are never
+        replaced.
     progress : callable, optional
         Called with the number of observations done and their total.
 
@@ -130,6 +131,8 @@ def run_plan(
     """Do what `convert` promises, for a plan."""
     plan.source.require_two()
     fingerprints = plan.fingerprints()
+    if output.exists():
+        _require_trajectory(output)
     if overwrite:
         discard_segments(output)
     elif output.exists() and _is_current(output, fingerprints):
@@ -156,6 +159,14 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _require_trajectory(output: Path) -> None:
+    """Raise an error for an output that is something else: nobody's file is replaced by mistake."""
+    try:
+        read_attributes(output)
+    except TrajectoryError as error:
+        raise RegimeError(f"{error}; it is not replaced: choose another output with -o") from None
+
+
 def _is_current(output: Path, fingerprints: list[str]) -> bool:
     """Whether `output` holds the whole run; False if it holds the first part of it.
 
@@ -164,10 +175,7 @@ def _is_current(output: Path, fingerprints: list[str]) -> bool:
     RegimeError
         It holds something else.
     """
-    try:
-        found = read_attributes(output).get("source_fingerprint")
-    except TrajectoryError as error:
-        raise RegimeError(f"{error}; choose another output with -o, or replace it with --overwrite") from None
+    found = read_attributes(output).get("source_fingerprint")
     if found not in fingerprints:
         raise RegimeError(
             f"{output}: exists, and was made of other checkpoints, another program or another probe; "

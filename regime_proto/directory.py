@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from regime_proto.engine.program import FILE_NAME as PROGRAM_FILE
-from regime_proto.ordering import Label, NotACheckpoint, is_pointer, order
+from regime_proto.ordering import Label, NotACheckpoint, has_number, is_pointer, order
 from regime_proto.probe import FILE_NAME as PROBE_FILE
 from regime_proto.registry import Reader, readers
 from regime_proto.schema.errors import RegimeError
@@ -38,7 +38,7 @@ def open_directory(root: Path) -> Source:
     paths, others = _without_other_families(paths, peek)
     if not paths:
         raise NoCheckpoint(f"{root}: no checkpoint found; {others[0].path.name}: {others[0].reason}")
-    pointers = [path for path in paths if is_pointer(path)]
+    pointers = [path for path in paths if is_pointer(path) or not has_number(path)]
     kept = [path for path in paths if path not in pointers]
     ordered = order(kept or paths, peek)
     steps = dict(ordered.steps)
@@ -117,13 +117,13 @@ def _reason_against(members: list[Path], peek: Callable[[Path], Label]) -> str |
 
 
 def _place_pointer(pointer: Path, steps: dict[Path, int], kind: str, peek: Callable[[Path], Label]) -> list[Skipped]:
-    """Add a file such as ``last.ckpt`` to `steps` if it has a step of its own; else say why it is skipped."""
+    """Add a file such as ``last.ckpt`` or ``init.pt`` to `steps` if it says a step of its own; else skip it."""
     try:
         step = peek(pointer).step
     except RegimeError as error:
         return [Skipped(pointer, f"cannot be read: {error}")]
     if kind != "step" or step is None:
-        return [Skipped(pointer, "by its name a copy of another checkpoint")]
+        return [Skipped(pointer, "it does not say its step, and its name has none")]
     if step in steps.values():
         return [Skipped(pointer, f"a copy of step {step}")]
     steps[pointer] = step

@@ -3,6 +3,7 @@
 Never lexicographic and never by time: ``step_10`` comes after ``step_9``, and copying a folder changes times.
 """
 
+import contextlib
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,11 @@ def is_pointer(path: Path) -> bool:
     return bool(_POINTER.search(path.stem))
 
 
+def has_number(path: Path) -> bool:
+    """Whether the name alone may tell the order."""
+    return bool(_LAST_INTEGER.search(path.stem))
+
+
 def order(paths: Sequence[Path], peek: Callable[[Path], Label]) -> Order:
     """Find the step of every checkpoint.
 
@@ -72,17 +78,20 @@ def order(paths: Sequence[Path], peek: Callable[[Path], Label]) -> Order:
     ----------
     paths : sequence of Path
     peek : callable
-        Reads a label. It is called for three files only when their names agree with it.
+        Reads a label. It is called for three files only when their names agree with it, or when it says nothing.
 
     Raises
     ------
     RegimeError
         Two files have one step, or no rule tells the steps.
     """
+    numbered = _by_name(paths, _LAST_INTEGER)
     named = _by_name(paths, _STEP_NAME)
-    if named is not None and _is_distinct(named) and _agrees(named, peek):
+    sample = [] if numbered is None else _sample(named or numbered, peek)
+    if named is not None and _is_distinct(named) and all(label.step in (None, named[path]) for path, label in sample):
         return _sorted(named, "step", "a step in the file name")
-    labels = {path: peek(path) for path in paths}
+    silent = bool(sample) and all(label.step is None and label.epoch is None for _, label in sample)
+    labels = {} if silent else {path: peek(path) for path in paths}
     in_payload = {path: label.step for path, label in labels.items() if label.step is not None}
     epochs = {
         path: int(label.epoch)
@@ -94,11 +103,11 @@ def order(paths: Sequence[Path], peek: Callable[[Path], Label]) -> Order:
         (named, "step", "a step in the file name"),
         (epochs if len(epochs) == len(paths) else None, "epoch", "the epoch in the payload"),
         (_by_name(paths, _EPOCH_NAME), "epoch", "an epoch in the file name"),
-        (_by_name(paths, _LAST_INTEGER), "ordinal", "the last number in the file name"),
+        (numbered, "ordinal", "the last number in the file name"),
     )
     usable = [(steps, kind, reason) for steps, kind, reason in rules if steps is not None]
     if not usable:
-        unknown = next(path for path in paths if not _LAST_INTEGER.search(path.stem))
+        unknown = next(path for path in paths if not has_number(path))
         raise RegimeError(
             f"{unknown}: no step in the payload and no number in the name; "
             "name checkpoints like step_000100.pt, or save a dict with a 'step'"
@@ -119,18 +128,17 @@ def _is_distinct(steps: Mapping[Path, int]) -> bool:
     return len(set(steps.values())) == len(steps)
 
 
-def _agrees(steps: Mapping[Path, int], peek: Callable[[Path], Label]) -> bool:
-    """Whether the payloads of the first, middle and last file name no other step than their names do."""
-    paths = sorted(steps, key=steps.__getitem__)
-    for path in {paths[0], paths[len(paths) // 2], paths[-1]}:
-        try:
-            step = peek(path).step
-        except RegimeError:
-            # A damaged file is an error when its turn to be read comes, after the steps before it.
-            continue
-        if step is not None and step != steps[path]:
-            return False
-    return True
+def _sample(numbers: Mapping[Path, int], peek: Callable[[Path], Label]) -> list[tuple[Path, Label]]:
+    """Return the labels of the first, middle and last file, those left out that cannot be read.
+
+    A damaged file is an error when its turn to be read comes, after the steps before it.
+    """
+    paths = sorted(numbers, key=numbers.__getitem__)
+    labels = []
+    for path in dict.fromkeys((paths[0], paths[len(paths) // 2], paths[-1])):
+        with contextlib.suppress(RegimeError):
+            labels.append((path, peek(path)))
+    return labels
 
 
 def _sorted(steps: Mapping[Path, int], kind: str, reason: str) -> Order:

@@ -22,7 +22,7 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
         The file is missing, is not HDF5, or does not follow the layout.
     """
     if not path.is_file():
-        found = "a directory; expected a trajectory file" if path.is_dir() else "no such file or directory"
+        found = "not a file; expected a trajectory" if path.exists() else "no such file or directory"
         raise TrajectoryError(f"{path}: {found}")
     if not h5py.is_hdf5(path):
         raise TrajectoryError(f"{path}: not an HDF5 file; expected a trajectory")

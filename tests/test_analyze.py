@@ -181,8 +181,9 @@ def test_batches_per_epoch_is_divided_by_the_stride():
     assert observations_per_epoch([1, 2, 3], "epoch", 100) == 1
     with pytest.raises(regime_proto.RegimeError, match=r"only a count of its files"):
         observations_per_epoch([0, 1], "ordinal", 100)
-    with pytest.raises(regime_proto.RegimeError, match=r"above 0"):
-        observations_per_epoch([0, 1], "step", 0)
+    for wrong in (0, float("inf"), float("nan")):
+        with pytest.raises(regime_proto.RegimeError, match=r"above 0"):
+            observations_per_epoch([0, 1], "step", wrong)
 
 
 @given(st.integers(1, 20), st.integers(3, 8), st.integers(0, 5))

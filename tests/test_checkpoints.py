@@ -208,6 +208,16 @@ def test_a_directory_with_everything_in_it(tmp_path):
     }
 
 
+def test_files_without_a_number_go_where_they_say(tmp_path):
+    for step in (1, 2):
+        torch.save({"model": WEIGHTS, "step": step}, tmp_path / f"model_{step}.pt")
+    torch.save({"model": WEIGHTS, "step": 0}, tmp_path / "init.pt")
+    torch.save({"model": WEIGHTS}, tmp_path / "final_model.pt")
+    source = open_directory(tmp_path)
+    assert names(source.checkpoints) == ["init.pt", "model_1.pt", "model_2.pt"]
+    assert source.skipped_by_reason() == {"it does not say its step, and its name has none": ["final_model.pt"]}
+
+
 def test_the_kind_with_most_files_is_read(tmp_path):
     for step in range(3):
         save_file(WEIGHTS, tmp_path / f"step_{step}.safetensors")

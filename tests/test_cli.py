@@ -273,11 +273,12 @@ def test_code_beside_the_checkpoints_is_never_run(run, probe_file, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
+        (["--batches-per-epoch", "inf"], "expected a finite number above 0"),
         (["--every", "2"], "--every needs the checkpoints"),
         (["--model", "a:b"], "--model applies to a directory of checkpoints"),
         (["-o", "x.h5"], "--output applies to a directory of checkpoints"),
         (["--steps", "9"], "--steps '9': expected A:B"),
-        (["--batches-per-epoch", "-1"], "expected a number above 0"),
+        (["--batches-per-epoch", "-1"], "expected a finite number above 0"),
     ],
 )
 def test_options_that_do_not_fit_a_trajectory(tmp_path, arguments, pattern):
@@ -315,6 +316,20 @@ def test_an_output_of_another_run(run, tmp_path):
     )
     assert path.read_bytes() == before
     assert regime("convert", run, "-o", path, "--overwrite").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["notes.md", "checkpoints/step_0003.pt", "checkpoints/probe.npz"])
+def test_only_a_trajectory_is_ever_replaced(run, name):
+    path = run.parent / name
+    if not path.exists():
+        path.write_text("mine")
+    before = path.read_bytes()
+    for more in ((), ("--overwrite",)):
+        refused = regime("convert", run, "-o", path, *more)
+        assert_one_line(refused, "not an HDF5 file.*it is not replaced: choose another output")
+        assert "--overwrite" not in refused.stderr
+    assert path.read_bytes() == before
+    assert_one_line(regime("convert", run, "-o", run.parent, "--overwrite"), "not a file; expected a trajectory")
 
 
 def test_an_output_that_cannot_be_written(run, tmp_path):

@@ -133,7 +133,7 @@ def test_an_output_of_another_run_is_not_touched(run, mlp_run, tmp_path):
 def test_an_output_that_is_no_trajectory_is_not_touched(mlp_run, tmp_path):
     path = tmp_path / "run.h5"
     path.write_text("my thesis")
-    with pytest.raises(regime_proto.RegimeError, match=r"not an HDF5 file.*choose another output"):
+    with pytest.raises(regime_proto.RegimeError, match=r"not an HDF5 file.*it is not replaced: choose another output"):
         regime_proto.convert(mlp_run, path)
     assert path.read_text() == "my thesis"
 

@@ -53,6 +53,13 @@ def test_never_lexicographic(steps, random):
     assert len(looked) <= 3
 
 
+def test_files_that_say_nothing_are_not_all_looked_into():
+    found, kind, looked = ordered({f"net_{number}.pt": Label() for number in range(100)})
+    assert list(found.values()) == list(range(100))
+    assert kind == "ordinal"
+    assert len(looked) == 3
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

@@ -127,6 +127,14 @@ def test_misspelled_tensors_name_the_nearest(conv):
         conv.bind(renamed, "s.pt")
 
 
+def test_the_attribute_of_a_trainer_is_taken_off(conv):
+    state = state_of(nets.make_conv())
+    inside = State({f"trainer.model.{name}": array for name, array in state.tensors.items()})
+    assert conv.bind(inside, "s.pt").keys() == conv.bind(state, "s.pt").keys()
+    with pytest.raises(ProgramError, match=r"s.pt: 13 tensors missing"):
+        conv.bind(State({**inside.tensors, "loss.weight": np.ones(2)}), "s.pt")
+
+
 def test_unknown_tensors(conv):
     state = state_of(nets.make_conv())
     with pytest.raises(ProgramError, match=r"1 tensor not in the program: 'head2.weight' .nearest: 'head.weight'"):
@@ -143,7 +151,7 @@ def test_another_shape(conv):
     ("probe", "message"),
     [
         (np.ones((4, 5), np.float32), r"fails on the probe \(features: float32\[4, 5\]\)"),
-        (np.ones((4, 12)), "the probe is float64: save it with array.astype"),
+        (np.ones((4, 12)), r"the model is run in float32: save the probe with array.astype"),
         ({"feature": np.ones((4, 12), np.float32)}, "nearest: 'features'"),
     ],
 )

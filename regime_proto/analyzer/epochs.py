@@ -1,5 +1,6 @@
 """How many observations make an epoch: what the smoothing window is counted in."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,8 +26,8 @@ def observations_per_epoch(steps: Sequence[int] | NDArray[Any], step_kind: str, 
     RegimeError
         The steps are a mere count, or the number is not positive.
     """
-    if not batches_per_epoch > 0:
-        raise RegimeError(f"--batches-per-epoch {batches_per_epoch:g}: expected a number above 0")
+    if not 0 < batches_per_epoch < math.inf:
+        raise RegimeError(f"--batches-per-epoch {batches_per_epoch:g}: expected a finite number above 0")
     if step_kind == "ordinal":
         raise RegimeError(
             "--batches-per-epoch: the steps of this run are only a count of its files, so their distance in "

@@ -207,17 +207,18 @@ class Program:
             Tensors are missing, unknown, or of another shape.
         """
         known = {name for tensor in self.tensors for name in (tensor.name, *tensor.aliases)}
-        unknown = [name for name in state.tensors if name not in known]
+        tensors = _without_prefix(state.tensors, known)
+        unknown = [name for name in tensors if name not in known]
         bound: dict[str, Array] = {}
         missing = []
         for tensor in self.tensors:
-            name = next((name for name in (tensor.name, *tensor.aliases) if name in state.tensors), None)
+            name = next((name for name in (tensor.name, *tensor.aliases) if name in tensors), None)
             if name is not None:
-                bound[tensor.name] = state.tensors[name]
+                bound[tensor.name] = tensors[name]
             elif tensor.trainable or tensor.name in self.weight_inputs:
                 missing.append(tensor.name)
         if missing:
-            raise ProgramError(f"{where}: {_listed(missing, 'missing', unknown or state.tensors)}")
+            raise ProgramError(f"{where}: {_listed(missing, 'missing', unknown or tensors)}")
         if unknown:
             raise ProgramError(
                 f"{where}: {_listed(unknown, 'not in the program', known)}; was it saved from another model?"
@@ -231,6 +232,18 @@ class Program:
             more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
             raise ProgramError(f"{where}: {'; '.join(wrong[:SHOWN])}{more}; was it saved from another model?")
         return bound
+
+
+def _without_prefix(tensors: Mapping[str, Array], known: set[str]) -> Mapping[str, Array]:
+    """Take off the attribute under which a trainer keeps the model (``model.``), if every tensor has it."""
+    first = next(iter(tensors), "")
+    if any(name in known for name in tensors):
+        return tensors
+    for dot in [index for index, letter in enumerate(first) if letter == "."]:
+        prefix = first[: dot + 1]
+        if first[dot + 1 :] in known and all(name.startswith(prefix) for name in tensors):
+            return {name.removeprefix(prefix): array for name, array in tensors.items()}
+    return tensors
 
 
 def _tensor(entry: dict[str, Any]) -> Tensor:
