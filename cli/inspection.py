@@ -1,9 +1,11 @@
 """Draws what was recognised in a directory, a program or a trajectory, before any work."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from regime_proto.cli.render import _grid, _table
+from regime_proto.cli.render import facts_grid, plain_table
+from regime_proto.schema.header import Layer
 from regime_proto.schema.layout import STEP
 from regime_proto.schema.reader import open_checked, read_header
 from rich.console import Group, RenderableType
@@ -20,11 +22,11 @@ SHOWN = 5
 def source(found: Source, *, everything: bool) -> RenderableType:
     """Return the files of a directory, in order, with their steps."""
     checkpoints = found.checkpoints
-    facts = _grid()
+    facts = facts_grid()
     facts.add_row("directory", str(found.root))
     facts.add_row("adapter", found.adapter)
     facts.add_row("checkpoints", f"{len(checkpoints)}, by {found.order} ({found.step_kind})")
-    files = _table(found.step_kind, ("file", "left"), ("size", "right"))
+    files = plain_table(found.step_kind, ("file", "left"), ("size", "right"))
     for checkpoint in checkpoints if everything else checkpoints[:SHOWN]:
         files.add_row(str(checkpoint.step), checkpoint.path.name, size(checkpoint.path.stat().st_size))
     if not everything and len(checkpoints) > SHOWN:
@@ -34,7 +36,7 @@ def source(found: Source, *, everything: bool) -> RenderableType:
         files.add_row(str(last.step), last.path.name, size(last.path.stat().st_size))
     parts: list[RenderableType] = [facts, "", files]
     if found.skipped:
-        skipped = _table("skipped", ("why", "left"))
+        skipped = plain_table("skipped", ("why", "left"))
         for entry in found.skipped if everything else found.skipped[:SHOWN]:
             skipped.add_row(entry.path.name, entry.reason)
         if not everything and len(found.skipped) > SHOWN:
@@ -45,7 +47,7 @@ def source(found: Source, *, everything: bool) -> RenderableType:
 
 def plan(found: Plan) -> RenderableType:
     """Return program, gates, and what a conversion will cost."""
-    cost = _grid()
+    cost = facts_grid()
     cost.add_row("trajectory", f"about {size(found.predicted_file_bytes())}")
     workers = default_workers()
     cost.add_row(
@@ -59,7 +61,7 @@ def program(found: Program, gates: tuple[Gate, ...] | None = None) -> Renderable
     """Return the inputs, tensors and gates of a program."""
     gates = find_gates(found) if gates is None else gates
     samples = next(iter(found.inputs.values())).shape[0]
-    facts = _grid()
+    facts = facts_grid()
     facts.add_row("program", " ".join(f"{name} {version}" for name, version in found.framework.items()))
     for name, spec in found.inputs.items():
         facts.add_row("probe input", f"{name}: {spec}")
@@ -67,10 +69,7 @@ def program(found: Program, gates: tuple[Gate, ...] | None = None) -> Renderable
     facts.add_row("trainable", f"{len(trainable)} tensors, {sum(tensor.size for tensor in trainable):,} parameters")
     layers = [gate.layer(samples) for gate in gates]
     facts.add_row("gates", f"{len(gates)}, {sum(layer.size for layer in layers):,} units per sample, {samples} samples")
-    table = _table("gate", ("op", "left"), ("module", "left"), ("units", "right"))
-    for layer in layers:
-        table.add_row(layer.name, layer.op, layer.path, f"{layer.size:,}")
-    return Group(facts, "", table)
+    return Group(facts, "", _gates(layers))
 
 
 def trajectory(path: Path) -> RenderableType:
@@ -80,7 +79,7 @@ def trajectory(path: Path) -> RenderableType:
         steps = file[STEP][...]
         invalid = int(np.sum(file["valid"][...] == 0))
         masks = len(file["mask_step"])
-    facts = _grid()
+    facts = facts_grid()
     facts.add_row("trajectory", f"{path}, {size(path.stat().st_size)}")
     facts.add_row("observations", f"{len(steps)}, {header.attributes['step_kind']} {steps[0]} to {steps[-1]}")
     if invalid:
@@ -91,10 +90,14 @@ def trajectory(path: Path) -> RenderableType:
         facts.add_row("metrics", ", ".join(header.metrics))
     for name, value in header.attributes.items():
         facts.add_row(name, str(value))
-    table = _table("gate", ("op", "left"), ("module", "left"), ("units", "right"))
-    for layer in header.layers:
+    return Group(facts, "", _gates(header.layers))
+
+
+def _gates(layers: Sequence[Layer]) -> RenderableType:
+    table = plain_table("gate", ("op", "left"), ("module", "left"), ("units", "right"))
+    for layer in layers:
         table.add_row(layer.name, layer.op, layer.path, f"{layer.size:,}")
-    return Group(facts, "", table)
+    return table
 
 
 def size(count: int) -> str:

@@ -121,10 +121,11 @@ def convert(source: Path, output: Path, quiet: bool, verbose: bool, **conversion
 
     Example: regime convert checkpoints/ -o run.h5
     """
+    from regime_proto.conversion import warn_of_invalid
+
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
-        trajectory = _converted(source, output, messages, conversion)
-        _warn_of_invalid(trajectory, messages)
+        warn_of_invalid(_converted(source, output, messages, conversion))
 
 
 @main.command()
@@ -235,16 +236,6 @@ def _converted(source: Path, output: Path | None, messages: Messages, conversion
     verb = "wrote" if done.written else "nothing changed since; using"
     messages.note(f"{verb} {done.path} ({done.observations} observations)")
     return done.path
-
-
-def _warn_of_invalid(trajectory: Path, messages: Messages) -> None:
-    from regime_proto.analyzer.series import describe_invalid
-    from regime_proto.dataset import open_trajectory
-
-    with open_trajectory(trajectory) as opened:
-        invalid = describe_invalid(opened)
-    if invalid:
-        messages.warn(invalid)
 
 
 def _refuse_other_file(source: Path) -> None:

@@ -88,7 +88,7 @@ def _stride(result: Result) -> str:
 
 
 def _numbers(result: Result) -> Table:
-    table = _grid()
+    table = facts_grid()
     span = "undefined"
     if result.rho_range is not None:
         low, high = result.rho_range
@@ -114,7 +114,7 @@ def verdict(result: Result) -> str:
 
 
 def _curves(result: Result) -> Table:
-    table = _grid()
+    table = facts_grid()
     steps = result.curves["step"].to_numpy()
     for label, style in (("weight", "cyan"), ("pattern", "magenta")):
         line = sparkline(result.curves[f"{label}_normalised"].to_numpy())
@@ -128,7 +128,7 @@ def _curves(result: Result) -> Table:
 
 
 def _thresholds(result: Result) -> Table:
-    table = _table("curve below", ("weights from", "right"), ("patterns from", "right"), ("ratio", "right"))
+    table = plain_table("curve below", ("weights from", "right"), ("patterns from", "right"), ("ratio", "right"))
     for threshold in result.thresholds:
         table.add_row(
             f"{threshold.tau:g}",
@@ -145,7 +145,7 @@ def _step(step: int | None, kind: str) -> str:
 
 def _layers(result: Result, *, all_layers: bool) -> Table:
     layers = result.layers
-    table = _table("layer", ("module", "left"), ("units", "right"), ("AUC_P", "right"))
+    table = plain_table("layer", ("module", "left"), ("units", "right"), ("AUC_P", "right"))
     if all_layers or len(layers) <= 2 * SHOWN_LAYERS:
         _add_layers(table, layers)
         return table
@@ -161,11 +161,13 @@ def _add_layers(table: Table, layers: Sequence[LayerResult], remark: str = "") -
         table.add_row(layer.layer, layer.path, str(layer.units), number(layer.auc_p), remark)
 
 
-def _grid() -> Table:
+def facts_grid() -> Table:
+    """Return a table for facts: a name, then what it is."""
     return Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
 
 
-def _table(first: str, *columns: tuple[str, Any]) -> Table:
+def plain_table(first: str, *columns: tuple[str, Any]) -> Table:
+    """Return a table without lines; a column is a name and its justification."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column(first, overflow="fold")
     for name, justify in columns:

@@ -92,11 +92,16 @@ def convert(
         overwrite=overwrite,
         progress=progress,
     )
-    with open_trajectory(done.path) as trajectory:
+    warn_of_invalid(done.path)
+    return done.path
+
+
+def warn_of_invalid(path: Path) -> None:
+    """Warn if observations of a trajectory hold NaN or Inf."""
+    with open_trajectory(path) as trajectory:
         invalid = describe_invalid(trajectory)
     if invalid:
-        warnings.warn(f"{done.path}: {invalid}", RegimeWarning, stacklevel=2)
-    return done.path
+        warnings.warn(f"{path}: {invalid}", RegimeWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -131,11 +136,10 @@ def run_plan(
     """Do what `convert` promises, for a plan."""
     plan.source.require_two()
     fingerprints = plan.fingerprints()
-    if output.exists():
-        _require_trajectory(output)
+    existing = _existing_fingerprint(output)
     if overwrite:
         discard_segments(output)
-    elif output.exists() and _is_current(output, fingerprints):
+    elif existing is not None and _is_current(output, existing, fingerprints):
         # A kill between joining the segments and deleting them leaves both.
         discard_segments(output)
         return Done(output, len(fingerprints), written=False)
@@ -159,15 +163,23 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _require_trajectory(output: Path) -> None:
-    """Raise an error for an output that is something else: nobody's file is replaced by mistake."""
+def _existing_fingerprint(output: Path) -> str | None:
+    """Return the fingerprint of an output that is there already, None if there is none.
+
+    Raises
+    ------
+    RegimeError
+        The output is something else than a trajectory: nobody's file is replaced by mistake.
+    """
+    if not output.exists():
+        return None
     try:
-        read_attributes(output)
+        return str(read_attributes(output)["source_fingerprint"])
     except TrajectoryError as error:
         raise RegimeError(f"{error}; it is not replaced: choose another output with -o") from None
 
 
-def _is_current(output: Path, fingerprints: list[str]) -> bool:
+def _is_current(output: Path, found: str, fingerprints: list[str]) -> bool:
     """Whether `output` holds the whole run; False if it holds the first part of it.
 
     Raises
@@ -175,13 +187,12 @@ def _is_current(output: Path, fingerprints: list[str]) -> bool:
     RegimeError
         It holds something else.
     """
-    found = read_attributes(output).get("source_fingerprint")
     if found not in fingerprints:
         raise RegimeError(
             f"{output}: exists, and was made of other checkpoints, another program or another probe; "
             "choose another output with -o, or replace it with --overwrite"
         )
-    return bool(found == fingerprints[-1])
+    return found == fingerprints[-1]
 
 
 def _header(plan: Plan, batches_per_epoch: float | None) -> Header:

@@ -18,8 +18,6 @@ GROWING = (STEP, MASK_STEP)
 
 METRIC_PREFIX = "metric_"
 
-STEP_KINDS = ("step", "epoch", "ordinal")
-
 
 @dataclass(frozen=True)
 class Variable:
