@@ -10,8 +10,7 @@ from regime_proto.schema.layout import STEP
 from regime_proto.schema.reader import open_checked, read_header
 from rich.console import Group, RenderableType
 
-from regime_proto.conversion import default_workers
-from regime_proto.engine.gates import Gate, find_gates
+from regime_proto.engine.gates import Gate
 from regime_proto.engine.program import Program
 from regime_proto.plan import Plan
 from regime_proto.source import Source
@@ -49,17 +48,16 @@ def plan(found: Plan) -> RenderableType:
     """Return program, gates, and what a conversion will cost."""
     cost = facts_grid()
     cost.add_row("trajectory", f"about {size(found.predicted_file_bytes())}")
-    workers = default_workers()
+    workers = found.workers
     cost.add_row(
         "memory",
         f"about {size(found.predicted_memory_bytes(workers))} beside the libraries, {workers} workers",
     )
-    return Group(program(found.program, found.gates), "", cost)
+    return Group(program(found.program, found.all_gates, found.gates), "", cost)
 
 
-def program(found: Program, gates: tuple[Gate, ...] | None = None) -> RenderableType:
-    """Return the inputs, tensors and gates of a program."""
-    gates = find_gates(found) if gates is None else gates
+def program(found: Program, gates: Sequence[Gate], tracked: Sequence[Gate]) -> RenderableType:
+    """Return the inputs, tensors and all gates of a program."""
     samples = next(iter(found.inputs.values())).shape[0]
     facts = facts_grid()
     facts.add_row("program", " ".join(f"{name} {version}" for name, version in found.framework.items()))
@@ -67,9 +65,17 @@ def program(found: Program, gates: tuple[Gate, ...] | None = None) -> Renderable
         facts.add_row("probe input", f"{name}: {spec}")
     trainable = found.trainable
     facts.add_row("trainable", f"{len(trainable)} tensors, {sum(tensor.size for tensor in trainable):,} parameters")
-    layers = [gate.layer(samples) for gate in gates]
-    facts.add_row("gates", f"{len(gates)}, {sum(layer.size for layer in layers):,} units per sample, {samples} samples")
-    return Group(facts, "", _gates(layers))
+    units = sum(gate.layer(samples).size for gate in tracked)
+    facts.add_row("gates", f"{len(tracked)} tracked, {units:,} units per sample, {samples} samples")
+    if len(gates) > len(tracked):
+        facts.add_row("", f"{len(gates) - len(tracked)} not tracked, see why below")
+    table = plain_table("gate", ("op", "left"), ("module", "left"), ("units", "right"), ("thresholds", "right"))
+    for gate in gates:
+        size = f"{gate.layer(samples).size:,}" if gate.shape else ""
+        thresholds = ", ".join(f"{plane.threshold:g}" for plane in gate.planes)
+        why = "" if gate in tracked else f"not tracked: {gate.reason or 'not chosen by --gates'}"
+        table.add_row(gate.node, gate.op, gate.path, size, thresholds, why)
+    return Group(facts, "", table)
 
 
 def trajectory(path: Path) -> RenderableType:

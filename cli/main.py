@@ -164,9 +164,14 @@ def program(model: str, probe: Path, output: Path, overwrite: bool, quiet: bool,
 @click.argument("source", type=click.Path(path_type=Path))
 @options.model
 @options.probe
+@options.gates
 @options.messages
-def inspect(source: Path, model: str | None, probe: Path | None, quiet: bool, verbose: bool) -> None:
+def inspect(
+    source: Path, model: str | None, probe: Path | None, gates: tuple[str, ...], quiet: bool, verbose: bool
+) -> None:
     """Show what is recognised in a directory, a program.onnx or a trajectory, before any work.
+
+    Every gate of the graph is listed, with the reason where one is not tracked.
 
     Example: regime inspect checkpoints/
     """
@@ -176,17 +181,22 @@ def inspect(source: Path, model: str | None, probe: Path | None, quiet: bool, ve
     console = render.console()
     with messages.collecting():
         if source.suffix == ".onnx":
+            from regime_proto.engine.gates import find_gates, select_gates
             from regime_proto.engine.program import Program
 
-            render.show(console, inspection.program(Program.load(source)))
+            program = Program.load(source)
+            found = find_gates(program)
+            render.show(console, inspection.program(program, found, select_gates(found, gates)))
         elif source.is_file():
             _refuse_other_file(source)
             render.show(console, inspection.trajectory(source))
         else:
-            _inspect_directory(source, model, probe, messages)
+            _inspect_directory(source, model, probe, gates, messages)
 
 
-def _inspect_directory(root: Path, model: str | None, probe: Path | None, messages: Messages) -> None:
+def _inspect_directory(
+    root: Path, model: str | None, probe: Path | None, gates: tuple[str, ...], messages: Messages
+) -> None:
     from regime_proto.cli import inspection, render
 
     from regime_proto.directory import open_directory
@@ -196,7 +206,7 @@ def _inspect_directory(root: Path, model: str | None, probe: Path | None, messag
     render.show(console, inspection.source(open_directory(root), everything=messages.verbose))
     render.show(console, "")
     try:
-        plan = make_plan(root, model=model, probe=probe)
+        plan = make_plan(root, model=model, probe=probe, gates=gates)
     except MissingPart as missing:
         # A directory of checkpoints alone is worth looking at too.
         messages.note(f"not yet ready to analyze: {missing}")
@@ -226,7 +236,8 @@ def _converted(source: Path, output: Path | None, messages: Messages, conversion
     from regime_proto.plan import make_plan
 
     target = output or default_output(source, conversion["steps"], conversion["every"])
-    plan = make_plan(source, **{name: conversion[name] for name in ("model", "probe", "steps", "every")})
+    what = ("model", "probe", "steps", "every", "gates", "sample_units", "sample_seed")
+    plan = make_plan(source, **{name: conversion[name] for name in what})
     for reason, names in plan.source.skipped_by_reason().items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         messages.note(f"skipped {', '.join(names[:3])}{more}: {reason}")
@@ -259,7 +270,8 @@ def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[s
             f"{source}: --every needs the checkpoints: the change of weights over several steps does not follow "
             "from a trajectory; run `regime analyze DIR --every K`"
         )
-    given = [name for name in ("model", "probe", "workers") if conversion[name] is not None]
+    names = ("model", "probe", "gates", "sample_units", "workers")
+    given = [name.replace("_", "-") for name in names if conversion[name] not in (None, ())]
     given += ["output"] if output is not None else []
     if given:
         raise RegimeError(f"{source}: --{given[0]} applies to a directory of checkpoints, not to a trajectory file")

@@ -42,10 +42,25 @@ batches_per_epoch = click.option(
     metavar="N",
     help="Training steps per epoch; the smoothing window is 0.3 epochs.",
 )
+gates = click.option(
+    "--gates",
+    multiple=True,
+    metavar="GLOB",
+    help="Gates to track, by module path or node name, op:Gelu, kind:smooth; '!GLOB' leaves some out. "
+    "May be repeated. Default: all ReLUs and piecewise gates.",
+)
 conversion = _all(
     model,
     probe,
     steps,
+    gates,
+    click.option(
+        "--sample-units",
+        type=click.IntRange(2),
+        metavar="N",
+        help="Look at N units of each layer only, chosen at random, and give the standard error.",
+    ),
+    click.option("--sample-seed", type=click.IntRange(0), default=0, show_default=True, help="Of that choice."),
     click.option("--every", type=int, metavar="K", help="Use every K-th checkpoint."),
     click.option(
         "--device",
@@ -55,7 +70,10 @@ conversion = _all(
         help="Where the forward passes run.",
     ),
     click.option(
-        "--workers", type=click.IntRange(1), metavar="N", help="Checkpoints in flight; default: one per core."
+        "--workers",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Checkpoints in flight; default: one per core, fewer where memory is short.",
     ),
     batches_per_epoch,
     overwrite,

@@ -1,29 +1,29 @@
 """Converts a sequence of checkpoints into a trajectory file."""
 
+import contextlib
 import datetime
 import os
 import platform
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 import regime_proto
 from regime_proto.analyzer.epochs import observations_per_epoch
 from regime_proto.analyzer.series import describe_invalid
 from regime_proto.dataset import open_trajectory
-from regime_proto.engine.masks import find_layout
+from regime_proto.engine.device import find_device
 from regime_proto.engine.measure import Meter, observe
-from regime_proto.engine.session import MaskSession
+from regime_proto.engine.noise import measure_noise
 from regime_proto.plan import Plan, make_plan
 from regime_proto.probe import probe_sha256
 from regime_proto.schema.errors import RegimeError, RegimeWarning, TrajectoryError
 from regime_proto.schema.header import Header
 from regime_proto.schema.reader import read_attributes
 from regime_proto.schema.writer import TrajectoryWriter, discard_segments
+from regime_proto.source import Array, Checkpoint
 
 Progress = Callable[[int, int], None]
 
@@ -36,6 +36,9 @@ def convert(
     probe: object = None,
     steps: str | None = None,
     every: int | None = None,
+    gates: Sequence[str] = (),
+    sample_units: int | None = None,
+    sample_seed: int = 0,
     device: str = "auto",
     batches_per_epoch: float | None = None,
     workers: int | None = None,
@@ -61,11 +64,19 @@ def convert(
         ``"A:B"``, both included: the steps to read.
     every : int, optional
         Read every k-th checkpoint only.
+    gates : sequence of str
+        Which gates to track: globs over module paths and node names, ``op:Gelu``, ``kind:smooth``; with ``!`` in
+        front, which to leave out. All ReLUs and piecewise gates if not given.
+    sample_units : int, optional
+        For huge activations: look at so many units of each layer, chosen at random, and give the standard error.
+    sample_seed : int
+        Of that choice.
     device : {"auto", "cpu", "cuda"}
     batches_per_epoch : float, optional
         Training steps per epoch; with it the smoothing window is known.
     workers : int, optional
-        Checkpoints in flight; as many as cores if not given. The result does not depend on it.
+        Checkpoints in flight; if not given as many as cores, fewer where memory is short. The result does not
+        depend on it.
     overwrite : bool
         Replace a trajectory, or discard an unfinished one, that was made of other inputs. Other files are never
         replaced.
@@ -82,7 +93,16 @@ def convert(
     RegimeError
         Says where, what was expected and found, and what to do. Observations made before it are kept.
     """
-    plan = make_plan(Path(source), model=model, probe=probe, steps=steps, every=every)
+    plan = make_plan(
+        Path(source),
+        model=model,
+        probe=probe,
+        steps=steps,
+        every=every,
+        gates=gates,
+        sample_units=sample_units,
+        sample_seed=sample_seed,
+    )
     done = run_plan(
         plan,
         Path(output),
@@ -143,24 +163,17 @@ def run_plan(
         # A kill between joining the segments and deleting them leaves both.
         discard_segments(output)
         return Done(output, len(fingerprints), written=False)
-    header = _header(plan, batches_per_epoch)
     checkpoints = plan.source.checkpoints
-    session = MaskSession(plan.program, plan.gates, plan.probe, device=device)
-    writer = TrajectoryWriter(output, header.with_attributes(device=session.provider))
+    meter = _calibrate(plan, device)
+    writer = TrajectoryWriter(output, _header(plan, meter, batches_per_epoch))
     first = writer.resume(fingerprints)
-    meter = _calibrate(plan, session)
     with writer:
-        observations = observe(meter, checkpoints, plan.source.read, first=first, workers=workers or default_workers())
+        observations = observe(meter, checkpoints, plan.source.read, first=first, workers=workers or plan.workers)
         for index, observation in enumerate(observations, start=first):
             writer.append(observation, fingerprint=fingerprints[index])
             if progress is not None:
                 progress(index + 1, len(checkpoints))
     return Done(output, len(fingerprints), written=True)
-
-
-def default_workers() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _existing_fingerprint(output: Path) -> str | None:
@@ -195,7 +208,32 @@ def _is_current(output: Path, found: str, fingerprints: list[str]) -> bool:
     return found == fingerprints[-1]
 
 
-def _header(plan: Plan, batches_per_epoch: float | None) -> Header:
+def _calibrate(plan: Plan, device: str) -> Meter:
+    """Make the meter, on the first checkpoint."""
+    return Meter.calibrate(
+        plan.program,
+        plan.gates,
+        plan.probe,
+        find_device(device),
+        _weights(plan, plan.source.checkpoints[0]),
+        sample_units=plan.sample_units,
+        seed=plan.sample_seed,
+    )
+
+
+def _weights(plan: Plan, checkpoint: Checkpoint) -> Mapping[str, Array]:
+    return plan.program.bind(plan.source.read(checkpoint), str(checkpoint.path))
+
+
+def _noise_states(plan: Plan) -> Iterator[Mapping[str, Array]]:
+    """Yield the first, the middle and the last state; one that is damaged is an error when its turn comes."""
+    checkpoints = plan.source.checkpoints
+    for checkpoint in dict.fromkeys((checkpoints[0], checkpoints[len(checkpoints) // 2], checkpoints[-1])):
+        with contextlib.suppress(RegimeError):
+            yield _weights(plan, checkpoint)
+
+
+def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None) -> Header:
     attributes: dict[str, object] = {
         "run_id": str(uuid.uuid4()),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -206,9 +244,13 @@ def _header(plan: Plan, batches_per_epoch: float | None) -> Header:
         "probe_sha256": probe_sha256(plan.probe),
         "program_sha256": plan.program.sha256,
         "engine": _engine(),
+        "device": meter.session.device.provider,
         "platform": f"{platform.system()} {platform.machine()}",
         "framework": " ".join(f"{name} {version}" for name, version in plan.program.framework.items()),
+        **measure_noise(meter, plan.probe, _noise_states(plan)).attributes,
     }
+    if meter.is_sampled:
+        attributes |= {"sample_units": plan.sample_units, "sample_units_seed": plan.sample_seed}
     if batches_per_epoch is not None:
         attributes["observations_per_epoch"] = observations_per_epoch(
             [checkpoint.step for checkpoint in plan.source.checkpoints],
@@ -217,10 +259,12 @@ def _header(plan: Plan, batches_per_epoch: float | None) -> Header:
         )
     return Header(
         tensors={tensor.name: tensor.size for tensor in plan.program.trainable},
-        layers=tuple(gate.layer(plan.samples) for gate in plan.gates),
+        layers=meter.layers,
         samples=plan.samples,
         attributes=attributes,
         metrics=plan.source.metrics,
+        layer_units=meter.layer_units,
+        unit_index=meter.unit_index,
     )
 
 
@@ -228,12 +272,3 @@ def _engine() -> str:
     import onnxruntime
 
     return f"onnxruntime {onnxruntime.__version__}"
-
-
-def _calibrate(plan: Plan, session: MaskSession) -> Meter:
-    """Find the sample axes, on the first checkpoint."""
-    first = plan.source.checkpoints[0]
-    weights = plan.program.bind(plan.source.read(first), str(first.path))
-    layout = find_layout(session, weights, plan.probe)
-    sizes = [gate.layer(plan.samples).bytes for gate in plan.gates]
-    return Meter(plan.program, session, layout, np.cumsum([0, *sizes[:-1]]))

@@ -2,21 +2,25 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regime_proto.directory import find_source, open_directory
-from regime_proto.engine.gates import Gate, find_gates
+from regime_proto.engine.device import cores
+from regime_proto.engine.gates import Gate, find_gates, select_gates
 from regime_proto.engine.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.engine.program import Program
 from regime_proto.factory import load_model
+from regime_proto.memory import available_bytes
+from regime_proto.probe import COUNTED, Probe, ProbeError, as_probe, load_probe, probe_content, probe_sha256
 from regime_proto.probe import FILE_NAME as PROBE_FILE
-from regime_proto.probe import Probe, ProbeError, as_probe, load_probe, probe_content, probe_sha256
 from regime_proto.registry import exporter_for
 from regime_proto.schema import layout
-from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import replace_file
+from regime_proto.schema.header import Layer
 from regime_proto.source import Array, Source
 
 # What gzip leaves of packed masks; measured on real runs.
@@ -38,14 +42,24 @@ class Plan:
     source : Source
     program : Program
     probe : mapping of str to array
-        By program input; the first axis is the sample.
+        By program input, and `COUNTED` if the probe has it; the first axis is the sample.
     gates : tuple of Gate
+        Those that are tracked.
+    all_gates : tuple of Gate
+        Every gate of the graph.
+    sample_units : int, optional
+        Store at most so many units of each gate, chosen at random.
+    sample_seed : int
+        Of their choice.
     """
 
     source: Source
     program: Program
     probe: Mapping[str, Array]
     gates: tuple[Gate, ...]
+    all_gates: tuple[Gate, ...]
+    sample_units: int | None = None
+    sample_seed: int = 0
 
     @property
     def samples(self) -> int:
@@ -53,35 +67,47 @@ class Plan:
         return len(next(iter(self.probe.values())))
 
     @property
-    def units(self) -> int:
-        """Gate units per sample, over all layers."""
-        return sum(gate.layer(self.samples).size for gate in self.gates)
+    def layers(self) -> tuple[Layer, ...]:
+        """The gates as layers of the trajectory."""
+        layers = (gate.layer(self.samples) for gate in self.gates)
+        limit = self.sample_units
+        return tuple(layer if limit is None else replace(layer, stored=min(limit, layer.size)) for layer in layers)
 
     @property
     def state_bytes(self) -> int:
         """Bytes of one checkpoint's tensors, as float32."""
         return 4 * sum(tensor.size for tensor in self.program.tensors)
 
+    @property
+    def workers(self) -> int:
+        """Checkpoints in flight: one per core, fewer where they would fill more than half of the free memory."""
+        room = (available_bytes() // 2 - self.state_bytes) // (self.state_bytes + self._worker_bytes)
+        return max(1, min(cores(), room))
+
     def predicted_file_bytes(self) -> int:
         """Return about how large the trajectory will be."""
-        masks = sum(gate.layer(self.samples).bytes for gate in self.gates) * self.samples
+        masks = sum(layer.bytes for layer in self.layers) * self.samples
         flips = 2 * len(self.gates) * self.samples
         deltas = 16 * len(self.program.trainable)
         return FILE_OVERHEAD + int(len(self.source.checkpoints) * (STORED_BIT_PER_BIT * masks + flips + deltas))
 
     def predicted_memory_bytes(self, workers: int) -> int:
         """Return about how much memory a conversion needs beside the libraries."""
+        return (workers + 1) * self.state_bytes + workers * self._worker_bytes
+
+    @property
+    def _worker_bytes(self) -> int:
         # Masks come out of the session one byte per unit; activations are float32 and mostly short-lived.
-        per_worker = 5 * self.units * self.samples
-        return (workers + 1) * self.state_bytes + workers * per_worker
+        return 5 * self.samples * sum(layer.size for layer in self.layers)
 
     def fingerprints(self) -> list[str]:
         """Return, for every checkpoint, the fingerprint of a trajectory that ends with it.
 
-        A hash over program and probe, continued over each file's name, size and time: a conversion whose
+        A hash over program, probe and options, continued over each file's name, size and time: a conversion whose
         fingerprint is in the list was made of the first checkpoints of this run.
         """
-        start = [layout.VERSION, self.program.sha256, probe_sha256(self.probe)]
+        start: list[object] = [layout.VERSION, self.program.sha256, probe_sha256(self.probe)]
+        start += [[gate.node for gate in self.gates], self.sample_units, self.sample_seed]
         digest = hashlib.sha256(json.dumps(start).encode())
         chain = []
         for checkpoint in self.source.checkpoints:
@@ -99,6 +125,9 @@ def make_plan(
     probe: object = None,
     steps: str | None = None,
     every: int | None = None,
+    gates: Sequence[str] = (),
+    sample_units: int | None = None,
+    sample_seed: int = 0,
 ) -> Plan:
     """Recognise a run and what is needed to measure it.
 
@@ -112,15 +141,34 @@ def make_plan(
         Arrays or a path. Wins over the probe in the directory.
     steps, every : optional
         See `Source.select`.
+    gates : sequence of str
+        See `select_gates`.
+    sample_units, sample_seed : optional
+        See `Plan`.
 
     Raises
     ------
     RegimeError
         Something is missing or does not fit.
     """
+    if sample_units is not None and sample_units < 2:
+        raise RegimeError(f"--sample-units {sample_units}: expected 2 or more")
     source = open_directory(root).select(steps, every)
     program, bound = load_program(root, model=model, probe=probe)
-    return Plan(source, program, bound, find_gates(program))
+    found = find_gates(program)
+    _warn_of_nested(found)
+    return Plan(source, program, bound, select_gates(found, gates), found, sample_units, sample_seed)
+
+
+def _warn_of_nested(gates: Sequence[Gate]) -> None:
+    nested = [gate for gate in gates if gate.nested and gate.kind != "smooth"]
+    if nested:
+        warnings.warn(
+            f"{len(nested)} gate{'s' * (len(nested) > 1)} cannot be tracked: {nested[0].node} ({nested[0].op}) lies "
+            f"{nested[0].reason}" + (" (regime inspect lists all)" if len(nested) > 1 else ""),
+            RegimeWarning,
+            stacklevel=3,
+        )
 
 
 def load_program(root: Path, *, model: object = None, probe: object = None) -> tuple[Program, dict[str, Array]]:
@@ -140,7 +188,7 @@ def load_program(root: Path, *, model: object = None, probe: object = None) -> t
         program = exporter_for(model).export(model, probe)
     bound = probe.bind(program.probe_inputs)
     _check_probe(program, bound, probe.where)
-    return program, bound
+    return program, bound if probe.counted is None else {**bound, COUNTED: probe.counted}
 
 
 def write_program(root: Path, *, model: object, probe: object, overwrite: bool = False) -> list[Path]:

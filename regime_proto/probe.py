@@ -17,6 +17,9 @@ from regime_proto.source import Array
 FILE_NAME = "probe.npz"
 SUFFIXES = (".npz", ".npy", ".safetensors")
 
+COUNTED = "regime_mask"
+"""The reserved name of an array (sample, token), bool: False for padding, which does not count."""
+
 
 class ProbeError(RegimeError):
     """A probe cannot be read, or does not fit the model."""
@@ -54,6 +57,24 @@ class Probe:
         if len(set(lengths.values())) > 1 or 0 in lengths.values():
             found = ", ".join(f"{label}: {length}" for label, length in lengths.items())
             raise ProbeError(f"{self.where}: expected one number of samples, 1 or more, in every array; found {found}")
+        self._check_counted()
+
+    def _check_counted(self) -> None:
+        counted = self.counted
+        if counted is None:
+            return
+        found = f"{counted.dtype.name}{list(counted.shape)}"
+        if counted.dtype != np.bool_ or counted.ndim != 2:
+            raise ProbeError(f"{self.where}: {COUNTED} is {found}, expected bool[samples, tokens], False for padding")
+        if not counted.any():
+            raise ProbeError(f"{self.where}: {COUNTED} is False everywhere: no token counts")
+        if len(self.arrays) == 1:
+            raise ProbeError(f"{self.where}: holds {COUNTED} only, and no input of the model")
+
+    @property
+    def counted(self) -> Array | None:
+        """Which tokens count, (sample, token) bool; None if all do."""
+        return dict(zip(self.names or (), self.arrays, strict=False)).get(COUNTED)
 
     @property
     def samples(self) -> int:
@@ -61,7 +82,7 @@ class Probe:
         return len(self.arrays[0])
 
     def bind(self, inputs: Sequence[str]) -> dict[str, Array]:
-        """Return the arrays by input name.
+        """Return the arrays by input name, without `COUNTED`.
 
         Parameters
         ----------
@@ -79,14 +100,15 @@ class Probe:
                     f"{self.where}: {len(self.arrays)} arrays for {len(inputs)} inputs ({', '.join(inputs)})"
                 )
             return dict(zip(inputs, self.arrays, strict=False))
-        for name in self.names:
+        given = {name: array for name, array in zip(self.names, self.arrays, strict=True) if name != COUNTED}
+        for name in given:
             if name not in inputs:
                 near = difflib.get_close_matches(name, inputs, n=1)
                 raise ProbeError(
                     f"{self.where}: array {name!r} is no input of the model; its inputs are {', '.join(inputs)}"
                     + (f" (nearest: {near[0]!r})" if near else "")
                 )
-        return dict(zip(self.names, self.arrays, strict=True))
+        return given
 
 
 def probe_content(arrays: Mapping[str, Array]) -> bytes:

@@ -21,7 +21,7 @@ _BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable. {:10d}"
 def row_bytes(header: Header) -> int:
     """Return the uncompressed bytes of one observation."""
     sizes = header.sizes
-    growing = (variable for variable in layout.variables(header.metrics) if variable.grows)
+    growing = (variable for variable in header.variables if variable.grows)
     return sum(
         np.dtype(variable.dtype).itemsize * int(np.prod([sizes[name] for name in variable.dims[1:]]))
         for variable in growing
@@ -38,7 +38,7 @@ def create(file: h5py.File, header: Header) -> None:
     sizes = header.sizes
     rows = chunk_steps(header)
     fixed = header.arrays()
-    variables = layout.variables(header.metrics)
+    variables = header.variables
     for variable in variables:
         if variable.grows:
             _create_growing(file, variable, sizes, rows)
@@ -81,6 +81,8 @@ def _create_growing(file: h5py.File, variable: layout.Variable, sizes: Mapping[s
 
 def _attach_dimensions(file: h5py.File, sizes: Mapping[str, int], variables: Iterable[layout.Variable]) -> None:
     for name in layout.DIMENSIONS:
+        if name not in sizes and name not in layout.GROWING:
+            continue
         if name in layout.BY_NAME:
             file[name].make_scale(name)
         else:

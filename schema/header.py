@@ -23,6 +23,8 @@ class Layer:
         Units per sample.
     thresholds : tuple of float
         One per bit plane.
+    stored : int, optional
+        Units per sample whose bits are stored; None for all.
     """
 
     name: str
@@ -31,11 +33,17 @@ class Layer:
     path: str
     size: int
     thresholds: tuple[float, ...] = (0.0,)
+    stored: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Units per sample whose bits are stored."""
+        return self.size if self.stored is None else self.stored
 
     @property
     def bytes(self) -> int:
         """Packed bytes per sample, all planes."""
-        return layout.packed_bytes(self.size, len(self.thresholds))
+        return layout.packed_bytes(self.width, len(self.thresholds))
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,10 @@ class Header:
         Root attributes (provenance); see `layout.REQUIRED_ATTRIBUTES`.
     metrics : tuple of str
         Names of the recorded metrics, as in the source.
+    layer_units : (layer, sample) int64, optional
+        Units that count, where padding or sampling leaves some out; None where all do.
+    unit_index : tuple of arrays, optional
+        For each layer the units that are stored, where only some are.
     """
 
     tensors: Mapping[str, int]
@@ -61,6 +73,18 @@ class Header:
     samples: int
     attributes: Mapping[str, Any] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
+    layer_units: Array | None = None
+    unit_index: tuple[Array, ...] | None = None
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether only some units of a layer are stored."""
+        return self.unit_index is not None
+
+    @property
+    def variables(self) -> tuple[layout.Variable, ...]:
+        """The variables of the file."""
+        return layout.variables(self.metrics, sampled=self.is_sampled)
 
     def with_attributes(self, **attributes: Any) -> "Header":
         """Return the header with further root attributes."""
@@ -74,7 +98,9 @@ class Header:
     @property
     def sizes(self) -> dict[str, int]:
         """Lengths of the fixed dimensions."""
+        units = {} if self.unit_index is None else {layout.UNIT: max(map(len, self.unit_index), default=0)}
         return {
+            **units,
             layout.SAMPLE: self.samples,
             layout.TENSOR: len(self.tensors),
             layout.LAYER: len(self.layers),
@@ -86,10 +112,12 @@ class Header:
         """Return the fixed variables by name."""
         stops = np.cumsum([layer.bytes for layer in self.layers], dtype=np.int64)
         sizes = np.array([layer.size for layer in self.layers], np.int64)
+        widths = np.array([layer.width for layer in self.layers], np.int64)
+        all_units = np.repeat(widths[:, None], self.samples, axis=1)
         thresholds = np.full((len(self.layers), self.sizes[layout.PLANE]), np.nan)
         for row, layer in zip(thresholds, self.layers, strict=True):
             row[: len(layer.thresholds)] = layer.thresholds
-        return {
+        arrays = {
             "tensor": np.array(list(self.tensors), object),
             "tensor_size": np.array(list(self.tensors.values()), np.int64),
             "layer": np.array([layer.name for layer in self.layers], object),
@@ -99,10 +127,16 @@ class Header:
             "layer_size": sizes,
             "layer_planes": np.array([len(layer.thresholds) for layer in self.layers], np.int64),
             "layer_threshold": thresholds,
-            "layer_units": np.repeat(sizes[:, None], self.samples, axis=1),
+            "layer_units": all_units if self.layer_units is None else self.layer_units,
             "layer_byte_start": stops - [layer.bytes for layer in self.layers],
             "layer_byte_stop": stops,
         }
+        if self.unit_index is not None:
+            indices = np.full((len(self.layers), self.sizes[layout.UNIT]), -1, np.int64)
+            for row, units in zip(indices, self.unit_index, strict=True):
+                row[: len(units)] = units
+            arrays["unit_index"] = indices
+        return arrays
 
 
 @dataclass(frozen=True)
@@ -123,6 +157,8 @@ class Observation:
     mask : (sample, byte) uint8
         8 units per byte, first unit in the highest bit.
     metrics : mapping of str to float
+    flip_fraction_error : (layer,) float64, optional
+        Standard error of each layer's flip fraction, where only some units are stored.
     """
 
     step: int
@@ -133,6 +169,7 @@ class Observation:
     flips: Array
     mask: Array
     metrics: Mapping[str, float] = field(default_factory=dict)
+    flip_fraction_error: Array | None = None
 
     def arrays(self, metrics: tuple[str, ...]) -> dict[str, Array]:
         """Return this observation's row of every growing variable."""
@@ -146,5 +183,7 @@ class Observation:
             "mask_step": np.int64(self.step),
             "mask": self.mask,
         }
+        if self.flip_fraction_error is not None:
+            row["flip_fraction_error"] = self.flip_fraction_error
         row |= {layout.metric(name).name: np.float64(self.metrics.get(name, np.nan)) for name in metrics}
         return row

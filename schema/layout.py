@@ -12,8 +12,9 @@ TENSOR = "tensor"
 LAYER = "layer"
 PLANE = "plane"
 BYTE = "byte"
+UNIT = "unit"
 
-DIMENSIONS = (STEP, MASK_STEP, SAMPLE, TENSOR, LAYER, PLANE, BYTE)
+DIMENSIONS = (STEP, MASK_STEP, SAMPLE, TENSOR, LAYER, PLANE, BYTE, UNIT)
 GROWING = (STEP, MASK_STEP)
 
 METRIC_PREFIX = "metric_"
@@ -89,7 +90,21 @@ VARIABLES = (
     Variable("layer_byte_stop", (LAYER,), "i8", "1", "one past the last byte of the layer"),
 )
 
-BY_NAME = {variable.name: variable for variable in VARIABLES}
+# Of files that store only some units of each layer.
+SAMPLED = (
+    Variable(
+        "unit_index", (LAYER, UNIT), "i8", "1", "units that are stored, of those in layer_size; -1 beyond the last"
+    ),
+    Variable(
+        "flip_fraction_error",
+        (STEP, LAYER),
+        "f8",
+        "1",
+        "standard error of the layer's flip fraction, from the sampling of units",
+    ),
+)
+
+BY_NAME = {variable.name: variable for variable in (*VARIABLES, *SAMPLED)}
 
 REQUIRED_ATTRIBUTES = ("regime_version", "run_id", "created", "software", "source_fingerprint", "step_kind")
 
@@ -100,9 +115,9 @@ def metric(name: str) -> Variable:
     return Variable(METRIC_PREFIX + clean, (STEP,), "f8", "1", name)
 
 
-def variables(metrics: Iterable[str] = ()) -> tuple[Variable, ...]:
-    """Return every variable of a file that holds these metrics."""
-    return (*VARIABLES, *(metric(name) for name in metrics))
+def variables(metrics: Iterable[str] = (), *, sampled: bool = False) -> tuple[Variable, ...]:
+    """Return every variable of a file that holds these metrics, and all units of each layer or a sample of them."""
+    return (*VARIABLES, *(SAMPLED if sampled else ()), *(metric(name) for name in metrics))
 
 
 def packed_bytes(size: int, planes: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
-from regime_proto.schema import hdf5, layout
+from regime_proto.schema import hdf5
 from regime_proto.schema.files import sync_folder
 from regime_proto.schema.reader import check, read_header
 
@@ -29,7 +29,7 @@ def merge(segments: Sequence[Path], output: Path) -> None:
     with h5py.File(segments[-1], "r") as last:
         header = read_header(last)
         total = hdf5.chunk_steps(header) * (len(segments) - 1) + len(last["step"])
-    growing = [variable.name for variable in layout.variables(header.metrics) if variable.grows]
+    growing = [variable.name for variable in header.variables if variable.grows]
     with h5py.File(temporary, "w", **hdf5.CREATE_OPTIONS) as target:
         hdf5.create(target, header)
         for name in growing:

@@ -54,7 +54,7 @@ def check(file: h5py.File, path: Path) -> None:
     if missing:
         raise TrajectoryError(f"{path}: attribute {missing[0]} is missing")
     lengths: dict[str, tuple[int, str]] = {}
-    for variable in layout.variables(_metrics(file)):
+    for variable in layout.variables(_metrics(file), sampled=_is_sampled(file)):
         _check_variable(file, variable, lengths, path)
     _check_steps(file, path)
 
@@ -86,6 +86,10 @@ def _check_steps(file: h5py.File, path: Path) -> None:
         raise TrajectoryError(f"{path}: the steps do not increase strictly")
 
 
+def _is_sampled(file: h5py.File) -> bool:
+    return any(variable.name in file for variable in layout.SAMPLED)
+
+
 def _metrics(file: h5py.File) -> tuple[str, ...]:
     """Return the original names of the metrics in the file."""
     names = [name for name in file if name.startswith(layout.METRIC_PREFIX)]
@@ -106,9 +110,13 @@ def read_header(file: h5py.File) -> Header:
 
     thresholds = file["layer_threshold"][...]
     planes = file["layer_planes"][...]
+    indices = None
+    if _is_sampled(file):
+        indices = tuple(row[row >= 0] for row in file["unit_index"][...])
+    stored = [None] * len(planes) if indices is None else [len(row) for row in indices]
     layers = tuple(
-        Layer(name, op, kind, module, int(size), tuple(row[:count].tolist()))
-        for name, op, kind, module, size, row, count in zip(
+        Layer(name, op, kind, module, int(size), tuple(row[:count].tolist()), width)
+        for name, op, kind, module, size, row, count, width in zip(
             strings("layer"),
             strings("layer_op"),
             strings("layer_kind"),
@@ -116,6 +124,7 @@ def read_header(file: h5py.File) -> Header:
             file["layer_size"][...],
             thresholds,
             planes,
+            stored,
             strict=True,
         )
     )
@@ -125,10 +134,12 @@ def read_header(file: h5py.File) -> Header:
         samples=len(file[layout.SAMPLE]),
         attributes=dict(file.attrs),
         metrics=_metrics(file),
+        layer_units=file["layer_units"][...],
+        unit_index=indices,
     )
 
 
 def read_rows(file: h5py.File, header: Header) -> dict[str, Array]:
     """Return the growing variables of an open trajectory, whole."""
-    growing = (variable for variable in layout.variables(header.metrics) if variable.grows)
+    growing = (variable for variable in header.variables if variable.grows)
     return {variable.name: file[variable.name][...] for variable in growing}

@@ -256,7 +256,7 @@ def test_bad_directories(run, spoil, pattern):
         ("nets:raises", r"the factory raised ValueError: no such size \(.*nets.py:\d+\)"),
         ("nets:returns_text", "the factory returned a str; expected a torch.nn.Module"),
         ("nets:not_callable", "expected a function, found a int"),
-        ("nets:no_gate", "the model has no ReLU to track"),
+        ("nets:no_gate", "the model has no gate to track"),
         ("nets:make_conv", "the model fails on the probe"),
     ],
 )

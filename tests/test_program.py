@@ -10,13 +10,14 @@ import onnx_ir
 import pytest
 import torch
 from regime_proto.adapters import from_torch
-from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.schema.errors import RegimeError
 from torch import nn
 
+from regime_proto.engine.device import find_device
 from regime_proto.engine.gates import find_gates
-from regime_proto.engine.masks import find_layout
+from regime_proto.engine.masks import pack_masks
+from regime_proto.engine.measure import Meter
 from regime_proto.engine.program import Program, ProgramError
-from regime_proto.engine.session import MaskSession
 from regime_proto.probe import ProbeError, as_probe
 from regime_proto.source import State
 
@@ -28,6 +29,12 @@ def conv():
 
 def state_of(model):
     return State({name: tensor.numpy() for name, tensor in model.state_dict().items()})
+
+
+def meter_of(program, model, probe):
+    [name] = program.probe_inputs
+    weights = program.bind(state_of(model), "state")
+    return Meter.calibrate(program, find_gates(program), {name: probe}, find_device("cpu"), weights)
 
 
 def test_the_export_does_not_depend_on_the_weights(conv):
@@ -162,7 +169,7 @@ def test_a_wrong_probe(probe, message):
 
 def test_a_model_without_a_gate():
     program = from_torch.export(nets.no_gate(), as_probe(np.ones((2, 12), np.float32)))
-    with pytest.raises(RegimeError, match=r"no ReLU to track; its graph holds .*Gemm.*Tanh"):
+    with pytest.raises(RegimeError, match=r"no gate to track; its graph holds .*Gemm.*Tanh"):
         find_gates(program)
 
 
@@ -185,9 +192,9 @@ def test_a_gate_in_control_flow_is_reported():
     )
     model = onnx_ir.from_proto(helper.make_model(graph))
     program = Program.from_model(model, tensors=[], probe_inputs=["x", "c"], framework={})
-    with pytest.warns(RegimeWarning, match="2 ReLU inside the control flow"):
-        [gate] = find_gates(program)
-    assert gate.node == "top"
+    gates = find_gates(program)
+    assert [gate.node for gate in gates if gate.trackable] == ["top"]
+    assert [gate.reason for gate in gates if gate.nested] == 2 * ["inside the If if, which does not always run it once"]
 
 
 def test_a_model_that_mixes_its_samples_is_refused():
@@ -203,11 +210,8 @@ def test_a_model_that_mixes_its_samples_is_refused():
     model = Mixing()
     probe = torch.randn(6, 3).numpy()
     program = from_torch.export(model, as_probe(probe))
-    gates = find_gates(program)
-    session = MaskSession(program, gates, {"x": probe})
-    weights = program.bind(state_of(model), "x")
     with pytest.raises(RegimeError, match=r"gate node_relu .no module.: no axis of its shape \[6, 4\] follows the 6"):
-        find_layout(session, weights, {"x": probe})
+        meter_of(program, model, probe)
 
 
 def test_samples_and_tokens_flattened_into_one_axis():
@@ -223,28 +227,26 @@ def test_samples_and_tokens_flattened_into_one_axis():
     model = Flat()
     probe = torch.randn(6, 5, 3).numpy()
     program = from_torch.export(model, as_probe(probe))
-    session = MaskSession(program, find_gates(program), {"x": probe})
-    weights = program.bind(state_of(model), "x")
-    layout = find_layout(session, weights, {"x": probe})
-    assert layout.axes == (-1,)
-    masks, _ = session.run(weights)
+    meter = meter_of(program, model, probe)
+    assert [row.axis for row in meter.rows] == [-1]
+    packed = pack_masks(meter.run(program.bind(state_of(model), "x")))
     expected = (model.fc(torch.from_numpy(probe)) > 0).numpy().reshape(6, 20)
-    np.testing.assert_array_equal(np.unpackbits(layout.pack(masks), axis=1)[:, :20], expected)
+    np.testing.assert_array_equal(np.unpackbits(packed, axis=1)[:, :20], expected)
 
 
 def test_everything_behind_the_last_gate_is_pruned(conv):
-    session = MaskSession(conv, find_gates(conv), {"image": nets.probe(nets.make_conv())})
+    meter = meter_of(conv, nets.make_conv(), nets.probe(nets.make_conv()))
     assert "head.weight" in conv.weight_inputs
-    assert "head.weight" not in session.weights
+    assert "head.weight" not in meter.session.weights
 
 
-def test_cuda_is_an_error_where_there_is_none(conv):
+def test_cuda_is_an_error_where_there_is_none():
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this machine has the CUDA provider")
     with pytest.raises(RegimeError, match=r"device cuda: this onnxruntime has no CUDA provider"):
-        MaskSession(conv, find_gates(conv), {"image": nets.probe(nets.make_conv())}, device="cuda")
+        find_device("cuda")
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,20 @@
-"""Finds the gates of a graph: the places where the network is piecewise."""
+"""Finds the gates of a graph: the places where the network is piecewise, or nearly so."""
 
 import math
-import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
 from regime_proto.engine.program import Program
 from regime_proto.engine.rewrite import PATH_KEY
-from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.engine.spellings import Plane, Spelling, inner_nodes, read_gate
+from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.header import Layer
+
+# Their outputs depend on shapes only, and those are fixed.
+_SHAPE_OPS = ("Shape", "Size")
 
 
 @dataclass(frozen=True)
@@ -19,11 +24,21 @@ class Gate:
     Parameters
     ----------
     node : str
-        Name of the node.
+        Name of the node that it ends at.
     op, kind, path : str
-        ONNX operator, kind of the gate, path of the module it came from.
+        Operator, kind (``relu``, ``piecewise``, ``smooth``), path of the module it came from.
     shape : tuple of int
         Shape of the activation for the whole probe.
+    value : str
+        Name of the value that the thresholds are compared with.
+    planes : tuple of Plane
+        One per threshold.
+    default : bool
+        Whether it is tracked unless the user says otherwise.
+    reason : str
+        Why it is not; empty where it is.
+    nested : bool
+        Whether it lies inside control flow, where it cannot be tracked.
     """
 
     node: str
@@ -31,14 +46,26 @@ class Gate:
     kind: str
     path: str
     shape: tuple[int, ...]
+    value: str
+    planes: tuple[Plane, ...]
+    default: bool = True
+    reason: str = ""
+    nested: bool = False
 
-    def layer(self, samples: int) -> Layer:
-        """Return the gate as a layer of the trajectory."""
-        return Layer(self.node, self.op, self.kind, self.path, math.prod(self.shape) // samples)
+    @property
+    def trackable(self) -> bool:
+        """Whether it can be tracked at all."""
+        return bool(self.planes)
+
+    def layer(self, samples: int, stored: int | None = None) -> Layer:
+        """Return the gate as a layer of the trajectory that stores `stored` units per sample, or all."""
+        size = math.prod(self.shape) // samples
+        thresholds = tuple(plane.threshold for plane in self.planes)
+        return Layer(self.node, self.op, self.kind, self.path, size, thresholds, stored)
 
 
 def find_gates(program: Program) -> tuple[Gate, ...]:
-    """Return the gates of a program, in execution order.
+    """Return every gate of a program, tracked or not, in execution order.
 
     Raises
     ------
@@ -46,30 +73,130 @@ def find_gates(program: Program) -> tuple[Gate, ...]:
         The graph has no gate.
     """
     graph = program.model.graph
-    gates = tuple(_gate(node) for node in graph if _is_gate(node))
-    nested = sum(_is_gate(node) for node in graph.all_nodes()) - len(gates)
-    if nested:
-        warnings.warn(
-            f"{nested} ReLU inside the control flow (If, Loop, Scan) of the graph are not tracked",
-            RegimeWarning,
-            stacklevel=2,
-        )
+    reached = _reached(graph, set(program.probe_inputs))
+    spelled = {node: spelling for node in graph if (spelling := read_gate(node)) is not None}
+    # What a larger gate is made of, such as the Softplus inside a Mish, is no gate of its own.
+    parts = {inner for node in spelled if node.op_type in ("Mul", "Where", "Log") for inner in inner_nodes(node)}
+    gates = [_gate(node, spelling, reached) for node, spelling in spelled.items() if node not in parts]
+    gates += _nested(graph)
     if not gates:
         present = sorted({node.op_type for node in graph})
         raise RegimeError(
-            f"the model has no ReLU to track; its graph holds {', '.join(present)}: "
-            "the protocol needs a network with ReLU activations"
+            f"the model has no gate to track; its graph holds {', '.join(present)}: "
+            "the protocol needs ReLUs or other activations with thresholds"
         )
-    return gates
+    return tuple(gates)
 
 
-def _is_gate(node: ir.Node) -> bool:
-    return node.op_type == "Relu" and node.domain == ""
+def _gate(node: ir.Node, spelling: Spelling, reached: set[ir.Value]) -> Gate:
+    value = spelling.value
+    static = value.shape is not None and value.shape.is_static()
+    shape = tuple(int(length) for length in value.shape) if static else ()  # type: ignore[union-attr, arg-type]
+    planes, default, reason = spelling.planes, False, spelling.doubt
+    if value not in reached:
+        planes, reason = (), "it does not depend on the probe"
+    elif not static:
+        planes, reason = (), "its shape is not known: export the model with a fixed probe"
+    elif spelling.kind == "smooth" and not reason:
+        reason = "smooth: tracked on request (--gates kind:smooth)"
+    else:
+        default = not reason
+    path = node.metadata_props.get(PATH_KEY, "")
+    return Gate(str(node.name), spelling.op, spelling.kind, path, shape, str(value.name), planes, default, reason)
 
 
-def _gate(node: ir.Node) -> Gate:
-    output = node.outputs[0]
-    if output.shape is None or not output.shape.is_static():
-        raise RegimeError(f"gate {node.name}: the shape of its output is not known; export with a fixed probe")
-    shape = tuple(int(length) for length in output.shape)  # type: ignore[arg-type]
-    return Gate(str(node.name), node.op_type, "relu", node.metadata_props.get(PATH_KEY, ""), shape)
+def _nested(graph: ir.Graph) -> Iterator[Gate]:
+    """Yield the gates inside control flow: they may run any number of times, or never."""
+    for outer in graph:
+        for body in _bodies(outer):
+            for node in body.all_nodes():
+                spelling = read_gate(node)
+                if spelling is not None:
+                    path = node.metadata_props.get(PATH_KEY, "")
+                    reason = f"inside the {outer.op_type} {outer.name}, which does not always run it once"
+                    yield Gate(
+                        str(node.name),
+                        spelling.op,
+                        spelling.kind,
+                        path,
+                        (),
+                        "",
+                        (),
+                        default=False,
+                        reason=reason,
+                        nested=True,
+                    )
+
+
+def _bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def _reached(graph: ir.Graph, inputs: set[str]) -> set[ir.Value]:
+    """Return the values that depend on the inputs named, by more than their shape."""
+    reached = {value for value in graph.inputs if value.name in inputs}
+    for node in graph:
+        if node.op_type in _SHAPE_OPS:
+            continue
+        used = [value for value in node.inputs if value is not None]
+        used += [value for body in _bodies(node) for inner in body.all_nodes() for value in inner.inputs if value]
+        if any(value in reached for value in used):
+            reached.update(node.outputs)
+    return reached
+
+
+def select_gates(gates: Iterable[Gate], patterns: Sequence[str] = ()) -> tuple[Gate, ...]:
+    """Return the gates to track.
+
+    Parameters
+    ----------
+    gates : iterable of Gate
+    patterns : sequence of str
+        Globs over module paths and node names, ``op:`` globs over operators, ``kind:`` globs over kinds. A gate
+        that fits any of them is tracked, unless one that begins with ``!`` fits it. Without patterns, or with
+        ``!`` ones only, all ReLUs and piecewise gates are meant.
+
+    Raises
+    ------
+    RegimeError
+        A pattern fits nothing, or only what cannot be tracked; or nothing is left.
+    """
+    gates = tuple(gates)
+    wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
+    unwanted = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    for pattern in (*wanted, *unwanted):
+        _require_match(gates, pattern)
+    for pattern in wanted:
+        _require_trackable(gates, pattern)
+    chosen = [gate for gate in gates if (any(_fits(gate, pattern) for pattern in wanted) if wanted else gate.default)]
+    chosen = [gate for gate in chosen if gate.trackable and not any(_fits(gate, pattern) for pattern in unwanted)]
+    if not chosen:
+        reasons = "; ".join(f"{gate.node} ({gate.op}): {gate.reason or 'excluded'}" for gate in gates[:3])
+        raise RegimeError(f"no gate is left to track, of {len(gates)} in the graph: {reasons}")
+    return tuple(chosen)
+
+
+def _require_match(gates: Sequence[Gate], pattern: str) -> None:
+    if not any(_fits(gate, pattern) for gate in gates):
+        known = sorted({f"op:{gate.op}" for gate in gates} | {f"kind:{gate.kind}" for gate in gates})
+        raise RegimeError(
+            f"--gates {pattern!r} fits no gate; there are {', '.join(known)}, and node names and module paths such "
+            f"as {gates[0].node!r}, {gates[0].path!r} (regime inspect lists them)"
+        )
+
+
+def _require_trackable(gates: Sequence[Gate], pattern: str) -> None:
+    fitting = [gate for gate in gates if _fits(gate, pattern)]
+    if not any(gate.trackable for gate in fitting):
+        raise RegimeError(f"--gates {pattern!r}: {fitting[0].node} cannot be tracked: {fitting[0].reason}")
+
+
+def _fits(gate: Gate, pattern: str) -> bool:
+    prefix, colon, glob = pattern.partition(":")
+    if colon and prefix in ("op", "kind"):
+        return fnmatchcase(getattr(gate, prefix).lower(), glob.lower())
+    return fnmatchcase(gate.path, pattern) or fnmatchcase(gate.node, pattern)

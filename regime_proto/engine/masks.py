@@ -1,12 +1,17 @@
-"""Packed masks: where the sample axis lies, bits to bytes, and counting flips."""
+"""Packed masks: where samples and tokens lie in a gate, bits to bytes, and counting flips."""
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
-from regime_proto.engine.session import MaskSession
-from regime_proto.schema.errors import RegimeError
+from regime_proto.engine.device import Placed
+from regime_proto.engine.expose import Rows
+from regime_proto.engine.gates import Gate
+from regime_proto.engine.session import Masks, MaskSession
+from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.schema.header import Layer
 from regime_proto.source import Array
 
 # Rows of a batched product can round differently at another place in the batch: a few units within
@@ -14,61 +19,80 @@ from regime_proto.source import Array
 _AGREEMENT = 0.999
 
 
-@dataclass(frozen=True)
-class MaskLayout:
-    """How the masks of a session become rows of bytes.
+def pack(planes: Sequence[Array]) -> Array:
+    """Pack bool masks, 8 units per byte, the first unit in the highest bit.
 
     Parameters
     ----------
-    samples : int
-    axes : tuple of int
-        The sample axis of each gate; -1 for a leading axis that holds samples × something.
-    """
-
-    samples: int
-    axes: tuple[int, ...]
-
-    def pack(self, masks: Sequence[Array]) -> Array:
-        """Pack bool masks, 8 units per byte, the first unit in the highest bit.
-
-        Returns
-        -------
-        (sample, byte) uint8
-            Layer after layer, each padded to whole bytes.
-        """
-        rows = [
-            np.packbits(sample_first(mask, axis, self.samples), axis=1)
-            for mask, axis in zip(masks, self.axes, strict=True)
-        ]
-        return np.concatenate(rows, axis=1)
-
-
-def sample_first(mask: Array, axis: int, samples: int) -> Array:
-    """Return `mask` as (sample, unit)."""
-    if axis > 0:
-        mask = np.moveaxis(mask, axis, 0)
-    return mask.reshape(samples, -1)
-
-
-def count_flips(mask: Array, previous: Array, starts: Array) -> Array:
-    """Count the bits that differ, per layer and sample (PROTOCOL: Eq. 3, numerator).
-
-    Parameters
-    ----------
-    mask, previous : (sample, byte) uint8
-    starts : (layer,) int64
-        First byte of each layer.
+    planes : sequence of (sample, unit) bool
 
     Returns
     -------
-    (layer, sample) uint32
+    (sample, byte) uint8
+        Plane after plane, each padded to whole bytes.
     """
-    changed = np.bitwise_count(np.bitwise_xor(mask, previous))
-    return np.add.reduceat(changed, starts, axis=1, dtype=np.uint32).T
+    return np.concatenate([np.packbits(plane, axis=1) for plane in planes], axis=1)
 
 
-def find_layout(session: MaskSession, weights: Mapping[str, Array], probe: Mapping[str, Array]) -> MaskLayout:
-    """Find the sample axis of every gate, and verify it by permuting the probe.
+def pack_masks(masks: Masks) -> Array:
+    """Return the masks of a session as bytes, packed by the device or here."""
+    return pack([plane.numpy() for plane in masks.planes]) if masks.packed is None else masks.packed
+
+
+class FlipCounter:
+    """Counts the units whose region changed, per layer and sample (PROTOCOL: Eq. 3, numerator; section 7).
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        stops = np.cumsum([layer.bytes for layer in layers])
+        self._starts = stops - [layer.bytes for layer in layers]
+        # A unit of several planes flips once, however many of its bits do.
+        self._several = [
+            (index, int(start), len(layer.thresholds))
+            for index, (start, layer) in enumerate(zip(self._starts, layers, strict=True))
+            if len(layer.thresholds) > 1
+        ]
+        self._bytes = [layer.bytes for layer in layers]
+
+    def count(self, mask: Array, previous: Array) -> Array:
+        """Count flips.
+
+        Parameters
+        ----------
+        mask, previous : (sample, byte) uint8
+
+        Returns
+        -------
+        (layer, sample) uint32
+        """
+        changed = np.bitwise_xor(mask, previous)
+        flips: Array = np.add.reduceat(np.bitwise_count(changed), self._starts, axis=1, dtype=np.uint32).T
+        for index, start, planes in self._several:
+            bits = changed[:, start : start + self._bytes[index]].reshape(len(mask), planes, -1)
+            flips[index] = np.bitwise_count(np.bitwise_or.reduce(bits, axis=1)).sum(axis=1, dtype=np.uint32)
+        return flips
+
+
+def find_rows(
+    session: MaskSession,
+    weights: Mapping[str, Placed],
+    probe: Mapping[str, Array],
+    counted: Array | None = None,
+) -> tuple[Rows, ...]:
+    """Find the sample axis of every gate, and verify it by permuting the probe; then find the tokens.
+
+    Parameters
+    ----------
+    session : MaskSession
+        With masks in the shapes of their gates.
+    weights : mapping of str to placed array
+    probe : mapping of str to array
+    counted : (sample, token) bool, optional
+        False for padding.
 
     Raises
     ------
@@ -77,9 +101,11 @@ def find_layout(session: MaskSession, weights: Mapping[str, Array], probe: Mappi
     """
     samples = len(next(iter(probe.values())))
     order = np.roll(np.arange(samples), 1)
-    masks, _ = session.run(weights)
-    permuted, _ = session.run(weights, {name: array[order] for name, array in probe.items()})
-    axes = []
+    masks = _by_gate(session.gates, session.run(weights).planes)
+    permuted = _by_gate(
+        session.gates, session.run(weights, {name: array[order] for name, array in probe.items()}).planes
+    )
+    found = []
     for gate, mask, other in zip(session.gates, masks, permuted, strict=True):
         fitting = (
             axis
@@ -90,10 +116,25 @@ def find_layout(session: MaskSession, weights: Mapping[str, Array], probe: Mappi
         if axis is None:
             raise RegimeError(
                 f"gate {gate.node} ({gate.path or 'no module'}): no axis of its shape {list(gate.shape)} follows the "
-                f"{samples} probe samples; the model mixes samples, or the probe's first axis is not the sample"
+                f"{samples} probe samples; the model mixes samples there, or the probe's first axis is not the "
+                f"sample; leave the gate out with --gates '!{gate.node}'"
             )
-        axes.append(axis)
-    return MaskLayout(samples, tuple(axes))
+        rows = Rows(samples, axis)
+        found.append(rows if counted is None else replace(rows, counted=_counted_units(gate, rows, counted)))
+    return tuple(found)
+
+
+def _by_gate(gates: Sequence[Gate], planes: Sequence[Placed]) -> list[Array]:
+    """Return the first plane of every gate: one tells where the samples are."""
+    firsts = np.cumsum([0, *(len(gate.planes) for gate in gates[:-1])])
+    return [planes[first].numpy() for first in firsts]
+
+
+def sample_first(mask: Array, axis: int, samples: int) -> Array:
+    """Return `mask` as (sample, unit)."""
+    if axis > 0:
+        mask = np.moveaxis(mask, axis, 0)
+    return mask.reshape(samples, -1)
 
 
 def _candidates(shape: Sequence[int], samples: int) -> list[int]:
@@ -101,3 +142,24 @@ def _candidates(shape: Sequence[int], samples: int) -> list[int]:
     if shape and shape[0] != samples and shape[0] % samples == 0:
         axes.append(-1)
     return axes
+
+
+def _counted_units(gate: Gate, rows: Rows, counted: Array) -> Array | None:
+    """Return which units of a gate count, None for all: those of padded tokens do not."""
+    tokens = counted.shape[1]
+    if rows.axis == -1:
+        rest = [gate.shape[0] // rows.samples, *gate.shape[1:]]
+    else:
+        rest = [length for axis, length in enumerate(gate.shape) if axis != rows.axis]
+    at = [axis for axis, length in enumerate(rest) if length == tokens]
+    if not at:
+        return None
+    if len(at) > 1:
+        warnings.warn(
+            f"gate {gate.node}: {len(at)} axes of its shape {list(gate.shape)} are as long as regime_mask has tokens "
+            f"({tokens}); the first of them is taken",
+            RegimeWarning,
+            stacklevel=3,
+        )
+    shape = [rows.samples, *(tokens if axis == at[0] else 1 for axis in range(len(rest)))]
+    return np.broadcast_to(counted.reshape(shape), [rows.samples, *rest]).reshape(rows.samples, -1)

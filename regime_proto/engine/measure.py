@@ -3,15 +3,21 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from regime_proto.engine.deltas import non_finite, weight_deltas
-from regime_proto.engine.masks import MaskLayout, count_flips
+from regime_proto.engine.compare import Comparable, Comparer, DeviceComparer, HostComparer
+from regime_proto.engine.deltas import non_finite
+from regime_proto.engine.device import Device
+from regime_proto.engine.expose import Rows
+from regime_proto.engine.gates import Gate
+from regime_proto.engine.masks import find_rows, pack_masks
 from regime_proto.engine.program import Program
-from regime_proto.engine.session import MaskSession
-from regime_proto.schema.header import Observation
+from regime_proto.engine.sampling import choose_units, flip_fraction_errors
+from regime_proto.engine.session import Masks, MaskSession, Placer
+from regime_proto.probe import COUNTED
+from regime_proto.schema.header import Layer, Observation
 from regime_proto.source import Array, Checkpoint, State
 
 
@@ -22,18 +28,17 @@ class Measured:
     Parameters
     ----------
     checkpoint : Checkpoint
-    state : State
-    weights : mapping of str to array
-        The state's arrays under the program's names.
-    mask : (sample, byte) uint8
+    epoch : float
+    metrics : mapping of str to float
+    comparable : Comparable
     finite : bool
         Whether no activation was NaN or Inf.
     """
 
     checkpoint: Checkpoint
-    state: State
-    weights: Mapping[str, Array]
-    mask: Array
+    epoch: float
+    metrics: Mapping[str, float]
+    comparable: Comparable
     finite: bool
 
 
@@ -45,56 +50,135 @@ class Meter:
     ----------
     program : Program
     session : MaskSession
-    layout : MaskLayout
-    starts : (layer,) int64
-        First byte of each layer in a mask.
+    placer : Placer
+    comparer : Comparer
+    rows : tuple of Rows
+        How each gate becomes rows of units.
+    layers : tuple of Layer
     """
 
     program: Program
     session: MaskSession
-    layout: MaskLayout
-    starts: Array
+    placer: Placer
+    comparer: Comparer
+    rows: tuple[Rows, ...]
+    layers: tuple[Layer, ...]
+
+    @classmethod
+    def calibrate(
+        cls,
+        program: Program,
+        gates: Sequence[Gate],
+        probe: Mapping[str, Array],
+        device: Device,
+        first: Mapping[str, Array],
+        *,
+        sample_units: int | None = None,
+        seed: int = 0,
+    ) -> "Meter":
+        """Make a meter, after finding samples and tokens in every gate.
+
+        Parameters
+        ----------
+        program : Program
+        gates : sequence of Gate
+        probe : mapping of str to array
+            By program input; `COUNTED` may be among them.
+        device : Device
+        first : mapping of str to array
+            The first state, under the program's names.
+        sample_units : int, optional
+            Keep at most so many units of each gate.
+        seed : int
+            Of their choice.
+
+        Raises
+        ------
+        RegimeError
+            A gate has no sample axis.
+        """
+        placer = Placer(device, first)
+        placed = placer.place(first, "the first checkpoint")
+        plain = MaskSession(program, gates, probe, device, dtypes=placer.dtypes)
+        rows = find_rows(plain, placed, probe, probe.get(COUNTED))
+        if sample_units is not None:
+            rows = tuple(
+                choose_units(row, gate, sample_units, (seed, index))
+                for index, (row, gate) in enumerate(zip(rows, gates, strict=True))
+            )
+        layers = tuple(gate.layer(row.samples, row.width(gate)) for gate, row in zip(gates, rows, strict=True))
+        session = MaskSession(program, gates, probe, device, dtypes=placer.dtypes, rows=rows)
+        names = [tensor.name for tensor in program.trainable]
+        comparer: Comparer = HostComparer(names, layers)
+        if device.resident:
+            comparer = DeviceComparer(device, {name: placed[name] for name in names}, layers)
+        return cls(program, session, placer, comparer, rows, layers)
 
     @property
-    def names(self) -> list[str]:
-        """The trainable tensors."""
-        return [tensor.name for tensor in self.program.trainable]
+    def layer_units(self) -> Array:
+        """Units that count, (layer, sample) int64."""
+        return np.array(
+            [
+                np.full(row.samples, layer.width) if row.counted is None else row.counted.sum(axis=1)
+                for layer, row in zip(self.layers, self.rows, strict=True)
+            ],
+            np.int64,
+        )
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether only some units of a layer are kept."""
+        return any(row.units is not None for row in self.rows)
+
+    @property
+    def unit_index(self) -> tuple[Array, ...] | None:
+        """The units of each layer that are kept; None where all are."""
+        if not self.is_sampled:
+            return None
+        return tuple(
+            np.arange(layer.width) if row.units is None else row.units
+            for layer, row in zip(self.layers, self.rows, strict=True)
+        )
+
+    def run(self, weights: Mapping[str, Array]) -> Masks:
+        """Return the masks of one state, given under the program's names."""
+        return self.session.run(self.placer.place(weights, "state"))
 
     def measure(self, checkpoint: Checkpoint, state: State) -> Measured:
         """Run one state through the session."""
-        weights = self.program.bind(state, str(checkpoint.path))
-        masks, finite = self.session.run(weights)
-        return Measured(checkpoint, state, weights, self.layout.pack(masks), finite)
+        where = str(checkpoint.path)
+        weights = self.program.bind(state, where)
+        placed = self.placer.place(weights, where)
+        masks = self.session.run(placed)
+        planes = masks.planes if self.session.device.resident else ()
+        comparable = Comparable(weights, placed, planes, pack_masks(masks))
+        return Measured(checkpoint, state.epoch, state.metrics, comparable, masks.finite)
 
     def compare(self, current: Measured, previous: Measured | None) -> Observation:
         """Return the observation of `current`."""
-        names = self.names
+        names = [tensor.name for tensor in self.program.trainable]
         if previous is None:
             l1 = l2 = np.full(len(names), np.nan)
-            flips = np.zeros((len(self.starts), self.layout.samples), np.uint32)
+            flips = np.zeros((len(self.layers), self.rows[0].samples), np.uint32)
         else:
-            l1, l2 = weight_deltas(current.weights, previous.weights, names)
-            flips = count_flips(current.mask, previous.mask, self.starts)
+            l1, l2, flips = self.comparer.compare(current.comparable, previous.comparable)
+        errors = None
+        if self.is_sampled:
+            before = current if previous is None else previous
+            errors = flip_fraction_errors(self.layers, self.rows, current.comparable.packed, before.comparable.packed)
         # A finite sum of |Δ| shows that both states are finite; otherwise one of them is to blame.
         suspects = [name for name, value in zip(names, l1, strict=True) if not np.isfinite(value)]
         return Observation(
             step=current.checkpoint.step,
-            epoch=current.state.epoch,
-            valid=current.finite and not non_finite(current.weights, suspects),
+            epoch=current.epoch,
+            valid=current.finite and not non_finite(current.comparable.weights, suspects),
             weight_delta_l1=l1,
             weight_delta_l2=l2,
             flips=flips,
-            mask=current.mask,
-            metrics=current.state.metrics,
+            mask=current.comparable.packed,
+            metrics=current.metrics,
+            flip_fraction_error=errors,
         )
-
-
-@dataclass
-class _Slot:
-    """One state in flight: what the next state waits for, and what the caller waits for."""
-
-    measured: "Future[Measured]" = field(default_factory=Future)
-    result: "Future[Observation] | None" = None
 
 
 def observe(
@@ -109,7 +193,8 @@ def observe(
 
     Each worker takes a checkpoint through all of reading, running, packing and comparing, so reading one
     overlaps computing another. An error of a checkpoint is raised when its turn comes, after the
-    observations before it.
+    observations before it. At most `workers` + 1 states are in memory: each is let go once its successor
+    has been compared with it.
 
     Parameters
     ----------
@@ -122,36 +207,30 @@ def observe(
         States in flight. The result does not depend on it.
     """
 
-    def work(slot: _Slot, before: "_Slot | None", checkpoint: Checkpoint) -> Observation:
+    def work(checkpoint: Checkpoint, before: "Future[Measured] | None", own: "Future[Measured]") -> Observation:
         try:
             measured = meter.measure(checkpoint, read(checkpoint))
         except BaseException as error:
-            slot.measured.set_exception(error)
+            own.set_exception(error)
             raise
-        slot.measured.set_result(measured)
-        return meter.compare(measured, before.measured.result() if before else None)
+        own.set_result(measured)
+        return meter.compare(measured, before.result() if before else None)
 
     start = max(0, first - 1)
-    in_flight: deque[_Slot] = deque()
-    before: _Slot | None = None
+    in_flight: deque[Future[Observation]] = deque()
+    before: Future[Measured] | None = None
     pool = ThreadPoolExecutor(workers, thread_name_prefix="regime")
     try:
         for number in range(start, len(checkpoints)):
-            slot = _Slot()
-            slot.result = pool.submit(work, slot, before, checkpoints[number])
-            before = slot
+            own: Future[Measured] = Future()
+            result = pool.submit(work, checkpoints[number], before, own)
+            before = own
             if number >= first:
-                in_flight.append(slot)
+                in_flight.append(result)
             # One more than there are workers: none of them waits for the caller.
             if len(in_flight) > workers:
-                yield _take(in_flight)
+                yield in_flight.popleft().result()
         while in_flight:
-            yield _take(in_flight)
+            yield in_flight.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _take(in_flight: deque[_Slot]) -> Observation:
-    slot = in_flight.popleft()
-    assert slot.result is not None  # noqa: S101
-    return slot.result.result()

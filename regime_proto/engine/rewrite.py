@@ -1,13 +1,9 @@
-"""Graph rewriting as small onnx_ir passes: lift the weights, expose the masks, strip what is not needed."""
+"""Passes that turn an exported graph into a program: weights as inputs, names that are keys, nothing else kept."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
-from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
-
-from regime_proto.schema.errors import RegimeError
 
 PATH_KEY = "regime_path"
 
@@ -87,73 +83,3 @@ class NameNodes(InPlacePass):
                 node.name = unique
                 modified = True
         return PassResult(model, modified=modified)
-
-
-class ExposeMasks(InPlacePass):
-    """Replace the graph's outputs by the masks of the gates, and by one check for NaN and Inf.
-
-    The graph keeps only what the masks need: everything behind the last gate goes. A mask is ``output > 0``,
-    which for ReLU equals ``z > 0`` and leaves the runtime free to fuse the ReLU into what stands before it.
-
-    Parameters
-    ----------
-    gates : sequence of str
-        Names of the gate nodes; mask ``i`` is output ``i``, and output ``len(gates)`` is the sum over all
-        gate outputs, finite if and only if all are (float32 overflow aside).
-    """
-
-    def __init__(self, gates: Sequence[str]) -> None:
-        self.gates = gates
-
-    def call(self, model: ir.Model) -> PassResult:
-        """Add the outputs, then prune."""
-        graph = model.graph
-        nodes = {str(node.name): node for node in graph}
-        masks, sums = [], []
-        for index, name in enumerate(self.gates):
-            output = nodes[name].outputs[0]
-            zero = _zero(graph, _dtype(output))
-            masks.append(
-                _append(graph, "Greater", [output, zero], f"regime_mask_{index}", ir.DataType.BOOL, output.shape)
-            )
-            total = _append(graph, "ReduceSum", [output], f"regime_sum_{index}", _dtype(output), keepdims=0)
-            sums.append(
-                _append(graph, "Cast", [total], f"regime_wide_{index}", ir.DataType.DOUBLE, to=ir.DataType.DOUBLE.value)
-            )
-        finite = _append(graph, "Sum", sums, "regime_total", ir.DataType.DOUBLE)
-        graph.outputs.clear()
-        graph.outputs.extend([*masks, finite])
-        RemoveUnusedNodesPass()(model)
-        TopologicalSortPass()(model)
-        return PassResult(model, modified=True)
-
-
-def _append(
-    graph: ir.Graph,
-    op: str,
-    inputs: Iterable[ir.Value],
-    name: str,
-    dtype: ir.DataType,
-    shape: ir.Shape | None = None,
-    **attributes: int,
-) -> ir.Value:
-    """Append a node and return its output; no shape means a scalar."""
-    output = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape([]) if shape is None else shape)
-    graph.append(ir.node(op, list(inputs), attributes=attributes, name=name, outputs=[output]))
-    return output
-
-
-def _dtype(value: ir.Value) -> ir.DataType:
-    if value.dtype is None:
-        raise RegimeError(f"{value.name}: the graph does not say the type of this activation; export it again")
-    return value.dtype
-
-
-def _zero(graph: ir.Graph, dtype: ir.DataType) -> ir.Value:
-    """Return the constant 0 of a type."""
-    name = f"regime_zero_{dtype.name}"
-    if name not in graph.initializers:
-        scalar = ir.tensor(np.zeros((), dtype.numpy()), dtype=dtype, name=name)
-        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape([]), const_value=scalar)
-        graph.register_initializer(value)
-    return graph.initializers[name]

@@ -1,24 +1,36 @@
-"""Runs the pruned graph of a program in ONNX Runtime, one session for the whole sequence of states."""
+"""The graph of a program from weights to masks, as a session: one for the whole sequence of states."""
 
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 
+from regime_proto.engine.device import Device, Placed
+from regime_proto.engine.expose import PACKED, TOTAL, CastWeights, ExposeMasks, NudgeWeights, Rows, plane_name
 from regime_proto.engine.gates import Gate
-from regime_proto.engine.program import Program, widened
-from regime_proto.engine.rewrite import ExposeMasks
-from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.engine.program import Program
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
-DEVICES = ("auto", "cpu", "cuda")
 
-# TF32 would let two equal states differ from what float32 arithmetic gives.
-_CUDA = ("CUDAExecutionProvider", {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"})
-_CPU: tuple[str, dict[str, str]] = ("CPUExecutionProvider", {})
+@dataclass(frozen=True)
+class Masks:
+    """The masks of one state.
+
+    Parameters
+    ----------
+    planes : tuple of placed arrays
+        Bool, gate after gate, plane after plane; on the device if it keeps them, else on the host.
+    packed : (sample, byte) uint8 or None
+        What the device packed.
+    finite : bool
+        Whether no activation was NaN or Inf.
+    """
+
+    planes: tuple[Placed, ...]
+    packed: Array | None
+    finite: bool
 
 
 class MaskSession:
@@ -30,8 +42,14 @@ class MaskSession:
     gates : sequence of Gate
     probe : mapping of str to array
         One array per probe input; the first axis is the sample.
-    device : str
-        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    device : Device
+    dtypes : mapping of str to dtype
+        What the states hold, by tensor; the graph widens it.
+    rows : sequence of Rows, optional
+        How each gate becomes rows of units; None leaves masks in the shapes of their gates.
+    threads : int
+    nudged : int, optional
+        Seed; with it every weight is moved by one unit in the last place.
     """
 
     def __init__(
@@ -39,72 +57,84 @@ class MaskSession:
         program: Program,
         gates: Sequence[Gate],
         probe: Mapping[str, Array],
+        device: Device,
         *,
-        device: str = "auto",
+        dtypes: Mapping[str, np.dtype],
+        rows: Sequence[Rows] | None = None,
+        threads: int = 1,
+        nudged: int | None = None,
     ) -> None:
-        model = program.parse_model()
-        ExposeMasks([gate.node for gate in gates])(model)
-        used = {value.name for value in model.graph.inputs if value.uses()}
-        for value in list(model.graph.inputs):
-            if value.name not in used:
-                model.graph.inputs.remove(value)
         self.gates = tuple(gates)
-        self.weights = {name: spec for name, spec in program.weight_inputs.items() if name in used}
-        self._probe = {name: array for name, array in probe.items() if name in used}
-        self._session = _session(ir.to_proto(model).SerializeToString(), device)
+        self.device = device
+        packs = rows is not None and device.resident
+        model = program.parse_model()
+        ExposeMasks(gates, rows, packed=packs)(model)
+        if nudged is not None:
+            NudgeWeights(program.weight_inputs, nudged)(model)
+        CastWeights({name: ir.DataType.from_numpy(dtype) for name, dtype in dtypes.items()})(model)
+        self._session = device.session(model, threads=threads)
+        self._probe = {name: device.place(probe[name]) for name in program.probe_inputs if name in self._session.inputs}
+        self._planes = [
+            plane_name(index, plane) for index, gate in enumerate(gates) for plane in range(len(gate.planes))
+        ]
+        self._kept = frozenset(self._planes) if packs else frozenset()
 
     @property
-    def provider(self) -> str:
-        """The execution provider that does the work."""
-        return str(self._session.get_providers()[0])
+    def weights(self) -> frozenset[str]:
+        """The tensors that the graph takes: those that some gate depends on."""
+        return self._session.inputs - set(self._probe)
 
-    def run(self, weights: Mapping[str, Array], probe: Mapping[str, Array] | None = None) -> tuple[list[Array], bool]:
+    def run(self, weights: Mapping[str, Placed], probe: Mapping[str, Array] | None = None) -> Masks:
         """Return the masks of one parameter state.
 
         Parameters
         ----------
-        weights : mapping of str to array
-            Under the program's names.
+        weights : mapping of str to placed array
+            Under the program's names; more than `weights` may be given.
         probe : mapping of str to array, optional
             In place of the session's own.
-
-        Returns
-        -------
-        masks : list of bool arrays, one per gate, in the gate's shape
-        finite : bool
-            Whether no activation was NaN or Inf.
         """
-        feeds = dict(self._probe) if probe is None else {name: probe[name] for name in self._probe}
-        for name, spec in self.weights.items():
-            feeds[name] = widened(weights[name], spec.dtype)
-        *masks, total = self._session.run(None, feeds)
-        return masks, bool(np.isfinite(total))
-
-
-def _session(content: bytes, device: str) -> Any:
-    if device not in DEVICES:
-        raise RegimeError(f"device {device!r}: expected one of {', '.join(DEVICES)}")
-    available = onnxruntime.get_available_providers()
-    wanted = device == "cuda" or (device == "auto" and _CUDA[0] in available)
-    if device == "cuda" and _CUDA[0] not in available:
-        raise RegimeError(
-            "device cuda: this onnxruntime has no CUDA provider; "
-            'pip uninstall onnxruntime, then pip install "regime-proto[gpu]"'
+        inputs = self._probe if probe is None else {name: self.device.place(probe[name]) for name in self._probe}
+        outputs = self._session.run({**weights, **inputs}, keep=self._kept)
+        return Masks(
+            planes=tuple(outputs[name] for name in self._planes),
+            packed=outputs[PACKED].numpy() if PACKED in outputs else None,
+            finite=bool(np.isfinite(outputs[TOTAL].numpy())),
         )
-    options = onnxruntime.SessionOptions()
-    # Several checkpoints are in flight, each on one thread; a thread pool per run would only contend, and
-    # the result would depend on the number of threads.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.use_deterministic_compute = True
-    options.log_severity_level = 3
-    if wanted:
-        onnxruntime.preload_dlls()
-    session = onnxruntime.InferenceSession(content, options, providers=[_CUDA, _CPU] if wanted else [_CPU])
-    if wanted and session.get_providers()[0] != _CUDA[0]:
-        # ONNX Runtime falls back to the CPU without an exception.
-        problem = "ONNX Runtime could not start its CUDA provider (driver or CUDA libraries missing)"
-        if device == "cuda":
-            raise RegimeError(f"device cuda: {problem}; check nvidia-smi, or use --device cpu")
-        warnings.warn(f"{problem}; the forward passes run on the CPU", RegimeWarning, stacklevel=2)
-    return session
+
+
+class Placer:
+    """Puts the tensors of states on a device, all in the types of the first state.
+
+    Parameters
+    ----------
+    device : Device
+    first : mapping of str to array
+        The first state, under the program's names.
+    """
+
+    def __init__(self, device: Device, first: Mapping[str, Array]) -> None:
+        self.device = device
+        wide = np.dtype(np.float32)
+        self.dtypes = {name: array.dtype if device.takes(array.dtype) else wide for name, array in first.items()}
+
+    def place(self, weights: Mapping[str, Array], where: str) -> dict[str, Placed]:
+        """Place every tensor.
+
+        Raises
+        ------
+        RegimeError
+            A tensor is of a type that the first checkpoint's cannot hold.
+        """
+        return {name: self.device.place(self._typed(name, array, where)) for name, array in weights.items()}
+
+    def _typed(self, name: str, array: Array, where: str) -> Array:
+        dtype = self.dtypes[name]
+        if array.dtype == dtype:
+            return array
+        if not np.can_cast(array.dtype, dtype, "safe"):
+            raise RegimeError(
+                f"{where}: {name} is {array.dtype}, in the first checkpoint it is {dtype}; analyze the checkpoints of "
+                "one precision together (--steps A:B)"
+            )
+        return array.astype(dtype)

@@ -1,0 +1,306 @@
+"""The ways in which graphs spell gates: operators, and small patterns of operators (PROTOCOL, section 7)."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+
+# Operators through which a constant, or the identity of a value, is followed.
+_CASTS = ("Cast", "CastLike", "Identity", "Expand", "Reshape", "Unsqueeze", "Squeeze")
+# Operators of which decomposed smooth activations are made.
+_POINTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Neg", "Erf", "Tanh", "Sigmoid", "Softplus", "Exp", "Log", "Cast")
+# A decomposition is a handful of operators; what lies deeper is something else.
+_DEPTH = 10
+
+_SMOOTH = {
+    "Elu": "Elu", "Selu": "Selu", "Celu": "Celu", "Softplus": "Softplus", "Gelu": "Gelu", "FastGelu": "Gelu",
+    "Swish": "Silu", "QuickGelu": "QuickGelu", "Mish": "Mish",
+}  # fmt: skip
+_COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_DOMAINS = ("", "ai.onnx", "com.microsoft")
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One threshold of a gate: a unit's bit is ``z > threshold``, or ``z >= threshold`` where `closed`."""
+
+    threshold: float
+    closed: bool = False
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """What a node does as a gate.
+
+    Parameters
+    ----------
+    op : str
+        Operator, or the name of the activation that several operators spell.
+    kind : str
+        ``relu``, ``piecewise`` or ``smooth``.
+    value : onnx_ir.Value
+        The value that the thresholds are compared with.
+    planes : tuple of Plane
+    doubt : str
+        Why it is probably no activation; empty if it is one.
+    """
+
+    op: str
+    kind: str
+    value: ir.Value
+    planes: tuple[Plane, ...] = (Plane(0.0),)
+    doubt: str = ""
+
+
+def read_gate(node: ir.Node) -> Spelling | None:
+    """Return the gate that ends at `node`, None if there is none."""
+    if node.domain not in _DOMAINS:
+        return None
+    if node.op_type in _SMOOTH:
+        return _fused_smooth(node)
+    reader = _READERS.get(node.op_type)
+    spelling = reader(node) if reader else None
+    return spelling if spelling is not None and spelling.value.dtype in (*FLOATS, None) else None
+
+
+def inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
+    """Yield the nodes between the input of a decomposed gate that ends at `node`, and `node`."""
+    spelling = read_gate(node)
+    if spelling is None:
+        return
+    pending = [value.producer() for value in node.inputs if value is not None and value is not spelling.value]
+    while pending:
+        inner = pending.pop()
+        if inner is not None:
+            yield inner
+            pending += [value.producer() for value in inner.inputs if value is not None and value is not spelling.value]
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """Return a constant that holds one number, also one that was cast or broadcast; None for anything else."""
+    array = constant(value)
+    if array is None or not array.size or array.dtype.kind not in "fiub":
+        return None
+    first = float(array.flat[0])
+    return first if np.all(array == array.flat[0]) else None
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """Return what a value always holds, None if it is not constant or not small."""
+    for _ in range(_DEPTH):
+        if value is None:
+            return None
+        tensor = ir.convenience.get_const_tensor(value)
+        if tensor is not None:
+            return np.asarray(tensor.numpy()) if tensor.size <= 1024 and _is_plain(tensor) else None
+        producer = value.producer()
+        if producer is not None and producer.op_type == "ConstantOfShape":
+            fill = producer.attributes.get("value")
+            return np.zeros(1, np.float32) if fill is None else np.asarray(fill.as_tensor().numpy())
+        if producer is None or producer.op_type not in _CASTS:
+            return None
+        value = producer.inputs[0]
+    return None
+
+
+def _is_plain(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype in (*FLOATS, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.UINT8)
+
+
+def _relu(node: ir.Node) -> Spelling:
+    # relu(z) > 0 if and only if z > 0; to expose z would keep the runtime from fusing the ReLU.
+    return Spelling("Relu", "relu", node.outputs[0])
+
+
+def _on_input(node: ir.Node) -> Spelling | None:
+    value = node.inputs[0]
+    return None if value is None else Spelling(node.op_type, "piecewise", value)
+
+
+def _thresholded(node: ir.Node) -> Spelling:
+    return Spelling("ThresholdedRelu", "piecewise", _input(node), (Plane(_attribute(node, "alpha", 1.0)),))
+
+
+def _hard_sigmoid(node: ir.Node) -> Spelling | None:
+    alpha, beta = _attribute(node, "alpha", 0.2), _attribute(node, "beta", 0.5)
+    if not alpha:
+        return None
+    planes = (Plane(-beta / alpha), Plane((1 - beta) / alpha, closed=True))
+    return Spelling("HardSigmoid", "piecewise", _input(node), planes)
+
+
+def _hard_swish(node: ir.Node) -> Spelling:
+    return Spelling("HardSwish", "smooth", _input(node), (Plane(-3.0), Plane(3.0, closed=True)))
+
+
+def _clip(node: ir.Node) -> Spelling | None:
+    bounds = [_attribute(node, "min", -math.inf), _attribute(node, "max", math.inf)]
+    for position, value in enumerate(node.inputs[1:3]):
+        if value is not None:
+            bound = scalar(value)
+            if bound is None:
+                return Spelling("Clip", "piecewise", _input(node), (), "its bounds are not constant")
+            bounds[position] = bound
+    low, high = bounds
+    # Exporters write "no bound" as the largest float of the type.
+    planes = [Plane(low)] if low > -3e38 else []
+    planes += [Plane(high, closed=True)] if high < 3e38 else []
+    doubt = ""
+    if len(planes) == 1 and planes[0].threshold:
+        doubt = f"one bound, {planes[0].threshold:g}: more often a guard than an activation"
+    return Spelling("Clip", "piecewise", _input(node), tuple(planes), doubt) if planes else None
+
+
+def _max(node: ir.Node) -> Spelling | None:
+    if len(node.inputs) != 2:
+        return None
+    for value, other in (node.inputs, tuple(reversed(node.inputs))):
+        if value is not None and scalar(other) == 0 and scalar(value) is None:
+            return Spelling("Max", "piecewise", value)
+    return None
+
+
+def _where(node: ir.Node) -> Spelling | None:
+    """Read ``Where(x > c, x, 0)`` and its mirror images, and the leaky forms with a scaled x in place of 0."""
+    condition, chosen, other = node.inputs
+    comparison = _comparison(condition)
+    if comparison is None or chosen is None or other is None:
+        return None
+    value, threshold = comparison
+    for branch, rest in ((chosen, other), (other, chosen)):
+        if branch is not value:
+            continue
+        if scalar(rest) == 0 or (threshold == 0 and _scaled(rest) is value):
+            return Spelling("Where", "piecewise", value, (Plane(threshold),))
+        if threshold == 0 and "Exp" in (_operators(rest, value) or ()):
+            return Spelling("Elu", "smooth", value)
+    return None
+
+
+def _mul(node: ir.Node) -> Spelling | None:
+    """Read ``x · (x > 0)``, and ``x · f(x)`` where f saturates: the smooth activations, decomposed."""
+    first, second = node.inputs
+    if first is None or second is None:
+        return None
+    for scaled, factor in ((first, second), (second, first)):
+        comparison = _comparison(_uncast(factor))
+        if comparison is not None and comparison[0] is scaled:
+            return Spelling("Mul", "piecewise", scaled, (Plane(comparison[1]),))
+        for value in dict.fromkeys((scaled, _scaled(scaled))):
+            operators = None if value is None else _operators(factor, value)
+            op = _smooth_name(operators or [])
+            if value is not None and op:
+                return Spelling(op, "smooth", value)
+    return None
+
+
+def _smooth_name(operators: list[str]) -> str:
+    """Return the activation x · f(x) by the operators of f."""
+    if "Erf" in operators:
+        return "Gelu"
+    if "Tanh" in operators:
+        return "Mish" if "Softplus" in operators or "Exp" in operators else "Gelu"
+    if "Sigmoid" in operators:
+        return "QuickGelu" if "Mul" in operators or "Div" in operators else "Silu"
+    return ""
+
+
+def _log(node: ir.Node) -> Spelling | None:
+    """Read ``log(1 + exp(x))``."""
+    total = _producer(node.inputs[0], "Add")
+    if total is None:
+        return None
+    for one, power in (total.inputs, tuple(reversed(total.inputs))):
+        exponential = _producer(power, "Exp")
+        if scalar(one) == 1 and exponential is not None and exponential.inputs[0] is not None:
+            return Spelling("Softplus", "smooth", exponential.inputs[0])
+    return None
+
+
+def _fused_smooth(node: ir.Node) -> Spelling:
+    biased = node.domain == "com.microsoft" and len([value for value in node.inputs if value is not None]) > 1
+    planes = () if biased else (Plane(0.0),)
+    doubt = "its bias is fused into it: take the model before optimization" if biased else ""
+    return Spelling(_SMOOTH[node.op_type], "smooth", _input(node), planes, doubt)
+
+
+def _comparison(value: ir.Value | None) -> tuple[ir.Value, float] | None:
+    """Return x and c of a comparison of x with a constant c, either way round."""
+    node = None if value is None else value.producer()
+    if node is None or node.op_type not in _COMPARISONS:
+        return None
+    for compared, bound in (node.inputs, tuple(reversed(node.inputs))):
+        threshold = scalar(bound)
+        if compared is not None and threshold is not None and scalar(compared) is None:
+            return compared, threshold
+    return None
+
+
+def _scaled(value: ir.Value) -> ir.Value | None:
+    """Return x of a value x · c or x / c."""
+    node = value.producer()
+    if node is None or node.op_type not in ("Mul", "Div"):
+        return None
+    first, second = node.inputs
+    if scalar(second) is not None:
+        return first
+    return second if node.op_type == "Mul" and scalar(first) is not None else None
+
+
+def _operators(value: ir.Value | None, root: ir.Value, depth: int = _DEPTH) -> list[str] | None:
+    """Return the operators that make `value` of `root` and constants alone, unit by unit; None if it is not so."""
+    if value is root:
+        return []
+    if value is None or not depth or scalar(value) is not None:
+        return [] if value is not None and scalar(value) is not None else None
+    node = value.producer()
+    if node is None or node.op_type not in _POINTWISE:
+        return None
+    found = [node.op_type]
+    for part in node.inputs:
+        inner = _operators(part, root, depth - 1)
+        if inner is None:
+            return None
+        found += inner
+    return found
+
+
+def _uncast(value: ir.Value) -> ir.Value | None:
+    node = value.producer()
+    return node.inputs[0] if node is not None and node.op_type in ("Cast", "CastLike") else value
+
+
+def _producer(value: ir.Value | None, op: str) -> ir.Node | None:
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == op else None
+
+
+def _input(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None  # noqa: S101
+    return value
+
+
+def _attribute(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return default if attribute is None else float(attribute.value)
+
+
+_READERS: dict[str, Callable[[ir.Node], Spelling | None]] = {
+    "Relu": _relu,
+    "LeakyRelu": _on_input,
+    "PRelu": _on_input,
+    "Abs": _on_input,
+    "ThresholdedRelu": _thresholded,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
+    "Clip": _clip,
+    "Max": _max,
+    "Where": _where,
+    "Mul": _mul,
+    "Log": _log,
+}

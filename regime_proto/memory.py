@@ -1,0 +1,28 @@
+"""How much memory this process may take."""
+
+import os
+from pathlib import Path
+
+
+def available_bytes() -> int:
+    """Return the memory that is free for use, under the limits of a container too."""
+    free = [_free_in_system(), *_free_in_group()]
+    return max(0, min(free))
+
+
+def _free_in_system() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+
+
+def _free_in_group() -> list[int]:
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = int((folder / "memory.max").read_text())
+        used = int((folder / "memory.current").read_text())
+    except (OSError, ValueError):
+        return []
+    return [limit - used]
