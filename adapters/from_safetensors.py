@@ -61,7 +61,7 @@ def _metadata(path: Path) -> dict[str, object]:
     try:
         header, _ = _header(path)
         return _parsed(header.get("__metadata__", None) or {})
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise RegimeError(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
 
 
@@ -76,9 +76,10 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 def _tensor(file: mmap.mmap, entry: dict[str, Any], begin: int) -> Array:
     """Return the array that an entry of the header describes."""
     if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"dtype {entry['dtype']}, expected one of {', '.join(_DTYPES)}")
+        raise ValueError(f"dtype {entry['dtype']}; expected one of {', '.join(_DTYPES)}")
+    dtype = dtype_named(_DTYPES[entry["dtype"]])
     first, past = entry["data_offsets"]
-    array = view(file, dtype_named(_DTYPES[entry["dtype"]]), tuple(entry["shape"]), within=(begin + first, begin + past))
+    array = view(file, dtype, tuple(entry["shape"]), within=(begin + first, begin + past))
     # The format aligns the first tensor only.
     return array if array.flags.aligned else array.copy()
 

@@ -72,9 +72,8 @@ def _load(path: Path) -> Mapping[str, Any]:
     except torch_zip.NotPlain as reason:
         payload = _load_with_torch(path, str(reason))
     if not isinstance(payload, Mapping):
-        raise RegimeError(
-            f"{path}: holds a {type(payload).__name__}, not a dict of tensors; save model.state_dict() instead"
-        )
+        kind = "tensor" if isinstance(payload, np.ndarray) else type(payload).__name__
+        raise RegimeError(f"{path}: holds a {kind}, not a dict of tensors; save model.state_dict() instead")
     return payload
 
 
@@ -82,7 +81,8 @@ def _load_with_torch(path: Path, reason: str) -> Any:
     try:
         from regime_proto.adapters import torch_pickle
     except ImportError:
-        raise RegimeError(f"{path}: cannot be read without PyTorch ({reason}): {_INSTALL}") from None
+        shown = " ".join(reason.split())[:200]
+        raise RegimeError(f"{path}: cannot be read without PyTorch ({shown}): {_INSTALL}") from None
     return torch_pickle.load(path)
 
 

@@ -98,9 +98,10 @@ _RUN = re.compile(
     rb"|\x8a(?:\x00|\x01.|\x02..|\x03...|\x04....|\x05.{5}|\x06.{6}|\x07.{7}|\x08.{8})|c[\w.]+\n[\w.]+\n)*+(?:X(....)|\.\Z)",
     re.DOTALL,
 )
-_MAX_PICKLE = 2**24
+_MAX_PICKLE = 2**22
 # C recurses into a tuple of tuples when it serves as a key: 100,000 levels end the process where the stack is 8 MiB.
-# A tensor takes four tuples. (Keys that take for ever to hash can be built with few; torch does not notice either.)
+# A tensor takes four tuples; letters in strings are counted too, which does no harm. (Keys that take for ever to hash
+# can be built with few tuples; torch does not notice those either.)
 _TUPLES, _MAX_TUPLES = b"t\x85\x86\x87", 50_000
 
 
@@ -191,7 +192,7 @@ def _tensor(
     # Metadata tells that the numbers are to be negated or conjugated.
     if type(storage) is not _Storage or type(size) is not tuple or type(stride) is not tuple or metadata:
         raise NotPlain("an unusual tensor")
-    dtype = storage.dtype or dtype
+    dtype = dtype if storage.dtype is None else storage.dtype
     if dtype is None:
         raise NotPlain("a tensor of bytes")
     array = view(storage.file, dtype, size, within=storage.within, offset=offset, strides=stride)
