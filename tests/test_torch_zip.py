@@ -144,6 +144,20 @@ def test_a_plain_file_is_read_without_torch(tmp_path):
     assert read_apart(path, "without") == "['w'] False"
 
 
+CONVERT = """
+import sys
+sys.modules["torch"] = None
+import regime_proto
+print(regime_proto.convert(sys.argv[1], sys.argv[2]))
+"""
+
+
+def test_a_directory_with_a_program_is_converted_without_torch(mlp_run, tmp_path):
+    call = [sys.executable, "-c", CONVERT, mlp_run, tmp_path / "run.h5"]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / "run.h5"), done.stderr
+
+
 def test_an_unusual_file_takes_torch(tmp_path):
     path = saved(tmp_path, {"model": {"w": BASE}, "args": argparse.Namespace(lr=1)})
     assert read_apart(path, "there") == "['w'] True"
