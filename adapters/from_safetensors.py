@@ -47,9 +47,9 @@ def read(path: Path) -> State:
         # It checks the header as a whole: no gaps, no overlaps, nothing behind the last tensor.
         with safe_open(path, framework="np"):
             pass
-        header, begin = _header(path)
-        label, metrics = label_of(_parsed(header.pop("__metadata__", None) or {}))
         file = map_file(path)
+        header, begin = _header(file)
+        label, metrics = label_of(_parsed(header.pop("__metadata__", None) or {}))
         tensors = {name: _tensor(file, entry, begin) for name, entry in header.items()}
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RegimeError(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
@@ -59,18 +59,17 @@ def read(path: Path) -> State:
 
 def _metadata(path: Path) -> dict[str, object]:
     try:
-        header, _ = _header(path)
+        header, _ = _header(map_file(path))
         return _parsed(header.get("__metadata__", None) or {})
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise RegimeError(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
+def _header(file: mmap.mmap) -> tuple[dict[str, Any], int]:
     """Return the header, and where the numbers begin."""
-    with path.open("rb") as file:
-        length = min(int.from_bytes(file.read(8), "little"), _MAX_HEADER)
-        header: dict[str, Any] = json.loads(file.read(length))
-    return header, 8 + length
+    begin = 8 + min(int.from_bytes(file[:8], "little"), _MAX_HEADER)
+    header: dict[str, Any] = json.loads(file[8:begin])
+    return header, begin
 
 
 def _tensor(file: mmap.mmap, entry: dict[str, Any], begin: int) -> Array:
