@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from regime_proto.adapters import torch_zip
 from regime_proto.adapters.names import unwrap
-from regime_proto.adapters.payload import label_of
+from regime_proto.adapters.payload import NotDense, label_of
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.program import Program
@@ -16,7 +18,7 @@ from regime_proto.source import Array, State
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
-_INSTALL = 'PyTorch is not installed: pip install "regime-proto[torch]"'
+_INSTALL = 'pip install "regime-proto[torch]"'
 
 # In the order of preference; weights averaged over time (EMA) are another sequence.
 _PAYLOAD_KEYS = (
@@ -63,17 +65,25 @@ def export(model: object, probe: Probe) -> Program:
     return torch_export.export(model, probe)
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> Mapping[str, Any]:
+    """Return the payload of a checkpoint; its tensors are arrays."""
+    try:
+        payload = torch_zip.load(path)
+    except torch_zip.NotPlain as reason:
+        payload = _load_with_torch(path, str(reason))
+    if not isinstance(payload, Mapping):
+        kind = "tensor" if isinstance(payload, np.ndarray) else type(payload).__name__
+        raise RegimeError(f"{path}: holds a {kind}, not a dict of tensors; save model.state_dict() instead")
+    return payload
+
+
+def _load_with_torch(path: Path, reason: str) -> Any:
     try:
         from regime_proto.adapters import torch_pickle
     except ImportError:
-        raise RegimeError(f"{path}: {_INSTALL}") from None
-    payload = torch_pickle.load(path)
-    if not isinstance(payload, Mapping):
-        raise RegimeError(
-            f"{path}: holds a {type(payload).__name__}, not a dict of tensors; save model.state_dict() instead"
-        )
-    return payload
+        shown = " ".join(reason.split())[:200]
+        raise RegimeError(f"{path}: cannot be read without PyTorch ({shown}): {_INSTALL}") from None
+    return torch_pickle.load(path)
 
 
 def _weights(payload: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -109,17 +119,10 @@ def _weights(payload: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _tensors(payload: Mapping[str, Any]) -> dict[str, Any]:
-    import torch
-
-    return {str(name): value for name, value in payload.items() if isinstance(value, torch.Tensor)}
+    return {str(name): value for name, value in payload.items() if isinstance(value, np.ndarray | NotDense)}
 
 
-def _array(name: str, tensor: Any, path: Path) -> Array:
-    import torch
-
-    if tensor.layout is not torch.strided or tensor.is_quantized:
-        raise RegimeError(f"{path}: tensor {name!r} is sparse or quantized; expected dense numbers")
-    # NumPy has no bfloat16 of its own; widening is exact.
-    tensor = tensor.float() if tensor.dtype is torch.bfloat16 else tensor
-    array: Array = tensor.detach().numpy()
-    return array
+def _array(name: str, tensor: Array | NotDense, path: Path) -> Array:
+    if isinstance(tensor, NotDense):
+        raise RegimeError(f"{path}: tensor {name!r} is {tensor.kind}; expected dense numbers")
+    return tensor

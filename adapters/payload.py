@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -11,6 +12,13 @@ from regime_proto.ordering import Label
 
 _STEP_NAMES = ("global_step", "step", "iteration", "iter", "num_updates", "it")
 _EPOCH_NAMES = ("epoch", "epochs")
+
+
+@dataclass(frozen=True)
+class NotDense:
+    """Stands for a tensor that cannot be an array: a sparse or a quantized one, or one of a dtype of torch's own."""
+
+    kind: str
 
 
 def label_of(payload: Mapping[str, Any]) -> tuple[Label, dict[str, float]]:

@@ -3,11 +3,14 @@
 import pickle
 import pickletools
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from regime_proto.adapters.mapped import dtype_named
+from regime_proto.adapters.payload import NotDense
 from regime_proto.schema.errors import RegimeError
 
 # No checkpoint needs these. A stub would make them harmless too, but the user should know of such a file.
@@ -45,7 +48,10 @@ class _Stub:
 
 
 def load(path: Path) -> Any:
-    """Return what a torch file holds; tensors are mapped into memory where the format allows it.
+    """Return what a torch file holds.
+
+    Tensors in its dict and in the dicts of that are arrays, mapped into memory where the format allows it. Those
+    that cannot be arrays are `NotDense`.
 
     Raises
     ------
@@ -53,12 +59,7 @@ def load(path: Path) -> Any:
         The file is damaged, or names globals that no checkpoint needs.
     """
     try:
-        try:
-            return _load(path)
-        except pickle.UnpicklingError:
-            stubs = _stubs(path)
-            with _STUBS_IN_USE, torch.serialization.safe_globals(stubs):
-                return _load(path)
+        return _with_arrays(_load(path))
     except RegimeError:
         raise
     except Exception as error:
@@ -69,8 +70,43 @@ def load(path: Path) -> Any:
 
 
 def _load(path: Path) -> Any:
+    try:
+        return _torch_load(path)
+    except pickle.UnpicklingError:
+        stubs = _stubs(path)
+        with _STUBS_IN_USE, torch.serialization.safe_globals(stubs):
+            return _torch_load(path)
+
+
+def _torch_load(path: Path) -> Any:
     # The format before torch 1.6 is a plain stream of pickles and cannot be mapped.
     return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+
+
+def _with_arrays(payload: Any) -> Any:
+    if not isinstance(payload, Mapping):
+        return payload
+    return {
+        key: {name: _array(inner) for name, inner in value.items()} if isinstance(value, Mapping) else _array(value)
+        for key, value in payload.items()
+    }
+
+
+def _array(value: Any) -> Any:
+    """Return a tensor as an array, in ml_dtypes' dtype where numpy has none; anything else as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        return NotDense("sparse or quantized")
+    tensor = value.detach().resolve_conj().resolve_neg()
+    name = str(tensor.dtype).removeprefix("torch.")
+    try:
+        if name != "bfloat16" and not name.startswith("float8"):
+            return tensor.numpy()
+        bits = torch.uint16 if tensor.itemsize == 2 else torch.uint8
+        return tensor.view(bits).numpy().view(dtype_named(name))
+    except TypeError:
+        return NotDense(f"of {name}")
 
 
 def _is_zip(path: Path) -> bool:

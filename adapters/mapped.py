@@ -1,0 +1,88 @@
+"""Files mapped into memory, and arrays that view them without a copy."""
+
+import mmap
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regime_proto.source import Array
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """Map a file for reading. Arrays that view it keep it open.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened.
+    ValueError
+        It is empty.
+    """
+    with path.open("rb", buffering=0) as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+@cache
+def dtype_named(name: str) -> np.dtype[Any]:
+    """Return numpy's dtype of that name, or that of ml_dtypes where numpy has none (bfloat16, float8)."""
+    if hasattr(np, name):
+        return np.dtype(name)
+    import ml_dtypes
+
+    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return dtype
+
+
+def view(
+    file: mmap.mmap,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    *,
+    within: tuple[int, int],
+    offset: int = 0,
+    strides: tuple[int, ...] | None = None,
+) -> Array:
+    """Return an array that views a part of a mapped file, read-only.
+
+    Parameters
+    ----------
+    file : mmap
+    dtype : numpy.dtype
+    shape : tuple of int
+    within : tuple of int
+        First byte of the part, and the first byte after it.
+    offset : int
+        Of the first element in the part, in elements.
+    strides : tuple of int, optional
+        In elements; row-major unless given.
+
+    Raises
+    ------
+    ValueError
+        The array would reach out of the part, or the part out of the file.
+    """
+    start, stop = within
+    strides = _row_major(shape) if strides is None else strides
+    numbers = (offset, *within, *shape, *strides)
+    # Numpy's integers would pass for numbers too, but their arithmetic wraps around.
+    if len(shape) != len(strides) or set(map(type, numbers)) != {int} or min(numbers) < 0:
+        raise ValueError(f"a tensor of shape {shape}, strides {strides} and offset {offset}")
+    start, stop = within
+    past = offset
+    if 0 not in shape:
+        past += 1
+        for size, stride in zip(shape, strides, strict=True):
+            past += (size - 1) * stride
+    if not start <= start + past * dtype.itemsize <= stop <= len(file):
+        raise ValueError(f"a tensor reaches to byte {start + past * dtype.itemsize} of {min(stop, len(file))}")
+    in_bytes = [stride * dtype.itemsize for stride in strides]
+    return np.ndarray(shape, dtype, buffer=file, offset=start + offset * dtype.itemsize, strides=in_bytes)
+
+
+def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.append(strides[-1] * size)
+    return tuple(reversed(strides))[: len(shape)] if shape else ()
