@@ -209,6 +209,11 @@ def measure(case, plan, folder, rounds):
     return np.median(rows, axis=0), failure or float(np.median(lens))
 
 
+def digits(value):
+    """Return three digits, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def row(case, rounds):
     """Print a model's row; return how many times as long the hand-written script takes."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -220,9 +225,9 @@ def row(case, rounds):
         [
             case.title,
             f"{len(plan.gates)} / {count_hooks(case)}",
-            *[f"{value:.3g}" for value in (convert, whole, naive)],
-            lens if isinstance(lens, str) else f"{lens:.3g}",
-            *[f"{value:.3g}" for value in (wide, narrow, read)],
+            *[digits(value) for value in (convert, whole, naive)],
+            lens if isinstance(lens, str) else digits(lens),
+            *[digits(value) for value in (wide, narrow, read)],
             *[f"{value:.2f}" for value in (naive / convert, convert / min(wide, narrow), convert / wide)],
         ]
     )
