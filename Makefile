@@ -12,7 +12,7 @@ DEMO_OUT ?= demo-run
 help:
 	@echo "make demo    train a small network and analyze it"
 	@echo "make test    run the tests"
-	@echo "make bench   measure speed, memory and how both keep over a long run"
+	@echo "make bench   measure speed and memory, and whether a long run keeps its pace"
 	@echo "make lint    check style;  make types    check types"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
