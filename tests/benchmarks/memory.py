@@ -7,6 +7,7 @@ them back when it wants to. It is read every 20 ms, and what the process held be
 import argparse
 import json
 import math
+import signal
 import subprocess
 import sys
 import tempfile
@@ -50,12 +51,14 @@ def peaks(folder):
     """Return the peaks of resident and of additional anonymous memory of a conversion, in bytes."""
     command = [sys.executable, __file__, "--convert", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        start = int(process.stdout.readline())
-        anonymous = start
-        while process.poll() is None:
-            anonymous = max(anonymous, status_bytes(process.pid, "RssAnon"))
-            time.sleep(INTERVAL)
-        resident = int(process.stdout.readline())
+        try:
+            start = anonymous = int(process.stdout.readline())
+            while process.poll() is None:
+                anonymous = max(anonymous, status_bytes(process.pid, "RssAnon"))
+                time.sleep(INTERVAL)
+            resident = int(process.stdout.readline())
+        finally:
+            process.kill()
     return resident, anonymous - start
 
 
@@ -128,6 +131,8 @@ def main():
     if options.convert:
         convert_here(options.convert)
         return
+    # An orderly exit removes the temporary folders, which hold gigabytes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     print(describe_machine("torch", "onnxruntime"))
     bound = f"(workers + 1.2) × checkpoint + {BYTES_PER_UNIT} bytes × gate units × samples + 300 MB"
     print(f"Megabytes, {default_workers()} workers. Bound of the models: {bound}.\n")
