@@ -93,7 +93,7 @@ def make_large(layers):
 
 
 def write_safetensors(path, shapes, step):
-    """Write random tensors chunk by chunk; those of two steps differ by a thousandth."""
+    """Write random tensors chunk by chunk; those of neighbouring steps differ by a thousandth."""
     header, offset = {"__metadata__": {"step": str(step)}}, 0
     for name, shape in shapes.items():
         stop = offset + 4 * math.prod(shape)
@@ -101,13 +101,11 @@ def write_safetensors(path, shapes, step):
         offset = stop
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    common, own = np.random.default_rng(0), np.random.default_rng(step + 1)
+    random, scale = np.random.default_rng(0), np.float32((1 + 1e-3 * step) * LARGE_WIDTH**-0.5)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for left in range(offset // 4, 0, -CHUNK):
-            count = min(CHUNK, left)
-            values = common.standard_normal(count, np.float32) + 1e-3 * own.standard_normal(count, np.float32)
-            file.write((values * np.float32(LARGE_WIDTH**-0.5)).tobytes())
+            file.write((random.standard_normal(min(CHUNK, left), np.float32) * scale).tobytes())
 
 
 def write_large_run(folder, layers):
