@@ -12,7 +12,7 @@ DEMO_OUT ?= demo-run
 help:
 	@echo "make demo    train a small network and analyze it"
 	@echo "make test    run the tests"
-	@echo "make bench   measure speed against a hand-written script"
+	@echo "make bench   measure speed and memory, and whether a long run keeps its pace"
 	@echo "make lint    check style;  make types    check types"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -27,8 +27,14 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.installed
+$(VENV)/.bench-installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(RUNTIME),torch,bench]'
+	touch $@
+
+bench: $(VENV)/.bench-installed
 	$(BIN)/python tests/benchmarks/convert_speed.py
+	$(BIN)/python tests/benchmarks/memory.py
+	$(BIN)/python tests/benchmarks/flatness.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,144 +1,51 @@
-"""Time per checkpoint of ``convert``, of a hand-written script, of the bare forward pass and of reading the bytes.
+"""Time per checkpoint of ``convert``, of a hand-written script, of TorchLens, of the bare forward pass and of reading.
 
 All in one run on the same files, since machines differ from minute to minute: compare the columns of one run.
 """
 
 import argparse
-import platform
 import tempfile
 import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import torch
+import torchlens
+from models import CASES, add_models_option, describe_machine, print_head, print_row, write_run
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
+from torchlens.backends.torch.wrappers import unwrap_torch
 
 from regime_proto.conversion import default_workers, run_plan
-from regime_proto.plan import make_plan, write_program
 
-SAMPLES = 26
-
-
-class Mlp(nn.Sequential):
-    def __init__(self):
-        layers = []
-        for inputs in (784, 1024, 1024):
-            layers += [nn.Linear(inputs, 1024), nn.BatchNorm1d(1024), nn.ReLU()]
-        super().__init__(*layers, nn.Linear(1024, 10))
-
-
-class Block(nn.Module):
-    def __init__(self, inputs, outputs, stride):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.relu2 = nn.ReLU()
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x):
-        hidden = self.relu1(self.bn1(self.conv1(x)))
-        return self.relu2(self.bn2(self.conv2(hidden)) + self.shortcut(x))
+TORCHLENS_CHECKPOINTS = 4
+COLUMNS = [
+    "model",
+    "gates / hooks",
+    "convert",
+    "convert, whole call",
+    "hand-written",
+    "TorchLens",
+    "bare, all cores on one",
+    "bare, one thread per core",
+    "read bytes",
+    "hand-written / convert",
+    "convert / best bare",
+    "convert / bare, all cores on one",
+]
 
 
-class ResNet18(nn.Module):
-    """ResNet-18 in its form for 32 × 32 images: a 3 × 3 stem, no pooling before the blocks."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
-        widths = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1)]
-        widths += [(128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1)]
-        self.blocks = nn.Sequential(*[Block(*width) for width in widths])
-        self.head = nn.Linear(512, 10)
-
-    def forward(self, x):
-        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
-
-
-MODELS = {"MLP 784-1024³-10": (Mlp, (784,), 120), "ResNet-18, 32×32": (ResNet18, (3, 32, 32), 24)}
-
-
-def write_run(folder, make, shape, count):
-    """Save a random walk of the weights."""
-    torch.manual_seed(0)
-    model = make()
-    np.savez(folder.parent / "probe.npz", torch.randn(SAMPLES, *shape).numpy())
-    for step in range(count):
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += 1e-3 * torch.randn_like(parameter)
-        torch.save({"model": model.state_dict(), "step": step}, folder / f"step_{step:05d}.pt")
-    write_program(folder, model=make(), probe=folder.parent / "probe.npz")
-
-
-def naive(folder, make, probe):
-    """What a user writes by hand: hooks on the ReLU modules, and differences with torch."""
-    model = make().eval()
-    masks = []
-    for module in model.modules():
-        if isinstance(module, nn.ReLU):
-            module.register_forward_hook(lambda _module, _inputs, output: masks.append(output > 0))
-    probe = torch.from_numpy(probe)
-    before_masks = before_weights = None
-    changes = []
-    for path in sorted(folder.glob("*.pt")):
-        model.load_state_dict(torch.load(path, weights_only=True)["model"])
-        masks.clear()
-        with torch.no_grad():
-            model(probe)
-        weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        if before_masks is not None:
-            pattern = [(a != b).float().mean().item() for a, b in zip(masks, before_masks, strict=True)]
-            weight = sum((weights[name] - before_weights[name]).abs().sum().item() for name in weights)
-            changes.append((weight / sum(w.numel() for w in weights.values()), sum(pattern) / len(pattern)))
-        before_masks, before_weights = list(masks), weights
-        yield
-    return changes
-
-
-def bare_forward(plan):
-    """Run the graph up to the last gate, weights in memory, all cores on one checkpoint."""
-    model = plan.program.parse_model()
-    last = next(node for node in model.graph if node.name == plan.gates[-1].node)
-    model.graph.outputs[:] = [last.outputs[0]]
-    RemoveUnusedNodesPass()(model)
-    used = {value.name for value in model.graph.inputs if value.uses()}
-    for value in [value for value in model.graph.inputs if value.name not in used]:
-        model.graph.inputs.remove(value)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = default_workers()
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    checkpoint = plan.source.checkpoints[0]
-    weights = plan.program.bind(plan.source.read(checkpoint), str(checkpoint.path))
-    feeds = {name: np.ascontiguousarray(array) for name, array in {**weights, **plan.probe}.items() if name in used}
-    for _ in plan.source.checkpoints:
-        session.run(None, feeds)
-        yield
-
-
-def read_bytes(folder):
-    for path in sorted(folder.glob("*.pt")):
-        path.read_bytes()
-        yield
+def steady(times, skip):
+    """Return milliseconds per item from the times at which items were done, without the first `skip`."""
+    return 1e3 * (times[-1] - times[skip - 1]) / (len(times) - skip)
 
 
 def per_item(iterator, skip):
-    """Return milliseconds per item in steady state: the first `skip` are not counted."""
-    start = None
-    for count, _ in enumerate(iterator, start=1):
-        if count == skip:
-            start = time.perf_counter()
-    return 1e3 * (time.perf_counter() - start) / (count - skip)
+    return steady([time.perf_counter() for _ in iterator], skip)
 
 
 def convert(plan, output, skip):
@@ -148,39 +55,207 @@ def convert(plan, output, skip):
     run_plan(plan, output, progress=lambda _done, _total: times.append(time.perf_counter()))
     whole = time.perf_counter() - begin
     output.unlink()
-    return 1e3 * (times[-1] - times[skip - 1]) / (len(times) - skip), 1e3 * whole / len(times)
+    return steady(times, skip), 1e3 * whole / len(times)
+
+
+def changes(masks, before_masks, weights, before_weights):
+    """Return mean |Δw| and the mean share of units that flipped, as one writes it with torch."""
+    pattern = [(a != b).float().mean().item() for a, b in zip(masks, before_masks, strict=True)]
+    weight = sum((weights[name] - before_weights[name]).abs().sum().item() for name in weights)
+    return weight / sum(tensor.numel() for tensor in weights.values()), sum(pattern) / len(pattern)
+
+
+def follow(model, paths, observe):
+    """Load each checkpoint into `model`, observe its masks, and compare neighbours."""
+    names = [name for name, _ in model.named_parameters()]
+    before = None
+    for path in paths:
+        state = torch.load(path, weights_only=True)["model"]
+        model.load_state_dict(state)
+        with torch.no_grad():
+            current = observe(), {name: state[name] for name in names}
+            if before is not None:
+                changes(current[0], before[0], current[1], before[1])
+        before = current
+        yield
+
+
+def hooked(model, probe):
+    """Return what a user writes by hand: a forward pass with a hook on every ReLU module."""
+    masks = []
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.register_forward_hook(lambda _module, _inputs, output: masks.append(output > 0))
+
+    def observe():
+        masks.clear()
+        model(probe)
+        return list(masks)
+
+    return observe
+
+
+def traced(model, probe, gates):
+    """Return the same with the faster of TorchLens' two ways, which keeps values and no graph."""
+
+    def observe():
+        recording = torchlens.fastlog.record(model, probe, save=torchlens.func("relu"))
+        masks = [record.ram_payload > 0 for record in recording]
+        if len(masks) != gates:
+            raise ValueError(f"{len(masks)} outputs for {gates} gates")
+        return masks
+
+    return observe
+
+
+def hand_written(case, paths, skip):
+    model = case.make().eval()
+    return per_item(follow(model, paths, hooked(model, case.probe())), skip)
+
+
+def with_torchlens(case, paths, gates):
+    """Return milliseconds per checkpoint, or why TorchLens did not do it."""
+    model = case.make().eval()
+    try:
+        return per_item(follow(model, paths[:TORCHLENS_CHECKPOINTS], traced(model, case.probe(), gates)), skip=2)
+    except Exception as error:
+        # Whatever another library raises belongs in the table.
+        return f"{type(error).__name__}: {str(error)[:80]}".replace("\n", " ").replace("|", "/")
+    finally:
+        # TorchLens leaves torch's functions wrapped, which would slow the hand-written script of the next model.
+        unwrap_torch()
+
+
+def count_hooks(case):
+    """Return how many masks the hooks see in one forward pass."""
+    model = case.make().eval()
+    with torch.no_grad():
+        return len(hooked(model, case.probe())())
+
+
+def last_gates(graph, names):
+    """Return the gates that no other gate depends on."""
+    last, needed = [], set()
+    for node in reversed(graph):
+        if node.name in names and node not in needed:
+            last.append(node)
+        if node.name in names or node in needed:
+            needed.update(node.predecessors())
+    return last
+
+
+def pruned(plan):
+    """Return the graph up to the last gates, without the inputs that this leaves unused."""
+    model = plan.program.parse_model()
+    ends = last_gates(model.graph, {gate.node for gate in plan.gates})
+    model.graph.outputs[:] = [node.outputs[0] for node in ends]
+    RemoveUnusedNodesPass()(model)
+    for value in [value for value in model.graph.inputs if not value.uses()]:
+        model.graph.inputs.remove(value)
+    return model
+
+
+def bare_session(model, threads):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Errors only: it warns of each CastLike, a function with no kernel of its own, that it cannot fold.
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+class Bare:
+    """The forward pass alone, its weights in memory."""
+
+    def __init__(self, plan):
+        model = pruned(plan)
+        first = plan.source.checkpoints[0]
+        arrays = {**plan.program.bind(plan.source.read(first), str(first.path)), **plan.probe}
+        self.feeds = {value.name: np.ascontiguousarray(arrays[value.name]) for value in model.graph.inputs}
+        self.cores = default_workers()
+        self.wide = bare_session(model, self.cores)
+        self.narrow = bare_session(model, 1)
+
+    def all_cores_on_one(self, count, skip):
+        return per_item((self.wide.run(None, self.feeds) for _ in range(count)), skip)
+
+    def one_thread_per_core(self, count):
+        """Return milliseconds per pass, with as many passes at once as there are cores."""
+        each = -(-count // self.cores)
+
+        def run(_):
+            for _ in range(each):
+                self.narrow.run(None, self.feeds)
+
+        with ThreadPoolExecutor(self.cores) as pool:
+            list(pool.map(lambda _: self.narrow.run(None, self.feeds), range(self.cores)))
+            begin = time.perf_counter()
+            list(pool.map(run, range(self.cores)))
+            return 1e3 * (time.perf_counter() - begin) / (each * self.cores)
+
+
+def measure(case, plan, folder, rounds):
+    """Return the median of each column of times, TorchLens apart since it may fail."""
+    paths = sorted((folder / "checkpoints").glob("*.pt"))
+    count = len(paths)
+    skip = max(default_workers(), count // 6)
+    bare = Bare(plan)
+    rows = []
+    for _ in range(rounds):
+        rows.append(
+            [
+                *convert(plan, folder / "run.h5", skip),
+                hand_written(case, paths, skip),
+                bare.all_cores_on_one(count, skip),
+                bare.one_thread_per_core(count),
+                per_item((path.read_bytes() for path in paths), skip),
+            ]
+        )
+    # Slow, hence once.
+    return np.median(rows, axis=0), with_torchlens(case, paths, len(plan.gates))
+
+
+def digits(value):
+    """Return three digits, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def row(case, rounds):
+    """Print a model's row; return how many times as long the hand-written script takes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        plan = write_run(folder / "checkpoints", case, case.checkpoints)
+        times, lens = measure(case, plan, folder, rounds)
+    convert, whole, naive, wide, narrow, read = times
+    print_row(
+        [
+            case.title,
+            f"{len(plan.gates)} / {count_hooks(case)}",
+            *[digits(value) for value in (convert, whole, naive)],
+            lens if isinstance(lens, str) else digits(lens),
+            *[digits(value) for value in (wide, narrow, read)],
+            *[f"{value:.2f}" for value in (naive / convert, convert / min(wide, narrow), convert / wide)],
+        ]
+    )
+    return naive / convert
 
 
 def main():
+    # A Python branch on the attention mask; it does not change with the weights.
+    warnings.filterwarnings("ignore", message="TorchLens observed .* scalar escape")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=3, help="rounds; the median of each column is printed")
-    rounds = parser.parse_args().repeat
+    add_models_option(parser)
+    options = parser.parse_args()
+    print(describe_machine("torch", "onnxruntime", "transformers", "torchlens"))
     print(
-        f"{platform.platform()}, {default_workers()} cores, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, {SAMPLES} probe samples"
+        f"Milliseconds per checkpoint, median of {options.repeat} rounds (TorchLens: one), "
+        "`.pt` files in the page cache.\n"
     )
-    print(f"milliseconds per checkpoint, median of {rounds} rounds, files in the page cache\n")
-    columns = ["convert", "convert, whole call", "hand-written", "bare forward", "read bytes"]
-    print(f"{'model':18}" + "".join(f"{name:>21}" for name in columns) + f"{'hand-written / convert':>24}")
-    for name, (make, shape, count) in MODELS.items():
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "checkpoints"
-            folder.mkdir()
-            write_run(folder, make, shape, count)
-            plan = make_plan(folder)
-            probe = next(iter(plan.probe.values()))
-            skip = max(2, count // 6)
-            rows = [
-                [
-                    *convert(plan, Path(scratch) / "run.h5", skip),
-                    per_item(naive(folder, make, probe), skip),
-                    per_item(bare_forward(plan), skip),
-                    per_item(read_bytes(folder), skip),
-                ]
-                for _ in range(rounds)
-            ]
-            middle = np.median(rows, axis=0)
-            print(f"{name:18}" + "".join(f"{value:21.2f}" for value in middle) + f"{middle[2] / middle[0]:24.2f}")
+    print_head(COLUMNS)
+    ratios = [row(CASES[name], options.repeat) for name in options.models]
+    print(f"\nhand-written / convert, geometric mean: {np.exp(np.mean(np.log(ratios))):.2f}")
 
 
 if __name__ == "__main__":
