@@ -1,11 +1,10 @@
 """Reads ``.safetensors`` checkpoints. Needs no framework."""
 
-import contextlib
 import json
 from pathlib import Path
 
 from regime_proto.adapters.names import unwrap
-from regime_proto.adapters.payload import label_of
+from regime_proto.adapters.payload import label_of, parsed
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.ordering import Label
@@ -38,7 +37,7 @@ def read(path: Path) -> State:
     try:
         with safe_open(path, framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            label, metrics = label_of(_parsed(file.metadata() or {}))
+            label, metrics = label_of(parsed(file.metadata() or {}))
     except (SafetensorError, OSError) as error:
         raise RegimeError(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
     epoch = float("nan") if label.epoch is None else label.epoch
@@ -50,15 +49,6 @@ def _metadata(path: Path) -> dict[str, object]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, _MAX_HEADER)))
-        return _parsed(header.get("__metadata__", {}))
+        return parsed(header.get("__metadata__", {}))
     except (OSError, ValueError, AttributeError) as error:
         raise RegimeError(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
-
-
-def _parsed(metadata: dict[str, str]) -> dict[str, object]:
-    """Return the metadata, which holds strings only, with numbers as numbers."""
-    parsed: dict[str, object] = {}
-    for name, text in metadata.items():
-        with contextlib.suppress(ValueError):
-            parsed[name] = int(text) if text.lstrip("-").isdecimal() else float(text)
-    return parsed

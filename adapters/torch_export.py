@@ -1,6 +1,5 @@
 """Exports a torch module as a program: the forward graph in evaluation mode, with its weights as inputs."""
 
-import ast
 import contextlib
 import copy
 import inspect
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from regime_proto.adapters.onnx_file import module_path
 from regime_proto.schema.errors import RegimeError
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -19,7 +19,6 @@ from regime_proto.engine.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.probe import Probe, ProbeError
 
 _NOT_FLOAT32 = (torch.float64, torch.float16, torch.bfloat16, torch.uint8)
-_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def export(model: nn.Module, probe: Probe) -> Program:
@@ -38,7 +37,7 @@ def export(model: nn.Module, probe: Probe) -> Program:
         exported = _export(evaluated, inputs)
     tensors = _tensors(model)
     names = {alias: tensor.name for tensor in tensors for alias in (tensor.name, *tensor.aliases)}
-    paths = {str(node.name): _module_path(node.metadata_props) for node in exported.graph}
+    paths = {str(node.name): module_path(node.metadata_props) for node in exported.graph}
     for rewrite in (StripMetadata(paths), NameNodes(), LiftWeights(names)):
         rewrite(exported)
     return Program.from_model(
@@ -128,12 +127,3 @@ def _tensors(model: nn.Module) -> tuple[Tensor, ...]:
         Tensor(first, tuple(values[first].shape), first in trainable, tuple(aliases))
         for first, *aliases in by_identity.values()
     )
-
-
-def _module_path(metadata: dict[str, str]) -> str:
-    """Return the path of the innermost module, from the exporter's list of scopes."""
-    scopes = metadata.get(_SCOPES)
-    if not scopes:
-        return ""
-    names: list[str] = ast.literal_eval(scopes)
-    return names[-2] if len(names) > 1 else ""
