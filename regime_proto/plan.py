@@ -13,7 +13,7 @@ from regime_proto.engine.program import Program
 from regime_proto.factory import load_model
 from regime_proto.probe import FILE_NAME as PROBE_FILE
 from regime_proto.probe import Probe, ProbeError, as_probe, load_probe, probe_content, probe_sha256
-from regime_proto.registry import exporter_for
+from regime_proto.registry import Describing, adapters, exporter_for
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file
@@ -107,7 +107,7 @@ def make_plan(
     root : Path
         The directory of checkpoints.
     model : object, optional
-        A model, or ``"MODULE:FACTORY"``. Wins over the program in the directory.
+        A model, ``"MODULE:FACTORY"`` or the path of an ``.onnx`` file. Wins over the program in the directory.
     probe : object, optional
         Arrays or a path. Wins over the probe in the directory.
     steps, every : optional
@@ -119,21 +119,17 @@ def make_plan(
         Something is missing or does not fit.
     """
     source = open_directory(root).select(steps, every)
-    program, bound = load_program(root, model=model, probe=probe)
+    program, bound = load_program(root, model=model, probe=probe, source=source)
     return Plan(source, program, bound, find_gates(program))
 
 
-def load_program(root: Path, *, model: object = None, probe: object = None) -> tuple[Program, dict[str, Array]]:
-    """Return the program and the probe bound to its inputs, given or found in `root`."""
+def load_program(
+    root: Path, *, model: object = None, probe: object = None, source: Source | None = None
+) -> tuple[Program, dict[str, Array]]:
+    """Return the program and the probe bound to its inputs: given, found in `root`, or from the first checkpoint."""
     probe = _find_probe(root, probe)
     if model is None:
-        path = root / PROGRAM_FILE
-        if not path.is_file():
-            raise MissingPart(
-                f"{root}: no {PROGRAM_FILE} in it; say how to build the model: "
-                "--model MODULE:FACTORY, for example --model mypkg.net:make"
-            )
-        program = Program.load(path)
+        program = _find_program(root, probe, source)
     else:
         if isinstance(model, str):
             model = load_model(model, apart_from=root)
@@ -173,6 +169,20 @@ def write_program(root: Path, *, model: object, probe: object, overwrite: bool =
     for path, content in zip(paths, contents, strict=True):
         replace_file(path, content)
     return paths
+
+
+def _find_program(root: Path, probe: Probe, source: Source | None) -> Program:
+    path = root / PROGRAM_FILE
+    if path.is_file():
+        return Program.load(path)
+    source = source or find_source(root)
+    adapter = None if source is None else adapters().get(source.adapter)
+    if source is not None and isinstance(adapter, Describing):
+        return adapter.program_of(source.checkpoints[0].path, probe)
+    raise MissingPart(
+        f"{root}: no {PROGRAM_FILE} in it; say how to build the model: "
+        "--model MODULE:FACTORY, for example --model mypkg.net:make, or --model FILE.onnx"
+    )
 
 
 def _find_probe(root: Path, probe: object) -> Probe:

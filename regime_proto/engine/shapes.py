@@ -30,8 +30,8 @@ class FixInputShapes(InPlacePass):
         self.probe = probe
         self.where = where
 
-    def requires(self, model: ir.Model) -> None:
-        """Check that the probe has an array for every input, and that it fits.
+    def call(self, model: ir.Model) -> PassResult:
+        """Set the inputs' shapes, clear the stale ones, infer.
 
         Raises
         ------
@@ -41,19 +41,12 @@ class FixInputShapes(InPlacePass):
         for value in model.graph.inputs:
             if value.name in self.probe:
                 self._check(value, self.probe[value.name])
-            elif value.uses():
-                raise ProgramError(
-                    f"{self.where}: the probe has no array for input {value.name!r} ({_declared(value)})"
-                )
-
-    def call(self, model: ir.Model) -> PassResult:
-        """Set the inputs' shapes, clear the stale ones, infer."""
-        for value in model.graph.inputs:
-            if value.name in self.probe:
                 value.shape = ir.Shape(self.probe[value.name].shape)
+            elif value.uses() and not _is_known(value):
+                raise ProgramError(f"{self.where}: no array in the probe for input {value.name!r}, {_declared(value)}")
         for node in model.graph.all_nodes():
             # Inference knows the operators of the standard only.
-            if node.domain == "" or any(output.shape and not output.shape.is_static() for output in node.outputs):
+            if node.domain == "" or not all(map(_is_known, node.outputs)):
                 for output in node.outputs:
                     output.shape = None
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
@@ -70,10 +63,8 @@ class FixInputShapes(InPlacePass):
         hint = "give a probe of that shape and type"
         if not fits and lengths and len(lengths) == array.ndim and _is_fixed(lengths[0]) and len(array) != lengths[0]:
             hint = f"give a probe of {lengths[0]} samples, or export the model with a dynamic batch axis"
-        found = _described(array)
-        raise ProgramError(
-            f"{self.where}: input {value.name!r} expects {_declared(value)}, the probe is {found}; {hint}"
-        )
+        expected = f"input {value.name!r} expects {_declared(value)}, the probe is {_described(array)}"
+        raise ProgramError(f"{self.where}: {expected}; {hint}")
 
 
 class RunOnce(InPlacePass):
@@ -136,11 +127,12 @@ class RunOnce(InPlacePass):
 
 
 def _is_fixed(length: object) -> bool:
-    return isinstance(length, int)
+    # Some exporters write -1 where the format wants a symbol.
+    return isinstance(length, int) and length >= 0
 
 
 def _is_known(value: ir.Value) -> bool:
-    return value.shape is not None and value.shape.is_static() and value.dtype is not None
+    return value.shape is not None and all(map(_is_fixed, value.shape)) and value.dtype is not None
 
 
 def _declared(value: ir.Value) -> str:
