@@ -92,8 +92,10 @@ def _program(model: ir.Model, probe: Probe, where: str) -> Program:
     framework = {model.producer_name or "onnx": model.producer_version or "unknown"}
     arrays = probe.bind([str(value.name) for value in model.graph.inputs])
     paths = {id(node): module_path(node.metadata_props) for node in model.graph}
+    LiftWeights({name: name for name in roles})(model)
+    # The constants have to stand in the program itself: it is shipped alone.
+    ir.external_data.load_to_model(model)
     for rewrite in (
-        LiftWeights({name: name for name in roles}),
         FixInputShapes(arrays, where),
         RunOnce(arrays, weights, where),
         NameNodes(),
@@ -101,8 +103,6 @@ def _program(model: ir.Model, probe: Probe, where: str) -> Program:
         rewrite(model)
     StripMetadata({str(node.name): paths[id(node)] for node in model.graph})(model)
     _forget_origin(model)
-    # What is left has to stand in the program itself: it is shipped alone.
-    ir.external_data.load_to_model(model)
     return Program.from_model(
         model,
         tensors=[Tensor(name, weights[name].shape, roles[name] and not _is_mask(weights[name])) for name in values],

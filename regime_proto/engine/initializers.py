@@ -75,7 +75,7 @@ class GatherInitializers(InPlacePass):
         for value in model.graph.initializers.values():
             # What is declared may have symbolic lengths.
             if value.const_value is not None:
-                value.shape, value.dtype = ir.Shape(value.const_value.shape), value.const_value.dtype
+                value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
         # Up to version 3 of the format every initializer had to be an input too.
         model.ir_version = max(model.ir_version, 4)
         return PassResult(model, modified=True)

@@ -39,9 +39,10 @@ class FixInputShapes(InPlacePass):
             Says which input expects what.
         """
         for value in model.graph.inputs:
-            if value.name in self.probe:
-                self._check(value, self.probe[value.name])
-                value.shape = ir.Shape(self.probe[value.name].shape)
+            array = self.probe.get(str(value.name))
+            if array is not None:
+                self._check(value, array)
+                value.shape = ir.Shape(array.shape)
             elif value.uses() and not _is_known(value):
                 raise ProgramError(f"{self.where}: no array in the probe for input {value.name!r}, {_declared(value)}")
         for node in model.graph.all_nodes():
