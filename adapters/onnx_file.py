@@ -103,7 +103,8 @@ def array_of(value: ir.Value, where: str) -> Array:
         raise _damaged(f"{where}: tensor {value.name!r}", error) from None
     if array.shape != tuple(tensor.shape):
         raise _damaged(where, f"tensor {value.name!r} is {list(array.shape)}, said to be {list(tensor.shape)}")
-    return np.ascontiguousarray(array)
+    # Data in another file may begin anywhere.
+    return np.require(array, requirements=["C", "A"])
 
 
 def module_path(metadata: Mapping[str, str]) -> str:
@@ -126,12 +127,14 @@ def _check_external(tensor: ir.ExternalTensor, folder: Path, where: str) -> None
         raise RegimeError(f"{named}, a link that leads outside the model's folder: refused")
     if not path.is_file():
         raise RegimeError(f"{named}, and there is no such file; keep it beside the model")
+    status = path.stat()
+    if status.st_nlink > 1:
+        raise RegimeError(f"{named}, which has other hard links and so may lie elsewhere too: refused; copy the file")
     start, length = tensor.offset or 0, tensor.nbytes if tensor.length is None else tensor.length
-    size = path.stat().st_size
-    if start < 0 or length != tensor.nbytes or start + length > size:
+    if start < 0 or length != tensor.nbytes or start + length > status.st_size:
         raise RegimeError(
-            f"{named}, bytes {start} to {start + length}: expected {tensor.nbytes} bytes of a file of {size}; "
-            "damaged or incomplete"
+            f"{named}, bytes {start} to {start + length}: expected {tensor.nbytes} bytes "
+            f"of a file of {status.st_size}; damaged or incomplete"
         )
 
 
@@ -141,16 +144,17 @@ def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     functions = (function.all_nodes() for function in model.functions.values())
     for node in itertools.chain(model.graph.all_nodes(), *functions):
         for attribute in node.attributes.values():
-            if attribute.is_ref():
+            # A reference to a function's attribute has no value of its own.
+            if attribute.value is None:
                 continue
             if attribute.type == ir.AttributeType.TENSOR:
-                yield attribute.as_tensor()
+                yield attribute.value
             elif attribute.type == ir.AttributeType.TENSORS:
-                yield from attribute.as_tensors()
+                yield from attribute.value
             elif attribute.type == ir.AttributeType.GRAPH:
-                yield from _initializers(attribute.as_graph())
+                yield from _initializers(attribute.value)
             elif attribute.type == ir.AttributeType.GRAPHS:
-                for graph in attribute.as_graphs():
+                for graph in attribute.value:
                     yield from _initializers(graph)
 
 

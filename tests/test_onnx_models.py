@@ -324,6 +324,12 @@ def test_a_wrong_probe(given, error, message):
         from_onnx.export(small(), as_probe(given))
 
 
+def test_weights_of_no_dimension_keep_their_shape():
+    proto = model("h = Gemm(x, w, c) y = PRelu(h, s)", w=(4, 4), c=np.float32(2), s=np.float32(0.5))
+    program = from_onnx.export(proto, as_probe(probe()))
+    assert {tensor.name: tensor.shape for tensor in program.trainable} == {"w": (4, 4), "c": (), "s": ()}
+
+
 def test_a_missing_array():
     two = model("h = Gemm(x, w) s = Add(h, z) y = Relu(s)", "float[N,4] x, float[N,4] z", w=(4, 4))
     with pytest.raises(ProgramError, match=r"no array in the probe for input 'z', float32\[N, 4\]"):
@@ -416,6 +422,10 @@ def test_a_link_out_of_the_folder_is_refused_before_anything_is_opened(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "run/link.bin").symlink_to(tmp_path / "pipe")
     with pytest.raises(RegimeError, match="a link that leads outside the model's folder: refused"):
+        from_onnx.read(path)
+    (tmp_path / "run/link.bin").unlink()
+    (tmp_path / "run/link.bin").hardlink_to(tmp_path / "run/net.bin")
+    with pytest.raises(RegimeError, match="other hard links and so may lie elsewhere too: refused"):
         from_onnx.read(path)
     (tmp_path / "run/link.bin").unlink()
     (tmp_path / "run/link.bin").symlink_to("net.bin")
