@@ -1,11 +1,13 @@
 """Reads ``.onnx`` files as checkpoints, and takes any ONNX model as a program."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from regime_proto.adapters.onnx_file import array_of, metadata_of, model_of, module_path, open_model
+from regime_proto.adapters.onnx_file import array_of, metadata_of, model_of, module_path, open_model, silent
 from regime_proto.adapters.payload import label_of, parsed
 from regime_proto.schema.errors import RegimeError
 
@@ -15,7 +17,7 @@ from regime_proto.engine.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.engine.shapes import FixInputShapes, RunOnce
 from regime_proto.ordering import Label
 from regime_proto.probe import Probe
-from regime_proto.source import Array, State
+from regime_proto.source import Array, State, widest
 
 SUFFIXES = (".onnx",)
 
@@ -46,14 +48,16 @@ def peek(path: Path) -> Label:
 def read(path: Path) -> State:
     """Read the weights of a model, under the names of its initializers."""
     model = open_model(path)
-    label, metrics = label_of(parsed(model.metadata_props))
-    weights = _arrays(model, _weights(model, str(path)), str(path))
+    with _sound(str(path)):
+        label, metrics = label_of(parsed(model.metadata_props))
+        weights = _arrays(model, _weights(model, str(path)), str(path))
     return State(weights, float("nan") if label.epoch is None else label.epoch, metrics)
 
 
 def program_of(path: Path, probe: Probe) -> Program:
     """Return the program of a checkpoint, which is a model too; see `export`."""
-    return _program(open_model(path), probe, str(path))
+    with _sound(str(path)), silent("onnx_ir"):
+        return _program(open_model(path), probe, str(path))
 
 
 def accepts(model: object) -> bool:
@@ -82,12 +86,12 @@ def export(model: object, probe: Probe) -> Program:
         return program_of(Path(model), probe)
     content = type(model)()
     content.CopyFrom(model)  # type: ignore[attr-defined]
-    return _program(model_of(content, "model", None), probe, "model")
+    with _sound("model"), silent("onnx_ir"):
+        return _program(model_of(content, "model", None), probe, "model")
 
 
 def _program(model: ir.Model, probe: Probe, where: str) -> Program:
     roles = _weights(model, where)
-    values = {name: model.graph.initializers[name] for name in roles}
     weights = _arrays(model, roles, where)
     framework = {model.producer_name or "onnx": model.producer_version or "unknown"}
     arrays = probe.bind([str(value.name) for value in model.graph.inputs])
@@ -95,17 +99,15 @@ def _program(model: ir.Model, probe: Probe, where: str) -> Program:
     LiftWeights({name: name for name in roles})(model)
     # The constants have to stand in the program itself: it is shipped alone.
     ir.external_data.load_to_model(model)
-    for rewrite in (
-        FixInputShapes(arrays, where),
-        RunOnce(arrays, weights, where),
-        NameNodes(),
-    ):
+    for rewrite in (FixInputShapes(arrays, where), RunOnce(arrays, weights, where), NameNodes()):
         rewrite(model)
     StripMetadata({str(node.name): paths[id(node)] for node in model.graph})(model)
     _forget_origin(model)
     return Program.from_model(
         model,
-        tensors=[Tensor(name, weights[name].shape, roles[name] and not _is_mask(weights[name])) for name in values],
+        tensors=[
+            Tensor(name, weights[name].shape, role and not _is_mask(weights[name])) for name, role in roles.items()
+        ],
         probe_inputs=list(arrays),
         framework=framework,
     )
@@ -118,10 +120,7 @@ def _weights(model: ir.Model, where: str) -> dict[str, bool]:
         raise RegimeError(
             f"{where}: operators of version {opset}, expected {_OLDEST_OPSET} or newer; use onnx.version_converter"
         )
-    try:
-        GatherInitializers()(model)
-    except Exception as error:
-        raise RegimeError(f"{where}: the graph is not sound ({' '.join(str(error).split())})") from None
+    GatherInitializers()(model)
     roles = find_weights(model)
     if not any(roles.values()):
         raise RegimeError(
@@ -137,7 +136,7 @@ def _arrays(model: ir.Model, names: dict[str, bool], where: str) -> dict[str, Ar
 
 def _is_mask(array: Array) -> bool:
     """Whether a tensor that is added holds −Inf, as attention masks do and weights never: it cannot be subtracted."""
-    return bool(np.isneginf(array.astype(np.float32, copy=False)).any())
+    return bool(np.isneginf(widest(array)).any())
 
 
 def _forget_origin(model: ir.Model) -> None:
@@ -145,3 +144,16 @@ def _forget_origin(model: ir.Model) -> None:
     model.producer_name = model.producer_version = model.domain = None
     model.model_version = None
     model.graph.name = "main_graph"
+
+
+@contextlib.contextmanager
+def _sound(where: str) -> Iterator[None]:
+    """Report in one line what a damaged graph makes the libraries raise."""
+    try:
+        yield
+    except RegimeError:
+        raise
+    except Exception as error:
+        lines = str(error.__cause__ or error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise RegimeError(f"{where}: the graph is damaged ({reason}); export it again") from None

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import itertools
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
@@ -113,6 +114,18 @@ def module_path(metadata: Mapping[str, str]) -> str:
         names = ast.literal_eval(metadata.get(_SCOPES, "[]"))
         return str(names[-2]) if len(names) > 1 else ""
     return ""
+
+
+@contextlib.contextmanager
+def silent(name: str) -> Iterator[None]:
+    """Keep a library from logging what becomes an error of ours."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _check_external(tensor: ir.ExternalTensor, folder: Path, where: str) -> None:

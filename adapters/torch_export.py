@@ -3,13 +3,12 @@
 import contextlib
 import copy
 import inspect
-import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from regime_proto.adapters.onnx_file import module_path
+from regime_proto.adapters.onnx_file import module_path, silent
 from regime_proto.schema.errors import RegimeError
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -89,7 +88,7 @@ def _try_forward(model: nn.Module, inputs: dict[str, torch.Tensor], probe: Probe
 
 
 def _export(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
-    with warnings.catch_warnings(), _silent("torch"), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+    with warnings.catch_warnings(), silent("torch"), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             # With optimize=True initializers are folded and merged, and other weights give wrong results.
@@ -100,17 +99,6 @@ def _export(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
             raise RegimeError(f"{type(model).__name__}: torch cannot export this model: {reason}") from None
     assert exported is not None  # noqa: S101
     return exported.model
-
-
-@contextlib.contextmanager
-def _silent(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _tensors(model: nn.Module) -> tuple[Tensor, ...]:
