@@ -47,8 +47,8 @@ def peek(path: Path) -> Label:
 
 def read(path: Path) -> State:
     """Read the weights of a model, under the names of its initializers."""
-    model = open_model(path)
     with _sound(str(path)):
+        model = open_model(path)
         label, metrics = label_of(parsed(model.metadata_props))
         weights = _arrays(model, _weights(model, str(path)), str(path))
     return State(weights, float("nan") if label.epoch is None else label.epoch, metrics)
@@ -151,8 +151,10 @@ def _sound(where: str) -> Iterator[None]:
     """Report in one line what a damaged graph makes the libraries raise."""
     try:
         yield
-    except RegimeError:
-        raise
+    except RegimeError as error:
+        # Names in a damaged file may hold anything, line ends and commands to the terminal among it.
+        text = "".join(letter if letter.isprintable() else "?" for letter in str(error))
+        raise type(error)(text) from None
     except Exception as error:
         lines = str(error.__cause__ or error).strip().splitlines()
         reason = lines[0] if lines else type(error).__name__

@@ -487,6 +487,18 @@ def test_every_truncation_is_a_regime_error(tmp_path):
                 use(path)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_any_changed_byte_is_a_regime_error_or_another_model(tmp_path):
+    content = small().SerializeToString()
+    generator = np.random.default_rng(0)
+    path = tmp_path / "net.onnx"
+    for position in generator.choice(len(content), 150, replace=False):
+        path.write_bytes(content[:position] + generator.bytes(1) + content[position + 1 :])
+        for use in (from_onnx.peek, from_onnx.read, lambda path: from_onnx.export(path, as_probe(probe()))):
+            with contextlib.suppress(RegimeError):
+                use(path)
+
+
 def test_a_tensor_of_too_few_bytes(tmp_path):
     proto = small()
     proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-4]
