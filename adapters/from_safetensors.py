@@ -1,6 +1,5 @@
 """Reads ``.safetensors`` checkpoints. Needs no framework."""
 
-import contextlib
 import json
 import mmap
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from regime_proto.adapters.mapped import dtype_named, map_file, view
 from regime_proto.adapters.names import unwrap
-from regime_proto.adapters.payload import label_of
+from regime_proto.adapters.payload import label_of, parsed
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.ordering import Label
@@ -49,7 +48,7 @@ def read(path: Path) -> State:
             pass
         file = map_file(path)
         header, begin = _header(file)
-        label, metrics = label_of(_parsed(header.pop("__metadata__", None) or {}))
+        label, metrics = label_of(parsed(header.pop("__metadata__", None) or {}))
         tensors = {name: _tensor(file, entry, begin) for name, entry in header.items()}
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RegimeError(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
@@ -60,7 +59,7 @@ def read(path: Path) -> State:
 def _metadata(path: Path) -> dict[str, object]:
     try:
         header, _ = _header(map_file(path))
-        return _parsed(header.get("__metadata__", None) or {})
+        return parsed(header.get("__metadata__", None) or {})
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise RegimeError(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
 
@@ -81,12 +80,3 @@ def _tensor(file: mmap.mmap, entry: dict[str, Any], begin: int) -> Array:
     array = view(file, dtype, tuple(entry["shape"]), within=(begin + first, begin + past))
     # The format aligns the first tensor only.
     return array if array.flags.aligned else array.copy()
-
-
-def _parsed(metadata: dict[str, str]) -> dict[str, object]:
-    """Return the metadata, which holds strings only, with numbers as numbers."""
-    parsed: dict[str, object] = {}
-    for name, text in metadata.items():
-        with contextlib.suppress(ValueError):
-            parsed[name] = int(text) if text.lstrip("-").isdecimal() else float(text)
-    return parsed

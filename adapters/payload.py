@@ -1,5 +1,6 @@
 """What a checkpoint says of itself, beside its tensors: step, epoch, metrics."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,15 @@ def label_of(payload: Mapping[str, Any]) -> tuple[Label, dict[str, float]]:
     metrics = {name: value for name, value in numbers.items() if name not in (*_STEP_NAMES, *_EPOCH_NAMES)}
     whole = None if step is None or not math.isfinite(step) else int(step)
     return Label(step=whole, epoch=epoch, metrics=tuple(metrics)), metrics
+
+
+def parsed(metadata: Mapping[str, str]) -> dict[str, object]:
+    """Return metadata of a format that holds strings only, with numbers as numbers, and nothing else."""
+    numbers: dict[str, object] = {}
+    for name, text in metadata.items():
+        with contextlib.suppress(ValueError):
+            numbers[name] = int(text) if text.lstrip("-").isdecimal() else float(text)
+    return numbers
 
 
 def _is_number(value: object) -> bool:

@@ -1,15 +1,14 @@
 """Exports a torch module as a program: the forward graph in evaluation mode, with its weights as inputs."""
 
-import ast
 import contextlib
 import copy
 import inspect
-import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from regime_proto.adapters.onnx_file import module_path, silent
 from regime_proto.schema.errors import RegimeError
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -19,7 +18,6 @@ from regime_proto.engine.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.probe import Probe, ProbeError
 
 _NOT_FLOAT32 = (torch.float64, torch.float16, torch.bfloat16, torch.uint8)
-_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def export(model: nn.Module, probe: Probe) -> Program:
@@ -38,7 +36,7 @@ def export(model: nn.Module, probe: Probe) -> Program:
         exported = _export(evaluated, inputs)
     tensors = _tensors(model)
     names = {alias: tensor.name for tensor in tensors for alias in (tensor.name, *tensor.aliases)}
-    paths = {str(node.name): _module_path(node.metadata_props) for node in exported.graph}
+    paths = {str(node.name): module_path(node.metadata_props) for node in exported.graph}
     for rewrite in (StripMetadata(paths), NameNodes(), LiftWeights(names)):
         rewrite(exported)
     return Program.from_model(
@@ -90,7 +88,7 @@ def _try_forward(model: nn.Module, inputs: dict[str, torch.Tensor], probe: Probe
 
 
 def _export(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
-    with warnings.catch_warnings(), _silent("torch"), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+    with warnings.catch_warnings(), silent("torch"), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             # With optimize=True initializers are folded and merged, and other weights give wrong results.
@@ -101,17 +99,6 @@ def _export(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
             raise RegimeError(f"{type(model).__name__}: torch cannot export this model: {reason}") from None
     assert exported is not None  # noqa: S101
     return exported.model
-
-
-@contextlib.contextmanager
-def _silent(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _tensors(model: nn.Module) -> tuple[Tensor, ...]:
@@ -128,12 +115,3 @@ def _tensors(model: nn.Module) -> tuple[Tensor, ...]:
         Tensor(first, tuple(values[first].shape), first in trainable, tuple(aliases))
         for first, *aliases in by_identity.values()
     )
-
-
-def _module_path(metadata: dict[str, str]) -> str:
-    """Return the path of the innermost module, from the exporter's list of scopes."""
-    scopes = metadata.get(_SCOPES)
-    if not scopes:
-        return ""
-    names: list[str] = ast.literal_eval(scopes)
-    return names[-2] if len(names) > 1 else ""

@@ -129,7 +129,7 @@ def convert(source: Path, output: Path, quiet: bool, verbose: bool, **conversion
 
 
 @main.command()
-@click.option("--model", required=True, metavar="MODULE:FACTORY", help="Function that builds the model.")
+@click.option("--model", required=True, metavar="MODULE:FACTORY", help="Function that builds the model; or FILE.onnx.")
 @click.option(
     "--probe",
     required=True,

@@ -21,7 +21,7 @@ def _all(*decorators: Decorator) -> Decorator:
 model = click.option(
     "--model",
     metavar="MODULE:FACTORY",
-    help="Function that builds the model; imported from installed packages or the current directory.",
+    help="Function that builds the model, imported from installed packages or the current directory; or FILE.onnx.",
 )
 probe = click.option(
     "--probe",

@@ -1,4 +1,4 @@
-"""Imports the model that ``--model MODULE:FACTORY`` names."""
+"""Finds the model that ``--model`` names: a factory to import, or a file."""
 
 import difflib
 import importlib
@@ -12,7 +12,7 @@ from regime_proto.schema.errors import RegimeError
 
 
 def load_model(reference: str, *, apart_from: Path) -> object:
-    """Import a module and call its factory.
+    """Import a module and call its factory, or return the path of a file that is a model.
 
     The module comes from the installed packages or the current directory, never from `apart_from`: whoever
     wrote the checkpoints must not get code run.
@@ -20,7 +20,8 @@ def load_model(reference: str, *, apart_from: Path) -> object:
     Parameters
     ----------
     reference : str
-        ``"package.module:factory"``; the factory takes no arguments and returns the model.
+        ``"package.module:factory"``; the factory takes no arguments and returns the model. Or the path of an
+        ``.onnx`` file, which runs no code and may therefore lie anywhere.
     apart_from : Path
         The directory of the checkpoints.
 
@@ -29,9 +30,11 @@ def load_model(reference: str, *, apart_from: Path) -> object:
     RegimeError
         Module or factory cannot be found, or fail.
     """
+    if is_model(Path(reference)):
+        return Path(reference)
     name, colon, attribute = reference.partition(":")
     if not (colon and name and attribute):
-        raise RegimeError(f"--model {reference!r}: expected MODULE:FACTORY, for example mypkg.net:make")
+        raise RegimeError(f"--model {reference!r}: expected MODULE:FACTORY, for example mypkg.net:make, or FILE.onnx")
     module = _import(name, reference, apart_from)
     factory = getattr(module, attribute, None)
     if factory is None:
@@ -48,7 +51,8 @@ def load_model(reference: str, *, apart_from: Path) -> object:
         raise RegimeError(f"--model {reference}: the factory raised {_described(error)}") from None
     if not is_model(model):
         raise RegimeError(
-            f"--model {reference}: the factory returned a {type(model).__name__}; expected a torch.nn.Module"
+            f"--model {reference}: the factory returned a {type(model).__name__}; "
+            "expected a torch.nn.Module or an ONNX model"
         )
     return model
 

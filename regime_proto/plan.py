@@ -16,7 +16,7 @@ from regime_proto.factory import load_model
 from regime_proto.memory import available_bytes
 from regime_proto.probe import COUNTED, Probe, ProbeError, as_probe, load_probe, probe_content, probe_sha256
 from regime_proto.probe import FILE_NAME as PROBE_FILE
-from regime_proto.registry import exporter_for
+from regime_proto.registry import Describing, adapters, exporter_for
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import replace_file
@@ -136,7 +136,7 @@ def make_plan(
     root : Path
         The directory of checkpoints.
     model : object, optional
-        A model, or ``"MODULE:FACTORY"``. Wins over the program in the directory.
+        A model, ``"MODULE:FACTORY"`` or the path of an ``.onnx`` file. Wins over the program in the directory.
     probe : object, optional
         Arrays or a path. Wins over the probe in the directory.
     steps, every : optional
@@ -154,7 +154,7 @@ def make_plan(
     if sample_units is not None and sample_units < 2:
         raise RegimeError(f"--sample-units {sample_units}: expected 2 or more")
     source = open_directory(root).select(steps, every)
-    program, bound = load_program(root, model=model, probe=probe)
+    program, bound = load_program(root, model=model, probe=probe, source=source)
     found = find_gates(program)
     _warn_of_nested(found)
     return Plan(source, program, bound, select_gates(found, gates), found, sample_units, sample_seed)
@@ -171,17 +171,13 @@ def _warn_of_nested(gates: Sequence[Gate]) -> None:
         )
 
 
-def load_program(root: Path, *, model: object = None, probe: object = None) -> tuple[Program, dict[str, Array]]:
-    """Return the program and the probe bound to its inputs, given or found in `root`."""
+def load_program(
+    root: Path, *, model: object = None, probe: object = None, source: Source | None = None
+) -> tuple[Program, dict[str, Array]]:
+    """Return the program and the probe bound to its inputs: given, found in `root`, or from the first checkpoint."""
     probe = _find_probe(root, probe)
     if model is None:
-        path = root / PROGRAM_FILE
-        if not path.is_file():
-            raise MissingPart(
-                f"{root}: no {PROGRAM_FILE} in it; say how to build the model: "
-                "--model MODULE:FACTORY, for example --model mypkg.net:make"
-            )
-        program = Program.load(path)
+        program = _find_program(root, probe, source)
     else:
         if isinstance(model, str):
             model = load_model(model, apart_from=root)
@@ -221,6 +217,20 @@ def write_program(root: Path, *, model: object, probe: object, overwrite: bool =
     for path, content in zip(paths, contents, strict=True):
         replace_file(path, content)
     return paths
+
+
+def _find_program(root: Path, probe: Probe, source: Source | None) -> Program:
+    path = root / PROGRAM_FILE
+    if path.is_file():
+        return Program.load(path)
+    source = source or find_source(root)
+    adapter = None if source is None else adapters().get(source.adapter)
+    if source is not None and isinstance(adapter, Describing):
+        return adapter.program_of(source.checkpoints[0].path, probe)
+    raise MissingPart(
+        f"{root}: no {PROGRAM_FILE} in it; say how to build the model: "
+        "--model MODULE:FACTORY, for example --model mypkg.net:make, or --model FILE.onnx"
+    )
 
 
 def _find_probe(root: Path, probe: object) -> Probe:

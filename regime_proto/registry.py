@@ -1,6 +1,7 @@
 """Finds the adapters, built in or third-party, through the entry-point group ``regime_proto.adapters``.
 
-An adapter is a module. It may read checkpoints (`Reader`), export models (`Exporter`), or both.
+An adapter is a module. It may read checkpoints (`Reader`), export models (`Exporter`), or both; where a checkpoint
+is a model too, it may make a program of one (`Describing`).
 """
 
 import warnings
@@ -65,6 +66,20 @@ class Exporter(Protocol):
         """
 
 
+@runtime_checkable
+class Describing(Protocol):
+    """Makes a program of a checkpoint that holds its graph beside its weights."""
+
+    def program_of(self, path: Path, probe: Probe) -> Program:
+        """Return the forward graph in a checkpoint, whose weights are named as `Reader.read` names them.
+
+        Raises
+        ------
+        RegimeError
+            The file is damaged or unsafe, or its model does not run on the probe.
+        """
+
+
 @cache
 def adapters() -> dict[str, object]:
     """Return the adapter modules by name. One that cannot be imported is left out, with a warning."""
@@ -98,7 +113,7 @@ def exporter_for(model: object) -> Exporter:
         if isinstance(module, Exporter) and module.accepts(model):
             return module
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    raise RegimeError(f"model of type {kind}: no adapter exports it; expected a torch.nn.Module")
+    raise RegimeError(f"model of type {kind}: no adapter exports it; expected a torch.nn.Module or an ONNX model")
 
 
 def is_model(candidate: object) -> bool:

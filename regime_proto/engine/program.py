@@ -141,7 +141,8 @@ class Program:
         if METADATA_KEY not in model.metadata_props:
             raise ProgramError(
                 f"{where}: an ONNX model, but not a program with its weights as inputs; "
-                "write one with `regime program --model MODULE:FACTORY --probe FILE -o DIR`"
+                "write one with `regime program --model MODULE:FACTORY --probe FILE -o DIR`, "
+                "or with `--model FILE.onnx` where the checkpoints hold that file's initializers"
             )
         try:
             description = json.loads(model.metadata_props[METADATA_KEY])

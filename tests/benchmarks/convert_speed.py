@@ -20,7 +20,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 from torchlens.backends.torch.wrappers import unwrap_torch
 
-from regime_proto.conversion import default_workers, run_plan
+from regime_proto.engine.device import cores, run_plan
 
 TORCHLENS_CHECKPOINTS = 4
 COLUMNS = [
@@ -173,7 +173,7 @@ class Bare:
         first = plan.source.checkpoints[0]
         arrays = {**plan.program.bind(plan.source.read(first), str(first.path)), **plan.probe}
         self.feeds = {value.name: np.ascontiguousarray(arrays[value.name]) for value in model.graph.inputs}
-        self.cores = default_workers()
+        self.cores = cores()
         self.wide = bare_session(model, self.cores)
         self.narrow = bare_session(model, 1)
 
@@ -199,7 +199,7 @@ def measure(case, plan, folder, rounds):
     """Return the median of each column of times, TorchLens apart since it may fail."""
     paths = sorted((folder / "checkpoints").glob("*.pt"))
     count = len(paths)
-    skip = max(default_workers(), count // 6)
+    skip = max(cores(), count // 6)
     bare = Bare(plan)
     rows = []
     for _ in range(rounds):

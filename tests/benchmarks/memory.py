@@ -19,7 +19,7 @@ import torch
 from models import CASES, add_models_option, describe_machine, print_head, print_row, write_run
 from torch import nn
 
-from regime_proto.conversion import default_workers, run_plan
+from regime_proto.engine.device import cores, run_plan
 from regime_proto.plan import make_plan, write_program
 
 INTERVAL = 0.02
@@ -78,7 +78,7 @@ def row(title, folder, plan, bound):
 
 
 def linear_bound(size, activations):
-    return (default_workers() + 1.2) * size + activations + ALLOWANCE_BYTES
+    return (cores() + 1.2) * size + activations + ALLOWANCE_BYTES
 
 
 def large_bound(_size, _activations):
@@ -133,7 +133,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     print(describe_machine("torch", "onnxruntime"))
     bound = f"(workers + 1.2) × checkpoint + {BYTES_PER_UNIT} bytes × gate units × samples + 300 MB"
-    print(f"Megabytes, {default_workers()} workers. Bound of the models: {bound}.\n")
+    print(f"Megabytes, {cores()} workers. Bound of the models: {bound}.\n")
     print_head(["model", "checkpoint", "peak resident", "peak anonymous", "bound", "within"])
     for name in options.models:
         with tempfile.TemporaryDirectory() as scratch:

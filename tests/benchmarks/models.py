@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from regime_proto.conversion import default_workers
+from regime_proto.engine.device import cores
 from regime_proto.plan import Plan, make_plan, write_program
 
 STEP = 1e-3
@@ -153,7 +153,7 @@ def add_models_option(parser: argparse.ArgumentParser) -> None:
 def describe_machine(*libraries: str) -> str:
     """Return machine and versions in one line."""
     versions = ", ".join(f"{library} {version(library)}" for library in libraries)
-    return f"{platform.platform()}, {default_workers()} cores; Python {platform.python_version()}, {versions}."
+    return f"{platform.platform()}, {cores()} cores; Python {platform.python_version()}, {versions}."
 
 
 def print_row(cells: list[str]) -> None:

@@ -1,0 +1,161 @@
+"""Reads ``.onnx`` files as checkpoints, and takes any ONNX model as a program."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from regime_proto.adapters.onnx_file import array_of, metadata_of, model_of, module_path, open_model, silent
+from regime_proto.adapters.payload import label_of, parsed
+from regime_proto.schema.errors import RegimeError
+
+from regime_proto.engine.initializers import GatherInitializers, find_weights
+from regime_proto.engine.program import METADATA_KEY, Program, Tensor
+from regime_proto.engine.rewrite import LiftWeights, NameNodes, StripMetadata
+from regime_proto.engine.shapes import FixInputShapes, RunOnce
+from regime_proto.ordering import Label
+from regime_proto.probe import Probe
+from regime_proto.source import Array, State, widest
+
+SUFFIXES = (".onnx",)
+
+_OLDEST_OPSET = 7
+# The tags of onnx.ModelProto's fields, from ir_version to opset_import.
+_FIRST_BYTES = b"\x08\x12\x1a\x22\x28\x32\x3a\x42"
+
+
+def recognise(path: Path) -> bool:
+    """Whether the file begins like an ONNX model and is no program of ours; empty ones count as damaged."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(1)
+    if start not in _FIRST_BYTES:
+        return False
+    try:
+        return METADATA_KEY not in metadata_of(path)
+    except RegimeError:
+        return True
+
+
+def peek(path: Path) -> Label:
+    """Return step, epoch and metrics from the model's metadata."""
+    return label_of(parsed(metadata_of(path)))[0]
+
+
+def read(path: Path) -> State:
+    """Read the weights of a model, under the names of its initializers."""
+    with _sound(str(path)):
+        model = open_model(path)
+        label, metrics = label_of(parsed(model.metadata_props))
+        weights = _arrays(model, _weights(model, str(path)), str(path))
+    return State(weights, float("nan") if label.epoch is None else label.epoch, metrics)
+
+
+def program_of(path: Path, probe: Probe) -> Program:
+    """Return the program of a checkpoint, which is a model too; see `export`."""
+    with _sound(str(path)), silent("onnx_ir"):
+        return _program(open_model(path), probe, str(path))
+
+
+def accepts(model: object) -> bool:
+    """Whether `model` is the path of an ``.onnx`` file or an `onnx.ModelProto`."""
+    if isinstance(model, str | Path):
+        return Path(model).suffix.lower() in SUFFIXES
+    onnx = sys.modules.get("onnx")
+    return onnx is not None and isinstance(model, onnx.ModelProto)
+
+
+def export(model: object, probe: Probe) -> Program:
+    """Take an ONNX model as a program: its weights become inputs, under the names of the initializers.
+
+    Parameters
+    ----------
+    model : path or onnx.ModelProto
+        Left as it is. The weights are told by the operators that use them.
+    probe : Probe
+
+    Raises
+    ------
+    RegimeError
+        The model is damaged, refers to data outside its folder, does not run on the probe, or has no weights.
+    """
+    if isinstance(model, str | Path):
+        return program_of(Path(model), probe)
+    content = type(model)()
+    content.CopyFrom(model)  # type: ignore[attr-defined]
+    with _sound("model"), silent("onnx_ir"):
+        return _program(model_of(content, "model", None), probe, "model")
+
+
+def _program(model: ir.Model, probe: Probe, where: str) -> Program:
+    roles = _weights(model, where)
+    weights = _arrays(model, roles, where)
+    framework = {model.producer_name or "onnx": model.producer_version or "unknown"}
+    arrays = probe.bind([str(value.name) for value in model.graph.inputs])
+    paths = {id(node): module_path(node.metadata_props) for node in model.graph}
+    LiftWeights({name: name for name in roles})(model)
+    # The constants have to stand in the program itself: it is shipped alone.
+    ir.external_data.load_to_model(model)
+    for rewrite in (FixInputShapes(arrays, where), RunOnce(arrays, weights, where), NameNodes()):
+        rewrite(model)
+    StripMetadata({str(node.name): paths[id(node)] for node in model.graph})(model)
+    _forget_origin(model)
+    return Program.from_model(
+        model,
+        tensors=[
+            Tensor(name, weights[name].shape, role and not _is_mask(weights[name])) for name, role in roles.items()
+        ],
+        probe_inputs=list(arrays),
+        framework=framework,
+    )
+
+
+def _weights(model: ir.Model, where: str) -> dict[str, bool]:
+    """Return the names of the weights, and whether training changes them; the graph is normalised for it."""
+    opset = model.opset_imports.get("", _OLDEST_OPSET)
+    if opset < _OLDEST_OPSET:
+        raise RegimeError(
+            f"{where}: operators of version {opset}, expected {_OLDEST_OPSET} or newer; use onnx.version_converter"
+        )
+    GatherInitializers()(model)
+    roles = find_weights(model)
+    if not any(roles.values()):
+        raise RegimeError(
+            f"{where}: none of its {len(model.graph.initializers)} initializers is the weight of a layer; "
+            "expected a model with its weights inside, not folded into other constants and not fed as inputs"
+        )
+    return roles
+
+
+def _arrays(model: ir.Model, names: dict[str, bool], where: str) -> dict[str, Array]:
+    return {name: array_of(model.graph.initializers[name], where) for name in names}
+
+
+def _is_mask(array: Array) -> bool:
+    """Whether a tensor that is added holds −Inf, as attention masks do and weights never: it cannot be subtracted."""
+    return bool(np.isneginf(widest(array)).any())
+
+
+def _forget_origin(model: ir.Model) -> None:
+    """Remove what says who exported the model, so that equal graphs give equal programs."""
+    model.producer_name = model.producer_version = model.domain = None
+    model.model_version = None
+    model.graph.name = "main_graph"
+
+
+@contextlib.contextmanager
+def _sound(where: str) -> Iterator[None]:
+    """Report in one line what a damaged graph makes the libraries raise."""
+    try:
+        yield
+    except RegimeError as error:
+        # Names in a damaged file may hold anything, line ends and commands to the terminal among it.
+        text = "".join(letter if letter.isprintable() else "?" for letter in str(error))
+        raise type(error)(text) from None
+    except Exception as error:
+        lines = str(error.__cause__ or error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        raise RegimeError(f"{where}: the graph is damaged ({reason}); export it again") from None

@@ -1,0 +1,619 @@
+"""Plain ONNX models as programs, and as checkpoints."""
+
+import contextlib
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import nets
+import numpy as np
+import onnx
+import onnx_ir
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner
+from real_graphs import GRAPHS, real_graph
+from regime_proto.adapters import from_onnx
+from regime_proto.cli.main import main
+from regime_proto.schema.errors import RegimeError
+
+from regime_proto.directory import open_directory
+from regime_proto.engine.gates import find_gates
+from regime_proto.engine.initializers import GatherInitializers, find_weights, structure_sha256
+from regime_proto.engine.program import Program, ProgramError
+from regime_proto.plan import MissingPart, load_program, make_plan, write_program
+from regime_proto.probe import ProbeError, as_probe
+from regime_proto.registry import Describing, Exporter, Reader, exporter_for, readers
+
+LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
+
+
+def model(body, inputs="float[N,4] x", seed=0, functions="", **arrays):
+    """Return a model of nodes in text form; an initializer is given as an array, or as the shape of a random one."""
+    text = f'<ir_version: 9, opset_import: ["" : 18, "f" : 1]> g ({inputs}) => (float[] y) {{ {body} }} {functions}'
+    parsed = onnx.parser.parse_model(text)
+    # The text form wants a shape, and only inference knows it.
+    parsed.graph.output[0].type.tensor_type.ClearField("shape")
+    generator = np.random.default_rng(seed)
+    for name, array in arrays.items():
+        if isinstance(array, tuple):
+            array = generator.standard_normal(array).astype(np.float32)
+        parsed.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    return parsed
+
+
+def small(seed=0, **arrays):
+    """Return a net of two layers."""
+    body = "h = Gemm(x, w1, b1) r = Relu(h) m = MatMul(r, w2) y = Add(m, b2)"
+    shapes = {"w1": (4, 5), "b1": (5,), "w2": (5, 3), "b2": (3,)}
+    return model(body, seed=seed, **{**shapes, **arrays})
+
+
+def probe(samples=6, *shape):
+    return np.random.default_rng(9).standard_normal((samples, *(shape or (4,)))).astype(np.float32)
+
+
+def weights(proto):
+    gathered = onnx_ir.from_proto(proto)
+    GatherInitializers()(gathered)
+    return find_weights(gathered)
+
+
+def run(content, feeds):
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(content, options).run(None, feeds)
+
+
+def assert_same_outputs(path, program, feeds, atol=0.0):
+    """Feed the program with the weights in a file, and compare with that file's own outputs."""
+    bound = program.bind(from_onnx.read(Path(path)), str(path))
+    onnx.checker.check_model(program.content)
+    for found, expected in zip(run(program.content, {**feeds, **bound}), run(str(path), feeds), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
+
+
+def saved(proto, path):
+    onnx.save(proto, path)
+    return path
+
+
+ROLES = {
+    "conv": ("y = Conv(x, w, b)", {"w": (2, 3, 3, 3), "b": (2,)}, {"w": True, "b": True}),
+    "transposed conv": ("y = ConvTranspose(x, w, b)", {"w": (3, 2, 3, 3), "b": (2,)}, {"w": True, "b": True}),
+    "norm": (
+        "y = BatchNormalization(x, s, b, m, v)",
+        {"s": (3,), "b": (3,), "m": (3,), "v": np.ones(3, np.float32)},
+        {"s": True, "b": True, "m": False, "v": False},
+    ),
+    "instance norm": ("y = InstanceNormalization(x, s, b)", {"s": (3,), "b": (3,)}, {"s": True, "b": True}),
+    "layer norm": ("y = LayerNormalization(x, s, b)", {"s": (8,), "b": (8,)}, {"s": True, "b": True}),
+    "slope of one element": ("y = PRelu(x, s)", {"s": (1,)}, {"s": True}),
+    "left operand": ("y = MatMul(w, x)", {"w": (5, 8)}, {"w": True}),
+    "behind a transposition": (
+        "t = Transpose<perm=[1,0]>(w) c = Identity(t) y = MatMul(x, c)",
+        {"w": (5, 8)},
+        {"w": True},
+    ),
+    "half precision": (
+        "c = Cast<to=1>(w) y = MatMul(x, c)",
+        {"w": np.ones((8, 5), np.float16)},
+        {"w": True},
+    ),
+    "stacked": ("c = Concat<axis=0>(a, b) y = MatMul(x, c)", {"a": (5, 5), "b": (3, 5)}, {"a": True, "b": True}),
+    "fake quantization": (
+        "q = QuantizeLinear(w, s, z) d = DequantizeLinear(q, s, z) y = MatMul(x, d)",
+        {"w": (8, 5), "s": np.float32(0.1), "z": np.int8(0)},
+        {"w": True},
+    ),
+    "integers": (
+        "d = DequantizeLinear(w, s) y = MatMul(x, d)",
+        {"w": np.ones((8, 5), np.int8), "s": np.float32(0.1)},
+        {},
+    ),
+    "einsum": ('y = Einsum<equation="abij,jk->abik">(x, w)', {"w": (8, 5)}, {"w": True}),
+    "elementwise": (
+        "p = Mul(x, s) q = Add(p, b) y = Div(q, c)",
+        {"s": (3, 1, 1), "b": (8,), "c": np.float32(8)},
+        {"s": True, "b": True},
+    ),
+    "bias of a single unit": (
+        "m = MatMul(x, w) a = Add(m, b) y = Add(a, c)",
+        {"w": (8, 1), "b": (1,), "c": (1,)},
+        {"w": True, "b": True},
+    ),
+    "bounds, exponents and masks": (
+        "c = Clip(x, l, u) p = Pow(c, e) m = Max(p, v) k = Greater(m, v) y = Where(k, m, v)",
+        {"l": np.float32(0), "u": np.float32(6), "e": np.float32(2), "v": (8,)},
+        {},
+    ),
+    "scales of a resize, that are multiplied too": (
+        "r = Resize(x, , s) k = Mul(s, f) t = ReduceSum<keepdims=0>(k) y = Mul(r, t)",
+        {"s": np.array([1, 1, 1, 1], np.float32), "f": (4,)},
+        {"f": True},
+    ),
+    "shapes": ("y = Reshape(x, s)", {"s": np.array([-1, 8])}, {}),
+    "tied": ("m = MatMul(x, w) y = MatMul(m, w)", {"w": (8, 8)}, {"w": True}),
+    "constant node": ("w = Constant<value = float[8,1] {1,2,3,4,5,6,7,8}>() y = MatMul(x, w)", {}, {"w": True}),
+    "unused": ("y = MatMul(x, w)", {"w": (8, 8), "spare": (4, 4)}, {"w": True}),
+}
+
+
+@pytest.mark.parametrize("name", ROLES)
+def test_weights_are_told_by_their_use(name):
+    body, arrays, expected = ROLES[name]
+    proto = model(body, "float[N,3,8,8] x", **arrays)
+    onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+    assert weights(proto) == expected
+
+
+def test_recurrent_and_embedding_weights():
+    body = "e = Gather(table, x) s, h = GRU<hidden_size=5>(e, w, r, b, , state) y = Identity(h)"
+    arrays = {"table": (7, 4), "w": (1, 15, 4), "r": (1, 15, 5), "b": (1, 30), "state": (1, 2, 5)}
+    proto = model(body, "int64[3,2] x", **arrays)
+    onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+    assert weights(proto) == {"table": True, "w": True, "r": True, "b": True}
+    # A table of one dimension is a list of numbers to choose from.
+    assert weights(model("y = Gather(table, x)", "int64[3] x", table=(7,))) == {}
+
+
+def test_operators_of_others_are_not_guessed():
+    proto = model("c = f.Keep(w) y = MatMul(x, c)", w=(4, 4))
+    assert weights(proto) == {}
+
+
+def test_a_program_of_a_model_gives_the_same_outputs(tmp_path):
+    path = saved(small(), tmp_path / "net.onnx")
+    program = from_onnx.export(path, as_probe(probe()))
+    assert [tensor.name for tensor in program.trainable] == ["w1", "b1", "w2", "b2"]
+    assert program.inputs["x"].shape == (6, 4)
+    assert [gate.shape for gate in find_gates(program)] == [(6, 5)]
+    assert not program.model.graph.initializers
+    assert_same_outputs(path, program, {"x": probe()})
+    other = saved(small(seed=1), tmp_path / "other.onnx")
+    assert_same_outputs(other, program, {"x": probe()})
+    assert Program.parse(program.content, "x") == program
+
+
+def test_paths_and_models_are_accepted_alike(tmp_path):
+    path = saved(small(), tmp_path / "net.onnx")
+    proto = onnx.load(path)
+    before = proto.SerializeToString(deterministic=True)
+    programs = {exporter_for(given).export(given, as_probe(probe())).content for given in (path, str(path), proto)}
+    assert len(programs) == 1
+    assert proto.SerializeToString(deterministic=True) == before
+    assert not from_onnx.accepts("nets:make_mlp")
+    assert not from_onnx.accepts(nets.make_mlp())
+    assert all(isinstance(from_onnx, kind) for kind in (Reader, Exporter, Describing))
+    assert readers()["onnx"] is from_onnx
+
+
+def test_the_program_does_not_depend_on_the_weights_or_on_who_exported_them():
+    first, other = small(), small(seed=1)
+    other.producer_name, other.doc_string, other.graph.name = "another", "text", "other"
+    other.graph.node[0].doc_string = "/home/somebody/net.py"
+    other.metadata_props.add(key="step", value="3")
+    programs = [from_onnx.export(proto, as_probe(probe())) for proto in (first, small(seed=1), other)]
+    assert programs[0].content == programs[1].content
+    assert programs[2].framework == {"another": "unknown"}
+    assert len({structure_sha256(program) for program in programs}) == 1
+    assert b"somebody" not in programs[2].content
+
+
+def test_a_constant_of_another_value_is_another_structure():
+    body = "h = Gemm(x, w) s = Mul(h, c) y = Relu(s)"
+    hashes = {
+        structure_sha256(from_onnx.export(model(body, w=(4, 4), c=np.float32(scale)), as_probe(probe())))
+        for scale in (1, 1, 2)
+    }
+    assert len(hashes) == 2
+
+
+def test_a_mask_of_infinities_does_not_count():
+    mask = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+    program = from_onnx.export(model("h = Gemm(x, w) y = Add(h, m)", w=(4, 4), m=mask), as_probe(probe(4)))
+    assert [tensor.name for tensor in program.trainable] == ["w"]
+    assert "m" in program.weight_inputs
+
+
+def test_initializers_that_are_inputs_too(tmp_path):
+    proto = small()
+    proto.ir_version = 3
+    proto.graph.input.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, ["a"] * len(tensor.dims))
+        for tensor in proto.graph.initializer
+    )
+    path = saved(proto, tmp_path / "old.onnx")
+    program = from_onnx.export(path, as_probe(probe()))
+    assert program.probe_inputs == ("x",)
+    assert program.weight_inputs["w1"].shape == (4, 5)
+    assert_same_outputs(path, program, {"x": probe()})
+
+
+def test_weights_in_branches(tmp_path):
+    def branch(name):
+        weight = onnx.numpy_helper.from_array(np.full((5, 3), len(name), np.float32), "w2")
+        node = onnx.helper.make_node("MatMul", ["r", "w2"], [name])
+        out = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        return onnx.helper.make_graph([node], name, [], [out], [weight])
+
+    proto = model(
+        "h = Gemm(x, w1) r = Relu(h) s = ReduceSum<keepdims=0>(r) c = Cast<to=9>(s) y = Identity(r)", w1=(4, 5)
+    )
+    proto.graph.node[-1].CopyFrom(
+        onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch("yes"), else_branch=branch("no"))
+    )
+    onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+    path = saved(proto, tmp_path / "net.onnx")
+    program = from_onnx.export(path, as_probe(probe()))
+    names = [tensor.name for tensor in program.trainable]
+    assert len(names) == 3
+    assert names[:2] == ["w1", "w2"]
+    assert_same_outputs(path, program, {"x": probe()})
+
+
+def test_weights_in_functions(tmp_path):
+    function = '<domain: "f", opset_import: ["" : 18]> Layer (a, w) => (r) { m = MatMul(a, w) r = Relu(m) }'
+    shift = "c = Constant<value = float[3] {1, 2, 3}>() r = Add(a, c)"
+    inner = f'<domain: "f", opset_import: ["" : 18]> Shift (a) => (r) {{ {shift} }}'
+    proto = model(
+        "h = f.Layer(x, w1) k = f.Layer(h, w2) y = f.Shift(k)", w1=(4, 5), w2=(5, 3), functions=function + inner
+    )
+    path = saved(proto, tmp_path / "net.onnx")
+    program = from_onnx.export(path, as_probe(probe()))
+    assert {"w1", "w2"} < set(program.weight_inputs)
+    assert len(program.trainable) == 3
+    assert len(find_gates(program)) == 2
+    assert not program.model.functions
+    assert_same_outputs(path, program, {"x": probe()})
+
+
+@pytest.mark.parametrize("make", [nets.make_mlp, nets.make_conv, nets.make_encoder])
+def test_torch_models_exported_with_the_defaults(make, tmp_path):
+    """Weights are folded then, and still those of one file run in the program of another."""
+    paths = []
+    for step, trained in enumerate(nets.train(make(), 3)):
+        path = tmp_path / f"step_{step}.onnx"
+        trained.eval()
+        example = torch.from_numpy(nets.probe(trained, samples=3))
+        dynamic = ({0: torch.export.Dim("batch")},)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(trained, (example,), path, dynamo=True, dynamic_shapes=dynamic, verbose=False)
+        trained.train()
+        paths.append(path)
+    array = nets.probe(make(), samples=6)
+    program = from_onnx.program_of(paths[1], as_probe(array))
+    [name] = program.probe_inputs
+    assert program.inputs[name].shape == array.shape
+    assert all(gate.shape[0] in (6, 5) for gate in find_gates(program))
+    assert_same_outputs(paths[1], program, {name: array})
+    assert_same_outputs(paths[2], program, {name: array})
+    hashes = {structure_sha256(from_onnx.program_of(path, as_probe(array))) for path in paths[1:]}
+    assert len(hashes) == 1
+    assert any(gate.path for gate in find_gates(program)) or make is nets.make_encoder
+
+
+def test_a_batch_size_baked_into_the_model(tmp_path):
+    body = "h = Gemm(x, w) y = Relu(h)"
+    fixed = model(body, "float[1,4] x", w=(4, 4))
+    with pytest.raises(
+        ProgramError, match=r"input 'x' expects float32\[1, 4\], the probe is float32\[6, 4\]; give a pr.*1 s"
+    ):
+        from_onnx.export(fixed, as_probe(probe()))
+    inside = model("f = Reshape(x, s) h = MatMul(f, w) y = Relu(h)", s=np.array([1, 4]), w=(4, 4))
+    with pytest.raises(ProgramError, match=r"the model fails on the probe \(x: float32\[6, 4\]\): .*Reshape"):
+        from_onnx.export(inside, as_probe(probe()))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (probe().astype(float), ProgramError, r"expects float32\[N, 4\], the probe is float64\[6, 4\]; give"),
+        (probe(6, 5), ProgramError, r"input 'x' expects float32\[N, 4\], the probe is float32\[6, 5\]"),
+        (probe(6, 4, 1), ProgramError, r"the probe is float32\[6, 4, 1\]"),
+        ({"image": probe()}, ProbeError, "array 'image' is no input of the model; its inputs are x"),
+        ([probe(), probe()], ProbeError, r"2 arrays for 1 inputs \(x\)"),
+    ],
+)
+def test_a_wrong_probe(given, error, message):
+    with pytest.raises(error, match=message):
+        from_onnx.export(small(), as_probe(given))
+
+
+def test_weights_of_no_dimension_keep_their_shape():
+    proto = model("h = Gemm(x, w, c) y = PRelu(h, s)", w=(4, 4), c=np.float32(2), s=np.float32(0.5))
+    program = from_onnx.export(proto, as_probe(probe()))
+    assert {tensor.name: tensor.shape for tensor in program.trainable} == {"w": (4, 4), "c": (), "s": ()}
+
+
+def test_a_missing_array():
+    two = model("h = Gemm(x, w) s = Add(h, z) y = Relu(s)", "float[N,4] x, float[N,4] z", w=(4, 4))
+    with pytest.raises(ProgramError, match=r"no array in the probe for input 'z', float32\[N, 4\]"):
+        from_onnx.export(two, as_probe({"x": probe()}))
+
+
+def test_shapes_that_inference_cannot_tell_are_taken_from_a_run():
+    indices = "k = NonZero(t) r = Transpose<perm=[1,0]>(k) g = GatherND(t, r) n = Shape(g)"
+    body = f"{indices} s = Concat<axis=0>(minus, n) v = Reshape(x, s) h = MatMul(v, w) y = Relu(h)"
+    proto = model(body, w=(4, 4), t=np.array([1, 0, 1, 1, 1], np.float32), minus=np.array([-1]))
+    program = from_onnx.export(proto, as_probe(probe()))
+    assert [gate.shape for gate in find_gates(program)] == [(6, 4)]
+    assert [value.name for value in program.model.graph.outputs] == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("proto", "message"),
+    [
+        (model("y = Relu(x)"), "none of its 0 initializers is the weight of a layer"),
+        (model("h = MatMul(x, w) y = Relu(h)", "float[N,4] x, float[4,4] w"), "not folded .* and not fed as inputs"),
+        (model("y = Clip(x, l)", l=np.float32(0)), "none of its 1 initializers is the weight"),
+        (onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [])), "has no nodes"),
+    ],
+)
+def test_models_without_weights(proto, message):
+    with pytest.raises(RegimeError, match=message):
+        from_onnx.export(proto, as_probe(probe()))
+
+
+def test_old_operators_are_refused():
+    proto = small()
+    proto.opset_import[0].version = 6
+    with pytest.raises(RegimeError, match=r"operators of version 6, expected 7 or newer; use onnx.version_converter"):
+        from_onnx.export(proto, as_probe(probe()))
+
+
+def test_sparse_weights_are_refused():
+    proto = small()
+    proto.graph.sparse_initializer.add()
+    with pytest.raises(RegimeError, match="sparse initializers"):
+        from_onnx.export(proto, as_probe(probe()))
+
+
+def with_external_data(folder, location="net.bin", name="net.onnx"):
+    proto = small()
+    folder.mkdir(exist_ok=True)
+    onnx.save(proto, folder / name, save_as_external_data=True, location="net.bin", size_threshold=0)
+    loaded = onnx.load(folder / name, load_external_data=False)
+    for tensor in loaded.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = str(location)
+    (folder / name).write_bytes(loaded.SerializeToString())
+    return folder / name
+
+
+def test_external_data_beside_the_model(tmp_path, monkeypatch):
+    path = with_external_data(tmp_path / "run")
+    program = from_onnx.export(path, as_probe(probe()))
+    assert_same_outputs(path, program, {"x": probe()})
+    monkeypatch.chdir(path.parent)
+    assert from_onnx.export("net.onnx", as_probe(probe())).content == program.content
+    with pytest.raises(RegimeError, match="tensor 'w1' lies in another file; pass the path of the model"):
+        from_onnx.export(onnx.load(path, load_external_data=False), as_probe(probe()))
+
+
+def test_constants_in_external_data_are_taken_into_the_program(tmp_path):
+    proto = model("h = Gemm(x, w) y = Max(h, c)", w=(4, 4), c=(4,))
+    path = tmp_path / "net.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="net.bin", size_threshold=0)
+    program = from_onnx.export(path, as_probe(probe()))
+    expected = run(str(path), {"x": probe()})
+    state = {name: np.array(array) for name, array in from_onnx.read(path).tensors.items()}
+    (tmp_path / "net.bin").unlink()
+    np.testing.assert_array_equal(run(program.content, {"x": probe(), **state}), expected)
+
+
+@pytest.mark.parametrize("location", ["/etc/hostname", "../net.bin", "a/../../net.bin", "C:\\net.bin", "..\\net.bin"])
+def test_external_data_elsewhere_is_refused(tmp_path, location):
+    path = with_external_data(tmp_path / "run", location)
+    shutil.copy(tmp_path / "run/net.bin", tmp_path / "net.bin")
+    for use in (from_onnx.read, lambda path: from_onnx.export(path, as_probe(probe()))):
+        with pytest.raises(RegimeError, match=r"net.onnx: tensor 'w1' lies in .*, outside the model's folder: refused"):
+            use(path)
+
+
+def test_a_link_out_of_the_folder_is_refused_before_anything_is_opened(tmp_path):
+    path = with_external_data(tmp_path / "run", "link.bin")
+    # A pipe: whoever opens it waits for ever.
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "run/link.bin").symlink_to(tmp_path / "pipe")
+    with pytest.raises(RegimeError, match="a link that leads outside the model's folder: refused"):
+        from_onnx.read(path)
+    (tmp_path / "run/link.bin").unlink()
+    (tmp_path / "run/link.bin").hardlink_to(tmp_path / "run/net.bin")
+    with pytest.raises(RegimeError, match="other hard links and so may lie elsewhere too: refused"):
+        from_onnx.read(path)
+    (tmp_path / "run/link.bin").unlink()
+    (tmp_path / "run/link.bin").symlink_to("net.bin")
+    assert from_onnx.read(path).tensors["w1"].shape == (4, 5)
+
+
+def test_a_tensor_hidden_in_a_branch_or_a_function_is_looked_at_too(tmp_path):
+    hidden = onnx.TensorProto(name="hidden", data_type=1, dims=[3], data_location=onnx.TensorProto.EXTERNAL)
+    hidden.external_data.add(key="location", value="/etc/passwd")
+    constant = onnx.helper.make_node("Constant", [], ["k"], value=hidden)
+    proto = small()
+    proto.functions.append(onnx.helper.make_function("f", "F", [], ["k"], [constant], proto.opset_import))
+    with pytest.raises(RegimeError, match="tensor 'hidden' lies in '/etc/passwd'"):
+        from_onnx.read(saved(proto, tmp_path / "function.onnx"))
+    out = onnx.helper.make_tensor_value_info("k", 1, None)
+    for branch in (
+        onnx.helper.make_graph([constant], "b", [], [out]),
+        onnx.helper.make_graph([], "b", [], [out], [hidden]),
+    ):
+        proto = small()
+        proto.graph.node.append(onnx.helper.make_node("If", ["x"], ["z"], then_branch=branch, else_branch=branch))
+        with pytest.raises(RegimeError, match="tensor 'hidden' lies in '/etc/passwd'"):
+            from_onnx.read(saved(proto, tmp_path / "branch.onnx"))
+
+
+def test_external_data_that_is_cut_off_or_missing(tmp_path):
+    path = with_external_data(tmp_path / "run")
+    data = path.with_name("net.bin")
+    data.write_bytes(data.read_bytes()[:-4])
+    with pytest.raises(
+        RegimeError, match=r"bytes \d+ to \d+: expected 12 bytes of a file of \d+; damaged or incomplete"
+    ):
+        from_onnx.read(path)
+    data.unlink()
+    with pytest.raises(RegimeError, match="there is no such file; keep it beside the model"):
+        from_onnx.read(path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, -300, -5, -1])
+def test_a_truncated_file_is_an_error_in_one_line(tmp_path, length):
+    content = small().SerializeToString()
+    path = tmp_path / "step_1.onnx"
+    path.write_bytes(content[:length])
+    assert from_onnx.recognise(path)
+    with pytest.raises(RegimeError, match=r"step_1.onnx: not an ONNX model") as caught:
+        from_onnx.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_truncation_is_a_regime_error(tmp_path):
+    proto = small()
+    proto.metadata_props.add(key="step", value="3")
+    content = proto.SerializeToString()
+    path = tmp_path / "net.onnx"
+    for length in range(0, len(content), 3):
+        path.write_bytes(content[:length])
+        for use in (from_onnx.peek, from_onnx.read):
+            with contextlib.suppress(RegimeError):
+                use(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_any_changed_byte_is_a_regime_error_or_another_model(tmp_path):
+    content = small().SerializeToString()
+    generator = np.random.default_rng(0)
+    path = tmp_path / "net.onnx"
+    for position in generator.choice(len(content), 150, replace=False):
+        path.write_bytes(content[:position] + generator.bytes(1) + content[position + 1 :])
+        for use in (from_onnx.peek, from_onnx.read, lambda path: from_onnx.export(path, as_probe(probe()))):
+            with contextlib.suppress(RegimeError):
+                use(path)
+
+
+def test_a_tensor_of_too_few_bytes(tmp_path):
+    proto = small()
+    proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-4]
+    with pytest.raises(RegimeError, match="tensor 'w1': not an ONNX model, or damaged"):
+        from_onnx.read(saved(proto, tmp_path / "net.onnx"))
+
+
+@pytest.fixture
+def onnx_run(tmp_path):
+    """A directory of models; the alphabet has another order than their steps."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for index, step in enumerate((2, 10, 100, 0)):
+        proto = small(seed=index)
+        onnx.helper.set_model_props(proto, {"step": str(step), "epoch": str(step / 8), "loss": "0.25", "note": "text"})
+        onnx.save(proto, folder / f"net_{step}.onnx")
+    np.save(tmp_path / "probe.npy", probe())
+    return folder
+
+
+def test_a_directory_of_models_in_step_order(onnx_run):
+    source = open_directory(onnx_run)
+    assert (source.adapter, source.step_kind, source.metrics) == ("onnx", "step", ("loss",))
+    assert [checkpoint.step for checkpoint in source.checkpoints] == [0, 2, 10, 100]
+    state = source.read(source.checkpoints[3])
+    assert (state.epoch, dict(state.metrics)) == (12.5, {"loss": 0.25})
+    assert list(state.tensors) == ["w1", "b1", "w2", "b2"]
+
+
+def test_the_program_of_a_directory_comes_from_its_first_model(onnx_run):
+    plan = make_plan(onnx_run, probe=onnx_run.parent / "probe.npy")
+    first = from_onnx.program_of(onnx_run / "net_0.onnx", as_probe(probe()))
+    assert plan.program == first
+    assert load_program(onnx_run, probe=probe())[0] == first
+    with pytest.raises(MissingPart, match=r"no probe.npz in it"):
+        make_plan(onnx_run)
+
+
+def test_an_own_program_is_no_checkpoint(onnx_run):
+    program = from_onnx.program_of(onnx_run / "net_0.onnx", as_probe(probe()))
+    program.save(onnx_run / "program_7.onnx")
+    (onnx_run / "notes_8.onnx").write_text("hello")
+    source = open_directory(onnx_run)
+    assert {entry.path.name for entry in source.skipped} == {"program_7.onnx", "notes_8.onnx"}
+
+
+def test_a_directory_of_models_on_the_command_line(onnx_run, tmp_path):
+    where = [str(onnx_run), "--probe", str(tmp_path / "probe.npy")]
+    done = CliRunner().invoke(main, ["analyze", *where, "--json", "-q"])
+    assert done.exit_code == 0, done.output
+    described = CliRunner().invoke(main, ["inspect", *where])
+    assert described.exit_code == 0, described.output
+
+
+def test_a_model_named_on_the_command_line(onnx_run, tmp_path):
+    path, out = onnx_run / "net_2.onnx", tmp_path / "out"
+    arguments = ["--probe", str(tmp_path / "probe.npy"), "-o", str(out)]
+    done = CliRunner().invoke(main, ["program", "--model", str(path), *arguments])
+    assert done.exit_code == 0, done.output
+    assert Program.load(out / "program.onnx").trainable
+    done = CliRunner().invoke(main, ["program", "--model", str(tmp_path / "none.onnx"), *arguments])
+    assert done.exit_code == 1
+    assert "none.onnx: No such file or directory" in done.output
+
+
+def test_a_plain_model_called_program_onnx(onnx_run):
+    shutil.copy(onnx_run / "net_2.onnx", onnx_run / "program.onnx")
+    with pytest.raises(ProgramError, match=r"not a program .*`regime program .* or with `--model FILE.onnx`"):
+        load_program(onnx_run, probe=probe())
+    write_program(onnx_run, model=str(onnx_run / "program.onnx"), probe=probe(), overwrite=True)
+    assert load_program(onnx_run, probe=probe())[0].trainable
+
+
+def layer_weights(path):
+    """Return the initializers (Constant nodes among them) that convolutions and matrix products use directly."""
+    graph = onnx.load(path).graph
+    held = {tensor.name for tensor in graph.initializer}
+    held |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    linear = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+    return {name for node in linear for name in node.input if name in held}
+
+
+def real_probe(path, samples):
+    [value] = onnx_ir.load(path).graph.inputs[:1]
+    lengths = [length if isinstance(length, int) and length > 0 else 64 for length in value.shape][1:]
+    return value.name, probe(samples, *lengths)
+
+
+@pytest.mark.parametrize(
+    ("name", "gates"), [("mnist-conv", 2), ("espcn", 3), ("ocr-direction", 15), ("ocr-detection", 12)]
+)
+def test_real_graphs(name, gates):
+    assert name in GRAPHS
+    path = real_graph(name)
+    given, array = real_probe(path, 2 if name.startswith("ocr") else 1)
+    program = from_onnx.export(path, as_probe({given: array}))
+    assert len(find_gates(program)) == gates
+    assert layer_weights(path) <= {tensor.name for tensor in program.trainable}
+    assert len(program.content) < 100_000
+    assert_same_outputs(path, program, {given: array})
+
+
+@pytest.mark.parametrize(("name", "gates"), [("squeezenet", 26), ("shufflenet", 33)])
+def test_real_graphs_whose_weights_are_computed(name, gates):
+    """Most weights of these are `ConstantOfShape`: constants, since no file of a run can hold other values."""
+    path = LIGHT / f"light_{name}.onnx"
+    names = {tensor.name for tensor in onnx.load(path).graph.initializer}
+    [given] = [value.name for value in onnx.load(path).graph.input if value.name not in names]
+    program = from_onnx.export(path, as_probe({given: probe(1, 3, 224, 224)}))
+    assert len(find_gates(program)) == gates
+    assert layer_weights(path) <= {tensor.name for tensor in program.trainable}
+    assert_same_outputs(path, program, {given: probe(1, 3, 224, 224)})
+
+
+def test_a_real_graph_without_weights():
+    path = LIGHT / "light_bvlc_alexnet.onnx"
+    with pytest.raises(RegimeError, match="none of its 17 initializers is the weight of a layer"):
+        from_onnx.export(path, as_probe({"data_0": probe(1, 3, 224, 224)}))
