@@ -1,6 +1,7 @@
 """Reads ``.onnx`` files as checkpoints, and takes any ONNX model as a program."""
 
 import contextlib
+import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from regime_proto.engine.initializers import GatherInitializers, find_weights
 from regime_proto.engine.program import METADATA_KEY, Program, Tensor
 from regime_proto.engine.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.engine.shapes import FixInputShapes, RunOnce
+from regime_proto.engine.variants import Outline
 from regime_proto.ordering import Label
 from regime_proto.probe import Probe
 from regime_proto.source import Array, State, widest
@@ -58,6 +60,24 @@ def program_of(path: Path, probe: Probe) -> Program:
     """Return the program of a checkpoint, which is a model too; see `export`."""
     with _sound(str(path)), silent("onnx_ir"):
         return _program(open_model(path), probe, str(path))
+
+
+def outline(path: Path) -> Outline:
+    """Return what tells whether files differ in weights only."""
+    with _sound(str(path)), silent("onnx_ir"):
+        model = open_model(path)
+        roles = _weights(model, str(path))
+        shapes = {name: tuple(model.graph.initializers[name].const_value.shape) for name in roles}
+        LiftWeights({name: name for name in roles})(model)
+        NameNodes()(model)
+        StripMetadata({})(model)
+        for value in (value for node in model.graph.all_nodes() for value in node.outputs):
+            # Exporters differ in what they say of intermediate values; the graph decides it.
+            value.shape = value.type = None
+        _forget_origin(model)
+        model.metadata_props.clear()
+        content = ir.to_proto(model).SerializeToString(deterministic=True)
+        return Outline(hashlib.sha256(content).hexdigest(), shapes)
 
 
 def accepts(model: object) -> bool:

@@ -218,6 +218,7 @@ def _calibrate(plan: Plan, device: str) -> Meter:
         _weights(plan, plan.source.checkpoints[0]),
         sample_units=plan.sample_units,
         seed=plan.sample_seed,
+        variants=plan.variants,
     )
 
 
@@ -249,6 +250,8 @@ def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None) -> Header
         "framework": " ".join(f"{name} {version}" for name, version in plan.program.framework.items()),
         **measure_noise(meter, plan.probe, _noise_states(plan)).attributes,
     }
+    if plan.variants is not None:
+        attributes["tensors_compared"] = "those that all checkpoints hold in one shape; their graphs differ"
     if meter.is_sampled:
         attributes |= {"sample_units": plan.sample_units, "sample_units_seed": plan.sample_seed}
     if batches_per_epoch is not None:

@@ -12,6 +12,7 @@ from regime_proto.engine.device import cores
 from regime_proto.engine.gates import Gate, find_gates, select_gates
 from regime_proto.engine.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.engine.program import Program
+from regime_proto.engine.variants import Outline, Variants
 from regime_proto.factory import load_model
 from regime_proto.memory import available_bytes
 from regime_proto.probe import COUNTED, Probe, ProbeError, as_probe, load_probe, probe_content, probe_sha256
@@ -21,7 +22,7 @@ from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import replace_file
 from regime_proto.schema.header import Layer
-from regime_proto.source import Array, Source
+from regime_proto.source import Array, Checkpoint, Source
 
 # What gzip leaves of packed masks; measured on real runs.
 STORED_BIT_PER_BIT = 0.33
@@ -47,6 +48,8 @@ class Plan:
         Those that are tracked.
     all_gates : tuple of Gate
         Every gate of the graph.
+    variants : Variants, optional
+        Where the checkpoints have graphs of their own, and these differ.
     sample_units : int, optional
         Store at most so many units of each gate, chosen at random.
     sample_seed : int
@@ -58,6 +61,7 @@ class Plan:
     probe: Mapping[str, Array]
     gates: tuple[Gate, ...]
     all_gates: tuple[Gate, ...]
+    variants: Variants | None = None
     sample_units: int | None = None
     sample_seed: int = 0
 
@@ -154,10 +158,43 @@ def make_plan(
     if sample_units is not None and sample_units < 2:
         raise RegimeError(f"--sample-units {sample_units}: expected 2 or more")
     source = open_directory(root).select(steps, every)
+    probe = _find_probe(root, probe)
     program, bound = load_program(root, model=model, probe=probe, source=source)
+    variants = _find_variants(source, probe) if model is None and not (root / PROGRAM_FILE).is_file() else None
+    program = program if variants is None else _restricted(program, variants)
     found = find_gates(program)
     _warn_of_nested(found)
-    return Plan(source, program, bound, select_gates(found, gates), found, sample_units, sample_seed)
+    return Plan(source, program, bound, select_gates(found, gates), found, variants, sample_units, sample_seed)
+
+
+def _find_variants(source: Source, probe: Probe) -> Variants | None:
+    """Look whether checkpoints that hold their graphs all hold the same one; None if they do."""
+    adapter = adapters().get(source.adapter)
+    if not isinstance(adapter, Describing):
+        return None
+    outlines: dict[Checkpoint, Outline] = {}
+    for checkpoint in source.checkpoints:
+        try:
+            outlines[checkpoint] = adapter.outline(checkpoint.path)
+        except RegimeError:
+            # A damaged file is an error when its turn to be read comes.
+            outlines[checkpoint] = next(iter(outlines.values()), Outline("", {}))
+    if len({outline.structure for outline in outlines.values()}) == 1:
+        return None
+    return Variants(outlines, lambda checkpoint: adapter.program_of(checkpoint.path, probe))
+
+
+def _restricted(program: Program, variants: Variants) -> Program:
+    common = variants.common(program)
+    left_out = len(program.trainable) - len(common.trainable)
+    graphs = len({outline.structure for outline in variants.outlines.values()})
+    warnings.warn(
+        f"the checkpoints hold {graphs} different graphs: each is run on its own; {left_out} of "
+        f"{len(program.trainable)} weight tensors are not in all of them under one name and shape, and do not count",
+        RegimeWarning,
+        stacklevel=3,
+    )
+    return common
 
 
 def _warn_of_nested(gates: Sequence[Gate]) -> None:

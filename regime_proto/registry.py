@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from regime_proto.engine.program import Program
+from regime_proto.engine.variants import Outline
 from regime_proto.ordering import Label
 from regime_proto.probe import Probe
 from regime_proto.schema.errors import RegimeError, RegimeWarning
@@ -77,6 +78,15 @@ class Describing(Protocol):
         ------
         RegimeError
             The file is damaged or unsafe, or its model does not run on the probe.
+        """
+
+    def outline(self, path: Path) -> Outline:
+        """Return structure and tensors of a checkpoint, to tell whether all have one graph.
+
+        Raises
+        ------
+        RegimeError
+            The file is damaged or unsafe.
         """
 
 

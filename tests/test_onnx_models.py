@@ -1,5 +1,6 @@
 """Plain ONNX models as programs, and as checkpoints."""
 
+import collections
 import contextlib
 import os
 import shutil
@@ -17,11 +18,13 @@ from click.testing import CliRunner
 from real_graphs import GRAPHS, real_graph
 from regime_proto.adapters import from_onnx
 from regime_proto.cli.main import main
-from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 
+import regime_proto
+from regime_proto.conversion import run_plan
 from regime_proto.directory import open_directory
-from regime_proto.engine.gates import find_gates
-from regime_proto.engine.initializers import GatherInitializers, find_weights, structure_sha256
+from regime_proto.engine.gates import find_gates, select_gates
+from regime_proto.engine.initializers import GatherInitializers, find_weights
 from regime_proto.engine.program import Program, ProgramError
 from regime_proto.plan import MissingPart, load_program, make_plan, write_program
 from regime_proto.probe import ProbeError, as_probe
@@ -191,7 +194,11 @@ def test_paths_and_models_are_accepted_alike(tmp_path):
     assert readers()["onnx"] is from_onnx
 
 
-def test_the_program_does_not_depend_on_the_weights_or_on_who_exported_them():
+def structures(folder, protos):
+    return [from_onnx.outline(saved(proto, folder / f"{index}.onnx")).structure for index, proto in enumerate(protos)]
+
+
+def test_the_program_does_not_depend_on_the_weights_or_on_who_exported_them(tmp_path):
     first, other = small(), small(seed=1)
     other.producer_name, other.doc_string, other.graph.name = "another", "text", "other"
     other.graph.node[0].doc_string = "/home/somebody/net.py"
@@ -199,17 +206,14 @@ def test_the_program_does_not_depend_on_the_weights_or_on_who_exported_them():
     programs = [from_onnx.export(proto, as_probe(probe())) for proto in (first, small(seed=1), other)]
     assert programs[0].content == programs[1].content
     assert programs[2].framework == {"another": "unknown"}
-    assert len({structure_sha256(program) for program in programs}) == 1
+    assert len(set(structures(tmp_path, (first, small(seed=1), other)))) == 1
     assert b"somebody" not in programs[2].content
 
 
-def test_a_constant_of_another_value_is_another_structure():
+def test_a_constant_of_another_value_is_another_structure(tmp_path):
     body = "h = Gemm(x, w) s = Mul(h, c) y = Relu(s)"
-    hashes = {
-        structure_sha256(from_onnx.export(model(body, w=(4, 4), c=np.float32(scale)), as_probe(probe())))
-        for scale in (1, 1, 2)
-    }
-    assert len(hashes) == 2
+    first, same, other = structures(tmp_path, [model(body, w=(4, 4), c=np.float32(scale)) for scale in (1, 1, 2)])
+    assert first == same != other
 
 
 def test_a_mask_of_infinities_does_not_count():
@@ -292,8 +296,7 @@ def test_torch_models_exported_with_the_defaults(make, tmp_path):
     assert all(gate.shape[0] in (6, 5) for gate in find_gates(program))
     assert_same_outputs(paths[1], program, {name: array})
     assert_same_outputs(paths[2], program, {name: array})
-    hashes = {structure_sha256(from_onnx.program_of(path, as_probe(array))) for path in paths[1:]}
-    assert len(hashes) == 1
+    assert len({from_onnx.outline(path).structure for path in paths[1:]}) == 1
     assert any(gate.path for gate in find_gates(program)) or make is nets.make_encoder
 
 
@@ -587,15 +590,11 @@ def real_probe(path, samples):
     return value.name, probe(samples, *lengths)
 
 
-@pytest.mark.parametrize(
-    ("name", "gates"), [("mnist-conv", 2), ("espcn", 3), ("ocr-direction", 15), ("ocr-detection", 12)]
-)
-def test_real_graphs(name, gates):
-    assert name in GRAPHS
+@pytest.mark.parametrize("name", GRAPHS)
+def test_real_graphs(name):
     path = real_graph(name)
     given, array = real_probe(path, 2 if name.startswith("ocr") else 1)
     program = from_onnx.export(path, as_probe({given: array}))
-    assert len(find_gates(program)) == gates
     assert layer_weights(path) <= {tensor.name for tensor in program.trainable}
     assert len(program.content) < 100_000
     assert_same_outputs(path, program, {given: array})
@@ -608,7 +607,6 @@ def test_real_graphs_whose_weights_are_computed(name, gates):
     names = {tensor.name for tensor in onnx.load(path).graph.initializer}
     [given] = [value.name for value in onnx.load(path).graph.input if value.name not in names]
     program = from_onnx.export(path, as_probe({given: probe(1, 3, 224, 224)}))
-    assert len(find_gates(program)) == gates
     assert layer_weights(path) <= {tensor.name for tensor in program.trainable}
     assert_same_outputs(path, program, {given: probe(1, 3, 224, 224)})
 
@@ -617,3 +615,138 @@ def test_a_real_graph_without_weights():
     path = LIGHT / "light_bvlc_alexnet.onnx"
     with pytest.raises(RegimeError, match="none of its 17 initializers is the weight of a layer"):
         from_onnx.export(path, as_probe({"data_0": probe(1, 3, 224, 224)}))
+
+
+def with_another_constant(seed):
+    """A graph whose second layer is scaled, and whose last bias has another name."""
+    body = "h = Gemm(x, w1, b1) r = Relu(h) m = MatMul(r, w2) s = Mul(m, c) a = Relu(s) y = Add(a, b)"
+    shapes = {"w1": (4, 5), "b1": (5,), "w2": (5, 3), f"last{seed}": (3,)}
+    proto = model(body.replace(", b)", f", last{seed})"), seed=seed, **shapes, c=np.float32(seed))
+    for index, node in enumerate(proto.graph.node):
+        node.name = f"n{index}"
+    return proto
+
+
+def test_a_run_of_different_graphs_has_a_session_each(tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    protos = [with_another_constant(seed) for seed in (1, 2, 3)]
+    paths = [saved(proto, folder / f"step_{index}.onnx") for index, proto in enumerate(protos)]
+    given = probe()
+    with pytest.warns(
+        RegimeWarning, match=r"3 different graphs: each is run on its own; 1 of 4 weight tensors are not"
+    ):
+        out = regime_proto.convert(folder, tmp_path / "run.h5", probe=given)
+    with regime_proto.open_trajectory(out) as trajectory:
+        assert list(trajectory["tensor"].values) == ["w1", "b1", "w2"]
+        assert "graphs differ" in trajectory.attrs["tensors_compared"]
+        masks = np.unpackbits(trajectory["mask"].values, axis=2)
+        flips = trajectory["flips"].values
+        change = trajectory["weight_delta_l1"].values
+    expected = []
+    for proto in protos:
+        proto.graph.output.extend([onnx.ValueInfoProto(name=name) for name in ("r", "a")])
+        _, first, second = run(proto.SerializeToString(), {"x": given})
+        expected.append((first > 0, second > 0))
+    for row, (first, second) in enumerate(expected):
+        np.testing.assert_array_equal(masks[row, :, :5], first)
+        np.testing.assert_array_equal(masks[row, :, 8:11], second)
+    for row in (1, 2):
+        for layer in (0, 1):
+            np.testing.assert_array_equal(flips[row, layer], (expected[row][layer] != expected[row - 1][layer]).sum(1))
+    states = [from_onnx.read(path).tensors for path in paths]
+    np.testing.assert_allclose(change[1], [np.abs(states[1][n] - states[0][n]).sum() for n in ("w1", "b1", "w2")], 1e-6)
+
+
+def test_different_graphs_without_a_common_gate(tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    protos = [with_another_constant(1), with_another_constant(2)]
+    protos[1].graph.node[1].name = "renamed"
+    for index, proto in enumerate(protos):
+        saved(proto, folder / f"step_{index}.onnx")
+    message = r"step_1.onnx: has no gate n1 \(Relu, shape \[6, 5\]\), as the first checkpoint has"
+    with pytest.warns(RegimeWarning), pytest.raises(RegimeError, match=message):
+        regime_proto.convert(folder, tmp_path / "run.h5", probe=probe())
+
+
+def test_equal_graphs_share_a_session(tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for index in range(3):
+        saved(small(seed=index), folder / f"step_{index}.onnx")
+    plan = make_plan(folder, probe=probe())
+    assert plan.variants is None
+    assert len(plan.program.trainable) == 4
+
+
+REAL = {
+    "mnist-conv": ((1, 1, 28, 28), {"Relu": 2}),
+    "espcn": ((1, 3, 4, 4), {"Relu": 3}),
+    # The squeeze-and-excitation blocks of both end in a HardSigmoid.
+    "ocr-direction": ((2, 3, 48, 192), {"Relu": 15, "Clip": 18, "HardSigmoid": 9}),
+    "ocr-detection": ((2, 3, 64, 64), {"Relu": 12, "Clip": 24, "HardSigmoid": 10}),
+}
+COMPUTED = {"resnet50": 49, "vgg19": 18, "densenet121": 121, "inception_v1": 57, "squeezenet": 26, "shufflenet": 33}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_every_gate_of_a_real_graph_is_found(name):
+    [value] = [
+        v for v in onnx.load(LIGHT / f"light_{name}.onnx").graph.input if v.name in ("data_0", "data", "gpu_0/data_0")
+    ]
+    given = as_probe({value.name: probe(1, 3, 224, 224)})
+    gates = find_gates(from_onnx.export(LIGHT / f"light_{name}.onnx", given))
+    assert collections.Counter(gate.op for gate in select_gates(gates)) == {"Relu": COMPUTED[name]}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_masks_of_a_real_graph_over_a_random_walk(name, tmp_path):
+    """Compare with thresholds on the activations, taken as plain outputs of the original model."""
+    shape, counts = REAL[name]
+    gathered = onnx_ir.from_proto(onnx.load(real_graph(name)))
+    GatherInitializers()(gathered)
+    roles = find_weights(gathered)
+    original = onnx_ir.to_proto(gathered)
+    constants = {tensor.name for tensor in original.graph.initializer}
+    [value] = [value.name for value in original.graph.input if value.name not in constants]
+    given = probe(*shape)
+    folder = tmp_path / "models"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for step in range(3):
+        for tensor in original.graph.initializer:
+            if roles.get(tensor.name):
+                walked = onnx.numpy_helper.to_array(tensor)
+                walked = walked + 0.01 * (walked.std() or 1.0) * generator.standard_normal(walked.shape)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(walked.astype(np.float32), tensor.name))
+        saved(original, folder / f"step_{step}.onnx")
+    plan = make_plan(folder, probe={value: given})
+    assert collections.Counter(gate.op for gate in plan.gates) == counts
+    run_plan(plan, tmp_path / "run.h5")
+    with regime_proto.open_trajectory(tmp_path / "run.h5") as trajectory:
+        assert trajectory["flips"].values[1:].sum(axis=(1, 2)).all()
+        assert (trajectory["weight_delta_l1"].values[1:] > 0).all()
+        for row in range(3):
+            compare_masks(trajectory, row, plan, folder / f"step_{row}.onnx", {value: given})
+
+
+def compare_masks(trajectory, row, plan, path, feeds):
+    proto = onnx.load(path)
+    del proto.graph.output[:]
+    names = list(dict.fromkeys(gate.value for gate in plan.gates))
+    proto.graph.output.extend([onnx.ValueInfoProto(name=name) for name in names])
+    values = dict(zip(names, run(proto.SerializeToString(), feeds), strict=True))
+    starts, stops = (trajectory[f"layer_byte_{end}"].values for end in ("start", "stop"))
+    differing = total = 0
+    for index, gate in enumerate(plan.gates):
+        z = values[gate.value].reshape(plan.samples, -1)
+        stored = trajectory["mask"].values[row, :, starts[index] : stops[index]]
+        planes = np.unpackbits(stored.reshape(plan.samples, len(gate.planes), -1), axis=2)[..., : z.shape[1]]
+        for number, plane in enumerate(gate.planes):
+            expected = z >= plane.threshold if plane.closed else z > plane.threshold
+            differs = planes[:, number] != expected
+            # The runtime fuses and orders differently with weights as constants.
+            assert (np.abs(z[differs] - plane.threshold) <= 1e-5 * max(1.0, np.abs(z).max())).all()
+            differing, total = differing + differs.sum(), total + differs.size
+    assert differing <= 1e-4 * total

@@ -105,13 +105,14 @@ class NudgeWeights(InPlacePass):
         random = np.random.default_rng(self.seed)
         nudged = [value for value in graph.inputs if value.name in self.names and value.dtype == ir.DataType.FLOAT]
         for value in nudged:
-            factor = constant(graph, f"regime_factor_{value.name}", self.FACTOR.reshape(()))
-            up = constant(graph, f"regime_up_{value.name}", random.random(_drawn_shape(value)) < 0.5)
+            up = random.random(_drawn_shape(value)) < 0.5
+            one = np.float32(1)
+            multiplier = constant(graph, f"regime_multiplier_{value.name}", np.where(up, one, self.FACTOR))
+            divisor = constant(graph, f"regime_divisor_{value.name}", np.where(up, self.FACTOR, one))
             arguments = (value.dtype, value.shape)
-            above = _node(graph, "Div", [value, factor], f"regime_above_{value.name}", *arguments)
-            below = _node(graph, "Mul", [value, factor], f"regime_below_{value.name}", *arguments)
-            moved = _node(graph, "Where", [up, above, below], f"regime_moved_{value.name}", *arguments)
-            _replace_uses(value, moved, besides=(above, below))
+            below = _node(graph, "Mul", [value, multiplier], f"regime_below_{value.name}", *arguments)
+            moved = _node(graph, "Div", [below, divisor], f"regime_moved_{value.name}", *arguments)
+            _replace_uses(value, moved, besides=[below])
         return _sorted(model, modified=bool(nudged))
 
 

@@ -1,6 +1,5 @@
 """Tells which initializers of a plain ONNX model are weights, by the operators that use them."""
 
-import hashlib
 from collections.abc import Iterator
 
 import onnx_ir as ir
@@ -12,8 +11,6 @@ from onnx_ir.passes.common import (
     RemoveInitializersFromInputsPass,
     RemoveUnusedNodesPass,
 )
-
-from regime_proto.engine.program import Program
 
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -98,16 +95,6 @@ def find_weights(model: ir.Model) -> dict[str, bool]:
     """
     roles = {str(name): _role(value) for name, value in model.graph.initializers.items()}
     return {name: role for name, role in roles.items() if role is not None}
-
-
-def structure_sha256(program: Program) -> str:
-    """Return the hash of a program's graph with its constants, whatever the weights and who exported it.
-
-    Files with one hash differ in weights only: one session serves them all.
-    """
-    model = program.parse_model()
-    model.metadata_props.clear()
-    return hashlib.sha256(ir.to_proto(model).SerializeToString(deterministic=True)).hexdigest()
 
 
 def _role(value: ir.Value) -> bool | None:

@@ -16,6 +16,7 @@ from regime_proto.engine.masks import find_rows, pack_masks
 from regime_proto.engine.program import Program
 from regime_proto.engine.sampling import choose_units, flip_fraction_errors
 from regime_proto.engine.session import Masks, MaskSession, Placer
+from regime_proto.engine.variants import Variants, VariantSessions
 from regime_proto.probe import COUNTED
 from regime_proto.schema.header import Layer, Observation
 from regime_proto.source import Array, Checkpoint, State
@@ -55,6 +56,8 @@ class Meter:
     rows : tuple of Rows
         How each gate becomes rows of units.
     layers : tuple of Layer
+    others : VariantSessions, optional
+        Programs and sessions of checkpoints whose graphs differ.
     """
 
     program: Program
@@ -63,6 +66,7 @@ class Meter:
     comparer: Comparer
     rows: tuple[Rows, ...]
     layers: tuple[Layer, ...]
+    others: VariantSessions | None = None
 
     @classmethod
     def calibrate(
@@ -75,6 +79,7 @@ class Meter:
         *,
         sample_units: int | None = None,
         seed: int = 0,
+        variants: Variants | None = None,
     ) -> "Meter":
         """Make a meter, after finding samples and tokens in every gate.
 
@@ -91,6 +96,8 @@ class Meter:
             Keep at most so many units of each gate.
         seed : int
             Of their choice.
+        variants : Variants, optional
+            Where the checkpoints' graphs differ.
 
         Raises
         ------
@@ -107,12 +114,16 @@ class Meter:
                 for index, (row, gate) in enumerate(zip(rows, gates, strict=True))
             )
         layers = tuple(gate.layer(row.samples, row.width(gate)) for gate, row in zip(gates, rows, strict=True))
-        session = MaskSession(program, gates, probe, device, dtypes=placer.dtypes, rows=rows)
+
+        def session_of(program: Program, gates: Sequence[Gate]) -> MaskSession:
+            return MaskSession(program, gates, probe, device, dtypes=placer.dtypes, rows=rows)
+
         names = [tensor.name for tensor in program.trainable]
         comparer: Comparer = HostComparer(names, layers)
         if device.resident:
             comparer = DeviceComparer(device, {name: placed[name] for name in names}, layers)
-        return cls(program, session, placer, comparer, rows, layers)
+        others = None if variants is None else VariantSessions(variants, gates, session_of)
+        return cls(program, session_of(program, gates), placer, comparer, rows, layers, others)
 
     @property
     def layer_units(self) -> Array:
@@ -147,9 +158,10 @@ class Meter:
     def measure(self, checkpoint: Checkpoint, state: State) -> Measured:
         """Run one state through the session."""
         where = str(checkpoint.path)
-        weights = self.program.bind(state, where)
+        program, session = (self.program, self.session) if self.others is None else self.others.of(checkpoint)
+        weights = program.bind(state, where)
         placed = self.placer.place(weights, where)
-        masks = self.session.run(placed)
+        masks = session.run(placed)
         planes = masks.planes if self.session.device.resident else ()
         comparable = Comparable(weights, placed, planes, pack_masks(masks))
         return Measured(checkpoint, state.epoch, state.metrics, comparable, masks.finite)

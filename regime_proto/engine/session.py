@@ -129,7 +129,8 @@ class Placer:
         return {name: self.device.place(self._typed(name, array, where)) for name, array in weights.items()}
 
     def _typed(self, name: str, array: Array, where: str) -> Array:
-        dtype = self.dtypes[name]
+        # A tensor that the first state has not is of a graph of its own.
+        dtype = self.dtypes.get(name, array.dtype)
         if array.dtype == dtype:
             return array
         if not np.can_cast(array.dtype, dtype, "safe"):
