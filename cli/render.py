@@ -96,6 +96,14 @@ def _numbers(result: Result) -> Table:
     table.add_row(Text("ρ", style="bold"), Text(number(result.rho, ".2f"), style="bold"), span)
     table.add_row("AUC_W", number(result.auc_w), "area under the weight curve")
     table.add_row("AUC_P", number(result.auc_p), "area under the pattern curve")
+    if result.noise_floor is not None:
+        late = f"late in the run Δa is {result.late_pattern_change:.1e}"
+        floor = f"{result.noise_floor:.0e}" if result.noise_floor else "0"
+        table.add_row("noise", floor, f"Δa by rounding alone; {late}")
+    if result.pattern_error is not None:
+        table.add_row(
+            "error", f"{result.pattern_error:.0e}", "largest standard error of Δa: only some units were looked at"
+        )
     return table
 
 

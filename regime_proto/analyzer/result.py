@@ -19,6 +19,10 @@ from regime_proto.source import parse_steps
 
 JSON_VERSION = 1
 
+# The last tenth of a run counts as late; a Δa of less than ten times the noise floor may be rounding.
+LATE = 0.1
+ABOVE_NOISE = 10.0
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -85,6 +89,12 @@ class Result:
         Raw, smoothed and normalised series over ``step`` and ``layer``.
     readings : dict of Reading to float
         ρ under every reading.
+    noise_floor : float or None
+        Flip fraction of one state under changes that mean nothing; None where it was not measured.
+    late_pattern_change : float
+        Mean Δa over the last tenth of the intervals, to be held against it.
+    pattern_error : float or None
+        Largest standard error of Δa from the sampling of units; None where all units were looked at.
     trajectory : str or None
         Path of the file.
     warnings : tuple of str
@@ -103,6 +113,9 @@ class Result:
     layers: tuple[LayerResult, ...]
     curves: xr.Dataset
     readings: dict[Reading, float]
+    noise_floor: float | None
+    late_pattern_change: float
+    pattern_error: float | None
     trajectory: str | None
     warnings: tuple[str, ...]
 
@@ -131,6 +144,9 @@ class Result:
                 for layer in self.layers
             ],
             "readings": [{**vars(reading), "rho": _finite(rho)} for reading, rho in self.readings.items()],
+            "noise_floor": self.noise_floor,
+            "late_pattern_change": _finite(self.late_pattern_change),
+            "pattern_error": self.pattern_error,
             "trajectory": self.trajectory,
             "warnings": list(self.warnings),
         }
@@ -179,6 +195,12 @@ def analyze(
     auc_w, auc_p = areas(series, width, reading)
     auc_layers = _areas_of_layers(series, width, reading)
     warnings += _warn_of_constant(series, reading, auc_layers)
+    noise, late = _noise_floor(trajectory), _late(series)
+    if noise is not None and late < ABOVE_NOISE * noise:
+        warnings.append(
+            f"late in the run Δa is {late:.1e}, within a factor of ten of the noise floor, {noise:.1e}: those flips "
+            "may be rounding"
+        )
     defined = [rho for rho in rhos.values() if math.isfinite(rho)]
     all_steps = chosen["step"].to_numpy()
     strides = np.unique(np.diff(all_steps))
@@ -196,6 +218,9 @@ def analyze(
         layers=_layers(chosen, auc_layers),
         curves=_curves(chosen, series, width, reading),
         readings=rhos,
+        noise_floor=noise,
+        late_pattern_change=late,
+        pattern_error=None if series.pattern_error is None else float(series.pattern_error.max()),
         trajectory=None,
         warnings=tuple(warnings),
     )
@@ -323,6 +348,17 @@ def _curves(trajectory: xr.Dataset, series: Series, width: int, reading: Reading
         coords={"step": series.steps, "layer": trajectory["layer"].to_numpy()},
         attrs={"window": width, "step_kind": trajectory.attrs["step_kind"]},
     )
+
+
+def _noise_floor(trajectory: xr.Dataset) -> float | None:
+    stored = trajectory.attrs.get("noise_floor")
+    return None if stored is None or not math.isfinite(stored) else float(stored)
+
+
+def _late(series: Series) -> float:
+    """Return the mean Δa over the last tenth of the intervals."""
+    changes = series.patterns["layer"]
+    return float(changes[-max(1, round(LATE * len(changes))) :].mean())
 
 
 def _finite(value: float) -> float | None:

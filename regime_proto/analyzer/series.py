@@ -31,6 +31,8 @@ class Series:
         Δa of every layer.
     patterns : dict of str to (interval,) float64
         Δa, by weighting: ``layer`` and ``unit``.
+    pattern_error : (interval,) float64 or None
+        Standard error of Δa (``layer`` weighting), where only a sample of the units is stored.
     """
 
     steps: Array
@@ -39,6 +41,7 @@ class Series:
     weights: dict[str, Array]
     layers: Array
     patterns: dict[str, Array]
+    pattern_error: Array | None = None
 
 
 def read_series(trajectory: xr.Dataset) -> Series:
@@ -59,7 +62,16 @@ def read_series(trajectory: xr.Dataset) -> Series:
             "layer": layers[:, units > 0].mean(axis=1),
             "unit": flips.sum(axis=1) / units.sum(),
         },
+        pattern_error=_pattern_error(trajectory, kept, units > 0),
     )
+
+
+def _pattern_error(trajectory: xr.Dataset, kept: Array, counted: Array) -> Array | None:
+    """Return the standard error of the mean over layers, whose units were drawn independently."""
+    if "flip_fraction_error" not in trajectory:
+        return None
+    errors = trajectory["flip_fraction_error"].to_numpy()[kept][:, counted]
+    return np.asarray(np.sqrt(np.square(errors).sum(axis=1)) / counted.sum())
 
 
 def weight_change(sums: Array, sizes: Array) -> dict[str, Array]:
