@@ -1,5 +1,7 @@
 """Lays the variables of `layout` out in an HDF5 file that is also a valid netCDF-4 file."""
 
+import itertools
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +15,7 @@ CREATE_OPTIONS = {"libver": ("earliest", "v110"), "track_order": True}
 MAX_CHUNK_STEPS = 64
 MAX_SEGMENT_BYTES = 32 * 2**20
 MASK_CHUNK_BYTES = 32 * 2**10
+COMPRESSION_LEVEL = 4
 
 # netCDF-4 recognises a dimension without a coordinate variable by this text.
 _BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable. {:10d}"
@@ -56,8 +59,22 @@ def create(file: h5py.File, header: Header) -> None:
 def write_rows(file: h5py.File, rows: Mapping[str, Array]) -> None:
     """Store the growing variables `rows`, replacing what was there."""
     for name, values in rows.items():
-        file[name].resize(len(values), axis=0)
-        file[name][...] = values
+        stored = file[name]
+        stored.resize(len(values), axis=0)
+        if name == "mask" and values.size:
+            _write_compressed(stored, values)
+        else:
+            stored[...] = values
+
+
+def _write_compressed(stored: h5py.Dataset, values: Array) -> None:
+    """Store what HDF5 would, but compress outside of it: HDF5 stops all other threads meanwhile, zlib does not."""
+    for start in itertools.product(*map(range, (0, 0, 0), values.shape, stored.chunks)):
+        part = values[tuple(slice(at, at + length) for at, length in zip(start, stored.chunks, strict=True))]
+        # Chunks that reach over the end are stored whole.
+        missing = [(0, length - found) for length, found in zip(stored.chunks, part.shape, strict=True)]
+        chunk = np.pad(part, missing) if part.shape != stored.chunks else np.ascontiguousarray(part)
+        stored.id.write_direct_chunk(start, zlib.compress(chunk, COMPRESSION_LEVEL))
 
 
 def _create_growing(file: h5py.File, variable: layout.Variable, sizes: Mapping[str, int], rows: int) -> None:
@@ -72,7 +89,7 @@ def _create_growing(file: h5py.File, variable: layout.Variable, sizes: Mapping[s
         chunks=chunks,
         dtype=variable.dtype,
         compression="gzip",
-        compression_opts=4,
+        compression_opts=COMPRESSION_LEVEL,
         # Shuffled bytes help wide numbers; on packed bits there is nothing to shuffle.
         shuffle=np.dtype(variable.dtype).itemsize > 1,
         track_order=True,
@@ -96,10 +113,27 @@ def _attach_dimensions(file: h5py.File, sizes: Mapping[str, int], variables: Ite
 
 def image(header: Header, rows: Mapping[str, Array]) -> bytes:
     """Return a complete trajectory file, built in memory."""
+    return filled(empty_image(header), rows)
+
+
+def empty_image(header: Header) -> bytes:
+    """Return a trajectory file without observations."""
     # HDF5 crashes the process when a disk is full; in memory it cannot meet one.
     with h5py.File.in_memory(**CREATE_OPTIONS) as file:
         create(file, header)
+        return _content(file)
+
+
+def filled(empty: bytes, rows: Mapping[str, Array], **attributes: object) -> bytes:
+    """Return the trajectory file `empty` with observations, and with other values of some root attributes."""
+    with h5py.File.in_memory(empty, libver=CREATE_OPTIONS["libver"]) as file:
         write_rows(file, rows)
-        file.flush()
-        content: Any = file.id.get_file_image()
+        for name, value in attributes.items():
+            file.attrs[name] = value
+        return _content(file)
+
+
+def _content(file: h5py.File) -> bytes:
+    file.flush()
+    content: Any = file.id.get_file_image()
     return bytes(content)

@@ -67,6 +67,7 @@ class TrajectoryWriter:
         self._rows: list[dict[str, Array]] = []
         self._capacity = hdf5.chunk_steps(header)
         self._fingerprint = ""
+        self._empty = b""
 
     def resume(self, fingerprints: Sequence[str]) -> int:
         """Take up the segments of an earlier, unfinished conversion and return how many rows they hold.
@@ -148,7 +149,9 @@ class TrajectoryWriter:
         if not self._rows:
             return
         rows = {name: np.stack([row[name] for row in self._rows]) for name in self._rows[0]}
-        content = hdf5.image(self.header.with_attributes(source_fingerprint=self._fingerprint), rows)
+        # Most of the work of making a small file is in what all segments share.
+        self._empty = self._empty or hdf5.empty_image(self.header)
+        content = hdf5.filled(self._empty, rows, source_fingerprint=self._fingerprint)
         path = self.folder / f"{(self.count - 1) // self._capacity:06d}.h5"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,10 @@ from regime_proto.probe import COUNTED
 from regime_proto.schema.header import Layer, Observation
 from regime_proto.source import Array, Checkpoint, State
 
+# Observations that may wait to be taken: some, and not more than so many bytes of masks.
+_AHEAD = 64
+_AHEAD_BYTES = 32 * 2**20
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -229,6 +233,7 @@ def observe(
         return meter.compare(measured, before.result() if before else None)
 
     start = max(0, first - 1)
+    ahead = min(_AHEAD, _AHEAD_BYTES // max(1, sum(layer.bytes for layer in meter.layers) * meter.rows[0].samples))
     in_flight: deque[Future[Observation]] = deque()
     before: Future[Measured] | None = None
     pool = ThreadPoolExecutor(workers, thread_name_prefix="regime")
@@ -239,8 +244,8 @@ def observe(
             before = own
             if number >= first:
                 in_flight.append(result)
-            # One more than there are workers: none of them waits for the caller.
-            if len(in_flight) > workers:
+            # So many wait for the caller, who is now and then busy with writing, that no worker does.
+            if len(in_flight) > workers + ahead:
                 yield in_flight.popleft().result()
         while in_flight:
             yield in_flight.popleft().result()
