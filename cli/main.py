@@ -235,7 +235,7 @@ def _converted(source: Path, output: Path | None, messages: Messages, conversion
     from regime_proto.conversion import run_plan
     from regime_proto.plan import make_plan
 
-    target = output or default_output(source, conversion["steps"], conversion["every"])
+    target = output or default_output(source, conversion)
     what = ("model", "probe", "steps", "every", "gates", "sample_units", "sample_seed")
     plan = make_plan(source, **{name: conversion[name] for name in what})
     for reason, names in plan.source.skipped_by_reason().items():
@@ -277,9 +277,21 @@ def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[s
         raise RegimeError(f"{source}: --{given[0]} applies to a directory of checkpoints, not to a trajectory file")
 
 
-def default_output(source: Path, steps: str | None, every: int | None) -> Path:
+def default_output(source: Path, conversion: dict[str, Any]) -> Path:
     """Return the trajectory that belongs to a directory, beside it; a selection has a file of its own."""
     root = source if source.name not in ("", "..") else source.resolve()
-    selection = f".steps{steps.strip().replace(':', '-')}" if steps else ""
-    selection += f".every{every}" if every else ""
+    chosen = [
+        (".steps", (conversion["steps"] or "").strip().replace(":", "-")),
+        (".every", conversion["every"]),
+        (".gates-", "-".join(map(_in_a_name, conversion["gates"]))),
+        (".units", conversion["sample_units"]),
+        (".seed", conversion["sample_seed"]),
+    ]
+    selection = "".join(f"{name}{value}" for name, value in chosen if value)
     return root.with_name(f"{root.name}{selection}.regime.h5")
+
+
+def _in_a_name(pattern: str) -> str:
+    """Return a glob as letters that every file system takes."""
+    spelled = pattern.replace("*", "all").replace("!", "not-")
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in spelled)
