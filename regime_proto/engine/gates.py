@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from regime_proto.engine.program import Program
 from regime_proto.engine.rewrite import PATH_KEY
-from regime_proto.engine.spellings import Plane, Spelling, inner_nodes, read_gate
+from regime_proto.engine.spellings import COMPOSED, Plane, Spelling, inner_nodes, read_gate
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.header import Layer
 
@@ -76,7 +76,7 @@ def find_gates(program: Program) -> tuple[Gate, ...]:
     reached = _reached(graph, set(program.probe_inputs))
     spelled = {node: spelling for node in graph if (spelling := read_gate(node)) is not None}
     # What a larger gate is made of, such as the Softplus inside a Mish, is no gate of its own.
-    parts = {inner for node in spelled if node.op_type in ("Mul", "Where", "Log") for inner in inner_nodes(node)}
+    parts = {inner for node in spelled if node.op_type in COMPOSED for inner in inner_nodes(node)}
     gates = [_gate(node, spelling, reached) for node, spelling in spelled.items() if node not in parts]
     gates += _nested(graph)
     if not gates:
