@@ -105,7 +105,7 @@ class NudgeWeights(InPlacePass):
         random = np.random.default_rng(self.seed)
         nudged = [value for value in graph.inputs if value.name in self.names and value.dtype == ir.DataType.FLOAT]
         for value in nudged:
-            factor = constant(graph, f"regime_factor_{value.name}", self.FACTOR.reshape(()))
+            factor = constant(graph, f"regime_factor_{value.name}", np.array(self.FACTOR))
             up = constant(graph, f"regime_up_{value.name}", random.random(_drawn_shape(value)) < 0.5)
             arguments = (value.dtype, value.shape)
             above = _node(graph, "Div", [value, factor], f"regime_above_{value.name}", *arguments)

@@ -77,17 +77,18 @@ def inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
     spelling = read_gate(node)
     if spelling is None:
         return
-    pending = [value.producer() for value in node.inputs if _is_between(value, spelling.value)]
+    pending = _producers(node, spelling.value)
     while pending:
         inner = pending.pop()
-        if inner is not None:
-            yield inner
-            pending += [value.producer() for value in inner.inputs if _is_between(value, spelling.value)]
+        yield inner
+        pending += _producers(inner, spelling.value)
 
 
-def _is_between(value: ir.Value | None, root: ir.Value) -> bool:
+def _producers(node: ir.Node, root: ir.Value) -> list[ir.Node]:
+    """Return the nodes that make the inputs of `node`, besides `root` and constants."""
     # A constant may be broadcast to the shape of anything: what that is made of is no part of the gate.
-    return value is not None and value is not root and scalar(value) is None
+    inputs = [value for value in node.inputs if value is not None and value is not root and scalar(value) is None]
+    return [producer for value in inputs if (producer := value.producer()) is not None]
 
 
 def scalar(value: ir.Value | None) -> float | None:
