@@ -299,6 +299,22 @@ def test_gates_in_loops_are_reported(make):
         select_gates([gate])
 
 
+def test_a_gate_of_several_operators_in_a_branch_is_reported_once():
+    mish = body(
+        make_node("Softplus", ["z"], ["p"]),
+        make_node("Tanh", ["p"], ["t"]),
+        make_node("Mul", ["z", "t"], ["y"]),
+        outputs=["y"],
+    )
+    nodes = (
+        make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+        make_node("Cast", ["m"], ["d"], to=TensorProto.BOOL),
+        choice("d", mish, branch("Tanh")),
+    )
+    [gate] = gates_of(inlined(network(*nodes))[0])
+    assert (gate.op, gate.nested) == ("Mish", True)
+
+
 def test_gates_of_inlined_branches_have_the_right_masks():
     hidden = body(make_node("Relu", ["z"], ["r"], name="relu"), make_node("Mul", ["r", "r"], ["y"]), outputs=["y"])
     model, _ = inlined(network(*SQUEEZES, choice("c", branch("Tanh"), hidden)))

@@ -44,6 +44,10 @@ PIECEWISE = {
     "Min of Max": ("m = Max(z, k(-1))\ny = Min(k(1), m)", [(-1, False), (1, True)]),
     "Max of Min": ("m = Min(z, k(6))\ny = Max(m, k(0))", [(0, False), (6, True)]),
     "Min of Relu": ("m = Relu(z)\ny = Min(m, k(6))", [(0, False), (6, True)]),
+    "Clip of Relu": ("m = Relu(z)\ny = Clip(m, , k(6))", [(0, False), (6, True)]),
+    "Min of Clip": ("m = Clip(z, k(-1))\ny = Min(m, k(1))", [(-1, False), (1, True)]),
+    "Clip of Clip": ("m = Clip(z, , k(1))\ny = Clip(m, k(0))", [(0, False), (1, True)]),
+    "leaky Max": ("s = Mul(z, k(0.1))\ny = Max(s, z)", ZERO),
     "Where >": ("c = Greater(z, k(0))\ny = Where(c, z, k(0))", ZERO),
     "Where >=": ("c = GreaterOrEqual(z, k(0))\ny = Where(c, z, k(0))", ZERO),
     "Where <": ("c = Less(z, k(0))\ny = Where(c, k(0), z)", ZERO),
@@ -325,6 +329,8 @@ NOT_GATES = {
         "i = Cast<to = 7>(z)\nn = Constant<value_int = 0>()\nm = Max(i, n)\nc = Greater(m, n)\nv1 = Where(c, m, n)\n"
         "d = Clip(v1, n)\ny = Cast<to = 1>(d)"
     ),
+    "x tanh(x)": "t = Tanh(z)\ny = Mul(z, t)",
+    "x squared": "y = Mul(z, z)",
     "a maximum of two activations": "a = Tanh(z)\ny = Max(z, a)",
     "a maximum of three": "a = Tanh(z)\ny = Max(z, a, k(0))",
 }  # fmt: skip
@@ -381,6 +387,19 @@ def test_the_parts_of_a_constant_are_no_part_of_the_gate():
     body = "r = Relu(z)\nh = MatMul(r, v)\ns = Shape(r)\nn = Expand(k(0), s)\nc = Greater(h, k(0))\ny = Where(c, h, n)"
     gates = find_gates(program(body, weights={"w": (FEATURES, UNITS), "v": (UNITS, UNITS)}))
     assert [gate.op for gate in gates] == ["Relu", "Where"]
+
+
+@pytest.mark.parametrize(
+    ("body", "ops"),
+    [
+        ("r = Relu(z)\nm = Min(r, k(6))\ny = Add(r, m)", ["Relu", "Clip"]),
+        ("r = Relu(z)\nm = Min(r, k(6))\ny = Add(m, m)", ["Clip"]),
+        ("p = Softplus(z)\nt = Tanh(p)\nm = Mul(z, t)\ny = Add(m, p)", ["Softplus", "Mish"]),
+        ("r = Relu(z)\nm = Max(r, k(1e-6))\ny = Log(m)", ["Relu", "Max"]),
+    ],
+)
+def test_a_part_of_a_gate_that_is_used_by_itself_is_a_gate(body, ops):
+    assert [gate.op for gate in find_gates(program(body))] == ops
 
 
 def test_a_unit_of_two_planes_flips_once():

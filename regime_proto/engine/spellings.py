@@ -23,7 +23,7 @@ _SMOOTH = {
     "Swish": "Silu", "QuickGelu": "QuickGelu", "Mish": "Mish", "BiasGelu": "Gelu",
 }  # fmt: skip
 # Gates that are made of several operators end at one of these.
-COMPOSED = ("Mul", "Where", "Log", "Max", "Min")
+COMPOSED = ("Mul", "Where", "Log", "Clip", "Max", "Min")
 _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _GUARD = "one bound, {:g}: more often a guard than an activation"
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
@@ -151,44 +151,70 @@ def _hard_swish(node: ir.Node) -> Spelling:
 
 
 def _clip(node: ir.Node) -> Spelling | None:
+    bounds = _clip_bounds(node)
+    if bounds is None:
+        return Spelling("Clip", "piecewise", _input(node), (), "its bounds are not constant")
+    return _clamped("Clip", _input(node), *bounds)
+
+
+def _clip_bounds(node: ir.Node) -> tuple[float, float] | None:
+    """Return the bounds of a Clip, infinite where there is none; None if they are not constant."""
     bounds = [_attribute(node, "min", -math.inf), _attribute(node, "max", math.inf)]
     for position, value in enumerate(node.inputs[1:3]):
         if value is not None:
             bound = scalar(value)
             if bound is None:
-                return Spelling("Clip", "piecewise", _input(node), (), "its bounds are not constant")
+                return None
             bounds[position] = bound
-    return _clamped("Clip", _input(node), *bounds)
+    # Exporters write "no bound" as the largest float of the type.
+    largest = 65504 if _input(node).dtype == ir.DataType.FLOAT16 else 3e38
+    low, high = bounds
+    return (low if low > -largest else -math.inf), (high if high < largest else math.inf)
 
 
 def _clamped(op: str, value: ir.Value, low: float, high: float) -> Spelling | None:
     """Return the gate that keeps `value` between two bounds, either of which may be infinite."""
-    # Exporters write "no bound" as the largest float of the type.
-    largest = 65504 if value.dtype == ir.DataType.FLOAT16 else 3e38
-    planes = [Plane(low)] if low > -largest else []
-    planes += [Plane(high, closed=True)] if high < largest else []
-    doubt = ""
-    if len(planes) == 1 and planes[0].threshold:
-        doubt = _GUARD.format(planes[0].threshold)
+    inner = _one_sided(value)
+    # One bound inside the other: together they are a Clip.
+    if inner is not None and math.isinf(low) != math.isinf(high) and math.isinf(inner[1]) == math.isfinite(low):
+        both = max(low, inner[1]), min(high, inner[2])
+        if both[0] < both[1]:
+            op, value, (low, high) = "Clip", inner[0], both
+    planes = [Plane(low)] if math.isfinite(low) else []
+    planes += [Plane(high, closed=True)] if math.isfinite(high) else []
+    doubt = _GUARD.format(planes[0].threshold) if len(planes) == 1 and planes[0].threshold else ""
     return Spelling(op, "piecewise", value, tuple(planes), doubt) if planes else None
 
 
-def _max_or_min(node: ir.Node) -> Spelling | None:
-    """Read ``max(x, lo)`` and ``min(x, hi)``, and one inside the other."""
-    bounded = _bounded(node)
+def _one_sided(value: ir.Value) -> tuple[ir.Value, float, float] | None:
+    """Return x and the bounds of ``relu(x)``, ``max(x, lo)``, ``min(x, hi)`` or a Clip with one bound."""
+    node = value.producer()
+    if node is None:
+        return None
+    if node.op_type == "Relu":
+        return _input(node), 0.0, math.inf
+    if node.op_type == "Clip":
+        bounds = _clip_bounds(node)
+        return None if bounds is None or math.isinf(bounds[0]) == math.isinf(bounds[1]) else (_input(node), *bounds)
+    bounded = _bounded(node) if node.op_type in ("Max", "Min") else None
     if bounded is None:
         return None
-    value, bound = bounded
-    inner = value.producer()
-    other = "Min" if node.op_type == "Max" else "Max"
-    within = _bounded(inner) if inner is not None and inner.op_type == other else None
-    if inner is not None and inner.op_type == "Relu" and other == "Max":
-        within = _input(inner), 0.0
-    if within is None:
+    return (*bounded, math.inf) if node.op_type == "Max" else (bounded[0], -math.inf, bounded[1])
+
+
+def _max_or_min(node: ir.Node) -> Spelling | None:
+    """Read ``max(x, lo)`` and ``min(x, hi)``, and ``max(x, x · c)``, a leaky ReLU."""
+    bounded = _bounded(node)
+    if bounded is not None:
+        value, bound = bounded
         low, high = (bound, math.inf) if node.op_type == "Max" else (-math.inf, bound)
         return _clamped(node.op_type, value, low, high)
-    low, high = (bound, within[1]) if node.op_type == "Max" else (within[1], bound)
-    return _clamped("Clip", within[0], low, high) if low < high else None
+    if len(node.inputs) != 2:
+        return None
+    for one, other in (node.inputs, tuple(reversed(node.inputs))):
+        if one is not None and other is not None and _scaled(other) is one:
+            return Spelling(node.op_type, "piecewise", one)
+    return None
 
 
 def _bounded(node: ir.Node) -> tuple[ir.Value, float] | None:
@@ -268,10 +294,11 @@ def _hard_factor(factor: ir.Value, value: ir.Value) -> Spelling | None:
 
 def _smooth_name(operators: list[str]) -> str:
     """Return the activation x · f(x) by the operators of f."""
-    if "Erf" in operators:
+    if "Tanh" in operators and ("Softplus" in operators or "Exp" in operators):
+        return "Mish"
+    # Tanh and Erf saturate at -1: without the 1 that is added they spell no gate.
+    if ("Erf" in operators or "Tanh" in operators) and ("Add" in operators or "Sub" in operators):
         return "Gelu"
-    if "Tanh" in operators:
-        return "Mish" if "Softplus" in operators or "Exp" in operators else "Gelu"
     if "Sigmoid" in operators:
         return "QuickGelu" if "Mul" in operators or "Div" in operators else "Silu"
     return ""
