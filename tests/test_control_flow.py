@@ -46,16 +46,18 @@ def choice(condition, then_branch, else_branch, outputs=("h",), name="if"):
     return make_node("If", [condition], list(outputs), name=name, then_branch=then_branch, else_branch=else_branch)
 
 
-def network(*nodes, initializers=(), outputs=("h",), inputs=()):
+def network(*nodes, initializers=(), outputs=("h",), domains=()):
     """Return x @ w = z, then `nodes`."""
     graph = make_graph(
         [make_node("MatMul", ["x", "w"], ["z"], name="matmul"), *nodes],
         "network",
-        [floats("x", SAMPLES, FEATURES), floats("w", FEATURES, UNITS), *inputs],
+        [floats("x", SAMPLES, FEATURES), floats("w", FEATURES, UNITS)],
         [floats(name, SAMPLES, UNITS) for name in outputs],
         list(initializers),
     )
-    model = make_model(graph, opset_imports=[make_opsetid("", 18)], ir_version=10)
+    model = make_model(
+        graph, opset_imports=[make_opsetid("", 18), *(make_opsetid(name, 1) for name in domains)], ir_version=10
+    )
     onnx.checker.check_model(model)
     return model
 
@@ -240,6 +242,14 @@ def test_a_condition_that_is_not_known_leaves_the_branch_where_it_is(nodes, init
     again = InlineConstantBranches()(model)
     assert not again.modified
     run(model, data())
+
+
+def test_a_condition_that_cannot_be_run_is_not_known():
+    nodes = (make_node("Decide", ["true"], ["c"], domain="elsewhere"), choice("c", branch("Relu"), branch("Tanh")))
+    proto = network(*nodes, initializers=[tensor("true", np.array(True))], domains=["elsewhere"])
+    model = ir.from_proto(proto)
+    InlineConstantBranches()(model)
+    assert "If" in ops(model)
 
 
 def test_the_weights_can_be_named():

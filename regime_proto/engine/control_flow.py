@@ -5,11 +5,12 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, PreconditionError
+from onnx_ir.passes import InPlacePass, PassResult, PostconditionError
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from regime_proto.engine.device import Device
 from regime_proto.engine.spellings import FLOATS
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 _SHAPE_OPS = ("Shape", "Size")
@@ -34,32 +35,31 @@ class InlineConstantBranches(InPlacePass):
     def call(self, model: ir.Model) -> PassResult:
         """Inline until no condition is known."""
         modified = False
+        # An operator that the inference does not know must not keep it from the others.
+        shapes = ShapeInferencePass(check_type=False, strict_mode=False)
         while any(node.op_type == "If" for node in model.graph):
             # Shapes behind an If are often known only once it is gone.
-            modified |= ShapeInferencePass()(model).modified
-            known = [(node, taken) for node in model.graph if (taken := self._taken(model, node)) is not None]
+            modified |= shapes(model).modified
+            known = self._known(model)
             if not known:
-                break
+                return PassResult(model, modified=modified)
             for node, taken in known:
                 _inline(model, node, taken)
             modified = True
-            # What computed the conditions, and branches captured by nothing any more.
+            # What made the conditions.
             RemoveUnusedNodesPass()(model)
         if modified:
-            ShapeInferencePass()(model)
+            shapes(model)
         return PassResult(model, modified=modified)
 
-    def requires(self, model: ir.Model) -> None:
-        """Check that no value hides another of the same name."""
-        hidden = _hidden(model)
-        if hidden:
-            raise PreconditionError(f"two values are named {hidden}")
-
     def ensures(self, model: ir.Model) -> None:
-        """Check that what was moved to the outer graph has names of its own."""
-        hidden = _hidden(model)
-        if hidden:
-            raise PostconditionError(f"two values are named {hidden}")
+        """Check that no condition that is left is known."""
+        if self._known(model):
+            raise PostconditionError(f"the If {self._known(model)[0][0].name} goes one way only, and was left")
+
+    def _known(self, model: ir.Model) -> list[tuple[ir.Node, ir.Graph]]:
+        """Return every ``If`` of the outer graph that always goes the same way, with the branch it takes."""
+        return [(node, taken) for node in model.graph if (taken := self._taken(model, node)) is not None]
 
     def _taken(self, model: ir.Model, node: ir.Node) -> ir.Graph | None:
         """Return the branch that an ``If`` always takes, None if that is not known."""
@@ -100,8 +100,12 @@ class InlineConstantBranches(InPlacePass):
             opset_imports=dict(model.graph.opset_imports),
             name="condition",
         )
-        session = Device("cpu", resident=False).session(ir.Model(graph, ir_version=model.ir_version))
-        result: Array = session.run({})["regime_condition"].numpy()
+        try:
+            session = Device("cpu", resident=False).session(ir.Model(graph, ir_version=model.ir_version))
+            result: Array = session.run({})["regime_condition"].numpy()
+        except RegimeError:
+            # Operators that are not known here do not tell which way it goes.
+            return None
         return bool(result.reshape(-1)[0])
 
     def _cone(self, condition: ir.Value) -> tuple[list[ir.Node], dict[ir.Value, Array]] | None:
@@ -228,10 +232,3 @@ def _unique(name: str, names: Counter[str]) -> str:
         candidate, number = f"{name}_{number}", number + 1
     names[candidate] += 1
     return candidate
-
-
-def _hidden(model: ir.Model) -> str | None:
-    """Return a name of the outer graph that another value has too."""
-    own = Counter(str(value.name) for value in _graph_values(model.graph))
-    inner = {str(value.name) for graph in model.graph.subgraphs() for value in _graph_values(graph)}
-    return next((name for name, number in own.items() if number > 1 or name in inner), None)
