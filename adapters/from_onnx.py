@@ -12,6 +12,7 @@ from regime_proto.adapters.onnx_file import array_of, metadata_of, model_of, mod
 from regime_proto.adapters.payload import label_of, parsed
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.engine.control_flow import InlineConstantBranches
 from regime_proto.engine.initializers import GatherInitializers, find_weights
 from regime_proto.engine.program import METADATA_KEY, Program, Tensor
 from regime_proto.engine.rewrite import LiftWeights, NameNodes, StripMetadata
@@ -115,13 +116,18 @@ def _program(model: ir.Model, probe: Probe, where: str) -> Program:
     weights = _arrays(model, roles, where)
     framework = {model.producer_name or "onnx": model.producer_version or "unknown"}
     arrays = probe.bind([str(value.name) for value in model.graph.inputs])
-    paths = {id(node): module_path(node.metadata_props) for node in model.graph}
+    paths = {id(node): module_path(node.metadata_props) for node in model.graph.all_nodes()}
     LiftWeights({name: name for name in roles})(model)
     # The constants have to stand in the program itself: it is shipped alone.
     ir.external_data.load_to_model(model)
-    for rewrite in (FixInputShapes(arrays, where), RunOnce(arrays, weights, where), NameNodes()):
+    for rewrite in (
+        FixInputShapes(arrays, where),
+        InlineConstantBranches(weights=()),
+        RunOnce(arrays, weights, where),
+        NameNodes(),
+    ):
         rewrite(model)
-    StripMetadata({str(node.name): paths[id(node)] for node in model.graph})(model)
+    StripMetadata({str(node.name): paths.get(id(node), "") for node in model.graph})(model)
     _forget_origin(model)
     return Program.from_model(
         model,

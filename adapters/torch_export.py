@@ -13,6 +13,7 @@ from regime_proto.schema.errors import RegimeError
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from regime_proto.engine.control_flow import InlineConstantBranches
 from regime_proto.engine.program import Program, Tensor
 from regime_proto.engine.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.probe import Probe, ProbeError
@@ -36,6 +37,7 @@ def export(model: nn.Module, probe: Probe) -> Program:
         exported = _export(evaluated, inputs)
     tensors = _tensors(model)
     names = {alias: tensor.name for tensor in tensors for alias in (tensor.name, *tensor.aliases)}
+    InlineConstantBranches(weights=names)(exported)
     paths = {str(node.name): module_path(node.metadata_props) for node in exported.graph}
     for rewrite in (StripMetadata(paths), NameNodes(), LiftWeights(names)):
         rewrite(exported)

@@ -74,7 +74,7 @@ class DeviceComparer:
 
     def compare(self, current: Comparable, previous: Comparable) -> tuple[Array, Array, Array]:
         """See `Comparer`."""
-        feeds = {}
+        feeds: dict[str, Placed] = {}
         for side, state in (("current", current), ("previous", previous)):
             feeds |= {f"{side}.weight.{index}": state.placed[name] for index, name in enumerate(self._names)}
             feeds |= {f"{side}.mask.{index}": plane for index, plane in enumerate(state.planes)}

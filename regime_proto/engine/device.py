@@ -60,8 +60,15 @@ class Device:
         # Types that NumPy does not know by itself, bfloat16 above all.
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, ir.DataType.from_numpy(array.dtype).value)
 
-    def session(self, model: ir.Model, *, threads: int = 1) -> "Session":
+    def session(self, model: ir.Model, *, threads: int = 1, brief: bool = False) -> "Session":
         """Return a session that runs `model` here.
+
+        Parameters
+        ----------
+        model : onnx_ir.Model
+        threads : int
+        brief : bool
+            Give memory back after every run, rather than keep it for the next.
 
         Raises
         ------
@@ -75,6 +82,7 @@ class Device:
         options.inter_op_num_threads = 1
         options.use_deterministic_compute = True
         options.log_severity_level = 4
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = not brief
         providers = [(name, _OPTIONS[name]) for name in dict.fromkeys((self.provider, _CPU))]
         try:
             session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=providers)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from regime_proto.engine.program import Program
 from regime_proto.engine.rewrite import PATH_KEY
-from regime_proto.engine.spellings import Plane, Spelling, inner_nodes, read_gate
+from regime_proto.engine.spellings import COMPOSED, Plane, Spelling, inner_nodes, read_gate
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.header import Layer
 
@@ -74,10 +74,7 @@ def find_gates(program: Program) -> tuple[Gate, ...]:
     """
     graph = program.model.graph
     reached = _reached(graph, set(program.probe_inputs))
-    spelled = {node: spelling for node in graph if (spelling := read_gate(node)) is not None}
-    # What a larger gate is made of, such as the Softplus inside a Mish, is no gate of its own.
-    parts = {inner for node in spelled if node.op_type in ("Mul", "Where", "Log") for inner in inner_nodes(node)}
-    gates = [_gate(node, spelling, reached) for node, spelling in spelled.items() if node not in parts]
+    gates = [_gate(node, spelling, reached) for node, spelling in _spelled(graph)]
     gates += _nested(graph)
     if not gates:
         present = sorted({node.op_type for node in graph})
@@ -86,6 +83,23 @@ def find_gates(program: Program) -> tuple[Gate, ...]:
             "the protocol needs ReLUs or other activations with thresholds"
         )
     return tuple(gates)
+
+
+def _spelled(nodes: Iterable[ir.Node]) -> list[tuple[ir.Node, Spelling]]:
+    """Return the gates that end at some node; what a larger one is made of (a Mish's Softplus) is none of its own."""
+    spelled = {node: spelling for node in nodes if (spelling := read_gate(node)) is not None}
+    parts: set[ir.Node] = set()
+    for node in spelled:
+        if node.op_type in COMPOSED:
+            inner = {node, *inner_nodes(node)}
+            parts |= {part for part in inner - {node} if _is_used_only_by(part, inner)}
+    return [(node, spelling) for node, spelling in spelled.items() if node not in parts]
+
+
+def _is_used_only_by(node: ir.Node, users: set[ir.Node]) -> bool:
+    return all(
+        not value.is_graph_output() and all(user in users for user in value.consumers()) for value in node.outputs
+    )
 
 
 def _gate(node: ir.Node, spelling: Spelling, reached: set[ir.Value]) -> Gate:
@@ -109,23 +123,11 @@ def _nested(graph: ir.Graph) -> Iterator[Gate]:
     """Yield the gates inside control flow: they may run any number of times, or never."""
     for outer in graph:
         for body in _bodies(outer):
-            for node in body.all_nodes():
-                spelling = read_gate(node)
-                if spelling is not None:
-                    path = node.metadata_props.get(PATH_KEY, "")
-                    reason = f"inside the {outer.op_type} {outer.name}, which does not always run it once"
-                    yield Gate(
-                        str(node.name),
-                        spelling.op,
-                        spelling.kind,
-                        path,
-                        (),
-                        "",
-                        (),
-                        default=False,
-                        reason=reason,
-                        nested=True,
-                    )
+            for node, spelling in _spelled(body.all_nodes()):
+                path = node.metadata_props.get(PATH_KEY, "")
+                reason = f"inside the {outer.op_type} {outer.name}, which does not always run it once"
+                name, op, kind = str(node.name), spelling.op, spelling.kind
+                yield Gate(name, op, kind, path, (), "", (), default=False, reason=reason, nested=True)
 
 
 def _bodies(node: ir.Node) -> Iterator[ir.Graph]:

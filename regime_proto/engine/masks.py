@@ -125,9 +125,13 @@ def find_rows(
 
 
 def _by_gate(gates: Sequence[Gate], planes: Sequence[Placed]) -> list[Array]:
-    """Return the first plane of every gate: one tells where the samples are."""
-    firsts = np.cumsum([0, *(len(gate.planes) for gate in gates[:-1])])
-    return [planes[first].numpy() for first in firsts]
+    """Return for every gate how many thresholds each unit is above: one plane alone may be the same everywhere."""
+    counts: list[Array] = []
+    start = 0
+    for gate in gates:
+        counts.append(sum(plane.numpy().astype(np.uint8) for plane in planes[start : start + len(gate.planes)]))
+        start += len(gate.planes)
+    return counts
 
 
 def sample_first(mask: Array, axis: int, samples: int) -> Array:

@@ -110,7 +110,7 @@ class Meter:
         """
         placer = Placer(device, first)
         placed = placer.place(first, "the first checkpoint")
-        plain = MaskSession(program, gates, probe, device, dtypes=placer.dtypes)
+        plain = MaskSession(program, gates, probe, device, dtypes=placer.dtypes, brief=True)
         rows = find_rows(plain, placed, probe, probe.get(COUNTED))
         if sample_units is not None:
             rows = tuple(

@@ -75,7 +75,14 @@ def _others(
 
     def session(placer: Placer, **change: int) -> tuple[MaskSession, Placer]:
         made = MaskSession(
-            meter.program, meter.session.gates, probe, placer.device, dtypes=placer.dtypes, rows=meter.rows, **change
+            meter.program,
+            meter.session.gates,
+            probe,
+            placer.device,
+            dtypes=placer.dtypes,
+            rows=meter.rows,
+            brief=True,
+            **change,
         )
         return made, placer
 

@@ -50,6 +50,8 @@ class MaskSession:
     threads : int
     nudged : int, optional
         Seed; with it every weight is moved by one unit in the last place.
+    brief : bool
+        Whether only a few states will be run.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class MaskSession:
         rows: Sequence[Rows] | None = None,
         threads: int = 1,
         nudged: int | None = None,
+        brief: bool = False,
     ) -> None:
         self.gates = tuple(gates)
         self.device = device
@@ -72,7 +75,7 @@ class MaskSession:
         if nudged is not None:
             NudgeWeights(program.weight_inputs, nudged)(model)
         CastWeights({name: ir.DataType.from_numpy(dtype) for name, dtype in dtypes.items()})(model)
-        self._session = device.session(model, threads=threads)
+        self._session = device.session(model, threads=threads, brief=brief)
         self._probe = {name: device.place(probe[name]) for name in program.probe_inputs if name in self._session.inputs}
         self._planes = [
             plane_name(index, plane) for index, gate in enumerate(gates) for plane in range(len(gate.planes))

@@ -9,18 +9,23 @@ import onnx_ir as ir
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
-# Operators through which a constant, or the identity of a value, is followed.
+# Operators through which a constant is followed.
 _CASTS = ("Cast", "CastLike", "Identity", "Expand", "Reshape", "Unsqueeze", "Squeeze")
 # Operators of which decomposed smooth activations are made.
-_POINTWISE = ("Add", "Sub", "Mul", "Div", "Pow", "Neg", "Erf", "Tanh", "Sigmoid", "Softplus", "Exp", "Log", "Cast")
+_POINTWISE = (
+    "Add", "Sub", "Mul", "Div", "Pow", "Neg", "Sign", "Erf", "Tanh", "Sigmoid", "Softplus", "Exp", "Log", "Cast",
+)  # fmt: skip
 # A decomposition is a handful of operators; what lies deeper is something else.
 _DEPTH = 10
 
 _SMOOTH = {
     "Elu": "Elu", "Selu": "Selu", "Celu": "Celu", "Softplus": "Softplus", "Gelu": "Gelu", "FastGelu": "Gelu",
-    "Swish": "Silu", "QuickGelu": "QuickGelu", "Mish": "Mish",
+    "Swish": "Silu", "QuickGelu": "QuickGelu", "Mish": "Mish", "BiasGelu": "Gelu",
 }  # fmt: skip
+# Gates that are made of several operators end at one of these.
+COMPOSED = ("Mul", "Where", "Log", "Clip", "Max", "Min")
 _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_GUARD = "one bound, {:g}: more often a guard than an activation"
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 
@@ -72,18 +77,24 @@ def inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
     spelling = read_gate(node)
     if spelling is None:
         return
-    pending = [value.producer() for value in node.inputs if value is not None and value is not spelling.value]
+    pending = _producers(node, spelling.value)
     while pending:
         inner = pending.pop()
-        if inner is not None:
-            yield inner
-            pending += [value.producer() for value in inner.inputs if value is not None and value is not spelling.value]
+        yield inner
+        pending += _producers(inner, spelling.value)
+
+
+def _producers(node: ir.Node, root: ir.Value) -> list[ir.Node]:
+    """Return the nodes that make the inputs of `node`, besides `root` and constants."""
+    # A constant may be broadcast to the shape of anything: what that is made of is no part of the gate.
+    inputs = [value for value in node.inputs if value is not None and value is not root and scalar(value) is None]
+    return [producer for value in inputs if (producer := value.producer()) is not None]
 
 
 def scalar(value: ir.Value | None) -> float | None:
     """Return a constant that holds one number, also one that was cast or broadcast; None for anything else."""
     array = constant(value)
-    if array is None or not array.size or array.dtype.kind not in "fiub":
+    if array is None or not array.size:
         return None
     first = float(array.flat[0])
     return first if np.all(array == array.flat[0]) else None
@@ -100,7 +111,8 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
         producer = value.producer()
         if producer is not None and producer.op_type == "ConstantOfShape":
             fill = producer.attributes.get("value")
-            return np.zeros(1, np.float32) if fill is None else np.asarray(fill.as_tensor().numpy())
+            tensor = ir.tensor([0.0]) if fill is None else fill.as_tensor()
+            return np.asarray(tensor.numpy()) if _is_plain(tensor) else None
         if producer is None or producer.op_type not in _CASTS:
             return None
         value = producer.inputs[0]
@@ -129,8 +141,9 @@ def _hard_sigmoid(node: ir.Node) -> Spelling | None:
     alpha, beta = _attribute(node, "alpha", 0.2), _attribute(node, "beta", 0.5)
     if not alpha:
         return None
-    planes = (Plane(-beta / alpha), Plane((1 - beta) / alpha, closed=True))
-    return Spelling("HardSigmoid", "piecewise", _input(node), planes)
+    # A negative slope only swaps the two ends.
+    low, high = sorted((-beta / alpha, (1 - beta) / alpha))
+    return Spelling("HardSigmoid", "piecewise", _input(node), (Plane(low), Plane(high, closed=True)))
 
 
 def _hard_swish(node: ir.Node) -> Spelling:
@@ -138,45 +151,107 @@ def _hard_swish(node: ir.Node) -> Spelling:
 
 
 def _clip(node: ir.Node) -> Spelling | None:
+    bounds = _clip_bounds(node)
+    if bounds is None:
+        return Spelling("Clip", "piecewise", _input(node), (), "its bounds are not constant")
+    return _clamped("Clip", _input(node), *bounds)
+
+
+def _clip_bounds(node: ir.Node) -> tuple[float, float] | None:
+    """Return the bounds of a Clip, infinite where there is none; None if they are not constant."""
     bounds = [_attribute(node, "min", -math.inf), _attribute(node, "max", math.inf)]
     for position, value in enumerate(node.inputs[1:3]):
         if value is not None:
             bound = scalar(value)
             if bound is None:
-                return Spelling("Clip", "piecewise", _input(node), (), "its bounds are not constant")
+                return None
             bounds[position] = bound
-    low, high = bounds
     # Exporters write "no bound" as the largest float of the type.
-    planes = [Plane(low)] if low > -3e38 else []
-    planes += [Plane(high, closed=True)] if high < 3e38 else []
-    doubt = ""
-    if len(planes) == 1 and planes[0].threshold:
-        doubt = f"one bound, {planes[0].threshold:g}: more often a guard than an activation"
-    return Spelling("Clip", "piecewise", _input(node), tuple(planes), doubt) if planes else None
+    largest = 65504 if _input(node).dtype == ir.DataType.FLOAT16 else 3e38
+    low, high = bounds
+    return (low if low > -largest else -math.inf), (high if high < largest else math.inf)
 
 
-def _max(node: ir.Node) -> Spelling | None:
+def _clamped(op: str, value: ir.Value, low: float, high: float) -> Spelling | None:
+    """Return the gate that keeps `value` between two bounds, either of which may be infinite."""
+    inner = _one_sided(value)
+    # One bound inside the other: together they are a Clip.
+    if inner is not None and math.isinf(low) != math.isinf(high) and math.isinf(inner[1]) == math.isfinite(low):
+        both = max(low, inner[1]), min(high, inner[2])
+        if both[0] < both[1]:
+            op, value, (low, high) = "Clip", inner[0], both
+    planes = [Plane(low)] if math.isfinite(low) else []
+    planes += [Plane(high, closed=True)] if math.isfinite(high) else []
+    doubt = _GUARD.format(planes[0].threshold) if len(planes) == 1 and planes[0].threshold else ""
+    return Spelling(op, "piecewise", value, tuple(planes), doubt) if planes else None
+
+
+def _one_sided(value: ir.Value) -> tuple[ir.Value, float, float] | None:
+    """Return x and the bounds of ``relu(x)``, ``max(x, lo)``, ``min(x, hi)`` or a Clip with one bound."""
+    node = value.producer()
+    if node is None:
+        return None
+    if node.op_type == "Relu":
+        return _input(node), 0.0, math.inf
+    if node.op_type == "Clip":
+        bounds = _clip_bounds(node)
+        return None if bounds is None or math.isinf(bounds[0]) == math.isinf(bounds[1]) else (_input(node), *bounds)
+    bounded = _bounded(node) if node.op_type in ("Max", "Min") else None
+    if bounded is None:
+        return None
+    return (*bounded, math.inf) if node.op_type == "Max" else (bounded[0], -math.inf, bounded[1])
+
+
+def _max_or_min(node: ir.Node) -> Spelling | None:
+    """Read ``max(x, lo)`` and ``min(x, hi)``, and ``max(x, x · c)``, a leaky ReLU."""
+    bounded = _bounded(node)
+    if bounded is not None:
+        value, bound = bounded
+        low, high = (bound, math.inf) if node.op_type == "Max" else (-math.inf, bound)
+        return _clamped(node.op_type, value, low, high)
+    if len(node.inputs) != 2:
+        return None
+    for one, other in (node.inputs, tuple(reversed(node.inputs))):
+        if one is not None and other is not None and _scaled(other) is one:
+            return Spelling(node.op_type, "piecewise", one)
+    return None
+
+
+def _bounded(node: ir.Node) -> tuple[ir.Value, float] | None:
+    """Return x and c of a node that compares x with a constant c."""
     if len(node.inputs) != 2:
         return None
     for value, other in (node.inputs, tuple(reversed(node.inputs))):
-        if value is not None and scalar(other) == 0 and scalar(value) is None:
-            return Spelling("Max", "piecewise", value)
+        bound = scalar(other)
+        if value is not None and bound is not None and scalar(value) is None:
+            return value, bound
     return None
 
 
 def _where(node: ir.Node) -> Spelling | None:
-    """Read ``Where(x > c, x, 0)`` and its mirror images, and the leaky forms with a scaled x in place of 0."""
+    """Read ``Where(x > c, x, d)`` and its mirror images, and the leaky forms with a scaled x in place of d."""
     condition, chosen, other = node.inputs
     comparison = _comparison(condition)
     if comparison is None or chosen is None or other is None:
         return None
-    value, threshold = comparison
+    value, plane = comparison
+    shrunk = _producer(value, "Abs")
+    if shrunk is not None and plane.threshold > 0:
+        inner = _input(shrunk)
+        if _operators(chosen, inner) is None or _operators(other, inner) is None:
+            return None
+        return Spelling("Shrink", "piecewise", inner, (Plane(-plane.threshold, closed=not plane.closed), plane))
     for branch, rest in ((chosen, other), (other, chosen)):
         if branch is not value:
             continue
-        if scalar(rest) == 0 or (threshold == 0 and _scaled(rest) is value):
-            return Spelling("Where", "piecewise", value, (Plane(threshold),))
-        if threshold == 0 and "Exp" in (_operators(rest, value) or ()):
+        fill = scalar(rest)
+        if fill is not None and math.isfinite(fill):
+            guards = fill == plane.threshold != 0
+            doubt = _GUARD.format(fill) if guards else ""
+            return Spelling("Where", "piecewise", value, (plane,), doubt)
+        if plane.threshold == 0 and _scaled(rest) is value:
+            return Spelling("Where", "piecewise", value)
+        if plane.threshold == 0 and "Exp" in (_operators(rest, value) or ()):
             return Spelling("Elu", "smooth", value)
     return None
 
@@ -189,7 +264,10 @@ def _mul(node: ir.Node) -> Spelling | None:
     for scaled, factor in ((first, second), (second, first)):
         comparison = _comparison(_uncast(factor))
         if comparison is not None and comparison[0] is scaled:
-            return Spelling("Mul", "piecewise", scaled, (Plane(comparison[1]),))
+            return Spelling("Mul", "piecewise", scaled, (comparison[1],))
+        hard = _hard_factor(factor, scaled)
+        if hard is not None:
+            return hard
         for value in dict.fromkeys((scaled, _scaled(scaled))):
             operators = None if value is None else _operators(factor, value)
             op = _smooth_name(operators or [])
@@ -198,12 +276,29 @@ def _mul(node: ir.Node) -> Spelling | None:
     return None
 
 
+def _hard_factor(factor: ir.Value, value: ir.Value) -> Spelling | None:
+    """Return the HardSwish x · f(x), where f rises from 0 to 1 between two thresholds on x, or on x + c."""
+    node = (_scaled(factor) or factor).producer()
+    if node is None or node.op_type not in ("HardSigmoid", "Clip", "Max", "Min"):
+        return None
+    inner = read_gate(node)
+    if inner is None or len(inner.planes) != 2:
+        return None
+    shifted = _producer(inner.value, "Add")
+    if inner.value is not value and (
+        shifted is None or value not in shifted.inputs or _operators(inner.value, value) is None
+    ):
+        return None
+    return Spelling("HardSwish", "smooth", inner.value, inner.planes)
+
+
 def _smooth_name(operators: list[str]) -> str:
     """Return the activation x · f(x) by the operators of f."""
-    if "Erf" in operators:
+    if "Tanh" in operators and ("Softplus" in operators or "Exp" in operators):
+        return "Mish"
+    # Tanh and Erf saturate at -1: without the 1 that is added they spell no gate.
+    if ("Erf" in operators or "Tanh" in operators) and ("Add" in operators or "Sub" in operators):
         return "Gelu"
-    if "Tanh" in operators:
-        return "Mish" if "Softplus" in operators or "Exp" in operators else "Gelu"
     if "Sigmoid" in operators:
         return "QuickGelu" if "Mul" in operators or "Div" in operators else "Silu"
     return ""
@@ -217,7 +312,7 @@ def _log(node: ir.Node) -> Spelling | None:
     for one, power in (total.inputs, tuple(reversed(total.inputs))):
         exponential = _producer(power, "Exp")
         if scalar(one) == 1 and exponential is not None and exponential.inputs[0] is not None:
-            return Spelling("Softplus", "smooth", exponential.inputs[0])
+            return Spelling("Softplus", "smooth", _unscaled(exponential.inputs[0]))
     return None
 
 
@@ -225,30 +320,48 @@ def _fused_smooth(node: ir.Node) -> Spelling:
     biased = node.domain == "com.microsoft" and len([value for value in node.inputs if value is not None]) > 1
     planes = () if biased else (Plane(0.0),)
     doubt = "its bias is fused into it: take the model before optimization" if biased else ""
-    return Spelling(_SMOOTH[node.op_type], "smooth", _input(node), planes, doubt)
+    return Spelling(_SMOOTH[node.op_type], "smooth", _unscaled(_input(node)), planes, doubt)
 
 
-def _comparison(value: ir.Value | None) -> tuple[ir.Value, float] | None:
-    """Return x and c of a comparison of x with a constant c, either way round."""
+def _comparison(value: ir.Value | None) -> tuple[ir.Value, Plane] | None:
+    """Return x of a comparison of x with a constant, either way round, and the plane that it divides x at."""
+    negated = _producer(value, "Not")
+    value = value if negated is None else negated.inputs[0]
     node = None if value is None else value.producer()
     if node is None or node.op_type not in _COMPARISONS:
         return None
-    for compared, bound in (node.inputs, tuple(reversed(node.inputs))):
+    for mirrored, (compared, bound) in ((False, node.inputs), (True, tuple(reversed(node.inputs)))):
         threshold = scalar(bound)
         if compared is not None and threshold is not None and scalar(compared) is None:
-            return compared, threshold
+            # x >= c, and x < c, put c itself above; at 0 the rule is strict.
+            above = (node.op_type in ("GreaterOrEqual", "Less")) != mirrored
+            return compared, Plane(threshold, closed=above and threshold != 0)
     return None
 
 
 def _scaled(value: ir.Value) -> ir.Value | None:
     """Return x of a value x · c or x / c."""
+    factored = _factored(value)
+    return None if factored is None else factored[0]
+
+
+def _unscaled(value: ir.Value) -> ir.Value:
+    """Return x of a value x · c or x / c with c > 0, which has the sign of x; else the value itself."""
+    factored = _factored(value)
+    return factored[0] if factored is not None and factored[1] > 0 else value
+
+
+def _factored(value: ir.Value) -> tuple[ir.Value, float] | None:
+    """Return x and c of a value x · c or x / c."""
     node = value.producer()
     if node is None or node.op_type not in ("Mul", "Div"):
         return None
     first, second = node.inputs
-    if scalar(second) is not None:
-        return first
-    return second if node.op_type == "Mul" and scalar(first) is not None else None
+    factor = scalar(second)
+    if factor is not None and first is not None:
+        return first, factor
+    factor = scalar(first) if node.op_type == "Mul" else None
+    return None if factor is None or second is None else (second, factor)
 
 
 def _operators(value: ir.Value | None, root: ir.Value, depth: int = _DEPTH) -> list[str] | None:
@@ -299,7 +412,8 @@ _READERS: dict[str, Callable[[ir.Node], Spelling | None]] = {
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
     "Clip": _clip,
-    "Max": _max,
+    "Max": _max_or_min,
+    "Min": _max_or_min,
     "Where": _where,
     "Mul": _mul,
     "Log": _log,

@@ -20,7 +20,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 from torchlens.backends.torch.wrappers import unwrap_torch
 
-from regime_proto.engine.device import cores, run_plan
+from regime_proto.conversion import run_plan
+from regime_proto.engine.device import cores
 
 TORCHLENS_CHECKPOINTS = 4
 COLUMNS = [

@@ -1,7 +1,8 @@
 """Peak memory of a conversion in a process of its own, for every model and for checkpoints of 3 GB.
 
-Anonymous memory is what a conversion needs: pages of a mapped checkpoint are in `VmHWM` too, but the system takes
-them back when it wants to. It is read every 20 ms, and what the process held before the conversion began is taken off.
+The bound of the models holds for resident memory, the mapped checkpoints and the libraries in it; that of the large
+checkpoints for anonymous memory, since the system takes pages of mapped files back when it wants to. Anonymous memory
+is read every 20 ms, and what the process held before the conversion began is taken off.
 """
 
 import argparse
@@ -19,7 +20,8 @@ import torch
 from models import CASES, add_models_option, describe_machine, print_head, print_row, write_run
 from torch import nn
 
-from regime_proto.engine.device import cores, run_plan
+from regime_proto.conversion import run_plan
+from regime_proto.engine.device import cores
 from regime_proto.plan import make_plan, write_program
 
 INTERVAL = 0.02
@@ -74,7 +76,8 @@ def row(title, folder, plan, bound):
     resident, anonymous = peaks(folder)
     limit = bound(size, activation_bytes(plan))
     sizes = [value / MEGABYTE for value in (size, resident, anonymous, limit)]
-    print_row([title, *[f"{value:,.0f}" for value in sizes], "yes" if anonymous <= limit else "**no**"])
+    held = anonymous if bound is large_bound else resident
+    print_row([title, *[f"{value:,.0f}" for value in sizes], "yes" if held <= limit else "**no**"])
 
 
 def linear_bound(size, activations):
@@ -93,7 +96,7 @@ def make_large(layers):
 
 
 def write_safetensors(path, shapes, step):
-    """Write random tensors chunk by chunk; those of neighbouring steps differ by a thousandth."""
+    """Write random numbers, the same block again and again; those of neighbouring steps differ by a thousandth."""
     header, offset = {"__metadata__": {"step": str(step)}}, 0
     for name, shape in shapes.items():
         stop = offset + 4 * math.prod(shape)
@@ -101,11 +104,12 @@ def write_safetensors(path, shapes, step):
         offset = stop
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    random, scale = np.random.default_rng(0), np.float32((1 + 1e-3 * step) * LARGE_WIDTH**-0.5)
+    scale = np.float32((1 + 1e-3 * step) * LARGE_WIDTH**-0.5)
+    block = (np.random.default_rng(0).standard_normal(CHUNK, np.float32) * scale).tobytes()
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for left in range(offset // 4, 0, -CHUNK):
-            file.write((random.standard_normal(min(CHUNK, left), np.float32) * scale).tobytes())
+        for left in range(offset, 0, -len(block)):
+            file.write(block[:left])
 
 
 def write_large_run(folder, layers):

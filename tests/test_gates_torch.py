@@ -1,0 +1,146 @@
+"""Activations as torch exports them, against thresholds on torch's own pre-activations."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from graphs import above, flips, meter_of, observe, planes_of, quarters
+from regime_proto.adapters import from_torch
+from regime_proto.schema.errors import RegimeError
+from torch import nn
+
+from regime_proto.engine.gates import find_gates, select_gates
+from regime_proto.probe import as_probe
+
+SAMPLES, FEATURES, UNITS = 8, 4, 10
+ZERO = [(0, False)]
+RELU6 = [(0, False), (6, True)]
+HARD = [(-3, False), (3, True)]
+SHRINK = [(-0.5, True), (0.5, False)]
+
+
+class Before(nn.Module):
+    """A linear layer, then `activation`, then something that nothing is tracked of."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.fc = nn.Linear(FEATURES, UNITS)
+        self.activation = activation
+
+    def forward(self, x):
+        return torch.tanh(self.activation(self.fc(x)))
+
+
+ACTIVATIONS = {
+    "ReLU": (nn.ReLU(), ZERO, "relu"),
+    "ReLU in place": (nn.ReLU(inplace=True), ZERO, "relu"),
+    "F.relu": (F.relu, ZERO, "relu"),
+    "ReLU, squared": (lambda x: F.relu(x) ** 2, ZERO, "relu"),
+    "clamp(min=0)": (lambda x: x.clamp(min=0), ZERO, "piecewise"),
+    "clamp_min": (lambda x: x.clamp_min(0), ZERO, "piecewise"),
+    "maximum": (lambda x: torch.maximum(x, torch.zeros_like(x)), ZERO, "piecewise"),
+    "maximum with a number": (lambda x: torch.maximum(x, torch.tensor(0.0)), ZERO, "piecewise"),
+    "where": (lambda x: torch.where(x > 0, x, 0.0), ZERO, "piecewise"),
+    "where, mirrored": (lambda x: torch.where(x < 0, 0.0, x), ZERO, "piecewise"),
+    "where, leaky": (lambda x: torch.where(x > 0, x, 0.1 * x), ZERO, "piecewise"),
+    "masked_fill": (lambda x: x.masked_fill(x < 0, 0), ZERO, "piecewise"),
+    "x * (x > 0)": (lambda x: x * (x > 0), ZERO, "piecewise"),
+    "abs": (torch.abs, ZERO, "piecewise"),
+    "LeakyReLU": (nn.LeakyReLU(0.1), ZERO, "piecewise"),
+    "PReLU": (nn.PReLU(), ZERO, "piecewise"),
+    "PReLU per unit": (nn.PReLU(UNITS), ZERO, "piecewise"),
+    "Threshold": (nn.Threshold(0.25, 20.0), [(0.25, False)], "piecewise"),
+    "ReLU6": (nn.ReLU6(), RELU6, "piecewise"),
+    "clamp(0, 6)": (lambda x: x.clamp(0, 6), RELU6, "piecewise"),
+    "minimum of relu": (lambda x: torch.minimum(F.relu(x), torch.tensor(6.0)), RELU6, "piecewise"),
+    "Hardtanh": (nn.Hardtanh(), [(-1, False), (1, True)], "piecewise"),
+    "Hardsigmoid": (nn.Hardsigmoid(), HARD, "piecewise"),
+    "Hardshrink": (nn.Hardshrink(), SHRINK, "piecewise"),
+    "Softshrink": (nn.Softshrink(), SHRINK, "piecewise"),
+    "Hardswish": (nn.Hardswish(), HARD, "smooth"),
+    "Hardswish by hand": (lambda x: x * F.relu6(x + 3) / 6, HARD, "smooth"),
+    "Hardswish of hardsigmoid": (lambda x: x * F.hardsigmoid(x), HARD, "smooth"),
+    "ELU": (nn.ELU(), ZERO, "smooth"),
+    "SELU": (nn.SELU(), ZERO, "smooth"),
+    "CELU": (nn.CELU(1.5), ZERO, "smooth"),
+    "Softplus": (nn.Softplus(), ZERO, "smooth"),
+    "Softplus with a slope": (nn.Softplus(2, 5), ZERO, "smooth"),
+    "GELU": (nn.GELU(), ZERO, "smooth"),
+    "GELU by tanh": (nn.GELU("tanh"), ZERO, "smooth"),
+    "GELU of BERT": (lambda x: x * 0.5 * (1.0 + torch.erf(x / 2**0.5)), ZERO, "smooth"),
+    "GELU of GPT-2": (
+        lambda x: 0.5 * x * (1.0 + torch.tanh(0.7978845608 * (x + 0.044715 * torch.pow(x, 3.0)))),
+        ZERO,
+        "smooth",
+    ),
+    "QuickGELU": (lambda x: x * torch.sigmoid(1.702 * x), ZERO, "smooth"),
+    "SiLU": (nn.SiLU(), ZERO, "smooth"),
+    "Mish": (nn.Mish(), ZERO, "smooth"),
+    "Mish by hand": (lambda x: x * torch.tanh(F.softplus(x)), ZERO, "smooth"),
+    "Mish of log1p": (lambda x: x * torch.tanh(torch.log1p(torch.exp(x))), ZERO, "smooth"),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_of_torch(name):
+    activation, thresholds, kind = ACTIVATIONS[name]
+    torch.manual_seed(0)
+    model = Before(activation)
+    x = quarters((SAMPLES, FEATURES), 1)
+    program = from_torch.export(model, as_probe(x))
+    [gate] = find_gates(program)
+    assert gate.trackable
+    assert (gate.kind, gate.default) == (kind, kind != "smooth")
+    states = []
+    expected = []
+    for seed in (2, 3, 4):
+        with torch.no_grad():
+            model.fc.weight.copy_(torch.from_numpy(quarters((UNITS, FEATURES), seed)))
+            model.fc.bias.copy_(torch.from_numpy(quarters((UNITS,), seed + 10)))
+        states.append({key: value.numpy().copy() for key, value in model.state_dict().items()})
+        expected.append(above(model.fc(torch.from_numpy(x)).detach().numpy(), thresholds))
+    [probe] = program.probe_inputs
+    meter = meter_of(program, {probe: x}, states[0], f"kind:{kind}")
+    before = expected[0]
+    for observation, wanted in zip(observe(meter, *states), expected, strict=True):
+        np.testing.assert_array_equal(planes_of(meter, observation.mask)[0], wanted)
+        np.testing.assert_array_equal(observation.flips, [flips(before, wanted)])
+        before = wanted
+
+
+class Attention(nn.Module):
+    """Causal and padded attention, gated units, squeeze and excite, and normalised vectors: no gate but the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(UNITS, 2, batch_first=True)
+        self.excite = nn.Linear(UNITS, UNITS)
+        self.wide = nn.Linear(UNITS, 2 * UNITS)
+        self.lstm = nn.LSTMCell(UNITS, UNITS)
+        self.last = nn.Linear(UNITS, UNITS)
+
+    def forward(self, x):
+        mask = torch.triu(torch.ones(x.shape[1], x.shape[1], dtype=torch.bool), diagonal=1)
+        hidden, _ = self.attention(x, x, x, attn_mask=mask)
+        hidden = hidden.masked_fill(torch.arange(x.shape[1])[None, :, None] > 3, float("-inf")).softmax(1)
+        hidden = F.glu(self.wide(hidden))
+        hidden = hidden * torch.sigmoid(self.excite(hidden.mean(1, keepdim=True)))
+        distance = torch.maximum(torch.arange(x.shape[1]) - 2, torch.tensor(0)).clamp(0, 4)
+        hidden = hidden + distance[None, :, None]
+        hidden = F.normalize(hidden, dim=-1)
+        h, _ = self.lstm(hidden[:, 0])
+        return F.relu(self.last(h))
+
+
+def test_a_model_full_of_what_looks_like_gates():
+    torch.manual_seed(0)
+    gates = find_gates(from_torch.export(Attention(), as_probe(np.ones((SAMPLES, 5, UNITS), np.float32))))
+    assert [gate.op for gate in select_gates(gates)] == ["Relu"]
+    [guard] = [gate for gate in gates if not gate.default]
+    assert guard.reason.startswith("one bound, 1e-12")
+
+
+@pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.Tanh(), nn.Softmax(1), nn.GLU(1), nn.Tanhshrink()])
+def test_activations_without_a_threshold(activation):
+    with pytest.raises(RegimeError, match="the model has no gate to track"):
+        find_gates(from_torch.export(Before(activation), as_probe(np.ones((SAMPLES, FEATURES), np.float32))))
