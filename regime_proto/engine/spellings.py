@@ -4,19 +4,17 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
-
-# Operators through which a constant is followed.
-_CASTS = ("Cast", "CastLike", "Identity", "Expand", "Reshape", "Unsqueeze", "Squeeze")
-# Operators of which decomposed smooth activations are made.
-_POINTWISE = (
-    "Add", "Sub", "Mul", "Div", "Pow", "Neg", "Sign", "Erf", "Tanh", "Sigmoid", "Softplus", "Exp", "Log", "Cast",
-)  # fmt: skip
-# A decomposition is a handful of operators; what lies deeper is something else.
-_DEPTH = 10
+from regime_proto.engine.values import (
+    FLOATS,
+    cast_from,
+    operators_between,
+    producer_of,
+    scalar,
+    scaled_from,
+    sign_carrier,
+)
 
 _SMOOTH = {
     "Elu": "Elu", "Selu": "Selu", "Celu": "Celu", "Softplus": "Softplus", "Gelu": "Gelu", "FastGelu": "Gelu",
@@ -89,38 +87,6 @@ def _producers(node: ir.Node, root: ir.Value) -> list[ir.Node]:
     # A constant may be broadcast to the shape of anything: what that is made of is no part of the gate.
     inputs = [value for value in node.inputs if value is not None and value is not root and scalar(value) is None]
     return [producer for value in inputs if (producer := value.producer()) is not None]
-
-
-def scalar(value: ir.Value | None) -> float | None:
-    """Return a constant that holds one number, also one that was cast or broadcast; None for anything else."""
-    array = constant(value)
-    if array is None or not array.size:
-        return None
-    first = float(array.flat[0])
-    return first if np.all(array == array.flat[0]) else None
-
-
-def constant(value: ir.Value | None) -> np.ndarray | None:
-    """Return what a value always holds, None if it is not constant or not small."""
-    for _ in range(_DEPTH):
-        if value is None:
-            return None
-        tensor = ir.convenience.get_const_tensor(value)
-        if tensor is not None:
-            return np.asarray(tensor.numpy()) if tensor.size <= 1024 and _is_plain(tensor) else None
-        producer = value.producer()
-        if producer is not None and producer.op_type == "ConstantOfShape":
-            fill = producer.attributes.get("value")
-            tensor = ir.tensor([0.0]) if fill is None else fill.as_tensor()
-            return np.asarray(tensor.numpy()) if _is_plain(tensor) else None
-        if producer is None or producer.op_type not in _CASTS:
-            return None
-        value = producer.inputs[0]
-    return None
-
-
-def _is_plain(tensor: ir.TensorProtocol) -> bool:
-    return tensor.dtype in (*FLOATS, ir.DataType.INT32, ir.DataType.INT64, ir.DataType.BOOL, ir.DataType.UINT8)
 
 
 def _relu(node: ir.Node) -> Spelling:
@@ -212,7 +178,7 @@ def _max_or_min(node: ir.Node) -> Spelling | None:
     if len(node.inputs) != 2:
         return None
     for one, other in (node.inputs, tuple(reversed(node.inputs))):
-        if one is not None and other is not None and _scaled(other) is one:
+        if one is not None and other is not None and scaled_from(other) is one:
             return Spelling(node.op_type, "piecewise", one)
     return None
 
@@ -235,10 +201,10 @@ def _where(node: ir.Node) -> Spelling | None:
     if comparison is None or chosen is None or other is None:
         return None
     value, plane = comparison
-    shrunk = _producer(value, "Abs")
+    shrunk = producer_of(value, "Abs")
     if shrunk is not None and plane.threshold > 0:
         inner = _input(shrunk)
-        if _operators(chosen, inner) is None or _operators(other, inner) is None:
+        if operators_between(chosen, inner) is None or operators_between(other, inner) is None:
             return None
         return Spelling("Shrink", "piecewise", inner, (Plane(-plane.threshold, closed=not plane.closed), plane))
     for branch, rest in ((chosen, other), (other, chosen)):
@@ -249,9 +215,9 @@ def _where(node: ir.Node) -> Spelling | None:
             guards = fill == plane.threshold != 0
             doubt = _GUARD.format(fill) if guards else ""
             return Spelling("Where", "piecewise", value, (plane,), doubt)
-        if plane.threshold == 0 and _scaled(rest) is value:
+        if plane.threshold == 0 and scaled_from(rest) is value:
             return Spelling("Where", "piecewise", value)
-        if plane.threshold == 0 and "Exp" in (_operators(rest, value) or ()):
+        if plane.threshold == 0 and "Exp" in (operators_between(rest, value) or ()):
             return Spelling("Elu", "smooth", value)
     return None
 
@@ -262,34 +228,15 @@ def _mul(node: ir.Node) -> Spelling | None:
     if first is None or second is None:
         return None
     for scaled, factor in ((first, second), (second, first)):
-        comparison = _comparison(_uncast(factor))
+        comparison = _comparison(cast_from(factor))
         if comparison is not None and comparison[0] is scaled:
             return Spelling("Mul", "piecewise", scaled, (comparison[1],))
-        hard = _hard_factor(factor, scaled)
-        if hard is not None:
-            return hard
-        for value in dict.fromkeys((scaled, _scaled(scaled))):
-            operators = None if value is None else _operators(factor, value)
+        for value in dict.fromkeys((scaled, scaled_from(scaled))):
+            operators = None if value is None else operators_between(factor, value)
             op = _smooth_name(operators or [])
             if value is not None and op:
                 return Spelling(op, "smooth", value)
     return None
-
-
-def _hard_factor(factor: ir.Value, value: ir.Value) -> Spelling | None:
-    """Return the HardSwish x · f(x), where f rises from 0 to 1 between two thresholds on x, or on x + c."""
-    node = (_scaled(factor) or factor).producer()
-    if node is None or node.op_type not in ("HardSigmoid", "Clip", "Max", "Min"):
-        return None
-    inner = read_gate(node)
-    if inner is None or len(inner.planes) != 2:
-        return None
-    shifted = _producer(inner.value, "Add")
-    if inner.value is not value and (
-        shifted is None or value not in shifted.inputs or _operators(inner.value, value) is None
-    ):
-        return None
-    return Spelling("HardSwish", "smooth", inner.value, inner.planes)
 
 
 def _smooth_name(operators: list[str]) -> str:
@@ -306,13 +253,13 @@ def _smooth_name(operators: list[str]) -> str:
 
 def _log(node: ir.Node) -> Spelling | None:
     """Read ``log(1 + exp(x))``."""
-    total = _producer(node.inputs[0], "Add")
+    total = producer_of(node.inputs[0], "Add")
     if total is None:
         return None
     for one, power in (total.inputs, tuple(reversed(total.inputs))):
-        exponential = _producer(power, "Exp")
+        exponential = producer_of(power, "Exp")
         if scalar(one) == 1 and exponential is not None and exponential.inputs[0] is not None:
-            return Spelling("Softplus", "smooth", _unscaled(exponential.inputs[0]))
+            return Spelling("Softplus", "smooth", sign_carrier(exponential.inputs[0]))
     return None
 
 
@@ -320,12 +267,12 @@ def _fused_smooth(node: ir.Node) -> Spelling:
     biased = node.domain == "com.microsoft" and len([value for value in node.inputs if value is not None]) > 1
     planes = () if biased else (Plane(0.0),)
     doubt = "its bias is fused into it: take the model before optimization" if biased else ""
-    return Spelling(_SMOOTH[node.op_type], "smooth", _unscaled(_input(node)), planes, doubt)
+    return Spelling(_SMOOTH[node.op_type], "smooth", sign_carrier(_input(node)), planes, doubt)
 
 
 def _comparison(value: ir.Value | None) -> tuple[ir.Value, Plane] | None:
     """Return x of a comparison of x with a constant, either way round, and the plane that it divides x at."""
-    negated = _producer(value, "Not")
+    negated = producer_of(value, "Not")
     value = value if negated is None else negated.inputs[0]
     node = None if value is None else value.producer()
     if node is None or node.op_type not in _COMPARISONS:
@@ -337,59 +284,6 @@ def _comparison(value: ir.Value | None) -> tuple[ir.Value, Plane] | None:
             above = (node.op_type in ("GreaterOrEqual", "Less")) != mirrored
             return compared, Plane(threshold, closed=above and threshold != 0)
     return None
-
-
-def _scaled(value: ir.Value) -> ir.Value | None:
-    """Return x of a value x · c or x / c."""
-    factored = _factored(value)
-    return None if factored is None else factored[0]
-
-
-def _unscaled(value: ir.Value) -> ir.Value:
-    """Return x of a value x · c or x / c with c > 0, which has the sign of x; else the value itself."""
-    factored = _factored(value)
-    return factored[0] if factored is not None and factored[1] > 0 else value
-
-
-def _factored(value: ir.Value) -> tuple[ir.Value, float] | None:
-    """Return x and c of a value x · c or x / c."""
-    node = value.producer()
-    if node is None or node.op_type not in ("Mul", "Div"):
-        return None
-    first, second = node.inputs
-    factor = scalar(second)
-    if factor is not None and first is not None:
-        return first, factor
-    factor = scalar(first) if node.op_type == "Mul" else None
-    return None if factor is None or second is None else (second, factor)
-
-
-def _operators(value: ir.Value | None, root: ir.Value, depth: int = _DEPTH) -> list[str] | None:
-    """Return the operators that make `value` of `root` and constants alone, unit by unit; None if it is not so."""
-    if value is root:
-        return []
-    if value is None or not depth or scalar(value) is not None:
-        return [] if value is not None and scalar(value) is not None else None
-    node = value.producer()
-    if node is None or node.op_type not in _POINTWISE:
-        return None
-    found = [node.op_type]
-    for part in node.inputs:
-        inner = _operators(part, root, depth - 1)
-        if inner is None:
-            return None
-        found += inner
-    return found
-
-
-def _uncast(value: ir.Value) -> ir.Value | None:
-    node = value.producer()
-    return node.inputs[0] if node is not None and node.op_type in ("Cast", "CastLike") else value
-
-
-def _producer(value: ir.Value | None, op: str) -> ir.Node | None:
-    node = None if value is None else value.producer()
-    return node if node is not None and node.op_type == op else None
 
 
 def _input(node: ir.Node) -> ir.Value:
