@@ -9,7 +9,7 @@ from regime_proto.source import Array, widest
 # Long enough that threads seldom hand the interpreter over, short enough for the third-level cache.
 BLOCK = 1_048_576
 # So many elements are added in their own type, by BLAS; what they miss averages out to some 1e-10.
-ROW = 256
+ROW = 1024
 SMALL = 65_536
 
 
