@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import itertools
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,6 +12,7 @@ import onnx
 import onnx_ir as ir
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.engine.values import tensors
 from regime_proto.source import Array
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -78,7 +78,7 @@ def model_of(proto: onnx.ModelProto, where: str, folder: Path | None) -> ir.Mode
         model: ir.Model = ir.from_proto(proto)
     except Exception as error:
         raise _damaged(where, error) from None
-    for tensor in _tensors(model):
+    for tensor in tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             if folder is None:
                 raise RegimeError(f"{where}: tensor {tensor.name!r} lies in another file; pass the path of the model")
@@ -149,32 +149,6 @@ def _check_external(tensor: ir.ExternalTensor, folder: Path, where: str) -> None
             f"{named}, bytes {start} to {start + length}: expected {tensor.nbytes} bytes "
             f"of a file of {status.st_size}; damaged or incomplete"
         )
-
-
-def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    """Yield every tensor of a model: in initializers and attributes, subgraphs and functions."""
-    yield from _initializers(model.graph)
-    functions = (function.all_nodes() for function in model.functions.values())
-    for node in itertools.chain(model.graph.all_nodes(), *functions):
-        for attribute in node.attributes.values():
-            # A reference to a function's attribute has no value of its own.
-            if attribute.value is None:
-                continue
-            if attribute.type == ir.AttributeType.TENSOR:
-                yield attribute.value
-            elif attribute.type == ir.AttributeType.TENSORS:
-                yield from attribute.value
-            elif attribute.type == ir.AttributeType.GRAPH:
-                yield from _initializers(attribute.value)
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                for graph in attribute.value:
-                    yield from _initializers(graph)
-
-
-def _initializers(graph: ir.Graph) -> Iterator[ir.TensorProtocol]:
-    for value in graph.initializers.values():
-        if value.const_value is not None:
-            yield value.const_value
 
 
 def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:

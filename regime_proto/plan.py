@@ -157,6 +157,8 @@ def make_plan(
     """
     if sample_units is not None and sample_units < 2:
         raise RegimeError(f"--sample-units {sample_units}: expected 2 or more")
+    # A single pattern is a sequence of letters, which nobody means.
+    gates = (gates,) if isinstance(gates, str) else gates
     source = open_directory(root).select(steps, every)
     probe = _find_probe(root, probe)
     program, bound = load_program(root, model=model, probe=probe, source=source)

@@ -69,12 +69,13 @@ def write_rows(file: h5py.File, rows: Mapping[str, Array]) -> None:
 
 def _write_compressed(stored: h5py.Dataset, values: Array) -> None:
     """Store what HDF5 would, but compress outside of it: HDF5 stops all other threads meanwhile, zlib does not."""
-    for start in itertools.product(*map(range, (0, 0, 0), values.shape, stored.chunks)):
-        part = values[tuple(slice(at, at + length) for at, length in zip(start, stored.chunks, strict=True))]
-        # Chunks that reach over the end are stored whole.
-        missing = [(0, length - found) for length, found in zip(stored.chunks, part.shape, strict=True)]
-        chunk = np.pad(part, missing) if part.shape != stored.chunks else np.ascontiguousarray(part)
-        stored.id.write_direct_chunk(start, zlib.compress(chunk, COMPRESSION_LEVEL))
+    lengths = stored.chunks
+    # Chunks that reach over the end are stored whole.
+    whole = np.zeros([-(-size // length) * length for size, length in zip(values.shape, lengths, strict=True)], "u1")
+    whole[tuple(map(slice, values.shape))] = values
+    for start in itertools.product(*map(range, (0, 0, 0), whole.shape, lengths)):
+        chunk = whole[tuple(slice(at, at + length) for at, length in zip(start, lengths, strict=True))]
+        stored.id.write_direct_chunk(start, zlib.compress(np.ascontiguousarray(chunk), COMPRESSION_LEVEL))
 
 
 def _create_growing(file: h5py.File, variable: layout.Variable, sizes: Mapping[str, int], rows: int) -> None:

@@ -265,6 +265,18 @@ def test_files_that_are_no_program(tmp_path, content, message):
         Program.load(path)
 
 
+def test_a_program_that_refers_to_other_files(conv, tmp_path):
+    (tmp_path / "data").write_bytes(bytes(64))
+    model = onnx.load_from_string(conv.content)
+    tensor = onnx.numpy_helper.from_array(np.zeros(16, np.float32), "extra")
+    onnx.external_data_helper.set_external_data(tensor, "data")
+    tensor.ClearField("raw_data")
+    model.graph.initializer.append(tensor)
+    (tmp_path / "program.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ProgramError, match="refers to data in other files"):
+        Program.load(tmp_path / "program.onnx")
+
+
 def test_a_damaged_description(conv, tmp_path):
     model = onnx.load_from_string(conv.content)
     description = json.loads(model.metadata_props[0].value)

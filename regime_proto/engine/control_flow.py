@@ -9,7 +9,7 @@ from onnx_ir.passes import InPlacePass, PassResult, PostconditionError
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from regime_proto.engine.device import Device
-from regime_proto.engine.values import FLOATS
+from regime_proto.engine.values import FLOATS, bodies
 from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
@@ -123,7 +123,7 @@ class InlineConstantBranches(InPlacePass):
                 constants[value] = array
                 continue
             node = value.producer()
-            if node is None or node.op_type in _RANDOM or any(True for _ in _bodies(node)):
+            if node is None or node.op_type in _RANDOM or any(True for _ in bodies(node)):
                 return None
             if node not in nodes:
                 pending += [used for used in node.inputs if used is not None]
@@ -163,7 +163,7 @@ def _inline(model: ir.Model, node: ir.Node, taken: ir.Graph) -> None:
     """Put the nodes of `taken` in place of `node`."""
     graph = model.graph
     results = list(taken.outputs)
-    for branch in _bodies(node):
+    for branch in bodies(node):
         branch.outputs.clear()
         if branch is not taken:
             _let_go(branch)
@@ -201,14 +201,6 @@ def _let_go(branch: ir.Graph) -> None:
     for node in branch.all_nodes():
         for position in range(len(node.inputs)):
             node.replace_input_with(position, None)
-
-
-def _bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
 
 
 def _graph_values(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PreconditionError
-from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from regime_proto.engine.edit import constant, new_node, replace_uses, sorted_graph
 from regime_proto.engine.gates import Gate
 from regime_proto.engine.spellings import Plane
 from regime_proto.source import Array
@@ -70,13 +71,13 @@ class CastWeights(InPlacePass):
             stored = self.dtypes.get(str(value.name), value.dtype)
             if stored == value.dtype or value.dtype is None or stored is None:
                 continue
-            widened = _node(
+            widened = new_node(
                 graph, "Cast", [value], f"regime_cast_{value.name}", value.dtype, value.shape, to=value.dtype.value
             )
-            _replace_uses(value, widened)
+            replace_uses(value, widened)
             value.dtype = stored
             modified = True
-        return _sorted(model, modified=modified)
+        return sorted_graph(model, modified=modified)
 
 
 class NudgeWeights(InPlacePass):
@@ -110,10 +111,10 @@ class NudgeWeights(InPlacePass):
             multiplier = constant(graph, f"regime_multiplier_{value.name}", np.where(up, one, self.FACTOR))
             divisor = constant(graph, f"regime_divisor_{value.name}", np.where(up, self.FACTOR, one))
             arguments = (value.dtype, value.shape)
-            below = _node(graph, "Mul", [value, multiplier], f"regime_below_{value.name}", *arguments)
-            moved = _node(graph, "Div", [below, divisor], f"regime_moved_{value.name}", *arguments)
-            _replace_uses(value, moved, besides=[below])
-        return _sorted(model, modified=bool(nudged))
+            below = new_node(graph, "Mul", [value, multiplier], f"regime_below_{value.name}", *arguments)
+            moved = new_node(graph, "Div", [below, divisor], f"regime_moved_{value.name}", *arguments)
+            replace_uses(value, moved, besides=[below])
+        return sorted_graph(model, modified=bool(nudged))
 
 
 def _drawn_shape(value: ir.Value) -> list[int]:
@@ -165,7 +166,7 @@ class ExposeMasks(InPlacePass):
             for index, gate in enumerate(self.gates)
             for mask in self._planes(graph, index, gate, values[gate.value])
         ]
-        outputs = [*masks, _node(graph, "Sum", sums, TOTAL, ir.DataType.DOUBLE)]
+        outputs = [*masks, new_node(graph, "Sum", sums, TOTAL, ir.DataType.DOUBLE)]
         if self.packed and self.rows is not None:
             widths = [rows.width(gate) for gate, rows in zip(self.gates, self.rows, strict=True) for _ in gate.planes]
             outputs.append(_packed(graph, masks, widths, self.rows[0].samples))
@@ -174,7 +175,7 @@ class ExposeMasks(InPlacePass):
         RemoveUnusedNodesPass()(model)
         for value in [value for value in graph.inputs if not value.uses()]:
             graph.inputs.remove(value)
-        return _sorted(model, modified=True)
+        return sorted_graph(model, modified=True)
 
     def _planes(self, graph: ir.Graph, index: int, gate: Gate, value: ir.Value) -> list[ir.Value]:
         rows = None if self.rows is None else self.rows[index]
@@ -184,12 +185,12 @@ class ExposeMasks(InPlacePass):
             name = plane_name(index, number)
             threshold = constant(graph, f"{name}_at", _strict(plane, value), value.dtype)
             whole = rows is None or rows.counted is None
-            mask = _node(
+            mask = new_node(
                 graph, "Greater", [values, threshold], name if whole else f"{name}_all", ir.DataType.BOOL, values.shape
             )
             if not whole:
                 counted = constant(graph, f"{name}_counted", rows.counted)  # type: ignore[union-attr, arg-type]
-                mask = _node(graph, "And", [mask, counted], name, ir.DataType.BOOL, values.shape)
+                mask = new_node(graph, "And", [mask, counted], name, ir.DataType.BOOL, values.shape)
             masks.append(mask)
         return masks
 
@@ -209,24 +210,24 @@ def _rows(graph: ir.Graph, value: ir.Value, rows: Rows, index: int) -> ir.Value:
     if rows.axis > 0:
         assert value.shape is not None  # noqa: S101
         order = [rows.axis, *(axis for axis in range(len(value.shape)) if axis != rows.axis)]
-        value = _node(graph, "Transpose", [value], f"{name}_turned", value.dtype, perm=order)
+        value = new_node(graph, "Transpose", [value], f"{name}_turned", value.dtype, perm=order)
     shape = constant(graph, f"{name}_shape", np.array([rows.samples, -1], np.int64))
-    value = _node(graph, "Reshape", [value, shape], name, value.dtype)
+    value = new_node(graph, "Reshape", [value, shape], name, value.dtype)
     if rows.units is None:
         return value
     units = constant(graph, f"{name}_units", rows.units)
-    return _node(graph, "Gather", [value, units], f"{name}_chosen", value.dtype, axis=1)
+    return new_node(graph, "Gather", [value, units], f"{name}_chosen", value.dtype, axis=1)
 
 
 def _finite_sum(graph: ir.Graph, value: ir.Value) -> ir.Value:
     name = f"regime_sum_{value.name}"
     if value.dtype in _HALF:
         # Sums of a few thousand activations leave the range of float16.
-        value = _node(
+        value = new_node(
             graph, "Cast", [value], f"{name}_float", ir.DataType.FLOAT, value.shape, to=ir.DataType.FLOAT.value
         )
-    total = _node(graph, "ReduceSum", [value], name, value.dtype, keepdims=0)
-    return _node(graph, "Cast", [total], f"{name}_wide", ir.DataType.DOUBLE, to=ir.DataType.DOUBLE.value)
+    total = new_node(graph, "ReduceSum", [value], name, value.dtype, keepdims=0)
+    return new_node(graph, "Cast", [total], f"{name}_wide", ir.DataType.DOUBLE, to=ir.DataType.DOUBLE.value)
 
 
 def _packed(graph: ir.Graph, masks: Sequence[ir.Value], widths: Sequence[int], samples: int) -> ir.Value:
@@ -238,51 +239,12 @@ def _packed(graph: ir.Graph, masks: Sequence[ir.Value], widths: Sequence[int], s
     parts = []
     for mask, width in zip(masks, widths, strict=True):
         name = f"{mask.name}_bytes"
-        numbers = _node(graph, "Cast", [mask], f"{name}_float", float32, mask.shape, to=float32.value)
+        numbers = new_node(graph, "Cast", [mask], f"{name}_float", float32, mask.shape, to=float32.value)
         if width % 8:
             padding = constant(graph, f"regime_padding_{-width % 8}", np.zeros((samples, -width % 8), np.float32))
-            numbers = _node(graph, "Concat", [numbers, padding], f"{name}_padded", float32, axis=1)
-        eights = _node(graph, "Reshape", [numbers, octets], f"{name}_octets", float32)
-        weighed = _node(graph, "MatMul", [eights, bits], f"{name}_weighed", float32)
-        parts.append(_node(graph, "Reshape", [weighed, flat], f"{name}_flat", float32))
-    joined = _node(graph, "Concat", parts, f"{PACKED}_float", float32, axis=1)
-    return _node(graph, "Cast", [joined], PACKED, ir.DataType.UINT8, to=ir.DataType.UINT8.value)
-
-
-def constant(graph: ir.Graph, name: str, array: Array, dtype: ir.DataType | None = None) -> ir.Value:
-    """Return an initializer, made once per name."""
-    if name not in graph.initializers:
-        tensor = ir.tensor(array, dtype=dtype, name=name)
-        shape = ir.Shape(array.shape)
-        graph.register_initializer(
-            ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor)
-        )
-    return graph.initializers[name]
-
-
-def _node(
-    graph: ir.Graph,
-    op: str,
-    inputs: Iterable[ir.Value],
-    name: str,
-    dtype: ir.DataType | None,
-    shape: ir.Shape | None = None,
-    **attributes: int | list[int],
-) -> ir.Value:
-    """Append a node and return its output."""
-    output = ir.Value(name=name, type=None if dtype is None else ir.TensorType(dtype), shape=shape)
-    graph.append(ir.node(op, list(inputs), attributes=attributes, name=name, outputs=[output]))
-    return output
-
-
-def _replace_uses(value: ir.Value, replacement: ir.Value, besides: Iterable[ir.Value] = ()) -> None:
-    kept = {replacement.producer(), *(other.producer() for other in besides)}
-    for node, position in list(value.uses()):
-        if node not in kept:
-            node.replace_input_with(position, replacement)
-
-
-def _sorted(model: ir.Model, *, modified: bool) -> PassResult:
-    if modified:
-        TopologicalSortPass()(model)
-    return PassResult(model, modified=modified)
+            numbers = new_node(graph, "Concat", [numbers, padding], f"{name}_padded", float32, axis=1)
+        eights = new_node(graph, "Reshape", [numbers, octets], f"{name}_octets", float32)
+        weighed = new_node(graph, "MatMul", [eights, bits], f"{name}_weighed", float32)
+        parts.append(new_node(graph, "Reshape", [weighed, flat], f"{name}_flat", float32))
+    joined = new_node(graph, "Concat", parts, f"{PACKED}_float", float32, axis=1)
+    return new_node(graph, "Cast", [joined], PACKED, ir.DataType.UINT8, to=ir.DataType.UINT8.value)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from regime_proto.engine.program import Program
 from regime_proto.engine.rewrite import PATH_KEY
 from regime_proto.engine.spellings import COMPOSED, Plane, Spelling, inner_nodes, read_gate
+from regime_proto.engine.values import bodies
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.header import Layer
 
@@ -122,20 +123,12 @@ def _gate(node: ir.Node, spelling: Spelling, reached: set[ir.Value]) -> Gate:
 def _nested(graph: ir.Graph) -> Iterator[Gate]:
     """Yield the gates inside control flow: they may run any number of times, or never."""
     for outer in graph:
-        for body in _bodies(outer):
+        for body in bodies(outer):
             for node, spelling in _spelled(body.all_nodes()):
                 path = node.metadata_props.get(PATH_KEY, "")
                 reason = f"inside the {outer.op_type} {outer.name}, which does not always run it once"
                 name, op, kind = str(node.name), spelling.op, spelling.kind
                 yield Gate(name, op, kind, path, (), "", (), default=False, reason=reason, nested=True)
-
-
-def _bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
 
 
 def _reached(graph: ir.Graph, inputs: set[str]) -> set[ir.Value]:
@@ -145,7 +138,7 @@ def _reached(graph: ir.Graph, inputs: set[str]) -> set[ir.Value]:
         if node.op_type in _SHAPE_OPS:
             continue
         used = [value for value in node.inputs if value is not None]
-        used += [value for body in _bodies(node) for inner in body.all_nodes() for value in inner.inputs if value]
+        used += [value for body in bodies(node) for inner in body.all_nodes() for value in inner.inputs if value]
         if any(value in reached for value in used):
             reached.update(node.outputs)
     return reached

@@ -60,22 +60,26 @@ class GatherInitializers(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the passes of onnx_ir one after the other."""
-        if model.functions:
-            InlinePass()(model)
-        for rewrite in (
+        rewrites = [
+            *([InlinePass()] if model.functions else []),
             LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=1),
             LiftSubgraphInitializersToMainGraphPass(),
             RemoveInitializersFromInputsPass(),
             RemoveUnusedNodesPass(),
-        ):
-            rewrite(model)
+        ]
+        modified = False
+        for rewrite in rewrites:
+            modified |= rewrite(model).modified
         for value in model.graph.initializers.values():
             # What is declared may have symbolic lengths.
-            if value.const_value is not None:
-                value.shape, value.dtype = ir.Shape(value.const_value.shape.numpy()), value.const_value.dtype
+            tensor = value.const_value
+            if tensor is not None and (value.shape != tensor.shape or value.dtype != tensor.dtype):
+                value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
+                modified = True
         # Up to version 3 of the format every initializer had to be an input too.
+        modified |= model.ir_version < 4
         model.ir_version = max(model.ir_version, 4)
-        return PassResult(model, modified=True)
+        return PassResult(model, modified=modified)
 
 
 def find_weights(model: ir.Model) -> dict[str, bool]:

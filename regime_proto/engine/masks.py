@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
-from regime_proto.engine.device import Placed
+from regime_proto.engine.device import Placed, cores
 from regime_proto.engine.expose import Rows
 from regime_proto.engine.gates import Gate
 from regime_proto.engine.session import Masks, MaskSession
@@ -101,10 +102,9 @@ def find_rows(
     """
     samples = len(next(iter(probe.values())))
     order = np.roll(np.arange(samples), 1)
-    masks = _by_gate(session.gates, session.run(weights).planes)
-    permuted = _by_gate(
-        session.gates, session.run(weights, {name: array[order] for name, array in probe.items()}).planes
-    )
+    probes = (probe, {name: array[order] for name, array in probe.items()})
+    with ThreadPoolExecutor(min(2, cores())) as pool:
+        masks, permuted = pool.map(lambda given: _by_gate(session.gates, session.run(weights, given).planes), probes)
     found = []
     for gate, mask, other in zip(session.gates, masks, permuted, strict=True):
         fitting = (

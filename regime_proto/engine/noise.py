@@ -1,14 +1,15 @@
 """The noise floor: which share of the units flips under a change that means nothing (PROTOCOL, section 3)."""
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from regime_proto.engine.device import find_device
+from regime_proto.engine.device import cores, find_device
 from regime_proto.engine.masks import FlipCounter, pack_masks
 from regime_proto.engine.measure import Meter
-from regime_proto.engine.session import MaskSession, Placer
+from regime_proto.engine.session import Masks, MaskSession, Placer
 from regime_proto.source import Array
 
 SEED = 0
@@ -54,17 +55,21 @@ def measure_noise(meter: Meter, probe: Mapping[str, Array], states: Iterable[Map
     """
     flips = FlipCounter(meter.layers)
     units = meter.layer_units.sum(axis=1)
-    others = None
+    sessions: dict[str, tuple[MaskSession, Placer]] = {}
     found: dict[str, list[float]] = {}
-    for weights in states:
-        usual = meter.run(weights)
-        if not usual.finite:
-            continue
-        others = others or _others(meter, probe, weights)
-        for name, (session, placer) in others.items():
-            other = session.run(placer.place(weights, name))
-            changed = flips.count(pack_masks(usual), pack_masks(other)).sum(axis=1)
-            found.setdefault(name, []).append(float(np.mean(changed[units > 0] / units[units > 0])))
+
+    def run(session: MaskSession, placer: Placer) -> Masks:
+        return session.run(placer.place(weights, "noise floor"))
+
+    with ThreadPoolExecutor(cores()) as pool:
+        for weights in states:
+            sessions = sessions or {"usual": (meter.session, meter.placer), **_others(meter, probe, weights)}
+            usual, *others = pool.map(lambda pair: run(*pair), sessions.values())
+            if not usual.finite:
+                continue
+            for name, other in zip(list(sessions)[1:], others, strict=True):
+                changed = flips.count(pack_masks(usual), pack_masks(other)).sum(axis=1)
+                found.setdefault(name, []).append(float(np.mean(changed[units > 0] / units[units > 0])))
     return NoiseFloor(**{name: max(values) for name, values in found.items()})
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from regime_proto.engine.values import tensors
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file
 from regime_proto.source import Array, State
@@ -144,10 +145,12 @@ class Program:
                 "write one with `regime program --model MODULE:FACTORY --probe FILE -o DIR`, "
                 "or with `--model FILE.onnx` where the checkpoints hold that file's initializers"
             )
+        if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model)):
+            raise ProgramError(f"{where}: refers to data in other files, which a program never does: do not trust it")
         try:
             description = json.loads(model.metadata_props[METADATA_KEY])
-            tensors = tuple(_tensor(entry) for entry in description["tensors"])
-            return cls(content, tensors, tuple(description["probe_inputs"]), description["framework"])
+            held = tuple(_tensor(entry) for entry in description["tensors"])
+            return cls(content, held, tuple(description["probe_inputs"]), description["framework"])
         except (ValueError, KeyError, TypeError) as error:
             raise ProgramError(f"{where}: damaged program description ({error!r})") from None
 

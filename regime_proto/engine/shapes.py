@@ -38,6 +38,7 @@ class FixInputShapes(InPlacePass):
         ProgramError
             Says which input expects what.
         """
+        before = _shapes(model)
         for value in model.graph.inputs:
             array = self.probe.get(str(value.name))
             if array is not None:
@@ -51,7 +52,7 @@ class FixInputShapes(InPlacePass):
                 for output in node.outputs:
                     output.shape = None
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-        return PassResult(model, modified=True)
+        return PassResult(model, modified=_shapes(model) != before)
 
     def _check(self, value: ir.Value, array: Array) -> None:
         lengths = None if value.shape is None else tuple(value.shape)
@@ -125,6 +126,12 @@ class RunOnce(InPlacePass):
             found = ", ".join(f"{name}: {_described(array)}" for name, array in self.probe.items())
             raise ProgramError(f"{self.where}: the model fails on the probe ({found}): {reason}") from None
         return results if names else []
+
+
+def _shapes(model: ir.Model) -> list[object]:
+    """Return the shapes of all values, to tell whether any has changed."""
+    values = [*model.graph.inputs, *(value for node in model.graph.all_nodes() for value in node.outputs)]
+    return [None if value.shape is None else tuple(value.shape) for value in values]
 
 
 def _is_fixed(length: object) -> bool:

@@ -1,5 +1,8 @@
 """What the values of a graph are: constants, other values scaled, or made unit by unit of another value."""
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_ir as ir
 
@@ -100,3 +103,33 @@ def producer_of(value: ir.Value | None, op: str) -> ir.Node | None:
     """Return the node that makes a value, if it is an `op`."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type == op else None
+
+
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the graphs inside a node: the branches of an If, the body of a Loop or Scan."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Yield every tensor of a model: in initializers and attributes, subgraphs and functions."""
+    yield from _initializers(model.graph)
+    functions = (function.all_nodes() for function in model.functions.values())
+    for node in itertools.chain(model.graph.all_nodes(), *functions):
+        for body in bodies(node):
+            yield from _initializers(body)
+        for attribute in node.attributes.values():
+            # A reference to a function's attribute has no value of its own.
+            if attribute.value is None:
+                continue
+            if attribute.type == ir.AttributeType.TENSOR:
+                yield attribute.value
+            elif attribute.type == ir.AttributeType.TENSORS:
+                yield from attribute.value
+
+
+def _initializers(graph: ir.Graph) -> Iterator[ir.TensorProtocol]:
+    return (value.const_value for value in graph.initializers.values() if value.const_value is not None)
