@@ -2,7 +2,7 @@
 
 import itertools
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -56,26 +56,41 @@ def create(file: h5py.File, header: Header) -> None:
         file.attrs[name] = value
 
 
-def write_rows(file: h5py.File, rows: Mapping[str, Array]) -> None:
-    """Store the growing variables `rows`, replacing what was there."""
+def write_rows(file: h5py.File, rows: Mapping[str, Sequence[Array] | Array]) -> None:
+    """Store the growing variables `rows`, replacing what was there.
+
+    Parameters
+    ----------
+    file : h5py.File
+    rows : mapping of str to array or sequence of arrays
+        One entry per observation.
+    """
     for name, values in rows.items():
         stored = file[name]
         stored.resize(len(values), axis=0)
-        if name == "mask" and values.size:
+        if name == "mask" and stored.size:
             _write_compressed(stored, values)
         else:
-            stored[...] = values
+            stored[...] = np.asarray(values)
 
 
-def _write_compressed(stored: h5py.Dataset, values: Array) -> None:
-    """Store what HDF5 would, but compress outside of it: HDF5 stops all other threads meanwhile, zlib does not."""
-    lengths = stored.chunks
-    # Chunks that reach over the end are stored whole.
-    whole = np.zeros([-(-size // length) * length for size, length in zip(values.shape, lengths, strict=True)], "u1")
-    whole[tuple(map(slice, values.shape))] = values
-    for start in itertools.product(*map(range, (0, 0, 0), whole.shape, lengths)):
-        chunk = whole[tuple(slice(at, at + length) for at, length in zip(start, lengths, strict=True))]
-        stored.id.write_direct_chunk(start, zlib.compress(np.ascontiguousarray(chunk), COMPRESSION_LEVEL))
+def _write_compressed(stored: h5py.Dataset, values: Sequence[Array] | Array) -> None:
+    """Store what HDF5 would, but compress outside of it: HDF5 stops all other threads meanwhile, zlib does not.
+
+    Chunks hold one sample each; one sample is in memory at a time, beside the rows.
+    """
+    _, samples, bytes_ = stored.shape
+    length, _, width = stored.chunks
+    slab = np.zeros((length, -(-bytes_ // width) * width), stored.dtype)
+    for first, sample in itertools.product(range(0, len(values), length), range(samples)):
+        rows = values[first : first + length]
+        # Chunks that reach over the end are stored whole.
+        slab[len(rows) :] = 0
+        for row, target in zip(rows, slab, strict=False):
+            target[:bytes_] = row[sample]
+        for start in range(0, slab.shape[1], width):
+            chunk = np.ascontiguousarray(slab[:, start : start + width])
+            stored.id.write_direct_chunk((first, sample, start), zlib.compress(chunk, COMPRESSION_LEVEL))
 
 
 def _create_growing(file: h5py.File, variable: layout.Variable, sizes: Mapping[str, int], rows: int) -> None:
@@ -112,7 +127,7 @@ def _attach_dimensions(file: h5py.File, sizes: Mapping[str, int], variables: Ite
                 file[variable.name].dims[axis].attach_scale(file[name])
 
 
-def image(header: Header, rows: Mapping[str, Array]) -> bytes:
+def image(header: Header, rows: Mapping[str, Sequence[Array] | Array]) -> bytes:
     """Return a complete trajectory file, built in memory."""
     return filled(empty_image(header), rows)
 
@@ -125,7 +140,7 @@ def empty_image(header: Header) -> bytes:
         return _content(file)
 
 
-def filled(empty: bytes, rows: Mapping[str, Array], **attributes: object) -> bytes:
+def filled(empty: bytes, rows: Mapping[str, Sequence[Array] | Array], **attributes: object) -> bytes:
     """Return the trajectory file `empty` with observations, and with other values of some root attributes."""
     with h5py.File.in_memory(empty, libver=CREATE_OPTIONS["libver"]) as file:
         write_rows(file, rows)

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 from regime_proto.schema import hdf5
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import replace_file
@@ -148,7 +147,7 @@ class TrajectoryWriter:
         self._written = time.monotonic()
         if not self._rows:
             return
-        rows = {name: np.stack([row[name] for row in self._rows]) for name in self._rows[0]}
+        rows = {name: [row[name] for row in self._rows] for name in self._rows[0]}
         # Most of the work of making a small file is in what all segments share.
         self._empty = self._empty or hdf5.empty_image(self.header)
         content = hdf5.filled(self._empty, rows, source_fingerprint=self._fingerprint)

@@ -23,7 +23,7 @@ from regime_proto.source import Array, Checkpoint, State
 
 # Observations that may wait to be taken: some, and not more than so many bytes of masks.
 _AHEAD = 64
-_AHEAD_BYTES = 32 * 2**20
+_AHEAD_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)

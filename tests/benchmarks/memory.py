@@ -1,8 +1,8 @@
-"""Peak memory of a conversion in a process of its own, for every model and for checkpoints of 3 GB.
+"""Peak memory of `regime convert`, for every model and for checkpoints of 3 GB.
 
 The bound of the models holds for resident memory, the mapped checkpoints and the libraries in it; that of the large
-checkpoints for anonymous memory, since the system takes pages of mapped files back when it wants to. Anonymous memory
-is read every 20 ms, and what the process held before the conversion began is taken off.
+checkpoints for anonymous memory, since the system takes pages of mapped files back when it wants to. Both are read
+every 20 ms.
 """
 
 import argparse
@@ -20,7 +20,6 @@ import torch
 from models import CASES, add_models_option, describe_machine, print_head, print_row, write_run
 from torch import nn
 
-from regime_proto.conversion import run_plan
 from regime_proto.engine.device import cores
 from regime_proto.plan import make_plan, write_program
 
@@ -41,27 +40,22 @@ def status_bytes(process, field):
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:")), 0)
 
 
-def convert_here(folder):
-    """Convert, in the measured process; say what it holds before, and its peak after."""
-    plan = make_plan(folder / "checkpoints")
-    print(status_bytes("self", "RssAnon"), flush=True)
-    run_plan(plan, folder / "run.h5")
-    print(status_bytes("self", "VmHWM"), flush=True)
-
-
 def peaks(folder):
-    """Return the peaks of resident and of additional anonymous memory of a conversion, in bytes."""
-    command = [sys.executable, __file__, "--convert", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    """Return the peaks of resident and of anonymous memory of `regime convert`, in bytes."""
+    regime = Path(sys.executable).with_name("regime")
+    command = [regime, "convert", folder / "checkpoints", "-o", folder / "run.h5", "--quiet"]
+    resident = anonymous = 0
+    with subprocess.Popen(command) as process:
         try:
-            start = anonymous = int(process.stdout.readline())
             while process.poll() is None:
+                resident = max(resident, status_bytes(process.pid, "VmHWM"))
                 anonymous = max(anonymous, status_bytes(process.pid, "RssAnon"))
                 time.sleep(INTERVAL)
-            resident = int(process.stdout.readline())
         finally:
             process.kill()
-    return resident, anonymous - start
+    if process.returncode:
+        sys.exit(f"{folder}: the conversion failed")
+    return resident, anonymous
 
 
 def activation_bytes(plan):
@@ -81,7 +75,7 @@ def row(title, folder, plan, bound):
 
 
 def linear_bound(size, activations):
-    return (cores() + 1.2) * size + activations + ALLOWANCE_BYTES
+    return (cores() + 1.2) * size + cores() * activations + ALLOWANCE_BYTES
 
 
 def large_bound(_size, _activations):
@@ -125,18 +119,14 @@ def write_large_run(folder, layers):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--convert", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     parser.add_argument("--checkpoints", type=int, default=6, help="of each model")
     parser.add_argument("--layers", type=int, default=12, help="of 268 MB in the large checkpoints; 0 leaves them out")
     add_models_option(parser)
     options = parser.parse_args()
-    if options.convert:
-        convert_here(options.convert)
-        return
     # An orderly exit removes the temporary folders, which hold gigabytes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     print(describe_machine("torch", "onnxruntime"))
-    bound = f"(workers + 1.2) × checkpoint + {BYTES_PER_UNIT} bytes × gate units × samples + 300 MB"
+    bound = f"(workers + 1.2) × checkpoint + workers × {BYTES_PER_UNIT} bytes × gate units × samples + 300 MB"
     print(f"Megabytes, {cores()} workers. Bound of the models: {bound}.\n")
     print_head(["model", "checkpoint", "peak resident", "peak anonymous", "bound", "within"])
     for name in options.models:
