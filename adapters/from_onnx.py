@@ -12,11 +12,11 @@ from regime_proto.adapters.onnx_file import array_of, metadata_of, model_of, mod
 from regime_proto.adapters.payload import label_of, parsed
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.engine.control_flow import InlineConstantBranches
-from regime_proto.engine.initializers import GatherInitializers, find_weights
-from regime_proto.engine.program import METADATA_KEY, Program, Tensor
-from regime_proto.engine.rewrite import LiftWeights, NameNodes, StripMetadata
-from regime_proto.engine.shapes import FixInputShapes, RunOnce
+from regime_proto.engine.graph.control_flow import InlineConstantBranches
+from regime_proto.engine.graph.initializers import GatherInitializers, find_weights
+from regime_proto.engine.graph.program import METADATA_KEY, Program, Tensor
+from regime_proto.engine.graph.rewrite import LiftWeights, NameNodes, StripMetadata
+from regime_proto.engine.graph.shapes import FixInputShapes, RunOnce
 from regime_proto.engine.variants import Outline
 from regime_proto.ordering import Label
 from regime_proto.probe import Probe

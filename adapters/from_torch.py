@@ -11,7 +11,7 @@ from regime_proto.adapters.names import unwrap
 from regime_proto.adapters.payload import NotDense, label_of
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.engine.program import Program
+from regime_proto.engine.graph.program import Program
 from regime_proto.ordering import Label, NotACheckpoint
 from regime_proto.probe import Probe
 from regime_proto.source import Array, State

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.engine.values import tensors
+from regime_proto.engine.graph.values import tensors
 from regime_proto.source import Array
 
 _SCOPES = "pkg.torch.onnx.name_scopes"

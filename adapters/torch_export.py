@@ -13,9 +13,9 @@ from regime_proto.schema.errors import RegimeError
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from regime_proto.engine.control_flow import InlineConstantBranches
-from regime_proto.engine.program import Program, Tensor
-from regime_proto.engine.rewrite import LiftWeights, NameNodes, StripMetadata
+from regime_proto.engine.graph.control_flow import InlineConstantBranches
+from regime_proto.engine.graph.program import Program, Tensor
+from regime_proto.engine.graph.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.probe import Probe, ProbeError
 
 _NOT_FLOAT32 = (torch.float64, torch.float16, torch.bfloat16, torch.uint8)

@@ -10,8 +10,8 @@ from regime_proto.schema.layout import STEP
 from regime_proto.schema.reader import open_checked, read_header
 from rich.console import Group, RenderableType
 
-from regime_proto.engine.gates import Gate
-from regime_proto.engine.program import Program
+from regime_proto.engine.graph.gates import Gate
+from regime_proto.engine.graph.program import Program
 from regime_proto.plan import Plan
 from regime_proto.source import Source
 

@@ -181,8 +181,8 @@ def inspect(
     console = render.console()
     with messages.collecting():
         if source.suffix == ".onnx":
-            from regime_proto.engine.gates import find_gates, select_gates
-            from regime_proto.engine.program import Program
+            from regime_proto.engine.graph.gates import find_gates, select_gates
+            from regime_proto.engine.graph.program import Program
 
             program = Program.load(source)
             found = find_gates(program)

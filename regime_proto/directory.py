@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from regime_proto.engine.program import FILE_NAME as PROGRAM_FILE
+from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.ordering import Label, NotACheckpoint, has_number, is_pointer, order
 from regime_proto.probe import FILE_NAME as PROBE_FILE
 from regime_proto.registry import Reader, readers

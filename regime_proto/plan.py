@@ -9,9 +9,9 @@ from pathlib import Path
 
 from regime_proto.directory import find_source, open_directory
 from regime_proto.engine.device import cores
-from regime_proto.engine.gates import Gate, find_gates, select_gates
-from regime_proto.engine.program import FILE_NAME as PROGRAM_FILE
-from regime_proto.engine.program import Program
+from regime_proto.engine.graph.gates import Gate, find_gates, select_gates
+from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
+from regime_proto.engine.graph.program import Program
 from regime_proto.engine.variants import Outline, Variants
 from regime_proto.factory import load_model
 from regime_proto.memory import available_bytes

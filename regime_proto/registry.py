@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from regime_proto.engine.program import Program
+from regime_proto.engine.graph.program import Program
 from regime_proto.engine.variants import Outline
 from regime_proto.ordering import Label
 from regime_proto.probe import Probe

@@ -9,10 +9,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from regime_proto.engine.device import Device
-from regime_proto.engine.gates import find_gates, select_gates
+from regime_proto.engine.graph.gates import find_gates, select_gates
+from regime_proto.engine.graph.program import Program, Tensor
+from regime_proto.engine.graph.rewrite import NameNodes
 from regime_proto.engine.measure import Meter
-from regime_proto.engine.program import Program, Tensor
-from regime_proto.engine.rewrite import NameNodes
 from regime_proto.source import Checkpoint, State
 
 SAMPLES, FEATURES, UNITS = 8, 4, 11

@@ -11,12 +11,12 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from regime_proto.adapters import from_torch
 from torch import nn
 
-from regime_proto.engine.control_flow import InlineConstantBranches
 from regime_proto.engine.device import Device
-from regime_proto.engine.gates import find_gates, select_gates
+from regime_proto.engine.graph.control_flow import InlineConstantBranches
+from regime_proto.engine.graph.gates import find_gates, select_gates
+from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.engine.masks import pack_masks
 from regime_proto.engine.measure import Meter
-from regime_proto.engine.program import Program, Tensor
 from regime_proto.probe import as_probe
 
 SAMPLES, FEATURES, UNITS = 6, 3, 5

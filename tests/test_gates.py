@@ -19,7 +19,7 @@ from graphs import (
 )  # fmt: skip
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.engine.gates import find_gates, select_gates
+from regime_proto.engine.graph.gates import find_gates, select_gates
 
 ZERO = [(0, False)]
 NO_BOUND = float(np.finfo(np.float32).max)

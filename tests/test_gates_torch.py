@@ -9,7 +9,7 @@ from regime_proto.adapters import from_torch
 from regime_proto.schema.errors import RegimeError
 from torch import nn
 
-from regime_proto.engine.gates import find_gates, select_gates
+from regime_proto.engine.graph.gates import find_gates, select_gates
 from regime_proto.probe import as_probe
 
 SAMPLES, FEATURES, UNITS = 8, 4, 10

@@ -8,8 +8,8 @@ from graphs import HOST, RESIDENT, above, flips, meter_of, observe, planes_of, p
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Layer
 
-from regime_proto.engine.expose import CastWeights, NudgeWeights, Rows
-from regime_proto.engine.gates import find_gates
+from regime_proto.engine.graph.expose import CastWeights, NudgeWeights, Rows
+from regime_proto.engine.graph.gates import find_gates
 from regime_proto.engine.masks import pack_masks
 from regime_proto.engine.noise import measure_noise
 from regime_proto.engine.sampling import choose_units, flip_fraction_errors

@@ -23,9 +23,9 @@ from regime_proto.schema.errors import RegimeError, RegimeWarning
 import regime_proto
 from regime_proto.conversion import run_plan
 from regime_proto.directory import open_directory
-from regime_proto.engine.gates import find_gates, select_gates
-from regime_proto.engine.initializers import GatherInitializers, find_weights
-from regime_proto.engine.program import Program, ProgramError
+from regime_proto.engine.graph.gates import find_gates, select_gates
+from regime_proto.engine.graph.initializers import GatherInitializers, find_weights
+from regime_proto.engine.graph.program import Program, ProgramError
 from regime_proto.plan import MissingPart, load_program, make_plan, write_program
 from regime_proto.probe import ProbeError, as_probe
 from regime_proto.registry import Describing, Exporter, Reader, exporter_for, readers

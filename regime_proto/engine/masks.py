@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from regime_proto.engine.device import Placed, cores
-from regime_proto.engine.expose import Rows
-from regime_proto.engine.gates import Gate
+from regime_proto.engine.graph.expose import Rows
+from regime_proto.engine.graph.gates import Gate
 from regime_proto.engine.session import Masks, MaskSession
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Layer

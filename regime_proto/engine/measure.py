@@ -10,10 +10,10 @@ import numpy as np
 from regime_proto.engine.compare import Comparable, Comparer, DeviceComparer, HostComparer
 from regime_proto.engine.deltas import non_finite
 from regime_proto.engine.device import Device
-from regime_proto.engine.expose import Rows
-from regime_proto.engine.gates import Gate
+from regime_proto.engine.graph.expose import Rows
+from regime_proto.engine.graph.gates import Gate
+from regime_proto.engine.graph.program import Program
 from regime_proto.engine.masks import find_rows, pack_masks
-from regime_proto.engine.program import Program
 from regime_proto.engine.sampling import choose_units, flip_fraction_errors
 from regime_proto.engine.session import Masks, MaskSession, Placer
 from regime_proto.engine.variants import Variants, VariantSessions

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from regime_proto.engine.expose import Rows
-from regime_proto.engine.gates import Gate
+from regime_proto.engine.graph.expose import Rows
+from regime_proto.engine.graph.gates import Gate
 from regime_proto.schema.header import Layer
 from regime_proto.source import Array
 

@@ -7,9 +7,9 @@ import numpy as np
 import onnx_ir as ir
 
 from regime_proto.engine.device import Device, Placed
-from regime_proto.engine.expose import PACKED, TOTAL, CastWeights, ExposeMasks, NudgeWeights, Rows, plane_name
-from regime_proto.engine.gates import Gate
-from regime_proto.engine.program import Program
+from regime_proto.engine.graph.expose import PACKED, TOTAL, CastWeights, ExposeMasks, NudgeWeights, Rows, plane_name
+from regime_proto.engine.graph.gates import Gate
+from regime_proto.engine.graph.program import Program
 from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 

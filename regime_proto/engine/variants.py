@@ -5,8 +5,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from regime_proto.engine.gates import Gate, find_gates
-from regime_proto.engine.program import Program
+from regime_proto.engine.graph.gates import Gate, find_gates
+from regime_proto.engine.graph.program import Program
 from regime_proto.engine.session import MaskSession
 from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Checkpoint

@@ -9,7 +9,7 @@ import onnxruntime
 from onnx_ir.passes import InPlacePass, PassResult
 from onnx_ir.passes.common import ShapeInferencePass
 
-from regime_proto.engine.program import ProgramError
+from regime_proto.engine.graph.program import ProgramError
 from regime_proto.source import Array
 
 _LONGEST_REASON = 300

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from regime_proto.engine.values import tensors
+from regime_proto.engine.graph.values import tensors
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file
 from regime_proto.source import Array, State

@@ -9,9 +9,9 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PreconditionError
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from regime_proto.engine.edit import constant, new_node, replace_uses, sorted_graph
-from regime_proto.engine.gates import Gate
-from regime_proto.engine.spellings import Plane
+from regime_proto.engine.graph.edit import constant, new_node, replace_uses, sorted_graph
+from regime_proto.engine.graph.gates import Gate
+from regime_proto.engine.graph.spellings import Plane
 from regime_proto.source import Array
 
 TOTAL = "regime_total"

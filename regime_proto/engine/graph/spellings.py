@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from regime_proto.engine.values import (
+from regime_proto.engine.graph.values import (
     FLOATS,
     cast_from,
     operators_between,

@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
-from regime_proto.engine.program import Program
-from regime_proto.engine.rewrite import PATH_KEY
-from regime_proto.engine.spellings import COMPOSED, Plane, Spelling, inner_nodes, read_gate
-from regime_proto.engine.values import bodies
+from regime_proto.engine.graph.program import Program
+from regime_proto.engine.graph.rewrite import PATH_KEY
+from regime_proto.engine.graph.spellings import COMPOSED, Plane, Spelling, inner_nodes, read_gate
+from regime_proto.engine.graph.values import bodies
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.header import Layer
 

@@ -9,7 +9,7 @@ from onnx_ir.passes import InPlacePass, PassResult, PostconditionError
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from regime_proto.engine.device import Device
-from regime_proto.engine.values import FLOATS, bodies
+from regime_proto.engine.graph.values import FLOATS, bodies
 from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
