@@ -38,6 +38,8 @@ class Gate:
         Whether it is tracked unless the user says otherwise.
     reason : str
         Why it is not; empty where it is.
+    doubtful : bool
+        Whether it is probably no activation: it is tracked only if its name or module is asked for.
     nested : bool
         Whether it lies inside control flow, where it cannot be tracked.
     """
@@ -51,6 +53,7 @@ class Gate:
     planes: tuple[Plane, ...]
     default: bool = True
     reason: str = ""
+    doubtful: bool = False
     nested: bool = False
 
     @property
@@ -117,7 +120,8 @@ def _gate(node: ir.Node, spelling: Spelling, reached: set[ir.Value]) -> Gate:
     else:
         default = not reason
     path = node.metadata_props.get(PATH_KEY, "")
-    return Gate(str(node.name), spelling.op, spelling.kind, path, shape, str(value.name), planes, default, reason)
+    name, op, kind, doubtful = str(node.name), spelling.op, spelling.kind, bool(spelling.doubt)
+    return Gate(name, op, kind, path, shape, str(value.name), planes, default, reason, doubtful)
 
 
 def _nested(graph: ir.Graph) -> Iterator[Gate]:
@@ -151,9 +155,9 @@ def select_gates(gates: Iterable[Gate], patterns: Sequence[str] = ()) -> tuple[G
     ----------
     gates : iterable of Gate
     patterns : sequence of str
-        Globs over module paths and node names, ``op:`` globs over operators, ``kind:`` globs over kinds. A gate
-        that fits any of them is tracked, unless one that begins with ``!`` fits it. Without patterns, or with
-        ``!`` ones only, all ReLUs and piecewise gates are meant.
+        Globs over module paths and node names, ``op:`` globs over operators, ``kind:`` globs over kinds (these two
+        pass over doubtful gates). A gate that fits any is tracked, unless one that begins with ``!`` fits it.
+        Without patterns, or with ``!`` ones only, all ReLUs and piecewise gates are meant.
 
     Raises
     ------
@@ -167,7 +171,9 @@ def select_gates(gates: Iterable[Gate], patterns: Sequence[str] = ()) -> tuple[G
         _require_match(gates, pattern)
     for pattern in wanted:
         _require_trackable(gates, pattern)
-    chosen = [gate for gate in gates if (any(_fits(gate, pattern) for pattern in wanted) if wanted else gate.default)]
+    chosen = [
+        gate for gate in gates if (any(_is_meant(gate, pattern) for pattern in wanted) if wanted else gate.default)
+    ]
     chosen = [gate for gate in chosen if gate.trackable and not any(_fits(gate, pattern) for pattern in unwanted)]
     if not chosen:
         reasons = "; ".join(f"{gate.node} ({gate.op}): {gate.reason or 'excluded'}" for gate in gates[:3])
@@ -178,9 +184,10 @@ def select_gates(gates: Iterable[Gate], patterns: Sequence[str] = ()) -> tuple[G
 def _require_match(gates: Sequence[Gate], pattern: str) -> None:
     if not any(_fits(gate, pattern) for gate in gates):
         known = sorted({f"op:{gate.op}" for gate in gates} | {f"kind:{gate.kind}" for gate in gates})
+        named = [gates[0].node, *[gate.path for gate in gates if gate.path][:1]]
         raise RegimeError(
             f"--gates {pattern!r} fits no gate; there are {', '.join(known)}, and node names and module paths such "
-            f"as {gates[0].node!r}, {gates[0].path!r} (regime inspect lists them)"
+            f"as {', '.join(map(repr, named))} (regime inspect lists them)"
         )
 
 
@@ -188,6 +195,10 @@ def _require_trackable(gates: Sequence[Gate], pattern: str) -> None:
     fitting = [gate for gate in gates if _fits(gate, pattern)]
     if not any(gate.trackable for gate in fitting):
         raise RegimeError(f"--gates {pattern!r}: {fitting[0].node} cannot be tracked: {fitting[0].reason}")
+
+
+def _is_meant(gate: Gate, pattern: str) -> bool:
+    return _fits(gate, pattern) and not (gate.doubtful and pattern.startswith(("op:", "kind:")))
 
 
 def _fits(gate: Gate, pattern: str) -> bool:
