@@ -68,7 +68,8 @@ def outline(path: Path) -> Outline:
     with _sound(str(path)), silent("onnx_ir"):
         model = open_model(path)
         roles = _weights(model, str(path))
-        shapes = {name: tuple(model.graph.initializers[name].const_value.shape) for name in roles}
+        tensors = {name: model.graph.initializers[name].const_value for name in roles}
+        shapes = {name: tensor.shape.numpy() for name, tensor in tensors.items() if tensor is not None}
         LiftWeights({name: name for name in roles})(model)
         NameNodes()(model)
         StripMetadata({})(model)

@@ -89,7 +89,7 @@ def _write_compressed(stored: h5py.Dataset, values: Sequence[Array] | Array) -> 
         for row, target in zip(rows, slab, strict=False):
             target[:bytes_] = row[sample]
         for start in range(0, slab.shape[1], width):
-            chunk = np.ascontiguousarray(slab[:, start : start + width])
+            chunk = slab[:, start : start + width].tobytes()
             stored.id.write_direct_chunk((first, sample, start), zlib.compress(chunk, COMPRESSION_LEVEL))
 
 
