@@ -69,7 +69,7 @@ def outline(path: Path) -> Outline:
         model = open_model(path)
         roles = _weights(model, str(path))
         tensors = {name: model.graph.initializers[name].const_value for name in roles}
-        shapes = {name: tensor.shape.numpy() for name, tensor in tensors.items() if tensor is not None}
+        shapes = {name: tuple(tensor.shape.numpy()) for name, tensor in tensors.items() if tensor is not None}
         LiftWeights({name: name for name in roles})(model)
         NameNodes()(model)
         StripMetadata({})(model)
