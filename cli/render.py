@@ -115,10 +115,17 @@ def verdict(result: Result) -> str:
     if low <= 1 <= high:
         return "The readings disagree on which settled first."
     first, second = ("Patterns", "weights") if low > 1 else ("Weights", "patterns")
-    ratios = [threshold.ratio for threshold in result.thresholds if threshold.ratio is not None]
-    disagree = any((ratio > 1) != (low > 1) for ratio in ratios)
+    disagree = any(_is_earlier(threshold.step_p, threshold.step_w) == (low <= 1) for threshold in result.thresholds)
     doubt = "; a threshold below says otherwise" if disagree else ""
-    return f"{first} settled earlier than {second} in every reading{doubt}."
+    sampled = " Which units were looked at adds to the range." if result.pattern_error is not None else ""
+    return f"{first} settled earlier than {second} in every reading{doubt}.{sampled}"
+
+
+def _is_earlier(step: int | None, other: int | None) -> bool | None:
+    """Whether one curve settled before another; never is later than any step, None where nothing can be said."""
+    if step == other:
+        return None
+    return other is None or (step is not None and step < other)
 
 
 def _curves(result: Result) -> Table:

@@ -1,18 +1,21 @@
 """What the user chooses: gates, samples of units, padding, and what the file and the report say of it."""
 
 import json
+from dataclasses import replace
 
 import nets
 import numpy as np
 import pytest
 import torch
 from conftest import save_run
-from regime_proto.schema.errors import RegimeError
+from regime_proto.cli.render import verdict
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 from test_cli import assert_one_line, regime
 from torch import nn
 
 import regime_proto
 from regime_proto import memory
+from regime_proto.analyzer.result import Threshold
 from regime_proto.plan import make_plan, write_program
 
 
@@ -194,6 +197,12 @@ def test_padding_does_not_count(tmp_path):
     np.testing.assert_array_equal(found["flips"][:, 1], whole["flips"][:, 1])
 
 
+def test_a_padding_mask_that_fits_no_gate(mixed, tmp_path):
+    given = {"features": nets.probe(Mixed()), "regime_mask": np.ones((6, 7), bool)}
+    with pytest.warns(RegimeWarning, match="regime_mask has 7 tokens, and no gate has an axis of that length"):
+        regime_proto.convert(mixed, tmp_path / "run.h5", probe=given)
+
+
 @pytest.mark.parametrize(
     ("counted", "message"),
     [
@@ -247,3 +256,27 @@ def test_large_models_take_fewer_workers(mixed, monkeypatch):
 
 def test_free_memory_is_a_plausible_number():
     assert 10**7 < memory.available_bytes() < 10**15
+
+
+@pytest.mark.parametrize(
+    ("rho_range", "step_w", "step_p", "doubt"),
+    [
+        ((1.2, 1.5), 5, None, True),
+        ((1.2, 1.5), 5, 9, True),
+        ((1.2, 1.5), 5, 3, False),
+        ((1.2, 1.5), None, None, False),
+        ((0.5, 0.8), None, 3, True),
+        ((0.5, 0.8), 3, None, False),
+    ],
+)
+def test_the_verdict_counts_never_as_late(rho_range, step_w, step_p, doubt):
+    result = regime_proto.analyze(regime_proto.synthetic.trajectory(steps=20), batches_per_epoch=1)
+    shown = verdict(replace(result, rho_range=rho_range, thresholds=(Threshold(0.5, step_w, step_p, None),)))
+    assert ("a threshold below says otherwise" in shown) == doubt
+    assert shown.startswith("Patterns" if rho_range[0] > 1 else "Weights")
+
+
+def test_a_sample_of_units_stands_in_the_verdict():
+    result = regime_proto.analyze(regime_proto.synthetic.trajectory(steps=20), batches_per_epoch=1)
+    shown = verdict(replace(result, rho_range=(1.2, 1.5), pattern_error=0.01))
+    assert shown.endswith("Which units were looked at adds to the range.")

@@ -121,6 +121,12 @@ def find_rows(
             )
         rows = Rows(samples, axis)
         found.append(rows if counted is None else replace(rows, counted=_counted_units(gate, rows, counted)))
+    if counted is not None and all(rows.counted is None for rows in found):
+        warnings.warn(
+            f"regime_mask has {counted.shape[1]} tokens, and no gate has an axis of that length: nothing is left out",
+            RegimeWarning,
+            stacklevel=3,
+        )
     return tuple(found)
 
 
