@@ -81,7 +81,7 @@ def _recognise(root: Path, known: Mapping[str, Reader]) -> tuple[str, list[Path]
         suffixes = " ".join(sorted({suffix for reader in known.values() for suffix in reader.SUFFIXES}))
         holds = f"it holds {', '.join(path.name for path in entries[:3])}" if entries else "it is empty"
         raise NoCheckpoint(f"{root}: no checkpoint found ({holds}); expected files of {suffixes}")
-    skipped = [Skipped(path, f"not a {best} checkpoint") for path in entries if path not in found[best]]
+    skipped = [Skipped(path, f"no {best} checkpoint") for path in entries if path not in found[best]]
     return best, found[best], skipped
 
 

@@ -202,7 +202,7 @@ def test_a_directory_with_everything_in_it(tmp_path):
     assert names(source.checkpoints) == ["model_1.pt", "model_2.pt", "best.pt", "model_10.pt"]
     assert source.skipped_by_reason() == {
         "an optimizer state": ["optimizer_1.pt", "optimizer_10.pt", "optimizer_2.pt"],
-        "not a torch checkpoint": ["notes.txt"],
+        "no torch checkpoint": ["notes.txt"],
         "a copy of step 10": ["last.pt"],
     }
 
