@@ -71,10 +71,10 @@ def program(found: Program, gates: Sequence[Gate], tracked: Sequence[Gate]) -> R
         facts.add_row("", f"{len(gates) - len(tracked)} not tracked, see why below")
     table = plain_table("gate", ("op", "left"), ("module", "left"), ("units", "right"), ("thresholds", "right"))
     for gate in gates:
-        size = f"{gate.layer(samples).size:,}" if gate.shape else ""
+        count = f"{gate.layer(samples).size:,}" if gate.shape else ""
         thresholds = ", ".join(f"{plane.threshold:g}" for plane in gate.planes)
         why = "" if gate in tracked else f"not tracked: {gate.reason or 'not chosen by --gates'}"
-        table.add_row(gate.node, gate.op, gate.path, size, thresholds, why)
+        table.add_row(gate.node, gate.op, gate.path, count, thresholds, why)
     return Group(facts, "", table)
 
 

@@ -17,7 +17,7 @@ from regime_proto.factory import load_model
 from regime_proto.memory import available_bytes
 from regime_proto.probe import COUNTED, Probe, ProbeError, as_probe, load_probe, probe_content, probe_sha256
 from regime_proto.probe import FILE_NAME as PROBE_FILE
-from regime_proto.registry import Describing, adapters, exporter_for
+from regime_proto.registry import describing, exporter_for
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import replace_file
@@ -171,8 +171,8 @@ def make_plan(
 
 def _find_variants(source: Source, probe: Probe) -> Variants | None:
     """Look whether checkpoints that hold their graphs all hold the same one; None if they do."""
-    adapter = adapters().get(source.adapter)
-    if not isinstance(adapter, Describing):
+    adapter = describing(source.adapter)
+    if adapter is None:
         return None
     outlines: dict[Checkpoint, Outline] = {}
     for checkpoint in source.checkpoints:
@@ -263,8 +263,8 @@ def _find_program(root: Path, probe: Probe, source: Source | None) -> Program:
     if path.is_file():
         return Program.load(path)
     source = source or find_source(root)
-    adapter = None if source is None else adapters().get(source.adapter)
-    if source is not None and isinstance(adapter, Describing):
+    adapter = None if source is None else describing(source.adapter)
+    if source is not None and adapter is not None:
         return adapter.program_of(source.checkpoints[0].path, probe)
     raise MissingPart(
         f"{root}: no {PROGRAM_FILE} in it; say how to build the model: "

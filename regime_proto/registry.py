@@ -111,6 +111,12 @@ def readers() -> dict[str, Reader]:
     return {name: module for name, module in adapters().items() if isinstance(module, Reader)}
 
 
+def describing(name: str) -> Describing | None:
+    """Return the adapter of that name if its checkpoints hold their graphs."""
+    module = adapters().get(name)
+    return module if isinstance(module, Describing) else None
+
+
 def exporter_for(model: object) -> Exporter:
     """Return the adapter that exports `model`.
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from regime_proto.engine.deltas import weight_deltas
 from regime_proto.engine.device import Device, Placed
-from regime_proto.engine.graph.edit import constant
+from regime_proto.engine.graph.edit import new_constant, new_node
 from regime_proto.engine.masks import FlipCounter
 from regime_proto.schema.header import Layer
 from regime_proto.source import Array
@@ -88,10 +88,7 @@ def _comparing_graph(tensors: Sequence[Placed], planes: Sequence[int]) -> ir.Mod
     graph = ir.Graph([], [], nodes=[], opset_imports={"": 18}, name="compare")
 
     def node(op: str, *inputs: ir.Value, name: str | None = None, **attributes: int) -> ir.Value:
-        made = ir.node(op, list(inputs), attributes=attributes)
-        made.outputs[0].name = name or f"value_{len(graph)}"
-        graph.append(made)
-        return made.outputs[0]
+        return new_node(graph, op, inputs, name or f"value_{len(graph)}", None, **attributes)
 
     def pair(kind: str, index: int, dtype: ir.DataType, rank: int) -> tuple[ir.Value, ir.Value]:
         values = [
@@ -106,7 +103,7 @@ def _comparing_graph(tensors: Sequence[Placed], planes: Sequence[int]) -> ir.Mod
         return values[0], values[1]
 
     def joined(parts: list[ir.Value], name: str, dtype: ir.DataType) -> None:
-        first = constant(graph, "first", np.array([0], np.int64))
+        first = new_constant(graph, "first", np.array([0], np.int64))
         output = node("Concat", *(node("Unsqueeze", part, first) for part in parts), name=name, axis=0)
         output.type = ir.TensorType(dtype)
         graph.outputs.append(output)
@@ -122,7 +119,7 @@ def _comparing_graph(tensors: Sequence[Placed], planes: Sequence[int]) -> ir.Mod
         l1.append(node("ReduceSum", change, keepdims=0))
         squares.append(node("ReduceSum", node("Mul", change, change), keepdims=0))
     number = 0
-    units = constant(graph, "units", np.array([1], np.int64))
+    units = new_constant(graph, "units", np.array([1], np.int64))
     for count in planes:
         changed = None
         for _ in range(count):

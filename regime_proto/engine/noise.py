@@ -1,6 +1,6 @@
 """The noise floor: which share of the units flips under a change that means nothing (PROTOCOL, section 3)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
@@ -13,6 +13,9 @@ from regime_proto.engine.session import Masks, MaskSession, Placer
 from regime_proto.source import Array
 
 SEED = 0
+
+Run = Callable[[Mapping[str, Array]], Masks]
+"""A forward pass: from a state, under the program's names, to its masks."""
 
 
 @dataclass(frozen=True)
@@ -55,31 +58,27 @@ def measure_noise(meter: Meter, probe: Mapping[str, Array], states: Iterable[Map
     """
     flips = FlipCounter(meter.layers)
     units = meter.layer_units.sum(axis=1)
-    sessions: dict[str, tuple[MaskSession, Placer]] = {}
+    runs: dict[str, Run] = {}
     found: dict[str, list[float]] = {}
-
-    def run(session: MaskSession, placer: Placer) -> Masks:
-        return session.run(placer.place(weights, "noise floor"))
-
     with ThreadPoolExecutor(cores()) as pool:
         for weights in states:
-            sessions = sessions or {"usual": (meter.session, meter.placer), **_others(meter, probe, weights)}
-            usual, *others = pool.map(lambda pair: run(*pair), sessions.values())
+            runs = runs or {"usual": meter.run, **_other_runs(meter, probe, weights)}
+            futures = {name: pool.submit(run, weights) for name, run in runs.items()}
+            masks = {name: future.result() for name, future in futures.items()}
+            usual = masks.pop("usual")
             if not usual.finite:
                 continue
-            for name, other in zip(list(sessions)[1:], others, strict=True):
+            for name, other in masks.items():
                 changed = flips.count(pack_masks(usual), pack_masks(other)).sum(axis=1)
                 found.setdefault(name, []).append(float(np.mean(changed[units > 0] / units[units > 0])))
     return NoiseFloor(**{name: max(values) for name, values in found.items()})
 
 
-def _others(
-    meter: Meter, probe: Mapping[str, Array], weights: Mapping[str, Array]
-) -> dict[str, tuple[MaskSession, Placer]]:
-    """Return sessions that differ from the meter's in nothing that should matter."""
+def _other_runs(meter: Meter, probe: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, Run]:
+    """Return passes that differ from the meter's in nothing that should matter."""
 
-    def session(placer: Placer, **change: int) -> tuple[MaskSession, Placer]:
-        made = MaskSession(
+    def run(placer: Placer, **change: int) -> Run:
+        session = MaskSession(
             meter.program,
             meter.session.gates,
             probe,
@@ -89,11 +88,11 @@ def _others(
             brief=True,
             **change,
         )
-        return made, placer
+        return lambda weights: session.run(placer.place(weights, "noise floor"))
 
-    others = {"ulp": session(meter.placer, nudged=SEED)}
+    others = {"ulp": run(meter.placer, nudged=SEED)}
     if meter.session.device.kind == "cpu":
-        others["threads"] = session(meter.placer, threads=2)
+        others["threads"] = run(meter.placer, threads=2)
     else:
-        others["device"] = session(Placer(find_device("cpu"), weights))
+        others["device"] = run(Placer(find_device("cpu"), weights))
     return others

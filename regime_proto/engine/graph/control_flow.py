@@ -9,11 +9,10 @@ from onnx_ir.passes import InPlacePass, PassResult, PostconditionError
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from regime_proto.engine.device import Device
-from regime_proto.engine.graph.values import FLOATS, bodies
+from regime_proto.engine.graph.values import FLOATS, SHAPE_OPS, bodies
 from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
-_SHAPE_OPS = ("Shape", "Size")
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 
 
@@ -135,7 +134,7 @@ class InlineConstantBranches(InPlacePass):
     def _constant(self, value: ir.Value) -> Array | None:
         """Return what a value always holds, as far as that can be seen without running the graph."""
         node = value.producer()
-        if node is not None and node.op_type in _SHAPE_OPS:
+        if node is not None and node.op_type in SHAPE_OPS:
             return _static_shape(node)
         tensor = ir.convenience.get_const_tensor(value)
         if tensor is None or value.is_graph_input():

@@ -9,7 +9,7 @@ from onnx_ir.passes.common import TopologicalSortPass
 from regime_proto.source import Array
 
 
-def constant(graph: ir.Graph, name: str, array: Array, dtype: ir.DataType | None = None) -> ir.Value:
+def new_constant(graph: ir.Graph, name: str, array: Array, dtype: ir.DataType | None = None) -> ir.Value:
     """Return an initializer, made once per name."""
     if name not in graph.initializers:
         tensor = ir.tensor(array, dtype=dtype, name=name)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PreconditionError
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from regime_proto.engine.graph.edit import constant, new_node, replace_uses, sorted_graph
+from regime_proto.engine.graph.edit import new_constant, new_node, replace_uses, sorted_graph
 from regime_proto.engine.graph.gates import Gate
 from regime_proto.engine.graph.spellings import Plane
 from regime_proto.source import Array
@@ -108,8 +108,8 @@ class NudgeWeights(InPlacePass):
         for value in nudged:
             up = random.random(_drawn_shape(value)) < 0.5
             one = np.float32(1)
-            multiplier = constant(graph, f"regime_multiplier_{value.name}", np.where(up, one, self.FACTOR))
-            divisor = constant(graph, f"regime_divisor_{value.name}", np.where(up, self.FACTOR, one))
+            multiplier = new_constant(graph, f"regime_multiplier_{value.name}", np.where(up, one, self.FACTOR))
+            divisor = new_constant(graph, f"regime_divisor_{value.name}", np.where(up, self.FACTOR, one))
             arguments = (value.dtype, value.shape)
             below = new_node(graph, "Mul", [value, multiplier], f"regime_below_{value.name}", *arguments)
             moved = new_node(graph, "Div", [below, divisor], f"regime_moved_{value.name}", *arguments)
@@ -183,13 +183,13 @@ class ExposeMasks(InPlacePass):
         masks = []
         for number, plane in enumerate(gate.planes):
             name = plane_name(index, number)
-            threshold = constant(graph, f"{name}_at", _strict(plane, value), value.dtype)
+            threshold = new_constant(graph, f"{name}_at", _strict(plane, value), value.dtype)
             whole = rows is None or rows.counted is None
             mask = new_node(
                 graph, "Greater", [values, threshold], name if whole else f"{name}_all", ir.DataType.BOOL, values.shape
             )
             if not whole:
-                counted = constant(graph, f"{name}_counted", rows.counted)  # type: ignore[union-attr, arg-type]
+                counted = new_constant(graph, f"{name}_counted", rows.counted)  # type: ignore[union-attr, arg-type]
                 mask = new_node(graph, "And", [mask, counted], name, ir.DataType.BOOL, values.shape)
             masks.append(mask)
         return masks
@@ -211,11 +211,11 @@ def _rows(graph: ir.Graph, value: ir.Value, rows: Rows, index: int) -> ir.Value:
         assert value.shape is not None  # noqa: S101
         order = [rows.axis, *(axis for axis in range(len(value.shape)) if axis != rows.axis)]
         value = new_node(graph, "Transpose", [value], f"{name}_turned", value.dtype, perm=order)
-    shape = constant(graph, f"{name}_shape", np.array([rows.samples, -1], np.int64))
+    shape = new_constant(graph, f"{name}_shape", np.array([rows.samples, -1], np.int64))
     value = new_node(graph, "Reshape", [value, shape], name, value.dtype)
     if rows.units is None:
         return value
-    units = constant(graph, f"{name}_units", rows.units)
+    units = new_constant(graph, f"{name}_units", rows.units)
     return new_node(graph, "Gather", [value, units], f"{name}_chosen", value.dtype, axis=1)
 
 
@@ -233,15 +233,15 @@ def _finite_sum(graph: ir.Graph, value: ir.Value) -> ir.Value:
 def _packed(graph: ir.Graph, masks: Sequence[ir.Value], widths: Sequence[int], samples: int) -> ir.Value:
     """Return all planes as bytes; products with 128 … 1, since GPU providers have no shifts."""
     float32 = ir.DataType.FLOAT
-    bits = constant(graph, "regime_bits", np.array([[128], [64], [32], [16], [8], [4], [2], [1]], np.float32))
-    octets = constant(graph, "regime_octets", np.array([samples, -1, 8], np.int64))
-    flat = constant(graph, "regime_flat", np.array([samples, -1], np.int64))
+    bits = new_constant(graph, "regime_bits", np.array([[128], [64], [32], [16], [8], [4], [2], [1]], np.float32))
+    octets = new_constant(graph, "regime_octets", np.array([samples, -1, 8], np.int64))
+    flat = new_constant(graph, "regime_flat", np.array([samples, -1], np.int64))
     parts = []
     for mask, width in zip(masks, widths, strict=True):
         name = f"{mask.name}_bytes"
         numbers = new_node(graph, "Cast", [mask], f"{name}_float", float32, mask.shape, to=float32.value)
         if width % 8:
-            padding = constant(graph, f"regime_padding_{-width % 8}", np.zeros((samples, -width % 8), np.float32))
+            padding = new_constant(graph, f"regime_padding_{-width % 8}", np.zeros((samples, -width % 8), np.float32))
             numbers = new_node(graph, "Concat", [numbers, padding], f"{name}_padded", float32, axis=1)
         eights = new_node(graph, "Reshape", [numbers, octets], f"{name}_octets", float32)
         weighed = new_node(graph, "MatMul", [eights, bits], f"{name}_weighed", float32)

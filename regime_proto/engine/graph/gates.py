@@ -10,12 +10,9 @@ import onnx_ir as ir
 from regime_proto.engine.graph.program import Program
 from regime_proto.engine.graph.rewrite import PATH_KEY
 from regime_proto.engine.graph.spellings import COMPOSED, Plane, Spelling, inner_nodes, read_gate
-from regime_proto.engine.graph.values import bodies
+from regime_proto.engine.graph.values import SHAPE_OPS, bodies
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.header import Layer
-
-# Their outputs depend on shapes only, and those are fixed.
-_SHAPE_OPS = ("Shape", "Size")
 
 
 @dataclass(frozen=True)
@@ -139,7 +136,7 @@ def _reached(graph: ir.Graph, inputs: set[str]) -> set[ir.Value]:
     """Return the values that depend on the inputs named, by more than their shape."""
     reached = {value for value in graph.inputs if value.name in inputs}
     for node in graph:
-        if node.op_type in _SHAPE_OPS:
+        if node.op_type in SHAPE_OPS:
             continue
         used = [value for value in node.inputs if value is not None]
         used += [value for body in bodies(node) for inner in body.all_nodes() for value in inner.inputs if value]

@@ -12,8 +12,7 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
-_DOMAINS = ("", "ai.onnx", "com.microsoft")
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+from regime_proto.engine.graph.values import DOMAINS, FLOATS
 
 # Which inputs of an operator training changes. Those of ONNX Runtime's own domain come from its optimizer.
 _TRAINED = {
@@ -103,7 +102,7 @@ def find_weights(model: ir.Model) -> dict[str, bool]:
 
 def _role(value: ir.Value) -> bool | None:
     """Return True for a trainable weight, False for a statistic, None for a constant."""
-    if value.const_value is None or value.const_value.dtype not in _FLOATS or value.const_value.size == 0:
+    if value.const_value is None or value.const_value.dtype not in FLOATS or value.const_value.size == 0:
         return None
     uses = list(_uses(value))
     if any(index in _PLANNED.get(node.op_type, ()) for node, index in uses):
@@ -118,7 +117,7 @@ def _uses(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
     pending, seen = [value], {value}
     while pending:
         for node, index in pending.pop().uses():
-            if node.domain not in _DOMAINS:
+            if node.domain not in DOMAINS:
                 continue
             if node.op_type == "Concat" or (node.op_type in _PASSED_ON and index == 0):
                 following = [output for output in node.outputs if output not in seen]

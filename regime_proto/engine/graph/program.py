@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -104,7 +103,7 @@ class Program:
         probe_inputs: Iterable[str],
         framework: Mapping[str, str],
     ) -> "Program":
-        """Make a program of an ONNX graph whose weights are inputs already (see `rewrite.lift_weights`)."""
+        """Make a program of an ONNX graph whose weights are inputs already (see `rewrite.LiftWeights`)."""
         tensors, probe_inputs = tuple(tensors), tuple(probe_inputs)
         description = {
             "version": "1.0",
@@ -269,8 +268,3 @@ def _listed(names: list[str], what: str, candidates: Iterable[str]) -> str:
         shown.append(f"{name!r} (nearest: {near[0]!r})" if near else repr(name))
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{len(names)} tensor{'s' * (len(names) > 1)} {what}: {', '.join(shown)}{more}"
-
-
-def widened(array: Array, dtype: str) -> Array:
-    """Return `array` contiguous and in `dtype`, without a copy where none is needed."""
-    return np.ascontiguousarray(array, dtype=np.dtype(dtype))

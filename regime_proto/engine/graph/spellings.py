@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from regime_proto.engine.graph.values import (
+    DOMAINS,
     FLOATS,
     cast_from,
     operators_between,
@@ -24,7 +25,6 @@ _SMOOTH = {
 COMPOSED = ("Mul", "Where", "Log", "Clip", "Max", "Min")
 _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _GUARD = "one bound, {:g}: more often a guard than an activation"
-_DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Spelling:
 
 def read_gate(node: ir.Node) -> Spelling | None:
     """Return the gate that ends at `node`, None if there is none."""
-    if node.domain not in _DOMAINS:
+    if node.domain not in DOMAINS:
         return None
     if node.op_type in _SMOOTH:
         return _fused_smooth(node)

@@ -8,6 +8,10 @@ import onnx_ir as ir
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
+# Operators of the standard, and those that ONNX Runtime's optimizer makes of them.
+DOMAINS = ("", "ai.onnx", "com.microsoft")
+# Their outputs depend on shapes only.
+SHAPE_OPS = ("Shape", "Size")
 # Operators through which a constant is followed.
 _CASTS = ("Cast", "CastLike", "Identity", "Expand", "Reshape", "Unsqueeze", "Squeeze")
 # Operators of which decomposed smooth activations are made.
