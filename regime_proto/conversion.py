@@ -167,6 +167,8 @@ def run_plan(
     meter = _calibrate(plan, device)
     writer = TrajectoryWriter(output, _header(plan, meter, batches_per_epoch))
     first = writer.resume(fingerprints)
+    # After the output was found writable, and what lies there to be of this run: it takes several passes.
+    writer.annotate(**measure_noise(meter, plan.probe, _noise_states(plan)).attributes)
     with writer:
         observations = observe(meter, checkpoints, plan.source.read, first=first, workers=workers or plan.workers)
         for index, observation in enumerate(observations, start=first):
@@ -248,7 +250,6 @@ def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None) -> Header
         "device": meter.session.device.provider,
         "platform": f"{platform.system()} {platform.machine()}",
         "framework": " ".join(f"{name} {version}" for name, version in plan.program.framework.items()),
-        **measure_noise(meter, plan.probe, _noise_states(plan)).attributes,
     }
     if plan.variants is not None:
         attributes["tensors_compared"] = "those that all checkpoints hold in one shape; their graphs differ"

@@ -119,6 +119,10 @@ class TrajectoryWriter:
         if end % self._capacity:
             self._rows = [{name: values[row] for name, values in rows.items()} for row in range(len(rows["step"]))]
 
+    def annotate(self, **attributes: object) -> None:
+        """Add root attributes; before anything is written."""
+        self.header = self.header.with_attributes(**attributes)
+
     def append(self, observation: Observation, *, fingerprint: str) -> None:
         """Add one observation.
 

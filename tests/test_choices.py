@@ -280,3 +280,15 @@ def test_a_sample_of_units_stands_in_the_verdict():
     result = regime_proto.analyze(regime_proto.synthetic.trajectory(steps=20), batches_per_epoch=1)
     shown = verdict(replace(result, rho_range=(1.2, 1.5), pattern_error=0.01))
     assert shown.endswith("Which units were looked at adds to the range.")
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_noise_floor_is_measured(mixed, tmp_path, monkeypatch):
+    def measured(*_):
+        raise AssertionError("the noise floor was measured")
+
+    monkeypatch.setattr("regime_proto.conversion.measure_noise", measured)
+    (tmp_path / "file").touch()
+    with pytest.raises(RegimeError, match="cannot be written"):
+        regime_proto.convert(mixed, tmp_path / "file" / "run.h5")
+    with pytest.raises(AssertionError, match="was measured"):
+        regime_proto.convert(mixed, tmp_path / "run.h5")
