@@ -88,7 +88,7 @@ def _comparing_graph(tensors: Sequence[Placed], planes: Sequence[int]) -> ir.Mod
     graph = ir.Graph([], [], nodes=[], opset_imports={"": 18}, name="compare")
 
     def node(op: str, *inputs: ir.Value, name: str | None = None, **attributes: int) -> ir.Value:
-        return new_node(graph, op, inputs, name or f"value_{len(graph)}", None, **attributes)
+        return new_node(graph, op, inputs, name or f"value_{len(graph)}", None, None, **attributes)
 
     def pair(kind: str, index: int, dtype: ir.DataType, rank: int) -> tuple[ir.Value, ir.Value]:
         values = [
