@@ -1,0 +1,252 @@
+"""The commands that measure: from checkpoints to a trajectory and a result."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from regime_proto.cli import options
+from regime_proto.cli.console import Messages
+from regime_proto.schema.errors import RegimeError
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@options.conversion
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Trajectory to write; default SOURCE.regime.h5.")
+@click.option(
+    "--preset",
+    type=click.Choice(["paper", "strict"]),
+    default="paper",
+    show_default=True,
+    help="paper: comparable with published numbers; strict: no padding at the ends.",
+)
+@options.as_json
+@options.messages
+def analyze(
+    source: Path,
+    output: Path | None,
+    preset: str,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **conversion: Any,
+) -> None:
+    """Analyze a directory of checkpoints, or a trajectory file.
+
+    A directory is converted first; the trajectory is kept and used again while nothing changed.
+
+    Example: regime analyze run.h5 --preset strict --json
+    """
+    import regime_proto
+
+    messages = Messages(quiet=quiet, verbose=verbose)
+    with messages.collecting():
+        if source.is_dir():
+            trajectory, steps = _converted(source, output, messages, conversion), None
+        else:
+            if not source.exists():
+                raise RegimeError(f"{source}: no such file or directory")
+            _refuse_other_file(source)
+            _refuse_for_trajectory(source, output, conversion)
+            trajectory, steps = source, conversion["steps"]
+        result = regime_proto.analyze(
+            trajectory, preset=preset, steps=steps, batches_per_epoch=conversion["batches_per_epoch"]
+        )
+        for warning in result.warnings:
+            messages.warn(warning)
+    if as_json:
+        # Those of the conversion come before those of the analysis.
+        click.echo(json.dumps({**result.to_json(), "warnings": messages.warnings}, allow_nan=False))
+        return
+    from regime_proto.cli import render
+
+    render.show(render.console(), render.analysis(result, all_layers=verbose))
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@options.conversion
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Trajectory to write.")
+@options.messages
+def convert(source: Path, output: Path, quiet: bool, verbose: bool, **conversion: Any) -> None:
+    """Convert a directory of checkpoints into a trajectory file.
+
+    An interrupted conversion goes on where it stopped.
+
+    Example: regime convert checkpoints/ -o run.h5
+    """
+    from regime_proto.conversion import warn_of_invalid
+
+    messages = Messages(quiet=quiet, verbose=verbose)
+    with messages.collecting():
+        warn_of_invalid(_converted(source, output, messages, conversion))
+
+
+@click.command()
+@click.option("--model", required=True, metavar="MODULE:FACTORY", help="Function that builds the model; or FILE.onnx.")
+@click.option(
+    "--probe",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Fixed inputs, first axis the sample.",
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The directory of the checkpoints.",
+)
+@options.overwrite
+@options.messages
+def program(model: str, probe: Path, output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
+    """Write program.onnx and probe.npz, so that a directory of checkpoints explains itself.
+
+    Example: regime program --model mypkg.net:make --probe val.npz -o checkpoints/
+    """
+    from regime_proto.plan import write_program
+
+    messages = Messages(quiet=quiet, verbose=verbose)
+    with messages.collecting():
+        for path in write_program(output, model=model, probe=probe, overwrite=overwrite):
+            messages.note(f"wrote {path}")
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@options.model
+@options.probe
+@options.gates
+@options.messages
+def inspect(
+    source: Path, model: str | None, probe: Path | None, gates: tuple[str, ...], quiet: bool, verbose: bool
+) -> None:
+    """Show what is recognised in a directory, a program.onnx or a trajectory, before any work.
+
+    Every gate of the graph is listed, with the reason where one is not tracked.
+
+    Example: regime inspect checkpoints/
+    """
+    from regime_proto.cli import inspection, render
+
+    messages = Messages(quiet=quiet, verbose=verbose)
+    console = render.console()
+    with messages.collecting():
+        if source.suffix == ".onnx":
+            from regime_proto.engine.graph.gates import find_gates, select_gates
+            from regime_proto.engine.graph.program import Program
+
+            program = Program.load(source)
+            found = find_gates(program)
+            render.show(console, inspection.program(program, found, select_gates(found, gates)))
+        elif source.is_file():
+            _refuse_other_file(source)
+            render.show(console, inspection.trajectory(source))
+        else:
+            _inspect_directory(source, model, probe, gates, messages)
+
+
+def _inspect_directory(
+    root: Path, model: str | None, probe: Path | None, gates: tuple[str, ...], messages: Messages
+) -> None:
+    from regime_proto.cli import inspection, render
+
+    from regime_proto.directory import open_directory
+    from regime_proto.plan import MissingPart, make_plan
+
+    console = render.console()
+    render.show(console, inspection.source(open_directory(root), everything=messages.verbose))
+    render.show(console, "")
+    try:
+        plan = make_plan(root, model=model, probe=probe, gates=gates)
+    except MissingPart as missing:
+        # A directory of checkpoints alone is worth looking at too.
+        messages.note(f"not yet ready to analyze: {missing}")
+        return
+    render.show(console, inspection.plan(plan))
+
+
+@click.command()
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("regime-demo"), show_default=True, metavar="DIR",
+    help="Where the run goes.",
+)  # fmt: skip
+@options.messages
+def demo(out: Path, quiet: bool, verbose: bool) -> None:
+    """Train a small network with a checkpoint at every step, and analyze it.
+
+    Example: regime demo --out demo/
+    """
+    messages = Messages(quiet=quiet, verbose=verbose)
+    from regime_proto.cli.demo import run_demo
+
+    run_demo(out, messages)
+
+
+def _converted(source: Path, output: Path | None, messages: Messages, conversion: dict[str, Any]) -> Path:
+    from regime_proto.conversion import run_plan
+    from regime_proto.plan import make_plan
+
+    target = output or default_output(source, conversion)
+    what = ("model", "probe", "steps", "every", "gates", "sample_units", "sample_seed")
+    plan = make_plan(source, **{name: conversion[name] for name in what})
+    for reason, names in plan.source.skipped_by_reason().items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        messages.note(f"skipped {', '.join(names[:3])}{more}: {reason}")
+    keep = ("device", "workers", "batches_per_epoch", "overwrite")
+    with messages.progress("observing") as progress:
+        done = run_plan(plan, target, progress=progress, **{name: conversion[name] for name in keep})
+    verb = "wrote" if done.written else "nothing changed since; using"
+    messages.note(f"{verb} {done.path} ({done.observations} observations)")
+    return done.path
+
+
+def _refuse_other_file(source: Path) -> None:
+    """Raise an error for a single checkpoint or a program, where a trajectory is meant."""
+    from h5py import is_hdf5
+
+    if not source.is_file() or is_hdf5(source):
+        return
+    from regime_proto.registry import readers
+
+    kinds = {suffix: "checkpoint" for reader in readers().values() for suffix in reader.SUFFIXES}
+    kind = {**kinds, ".onnx": "program"}.get(source.suffix)
+    if kind is not None:
+        raise RegimeError(f"{source}: a single {kind}; give the directory of the checkpoints, or a trajectory file")
+
+
+def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[str, Any]) -> None:
+    """Raise an error for options that mean something for checkpoints only."""
+    if conversion["every"] is not None:
+        raise RegimeError(
+            f"{source}: --every needs the checkpoints: the change of weights over several steps does not follow "
+            "from a trajectory; run `regime analyze DIR --every K`"
+        )
+    names = ("model", "probe", "gates", "sample_units", "workers")
+    given = [name.replace("_", "-") for name in names if conversion[name] not in (None, ())]
+    given += ["output"] if output is not None else []
+    if given:
+        raise RegimeError(f"{source}: --{given[0]} applies to a directory of checkpoints, not to a trajectory file")
+
+
+def default_output(source: Path, conversion: dict[str, Any]) -> Path:
+    """Return the trajectory that belongs to a directory, beside it; a selection has a file of its own."""
+    root = source if source.name not in ("", "..") else source.resolve()
+    chosen = [
+        (".steps", (conversion["steps"] or "").strip().replace(":", "-")),
+        (".every", conversion["every"]),
+        (".gates-", "-".join(map(_in_a_name, conversion["gates"]))),
+        (".units", conversion["sample_units"]),
+        (".seed", conversion["sample_seed"]),
+    ]
+    selection = "".join(f"{name}{value}" for name, value in chosen if value)
+    return root.with_name(f"{root.name}{selection}.regime.h5")
+
+
+def _in_a_name(pattern: str) -> str:
+    """Return a glob as letters that every file system takes."""
+    spelled = pattern.replace("*", "all").replace("!", "not-")
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in spelled)
