@@ -47,7 +47,8 @@ def source(found: Source, *, everything: bool) -> RenderableType:
 def plan(found: Plan) -> RenderableType:
     """Return program, gates, and what a conversion will cost."""
     cost = facts_grid()
-    cost.add_row("trajectory", f"about {size(found.predicted_file_bytes())}")
+    policy = found.mask_policy("auto")
+    cost.add_row("trajectory", f"about {size(found.predicted_file_bytes(policy))}, masks: {policy}")
     workers = found.workers
     cost.add_row(
         "memory",

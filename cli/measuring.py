@@ -187,6 +187,8 @@ def demo(out: Path, quiet: bool, verbose: bool) -> None:
 
 
 def _converted(source: Path, output: Path | None, messages: Messages, conversion: dict[str, Any]) -> Path:
+    from regime_proto.cli.inspection import size
+
     from regime_proto.conversion import run_plan
     from regime_proto.plan import make_plan
 
@@ -196,7 +198,9 @@ def _converted(source: Path, output: Path | None, messages: Messages, conversion
     for reason, names in plan.source.skipped_by_reason().items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         messages.note(f"skipped {', '.join(names[:3])}{more}: {reason}")
-    keep = ("device", "workers", "batches_per_epoch", "overwrite")
+    policy = plan.mask_policy(conversion["masks"])
+    messages.note(f"masks: {policy}; the trajectory will take about {size(plan.predicted_file_bytes(policy))}")
+    keep = ("device", "workers", "batches_per_epoch", "masks", "embed", "overwrite")
     with messages.progress("observing") as progress:
         done = run_plan(plan, target, progress=progress, **{name: conversion[name] for name in keep})
     verb = "wrote" if done.written else "nothing changed since; using"

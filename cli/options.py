@@ -75,6 +75,21 @@ conversion = _all(
         metavar="N",
         help="Checkpoints in flight; default: one per core, fewer where memory is short.",
     ),
+    click.option(
+        "--masks",
+        default="auto",
+        show_default=True,
+        metavar="POLICY",
+        help="Which observations keep their masks: all, every=N, none, or auto: all while the file stays below 2 GB, "
+        "else thinned evenly. Flips and deltas are always complete.",
+    ),
+    click.option(
+        "--embed",
+        type=click.Choice(["program", "all", "none"]),
+        default="program",
+        show_default=True,
+        help="What the trajectory carries for others: the program, or the probe too.",
+    ),
     batches_per_epoch,
     overwrite,
 )

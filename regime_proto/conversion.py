@@ -7,8 +7,9 @@ import platform
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import regime_proto
 from regime_proto.analyzer.epochs import observations_per_epoch
@@ -18,14 +19,20 @@ from regime_proto.engine.device import find_device
 from regime_proto.engine.measure import Meter, observe
 from regime_proto.engine.noise import measure_noise
 from regime_proto.plan import Plan, make_plan
-from regime_proto.probe import probe_sha256
+from regime_proto.probe import probe_content, probe_sha256
 from regime_proto.schema.errors import RegimeError, RegimeWarning, TrajectoryError
 from regime_proto.schema.header import Header
+from regime_proto.schema.layout import PROBE, PROGRAM
+from regime_proto.schema.policy import ALL, MaskPolicy
 from regime_proto.schema.reader import read_attributes
-from regime_proto.schema.writer import TrajectoryWriter, discard_segments
+from regime_proto.schema.segments import Segments, discard_segments
+from regime_proto.schema.writer import TrajectoryWriter
 from regime_proto.source import Array, Checkpoint
 
 Progress = Callable[[int, int], None]
+
+EMBED = {"program": (PROGRAM,), "all": (PROGRAM, PROBE), "none": ()}
+MAX_EMBEDDED_BYTES = 64 * 10**6
 
 
 def convert(
@@ -42,6 +49,8 @@ def convert(
     device: str = "auto",
     batches_per_epoch: float | None = None,
     workers: int | None = None,
+    masks: str = "auto",
+    embed: str = "program",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -77,6 +86,11 @@ def convert(
     workers : int, optional
         Checkpoints in flight; if not given as many as cores, fewer where memory is short. The result does not
         depend on it.
+    masks : str
+        Which observations keep their masks: ``all``, ``every=N``, ``none``, or ``auto``, which keeps all while the
+        file is expected to stay below 2 GB, else thins them evenly. Flips and deltas are always complete.
+    embed : {"program", "all", "none"}
+        What the trajectory carries, so that others can run the same protocol: the program, and the probe with it.
     overwrite : bool
         Replace a trajectory, or discard an unfinished one, that was made of other inputs. Other files are never
         replaced.
@@ -109,6 +123,8 @@ def convert(
         device=device,
         batches_per_epoch=batches_per_epoch,
         workers=workers,
+        masks=masks,
+        embed=embed,
         overwrite=overwrite,
         progress=progress,
     )
@@ -150,36 +166,45 @@ def run_plan(
     device: str = "auto",
     batches_per_epoch: float | None = None,
     workers: int | None = None,
+    masks: str = "auto",
+    embed: str = "program",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Done:
     """Do what `convert` promises, for a plan."""
     plan.source.require_two()
+    policy = plan.mask_policy(masks)
     fingerprints = plan.fingerprints()
-    existing = _existing_fingerprint(output)
-    if overwrite:
-        discard_segments(output)
-    elif existing is not None and _is_current(output, existing, fingerprints):
+    existing = _existing_attributes(output)
+    if not overwrite and existing is not None and _is_current(output, existing["source_fingerprint"], fingerprints):
+        if masks != "auto":
+            _require_policy(output, existing.get("mask_policy", str(ALL)), policy)
         # A kill between joining the segments and deleting them leaves both.
         discard_segments(output)
         return Done(output, len(fingerprints), written=False)
     checkpoints = plan.source.checkpoints
-    meter = _calibrate(plan, device)
-    writer = TrajectoryWriter(output, _header(plan, meter, batches_per_epoch))
-    first = writer.resume(fingerprints)
-    # After the output was found writable, and what lies there to be of this run: it takes several passes.
-    writer.annotate(**measure_noise(meter, plan.probe, _noise_states(plan)).attributes)
-    with writer:
-        observations = observe(meter, checkpoints, plan.source.read, first=first, workers=workers or plan.workers)
-        for index, observation in enumerate(observations, start=first):
-            writer.append(observation, fingerprint=fingerprints[index])
-            if progress is not None:
-                progress(index + 1, len(checkpoints))
+    with Segments(output) as segments:
+        if overwrite:
+            segments.clear()
+        meter = _calibrate(plan, device)
+        header = _header(plan, meter, batches_per_epoch).with_attributes(
+            mask_policy=str(policy), mask_policy_requested=masks, predicted_bytes=plan.predicted_file_bytes(policy)
+        )
+        writer = TrajectoryWriter(segments, replace(header, embedded=_embedded(plan, embed)))
+        first = writer.resume(fingerprints)
+        # After the output was found writable, and what lies there to be of this run: it takes several passes.
+        writer.annotate(**measure_noise(meter, plan.probe, _noise_states(plan)).attributes)
+        with writer:
+            observations = observe(meter, checkpoints, plan.source.read, first=first, workers=workers or plan.workers)
+            for index, observation in enumerate(observations, start=first):
+                writer.append(observation, fingerprint=fingerprints[index])
+                if progress is not None:
+                    progress(index + 1, len(checkpoints))
     return Done(output, len(fingerprints), written=True)
 
 
-def _existing_fingerprint(output: Path) -> str | None:
-    """Return the fingerprint of an output that is there already, None if there is none.
+def _existing_attributes(output: Path) -> dict[str, Any] | None:
+    """Return the attributes of an output that is there already, None if there is none.
 
     Raises
     ------
@@ -189,9 +214,35 @@ def _existing_fingerprint(output: Path) -> str | None:
     if not output.exists():
         return None
     try:
-        return str(read_attributes(output)["source_fingerprint"])
+        return read_attributes(output)
     except TrajectoryError as error:
         raise RegimeError(f"{error}; it is not replaced: choose another output with -o") from None
+
+
+def _require_policy(output: Path, held: str, policy: MaskPolicy) -> None:
+    if held != str(policy):
+        raise RegimeError(
+            f"{output}: exists with masks {held}, asked for {policy}; replace it with --overwrite, or make a smaller "
+            "copy with regime thin"
+        )
+
+
+def _embedded(plan: Plan, embed: str) -> dict[str, bytes]:
+    """Return the files that the trajectory is to carry.
+
+    Raises
+    ------
+    RegimeError
+        There is no such choice.
+    """
+    if embed not in EMBED:
+        raise RegimeError(f"embed {embed!r}: expected one of {', '.join(EMBED)}")
+    makers = {PROGRAM: lambda: plan.program.content, PROBE: lambda: probe_content(plan.probe)}
+    contents = {name: makers[name]() for name in EMBED[embed]}
+    for name, content in contents.items():
+        if len(content) > MAX_EMBEDDED_BYTES:
+            warnings.warn(f"the {name} is larger than 64 MB, and not embedded", RegimeWarning, stacklevel=3)
+    return {name: content for name, content in contents.items() if len(content) <= MAX_EMBEDDED_BYTES}
 
 
 def _is_current(output: Path, found: str, fingerprints: list[str]) -> bool:

@@ -22,6 +22,7 @@ from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import replace_file
 from regime_proto.schema.header import Layer
+from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
 from regime_proto.source import Array, Checkpoint, Source
 
 # What gzip leaves of packed masks; measured on real runs.
@@ -88,12 +89,32 @@ class Plan:
         room = (available_bytes() // 2 - self.state_bytes) // (self.state_bytes + self._worker_bytes)
         return max(1, min(cores(), room))
 
-    def predicted_file_bytes(self) -> int:
+    def mask_policy(self, requested: str) -> MaskPolicy:
+        """Return which observations keep their masks.
+
+        Parameters
+        ----------
+        requested : str
+            ``all``, ``every=N``, ``none``, or ``auto``: all while the file is expected to stay below
+            `schema.policy.AUTO_BYTES`, else as many, evenly spaced, as fit.
+
+        Raises
+        ------
+        RegimeError
+            It is written otherwise.
+        """
+        if requested != "auto":
+            return parse_policy(requested)
+        fixed = self.predicted_file_bytes(MaskPolicy(0))
+        return fitting_policy(fixed, self.predicted_file_bytes(MaskPolicy(1)) - fixed)
+
+    def predicted_file_bytes(self, policy: MaskPolicy) -> int:
         """Return about how large the trajectory will be."""
-        masks = sum(layer.bytes for layer in self.layers) * self.samples
+        observations = len(self.source.checkpoints)
+        masks = STORED_BIT_PER_BIT * self.samples * sum(layer.bytes for layer in self.layers)
         flips = 2 * len(self.gates) * self.samples
         deltas = 16 * len(self.program.trainable)
-        return FILE_OVERHEAD + int(len(self.source.checkpoints) * (STORED_BIT_PER_BIT * masks + flips + deltas))
+        return FILE_OVERHEAD + int(policy.count(observations) * masks + observations * (flips + deltas))
 
     def predicted_memory_bytes(self, workers: int) -> int:
         """Return about how much memory a conversion needs beside the libraries."""

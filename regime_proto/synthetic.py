@@ -15,6 +15,7 @@ from regime_proto.schema import hdf5
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file
 from regime_proto.schema.header import Header, Layer
+from regime_proto.schema.validation import trust
 
 Array = NDArray[Any]
 
@@ -93,6 +94,7 @@ def trajectory(
         return xr.open_dataset(io.BytesIO(content), engine="h5netcdf").load()
     path = Path(path)
     replace_file(path, content)
+    trust.record(path)
     return path
 
 

@@ -15,39 +15,50 @@ CREATE_OPTIONS = {"libver": ("earliest", "v110"), "track_order": True}
 MAX_CHUNK_STEPS = 64
 MAX_SEGMENT_BYTES = 32 * 2**20
 MASK_CHUNK_BYTES = 32 * 2**10
+EMBEDDED_CHUNK_BYTES = 2**20
 COMPRESSION_LEVEL = 4
 
 # netCDF-4 recognises a dimension without a coordinate variable by this text.
 _BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable. {:10d}"
 
 
-def row_bytes(header: Header) -> int:
-    """Return the uncompressed bytes of one observation."""
+def row_bytes(header: Header, dimension: str) -> int:
+    """Return the uncompressed bytes of one entry along a growing dimension."""
     sizes = header.sizes
-    growing = (variable for variable in header.variables if variable.grows)
     return sum(
         np.dtype(variable.dtype).itemsize * int(np.prod([sizes[name] for name in variable.dims[1:]]))
-        for variable in growing
+        for variable in header.variables
+        if variable.dims[0] == dimension
     )
 
 
 def chunk_steps(header: Header) -> int:
     """Return the observations per chunk, which are also the observations per segment."""
-    return min(MAX_CHUNK_STEPS, max(1, MAX_SEGMENT_BYTES // row_bytes(header)))
+    every = header.mask_policy.every
+    masks = row_bytes(header, layout.MASK_STEP) // every if every else 0
+    return _rows_of(row_bytes(header, layout.STEP) + masks)
+
+
+def chunk_masks(header: Header) -> int:
+    """Return the masks per chunk: what a segment holds, where it holds all, so that chunks are joined as they are."""
+    return chunk_steps(header) if header.mask_policy.every == 1 else _rows_of(row_bytes(header, layout.MASK_STEP))
+
+
+def _rows_of(size: int) -> int:
+    return min(MAX_CHUNK_STEPS, max(1, MAX_SEGMENT_BYTES // size))
 
 
 def create(file: h5py.File, header: Header) -> None:
     """Write the fixed variables and attributes of `header`, and the growing variables with no rows."""
     sizes = header.sizes
-    rows = chunk_steps(header)
+    rows = {layout.STEP: chunk_steps(header), layout.MASK_STEP: chunk_masks(header)}
     fixed = header.arrays()
     variables = header.variables
     for variable in variables:
         if variable.grows:
-            _create_growing(file, variable, sizes, rows)
+            _create_growing(file, variable, sizes, rows[variable.dims[0]])
         else:
-            dtype = h5py.string_dtype() if variable.dtype == "str" else variable.dtype
-            file.create_dataset(variable.name, data=fixed[variable.name], dtype=dtype, track_order=True)
+            _create_fixed(file, variable, fixed[variable.name])
         file[variable.name].attrs["long_name"] = variable.meaning
         if variable.unit:
             file[variable.name].attrs["units"] = variable.unit
@@ -56,25 +67,17 @@ def create(file: h5py.File, header: Header) -> None:
         file.attrs[name] = value
 
 
-def write_rows(file: h5py.File, rows: Mapping[str, Sequence[Array] | Array]) -> None:
-    """Store the growing variables `rows`, replacing what was there.
-
-    Parameters
-    ----------
-    file : h5py.File
-    rows : mapping of str to array or sequence of arrays
-        One entry per observation.
-    """
-    for name, values in rows.items():
-        stored = file[name]
-        stored.resize(len(values), axis=0)
-        if name == "mask" and stored.size:
-            _write_compressed(stored, values)
-        else:
-            stored[...] = np.asarray(values)
+def append_rows(stored: h5py.Dataset, values: Sequence[Array] | Array) -> None:
+    """Store further rows of a growing variable, whose rows so far fill whole chunks."""
+    first = len(stored)
+    stored.resize(first + len(values), axis=0)
+    if stored.name == "/mask":
+        _write_compressed(stored, values, first)
+    elif len(values):
+        stored[first:] = np.asarray(values)
 
 
-def _write_compressed(stored: h5py.Dataset, values: Sequence[Array] | Array) -> None:
+def _write_compressed(stored: h5py.Dataset, values: Sequence[Array] | Array, start_row: int) -> None:
     """Store what HDF5 would, but compress outside of it: HDF5 stops all other threads meanwhile, zlib does not.
 
     Chunks hold one sample each; one sample is in memory at a time, beside the rows.
@@ -90,19 +93,31 @@ def _write_compressed(stored: h5py.Dataset, values: Sequence[Array] | Array) -> 
             target[:bytes_] = row[sample]
         for start in range(0, slab.shape[1], width):
             chunk = slab[:, start : start + width].tobytes()
-            stored.id.write_direct_chunk((first, sample, start), zlib.compress(chunk, COMPRESSION_LEVEL))
+            offset = (start_row + first, sample, start)
+            stored.id.write_direct_chunk(offset, zlib.compress(chunk, COMPRESSION_LEVEL))
+
+
+def _create_fixed(file: h5py.File, variable: layout.Variable, values: Array) -> None:
+    dtype = h5py.string_dtype() if variable.dtype == "str" else variable.dtype
+    options: dict[str, Any] = {}
+    if variable.name in (layout.PROGRAM, layout.PROBE):
+        options = {"chunks": (min(len(values), EMBEDDED_CHUNK_BYTES),), "compression": "gzip"}
+    file.create_dataset(variable.name, data=values, dtype=dtype, track_order=True, **options)
 
 
 def _create_growing(file: h5py.File, variable: layout.Variable, sizes: Mapping[str, int], rows: int) -> None:
     tail = tuple(sizes[name] for name in variable.dims[1:])
-    chunks = (rows, *(max(1, length) for length in tail))
+    chunks = [rows, *tail]
     if variable.name == "mask":
-        chunks = (rows, 1, max(1, min(sizes[layout.BYTE], MASK_CHUNK_BYTES // rows)))
+        chunks = [rows, 1, max(1, min(sizes[layout.BYTE], MASK_CHUNK_BYTES // rows))]
+    while np.prod(chunks) * np.dtype(variable.dtype).itemsize > MAX_SEGMENT_BYTES:
+        # A single observation may be larger than a chunk ought to be.
+        chunks[chunks.index(max(chunks))] //= 2
     file.create_dataset(
         variable.name,
         shape=(0, *tail),
         maxshape=(None, *tail),
-        chunks=chunks,
+        chunks=tuple(chunks),
         dtype=variable.dtype,
         compression="gzip",
         compression_opts=COMPRESSION_LEVEL,
@@ -143,7 +158,8 @@ def empty_image(header: Header) -> bytes:
 def filled(empty: bytes, rows: Mapping[str, Sequence[Array] | Array], **attributes: object) -> bytes:
     """Return the trajectory file `empty` with observations, and with other values of some root attributes."""
     with h5py.File.in_memory(empty, libver=CREATE_OPTIONS["libver"]) as file:
-        write_rows(file, rows)
+        for name, values in rows.items():
+            append_rows(file[name], values)
         for name, value in attributes.items():
             file.attrs[name] = value
         return _content(file)

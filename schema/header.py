@@ -1,12 +1,15 @@
 """What is fixed for a whole trajectory: tensors, layers, samples and provenance."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from regime_proto.schema import layout
+from regime_proto.schema.errors import TrajectoryError
+from regime_proto.schema.policy import ALL, MaskPolicy, parse_policy
 
 Array = NDArray[Any]
 
@@ -66,6 +69,15 @@ class Header:
         Units that count, where padding or sampling leaves some out; None where all do.
     unit_index : tuple of arrays, optional
         For each layer the units that are stored, where only some are.
+    has_distance : bool
+        Whether the distance from the first observation is recorded.
+    embedded : mapping of str to bytes
+        Files that the trajectory carries: `layout.PROGRAM`, `layout.PROBE`.
+
+    Raises
+    ------
+    TrajectoryError
+        The format has no place for it: nothing to record, or a name that is empty, repeated or holds a NUL.
     """
 
     tensors: Mapping[str, int]
@@ -75,16 +87,34 @@ class Header:
     metrics: tuple[str, ...] = ()
     layer_units: Array | None = None
     unit_index: tuple[Array, ...] | None = None
+    has_distance: bool = False
+    embedded: Mapping[str, bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        layers = [layer.name for layer in self.layers]
+        _require_names(layout.TENSOR, list(self.tensors))
+        _require_names(layout.LAYER, layers)
+        if self.samples < 1:
+            raise TrajectoryError("a trajectory needs one probe sample at least, found none")
+        for layer in self.layers:
+            if not (layer.width and layer.thresholds):
+                raise TrajectoryError(f"layer {layer.name!r}: expected one unit and one threshold at least")
 
     @property
-    def is_sampled(self) -> bool:
-        """Whether only some units of a layer are stored."""
-        return self.unit_index is not None
+    def groups(self) -> frozenset[str]:
+        """The groups of optional variables in the file."""
+        present = {layout.SAMPLED: self.unit_index is not None, layout.DISTANCE: self.has_distance}
+        return frozenset({group for group, is_there in present.items() if is_there} | set(self.embedded))
 
     @property
     def variables(self) -> tuple[layout.Variable, ...]:
         """The variables of the file."""
-        return layout.variables(self.metrics, sampled=self.is_sampled)
+        return layout.variables(self.metrics, groups=self.groups)
+
+    @property
+    def mask_policy(self) -> MaskPolicy:
+        """Which observations keep their masks."""
+        return parse_policy(self.attributes.get("mask_policy", str(ALL)))
 
     def with_attributes(self, **attributes: Any) -> "Header":
         """Return the header with further root attributes."""
@@ -98,13 +128,15 @@ class Header:
     @property
     def sizes(self) -> dict[str, int]:
         """Lengths of the fixed dimensions."""
-        units = {} if self.unit_index is None else {layout.UNIT: max(map(len, self.unit_index), default=0)}
+        units = {} if self.unit_index is None else {layout.UNIT: max(map(len, self.unit_index))}
+        embedded = {layout.BY_NAME[name].dims[0]: len(content) for name, content in self.embedded.items()}
         return {
             **units,
+            **embedded,
             layout.SAMPLE: self.samples,
             layout.TENSOR: len(self.tensors),
             layout.LAYER: len(self.layers),
-            layout.PLANE: max((len(layer.thresholds) for layer in self.layers), default=1),
+            layout.PLANE: max(len(layer.thresholds) for layer in self.layers),
             layout.BYTE: self.mask_bytes,
         }
 
@@ -136,7 +168,23 @@ class Header:
             for row, units in zip(indices, self.unit_index, strict=True):
                 row[: len(units)] = units
             arrays["unit_index"] = indices
-        return arrays
+        return arrays | {name: np.frombuffer(content, np.uint8) for name, content in self.embedded.items()}
+
+
+def _require_names(what: str, names: Sequence[str]) -> None:
+    if not names:
+        raise TrajectoryError(f"a trajectory needs one {what} at least, found none")
+    for name, count in Counter(names).items():
+        if not name or "\0" in name or count > 1 or not _is_unicode(name):
+            raise TrajectoryError(f"{what} {name!r}: expected a name of its own, valid Unicode without NUL")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -159,6 +207,8 @@ class Observation:
     metrics : mapping of str to float
     flip_fraction_error : (layer,) float64, optional
         Standard error of each layer's flip fraction, where only some units are stored.
+    weight_distance_l2 : (tensor,) float64, optional
+        Distance from the first observation, where it is recorded.
     """
 
     step: int
@@ -170,9 +220,10 @@ class Observation:
     mask: Array
     metrics: Mapping[str, float] = field(default_factory=dict)
     flip_fraction_error: Array | None = None
+    weight_distance_l2: Array | None = None
 
-    def arrays(self, metrics: tuple[str, ...]) -> dict[str, Array]:
-        """Return this observation's row of every growing variable."""
+    def arrays(self, header: Header) -> dict[str, Array]:
+        """Return this observation's row of every growing variable of `header`."""
         row: dict[str, Any] = {
             "step": np.int64(self.step),
             "epoch": np.float64(self.epoch),
@@ -183,7 +234,8 @@ class Observation:
             "mask_step": np.int64(self.step),
             "mask": self.mask,
         }
-        if self.flip_fraction_error is not None:
-            row["flip_fraction_error"] = self.flip_fraction_error
-        row |= {layout.metric(name).name: np.float64(self.metrics.get(name, np.nan)) for name in metrics}
+        optional = {"flip_fraction_error": self.flip_fraction_error, "weight_distance_l2": self.weight_distance_l2}
+        row |= {name: values for name, values in optional.items() if values is not None}
+        for name, variable in zip(header.metrics, layout.metrics(header.metrics), strict=True):
+            row[variable.name] = np.float64(self.metrics.get(name, np.nan))
         return row

@@ -1,7 +1,10 @@
-"""Names, dimensions, dtypes and units of the trajectory file: the one table writer and reader share."""
+"""Names, dimensions, dtypes and units of the trajectory file: the one table that writer, reader and validator share.
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+FORMAT.md says the same in words; a test holds the two together.
+"""
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 
 VERSION = "1.0"
 
@@ -13,11 +16,24 @@ LAYER = "layer"
 PLANE = "plane"
 BYTE = "byte"
 UNIT = "unit"
+PROGRAM_BYTE = "program_byte"
+PROBE_BYTE = "probe_byte"
 
-DIMENSIONS = (STEP, MASK_STEP, SAMPLE, TENSOR, LAYER, PLANE, BYTE, UNIT)
+DIMENSIONS = (STEP, MASK_STEP, SAMPLE, TENSOR, LAYER, PLANE, BYTE, UNIT, PROGRAM_BYTE, PROBE_BYTE)
 GROWING = (STEP, MASK_STEP)
 
 METRIC_PREFIX = "metric_"
+# Anybody's group: what is in it is nobody else's business.
+EXTRA = "extra"
+
+# Optional variables come in groups: a file holds all of a group or none.
+SAMPLED = "sampled"
+DISTANCE = "distance"
+PROGRAM = "program"
+PROBE = "probe"
+
+LAYER_KINDS = ("relu", "piecewise", "smooth")
+STEP_KINDS = ("step", "epoch", "ordinal")
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,8 @@ class Variable:
         UDUNITS-style; ``"1"`` for counts and pure numbers, empty for labels.
     meaning : str
         One line, written into the file as ``long_name``.
+    group : str
+        The group of optional variables that it belongs to; empty where it is required.
     """
 
     name: str
@@ -42,6 +60,7 @@ class Variable:
     dtype: str
     unit: str
     meaning: str
+    group: str = ""
 
     @property
     def grows(self) -> bool:
@@ -90,10 +109,14 @@ VARIABLES = (
     Variable("layer_byte_stop", (LAYER,), "i8", "1", "one past the last byte of the layer"),
 )
 
-# Of files that store only some units of each layer.
-SAMPLED = (
+OPTIONAL = (
     Variable(
-        "unit_index", (LAYER, UNIT), "i8", "1", "units that are stored, of those in layer_size; -1 beyond the last"
+        "unit_index",
+        (LAYER, UNIT),
+        "i8",
+        "1",
+        "units that are stored, of those in layer_size; -1 beyond the last",
+        SAMPLED,
     ),
     Variable(
         "flip_fraction_error",
@@ -101,12 +124,74 @@ SAMPLED = (
         "f8",
         "1",
         "standard error of the layer's flip fraction, from the sampling of units",
+        SAMPLED,
     ),
+    Variable(
+        "weight_distance_l2",
+        (STEP, TENSOR),
+        "f8",
+        "1",
+        "root of the sum of squared differences from the first observation",
+        DISTANCE,
+    ),
+    Variable("program", (PROGRAM_BYTE,), "u1", "1", "the ONNX program, as the bytes of its file", PROGRAM),
+    Variable("probe", (PROBE_BYTE,), "u1", "1", "the probe, as the bytes of an npz file", PROBE),
 )
 
-BY_NAME = {variable.name: variable for variable in (*VARIABLES, *SAMPLED)}
+BY_NAME = {variable.name: variable for variable in (*VARIABLES, *OPTIONAL)}
 
-REQUIRED_ATTRIBUTES = ("regime_version", "run_id", "created", "software", "source_fingerprint", "step_kind")
+
+@dataclass(frozen=True)
+class Attribute:
+    """One root attribute of the file.
+
+    Parameters
+    ----------
+    name : str
+    dtype : str
+        ``"str"``, ``"f8"`` or ``"i8"``; a scalar.
+    meaning : str
+    required : bool
+    choices : tuple of str
+        The values that are allowed; empty for any.
+    """
+
+    name: str
+    dtype: str
+    meaning: str
+    required: bool = False
+    choices: tuple[str, ...] = ()
+
+
+ATTRIBUTES = (
+    Attribute("regime_version", "str", "version of the format, MAJOR.MINOR", required=True),
+    Attribute("run_id", "str", "identifies the run; random, kept when a conversion is resumed", required=True),
+    Attribute("created", "str", "when the file was begun, ISO 8601", required=True),
+    Attribute("software", "str", "name and version of the writer", required=True),
+    Attribute("source_fingerprint", "str", "hash over program, probe, options and checkpoints", required=True),
+    Attribute("step_kind", "str", "what a step counts", required=True, choices=STEP_KINDS),
+    Attribute("observations_per_epoch", "f8", "what the smoothing window is counted in"),
+    Attribute("mask_policy", "str", "whose masks are stored: all, every=N or none; all if it is not there"),
+    Attribute("mask_policy_requested", "str", "what the user asked for, where that was auto"),
+    Attribute("predicted_bytes", "i8", "how large the writer expected the file to become"),
+    Attribute("source_adapter", "str", "what read the checkpoints"),
+    Attribute("framework", "str", "frameworks that the program came from, with versions"),
+    Attribute("engine", "str", "what ran the program, with its version"),
+    Attribute("device", "str", "where it ran"),
+    Attribute("platform", "str", "operating system and processor"),
+    Attribute("program_sha256", "str", "SHA-256 of the program's file"),
+    Attribute("probe_sha256", "str", "SHA-256 over the probe's arrays"),
+    Attribute("noise_floor", "f8", "flip fraction of one state under changes that mean nothing"),
+    Attribute("noise_floor_ulp", "f8", "its part from moving every weight by one unit in the last place"),
+    Attribute("noise_floor_threads", "f8", "its part from another number of threads"),
+    Attribute("noise_floor_device", "f8", "its part from another device"),
+    Attribute("sample_units", "i8", "largest number of units stored of a layer"),
+    Attribute("sample_units_seed", "i8", "seed of their choice"),
+    Attribute("tensors_compared", "str", "which tensors count, where not all do"),
+)
+
+ATTRIBUTE_BY_NAME = {attribute.name: attribute for attribute in ATTRIBUTES}
+REQUIRED_ATTRIBUTES = tuple(attribute.name for attribute in ATTRIBUTES if attribute.required)
 
 
 def metric(name: str) -> Variable:
@@ -115,9 +200,22 @@ def metric(name: str) -> Variable:
     return Variable(METRIC_PREFIX + clean, (STEP,), "f8", "1", name)
 
 
-def variables(metrics: Iterable[str] = (), *, sampled: bool = False) -> tuple[Variable, ...]:
-    """Return every variable of a file that holds these metrics, and all units of each layer or a sample of them."""
-    return (*VARIABLES, *(SAMPLED if sampled else ()), *(metric(name) for name in metrics))
+def metrics(names: Iterable[str]) -> tuple[Variable, ...]:
+    """Return the variables that hold the metrics `names`; where two names come out equal, the later is numbered."""
+    found: dict[str, Variable] = {}
+    for name in names:
+        variable = metric(name)
+        number = 1
+        while variable.name in found:
+            number += 1
+            variable = replace(variable, name=f"{metric(name).name}_{number}")
+        found[variable.name] = variable
+    return tuple(found.values())
+
+
+def variables(names: Iterable[str] = (), *, groups: Container[str] = ()) -> tuple[Variable, ...]:
+    """Return every variable of a file that holds the metrics `names` and these groups of optional variables."""
+    return (*VARIABLES, *(variable for variable in OPTIONAL if variable.group in groups), *metrics(names))
 
 
 def packed_bytes(size: int, planes: int) -> int:

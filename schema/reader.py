@@ -1,5 +1,6 @@
-"""Reads trajectory files, after checking that they are what the layout says."""
+"""Reads trajectory files, after making sure that they are what the format says."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,92 +9,69 @@ from typing import Any
 import h5py
 import numpy as np
 from regime_proto.schema import layout
-from regime_proto.schema.errors import TrajectoryError
+from regime_proto.schema.errors import RegimeWarning, TrajectoryError
 from regime_proto.schema.header import Array, Header, Layer
+from regime_proto.schema.validation import trust
+from regime_proto.schema.validation.guard import inspect_apart, require_file
+from regime_proto.schema.validation.rules import Problem, errors
+
+# Values of a growing variable that are read at once, in bytes.
+BLOCK_BYTES = 16 * 2**20
 
 
 @contextmanager
 def open_checked(path: Path) -> Iterator[h5py.File]:
     """Open a trajectory file for reading.
 
+    A file that this machine has neither written nor checked before is looked at in a process of its own first.
+
+    Parameters
+    ----------
+    path : Path
+
     Raises
     ------
     TrajectoryError
-        The file is missing, is not HDF5, or does not follow the layout.
+        The file is missing, is not HDF5, or does not follow the format; names the first rule that it breaks.
+
+    Warns
+    -----
+    RegimeWarning
+        The file can be read, but holds something that this version does not know.
     """
-    if not path.is_file():
-        found = "not a file; expected a trajectory" if path.exists() else "no such file or directory"
-        raise TrajectoryError(f"{path}: {found}")
-    if not h5py.is_hdf5(path):
-        raise TrajectoryError(f"{path}: not an HDF5 file; expected a trajectory")
+    require_file(path)
+    if not trust.is_trusted(path):
+        problems = inspect_apart(path, whole=False)
+        require_sound(problems, path)
+        for problem in problems:
+            warnings.warn(f"{path}: {problem}", RegimeWarning, stacklevel=4)
+        if not problems:
+            trust.record(path)
+    with _opened(path) as file:
+        yield file
+
+
+def require_sound(problems: list[Problem], path: Path) -> None:
+    """Raise a `TrajectoryError` that names the first error among `problems`, if there is one."""
+    wrong = errors(problems)
+    if wrong:
+        more = f", and {len(wrong) - 1} more: see regime validate" if len(wrong) > 1 else ""
+        raise TrajectoryError(f"{path}: {wrong[0]}{more}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         raise TrajectoryError(f"{path}: a damaged HDF5 file ({error})") from None
     with file:
-        check(file, path)
         yield file
 
 
-def check(file: h5py.File, path: Path) -> None:
-    """Compare version, variables, dimensions and steps with the layout.
-
-    Raises
-    ------
-    TrajectoryError
-        Names the first thing that is wrong.
-    """
-    version = file.attrs.get("regime_version")
-    if not isinstance(version, str):
-        raise TrajectoryError(f"{path}: an HDF5 file, but not a trajectory (no attribute regime_version)")
-    if version.partition(".")[0] != layout.VERSION.partition(".")[0]:
-        raise TrajectoryError(
-            f"{path}: trajectory format {version}; this regime reads {layout.VERSION}: update regime-proto"
-        )
-    missing = [name for name in layout.REQUIRED_ATTRIBUTES if name not in file.attrs]
-    if missing:
-        raise TrajectoryError(f"{path}: attribute {missing[0]} is missing")
-    lengths: dict[str, tuple[int, str]] = {}
-    for variable in layout.variables(_metrics(file), sampled=_is_sampled(file)):
-        _check_variable(file, variable, lengths, path)
-    _check_steps(file, path)
-
-
-def _check_variable(
-    file: h5py.File, variable: layout.Variable, lengths: dict[str, tuple[int, str]], path: Path
-) -> None:
-    stored = file.get(variable.name)
-    if not isinstance(stored, h5py.Dataset):
-        raise TrajectoryError(f"{path}: variable {variable.name} is missing")
-    if stored.ndim != len(variable.dims):
-        raise TrajectoryError(
-            f"{path}: variable {variable.name} has {stored.ndim} dimensions, expected {variable.dims}"
-        )
-    kinds = "O" if variable.dtype == "str" else {"i": "iu", "u": "iu", "f": "f"}[variable.dtype[0]]
-    if stored.dtype.kind not in kinds:
-        raise TrajectoryError(f"{path}: variable {variable.name} holds {stored.dtype}, expected {variable.dtype}")
-    for name, length in zip(variable.dims, stored.shape, strict=True):
-        expected, owner = lengths.setdefault(name, (length, variable.name))
-        if length != expected:
-            raise TrajectoryError(f"{path}: {variable.name} has {length} entries along {name}, {owner} has {expected}")
-
-
-def _check_steps(file: h5py.File, path: Path) -> None:
-    steps = file["step"][...]
-    if not len(steps):
-        raise TrajectoryError(f"{path}: no observation in the file")
-    if np.any(np.diff(steps) <= 0):
-        raise TrajectoryError(f"{path}: the steps do not increase strictly")
-
-
-def _is_sampled(file: h5py.File) -> bool:
-    return any(variable.name in file for variable in layout.SAMPLED)
-
-
-def _metrics(file: h5py.File) -> tuple[str, ...]:
-    """Return the original names of the metrics in the file."""
-    names = [name for name in file if name.startswith(layout.METRIC_PREFIX)]
-    return tuple(str(file[name].attrs.get("long_name", name)) for name in names)
+def is_present(file: h5py.File, group: str) -> bool:
+    """Whether a file holds a group of optional variables."""
+    return all(variable.name in file for variable in layout.OPTIONAL if variable.group == group)
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -111,7 +89,7 @@ def read_header(file: h5py.File) -> Header:
     thresholds = file["layer_threshold"][...]
     planes = file["layer_planes"][...]
     indices = None
-    if _is_sampled(file):
+    if is_present(file, layout.SAMPLED):
         indices = tuple(row[row >= 0] for row in file["unit_index"][...])
     stored = [None] * len(planes) if indices is None else [len(row) for row in indices]
     layers = tuple(
@@ -133,13 +111,58 @@ def read_header(file: h5py.File) -> Header:
         layers=layers,
         samples=len(file[layout.SAMPLE]),
         attributes=dict(file.attrs),
-        metrics=_metrics(file),
+        metrics=tuple(variable.meaning for variable in metric_variables(file)),
         layer_units=file["layer_units"][...],
         unit_index=indices,
+        has_distance=is_present(file, layout.DISTANCE),
+        embedded={name: read_embedded(file, name) for name in (layout.PROGRAM, layout.PROBE) if name in file},
     )
+
+
+def metric_variables(file: h5py.File) -> tuple[layout.Variable, ...]:
+    """Return the metrics in a file, under the names that they have there."""
+    return tuple(
+        layout.Variable(name, (layout.STEP,), "f8", "1", _metric_name(file[name]))
+        for name in file
+        if name.startswith(layout.METRIC_PREFIX)
+    )
+
+
+def _metric_name(stored: h5py.Dataset) -> str:
+    found = stored.attrs.get("long_name")
+    return found if isinstance(found, str) else str(stored.name).rpartition("/")[2]
+
+
+def read_embedded(file: h5py.File, name: str) -> bytes:
+    """Return the file that an open trajectory carries as `name`."""
+    content: bytes = file[name][...].tobytes()
+    return content
 
 
 def read_rows(file: h5py.File, header: Header) -> dict[str, Array]:
     """Return the growing variables of an open trajectory, whole."""
     growing = (variable for variable in header.variables if variable.grows)
     return {variable.name: file[variable.name][...] for variable in growing}
+
+
+def row_blocks(stored: h5py.Dataset, *index: int) -> Iterator[tuple[slice, Array]]:
+    """Yield the rows of a growing variable, some megabytes at a time, along whole chunks where these are not larger.
+
+    Parameters
+    ----------
+    stored : h5py.Dataset
+    *index : int
+        Positions along the axes after the first.
+
+    Yields
+    ------
+    slice, array
+        Which rows, and their values.
+    """
+    row = int(np.prod(stored.shape[1 + len(index) :])) * stored.dtype.itemsize
+    rows = max(1, BLOCK_BYTES // max(1, row))
+    if rows > stored.chunks[0]:
+        rows -= rows % stored.chunks[0]
+    for start in range(0, len(stored), rows):
+        stop = min(start + rows, len(stored))
+        yield slice(start, stop), stored[(slice(start, stop), *index)]

@@ -6,61 +6,44 @@ fuller one. At the end the segments are joined into the output and deleted.
 """
 
 import errno
-import glob
-import os
-import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from regime_proto.schema import hdf5
+from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import replace_file
 from regime_proto.schema.header import Array, Header, Observation
-from regime_proto.schema.merge import segment_paths, temporary_path
-from regime_proto.schema.reader import open_checked, read_header, read_rows
-
-
-def segments_folder(output: Path) -> Path:
-    """Return the folder that holds the segments of an unfinished `output`."""
-    return output.with_name(output.name + ".segments")
-
-
-def discard_segments(output: Path) -> None:
-    """Delete the segments of an unfinished `output`, if there are any."""
-    shutil.rmtree(segments_folder(output), ignore_errors=True)
+from regime_proto.schema.reader import read_header, read_rows
+from regime_proto.schema.segments import Segments, open_segment
 
 
 class TrajectoryWriter:
-    """Write observations, in order, to the trajectory file `output`.
+    """Write observations, in order, to the trajectory whose segments are `segments`.
 
-    Leaving the context normally joins the segments into `output`; leaving it by an exception keeps what was
+    Leaving the context normally joins the segments into the output; leaving it by an exception keeps what was
     observed as segments, for `resume`.
 
     Parameters
     ----------
-    output : Path
+    segments : Segments
+        In the hands of the caller.
     header : Header
+        Files that it embeds are kept beside the segments until these are joined.
     seconds : float
         An unfinished segment is written after this long, so that slow runs lose little.
-
-    Raises
-    ------
-    TrajectoryError
-        The folder of the output cannot be made or written to.
     """
 
-    def __init__(self, output: Path, header: Header, *, seconds: float = 30.0) -> None:
-        _require_writable(output)
-        self.output = output
-        self.header = header
-        self.folder = segments_folder(output)
+    def __init__(self, segments: Segments, header: Header, *, seconds: float = 30.0) -> None:
+        self.header = replace(header, embedded={})
         self.count = 0
+        self._segments = segments
+        self._embedded = dict(header.embedded)
         self._seconds = seconds
         self._written = time.monotonic()
         self._rows: list[dict[str, Array]] = []
@@ -81,43 +64,44 @@ class TrajectoryWriter:
         TrajectoryError
             The segments come from other inputs, or were computed by another engine.
         """
-        for leftover in self.output.parent.glob(f".{glob.escape(self.output.name)}.*.tmp"):
-            leftover.unlink(missing_ok=True)
-        for index, path in enumerate(segment_paths(self.folder)):
-            with open_checked(path) as file:
-                found, rows = read_header(file), read_rows(file, self.header)
+        self._segments.clear_leftovers()
+        paths = self._segments.paths()
+        for index, path in enumerate(paths):
+            with open_segment(path) as file:
+                found = read_header(file)
+                rows = read_rows(file, found)
             end = index * self._capacity + len(rows["step"])
             if end > len(fingerprints) or found.attributes["source_fingerprint"] != fingerprints[end - 1]:
                 if index == 0:
                     raise TrajectoryError(
-                        f"{self.folder}: holds an unfinished conversion of other inputs; "
+                        f"{self._segments.folder}: holds an unfinished conversion of other inputs; "
                         "choose another output, or discard it with --overwrite"
                     )
                 break
-            self._require_same_engine(found)
+            self._require_alike(found)
             self._adopt(found, rows, end)
-        for path in segment_paths(self.folder)[-(-self.count // self._capacity) :]:
+        for path in paths[-(-self.count // self._capacity) :]:
             path.unlink()
         return self.count
 
-    def _require_same_engine(self, found: Header) -> None:
-        """Raise an error unless the rows to come are computed as those that are there."""
-        for name in ("engine", "device"):
+    def _require_alike(self, found: Header) -> None:
+        """Raise an error unless the rows to come are computed and kept as those that are there."""
+        for name in ("engine", "device", "mask_policy"):
             begun, now = (header.attributes.get(name) for header in (found, self.header))
             if begun != now:
                 raise TrajectoryError(
-                    f"{self.folder}: begun with {name} {begun}, now {now}, which may round differently; "
+                    f"{self._segments.folder}: begun with {name} {begun}, now {now}; "
                     "go on with the former, or begin again with --overwrite"
                 )
 
-    def _adopt(self, found: Header, rows: dict[str, Array], end: int) -> None:
+    def _adopt(self, found: Header, rows: Mapping[str, Array], end: int) -> None:
         kept = {name: found.attributes[name] for name in ("run_id", "created")}
         self.header = self.header.with_attributes(**kept)
         self._fingerprint = found.attributes["source_fingerprint"]
         self.count = end
         self._rows = []
         if end % self._capacity:
-            self._rows = [{name: values[row] for name, values in rows.items()} for row in range(len(rows["step"]))]
+            self._rows = list(_split(rows))
 
     def annotate(self, **attributes: object) -> None:
         """Add root attributes; before anything is written."""
@@ -137,7 +121,10 @@ class TrajectoryWriter:
         TrajectoryError
             The segment could not be written, for example because the disk is full.
         """
-        self._rows.append(observation.arrays(self.header.metrics))
+        row = observation.arrays(self.header)
+        if not self.header.mask_policy.keeps(self.count):
+            del row["mask_step"], row["mask"]
+        self._rows.append(row)
         self._fingerprint = fingerprint
         self.count += 1
         full = len(self._rows) == self._capacity
@@ -151,18 +138,21 @@ class TrajectoryWriter:
         self._written = time.monotonic()
         if not self._rows:
             return
-        rows = {name: [row[name] for row in self._rows] for name in self._rows[0]}
+        names = [variable.name for variable in self.header.variables if variable.grows]
+        rows = {name: [row[name] for row in self._rows if name in row] for name in names}
         # Most of the work of making a small file is in what all segments share.
         self._empty = self._empty or hdf5.empty_image(self.header)
         content = hdf5.filled(self._empty, rows, source_fingerprint=self._fingerprint)
-        path = self.folder / f"{(self.count - 1) // self._capacity:06d}.h5"
+        path = self._segments.path((self.count - 1) // self._capacity)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            while self._embedded:
+                name, embedded = self._embedded.popitem()
+                replace_file(path.with_name(name), embedded)
             replace_file(path, content)
         except OSError as error:
             kept = self.count - len(self._rows)
             raise TrajectoryError(
-                f"{path}: {_reason(error)}; {kept} observations are safe in {self.folder}: "
+                f"{path}: {_reason(error)}; {kept} observations are safe in {path.parent}: "
                 "mend that and run the same command again to go on"
             ) from None
 
@@ -175,22 +165,15 @@ class TrajectoryWriter:
             The output could not be written; the segments are kept.
         """
         self.flush()
-        child = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-P", "-m", "regime_proto.schema.merge", str(self.folder), str(self.output)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        _, output = child.communicate()
-        if child.returncode:
-            temporary_path(self.output, child.pid).unlink(missing_ok=True)
-            reason = output.strip().splitlines()[-1] if output.strip() else f"signal {-child.returncode}"
+        try:
+            join(self._segments)
+        except TrajectoryError as error:
             raise TrajectoryError(
-                f"{self.output}: could not be written ({reason}); all {self.count} observations are safe "
-                f"in {self.folder}: mend that and run the same command again"
-            )
-        shutil.rmtree(self.folder)
-        return self.output
+                f"{error}; all {self.count} observations are safe in {self._segments.folder}: "
+                "mend that and run the same command again"
+            ) from None
+        self._segments.clear()
+        return self._segments.output
 
     def __enter__(self) -> Self:
         return self
@@ -209,14 +192,15 @@ class TrajectoryWriter:
                 self.flush()
 
 
-def _require_writable(output: Path) -> None:
-    """Make the output's folder, before any work: a name that cannot be written is better found now."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(output.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise TrajectoryError(f"{output}: cannot be written ({error.strerror}); choose another output") from None
+def _split(rows: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """Yield the rows of a segment, one observation at a time; masks stand with the step that they are of."""
+    mask_row = {int(step): row for row, step in enumerate(rows["mask_step"])}
+    growing = set(rows) - {"mask_step", "mask"}
+    for row, step in enumerate(rows["step"]):
+        observation = {name: rows[name][row] for name in growing}
+        if int(step) in mask_row:
+            observation |= {name: rows[name][mask_row[int(step)]] for name in ("mask_step", "mask")}
+        yield observation
 
 
 def _reason(error: OSError) -> str:

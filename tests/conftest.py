@@ -1,3 +1,4 @@
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,18 @@ from regime_proto.plan import write_program
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("regime", deadline=None)
 settings.load_profile("regime")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Keep the records of checked files of the tests apart from the user's."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
 
 
 def save_run(folder, model, states=8, name="step_{:04d}.pt"):

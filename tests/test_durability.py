@@ -9,7 +9,7 @@ import nets
 import numpy as np
 import pytest
 import torch
-from regime_proto.schema.writer import segments_folder
+from regime_proto.schema.segments import segments_folder
 from safetensors.torch import save_file
 from test_conversion import assert_same
 

@@ -45,7 +45,7 @@ def trajectories(draw):
             flips=random.integers(0, 2**32, (len(header.layers), header.samples), np.uint32),
             mask=random.integers(0, 256, (header.samples, header.mask_bytes), np.uint8),
             metrics={name: draw(st.floats()) for name in header.metrics[:1]},
-        ).arrays(header.metrics)
+        ).arrays(header)
         for number in range(count)
     ]
     return header, {name: np.stack([row[name] for row in observations]) for name in observations[0]}

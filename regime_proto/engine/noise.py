@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from regime_proto.engine.device import cores, find_device
-from regime_proto.engine.masks import FlipCounter, pack_masks
+from regime_proto.engine.masks import pack_masks
 from regime_proto.engine.measure import Meter
 from regime_proto.engine.session import Masks, MaskSession, Placer
+from regime_proto.schema.flips import FlipCounter
 from regime_proto.source import Array
 
 SEED = 0

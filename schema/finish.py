@@ -1,0 +1,91 @@
+"""Finishes what an interrupted writer left: joins its segments into the trajectory they belong to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from regime_proto.schema.assemble import join
+from regime_proto.schema.errors import TrajectoryError
+from regime_proto.schema.reader import open_checked
+from regime_proto.schema.segments import SUFFIX, Segments, open_segment, segments_folder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished trajectory.
+
+    Parameters
+    ----------
+    path : Path
+    observations : int
+    joined : bool
+        False if there was nothing left to do.
+    """
+
+    path: Path
+    observations: int
+    joined: bool
+
+
+def finish(path: Path, *, overwrite: bool = False) -> Finished:
+    """Join the segments of an interrupted run; doing it again changes nothing.
+
+    Parameters
+    ----------
+    path : Path
+        The folder of segments, or the trajectory that it belongs to.
+    overwrite : bool
+        Replace a trajectory of another run.
+
+    Raises
+    ------
+    TrajectoryError
+        There is nothing to join, a segment is missing or damaged, the output is another run's, or it could not be
+        written.
+    """
+    output = path.with_name(path.name.removesuffix(SUFFIX))
+    if not segments_folder(output).is_dir():
+        return _already(path, output)
+    with Segments(output) as segments:
+        paths = segments.paths()
+        if not paths:
+            segments.clear()
+            return _already(path, output)
+        with open_segment(paths[-1]) as last:
+            run, steps = str(last.attrs["run_id"]), last["step"][...]
+        needed = overwrite or not output.exists() or _lacks(output, run, int(steps[-1]))
+        if needed:
+            segments.clear_leftovers()
+            join(segments)
+        segments.clear()
+    return Finished(output, _count(output), joined=needed)
+
+
+def _already(path: Path, output: Path) -> Finished:
+    if not output.is_file():
+        raise TrajectoryError(
+            f"{path}: no segments there; expected the folder NAME.h5{SUFFIX} of an interrupted run, or NAME.h5"
+        )
+    return Finished(output, _count(output), joined=False)
+
+
+def _count(output: Path) -> int:
+    with open_checked(output) as file:
+        return len(file["step"])
+
+
+def _lacks(output: Path, run: str, step: int) -> bool:
+    """Whether a trajectory ends before `step`: a kill while segments are deleted leaves some that are joined already.
+
+    Raises
+    ------
+    TrajectoryError
+        It is another run's.
+    """
+    with open_checked(output) as file:
+        found, last = str(file.attrs["run_id"]), int(file["step"][-1])
+    if found != run:
+        raise TrajectoryError(
+            f"{output}: exists, and is another run's (run_id {found}, the segments' is {run}); move it away, or "
+            "replace it with --overwrite"
+        )
+    return last < step

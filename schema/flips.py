@@ -1,0 +1,44 @@
+"""Counts the units whose region changed between two packed masks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from regime_proto.schema.header import Array, Layer
+
+
+class FlipCounter:
+    """Counts the units whose region changed, per layer and sample (PROTOCOL: Eq. 3, numerator; section 7).
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        stops = np.cumsum([layer.bytes for layer in layers])
+        self._starts = stops - [layer.bytes for layer in layers]
+        # A unit of several planes flips once, however many of its bits do.
+        self._several = [
+            (index, int(start), len(layer.thresholds))
+            for index, (start, layer) in enumerate(zip(self._starts, layers, strict=True))
+            if len(layer.thresholds) > 1
+        ]
+        self._bytes = [layer.bytes for layer in layers]
+
+    def count(self, mask: Array, previous: Array) -> Array:
+        """Count flips.
+
+        Parameters
+        ----------
+        mask, previous : (sample, byte) uint8
+
+        Returns
+        -------
+        (layer, sample) uint32
+        """
+        changed = np.bitwise_xor(mask, previous)
+        flips: Array = np.add.reduceat(np.bitwise_count(changed), self._starts, axis=1, dtype=np.uint32).T
+        for index, start, planes in self._several:
+            bits = changed[:, start : start + self._bytes[index]].reshape(len(mask), planes, -1)
+            flips[index] = np.bitwise_count(np.bitwise_or.reduce(bits, axis=1)).sum(axis=1, dtype=np.uint32)
+        return flips

@@ -1,0 +1,152 @@
+"""The segments of an unfinished trajectory: a folder beside it, in the hands of one process at a time."""
+
+import errno
+import fcntl
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import h5py
+from regime_proto.schema.errors import TrajectoryError
+from regime_proto.schema.reader import require_sound
+from regime_proto.schema.validation.check import file_problems
+
+SUFFIX = ".segments"
+LOCK = "lock"
+
+
+def segments_folder(output: Path) -> Path:
+    """Return the folder that holds the segments of an unfinished `output`."""
+    return output.with_name(output.name + SUFFIX)
+
+
+def segment_paths(folder: Path) -> list[Path]:
+    """Return the segments in `folder`, in order."""
+    return sorted(folder.glob("[0-9]*.h5"))
+
+
+class Segments:
+    """The segments of `output`, held so that no other process writes them.
+
+    Use it as a context. The hold ends with the process, however that ends.
+
+    Parameters
+    ----------
+    output : Path
+
+    Raises
+    ------
+    TrajectoryError
+        Another process holds them, or the folder cannot be made or written to.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.folder = segments_folder(output)
+        self._descriptor = self._locked()
+
+    def _locked(self) -> int:
+        while True:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            except FileNotFoundError:
+                # Whoever held it removed the folder meanwhile.
+                continue
+            except OSError as error:
+                raise TrajectoryError(
+                    f"{self.output}: cannot be written ({error.strerror}); choose another output"
+                ) from None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise TrajectoryError(f"{self.folder}: cannot be locked ({error.strerror})") from None
+                raise TrajectoryError(
+                    f"{self.output}: another process is writing it; wait until that ends, or choose another output"
+                ) from None
+            if self._is_current(descriptor):
+                return descriptor
+            os.close(descriptor)
+
+    def _is_current(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), (self.folder / LOCK).stat())
+        except FileNotFoundError:
+            return False
+
+    def path(self, index: int) -> Path:
+        """Return the path of segment number `index`."""
+        return self.folder / f"{index:06d}.h5"
+
+    def paths(self) -> list[Path]:
+        """Return the segments that are there, in order.
+
+        Raises
+        ------
+        TrajectoryError
+            One is missing among them.
+        """
+        found = segment_paths(self.folder)
+        for index, path in enumerate(found):
+            if path != self.path(index):
+                raise TrajectoryError(
+                    f"{self.path(index)}: missing, although {path.name} is there; delete {path.name} and those "
+                    "after it, and run the same command again"
+                )
+        return found
+
+    def clear(self) -> None:
+        """Delete the segments, and what a killed process left half written."""
+        # The last one first: a kill in between leaves the first part of the run, not holes.
+        for path in sorted(self.folder.iterdir(), reverse=True):
+            if path.name != LOCK:
+                path.unlink()
+        self.clear_leftovers()
+
+    def clear_leftovers(self) -> None:
+        """Delete what a killed process left half written."""
+        name = glob.escape(self.output.name)
+        for leftover in (*self.output.parent.glob(f".{name}.*.tmp"), *self.folder.glob(".*.tmp")):
+            leftover.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if [path.name for path in self.folder.glob("*")] == [LOCK]:
+            shutil.rmtree(self.folder)
+        os.close(self._descriptor)
+
+
+def discard_segments(output: Path) -> None:
+    """Delete the segments of `output`, if there are any that no other process holds."""
+    if segments_folder(output).is_dir():
+        with suppress(TrajectoryError), Segments(output) as segments:
+            segments.clear()
+
+
+@contextmanager
+def open_segment(path: Path) -> Iterator[h5py.File]:
+    """Open a segment for reading; our own, so it is checked in this process.
+
+    Raises
+    ------
+    TrajectoryError
+        It is damaged.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise TrajectoryError(f"{path}: a damaged segment ({error}); begin again with --overwrite") from None
+    with file:
+        require_sound(file_problems(file, whole=False), path)
+        yield file

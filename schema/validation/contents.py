@@ -1,0 +1,146 @@
+"""Holds version, attributes, variables and dimensions of a file against the table in `layout`."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import numpy as np
+from regime_proto.schema import layout
+from regime_proto.schema.reader import metric_variables
+from regime_proto.schema.validation.rules import Problem
+
+_KINDS = {"str": "OS", "f8": "fiu", "i8": "iu"}
+# What netCDF libraries write for themselves.
+_OTHERS_ATTRIBUTES = {"_NCProperties", "_nc3_strict"}
+
+
+def contents_problems(file: h5py.File) -> Iterator[Problem]:
+    """Yield what is wrong with the names, types and lengths in a file whose structure is sound."""
+    version = list(_version_problems(file))
+    yield from version
+    if any(problem.rule != "version-minor" for problem in version):
+        return
+    yield from _attribute_problems(file)
+    present = _present(file)
+    yield from _variable_problems(file, present)
+    yield from _length_problems(file, present)
+    yield from _unknown_names(file, present)
+
+
+def _version_problems(file: h5py.File) -> Iterator[Problem]:
+    where = "/@regime_version"
+    found = file.attrs.get("regime_version")
+    match = re.fullmatch(r"(\d{1,6})\.(\d{1,6})", found) if isinstance(found, str) else None
+    if match is None:
+        what = "none: not a trajectory" if found is None else repr(found)
+        yield Problem("version-present", where, f"a version such as {layout.VERSION}", what)
+        return
+    major, minor = map(int, match.groups())
+    our_major, our_minor = map(int, layout.VERSION.split("."))
+    if major != our_major:
+        yield Problem("version-major", where, f"format {our_major}.x, or another regime-proto to read it", str(found))
+    elif minor > our_minor:
+        yield Problem("version-minor", where, f"format {layout.VERSION} or older", f"{found}: what is new is not read")
+
+
+def _attribute_problems(file: h5py.File) -> Iterator[Problem]:
+    for attribute in layout.ATTRIBUTES:
+        where = f"/@{attribute.name}"
+        if attribute.name not in file.attrs:
+            if attribute.required:
+                yield Problem("attribute-present", where, "a value", "none")
+            continue
+        value = file.attrs[attribute.name]
+        array = np.asarray(value)
+        if isinstance(value, h5py.Empty) or array.shape != () or not _is_of(attribute.dtype, value):
+            yield Problem("attribute-type", where, f"a scalar of type {attribute.dtype}", _shown(value))
+        elif attribute.choices and value not in attribute.choices:
+            yield Problem("attribute-choice", where, " or ".join(attribute.choices), _shown(value))
+
+
+def _is_of(dtype: str, value: Any) -> bool:
+    if dtype == "str":
+        return isinstance(value, str)
+    return not isinstance(value, str | bytes) and np.asarray(value).dtype.kind in _KINDS[dtype]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else text[:57] + "…"
+
+
+def _present(file: h5py.File) -> tuple[layout.Variable, ...]:
+    """Return the variables of the table that the file ought to have: required ones, and groups that are begun."""
+    groups = {variable.group for variable in layout.OPTIONAL if variable.name in file}
+    return (*layout.variables(groups=groups), *metric_variables(file))
+
+
+def _variable_problems(file: h5py.File, present: tuple[layout.Variable, ...]) -> Iterator[Problem]:
+    for variable in present:
+        where = f"/{variable.name}"
+        stored = file.get(variable.name)
+        if not isinstance(stored, h5py.Dataset):
+            rule = "variable-group" if variable.group else "variable-present"
+            yield Problem(rule, where, f"a variable over {_listed(variable.dims)}", "none")
+            continue
+        if stored.ndim != len(variable.dims):
+            yield Problem("variable-dims", where, _listed(variable.dims), f"{stored.ndim} dimensions")
+        if not _has_type(stored, variable.dtype):
+            yield Problem("variable-type", where, variable.dtype, str(stored.dtype))
+        if "_FillValue" in stored.attrs:
+            yield Problem("variable-fill", f"{where}@_FillValue", "no such attribute", "one")
+        for name, expected in (("long_name", True), ("units", bool(variable.unit))):
+            if expected and not isinstance(stored.attrs.get(name), str):
+                yield Problem("variable-label", f"{where}@{name}", "a string", "none")
+        if stored.ndim and variable.grows and stored.maxshape[0] is not None:
+            yield Problem("dimension-unlimited", where, "a first axis without limit", f"one of {stored.maxshape[0]}")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"({', '.join(names)})"
+
+
+def _has_type(stored: h5py.Dataset, dtype: str) -> bool:
+    if dtype == "str":
+        return h5py.check_string_dtype(stored.dtype) is not None
+    return bool(stored.dtype.newbyteorder("=") == np.dtype(dtype))
+
+
+def _length_problems(file: h5py.File, present: tuple[layout.Variable, ...]) -> Iterator[Problem]:
+    lengths: dict[str, tuple[int, str]] = {}
+    for variable in present:
+        stored = file.get(variable.name)
+        if not isinstance(stored, h5py.Dataset) or stored.ndim != len(variable.dims):
+            continue
+        for axis, (name, length) in enumerate(zip(variable.dims, stored.shape, strict=True)):
+            expected, owner = lengths.setdefault(name, (length, variable.name))
+            if length != expected:
+                yield Problem(
+                    "dimension-length", f"/{variable.name}", f"{expected} along {name}, as in {owner}", str(length)
+                )
+            if length == 0 and name not in layout.GROWING:
+                yield Problem("dimension-empty", f"/{variable.name}", f"one entry along {name} at least", "none")
+            if not _is_attached(file, stored, axis, name):
+                yield Problem(
+                    "dimension-scale", f"/{variable.name}", f"axis {axis} attached to /{name}", "another or none"
+                )
+
+
+def _is_attached(file: h5py.File, stored: h5py.Dataset, axis: int, name: str) -> bool:
+    scale = file.get(name)
+    if not isinstance(scale, h5py.Dataset) or not scale.is_scale or scale.shape[0] != stored.shape[axis]:
+        return False
+    if stored.name == scale.name:
+        return True
+    return [found.name for found in stored.dims[axis].values()] == [scale.name]
+
+
+def _unknown_names(file: h5py.File, present: tuple[layout.Variable, ...]) -> Iterator[Problem]:
+    known = {variable.name for variable in present} | set(layout.DIMENSIONS) | {layout.EXTRA}
+    for name in file:
+        if name not in known:
+            yield Problem("name-known", f"/{name}", f"a name of the format, or one in /{layout.EXTRA}", "another name")
+    for name in file.attrs:
+        if name not in layout.ATTRIBUTE_BY_NAME and name not in _OTHERS_ATTRIBUTES:
+            yield Problem("name-known", f"/@{name}", "an attribute of the format", "another name")

@@ -1,0 +1,188 @@
+"""Holds the values of a file against the rules; a block of rows at a time."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+from regime_proto.schema import layout
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.flips import FlipCounter
+from regime_proto.schema.header import Array, Layer
+from regime_proto.schema.policy import ALL, parse_policy
+from regime_proto.schema.reader import read_header, row_blocks
+from regime_proto.schema.validation.rules import Problem
+
+
+def fixed_problems(file: h5py.File) -> Iterator[Problem]:
+    """Yield what is wrong with what every reader reads whole: steps, names, layers."""
+    yield from _step_problems(file)
+    yield from _name_problems(file)
+    yield from _layer_problems(file)
+
+
+def row_problems(file: h5py.File) -> Iterator[Problem]:
+    """Yield what is wrong with the rows, after `fixed_problems` found nothing."""
+    yield from _delta_problems(file)
+    yield from _flip_problems(file)
+    yield from _mask_problems(file)
+    yield from _digest_problems(file)
+
+
+def _step_problems(file: h5py.File) -> Iterator[Problem]:
+    steps, masks = file["step"][...], file["mask_step"][...]
+    if not len(steps):
+        yield Problem("step-some", "/step", "one observation at least", "none")
+        return
+    for name, values in (("step", steps), ("mask_step", masks)):
+        wrong = np.flatnonzero(values[1:] <= values[:-1])
+        if len(wrong):
+            rule = "step-order" if name == "step" else "mask-step"
+            found = f"{values[wrong[0] + 1]} after {values[wrong[0]]}"
+            yield Problem(rule, f"/{name}", "steps that increase strictly", found)
+    strangers = masks[~np.isin(masks, steps)]
+    if len(strangers):
+        yield Problem("mask-step", "/mask_step", "values of step", str(strangers[0]))
+        return
+    yield from _policy_problems(file, steps, masks)
+    valid = file["valid"][...]
+    if np.any(valid > 1):
+        yield Problem("valid-value", "/valid", "0 or 1", str(valid.max()))
+
+
+def _policy_problems(file: h5py.File, steps: Array, masks: Array) -> Iterator[Problem]:
+    try:
+        policy = parse_policy(file.attrs.get("mask_policy", str(ALL)))
+    except RegimeError:
+        yield Problem("mask-policy", "/@mask_policy", "all, none or every=N", repr(file.attrs["mask_policy"]))
+        return
+    expected = steps[:: policy.every] if policy.every else steps[:0]
+    if not np.array_equal(masks, expected):
+        found = f"{len(masks)}, or other steps"
+        yield Problem("mask-policy", "/mask_step", f"{len(expected)} steps, as mask_policy {policy} says", found)
+
+
+def _name_problems(file: h5py.File) -> Iterator[Problem]:
+    for name in (layout.TENSOR, layout.LAYER, "layer_op", "layer_kind", "layer_path"):
+        try:
+            found = list(file[name].asstr()[...])
+        except UnicodeDecodeError:
+            yield Problem("name-unique", f"/{name}", "UTF-8", "other bytes")
+            continue
+        if name in (layout.TENSOR, layout.LAYER) and ("" in found or len(set(found)) < len(found)):
+            yield Problem("name-unique", f"/{name}", "names that differ, none empty", "an empty or repeated name")
+        if name == "layer_kind" and not set(found) <= set(layout.LAYER_KINDS):
+            wrong = next(kind for kind in found if kind not in layout.LAYER_KINDS)
+            yield Problem("layer-kind", "/layer_kind", " or ".join(layout.LAYER_KINDS), repr(wrong))
+
+
+def _layer_problems(file: h5py.File) -> Iterator[Problem]:
+    sizes, planes = file["layer_size"][...], file["layer_planes"][...]
+    tensors, thresholds = file["tensor_size"][...], file["layer_threshold"][...]
+    if tensors.min() < 0 or sizes.min() < 1 or planes.min() < 1 or planes.max() > thresholds.shape[1]:
+        expected = f"one unit and 1 to {thresholds.shape[1]} planes a layer, no negative size"
+        yield Problem("layer-size", "/layer_size", expected, "a smaller or larger number")
+        return
+    beyond = np.arange(thresholds.shape[1]) >= planes[:, None]
+    falling = (np.diff(thresholds) <= 0) & ~beyond[:, 1:]
+    if np.any(np.isfinite(thresholds) == beyond) or np.any(falling):
+        yield Problem("layer-threshold", "/layer_threshold", "increasing numbers, NaN beyond layer_planes", "others")
+    widths = sizes
+    if "unit_index" in file:
+        index = file["unit_index"][...]
+        widths = (index >= 0).sum(axis=1)
+        yield from _unit_index_problems(index, sizes)
+    units = file["layer_units"][...]
+    if np.any(units < 0) or np.any(units > widths[:, None]):
+        yield Problem("layer-units", "/layer_units", "0 to the stored units of the layer", "another number")
+    lengths = planes * ((widths + 7) // 8)
+    stops = np.cumsum(lengths)
+    starts = stops - lengths
+    found = file["layer_byte_start"][...], file["layer_byte_stop"][...]
+    if not (np.array_equal(found[0], starts) and np.array_equal(found[1], stops)):
+        yield Problem("layer-bytes", "/layer_byte_start", "layers one after the other in their packed sizes", "others")
+    elif file["mask"].shape[2] != stops[-1]:
+        yield Problem("layer-bytes", "/mask", f"{stops[-1]} bytes a sample", str(file["mask"].shape[2]))
+
+
+def _unit_index_problems(index: Array, sizes: Array) -> Iterator[Problem]:
+    kept = index >= 0
+    # Once -1, always -1; and rising before.
+    falling = kept[:, 1:] & (np.diff(index) <= 0)
+    if np.any(kept[:, 1:] & ~kept[:, :-1]) or np.any(falling) or np.any(index >= sizes[:, None]) or index.min() < -1:
+        yield Problem("unit-index", "/unit_index", "increasing units below layer_size, then -1", "others")
+
+
+def _delta_problems(file: h5py.File) -> Iterator[Problem]:
+    valid = file["valid"][...].astype(bool)
+    both = valid & np.concatenate([[False], valid[:-1]])
+    known = (name for name in ("weight_delta_l1", "weight_delta_l2", "weight_distance_l2", "flip_fraction_error"))
+    for name in known:
+        if name not in file:
+            continue
+        first = file[name][0]
+        nothing = np.isnan(first) if name.startswith("weight_delta") else first == 0
+        if valid[0] and not nothing.all():
+            expected = "NaN" if name.startswith("weight_delta") else "0"
+            yield Problem("first-row", f"/{name}", f"{expected} in the first row", "others")
+        for rows, values in row_blocks(file[name]):
+            wrong = np.any(values < 0, axis=1) | (both[rows] & ~np.isfinite(values).all(axis=1))
+            if wrong.any():
+                at = rows.start + int(np.flatnonzero(wrong)[0])
+                yield Problem("delta-value", f"/{name}", "finite numbers from 0", f"others in row {at}")
+                break
+
+
+def _flip_problems(file: h5py.File) -> Iterator[Problem]:
+    flips, units = file["flips"], file["layer_units"][...]
+    if np.any(flips[0]):
+        yield Problem("first-row", "/flips", "0 in the first row", "flips")
+    for rows, values in row_blocks(flips):
+        wrong = np.any(values > units, axis=(1, 2))
+        if wrong.any():
+            at = rows.start + int(np.flatnonzero(wrong)[0])
+            yield Problem("flips-bound", "/flips", "at most layer_units", f"more in row {at}")
+            return
+
+
+def _mask_problems(file: h5py.File) -> Iterator[Problem]:
+    """Look at one sample after the other: a chunk holds one."""
+    layers = read_header(file).layers
+    counter, padding = FlipCounter(layers), _padding(layers)
+    number = {int(step): row for row, step in enumerate(file["step"][...])}
+    observation = [number[int(step)] for step in file["mask_step"][...]]
+    for sample in range(file["mask"].shape[1]):
+        before: Array = np.zeros(0, np.uint8)
+        for rows, masks in row_blocks(file["mask"], sample):
+            if np.any(masks & padding):
+                found = f"1 in rows {rows.start} to {rows.stop - 1}, sample {sample}"
+                yield Problem("mask-padding", "/mask", "0 beyond a layer's last unit", found)
+                return
+            flips = file["flips"][observation[rows.start] : observation[rows.stop - 1] + 1, :, sample]
+            for row, mask in zip(range(rows.start, rows.stop), masks, strict=True):
+                at = observation[row]
+                follows = row > 0 and observation[row - 1] == at - 1
+                known = flips[at - observation[rows.start]]
+                if follows and not np.array_equal(counter.count(mask[None], before[None])[:, 0], known):
+                    found = f"other numbers in row {at}, sample {sample}"
+                    yield Problem("mask-flips", "/flips", "the units in which neighbouring masks differ", found)
+                    return
+                before = mask
+
+
+def _padding(layers: Sequence[Layer]) -> Array:
+    """Return the bits of a sample's mask that belong to no unit."""
+    padding = [
+        np.packbits(np.arange(-(-layer.width // 8) * 8) >= layer.width) for layer in layers for _ in layer.thresholds
+    ]
+    return np.concatenate(padding)
+
+
+def _digest_problems(file: h5py.File) -> Iterator[Problem]:
+    expected: Any = file.attrs.get("program_sha256")
+    if expected is None or layout.PROGRAM not in file:
+        return
+    found = hashlib.sha256(file[layout.PROGRAM][...].tobytes()).hexdigest()
+    if found != expected:
+        yield Problem("embedded-digest", "/program", f"SHA-256 {expected}", found)
