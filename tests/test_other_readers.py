@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -17,6 +18,8 @@ from regime_proto.schema import hdf5, layout
 from regime_proto.schema.header import Header, Layer
 
 import regime_proto
+
+FORMAT = (Path(__file__).parent.parent / "schema/FORMAT.md").read_text(encoding="utf-8")
 
 ATTRIBUTES = dict.fromkeys(layout.REQUIRED_ATTRIBUTES, "größer / 大") | {
     "regime_version": layout.VERSION,
@@ -280,3 +283,52 @@ def test_a_missing_program_is_named(monkeypatch, required, outcome):
     monkeypatch.setenv("REGIME_REQUIRE_READERS", required)
     with pytest.raises(outcome, match="ncdump cannot be used: apt-get install netcdf-bin"):
         with_ncdump("run.h5")
+
+
+def example(language, layer, step):
+    """Return the block of FORMAT.md, for this layer (from 0) and this step."""
+    [block] = re.findall(rf"```{language}\n(.*?)```", FORMAT, re.DOTALL)
+    shown, asked = {
+        "python": ("layer, step = 1, 10\n", f"layer, step = {layer}, {step}\n"),
+        "r": ("layer <- 2; step <- 10\n", f"layer <- {layer + 1}; step <- {step}\n"),
+    }[language]
+    assert block.count(shown) == 1
+    return block.replace(shown, asked)
+
+
+def run_python(folder, layer, step):
+    scope = {}
+    exec(example("python", layer, step), scope)
+    assert scope["active"].dtype == bool
+    return scope["fraction"], scope["active"]
+
+
+def run_r(folder, layer, step):
+    show = """
+    stopifnot(is.logical(active))
+    cat(dim(fraction), "\n", sprintf("%.17g ", fraction), "\n", dim(active), "\n", as.integer(active), "\n")
+    """
+    printed = output_of_r(folder, example("r", layer, step) + show)
+    shape, fraction, active_shape, active = (line.split() for line in printed.splitlines())
+    # R varies the first index fastest, so its dimensions stand in reverse.
+    return (
+        np.array(fraction, float).reshape([int(length) for length in shape[::-1]]),
+        np.array(active, int).astype(bool).reshape([int(length) for length in active_shape[::-1]]),
+    )
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize(("layer", "step"), [(1, 10), (0, 40), (2, 0)])
+@pytest.mark.parametrize("run", [run_python, run_r])
+def test_the_examples_of_the_format_read_fractions_and_masks(tmp_path, monkeypatch, run, layer, step, samples):
+    random = np.random.default_rng(1)
+    active = [random.random((len(STEPS), samples, len(gate.thresholds), gate.size)) < 0.5 for gate in LAYERS]
+    units = random.integers(1, 99, (len(LAYERS), samples))
+    header = Header({"w": 3}, LAYERS, samples, ATTRIBUTES, layer_units=units)
+    packed = [np.packbits(bits, axis=-1).reshape(len(STEPS), samples, -1) for bits in active]
+    rows = rows_of(header) | {"mask": np.concatenate(packed, axis=-1)}
+    (tmp_path / "run.h5").write_bytes(hdf5.image(header, rows))
+    monkeypatch.chdir(tmp_path)
+    fraction, found = run(tmp_path, layer, step)
+    np.testing.assert_allclose(fraction, rows["flips"].sum(axis=2) / units.sum(axis=1), rtol=1e-15)
+    np.testing.assert_array_equal(found, active[layer][STEPS.tolist().index(step)])
