@@ -1,10 +1,8 @@
-"""The trajectory file: what is written is read, by us and by others, and a wrong file is refused."""
+"""The trajectory file: what is written is read, and a wrong file is refused."""
 
 import h5py
-import netCDF4
 import numpy as np
 import pytest
-import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -73,28 +71,6 @@ def test_round_trip(tmp_path_factory, case):
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
     return regime_proto.synthetic.trajectory(steps=80, path=tmp_path_factory.mktemp("example") / "run.h5")
-
-
-@pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4"])
-def test_xarray_opens_the_file_unmodified(example, engine):
-    with h5py.File(example) as plain, xr.open_dataset(example, engine=engine) as opened:
-        for variable in layout.VARIABLES:
-            found = opened[variable.name]
-            assert found.dims == variable.dims
-            if variable.dtype == "str":
-                assert found.values.tolist() == plain[variable.name].asstr()[...].tolist()
-            else:
-                assert found.dtype == variable.dtype
-                np.testing.assert_array_equal(found.values, plain[variable.name][...])
-            assert found.attrs["long_name"] == variable.meaning
-        assert opened.attrs["regime_version"] == layout.VERSION
-
-
-def test_netcdf4_sees_unlimited_dimensions(example):
-    with netCDF4.Dataset(example) as opened:
-        unlimited = {name for name, dimension in opened.dimensions.items() if dimension.isunlimited()}
-        assert unlimited == set(layout.GROWING)
-        assert set(opened.dimensions) == {*layout.DIMENSIONS} - {layout.UNIT}
 
 
 def test_a_data_set_is_lazy(example):
