@@ -78,76 +78,13 @@ def test_a_data_set_is_lazy(example):
         assert not opened.variables["mask"]._in_memory
 
 
-def spoil_version(file):
-    file.attrs["regime_version"] = "2.0"
-
-
-def spoil_attribute(file):
-    del file.attrs["step_kind"]
-
-
-def spoil_identity(file):
-    del file.attrs["regime_version"]
-
-
-def spoil_variable(file):
-    del file["flips"]
-
-
-def spoil_type(file):
-    del file["valid"]
-    file["valid"] = np.zeros(81)
-
-
-def spoil_dimensions(file):
-    del file["flips"]
-    file["flips"] = np.zeros((81, 3), "u4")
-
-
-def spoil_length(file):
-    file["flips"].resize(40, axis=0)
-
-
-def spoil_order(file):
-    file["step"][5] = 3
-
-
-def spoil_rows(file):
-    for variable in layout.VARIABLES:
-        if variable.grows:
-            file[variable.name].resize(0, axis=0)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (spoil_version, "format 2.0; this regime reads 1.0"),
-        (spoil_attribute, "attribute step_kind is missing"),
-        (spoil_identity, "not a trajectory"),
-        (spoil_variable, "variable flips is missing"),
-        (spoil_type, "variable valid holds float64, expected u1"),
-        (spoil_dimensions, "variable flips has 2 dimensions"),
-        (spoil_length, "flips has 40 entries along step, step has 81"),
-        (spoil_order, "steps do not increase"),
-        (spoil_rows, "no observation"),
-    ],
-)
-def test_a_wrong_file_is_refused(example, tmp_path, spoil, message):
-    path = tmp_path / "wrong.h5"
-    path.write_bytes(example.read_bytes())
-    with h5py.File(path, "r+") as file:
-        spoil(file)
-    with pytest.raises(regime_proto.TrajectoryError, match=message):
-        regime_proto.open_trajectory(path)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "no such file"),
-        (b"", "not an HDF5 file"),
-        (b"hello" * 1000, "not an HDF5 file"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(500), "a damaged HDF5 file"),
+        (b"", "expected an HDF5 file, found another kind"),
+        (b"hello" * 1000, "expected an HDF5 file, found another kind"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(500), "expected an undamaged HDF5 file"),
     ],
 )
 def test_no_file_and_no_hdf5(tmp_path, content, message):
@@ -163,4 +100,5 @@ def test_chunks_hold_fewer_steps_where_an_observation_is_large():
     large = Header({"w": 1}, (Layer("a", "Relu", "relu", "", 10**7),), 8, ATTRIBUTES)
     assert hdf5.chunk_steps(small) == 64
     assert hdf5.chunk_steps(large) == 3
-    assert hdf5.chunk_steps(large) * hdf5.row_bytes(large) <= hdf5.MAX_SEGMENT_BYTES
+    row = hdf5.row_bytes(large, layout.STEP) + hdf5.row_bytes(large, layout.MASK_STEP)
+    assert hdf5.chunk_steps(large) * row <= hdf5.MAX_SEGMENT_BYTES

@@ -66,7 +66,7 @@ def _is_of(dtype: str, value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) < 60 else text[:57] + "…"
 
 

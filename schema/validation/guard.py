@@ -66,10 +66,11 @@ def inspect_apart(path: Path, *, whole: bool) -> list[Problem]:
     """
     seconds = SECONDS + path.stat().st_size / BYTES_PER_SECOND
     arguments = [str(path.resolve()), "whole" if whole else "brief", str(MEMORY_BYTES), str(seconds)]
-    return outcome(_run([sys.executable, "-P", "-m", _MODULE, *arguments]), seconds)
+    return outcome(run_child([sys.executable, "-P", "-m", _MODULE, *arguments]), seconds)
 
 
-def _run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+def run_child(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    """Run a check, and wait until it is done or has taken too long."""
     # No filter plug-ins, and no more threads than one, whose stacks would count as memory.
     settings = {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     try:

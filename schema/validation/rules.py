@@ -49,7 +49,7 @@ class Problem:
         return RULES[self.rule].severity
 
     def __str__(self) -> str:
-        return f"{self.where}: found {self.found}, expected {self.expected} [{self.rule}]"
+        return f"{self.where}: expected {self.expected}, found {self.found} [{self.rule}]"
 
 
 def errors(problems: "list[Problem]") -> "list[Problem]":

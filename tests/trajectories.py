@@ -1,0 +1,87 @@
+"""Small trajectories with everything that the format has, to be spoiled."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+from regime_proto.schema import hdf5, layout
+from regime_proto.schema.flips import FlipCounter
+from regime_proto.schema.header import Header, Layer, Observation
+from regime_proto.schema.policy import parse_policy
+
+ATTRIBUTES = {
+    "regime_version": layout.VERSION,
+    "run_id": "a",
+    "created": "2026-01-01T00:00:00+00:00",
+    "software": "tests",
+    "source_fingerprint": "f",
+    "step_kind": "step",
+}
+
+LAYERS = (
+    Layer("first", "Relu", "relu", "net/0", 13),
+    Layer("second/é", "Clip", "piecewise", "net/1", 16, (0.0, 6.0)),
+)
+
+
+def header(*, sampled=False, policy="all", **given):
+    layers, index = LAYERS, None
+    if sampled:
+        layers = (replace(LAYERS[0], stored=5), LAYERS[1])
+        index = (np.array([0, 2, 3, 7, 12]), np.arange(16))
+    program = b"not really a program"
+    parts = {
+        "tensors": {"0.weight": 40, "0.bias": 4},
+        "layers": layers,
+        "samples": 3,
+        "attributes": ATTRIBUTES | {"mask_policy": policy, "program_sha256": hashlib.sha256(program).hexdigest()},
+        "metrics": ("loss", "val acc"),
+        "unit_index": index,
+        "has_distance": True,
+        "embedded": {"program": program, "probe": b"nor a probe"},
+    }
+    return Header(**{**parts, **given})
+
+
+def observations(head, count=70, seed=0):
+    """Yield random masks and the flips between them; consistent with every rule."""
+    random = np.random.default_rng(seed)
+    counter = FlipCounter(head.layers)
+    before = None
+    for number in range(count):
+        planes = [
+            np.packbits(random.random((head.samples, layer.width)) < 0.5, axis=1)
+            for layer in head.layers
+            for _ in layer.thresholds
+        ]
+        mask = np.concatenate(planes, axis=1)
+        tensors = len(head.tensors)
+        delta = np.full(tensors, np.nan) if before is None else random.random(tensors)
+        yield Observation(
+            step=10 * number,
+            epoch=number / 4,
+            valid=True,
+            weight_delta_l1=delta,
+            weight_delta_l2=delta,
+            flips=np.zeros((len(head.layers), head.samples), np.uint32)
+            if before is None
+            else counter.count(mask, before),
+            mask=mask,
+            metrics={"loss": 1 / (number + 1)},
+            flip_fraction_error=np.zeros(len(head.layers)) if head.unit_index is not None else None,
+            weight_distance_l2=np.full(tensors, 0.0 if before is None else 1.0) if head.has_distance else None,
+        )
+        before = mask
+
+
+def write(path, head=None, count=70, **options):
+    """Write a valid trajectory."""
+    head = head or header(**options)
+    policy = parse_policy(head.attributes["mask_policy"])
+    rows = [observation.arrays(head) for observation in observations(head, count)]
+    for number, row in enumerate(rows):
+        if not policy.keeps(number):
+            del row["mask"], row["mask_step"]
+    names = [variable.name for variable in head.variables if variable.grows]
+    path.write_bytes(hdf5.image(head, {name: [row[name] for row in rows if name in row] for name in names}))
+    return path
