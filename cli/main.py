@@ -6,7 +6,7 @@ from typing import Any
 
 import rich_click as click
 from click.exceptions import Exit
-from regime_proto.cli import measuring
+from regime_proto.cli import exchange, measuring
 from regime_proto.cli.console import one_line
 from regime_proto.schema.errors import RegimeError
 
@@ -53,5 +53,12 @@ def main() -> None:
     """
 
 
-for command in (measuring.analyze, measuring.convert, measuring.program, measuring.inspect, measuring.demo):
+for command in (
+    measuring.analyze,
+    measuring.convert,
+    measuring.program,
+    measuring.inspect,
+    measuring.demo,
+    exchange.export,
+):
     main.add_command(command)

@@ -14,13 +14,7 @@ from regime_proto.schema.errors import RegimeError
 @click.argument("source", type=click.Path(path_type=Path))
 @options.conversion
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Trajectory to write; default SOURCE.regime.h5.")
-@click.option(
-    "--preset",
-    type=click.Choice(["paper", "strict"]),
-    default="paper",
-    show_default=True,
-    help="paper: comparable with published numbers; strict: no padding at the ends.",
-)
+@options.preset
 @options.as_json
 @options.messages
 def analyze(

@@ -42,6 +42,13 @@ batches_per_epoch = click.option(
     metavar="N",
     help="Training steps per epoch; the smoothing window is 0.3 epochs.",
 )
+preset = click.option(
+    "--preset",
+    type=click.Choice(["paper", "strict"]),
+    default="paper",
+    show_default=True,
+    help="paper: comparable with published numbers; strict: no padding at the ends.",
+)
 gates = click.option(
     "--gates",
     multiple=True,
