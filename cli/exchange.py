@@ -1,13 +1,138 @@
 """The commands that exchange files: what a trajectory holds, for other tools."""
 
 import io
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 from regime_proto.cli import options
 from regime_proto.cli.console import Messages
+from regime_proto.schema import Problem
+from regime_proto.schema import validate as problems_of
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.validation.rules import ERROR, WARNING, errors
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
+@options.as_json
+@options.messages
+@click.pass_context
+def validate(context: click.Context, files: tuple[Path, ...], as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Hold trajectory files against every rule of the format (schema/FORMAT.md).
+
+    Exit code 0: all are valid; 1: one at least is not; 2: one at least could not be read.
+
+    Example: regime validate run.h5
+    """
+    messages = Messages(quiet=quiet, verbose=verbose)
+    found: list[tuple[Path, list[Problem] | str]] = []
+    for path in files:
+        try:
+            found.append((path, problems_of(path)))
+        except RegimeError as error:
+            found.append((path, str(error)))
+    if as_json:
+        click.echo(json.dumps({"json_version": 1, "files": [_as_json(*entry) for entry in found]}))
+    else:
+        for entry in found:
+            _report(*entry, messages)
+    unread = any(isinstance(problems, str) for _, problems in found)
+    invalid = any(errors(problems) for _, problems in found if not isinstance(problems, str))
+    context.exit(2 if unread else int(invalid))
+
+
+def _as_json(path: Path, problems: list[Problem] | str) -> dict[str, Any]:
+    if isinstance(problems, str):
+        return {"path": str(path), "valid": None, "error": problems, "problems": []}
+    entries = [{**vars(problem), "severity": problem.severity} for problem in problems]
+    return {"path": str(path), "valid": not errors(problems), "error": None, "problems": entries}
+
+
+def _report(path: Path, problems: list[Problem] | str, messages: Messages) -> None:
+    """Print what is wrong with one file, a line for each problem."""
+    if isinstance(problems, str):
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {problems}", err=True)
+        return
+    count, warned = len(errors(problems)), len(problems) - len(errors(problems))
+    verdict = click.style("invalid", fg="red", bold=True) if count else click.style("valid", fg="green")
+    numbers = {ERROR: count, WARNING: warned}
+    counts = [f"{number} {word}{'s' * (number > 1)}" for word, number in numbers.items() if number]
+    if not messages.quiet or count:
+        click.echo(f"{path}: {', '.join([verdict, *counts])}")
+    for problem in problems:
+        colour = "red" if problem.severity == ERROR else "yellow"
+        click.echo(f"  {click.style(f'{problem.severity:7}', fg=colour)}  {problem}")
+
+
+@click.command()
+@click.argument("source", metavar="DIR", type=click.Path(path_type=Path))
+@options.overwrite
+@options.messages
+def merge(source: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
+    """Finish what an interrupted run left: join the segments in DIR (NAME.h5.segments) into NAME.h5.
+
+    Doing it again changes nothing. `regime convert` does the same by itself when it goes on.
+
+    Example: regime merge run.h5.segments
+    """
+    from regime_proto.schema.finish import finish
+
+    messages = Messages(quiet=quiet, verbose=verbose)
+    with messages.collecting():
+        done = finish(source, overwrite=overwrite)
+    verb = "wrote" if done.joined else "nothing left to join;"
+    messages.note(f"{verb} {done.path} ({done.observations} observations)")
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--masks", required=True, metavar="POLICY", help="Which observations keep their masks: every=N or none.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Trajectory to write.")
+@options.overwrite
+@options.messages
+def thin(source: Path, masks: str, output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
+    """Write a smaller copy of a trajectory, with the masks of fewer observations.
+
+    Flips and deltas stay complete, and so does every number of `regime analyze`.
+
+    Example: regime thin run.h5 --masks every=10 -o small.h5
+    """
+    from regime_proto.cli.inspection import size
+    from regime_proto.schema.assemble import thin as write_thinned
+    from regime_proto.schema.policy import parse_policy
+
+    messages = Messages(quiet=quiet, verbose=verbose)
+    _refuse_directory(source)
+    _refuse_output(output, source)
+    _refuse_existing(output, overwrite=overwrite)
+    with messages.collecting():
+        write_thinned(source, output, parse_policy(masks))
+    before, after = (size(path.stat().st_size) for path in (source, output))
+    messages.note(f"wrote {output} ({after}, from {before})")
+
+
+@click.command()
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Trajectory to write.")
+@options.overwrite
+@options.messages
+def example(output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
+    """Write a small valid trajectory, made up, to try other tools on.
+
+    Example: regime example -o example.h5
+    """
+    import regime_proto
+
+    messages = Messages(quiet=quiet, verbose=verbose)
+    _refuse_output(output)
+    _refuse_existing(output, overwrite=overwrite)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    regime_proto.synthetic.trajectory(
+        steps=100, units=128, samples=4, observations_per_epoch=20, noise=0.05, path=output
+    )
+    messages.note(f"wrote {output}")
 
 
 @click.command()
@@ -71,14 +196,19 @@ def _refuse_directory(source: Path) -> None:
         )
 
 
-def _refuse_output(output: Path, source: Path) -> None:
+def _refuse_output(output: Path, source: Path | None = None) -> None:
     """Raise an error for an output that --overwrite must not replace either."""
     if not output.exists():
         return
     if not output.is_file():
         raise RegimeError(f"{output}: not a file; choose another output")
-    if source.exists() and output.samefile(source):
+    if source is not None and source.exists() and output.samefile(source):
         raise RegimeError(f"{output}: the trajectory itself; choose another output")
+
+
+def _refuse_existing(output: Path, *, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
+        raise RegimeError(f"{output}: exists; replace it with --overwrite")
 
 
 def write_output(output: Path, content: bytes, *, overwrite: bool, messages: Messages) -> None:
@@ -89,16 +219,10 @@ def write_output(output: Path, content: bytes, *, overwrite: bool, messages: Mes
     RegimeError
         Something else is in the way, or the file cannot be written.
     """
-    from regime_proto.schema.files import replace_file
+    from regime_proto.schema.files import place_files
 
     try:
-        if output.exists() and output.read_bytes() == content:
-            messages.note(f"nothing changed since; {output} holds it already")
-            return
-        if output.exists() and not overwrite:
-            raise RegimeError(f"{output}: exists and differs; replace it with --overwrite")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(output, content)
+        place_files({output: content}, overwrite=overwrite)
     except OSError as error:
         raise RegimeError(f"{output}: cannot be written ({error.strerror}); choose another output") from None
     messages.note(f"wrote {output}")

@@ -59,6 +59,10 @@ for command in (
     measuring.program,
     measuring.inspect,
     measuring.demo,
+    exchange.validate,
+    exchange.merge,
+    exchange.thin,
     exchange.export,
+    exchange.example,
 ):
     main.add_command(command)

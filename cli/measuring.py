@@ -78,14 +78,9 @@ def convert(source: Path, output: Path, quiet: bool, verbose: bool, **conversion
 
 
 @click.command()
-@click.option("--model", required=True, metavar="MODULE:FACTORY", help="Function that builds the model; or FILE.onnx.")
-@click.option(
-    "--probe",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Fixed inputs, first axis the sample.",
-)
+@click.argument("trajectory", type=click.Path(path_type=Path), required=False)
+@options.model
+@options.probe
 @click.option(
     "-o",
     "--output",
@@ -96,17 +91,49 @@ def convert(source: Path, output: Path, quiet: bool, verbose: bool, **conversion
 )
 @options.overwrite
 @options.messages
-def program(model: str, probe: Path, output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
+def program(
+    trajectory: Path | None,
+    model: str | None,
+    probe: Path | None,
+    output: Path,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
     """Write program.onnx and probe.npz, so that a directory of checkpoints explains itself.
 
-    Example: regime program --model mypkg.net:make --probe val.npz -o checkpoints/
-    """
-    from regime_proto.plan import write_program
+    From a model and a probe, or from a TRAJECTORY that carries them: then others' checkpoints are measured in the
+    same way.
 
+    Examples: regime program --model mypkg.net:make --probe val.npz -o checkpoints/;
+    regime program run.h5 -o checkpoints/
+    """
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
-        for path in write_program(output, model=model, probe=probe, overwrite=overwrite):
+        if trajectory is None:
+            if model is None or probe is None:
+                missing = "--model" if model is None else "--probe"
+                raise RegimeError(f"{missing} is missing; give --model and --probe, or a trajectory that carries them")
+            from regime_proto.plan import write_program
+
+            paths = write_program(output, model=model, probe=probe, overwrite=overwrite)
+        else:
+            if model is not None or probe is not None:
+                given = "--probe" if model is None else "--model"
+                raise RegimeError(f"{given}: give either a trajectory, or --model and --probe")
+            paths = _unpacked(trajectory, output, messages, overwrite=overwrite)
+        for path in paths:
             messages.note(f"wrote {path}")
+
+
+def _unpacked(trajectory: Path, output: Path, messages: Messages, *, overwrite: bool) -> list[Path]:
+    from regime_proto.unpack import unpack
+
+    unpacked = unpack(trajectory, output, overwrite=overwrite)
+    if not unpacked.has_probe:
+        inputs = ", ".join(f"{name}: {spec}" for name, spec in unpacked.inputs.items())
+        messages.note(f"{trajectory} carries no probe: give one of your own with --probe ({inputs})")
+    return unpacked.paths
 
 
 @click.command()

@@ -20,7 +20,7 @@ from regime_proto.probe import FILE_NAME as PROBE_FILE
 from regime_proto.registry import describing, exporter_for
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError, RegimeWarning
-from regime_proto.schema.files import replace_file
+from regime_proto.schema.files import place_files
 from regime_proto.schema.header import Layer
 from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
 from regime_proto.source import Array, Checkpoint, Source
@@ -268,15 +268,9 @@ def write_program(root: Path, *, model: object, probe: object, overwrite: bool =
     if source is not None:
         first = source.checkpoints[0]
         program.bind(source.read(first), str(first.path))
-    paths = [root / PROGRAM_FILE, root / PROBE_FILE]
-    contents = [program.content, probe_content(bound)]
-    for path, content in zip(paths, contents, strict=True):
-        if not overwrite and path.exists() and path.read_bytes() != content:
-            raise RegimeError(f"{path}: exists and differs; replace it with --overwrite")
-    root.mkdir(parents=True, exist_ok=True)
-    for path, content in zip(paths, contents, strict=True):
-        replace_file(path, content)
-    return paths
+    return place_files(
+        {root / PROGRAM_FILE: program.content, root / PROBE_FILE: probe_content(bound)}, overwrite=overwrite
+    )
 
 
 def _find_program(root: Path, probe: Probe, source: Source | None) -> Program:

@@ -1,7 +1,10 @@
 """Files that appear whole or not at all."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+from regime_proto.schema.errors import RegimeError
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -22,6 +25,23 @@ def replace_file(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def require_replaceable(path: Path, content: bytes, *, overwrite: bool) -> None:
+    """Raise a `RegimeError` if something other than `content` is at `path`, and may not be replaced."""
+    if path.exists() and not (path.is_file() and (overwrite or path.read_bytes() == content)):
+        advice = "replace it with --overwrite" if path.is_file() else "choose another output"
+        raise RegimeError(f"{path}: exists and differs; {advice}")
+
+
+def place_files(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[Path]:
+    """Write several files, after a look at whether all of them may be written; return their paths."""
+    for path, content in contents.items():
+        require_replaceable(path, content, overwrite=overwrite)
+    for path, content in contents.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content)
+    return list(contents)
 
 
 def sync_folder(folder: Path) -> None:

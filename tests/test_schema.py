@@ -1,6 +1,5 @@
 """The trajectory file: what is written is read, and a wrong file is refused."""
 
-import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
