@@ -222,6 +222,9 @@ def write_output(output: Path, content: bytes, *, overwrite: bool, messages: Mes
     from regime_proto.schema.files import place_files
 
     try:
+        if output.is_file() and output.read_bytes() == content:
+            messages.note(f"nothing changed since; {output} holds it already")
+            return
         place_files({output: content}, overwrite=overwrite)
     except OSError as error:
         raise RegimeError(f"{output}: cannot be written ({error.strerror}); choose another output") from None

@@ -105,8 +105,7 @@ def program(
     From a model and a probe, or from a TRAJECTORY that carries them: then others' checkpoints are measured in the
     same way.
 
-    Examples: regime program --model mypkg.net:make --probe val.npz -o checkpoints/;
-    regime program run.h5 -o checkpoints/
+    Example: regime program --model mypkg.net:make --probe val.npz -o checkpoints/
     """
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
@@ -209,6 +208,7 @@ def demo(out: Path, quiet: bool, verbose: bool) -> None:
 
 def _converted(source: Path, output: Path | None, messages: Messages, conversion: dict[str, Any]) -> Path:
     from regime_proto.cli.inspection import size
+    from regime_proto.schema.policy import ALL
 
     from regime_proto.conversion import run_plan
     from regime_proto.plan import make_plan
@@ -220,12 +220,20 @@ def _converted(source: Path, output: Path | None, messages: Messages, conversion
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         messages.note(f"skipped {', '.join(names[:3])}{more}: {reason}")
     policy = plan.mask_policy(conversion["masks"])
-    messages.note(f"masks: {policy}; the trajectory will take about {size(plan.predicted_file_bytes(policy))}")
+    predicted = size(plan.predicted_file_bytes(policy))
+    if conversion["masks"] == "auto" and policy != ALL:
+        every = size(plan.predicted_file_bytes(ALL))
+        messages.note(f"masks: {policy}, for about {predicted}; --masks all would take about {every}")
     keep = ("device", "workers", "batches_per_epoch", "masks", "embed", "overwrite")
     with messages.progress("observing") as progress:
         done = run_plan(plan, target, progress=progress, **{name: conversion[name] for name in keep})
-    verb = "wrote" if done.written else "nothing changed since; using"
-    messages.note(f"{verb} {done.path} ({done.observations} observations)")
+    if done.written:
+        found = size(done.path.stat().st_size)
+        messages.note(
+            f"wrote {done.path} ({done.observations} observations, masks: {policy}; {found}, {predicted} predicted)"
+        )
+    else:
+        messages.note(f"nothing changed since; using {done.path} ({done.observations} observations)")
     return done.path
 
 

@@ -76,7 +76,9 @@ def _join(folder: Path, output: Path, parent: int) -> None:
     carried = (folder / name for name in (layout.PROGRAM, layout.PROBE))
     embedded = {path.name: path.read_bytes() for path in carried if path.is_file()}
     with open_segment(paths[-1]) as last:
-        header = replace(read_header(last), embedded=embedded)
+        header = read_header(last)
+    attributes = {name: value for name, value in header.attributes.items() if name != "first_observation"}
+    header = replace(header, attributes=attributes, embedded=embedded)
 
     def parts(name: str) -> Iterator[h5py.Dataset]:
         for path in paths:
@@ -88,7 +90,7 @@ def _join(folder: Path, output: Path, parent: int) -> None:
 
 def _thin(source: h5py.File, policy: MaskPolicy, output: Path, parent: int) -> None:
     header = read_header(source)
-    kept = np.isin(source["mask_step"][...], source["step"][:: policy.every] if policy.every else [])
+    kept = np.isin(source["mask_step"][...], policy.chosen(source["step"][...]))
     parts: dict[str, Iterable[h5py.Dataset | Array]] = {name: [source[name]] for name in _growing(header)}
     for name in ("mask_step", "mask"):
         parts[name] = (values[kept[rows]] for rows, values in row_blocks(source[name]))

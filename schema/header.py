@@ -92,13 +92,22 @@ class Header:
 
     def __post_init__(self) -> None:
         layers = [layer.name for layer in self.layers]
-        _require_names(layout.TENSOR, list(self.tensors))
-        _require_names(layout.LAYER, layers)
+        if not (self.tensors and layers):
+            raise TrajectoryError(
+                f"a trajectory needs one {'layer' if self.tensors else 'tensor'} at least, found none"
+            )
+        for what, names in (("tensor", list(self.tensors)), ("layer", layers), ("metric", self.metrics)):
+            _require_names(what, names)
         if self.samples < 1:
             raise TrajectoryError("a trajectory needs one probe sample at least, found none")
         for layer in self.layers:
             if not (layer.width and layer.thresholds):
                 raise TrajectoryError(f"layer {layer.name!r}: expected one unit and one threshold at least")
+        if self.samples * self.mask_bytes > layout.MAX_ENTRY_BYTES:
+            raise TrajectoryError(
+                f"the masks of one observation take {self.samples * self.mask_bytes:,} bytes, the format allows "
+                f"{layout.MAX_ENTRY_BYTES:,}: look at fewer units (--sample-units), gates (--gates) or samples"
+            )
 
     @property
     def groups(self) -> frozenset[str]:
@@ -172,8 +181,6 @@ class Header:
 
 
 def _require_names(what: str, names: Sequence[str]) -> None:
-    if not names:
-        raise TrajectoryError(f"a trajectory needs one {what} at least, found none")
     for name, count in Counter(names).items():
         if not name or "\0" in name or count > 1 or not _is_unicode(name):
             raise TrajectoryError(f"{what} {name!r}: expected a name of its own, valid Unicode without NUL")

@@ -32,6 +32,9 @@ DISTANCE = "distance"
 PROGRAM = "program"
 PROBE = "probe"
 
+# A variable that does not grow, and one entry of one that grows, are read at once.
+MAX_ENTRY_BYTES = 256 * 2**20
+
 LAYER_KINDS = ("relu", "piecewise", "smooth")
 STEP_KINDS = ("step", "epoch", "ordinal")
 
@@ -170,6 +173,7 @@ ATTRIBUTES = (
     Attribute("software", "str", "name and version of the writer", required=True),
     Attribute("source_fingerprint", "str", "hash over program, probe, options and checkpoints", required=True),
     Attribute("step_kind", "str", "what a step counts", required=True, choices=STEP_KINDS),
+    Attribute("first_observation", "i8", "number of the first observation, where it is not 0: in segments only"),
     Attribute("observations_per_epoch", "f8", "what the smoothing window is counted in"),
     Attribute("mask_policy", "str", "whose masks are stored: all, every=N or none; all if it is not there"),
     Attribute("mask_policy_requested", "str", "what the user asked for, where that was auto"),

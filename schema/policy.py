@@ -1,7 +1,9 @@
 """Which observations keep their masks; flips and deltas are always complete."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from numpy.typing import NDArray
 from regime_proto.schema.errors import RegimeError
 
 # `auto` keeps all masks while the file is expected to stay below this, else thins them.
@@ -26,6 +28,10 @@ class MaskPolicy:
     def keeps(self, number: int) -> bool:
         """Whether the masks of observation `number` are stored."""
         return self.every > 0 and number % self.every == 0
+
+    def chosen(self, steps: NDArray[Any], first: int = 0) -> NDArray[Any]:
+        """Return those of `steps`, whose first is that of observation number `first`, that keep their masks."""
+        return steps[-first % self.every :: self.every] if self.every else steps[:0]
 
     def count(self, observations: int) -> int:
         """Return how many of so many observations keep their masks."""

@@ -142,8 +142,10 @@ class TrajectoryWriter:
         rows = {name: [row[name] for row in self._rows if name in row] for name in names}
         # Most of the work of making a small file is in what all segments share.
         self._empty = self._empty or hdf5.empty_image(self.header)
-        content = hdf5.filled(self._empty, rows, source_fingerprint=self._fingerprint)
-        path = self._segments.path((self.count - 1) // self._capacity)
+        index = (self.count - 1) // self._capacity
+        first = {"first_observation": index * self._capacity} if index else {}
+        content = hdf5.filled(self._empty, rows, source_fingerprint=self._fingerprint, **first)
+        path = self._segments.path(index)
         try:
             while self._embedded:
                 name, embedded = self._embedded.popitem()

@@ -326,7 +326,7 @@ def test_only_a_trajectory_is_ever_replaced(run, name):
     before = path.read_bytes()
     for more in ((), ("--overwrite",)):
         refused = regime("convert", run, "-o", path, *more)
-        assert_one_line(refused, "not an HDF5 file.*it is not replaced: choose another output")
+        assert_one_line(refused, "found another kind of file.*it is not replaced: choose another output")
         assert "--overwrite" not in refused.stderr
     assert path.read_bytes() == before
     assert_one_line(regime("convert", run, "-o", run.parent, "--overwrite"), "not a file; expected a trajectory")

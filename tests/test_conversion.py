@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_run
-from regime_proto.schema import hdf5
+from regime_proto.schema import assemble, hdf5, writer
 from regime_proto.schema.segments import segments_folder
 
 import regime_proto
@@ -46,15 +46,15 @@ def test_conversions_are_identical_whatever_the_workers(mlp_run, reference, tmp_
 def test_small_segments_give_the_same_file(mlp_run, reference, tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5, "MAX_CHUNK_STEPS", 3)
     # The joining child has its own constants, so join here.
-    from regime_proto.schema import merge, writer
+    joined = []
 
-    def close(self):
-        self.flush()
-        merge.merge(merge.segment_paths(self.folder), self.output)
+    def join(segments):
+        joined.extend(segments.paths())
+        assemble.main(str(os.getppid()), "join", str(segments.folder), str(segments.output))
 
-    monkeypatch.setattr(writer.TrajectoryWriter, "close", close)
+    monkeypatch.setattr(writer, "join", join)
     path = regime_proto.convert(mlp_run, tmp_path / "run.h5")
-    assert len(list(segments_folder(path).iterdir())) == 3
+    assert len(joined) == 3
     assert_same(path, reference)
 
 
@@ -133,7 +133,9 @@ def test_an_output_of_another_run_is_not_touched(run, mlp_run, tmp_path):
 def test_an_output_that_is_no_trajectory_is_not_touched(mlp_run, tmp_path):
     path = tmp_path / "run.h5"
     path.write_text("my thesis")
-    with pytest.raises(regime_proto.RegimeError, match=r"not an HDF5 file.*it is not replaced: choose another output"):
+    with pytest.raises(
+        regime_proto.RegimeError, match=r"another kind of file.*it is not replaced: choose another output"
+    ):
         regime_proto.convert(mlp_run, path)
     assert path.read_text() == "my thesis"
 

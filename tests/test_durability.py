@@ -1,6 +1,8 @@
 """Kills and full disks: what was committed is never lost, and going on gives the same file."""
 
+import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +11,11 @@ import nets
 import numpy as np
 import pytest
 import torch
-from regime_proto.schema.segments import segments_folder
+import trajectories
+from regime_proto.schema import validate
+from regime_proto.schema.finish import finish
+from regime_proto.schema.segments import Segments, segments_folder
+from regime_proto.schema.writer import TrajectoryWriter
 from safetensors.torch import save_file
 from test_conversion import assert_same
 
@@ -124,6 +130,227 @@ def test_a_disk_that_fills_up_while_joining_keeps_all(long_run, reference, tmp_p
     assert f"all {STATES} observations are safe" in failed.stderr
     assert [path.name for path in tmp_path.iterdir()] == [segments_folder(output).name]
     regime_proto.convert(long_run, output)
+    assert_same(output, reference)
+
+
+def often(count, slow):
+    """Numbers for `count` runs, and for so many more in the slow suite."""
+    return [*range(count), *(pytest.param(number, marks=pytest.mark.slow) for number in range(count, slow))]
+
+
+def killed_after(command, seconds, *, group=True):
+    """Run a command and kill it, with its children or without them; return whether that came in time."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        if group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        process.wait()
+    return process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", often(12, 100))
+def test_a_conversion_killed_at_any_moment_goes_on(long_run, reference, tmp_path, number):
+    """With segments at every moment, and with few."""
+    output = tmp_path / "run.h5"
+    command = [sys.executable, "-c", CONVERT, str(long_run), str(output), "-1", str(number % 2 * 0.05)]
+    random = np.random.default_rng(number)
+    kept = []
+    for _ in range(2):
+        if not killed_after(command, random.uniform(0.7, 2.5)) or output.exists():
+            break
+        assert committed(output)[: len(kept)] == kept
+        kept = committed(output)
+    seen = []
+    regime_proto.convert(long_run, output, progress=lambda done, total: seen.append(done))
+    assert len(seen) <= STATES - len(kept)
+    assert_same(output, reference)
+    assert {path.name for path in tmp_path.iterdir()} == {output.name}
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """The segments of a long run, and the file that they ought to become."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    head = trajectories.header(policy="every=3")
+    for name in ("reference.h5", "run.h5"):
+        with Segments(folder / name) as segments:
+            writer = TrajectoryWriter(segments, head)
+            for observation in trajectories.observations(head, 1000):
+                writer.append(observation, fingerprint="f")
+            writer.flush()
+            if name == "reference.h5":
+                writer.close()
+    return folder
+
+
+def copied(interrupted, folder):
+    shutil.copytree(interrupted / "run.h5.segments", folder / "run.h5.segments")
+    return folder / "run.h5"
+
+
+@pytest.mark.parametrize("number", often(12, 110))
+def test_a_merge_killed_at_any_moment_is_finished_by_the_next(interrupted, tmp_path, number):
+    """Killed together with the child that joins, or alone, while that goes on."""
+    output = copied(interrupted, tmp_path)
+    command = [sys.executable, "-c", "from regime_proto.cli.main import main; main()", "merge", f"{output}.segments"]
+    random = np.random.default_rng(number)
+    killed_after(command, random.uniform(0.2, 1.1), group=number % 2 == 0)
+    assert output.exists() or segments_folder(output).exists()
+    done = finish(output)
+    assert done.observations == 1000
+    assert_same(output, interrupted / "reference.h5")
+    assert validate(output) == []
+    assert not segments_folder(output).exists()
+
+
+def test_merging_again_changes_nothing(interrupted, tmp_path):
+    output = copied(interrupted, tmp_path)
+    assert finish(segments_folder(output)).joined
+    before = output.read_bytes()
+    for path in (output, segments_folder(output)):
+        again = finish(path)
+        assert not again.joined
+        assert again.observations == 1000
+    assert output.read_bytes() == before
+
+
+def test_a_merge_carries_the_program_along(interrupted):
+    with regime_proto.open_trajectory(interrupted / "reference.h5") as found:
+        assert found["program"].values.tobytes() == b"not really a program"
+
+
+def test_a_kill_while_segments_are_deleted_does_not_shorten_the_output(interrupted, tmp_path):
+    output = copied(interrupted, tmp_path)
+    finish(output)
+    before = output.read_bytes()
+    shutil.copytree(interrupted / "run.h5.segments", segments_folder(output))
+    for path in sorted(segments_folder(output).glob("0*.h5"))[3:]:
+        path.unlink()
+    assert not finish(output).joined
+    assert output.read_bytes() == before
+    assert not segments_folder(output).exists()
+
+
+def test_a_merge_does_not_replace_another_run(interrupted, tmp_path):
+    output = copied(interrupted, tmp_path)
+    regime_proto.synthetic.trajectory(steps=3, path=output)
+    with pytest.raises(regime_proto.TrajectoryError, match="another run's"):
+        finish(output)
+    assert finish(output, overwrite=True).observations == 1000
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "000003.h5").unlink(), "000003.h5: missing, although 000004.h5 is there"),
+        (lambda folder: (folder / "000015.h5").write_bytes(b"x" * 9000), "000015.h5: a damaged segment"),
+        (lambda folder: (folder / "000003.h5").write_bytes(b"x" * 9000), "could not be written"),
+    ],
+)
+def test_a_spoiled_segment_is_named(interrupted, tmp_path, spoil, message):
+    output = copied(interrupted, tmp_path)
+    spoil(segments_folder(output))
+    with pytest.raises(regime_proto.TrajectoryError, match=message):
+        finish(output)
+    assert [path.name for path in tmp_path.iterdir()] == [segments_folder(output).name]
+
+
+def test_a_segment_is_a_valid_trajectory(interrupted):
+    for path in segments_folder(interrupted / "run.h5").glob("*.h5"):
+        assert validate(path) == []
+
+
+@pytest.mark.parametrize("masks", ["every=3", "none"])
+def test_a_killed_conversion_that_thins_goes_on(long_run, tmp_path, masks):
+    """In the middle of a segment, and at an observation that keeps no masks."""
+    reference = regime_proto.convert(long_run, tmp_path / "reference.h5", masks=masks)
+
+    def interrupt(done, total):
+        if done == 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        regime_proto.convert(long_run, tmp_path / "run.h5", masks=masks, progress=interrupt)
+    assert len(committed(tmp_path / "run.h5")) == 100
+    with pytest.raises(regime_proto.TrajectoryError, match=f"begun with mask_policy {masks}, now all"):
+        regime_proto.convert(long_run, tmp_path / "run.h5", masks="all")
+    regime_proto.convert(long_run, tmp_path / "run.h5", masks=masks)
+    assert_same(tmp_path / "run.h5", reference)
+
+
+def test_nothing_to_merge_is_an_error(tmp_path):
+    with pytest.raises(regime_proto.TrajectoryError, match="no segments there; expected the folder"):
+        finish(tmp_path / "run.h5")
+
+
+@pytest.mark.parametrize("task", ["merge", "thin"])
+def test_a_disk_that_fills_up_leaves_what_was_there(interrupted, tmp_path, task):
+    output = copied(interrupted, tmp_path)
+    if task == "thin":
+        finish(output)
+    before = {path.name for path in tmp_path.iterdir()}
+    calls = {"merge": ["merge", str(output)], "thin": ["thin", str(output), "--masks", "none", "-o", f"{output}.new"]}
+    limit = 20_000
+    done = subprocess.run(
+        [sys.executable, "-c", "from regime_proto.cli.main import main; main()", *calls[task]],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "could not be written" in line
+    assert {path.name for path in tmp_path.iterdir()} == before
+    if task == "merge":
+        assert finish(output).observations == 1000
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from regime_proto.schema.segments import Segments
+with Segments(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_writer_gets_a_clear_error(long_run, interrupted, tmp_path):
+    output = copied(interrupted, tmp_path)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        for work in (
+            lambda: regime_proto.convert(long_run, output),
+            lambda: regime_proto.convert(long_run, output, overwrite=True),
+            lambda: finish(output),
+        ):
+            with pytest.raises(
+                regime_proto.TrajectoryError, match="another process is writing it; wait until that ends"
+            ):
+                work()
+        holder.kill()
+    # A hold ends with its process, whatever ended that.
+    assert finish(output).observations == 1000
+
+
+def test_two_conversions_at_once(long_run, reference, tmp_path):
+    """One wins, the other says why it did not, and the file is right."""
+    output = tmp_path / "run.h5"
+    code = "import sys, regime_proto; regime_proto.convert(*sys.argv[1:])"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(long_run), str(output)], stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [writer.communicate()[1] for writer in writers]
+    codes = sorted(writer.returncode for writer in writers)
+    assert codes[0] == 0
+    if codes[1]:
+        assert any("another process is writing it" in text for text in said)
     assert_same(output, reference)
 
 

@@ -14,7 +14,7 @@ from regime_proto.analyzer.readings import ALL_READINGS, Reading
 from regime_proto.analyzer.readings import preset as find_preset
 from regime_proto.analyzer.series import Array, Series, describe_invalid, read_series
 from regime_proto.dataset import open_trajectory
-from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.errors import RegimeError, TrajectoryError
 from regime_proto.source import parse_steps
 
 JSON_VERSION = 1
@@ -179,8 +179,11 @@ def analyze(
         The file cannot be read, or fewer than two observations are left.
     """
     if not isinstance(trajectory, xr.Dataset):
-        with open_trajectory(trajectory) as opened:
-            result = analyze(opened, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch)
+        try:
+            with open_trajectory(trajectory) as opened:
+                result = analyze(opened, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch)
+        except OSError as error:
+            raise TrajectoryError(f"{os.fspath(trajectory)}: damaged data ({error}); see regime validate") from None
         return replace(result, trajectory=os.fspath(trajectory))
     reading = find_preset(preset)
     chosen = _restrict(trajectory, steps)

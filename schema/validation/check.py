@@ -33,7 +33,7 @@ def problems_of(path: Path, *, whole: bool) -> list[Problem]:
     """
     with path.open("rb") as opened:
         if opened.read(len(_SIGNATURE)) != _SIGNATURE:
-            return [Problem("file-hdf5", "/", "an HDF5 file", "another kind of file")]
+            return [Problem("file-hdf5", "/", "a trajectory, which is an HDF5 file", "another kind of file")]
     try:
         with h5py.File(path, "r") as file:
             return file_problems(file, whole=whole)

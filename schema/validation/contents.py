@@ -33,7 +33,7 @@ def _version_problems(file: h5py.File) -> Iterator[Problem]:
     found = file.attrs.get("regime_version")
     match = re.fullmatch(r"(\d{1,6})\.(\d{1,6})", found) if isinstance(found, str) else None
     if match is None:
-        what = "none: not a trajectory" if found is None else repr(found)
+        what = "none: an HDF5 file, but not a trajectory" if found is None else repr(found)
         yield Problem("version-present", where, f"a version such as {layout.VERSION}", what)
         return
     major, minor = map(int, match.groups())

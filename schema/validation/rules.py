@@ -49,7 +49,8 @@ class Problem:
         return RULES[self.rule].severity
 
     def __str__(self) -> str:
-        return f"{self.where}: expected {self.expected}, found {self.found} [{self.rule}]"
+        where = "" if self.where == "/" else f"{self.where}: "
+        return f"{where}expected {self.expected}, found {self.found} [{self.rule}]"
 
 
 def errors(problems: "list[Problem]") -> "list[Problem]":
@@ -86,8 +87,8 @@ _STRUCTURE = (
     Rule(
         "size-limit",
         ERROR,
-        "A chunk MUST NOT be larger than 64 MiB, nor 256 MiB a variable that does not grow, nor 1 GiB one entry along "
-        "a growing dimension.",
+        "A chunk MUST NOT be larger than 64 MiB, nor 256 MiB a variable that does not grow, or one entry along a "
+        "growing dimension.",
     ),
     Rule("chunk-count", ERROR, "Every chunk MUST be written, and nothing besides."),
     Rule(

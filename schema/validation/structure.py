@@ -11,14 +11,13 @@ from typing import Any
 
 import h5py
 from h5py import h5a, h5d, h5l, h5o, h5t, h5z
+from regime_proto.schema.layout import MAX_ENTRY_BYTES
 from regime_proto.schema.validation.rules import Problem
 
 MAX_OBJECTS = 10_000
 MAX_ATTRIBUTES = 1_000
 MAX_ATTRIBUTE_BYTES = 2**20
 MAX_CHUNK_BYTES = 64 * 2**20
-MAX_FIXED_BYTES = 256 * 2**20
-MAX_ROW_BYTES = 2**30
 # Deflate makes at most 1,032 bytes of one: chunks below this cannot become larger than 256 MiB.
 MAX_TRUSTED_STORED_BYTES = 256 * 2**20 // 1032
 
@@ -108,8 +107,8 @@ def _contiguous_problems(path: str, dataset: Any) -> Iterator[Problem]:
     if stored == 0 and _is_bare_dimension(dataset):
         # A dimension without values: only its length means something.
         return
-    if declared > MAX_FIXED_BYTES:
-        yield Problem("size-limit", path, f"at most {MAX_FIXED_BYTES:,} bytes", f"{declared:,}")
+    if declared > MAX_ENTRY_BYTES:
+        yield Problem("size-limit", path, f"at most {MAX_ENTRY_BYTES:,} bytes", f"{declared:,}")
     elif stored != declared:
         yield Problem("chunk-count", path, f"{declared:,} bytes", f"{stored:,}")
 
@@ -140,7 +139,7 @@ def _chunk_problems(path: str, dataset: Any, properties: Any, file_size: int) ->
     whole = row if grows else row * shape[0]
     for what, found, limit in (
         ("chunks of ", size, MAX_CHUNK_BYTES),
-        ("an entry of " if grows else "", whole, MAX_ROW_BYTES if grows else MAX_FIXED_BYTES),
+        ("an entry of " if grows else "", whole, MAX_ENTRY_BYTES),
     ):
         if found > limit:
             yield Problem("size-limit", path, f"{what}at most {limit:,} bytes", f"{found:,}")

@@ -57,10 +57,15 @@ def _policy_problems(file: h5py.File, steps: Array, masks: Array) -> Iterator[Pr
     except RegimeError:
         yield Problem("mask-policy", "/@mask_policy", "all, none or every=N", repr(file.attrs["mask_policy"]))
         return
-    expected = steps[:: policy.every] if policy.every else steps[:0]
+    expected = policy.chosen(steps, _first_observation(file))
     if not np.array_equal(masks, expected):
         found = f"{len(masks)}, or other steps"
         yield Problem("mask-policy", "/mask_step", f"{len(expected)} steps, as mask_policy {policy} says", found)
+
+
+def _first_observation(file: h5py.File) -> int:
+    """Return the number of the first observation; a segment goes on where the one before ended."""
+    return int(file.attrs.get("first_observation", 0))
 
 
 def _name_problems(file: h5py.File) -> Iterator[Problem]:
@@ -115,7 +120,7 @@ def _unit_index_problems(index: Array, sizes: Array) -> Iterator[Problem]:
 
 
 def _delta_problems(file: h5py.File) -> Iterator[Problem]:
-    valid = file["valid"][...].astype(bool)
+    valid, is_first = file["valid"][...].astype(bool), _first_observation(file) == 0
     both = valid & np.concatenate([[False], valid[:-1]])
     known = (name for name in ("weight_delta_l1", "weight_delta_l2", "weight_distance_l2", "flip_fraction_error"))
     for name in known:
@@ -123,7 +128,7 @@ def _delta_problems(file: h5py.File) -> Iterator[Problem]:
             continue
         first = file[name][0]
         nothing = np.isnan(first) if name.startswith("weight_delta") else first == 0
-        if valid[0] and not nothing.all():
+        if is_first and valid[0] and not nothing.all():
             expected = "NaN" if name.startswith("weight_delta") else "0"
             yield Problem("first-row", f"/{name}", f"{expected} in the first row", "others")
         for rows, values in row_blocks(file[name]):
@@ -136,7 +141,7 @@ def _delta_problems(file: h5py.File) -> Iterator[Problem]:
 
 def _flip_problems(file: h5py.File) -> Iterator[Problem]:
     flips, units = file["flips"], file["layer_units"][...]
-    if np.any(flips[0]):
+    if _first_observation(file) == 0 and np.any(flips[0]):
         yield Problem("first-row", "/flips", "0 in the first row", "flips")
     for rows, values in row_blocks(flips):
         wrong = np.any(values > units, axis=(1, 2))

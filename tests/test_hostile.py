@@ -1,0 +1,219 @@
+"""Files that mean harm, or have come to harm: a clear error in little time and memory, and nothing else is touched."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import trajectories
+from regime_proto.schema import validate
+from regime_proto.schema.validation import trust
+from test_cli import assert_one_line, regime
+from test_validator import SPOILS
+
+import regime_proto
+
+# What a file is made of, lengths and steps: what a reader relies on before it looks at a value.
+STRUCTURAL = (
+    "link-hard", "link-single", "storage-inside", "filter-known", "size-limit", "chunk-count", "chunk-stored",
+    "chunk-inflated", "step-order", "variable-type", "dimension-length",
+)  # fmt: skip
+CASES = [
+    pytest.param(rule, spoil, options, id=f"{rule}-{spoil.__name__}")
+    for rule in STRUCTURAL
+    for spoil, _, options in SPOILS[rule]
+]
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory):
+    return trajectories.write(tmp_path_factory.mktemp("valid") / "run.h5")
+
+
+@pytest.mark.parametrize(("rule", "spoil", "options"), CASES)
+def test_every_reader_refuses_it(valid, tmp_path, rule, spoil, options):
+    path = tmp_path / "hostile.h5"
+    shutil.copy(valid, path)
+    with h5py.File(path, "r+", track_order=False) as file:
+        spoil(file)
+    start = time.monotonic()
+    assert rule in [problem.rule for problem in validate(path)]
+    with pytest.raises(regime_proto.TrajectoryError, match=rule):
+        regime_proto.open_trajectory(path)
+    assert time.monotonic() - start < 5
+    for command in (
+        ["analyze"],
+        ["inspect"],
+        ["export", "--to", "csv"],
+        ["thin", "--masks", "none", "-o", tmp_path / "x.h5"],
+    ):
+        assert_one_line(regime(*command, path), rule)
+    assert regime("validate", path).exit_code == 1
+    assert {found.name for found in tmp_path.iterdir()} == {path.name}
+
+
+@pytest.mark.parametrize("how", ["storage", "link", "virtual"])
+def test_no_other_file_is_opened(valid, tmp_path, how):
+    """A pipe that nobody writes to: whoever opened it for reading would wait there for ever."""
+    path, pipe = tmp_path / "hostile.h5", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    shutil.copy(valid, path)
+    with h5py.File(path, "r+") as file:
+        del file["epoch"]
+        if how == "storage":
+            file.create_dataset("epoch", (70,), "f8", external=[(str(pipe), 0, 560)])
+        elif how == "link":
+            file["epoch"] = h5py.ExternalLink(str(pipe), "/epoch")
+        else:
+            virtual = h5py.VirtualLayout((70,), "f8")
+            virtual[:] = h5py.VirtualSource(str(pipe), "epoch", (70,))
+            file.create_virtual_dataset("epoch", virtual)
+    for command in ("validate", "analyze", "inspect"):
+        code = "import sys; from regime_proto.cli.main import main; main(sys.argv[1:])"
+        done = subprocess.run(
+            [sys.executable, "-c", code, command, str(path)], capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == 1
+        assert "storage-inside" in done.stdout + done.stderr or "link-hard" in done.stdout + done.stderr
+
+
+def fuzzed(valid, tmp_path, kind, count, seed=0):
+    script = Path(__file__).with_name("fuzz.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(valid), str(tmp_path), kind, str(count), str(seed)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert not [outcome for outcome in found["counts"] if outcome.startswith("harm")], found
+    assert found["longest"] < 5
+    assert found["memory"] < 500 * 2**20
+    return found["counts"]
+
+
+def test_a_file_cut_anywhere_is_refused(valid, tmp_path):
+    assert fuzzed(valid, tmp_path, "truncate", 64) == {"refused": 63}
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
+def test_changed_bytes_do_no_harm(valid, tmp_path, seed):
+    counts = fuzzed(valid, tmp_path, "mutate", 200, seed)
+    assert sum(counts.values()) == 200
+    assert counts["refused"] > 100
+    # What is left to the guard: crashes, hangs, hunger.
+    assert sum(number for outcome, number in counts.items() if outcome.startswith("guarded")) < 20
+
+
+def test_a_file_that_takes_long_is_refused_in_time(valid, tmp_path):
+    """Some megabytes of chunks, each within its limits, that inflate to gigabytes."""
+    path = tmp_path / "hostile.h5"
+    shutil.copy(valid, path)
+    with h5py.File(path, "r+") as file:
+        rows, width = 70, 6 * 2**20
+        del file["mask"]
+        stored = file.create_dataset(
+            "mask", (rows, 3, width), "u1", maxshape=(None, 3, width), chunks=(rows, 1, 2**17), compression=9
+        )
+        chunk = zlib.compress(bytes(rows * 2**17), 9)
+        for sample in range(3):
+            for start in range(0, width, 2**17):
+                stored.id.write_direct_chunk((0, sample, start), chunk)
+        for axis, name in enumerate(("mask_step", "sample")):
+            stored.dims[axis].attach_scale(file[name])
+        stored.attrs.update({"long_name": "mask", "units": "1"})
+        # All in one layer, so that every number fits.
+        file["layer_size"][1] = 4 * (width - 2)
+        file["layer_byte_stop"][1] = width
+        del file["byte"]
+        bare = file.create_dataset("byte", (width,), ">f4")
+        bare.make_scale(f"This is a netCDF dimension but not a netCDF variable. {width:10d}")
+        stored.dims[2].attach_scale(bare)
+    assert path.stat().st_size < 4 * 2**20
+    start = time.monotonic()
+    [problem] = validate(path)
+    assert problem.rule in ("file-safe", "mask-flips")
+    assert time.monotonic() - start < 6
+
+
+def test_a_file_is_looked_at_once(valid, tmp_path, monkeypatch):
+    """What this machine wrote or has checked is opened at once; what changed since is checked again."""
+    path = tmp_path / "run.h5"
+    shutil.copy(valid, path)
+    assert not trust.is_trusted(path)
+    with regime_proto.open_trajectory(path):
+        assert trust.is_trusted(path)
+    with h5py.File(path, "r+") as file:
+        file["step"][5] = 3
+    assert not trust.is_trusted(path)
+    with pytest.raises(regime_proto.TrajectoryError, match="step-order"):
+        regime_proto.open_trajectory(path)
+    assert not trust.is_trusted(path)
+    assert trust.is_trusted(regime_proto.synthetic.trajectory(steps=3, path=tmp_path / "own.h5"))
+
+
+def test_a_copy_with_the_times_of_the_original_is_not_trusted(tmp_path):
+    own = regime_proto.synthetic.trajectory(steps=3, path=tmp_path / "own.h5")
+    other = tmp_path / "other.h5"
+    shutil.copy2(own, other)
+    with h5py.File(other, "r+") as file:
+        file["flips"][...] = 0
+    os.utime(other, ns=(own.stat().st_atime_ns, own.stat().st_mtime_ns))
+    other.replace(own)
+    assert not trust.is_trusted(own)
+
+
+def test_without_a_place_for_records_every_file_is_checked(valid, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    path = tmp_path / "run.h5"
+    shutil.copy(valid, path)
+    for _ in range(2):
+        with regime_proto.open_trajectory(path) as opened:
+            assert opened.sizes["step"] == 70
+        assert not trust.is_trusted(path)
+
+
+def test_records_do_not_grow_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(trust, "MAX_RECORDS", 8)
+    paths = [tmp_path / str(number) for number in range(30)]
+    for number, path in enumerate(paths):
+        path.touch()
+        trust.record(path)
+        os.utime(trust._place(path), (number, number))
+    assert len(list(trust._place(paths[0]).parent.iterdir())) <= 8
+    assert trust.is_trusted(paths[-1])
+    assert not trust.is_trusted(paths[0])
+
+
+def test_a_newer_minor_version_is_read_and_said(valid, tmp_path):
+    path = tmp_path / "newer.h5"
+    shutil.copy(valid, path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["regime_version"] = "1.9"
+        file["novelty"] = np.zeros(3)
+    for _ in range(2):
+        with pytest.warns(regime_proto.RegimeWarning) as said:
+            result = regime_proto.analyze(path)
+        assert any(
+            "format 1.0 or older, found 1.9: what is new is not read" in str(warning.message) for warning in said
+        )
+        assert any("/novelty" in str(warning.message) for warning in said)
+    assert result.rho == regime_proto.analyze(valid).rho
+
+
+def test_what_is_not_named_in_the_format_may_stand_under_extra(valid, tmp_path):
+    path = tmp_path / "more.h5"
+    shutil.copy(valid, path)
+    with h5py.File(path, "r+") as file:
+        group = file.create_group("extra/ours", track_order=True)
+        group["grid"] = np.zeros((3, 4))
+        group.attrs["who"] = "us"
+    assert validate(path) == []
+    with regime_proto.open_trajectory(path) as opened:
+        assert "grid" not in opened
