@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 DEMO_OUT ?= demo-run
 
-.PHONY: help demo test bench lint types wheel-check clean
+.PHONY: help demo test test-all bench lint types wheel-check clean
 
 help:
 	@echo "make demo    train a small network and analyze it"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests;  make test-all    with hundreds of kills and thousands of spoiled files"
 	@echo "make bench   measure speed and memory, and whether a long run keeps its pace"
 	@echo "make lint    check style;  make types    check types"
 
@@ -25,6 +25,9 @@ demo: $(VENV)/.installed
 	$(BIN)/regime demo --out $(DEMO_OUT)
 
 test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
 $(VENV)/.bench-installed: $(VENV)/.installed

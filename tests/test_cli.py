@@ -41,7 +41,7 @@ def test_analyze_a_directory(run):
     result = regime("analyze", run)
     assert result.exit_code == 0, result.output
     trajectory = run.parent / "checkpoints.regime.h5"
-    assert f"wrote {trajectory} (8 observations)" in result.stderr
+    assert f"wrote {trajectory} (8 observations, masks: all; " in result.stderr
     for word in ("ρ", "AUC_W", "AUC_P", "16 readings", "weights", "patterns", "curve below", "node_relu", "body.2"):
         assert word in result.stdout
     again = regime("analyze", run)

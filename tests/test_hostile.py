@@ -48,13 +48,17 @@ def test_every_reader_refuses_it(valid, tmp_path, rule, spoil, options):
     with pytest.raises(regime_proto.TrajectoryError, match=rule):
         regime_proto.open_trajectory(path)
     assert time.monotonic() - start < 5
-    for command in (
-        ["analyze"],
-        ["inspect"],
-        ["export", "--to", "csv"],
-        ["thin", "--masks", "none", "-o", tmp_path / "x.h5"],
-    ):
-        assert_one_line(regime(*command, path), rule)
+
+
+@pytest.mark.parametrize("spoil", [SPOILS["link-hard"][1][0], SPOILS["chunk-inflated"][0][0]])
+def test_every_command_refuses_it_in_one_line(valid, tmp_path, spoil):
+    path = tmp_path / "hostile.h5"
+    shutil.copy(valid, path)
+    with h5py.File(path, "r+", track_order=False) as file:
+        spoil(file)
+    thin = ["thin", "--masks", "none", "-o", tmp_path / "x.h5"]
+    for command in (["analyze"], ["inspect"], ["export", "--to", "csv"], thin, ["program", "-o", tmp_path / "x"]):
+        assert_one_line(regime(*command, path), r"hostile.h5: .*expected .*, found .* \[(link-hard|chunk-inflated)\]")
     assert regime("validate", path).exit_code == 1
     assert {found.name for found in tmp_path.iterdir()} == {path.name}
 

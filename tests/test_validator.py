@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import time
 import zlib
 
 import h5py
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import trajectories
 from regime_proto.schema import layout, validate
+from regime_proto.schema.header import Header, Layer
 from regime_proto.schema.validation.check import problems_of
 from regime_proto.schema.validation.guard import outcome, run_child
 from regime_proto.schema.validation.rules import RULES
@@ -558,18 +560,31 @@ def test_what_is_no_hdf5_file_is_a_problem(tmp_path, content):
     assert problem.rule == "file-hdf5"
 
 
-def test_a_file_that_needs_much_memory_is_a_problem(valid, tmp_path):
-    """Half a megabyte that asks for a gigabyte, each part of it below its limit."""
-    path = tmp_path / "wrong.h5"
-    shutil.copy(valid, path)
-    with h5py.File(path, "r+") as file:
-        width = 2**25
-        chunk = zlib.compress(bytes(8 * 2**20), 9)
-        stored = replaced(file, "layer_size", shape=(width,), dtype="i8", chunks=(2**20,), compression=9)
-        for start in range(0, width, 2**20):
-            stored.id.write_direct_chunk((start,), chunk)
-    assert path.stat().st_size < 10**6
+def test_a_file_that_needs_much_memory_is_a_problem(tmp_path):
+    """Some megabytes of zeros, every length and chunk as it may be; but reading the steps alone takes too much."""
+    layer = Layer("only", "Relu", "relu", "", 8)
+    head = Header({"w": 1}, (layer,), 1, trajectories.ATTRIBUTES)
+    path = trajectories.write(tmp_path / "wrong.h5", head, count=1)
+    count, rows = 2**26, 2**22
+    with h5py.File(path, "r+", track_order=False) as file:
+        for variable in head.variables:
+            if not variable.grows:
+                continue
+            old = file[variable.name]
+            tail, dtype = old.shape[1:], old.dtype
+            stored = replaced(
+                file, variable.name, shape=(count, *tail), maxshape=(None, *tail), chunks=(rows, *tail), dtype=dtype,
+                compression=9,
+            )  # fmt: skip
+            chunk = zlib.compress(bytes(rows * dtype.itemsize), 9)
+            for start in range(0, count, rows):
+                stored.id.write_direct_chunk((start, *(0 for _ in tail)), chunk)
+    assert path.stat().st_size < 5 * 10**6
+    start = time.monotonic()
     assert [problem.rule for problem in validate(path)] == ["file-safe"]
+    with pytest.raises(regime_proto.TrajectoryError, match="more than 400 MiB of memory"):
+        regime_proto.open_trajectory(path)
+    assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import numpy as np
 from regime_proto.schema import hdf5, layout
 from regime_proto.schema.flips import FlipCounter
 from regime_proto.schema.header import Header, Layer, Observation
-from regime_proto.schema.policy import parse_policy
 
 ATTRIBUTES = {
     "regime_version": layout.VERSION,
@@ -77,7 +76,7 @@ def observations(head, count=70, seed=0):
 def write(path, head=None, count=70, **options):
     """Write a valid trajectory."""
     head = head or header(**options)
-    policy = parse_policy(head.attributes["mask_policy"])
+    policy = head.mask_policy
     rows = [observation.arrays(head) for observation in observations(head, count)]
     for number, row in enumerate(rows):
         if not policy.keeps(number):
