@@ -93,6 +93,8 @@ def trajectory(path: Path) -> RenderableType:
         facts.add_row("invalid", f"{invalid} observations with NaN or Inf")
     facts.add_row("masks", f"of {masks} observations, {header.samples} samples, {size(header.mask_bytes)} a sample")
     facts.add_row("trainable", f"{len(header.tensors)} tensors, {sum(header.tensors.values()):,} parameters")
+    for name, content in header.embedded.items():
+        facts.add_row("carries", f"the {name}, {size(len(content))}")
     if header.metrics:
         facts.add_row("metrics", ", ".join(header.metrics))
     for name, value in header.attributes.items():

@@ -7,7 +7,8 @@ whose disk is full, so this work is given to a child.
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,45 +79,38 @@ def _join(folder: Path, output: Path, parent: int) -> None:
     with open_segment(paths[-1]) as last:
         header = read_header(last)
     attributes = {name: value for name, value in header.attributes.items() if name != "first_observation"}
-    header = replace(header, attributes=attributes, embedded=embedded)
-
-    def parts(name: str) -> Iterator[h5py.Dataset]:
+    with _written(replace(header, attributes=attributes, embedded=embedded), output, parent) as target:
+        growing = _growing(target, header)
         for path in paths:
             with h5py.File(path, "r") as segment:
-                yield segment[name]
-
-    _write(header, {name: parts(name) for name in _growing(header)}, output, parent)
+                for name, rows in growing.items():
+                    rows.add(segment[name])
+        for rows in growing.values():
+            rows.finish()
 
 
 def _thin(source: h5py.File, policy: MaskPolicy, output: Path, parent: int) -> None:
     header = read_header(source)
     kept = np.isin(source["mask_step"][...], policy.chosen(source["step"][...]))
-    parts: dict[str, Iterable[h5py.Dataset | Array]] = {name: [source[name]] for name in _growing(header)}
-    for name in ("mask_step", "mask"):
-        parts[name] = (values[kept[rows]] for rows, values in row_blocks(source[name]))
-    extra = source.get(layout.EXTRA)
-    _write(header.with_attributes(mask_policy=str(policy)), parts, output, parent, extra)
+    with _written(header.with_attributes(mask_policy=str(policy)), output, parent) as target:
+        for name, rows in _growing(target, header).items():
+            if name in ("mask_step", "mask"):
+                for at, values in row_blocks(source[name]):
+                    rows.add(values[kept[at]])
+            else:
+                rows.add(source[name])
+            rows.finish()
+        if layout.EXTRA in source:
+            source.copy(layout.EXTRA, target)
 
 
-def _growing(header: Header) -> list[str]:
-    return [variable.name for variable in header.variables if variable.grows]
-
-
-def _write(
-    header: Header,
-    parts: Mapping[str, Iterable[h5py.Dataset | Array]],
-    output: Path,
-    parent: int,
-    extra: h5py.Group | None = None,
-) -> None:
-    """Write a trajectory beside `output`, hold it against the format, and put it in its place."""
+@contextmanager
+def _written(header: Header, output: Path, parent: int) -> Iterator[h5py.File]:
+    """Yield a trajectory without rows, beside `output`; then hold it against the format, and put it in its place."""
     temporary = _temporary(output, os.getpid())
     with h5py.File(temporary, "w", **hdf5.CREATE_OPTIONS) as target:
         hdf5.create(target, header)
-        for name, pieces in parts.items():
-            _append(target[name], pieces)
-        if extra is not None:
-            extra.file.copy(extra, target, layout.EXTRA)
+        yield target
     with h5py.File(temporary, "r") as written:
         require_sound(file_problems(written, whole=False), temporary)
     with temporary.open("rb") as file:
@@ -129,26 +123,43 @@ def _write(
     sync_folder(output.parent)
 
 
-def _append(target: h5py.Dataset, pieces: Iterable[h5py.Dataset | Array]) -> None:
-    """Append rows. Where a piece begins a chunk and its own chunks are alike, these are copied as they are."""
-    length = target.chunks[0]
-    waiting: list[Array] = []
-    for piece in pieces:
-        if isinstance(piece, h5py.Dataset) and not waiting and piece.chunks == target.chunks:
-            whole = len(piece) - len(piece) % length
-            _copy_chunks(piece, target, whole)
-            waiting = [piece[whole:]] if whole < len(piece) else []
-            continue
-        blocks = (values for _, values in row_blocks(piece)) if isinstance(piece, h5py.Dataset) else [piece]
-        for block in blocks:
-            waiting.append(block)
-            if sum(map(len, waiting)) >= length:
-                rows = np.concatenate(waiting)
-                whole = len(rows) - len(rows) % length
-                hdf5.append_rows(target, rows[:whole])
-                waiting = [rows[whole:]] if whole < len(rows) else []
-    if waiting:
-        hdf5.append_rows(target, np.concatenate(waiting))
+def _growing(target: h5py.File, header: Header) -> "dict[str, _Rows]":
+    return {variable.name: _Rows(target[variable.name]) for variable in header.variables if variable.grows}
+
+
+class _Rows:
+    """The rows of a growing variable, whole chunks of which are written as soon as they are there."""
+
+    def __init__(self, target: h5py.Dataset) -> None:
+        self._target = target
+        self._waiting: list[Array] = []
+
+    def add(self, piece: h5py.Dataset | Array) -> None:
+        """Add rows. Where they begin a chunk and their own chunks are alike, these are copied as they are."""
+        if not isinstance(piece, h5py.Dataset):
+            self._add_array(piece)
+        elif self._waiting or piece.chunks != self._target.chunks:
+            for _, values in row_blocks(piece):
+                self._add_array(values)
+        else:
+            whole = len(piece) - len(piece) % self._target.chunks[0]
+            _copy_chunks(piece, self._target, whole)
+            if whole < len(piece):
+                self._waiting = [piece[whole:]]
+
+    def _add_array(self, values: Array) -> None:
+        self._waiting.append(values)
+        count, length = sum(map(len, self._waiting)), self._target.chunks[0]
+        if count >= length:
+            rows = np.concatenate(self._waiting)
+            whole = count - count % length
+            hdf5.append_rows(self._target, rows[:whole])
+            self._waiting = [rows[whole:]] if whole < count else []
+
+    def finish(self) -> None:
+        """Write what is left."""
+        if self._waiting:
+            hdf5.append_rows(self._target, np.concatenate(self._waiting))
 
 
 def _copy_chunks(source: h5py.Dataset, target: h5py.Dataset, rows: int) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import h5py
 from regime_proto.schema import hdf5
 from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import replace_file
 from regime_proto.schema.header import Array, Header, Observation
-from regime_proto.schema.reader import read_header, read_rows
+from regime_proto.schema.reader import read_rows
 from regime_proto.schema.segments import Segments, open_segment
 
 
@@ -67,41 +68,45 @@ class TrajectoryWriter:
         self._segments.clear_leftovers()
         paths = self._segments.paths()
         for index, path in enumerate(paths):
-            with open_segment(path) as file:
-                found = read_header(file)
-                rows = read_rows(file, found)
-            end = index * self._capacity + len(rows["step"])
-            if end > len(fingerprints) or found.attributes["source_fingerprint"] != fingerprints[end - 1]:
-                if index == 0:
-                    raise TrajectoryError(
-                        f"{self._segments.folder}: holds an unfinished conversion of other inputs; "
-                        "choose another output, or discard it with --overwrite"
-                    )
-                break
-            self._require_alike(found)
-            self._adopt(found, rows, end)
+            with open_segment(path, check=path == paths[-1]) as file:
+                count = len(file["step"])
+                end = index * self._capacity + count
+                if not self._belongs(file, end, fingerprints):
+                    if index == 0:
+                        raise TrajectoryError(
+                            f"{self._segments.folder}: holds an unfinished conversion of other inputs; "
+                            "choose another output, or discard it with --overwrite"
+                        )
+                    break
+                self._adopt(file, end)
         for path in paths[-(-self.count // self._capacity) :]:
             path.unlink()
         return self.count
 
-    def _require_alike(self, found: Header) -> None:
-        """Raise an error unless the rows to come are computed and kept as those that are there."""
+    def _belongs(self, file: h5py.File, end: int, fingerprints: Sequence[str]) -> bool:
+        """Whether a segment that ends before row `end` is of the run that is to be written."""
+        return end <= len(fingerprints) and file.attrs["source_fingerprint"] == fingerprints[end - 1]
+
+    def _adopt(self, file: h5py.File, end: int) -> None:
+        """Go on after a segment.
+
+        Raises
+        ------
+        TrajectoryError
+            The rows to come would be computed or kept otherwise than those that are there.
+        """
         for name in ("engine", "device", "mask_policy"):
-            begun, now = (header.attributes.get(name) for header in (found, self.header))
+            begun, now = (attributes.get(name) for attributes in (file.attrs, self.header.attributes))
             if begun != now:
                 raise TrajectoryError(
                     f"{self._segments.folder}: begun with {name} {begun}, now {now}; "
                     "go on with the former, or begin again with --overwrite"
                 )
-
-    def _adopt(self, found: Header, rows: Mapping[str, Array], end: int) -> None:
-        kept = {name: found.attributes[name] for name in ("run_id", "created")}
-        self.header = self.header.with_attributes(**kept)
-        self._fingerprint = found.attributes["source_fingerprint"]
+        self.header = self.header.with_attributes(run_id=file.attrs["run_id"], created=file.attrs["created"])
+        self._fingerprint = file.attrs["source_fingerprint"]
         self.count = end
-        self._rows = []
-        if end % self._capacity:
-            self._rows = list(_split(rows))
+        # A segment that is not full is written again.
+        self._rows = list(_split(read_rows(file, self.header))) if end % self._capacity else []
 
     def annotate(self, **attributes: object) -> None:
         """Add root attributes; before anything is written."""

@@ -49,5 +49,5 @@ def test_it_holds_what_it_held(golden):
 
 def test_it_gives_the_same_numbers(golden):
     path, known = golden
-    result = regime_proto.analyze(path, batches_per_epoch=40)
+    result = regime_proto.analyze(path, batches_per_epoch=100)
     assert {name: getattr(result, name) for name in known["results"]} == pytest.approx(known["results"], rel=1e-12)
