@@ -8,6 +8,7 @@ import rich_click as click
 from regime_proto.cli import options
 from regime_proto.cli.console import Messages
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.validation.guard import require_file
 
 
 @click.command()
@@ -39,8 +40,7 @@ def analyze(
         if source.is_dir():
             trajectory, steps = _converted(source, output, messages, conversion), None
         else:
-            if not source.exists():
-                raise RegimeError(f"{source}: no such file or directory")
+            require_file(source)
             _refuse_other_file(source)
             _refuse_for_trajectory(source, output, conversion)
             trajectory, steps = source, conversion["steps"]

@@ -10,6 +10,7 @@ from regime_proto.ordering import Label, NotACheckpoint, has_number, is_pointer,
 from regime_proto.probe import FILE_NAME as PROBE_FILE
 from regime_proto.registry import Reader, readers
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.files import SUFFIX
 from regime_proto.source import Checkpoint, Skipped, Source, State
 
 _OWN_FILES = (PROGRAM_FILE, PROBE_FILE)
@@ -31,6 +32,8 @@ def open_directory(root: Path) -> Source:
         raise NoCheckpoint(f"{root}: no such file or directory")
     if not root.is_dir():
         raise RegimeError(f"{root}: expected a directory of checkpoints, or a trajectory file (.h5)")
+    if root.name.endswith(SUFFIX):
+        raise RegimeError(f"{root}: the segments of an unfinished run; finish it with `regime merge {root}`")
     known = readers()
     name, paths, skipped = _recognise(root, known)
     reader = known[name]

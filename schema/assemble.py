@@ -50,6 +50,10 @@ def thin(source: Path, output: Path, policy: MaskPolicy) -> None:
         held = read_header(file).mask_policy
     if not held.holds(policy):
         raise TrajectoryError(f"{source}: holds masks by the policy {held}, which lacks some that {policy} keeps")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrajectoryError(f"{output}: cannot be written ({error.strerror}); choose another output") from None
     _in_child(["thin", str(source), str(output), str(policy)], output)
 
 

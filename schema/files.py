@@ -6,6 +6,9 @@ from pathlib import Path
 
 from regime_proto.schema.errors import RegimeError
 
+# The folder of segments of an unfinished trajectory has its name, and this.
+SUFFIX = ".segments"
+
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write `content` so that a crash leaves either the old file or the new one.
@@ -22,6 +25,10 @@ def replace_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        # The other name says nothing to whoever reads this.
+        error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)

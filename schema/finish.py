@@ -5,8 +5,9 @@ from pathlib import Path
 
 from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
+from regime_proto.schema.files import SUFFIX
 from regime_proto.schema.reader import open_checked
-from regime_proto.schema.segments import SUFFIX, Segments, open_segment, segments_folder
+from regime_proto.schema.segments import Segments, open_segment, segments_folder
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,10 @@ def finish(path: Path, *, overwrite: bool = False) -> Finished:
         There is nothing to join, a segment is missing or damaged, the output is another run's, or it could not be
         written.
     """
-    output = path.with_name(path.name.removesuffix(SUFFIX))
-    if not segments_folder(output).is_dir():
+    # "." may well be such a folder, and has no name.
+    path = path if path.name not in ("", "..") else path.resolve()
+    output = path.parent / path.name.removesuffix(SUFFIX)
+    if not path.name or not segments_folder(output).is_dir():
         return _already(path, output)
     with Segments(output) as segments:
         paths = segments.paths()

@@ -13,10 +13,10 @@ from typing import Self
 
 import h5py
 from regime_proto.schema.errors import TrajectoryError
+from regime_proto.schema.files import SUFFIX
 from regime_proto.schema.reader import require_sound
 from regime_proto.schema.validation.check import file_problems
 
-SUFFIX = ".segments"
 LOCK = "lock"
 
 

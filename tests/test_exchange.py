@@ -10,6 +10,8 @@ import pytest
 import trajectories
 from conftest import save_run
 from regime_proto.schema import validate
+from regime_proto.schema.segments import Segments
+from regime_proto.schema.writer import TrajectoryWriter
 from test_cli import assert_one_line, regime
 
 import regime_proto
@@ -109,6 +111,31 @@ def test_merge_and_thin_on_the_command_line(valid, tmp_path):
     assert_one_line(regime("thin", valid, "--masks", "none", "-o", small), "exists; replace it with --overwrite")
     assert_one_line(regime("thin", valid, "--masks", "none", "-o", valid, "--overwrite"), "the trajectory itself")
     assert_one_line(regime("thin", tmp_path, "--masks", "none", "-o", small, "--overwrite"), "a directory; expected")
+
+
+def test_an_unfinished_run_is_pointed_at(tmp_path):
+    head = trajectories.header()
+    path = tmp_path / "run.h5"
+    with Segments(path) as segments:
+        writer = TrajectoryWriter(segments, head)
+        for row in trajectories.observations(head, 5):
+            writer.append(row, fingerprint="f")
+        writer.flush()
+    assert_one_line(regime("analyze", path), "no such file or directory; .*run.h5.segments holds an unfinished run")
+    assert_one_line(
+        regime("analyze", f"{path}.segments"), "segments of an unfinished run; finish it with `regime merge"
+    )
+    assert regime("merge", f"{path}.segments").exit_code == 0
+    assert regime("analyze", path).exit_code == 0
+
+
+@pytest.mark.parametrize("where", ["file/x.h5", "/proc/x.h5"])
+def test_where_nothing_can_be_written(valid, tmp_path, where):
+    (tmp_path / "file").touch()
+    output = tmp_path / where
+    assert_one_line(regime("example", "-o", output), f"{output}|Not a directory|File exists")
+    assert_one_line(regime("thin", valid, "--masks", "none", "-o", output), f"{output}: ")
+    assert_one_line(regime("merge", "/"), "no segments there")
 
 
 def test_another_lab_measures_in_the_same_way(mlp_run, tmp_path):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from regime_proto.schema.errors import TrajectoryError
+from regime_proto.schema.files import SUFFIX
 from regime_proto.schema.validation.rules import Problem
 
 # Beside the interpreter and its libraries.
@@ -50,7 +51,9 @@ def require_file(path: Path) -> None:
     """Raise a `TrajectoryError` unless `path` is a file that can be read."""
     if not path.is_file():
         found = "not a file; expected a trajectory" if path.exists() else "no such file or directory"
-        raise TrajectoryError(f"{path}: {found}")
+        segments = path.parent / (path.name + SUFFIX)
+        hint = f"; {segments} holds an unfinished run: finish it with regime merge" if segments.is_dir() else ""
+        raise TrajectoryError(f"{path}: {found}{hint}")
     if not os.access(path, os.R_OK):
         raise TrajectoryError(f"{path}: cannot be read; mend its permissions")
 
