@@ -161,8 +161,9 @@ def row_blocks(stored: h5py.Dataset, *index: int) -> Iterator[tuple[slice, Array
     """
     row = int(np.prod(stored.shape[1 + len(index) :])) * stored.dtype.itemsize
     rows = max(1, BLOCK_BYTES // max(1, row))
-    if rows > stored.chunks[0]:
-        rows -= rows % stored.chunks[0]
+    length = stored.chunks[0] if stored.chunks else 1
+    if rows > length:
+        rows -= rows % length
     for start in range(0, len(stored), rows):
         stop = min(start + rows, len(stored))
         yield slice(start, stop), stored[(slice(start, stop), *index)]

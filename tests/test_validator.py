@@ -544,6 +544,21 @@ def test_a_broken_rule_is_found(valid, sampled, tmp_path, rule, spoil, expected,
     assert expected in str(found[0])
 
 
+def test_other_writers_may_lay_it_out_otherwise(valid, tmp_path):
+    """Other chunks and filters, the other byte order, strings of fixed length, no limit where none is needed."""
+    path = tmp_path / "other.h5"
+    shutil.copy(valid, path)
+    with h5py.File(path, "r+", track_order=False) as file:
+        replaced(file, "step", data=file["step"][...].astype(">i8"), chunks=(7,), maxshape=(None,), fletcher32=True)
+        replaced(file, "flips", chunks=(5, 1, 3), maxshape=(None, 2, 3), shuffle=True, compression=1)
+        replaced(file, "mask", chunks=(70, 3, 6), maxshape=(None, 3, 6))
+        replaced(file, "weight_delta_l1", data=file["weight_delta_l1"][...].astype(">f8"))
+        replaced(file, "layer_op", data=np.array([b"Relu", b"Clip"]))
+    assert {problem.rule for problem in validate(path)} == {"dimension-unlimited"}
+    with pytest.warns(regime_proto.RegimeWarning, match="without limit"):
+        assert regime_proto.analyze(path).rho == regime_proto.analyze(valid).rho
+
+
 # These come to light before a file is open.
 OPENING = {"file-hdf5", "file-safe"}
 
