@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 DEMO_OUT ?= demo-run
 
-.PHONY: help demo test test-all bench lint types wheel-check clean
+.PHONY: help demo test test-all bench bench-file lint types wheel-check clean
 
 help:
 	@echo "make demo    train a small network and analyze it"
 	@echo "make test    run the tests;  make test-all    with hundreds of kills and thousands of spoiled files"
 	@echo "make bench   measure speed and memory, and whether a long run keeps its pace"
+	@echo "make bench-file  measure the trajectory file: its size and speed, long runs, files of 10 GB (a quarter of an hour)"
 	@echo "make lint    check style;  make types    check types"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -38,6 +39,10 @@ bench: $(VENV)/.bench-installed
 	$(BIN)/python tests/benchmarks/convert_speed.py
 	$(BIN)/python tests/benchmarks/memory.py
 	$(BIN)/python tests/benchmarks/flatness.py
+
+bench-file: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/mask_layout.py
+	$(BIN)/python tests/benchmarks/trajectory.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

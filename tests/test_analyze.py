@@ -53,6 +53,21 @@ def test_weightings_differ_as_defined():
     np.testing.assert_allclose(series.patterns["unit"], flips[1:].sum(axis=(1, 2)) / 3200)
 
 
+def test_a_run_read_in_blocks_gives_the_same_numbers_bit_for_bit(monkeypatch):
+    random = np.random.default_rng(0)
+    sums = random.lognormal(size=(101, 40))
+    trajectory = synthetic(steps=100, noise=0.3).drop_dims("tensor")
+    trajectory = trajectory.assign(
+        weight_delta_l1=(("step", "tensor"), sums), tensor_size=("tensor", random.integers(0, 50, 40))
+    )
+    whole = read_series(trajectory)
+    monkeypatch.setattr("regime_proto.analyzer.series._BLOCK_VALUES", 300)
+    blocks = read_series(trajectory)
+    np.testing.assert_array_equal(blocks.layers, whole.layers)
+    for weighting, change in whole.weights.items():
+        np.testing.assert_array_equal(blocks.weights[weighting], change)
+
+
 def test_range_spans_all_readings_and_the_presets_are_among_them():
     trajectory = synthetic(steps=300, noise=0.3, observations_per_epoch=50.0)
     paper = regime_proto.analyze(trajectory)

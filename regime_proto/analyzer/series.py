@@ -1,5 +1,8 @@
 """From a trajectory to the raw series: weight change and pattern change per interval (PROTOCOL, 2 and 3)."""
 
+import itertools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +12,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# Flips of this many values are held at once: a file may hold more of them than memory does.
-_BLOCK_VALUES = 16 * 2**20
+# So many values of a variable are held at once: a file may hold more of them than memory does.
+_BLOCK_VALUES = 4 * 2**20
+
+WEIGHTINGS = ("parameter", "tensor")
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Series:
     start : int
         Step of the first observation, s_0.
     weights : dict of str to (interval,) float64
-        Δw, by weighting: ``parameter`` and ``tensor``.
+        Δw, by weighting, of `WEIGHTINGS`.
     layers : (interval, layer) float64
         Δa of every layer.
     patterns : dict of str to (interval,) float64
@@ -49,14 +54,16 @@ def read_series(trajectory: xr.Dataset) -> Series:
     steps = trajectory["step"].to_numpy().astype(np.int64)
     valid = trajectory["valid"].to_numpy().astype(bool)
     kept = np.flatnonzero(valid[1:] & valid[:-1]) + 1
-    flips = _layer_flips(trajectory)[kept].astype(np.float64)
+    flips = _by_blocks(trajectory["flips"], kept, _layer_flips).astype(np.float64)
     units = trajectory["layer_units"].to_numpy().sum(axis=1).astype(np.float64)
     layers = flips / np.where(units > 0, units, np.nan)
+    sizes = trajectory["tensor_size"].to_numpy()
+    weights = _by_blocks(trajectory["weight_delta_l1"], kept, lambda sums: weight_change(sums, sizes))
     return Series(
         steps=steps[kept],
         lengths=(steps[kept] - steps[kept - 1]).astype(np.float64),
         start=int(steps[0]),
-        weights=weight_change(trajectory["weight_delta_l1"].to_numpy()[kept], trajectory["tensor_size"].to_numpy()),
+        weights=dict(zip(WEIGHTINGS, np.ascontiguousarray(weights.T), strict=True)),
         layers=layers,
         patterns={
             "layer": layers[:, units > 0].mean(axis=1),
@@ -74,7 +81,7 @@ def _pattern_error(trajectory: xr.Dataset, kept: Array, counted: Array) -> Array
     return np.asarray(np.sqrt(np.square(errors).sum(axis=1)) / counted.sum())
 
 
-def weight_change(sums: Array, sizes: Array) -> dict[str, Array]:
+def weight_change(sums: Array, sizes: Array) -> Array:
     """Return Δw (Eq. 2) from Σ|Δ| per tensor, in both weightings.
 
     Parameters
@@ -82,22 +89,30 @@ def weight_change(sums: Array, sizes: Array) -> dict[str, Array]:
     sums : (interval, tensor) float64
     sizes : (tensor,) int64
         Elements.
+
+    Returns
+    -------
+    (interval, weighting) float64
+        Weightings in the order of `WEIGHTINGS`.
     """
     counted = sizes > 0
-    return {
-        "parameter": sums.sum(axis=1) / sizes.sum(),
-        "tensor": (sums[:, counted] / sizes[counted]).mean(axis=1),
-    }
+    return np.stack([sums.sum(axis=1) / sizes.sum(), (sums[:, counted] / sizes[counted]).mean(axis=1)], axis=1)
 
 
-def _layer_flips(trajectory: xr.Dataset) -> Array:
+def _layer_flips(flips: Array) -> Array:
     """Return the flips per observation and layer, summed over the samples."""
-    flips = trajectory["flips"]
-    rows = max(1, _BLOCK_VALUES // max(1, flips.sizes["layer"] * flips.sizes["sample"]))
-    blocks = [
-        flips[start : start + rows].to_numpy().sum(axis=2, dtype=np.int64)
-        for start in range(0, flips.sizes["step"], rows)
-    ]
+    summed: Array = flips.sum(axis=2, dtype=np.int64)
+    return summed
+
+
+def _by_blocks(variable: xr.DataArray, kept: Array, reduce: Callable[[Array], Array]) -> Array:
+    """Return what `reduce` makes of the kept rows of a variable, of some of them at a time."""
+    chosen = np.zeros(len(variable), bool)
+    chosen[kept] = True
+    # Two rows at least: NumPy may sum a single one in another order than several.
+    rows = max(2, _BLOCK_VALUES // max(1, math.prod(variable.shape[1:])))
+    bounds = np.linspace(0, len(variable), max(1, len(variable) // rows) + 1, dtype=np.int64)
+    blocks = [reduce(variable[start:stop].to_numpy()[chosen[start:stop]]) for start, stop in itertools.pairwise(bounds)]
     return np.concatenate(blocks)
 
 
