@@ -116,7 +116,7 @@ def _written(header: Header, output: Path, parent: int) -> Iterator[h5py.File]:
         hdf5.create(target, header)
         yield target
     with h5py.File(temporary, "r") as written:
-        require_sound(file_problems(written, whole=False), temporary)
+        require_sound(file_problems(written), temporary)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     if os.getppid() != parent:

@@ -33,7 +33,7 @@ PROGRAM = "program"
 PROBE = "probe"
 
 # A variable that does not grow, and one entry of one that grows, are read at once.
-MAX_ENTRY_BYTES = 256 * 2**20
+MAX_ENTRY_BYTES = 128 * 2**20
 
 LAYER_KINDS = ("relu", "piecewise", "smooth")
 STEP_KINDS = ("step", "epoch", "ordinal")

@@ -156,5 +156,5 @@ def open_segment(path: Path, *, check: bool = True) -> Iterator[h5py.File]:
         raise TrajectoryError(f"{path}: a damaged segment ({error}); begin again with --overwrite") from None
     with file:
         if check:
-            require_sound(file_problems(file, whole=False), path)
+            require_sound(file_problems(file), path)
         yield file

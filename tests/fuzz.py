@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.validation.check import _limit, problems_of
+from regime_proto.schema.validation.check import limit, problems_of
 from regime_proto.schema.validation.guard import MEMORY_BYTES, SECONDS
 from regime_proto.schema.validation.rules import errors
 
@@ -62,13 +62,13 @@ def apart(work):
 
 
 def check(path):
-    _limit(MEMORY_BYTES, SECONDS)
+    limit(MEMORY_BYTES, SECONDS)
     return "refused" if errors(problems_of(path, whole=False)) else "sound"
 
 
 def use(path):
     """Analyze without a guard: whatever passed it may not harm the process of the user."""
-    _limit(MEMORY_BYTES, SECONDS)
+    limit(MEMORY_BYTES, SECONDS)
     warnings.simplefilter("ignore")
     try:
         analyze(path)

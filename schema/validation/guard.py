@@ -95,7 +95,7 @@ def outcome(done: "subprocess.CompletedProcess[str]", seconds: float) -> list[Pr
     if done.returncode == 0:
         return [Problem(*fields) for fields in json.loads(done.stdout)]
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        found = f"a file that takes longer than {seconds:.0f} s"
+        found = f"a file that takes longer than its size explains ({seconds:.0f} s, more where all rows are read)"
     elif done.returncode == _OUT_OF_MEMORY:
         found = f"a file that takes more than {MEMORY_BYTES / 2**20:.0f} MiB of memory"
     elif done.returncode < 0:

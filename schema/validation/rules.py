@@ -87,7 +87,7 @@ _STRUCTURE = (
     Rule(
         "size-limit",
         ERROR,
-        "A chunk MUST NOT be larger than 64 MiB, nor 256 MiB a variable that does not grow, or one entry along a "
+        "A chunk MUST NOT be larger than 64 MiB, nor 128 MiB a variable that does not grow, or one entry along a "
         "growing dimension.",
     ),
     Rule("chunk-count", ERROR, "Every chunk MUST be written, and nothing besides."),

@@ -152,28 +152,40 @@ def _flip_problems(file: h5py.File) -> Iterator[Problem]:
 
 
 def _mask_problems(file: h5py.File) -> Iterator[Problem]:
-    """Look at one sample after the other: a chunk holds one."""
     layers = read_header(file).layers
     counter, padding = FlipCounter(layers), _padding(layers)
-    number = {int(step): row for row, step in enumerate(file["step"][...])}
-    observation = [number[int(step)] for step in file["mask_step"][...]]
-    for sample in range(file["mask"].shape[1]):
-        before: Array = np.zeros(0, np.uint8)
-        for rows, masks in row_blocks(file["mask"], sample):
-            if np.any(masks & padding):
+    # Which observation each mask is of.
+    numbers = np.searchsorted(file["step"][...], file["mask_step"][...])
+    before = np.zeros((0, *file["mask"].shape[1:]), np.uint8)
+    for rows, masks in row_blocks(file["mask"]):
+        for sample in range(masks.shape[1]):
+            if np.any(masks[:, sample] & padding):
                 found = f"1 in rows {rows.start} to {rows.stop - 1}, sample {sample}"
                 yield Problem("mask-padding", "/mask", "0 beyond a layer's last unit", found)
                 return
-            flips = file["flips"][observation[rows.start] : observation[rows.stop - 1] + 1, :, sample]
-            for row, mask in zip(range(rows.start, rows.stop), masks, strict=True):
-                at = observation[row]
-                follows = row > 0 and observation[row - 1] == at - 1
-                known = flips[at - observation[rows.start]]
-                if follows and not np.array_equal(counter.count(mask[None], before[None])[:, 0], known):
-                    found = f"other numbers in row {at}, sample {sample}"
-                    yield Problem("mask-flips", "/flips", "the units in which neighbouring masks differ", found)
-                    return
-                before = mask
+        held = numbers[rows.start - len(before) : rows.stop]
+        wrong = _wrong_flips(file["flips"], counter, held, before, masks)
+        if wrong is not None:
+            found = f"other numbers in row {wrong}"
+            yield Problem("mask-flips", "/flips", "the units in which neighbouring masks differ", found)
+            return
+        before = masks[-1:]
+
+
+def _wrong_flips(stored: h5py.Dataset, counter: FlipCounter, numbers: Array, before: Array, masks: Array) -> int | None:
+    """Return the first row of flips that is not the difference of its masks and those before, None if all are."""
+    neighbours = np.flatnonzero(np.diff(numbers) == 1)
+    if not len(neighbours):
+        return None
+    flips = stored[numbers[neighbours[0]] + 1 : numbers[neighbours[-1]] + 2]
+    rows = numbers[neighbours] + 1
+    for sample in range(masks.shape[1]):
+        held = np.concatenate([before[:, sample], masks[:, sample]])
+        counts = counter.count(held[neighbours + 1], held[neighbours])
+        wrong = np.any(flips[rows - rows[0], :, sample] != counts.T, axis=1)
+        if wrong.any():
+            return int(rows[np.flatnonzero(wrong)[0]])
+    return None
 
 
 def _padding(layers: Sequence[Layer]) -> Array:
