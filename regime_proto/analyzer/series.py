@@ -10,12 +10,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from regime_proto.analyzer.readings import WEIGHT_WEIGHTINGS
+
 Array = NDArray[Any]
 
 # So many values of a variable are held at once: a file may hold more of them than memory does.
 _BLOCK_VALUES = 4 * 2**20
-
-WEIGHTINGS = ("parameter", "tensor")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Series:
     start : int
         Step of the first observation, s_0.
     weights : dict of str to (interval,) float64
-        Δw, by weighting, of `WEIGHTINGS`.
+        Δw, by weighting, of `WEIGHT_WEIGHTINGS`.
     layers : (interval, layer) float64
         Δa of every layer.
     patterns : dict of str to (interval,) float64
@@ -63,7 +63,7 @@ def read_series(trajectory: xr.Dataset) -> Series:
         steps=steps[kept],
         lengths=(steps[kept] - steps[kept - 1]).astype(np.float64),
         start=int(steps[0]),
-        weights=dict(zip(WEIGHTINGS, np.ascontiguousarray(weights.T), strict=True)),
+        weights=dict(zip(WEIGHT_WEIGHTINGS, np.ascontiguousarray(weights.T), strict=True)),
         layers=layers,
         patterns={
             "layer": layers[:, units > 0].mean(axis=1),
@@ -93,7 +93,7 @@ def weight_change(sums: Array, sizes: Array) -> Array:
     Returns
     -------
     (interval, weighting) float64
-        Weightings in the order of `WEIGHTINGS`.
+        Weightings in the order of `WEIGHT_WEIGHTINGS`.
     """
     counted = sizes > 0
     return np.stack([sums.sum(axis=1) / sizes.sum(), (sums[:, counted] / sizes[counted]).mean(axis=1)], axis=1)

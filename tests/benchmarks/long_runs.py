@@ -137,14 +137,6 @@ def analyze(path):
     return seconds_of(lambda: regime_proto.analyze(path))
 
 
-def check(path):
-    """Validate in this process, without limits; return what was found, and the seconds of wall and processor."""
-    begin = time.process_time()
-    found = []
-    wall = seconds_of(lambda: found.extend(problems_of(path, whole=True)))
-    return {"problems": [str(problem) for problem in found], "wall": wall, "cpu": time.process_time() - begin}
-
-
 def opening(path):
     """Return the seconds that the gate takes in a child and in this process, and those of a file that is trusted."""
 
@@ -167,7 +159,7 @@ def seconds_of(work):
     return time.perf_counter() - begin
 
 
-TASKS = {task.__name__: task for task in (append, analyze, check, opening)}
+TASKS = {task.__name__: task for task in (append, analyze, opening)}
 
 if __name__ == "__main__":
     print(json.dumps(TASKS[sys.argv[1]](Path(sys.argv[2]))))
