@@ -3,6 +3,8 @@
 import io
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from regime_proto.schema.validation.rules import ERROR, WARNING, errors
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
+@click.argument("files", nargs=-1, required=True, type=options.PATH, metavar="FILE…")
 @options.as_json
 @options.messages
 @click.pass_context
@@ -62,13 +64,13 @@ def _report(path: Path, problems: list[Problem] | str, messages: Messages) -> No
     counts = [f"{number} {word}{'s' * (number > 1)}" for word, number in numbers.items() if number]
     if not messages.quiet or count:
         click.echo(f"{path}: {', '.join([verdict, *counts])}")
-    for problem in problems:
+    for problem in sorted(problems, key=lambda problem: problem.severity):
         colour = "red" if problem.severity == ERROR else "yellow"
         click.echo(f"  {click.style(f'{problem.severity:7}', fg=colour)}  {problem}")
 
 
 @click.command()
-@click.argument("source", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("source", metavar="DIR", type=options.PATH)
 @options.overwrite
 @options.messages
 def merge(source: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
@@ -88,9 +90,9 @@ def merge(source: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=options.PATH)
 @click.option("--masks", required=True, metavar="POLICY", help="Which observations keep their masks: every=N or none.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Trajectory to write.")
+@click.option("-o", "--output", required=True, type=options.PATH, help="Trajectory to write.")
 @options.overwrite
 @options.messages
 def thin(source: Path, masks: str, output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
@@ -105,17 +107,18 @@ def thin(source: Path, masks: str, output: Path, overwrite: bool, quiet: bool, v
     from regime_proto.schema.policy import parse_policy
 
     messages = Messages(quiet=quiet, verbose=verbose)
+    policy = parse_policy(masks)
     _refuse_directory(source)
     _refuse_output(output, source)
     _refuse_existing(output, overwrite=overwrite)
     with messages.collecting():
-        write_thinned(source, output, parse_policy(masks))
+        write_thinned(source, output, policy)
     before, after = (size(path.stat().st_size) for path in (source, output))
     messages.note(f"wrote {output} ({after}, from {before})")
 
 
 @click.command()
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Trajectory to write.")
+@click.option("-o", "--output", required=True, type=options.PATH, help="Trajectory to write.")
 @options.overwrite
 @options.messages
 def example(output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
@@ -128,15 +131,16 @@ def example(output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
     messages = Messages(quiet=quiet, verbose=verbose)
     _refuse_output(output)
     _refuse_existing(output, overwrite=overwrite)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    regime_proto.synthetic.trajectory(
-        steps=100, units=128, samples=4, observations_per_epoch=20, noise=0.05, path=output
-    )
+    with _writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        regime_proto.synthetic.trajectory(
+            steps=100, units=128, samples=4, observations_per_epoch=20, noise=0.05, path=output
+        )
     messages.note(f"wrote {output}")
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=options.PATH)
 @click.option(
     "--to",
     "form",
@@ -144,9 +148,7 @@ def example(output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
     required=True,
     help="csv: one tidy table of the curves; netcdf: curves and numbers for xarray and R; json: everything.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="File to write; default for csv and json: standard output."
-)
+@click.option("-o", "--output", type=options.PATH, help="File to write; default for csv and json: standard output.")
 @options.preset
 @options.steps
 @options.batches_per_epoch
@@ -207,7 +209,10 @@ def _refuse_output(output: Path, source: Path | None = None) -> None:
 
 
 def _refuse_existing(output: Path, *, overwrite: bool) -> None:
-    if output.exists() and not overwrite:
+    """Raise an error for an output that is there; only a trajectory is replaced, and only if that was asked for."""
+    from regime_proto.schema.reader import existing_attributes
+
+    if existing_attributes(output) is not None and not overwrite:
         raise RegimeError(f"{output}: exists; replace it with --overwrite")
 
 
@@ -221,11 +226,17 @@ def write_output(output: Path, content: bytes, *, overwrite: bool, messages: Mes
     """
     from regime_proto.schema.files import place_files
 
-    try:
-        if output.is_file() and output.read_bytes() == content:
+    with _writing(output):
+        if place_files({output: content}, overwrite=overwrite):
+            messages.note(f"wrote {output}")
+        else:
             messages.note(f"nothing changed since; {output} holds it already")
-            return
-        place_files({output: content}, overwrite=overwrite)
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Turn an error of the system into one that says what to do."""
+    try:
+        yield
     except OSError as error:
         raise RegimeError(f"{output}: cannot be written ({error.strerror}); choose another output") from None
-    messages.note(f"wrote {output}")

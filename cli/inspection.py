@@ -88,7 +88,9 @@ def trajectory(path: Path) -> RenderableType:
         masks = len(file["mask_step"])
     facts = facts_grid()
     facts.add_row("trajectory", f"{path}, {size(path.stat().st_size)}")
-    facts.add_row("observations", f"{len(steps)}, {header.attributes['step_kind']} {steps[0]} to {steps[-1]}")
+    planned = header.attributes.get("planned_observations", len(steps))
+    count = f"{len(steps)}" if planned == len(steps) else f"{len(steps)} of {planned} planned"
+    facts.add_row("observations", f"{count}, {header.attributes['step_kind']} {steps[0]} to {steps[-1]}")
     if invalid:
         facts.add_row("invalid", f"{invalid} observations with NaN or Inf")
     facts.add_row("masks", f"of {masks} observations, {header.samples} samples, {size(header.mask_bytes)} a sample")

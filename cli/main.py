@@ -25,7 +25,7 @@ class _Group(click.RichGroup):
         except RegimeError as error:
             _fail(str(error), 1)
         except KeyboardInterrupt:
-            _fail("interrupted; the same command goes on from the last segment that was written", 130)
+            _fail("interrupted; the same command goes on from the last segment, if one was written", 130)
         except (click.ClickException, Exit, click.Abort, BrokenPipeError):
             raise
         except OSError as error:

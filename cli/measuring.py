@@ -12,9 +12,9 @@ from regime_proto.schema.validation.guard import require_file
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=options.PATH)
 @options.conversion
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Trajectory to write; default SOURCE.regime.h5.")
+@click.option("-o", "--output", type=options.PATH, help="Trajectory to write; default SOURCE.regime.h5.")
 @options.preset
 @options.as_json
 @options.messages
@@ -59,9 +59,9 @@ def analyze(
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=options.PATH)
 @options.conversion
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Trajectory to write.")
+@click.option("-o", "--output", type=options.PATH, required=True, help="Trajectory to write.")
 @options.messages
 def convert(source: Path, output: Path, quiet: bool, verbose: bool, **conversion: Any) -> None:
     """Convert a directory of checkpoints into a trajectory file.
@@ -78,14 +78,14 @@ def convert(source: Path, output: Path, quiet: bool, verbose: bool, **conversion
 
 
 @click.command()
-@click.argument("trajectory", type=click.Path(path_type=Path), required=False)
+@click.argument("trajectory", type=options.PATH, required=False)
 @options.model
 @options.probe
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     metavar="DIR",
     help="The directory of the checkpoints.",
 )
@@ -123,6 +123,8 @@ def program(
             paths = _unpacked(trajectory, output, messages, overwrite=overwrite)
         for path in paths:
             messages.note(f"wrote {path}")
+        if not paths:
+            messages.note(f"nothing changed since; {output} holds it already")
 
 
 def _unpacked(trajectory: Path, output: Path, messages: Messages, *, overwrite: bool) -> list[Path]:
@@ -131,12 +133,14 @@ def _unpacked(trajectory: Path, output: Path, messages: Messages, *, overwrite: 
     unpacked = unpack(trajectory, output, overwrite=overwrite)
     if not unpacked.has_probe:
         inputs = ", ".join(f"{name}: {spec}" for name, spec in unpacked.inputs.items())
-        messages.note(f"{trajectory} carries no probe: give one of your own with --probe ({inputs})")
+        messages.note(
+            f"{trajectory} carries no probe: give one of your own to `regime analyze`, --probe FILE ({inputs})"
+        )
     return unpacked.paths
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=options.PATH)
 @options.model
 @options.probe
 @options.gates
@@ -191,7 +195,7 @@ def _inspect_directory(
 
 @click.command()
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), default=Path("regime-demo"), show_default=True, metavar="DIR",
+    "-o", "--out", type=options.PATH, default=Path("regime-demo"), show_default=True, metavar="DIR",
     help="Where the run goes.",
 )  # fmt: skip
 @options.messages

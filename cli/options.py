@@ -6,6 +6,9 @@ from typing import Any
 
 import rich_click as click
 
+# Whether a file can be read is for the command to say, in one line.
+PATH = click.Path(path_type=Path, readable=False)
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -25,7 +28,7 @@ model = click.option(
 )
 probe = click.option(
     "--probe",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Fixed inputs (.npz, .npy, .safetensors), first axis the sample.",
 )

@@ -137,7 +137,8 @@ def _curves(result: Result) -> Table:
     width = min(SPARK_WIDTH, len(steps))
     first, last = str(steps[0]), str(steps[-1])
     table.add_row(
-        Text(result.step_kind, style="dim"), Text(first + last.rjust(max(1, width - len(first))), style="dim")
+        Text(result.step_kind, style="dim"),
+        Text(first + last.rjust(max(len(last) + 1, width - len(first))), style="dim"),
     )
     return table
 

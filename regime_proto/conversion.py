@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import regime_proto
 from regime_proto.analyzer.epochs import observations_per_epoch
@@ -20,11 +19,11 @@ from regime_proto.engine.measure import Meter, observe
 from regime_proto.engine.noise import measure_noise
 from regime_proto.plan import Plan, make_plan
 from regime_proto.probe import probe_content, probe_sha256
-from regime_proto.schema.errors import RegimeError, RegimeWarning, TrajectoryError
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Header
 from regime_proto.schema.layout import PROBE, PROGRAM
 from regime_proto.schema.policy import ALL, MaskPolicy
-from regime_proto.schema.reader import read_attributes
+from regime_proto.schema.reader import existing_attributes
 from regime_proto.schema.segments import Segments, discard_segments
 from regime_proto.schema.writer import TrajectoryWriter
 from regime_proto.source import Array, Checkpoint
@@ -175,7 +174,7 @@ def run_plan(
     plan.source.require_two()
     policy = plan.mask_policy(masks)
     fingerprints = plan.fingerprints()
-    existing = _existing_attributes(output)
+    existing = existing_attributes(output)
     if not overwrite and existing is not None and _is_current(output, existing["source_fingerprint"], fingerprints):
         if masks != "auto":
             _require_policy(output, existing.get("mask_policy", str(ALL)), policy)
@@ -188,7 +187,10 @@ def run_plan(
             segments.clear()
         meter = _calibrate(plan, device)
         header = _header(plan, meter, batches_per_epoch).with_attributes(
-            mask_policy=str(policy), mask_policy_requested=masks, predicted_bytes=plan.predicted_file_bytes(policy)
+            planned_observations=len(checkpoints),
+            mask_policy=str(policy),
+            mask_policy_requested=masks,
+            predicted_bytes=plan.predicted_file_bytes(policy),
         )
         writer = TrajectoryWriter(segments, replace(header, embedded=_embedded(plan, embed)))
         first = writer.resume(fingerprints)
@@ -201,22 +203,6 @@ def run_plan(
                 if progress is not None:
                     progress(index + 1, len(checkpoints))
     return Done(output, len(fingerprints), written=True)
-
-
-def _existing_attributes(output: Path) -> dict[str, Any] | None:
-    """Return the attributes of an output that is there already, None if there is none.
-
-    Raises
-    ------
-    RegimeError
-        The output is something else than a trajectory: nobody's file is replaced by mistake.
-    """
-    if not output.exists():
-        return None
-    try:
-        return read_attributes(output)
-    except TrajectoryError as error:
-        raise RegimeError(f"{error}; it is not replaced: choose another output with -o") from None
 
 
 def _require_policy(output: Path, held: str, policy: MaskPolicy) -> None:

@@ -31,7 +31,7 @@ def open_directory(root: Path) -> Source:
     if not root.exists():
         raise NoCheckpoint(f"{root}: no such file or directory")
     if not root.is_dir():
-        raise RegimeError(f"{root}: expected a directory of checkpoints, or a trajectory file (.h5)")
+        raise RegimeError(f"{root}: a file; expected a directory of checkpoints")
     if root.name.endswith(SUFFIX):
         raise RegimeError(f"{root}: the segments of an unfinished run; finish it with `regime merge {root}`")
     known = readers()

@@ -3,6 +3,7 @@
 import datetime
 import io
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def _heights(shape: str | Array, steps: int, noise: float, random: np.random.Gen
 
 def _header(layers: int, samples: int, units: int, observations_per_epoch: float | None) -> Header:
     attributes: dict[str, Any] = {
-        "run_id": "synthetic",
+        "run_id": str(uuid.uuid4()),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "software": "regime-proto synthetic",
         "source_fingerprint": "synthetic",

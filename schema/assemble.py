@@ -16,13 +16,14 @@ import h5py
 import numpy as np
 from regime_proto.schema import hdf5, layout
 from regime_proto.schema.errors import TrajectoryError
-from regime_proto.schema.files import sync_folder
+from regime_proto.schema.files import describe, sync_folder
 from regime_proto.schema.header import Array, Header
 from regime_proto.schema.policy import MaskPolicy, parse_policy
 from regime_proto.schema.reader import open_checked, read_header, require_sound, row_blocks
 from regime_proto.schema.segments import Segments, open_segment, segment_paths
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.check import file_problems
+from regime_proto.schema.validation.guard import inspect_apart, require_file
 
 _MODULE = "regime_proto.schema.assemble"
 
@@ -44,8 +45,11 @@ def thin(source: Path, output: Path, policy: MaskPolicy) -> None:
     Raises
     ------
     TrajectoryError
-        The source cannot be read, lacks masks that the policy keeps, or the output could not be written.
+        The source is not valid, lacks masks that the policy keeps, or the output could not be written.
     """
+    # A file that a reader may take need not be valid; what is written has to be.
+    require_file(source)
+    require_sound(inspect_apart(source, whole=True), source)
     with open_checked(source) as file:
         held = read_header(file).mask_policy
     if not held.holds(policy):
@@ -68,7 +72,7 @@ def _in_child(arguments: list[str], output: Path) -> None:
     if child.returncode:
         _temporary(output, child.pid).unlink(missing_ok=True)
         reason = said.strip().splitlines()[-1] if said.strip() else f"signal {-child.returncode}"
-        raise TrajectoryError(f"{output}: could not be written ({reason})")
+        raise TrajectoryError(f"{output}: could not be written: {reason}")
     trust.record(output)
 
 
@@ -86,7 +90,7 @@ def _join(folder: Path, output: Path, parent: int) -> None:
     with _written(replace(header, attributes=attributes, embedded=embedded), output, parent) as target:
         growing = _growing(target, header)
         for path in paths:
-            with h5py.File(path, "r") as segment:
+            with open_segment(path, check=False) as segment:
                 for name, rows in growing.items():
                     rows.add(segment[name])
         for rows in growing.values():
@@ -188,4 +192,9 @@ def main(parent: str, task: str, source: str, output: str, *policy: str) -> None
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except TrajectoryError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(describe(error))

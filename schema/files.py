@@ -1,6 +1,8 @@
 """Files that appear whole or not at all."""
 
+import errno
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +36,17 @@ def replace_file(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def describe(error: OSError) -> str:
+    """Return what went wrong, without the internals that HDF5 adds."""
+    if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        return f"the disk is full ({os.strerror(error.errno)})"
+    truncated = re.search(r"truncated file: eof = (\d+).*stored_eof = (\d+)", str(error))
+    if truncated:
+        found, whole = map(int, truncated.groups())
+        return f"a truncated file, {found:,} of {whole:,} bytes"
+    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())[:200]
+
+
 def require_replaceable(path: Path, content: bytes, *, overwrite: bool) -> None:
     """Raise a `RegimeError` if something other than `content` is at `path`, and may not be replaced."""
     if path.exists() and not (path.is_file() and (overwrite or path.read_bytes() == content)):
@@ -42,13 +55,14 @@ def require_replaceable(path: Path, content: bytes, *, overwrite: bool) -> None:
 
 
 def place_files(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[Path]:
-    """Write several files, after a look at whether all of them may be written; return their paths."""
+    """Write several files, after a look at whether all of them may be; return those that were not there as they are."""
     for path, content in contents.items():
         require_replaceable(path, content, overwrite=overwrite)
-    for path, content in contents.items():
+    written = [path for path, content in contents.items() if not path.exists() or path.read_bytes() != content]
+    for path in written:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content)
-    return list(contents)
+        replace_file(path, contents[path])
+    return written
 
 
 def sync_folder(folder: Path) -> None:

@@ -80,6 +80,22 @@ def read_attributes(path: Path) -> dict[str, Any]:
         return dict(file.attrs)
 
 
+def existing_attributes(output: Path) -> dict[str, Any] | None:
+    """Return the root attributes of an output that is there already, None if there is none.
+
+    Raises
+    ------
+    TrajectoryError
+        The output is something else than a trajectory: nobody's file is replaced by mistake.
+    """
+    if not output.exists():
+        return None
+    try:
+        return read_attributes(output)
+    except TrajectoryError as error:
+        raise TrajectoryError(f"{error}; it is not replaced: choose another output with -o") from None
+
+
 def read_header(file: h5py.File) -> Header:
     """Return the part of an open trajectory that does not grow."""
 

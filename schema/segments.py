@@ -13,11 +13,12 @@ from typing import Self
 
 import h5py
 from regime_proto.schema.errors import TrajectoryError
-from regime_proto.schema.files import SUFFIX
+from regime_proto.schema.files import SUFFIX, describe
 from regime_proto.schema.reader import require_sound
 from regime_proto.schema.validation.check import file_problems
 
 LOCK = "lock"
+_ATTEMPTS = 100
 
 
 def segments_folder(output: Path) -> Path:
@@ -52,16 +53,7 @@ class Segments:
 
     def _locked(self) -> int:
         while True:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-            except FileNotFoundError:
-                # Whoever held it removed the folder meanwhile.
-                continue
-            except OSError as error:
-                raise TrajectoryError(
-                    f"{self.output}: cannot be written ({error.strerror}); choose another output"
-                ) from None
+            descriptor = self._opened()
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -74,6 +66,19 @@ class Segments:
             if self._is_current(descriptor):
                 return descriptor
             os.close(descriptor)
+
+    def _opened(self) -> int:
+        for attempt in range(_ATTEMPTS):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                return os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            except OSError as error:
+                # Whoever held it may have removed the folder between the two.
+                if not isinstance(error, FileNotFoundError) or attempt == _ATTEMPTS - 1:
+                    raise TrajectoryError(
+                        f"{self.output}: cannot be written ({error.strerror}); choose another output"
+                    ) from None
+        raise AssertionError("unreachable")
 
     def _is_current(self, descriptor: int) -> bool:
         try:
@@ -153,7 +158,9 @@ def open_segment(path: Path, *, check: bool = True) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise TrajectoryError(f"{path}: a damaged segment ({error}); begin again with --overwrite") from None
+        raise TrajectoryError(
+            f"{path}: a damaged segment ({describe(error)}); delete it and those after it, then run the command again"
+        ) from None
     with file:
         if check:
             require_sound(file_problems(file), path)

@@ -5,7 +5,6 @@ its final name and renamed. A row that is not yet full may be written early; it 
 fuller one. At the end the segments are joined into the output and deleted.
 """
 
-import errno
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ import h5py
 from regime_proto.schema import hdf5
 from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
-from regime_proto.schema.files import replace_file
+from regime_proto.schema.files import describe, replace_file
 from regime_proto.schema.header import Array, Header, Observation
 from regime_proto.schema.reader import read_rows
 from regime_proto.schema.segments import Segments, open_segment
@@ -159,7 +158,7 @@ class TrajectoryWriter:
         except OSError as error:
             kept = self.count - len(self._rows)
             raise TrajectoryError(
-                f"{path}: {_reason(error)}; {kept} observations are safe in {path.parent}: "
+                f"{path}: {describe(error)}; {kept} observations are safe in {path.parent}: "
                 "mend that and run the same command again to go on"
             ) from None
 
@@ -208,9 +207,3 @@ def _split(rows: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
         if int(step) in mask_row:
             observation |= {name: rows[name][mask_row[int(step)]] for name in ("mask_step", "mask")}
         yield observation
-
-
-def _reason(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        return f"the disk is full ({error.strerror})"
-    return str(error.strerror)

@@ -129,18 +129,24 @@ def test_a_constant_series_has_no_area_and_says_so(which):
 
 
 def test_invalid_observations_are_left_out_with_a_warning():
-    trajectory = synthetic(steps=10, noise=0.1)
+    trajectory = synthetic(steps=30, noise=0.1)
     valid, l1 = trajectory["valid"].values.copy(), trajectory["weight_delta_l1"].values.copy()
     valid[4] = 0
     l1[4:6, 1] = np.nan
     spoiled = trajectory.assign(valid=("step", valid), weight_delta_l1=(("step", "tensor"), l1))
     result = regime_proto.analyze(spoiled)
-    assert result.curves["step"].values.tolist() == [1, 2, 3, 6, 7, 8, 9, 10]
-    assert result.observations == 11
+    assert result.curves["step"].values.tolist() == [1, 2, 3, *range(6, 31)]
+    assert result.observations == 31
     assert math.isfinite(result.rho)
     [warning] = result.warnings
-    assert "1 of 11 observations" in warning
+    assert "1 of 31 observations" in warning
     assert "layer.bias at step 4" in warning
+
+
+@pytest.mark.parametrize(("steps", "warned"), [(2, True), (19, True), (20, False)])
+def test_few_changes_are_warned_of(steps, warned):
+    warnings = regime_proto.analyze(synthetic(steps=steps, noise=0.1)).warnings
+    assert (f"only {steps} changes: scaled to their own extremes, so few say little" in warnings) == warned
 
 
 def test_an_invalid_first_observation_names_its_tensor():

@@ -1,6 +1,7 @@
 """What goes from lab to lab: examples, checks, smaller copies, and the program inside the file."""
 
 import json
+import os
 import shutil
 
 import h5py
@@ -43,6 +44,11 @@ def test_the_example_is_valid_small_and_analyzed(tmp_path):
     assert_one_line(regime("example", "-o", path), "exists; replace it with --overwrite")
     assert regime("example", "-o", path, "--overwrite").exit_code == 0
     assert_one_line(regime("example", "-o", tmp_path, "--overwrite"), "not a file; choose another output")
+    notes = tmp_path / "notes.md"
+    notes.write_text("mine")
+    for command in (["example"], ["thin", path, "--masks", "none"]):
+        assert_one_line(regime(*command, "-o", notes, "--overwrite"), "it is not replaced: choose another output")
+    assert notes.read_text() == "mine"
 
 
 def test_validate_says_what_is_wrong(valid, wrong, tmp_path):
@@ -53,10 +59,10 @@ def test_validate_says_what_is_wrong(valid, wrong, tmp_path):
     first, *rest = bad.stdout.splitlines()
     assert first == f"{wrong}: invalid, 2 errors, 1 warning"
     assert rest[0].split(maxsplit=1) == [
-        "warning", "/notes: expected a name of the format, or one in /extra, found another name [name-known]",
-    ]  # fmt: skip
-    assert rest[1].split(maxsplit=1) == [
         "error", "/flips: expected at most layer_units, found more in row 66 [flips-bound]",
+    ]  # fmt: skip
+    assert rest[2].split(maxsplit=1) == [
+        "warning", "/notes: expected a name of the format, or one in /extra, found another name [name-known]",
     ]  # fmt: skip
     assert rest[3] == f"{valid}: valid"
 
@@ -138,6 +144,52 @@ def test_where_nothing_can_be_written(valid, tmp_path, where):
     assert_one_line(regime("merge", "/"), "no segments there")
 
 
+def test_a_conversion_to_where_nothing_can_be_written_ends(mlp_run):
+    assert_one_line(regime("convert", mlp_run, "-o", "/proc/x.h5"), "/proc/x.h5: cannot be written")
+
+
+def test_a_file_that_may_not_be_read(valid, tmp_path, monkeypatch):
+    """The superuser may read everything, so ask in their place."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for command in (
+        ["analyze"],
+        ["inspect"],
+        ["export", "--to", "csv"],
+        ["thin", "--masks", "none", "-o", tmp_path / "x"],
+    ):
+        assert_one_line(regime(*command, valid), "cannot be read; mend its permissions")
+    assert regime("validate", valid).exit_code == 2
+
+
+def test_what_is_not_valid_is_not_made_valid(valid, tmp_path):
+    """Without its masks nobody could tell that the flips are wrong."""
+    path = tmp_path / "changed.h5"
+    shutil.copy(valid, path)
+    with h5py.File(path, "r+") as file:
+        file["flips"][5, 0, 0] ^= 1
+    assert_one_line(regime("thin", path, "--masks", "none", "-o", tmp_path / "x.h5"), "mask-flips")
+    assert not (tmp_path / "x.h5").exists()
+
+
+def test_a_run_that_was_cut_off_says_so(mlp_run, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(done, total):
+        if done == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        regime_proto.convert(mlp_run, tmp_path / "run.h5", progress=stop)
+    done = regime("merge", tmp_path / "run.h5.segments")
+    assert "(5 observations)" in done.stderr
+    assert "5 of 8 planned" in regime("inspect", tmp_path / "run.h5").stdout
+    assert "the run was cut off: 5 of 8 observations are there" in regime("analyze", tmp_path / "run.h5").stderr
+    # The whole run replaces it without being asked to: it is the same run.
+    assert regime("convert", mlp_run, "-o", tmp_path / "run.h5").exit_code == 0
+    assert "cut off" not in regime("analyze", tmp_path / "run.h5").stderr
+
+
 def test_another_lab_measures_in_the_same_way(mlp_run, tmp_path):
     """One lab sends a trajectory; another takes the program out of it, and needs no code of the model."""
     ours = regime_proto.convert(mlp_run, tmp_path / "ours.h5", embed="all")
@@ -162,7 +214,7 @@ def test_the_probe_goes_along_only_when_asked(mlp_run, tmp_path):
         assert "probe" not in opened
     done = regime("program", path, "-o", tmp_path / "new")
     assert done.exit_code == 0
-    assert "carries no probe: give one of your own with --probe (" in done.stderr
+    assert "carries no probe: give one of your own to `regime analyze`, --probe FILE (" in done.stderr
     assert [found.name for found in (tmp_path / "new").iterdir()] == ["program.onnx"]
     bare = regime_proto.convert(mlp_run, tmp_path / "bare.h5", embed="none")
     assert_one_line(regime("program", bare, "-o", tmp_path / "other"), "carries no program; ask its authors")
@@ -210,4 +262,4 @@ def test_other_programs_are_not_replaced(mlp_run, tmp_path):
     assert_one_line(regime("program", path, "-o", folder), "exists and differs; replace it with --overwrite")
     assert (folder / "program.onnx").read_bytes() == b"mine"
     assert regime("program", path, "-o", folder, "--overwrite").exit_code == 0
-    assert regime("program", path, "-o", folder).exit_code == 0
+    assert "nothing changed since" in regime("program", path, "-o", folder).stderr

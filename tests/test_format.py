@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
+import netCDF4
 import pytest
 import regime_proto.schema
-from regime_proto.schema import hdf5, layout
+from regime_proto.schema import hdf5, layout, validate
 from regime_proto.schema.validation import structure
 from regime_proto.schema.validation.rules import RULES
 
@@ -83,6 +84,16 @@ def test_limits_are_those_of_the_check(rule, number):
 def test_the_writer_stays_within_the_limits():
     assert hdf5.MAX_SEGMENT_BYTES <= structure.MAX_CHUNK_BYTES
     assert f"at most {hdf5.MAX_CHUNK_STEPS}" in section("Durability")
+
+
+def test_the_writer_shown_writes_a_valid_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [block] = re.findall(r"```python\n(.*?)```", section("Writing without this software"), re.DOTALL)
+    exec(block, {})
+    assert {problem.rule for problem in validate("written.h5")} == set()
+    with netCDF4.Dataset("written.h5") as opened:
+        assert opened["flips"].dimensions == ("step", "layer", "sample")
+    assert regime_proto.analyze("written.h5").observations == 5
 
 
 def test_the_document_says_which_version_it_is():

@@ -287,7 +287,8 @@ def test_a_missing_program_is_named(monkeypatch, required, outcome):
 
 def example(language, layer, step):
     """Return the block of FORMAT.md, for this layer (from 0) and this step."""
-    [block] = re.findall(rf"```{language}\n(.*?)```", FORMAT, re.DOTALL)
+    reading = FORMAT[FORMAT.index("## Reading without") :]
+    [block] = re.findall(rf"```{language}\n(.*?)```", reading, re.DOTALL)
     shown, asked = {
         "python": ("layer, step = 1, 10\n", f"layer, step = {layer}, {step}\n"),
         "r": ("layer <- 2; step <- 10\n", f"layer <- {layer + 1}; step <- {step}\n"),

@@ -17,7 +17,7 @@ from regime_proto.schema.writer import TrajectoryWriter
 
 import regime_proto
 
-ATTRIBUTES = dict.fromkeys(layout.REQUIRED_ATTRIBUTES, "x") | {"regime_version": "1.0", "step_kind": "step"}
+ATTRIBUTES = trajectories.ATTRIBUTES
 
 # Everything that HDF5 strings can hold: slashes, quotes, accents, emoji, line breaks.
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)

@@ -288,7 +288,7 @@ def no_step_kind(file):
     del file.attrs["step_kind"]
 
 
-@breaks("attribute-type", "a scalar of type str, found 3")
+@breaks("attribute-type", "a single string of variable length, found 3")
 def number_for_text(file):
     file.attrs["run_id"] = 3
 
@@ -306,6 +306,21 @@ def several_numbers(file):
 @breaks("attribute-choice", "step or epoch or ordinal")
 def unknown_step_kind(file):
     file.attrs["step_kind"] = "hour"
+
+
+@breaks("attribute-time", "found 'yesterday'")
+def no_time(file):
+    file.attrs["created"] = "yesterday"
+
+
+@breaks("attribute-time")
+def no_zone(file):
+    file.attrs["created"] = "2026-01-31T12:00:00"
+
+
+@breaks("attribute-type", "found b'me'")
+def fixed_string(file):
+    file.attrs["software"] = np.bytes_(b"me")
 
 
 @breaks("variable-present", "a variable over (step, layer, sample)")
@@ -368,6 +383,11 @@ def no_tensors(file):
 @breaks("dimension-scale")
 def detached(file):
     file["flips"].dims[1].detach_scale(file["layer"])
+
+
+@breaks("dimension-scale", "This is a netCDF dimension but not a netCDF variable")
+def unmarked_dimension(file):
+    file["byte"].attrs["NAME"] = np.bytes_(b"byte")
 
 
 @breaks("dimension-scale")
@@ -515,7 +535,7 @@ def too_many_flips(file):
     file["flips"][66, 0, 2] = 14
 
 
-@breaks("mask-padding", "rows 0 to 69, sample 1")
+@breaks("mask-padding", "row 8, sample 1")
 def padding_set(file):
     file["mask"][8, 1, 1] |= 1
 

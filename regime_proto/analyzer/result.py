@@ -23,6 +23,9 @@ JSON_VERSION = 1
 LATE = 0.1
 ABOVE_NOISE = 10.0
 
+# Below this many changes the percentiles that scale a curve are its extremes.
+FEW = 20
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -191,8 +194,13 @@ def analyze(
     per_epoch, warnings = _observations_per_epoch(chosen, batches_per_epoch)
     invalid = describe_invalid(chosen)
     warnings += [invalid] if invalid else []
+    planned = trajectory.attrs.get("planned_observations")
+    if planned is not None and planned > trajectory.sizes["step"]:
+        warnings.append(f"the run was cut off: {trajectory.sizes['step']} of {planned} observations are there")
     if not len(series.steps):
         raise RegimeError("no two neighbouring observations are valid: there is no change to analyze")
+    if len(series.steps) < FEW:
+        warnings.append(f"only {len(series.steps)} changes: scaled to their own extremes, so few say little")
     width = curves.window(per_epoch, len(series.steps))
     rhos = {choice: curves.ratio(*areas(series, width, choice)) for choice in ALL_READINGS}
     auc_w, auc_p = areas(series, width, reading)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import h5py
+from regime_proto.schema.files import describe
 from regime_proto.schema.validation.contents import contents_problems
 from regime_proto.schema.validation.rules import Problem, errors
 from regime_proto.schema.validation.structure import structure_problems
@@ -52,7 +53,8 @@ def problems_of(path: Path, *, whole: bool, before_rows: Callable[[int], None] |
         raise
     except Exception as error:
         # Whatever the library says when it stumbles over damage.
-        return [Problem("file-hdf5", "/", "an undamaged HDF5 file", " ".join(str(error).split())[:200])]
+        found = describe(error) if isinstance(error, OSError) else " ".join(str(error).split())[:200]
+        return [Problem("file-hdf5", "/", "an undamaged HDF5 file", found)]
 
 
 def file_problems(file: h5py.File) -> list[Problem]:

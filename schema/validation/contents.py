@@ -1,5 +1,6 @@
 """Holds version, attributes, variables and dimensions of a file against the table in `layout`."""
 
+import datetime
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +11,8 @@ from regime_proto.schema import layout
 from regime_proto.schema.reader import metric_variables
 from regime_proto.schema.validation.rules import Problem
 
-_KINDS = {"str": "OS", "f8": "fiu", "i8": "iu"}
+_KINDS = {"f8": "fiu", "i8": "iu"}
+_TYPE_NAMES = {"str": "string of variable length", "f8": "number", "i8": "integer"}
 # What netCDF libraries write for themselves.
 _OTHERS_ATTRIBUTES = {"_NCProperties", "_nc3_strict"}
 
@@ -54,15 +56,24 @@ def _attribute_problems(file: h5py.File) -> Iterator[Problem]:
         value = file.attrs[attribute.name]
         array = np.asarray(value)
         if isinstance(value, h5py.Empty) or array.shape != () or not _is_of(attribute.dtype, value):
-            yield Problem("attribute-type", where, f"a scalar of type {attribute.dtype}", _shown(value))
+            yield Problem("attribute-type", where, f"a single {_TYPE_NAMES[attribute.dtype]}", _shown(value))
         elif attribute.choices and value not in attribute.choices:
             yield Problem("attribute-choice", where, " or ".join(attribute.choices), _shown(value))
+        elif attribute.name == "created" and not _is_time(value):
+            yield Problem("attribute-time", where, "a time such as 2026-01-31T12:00:00+00:00", _shown(value))
 
 
 def _is_of(dtype: str, value: Any) -> bool:
     if dtype == "str":
         return isinstance(value, str)
     return not isinstance(value, str | bytes) and np.asarray(value).dtype.kind in _KINDS[dtype]
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _shown(value: Any) -> str:

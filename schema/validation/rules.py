@@ -110,6 +110,7 @@ _CONTENTS = (
     Rule("attribute-present", ERROR, "Required root attributes MUST be present."),
     Rule("attribute-type", ERROR, "Root attributes MUST be scalars of the type that the table gives."),
     Rule("attribute-choice", ERROR, "A root attribute with a list of values MUST have one of them."),
+    Rule("attribute-time", ERROR, "`created` MUST be a date and time with its offset from UTC, in ISO 8601."),
     Rule("variable-present", ERROR, "Required variables MUST be present."),
     Rule("variable-group", ERROR, "Of a group of optional variables all MUST be present, or none."),
     Rule("variable-dims", ERROR, "A variable MUST have as many dimensions as the table gives."),
@@ -122,7 +123,11 @@ _CONTENTS = (
     ),
     Rule("dimension-length", ERROR, "Variables MUST have the same length along a dimension that they share."),
     Rule("dimension-empty", ERROR, "Dimensions that do not grow MUST NOT be empty."),
-    Rule("dimension-scale", ERROR, "Every axis MUST be attached to the dimension scale of its dimension's name."),
+    Rule(
+        "dimension-scale",
+        ERROR,
+        "Every axis MUST be attached to the dimension scale of its name; one without values MUST be marked as such.",
+    ),
     Rule("dimension-unlimited", WARNING, "Growing dimensions SHOULD be unlimited."),
     Rule("name-known", WARNING, "Names that this format does not define SHOULD stand in the group `extra`."),
 )
@@ -144,7 +149,7 @@ _VALUES = (
     Rule("layer-units", ERROR, "`layer_units` MUST lie between 0 and the units of the layer that are stored."),
     Rule("layer-bytes", ERROR, "Layers MUST follow one another along `byte` without a gap, in their packed sizes."),
     Rule("unit-index", ERROR, "`unit_index` MUST increase strictly, below `layer_size`, and be -1 beyond."),
-    Rule("first-row", ERROR, "In the first row changes of weights MUST be NaN, flips and distances 0."),
+    Rule("first-row", ERROR, "In the first row changes of weights MUST be NaN, flips, errors and distances 0."),
     Rule(
         "delta-value",
         ERROR,

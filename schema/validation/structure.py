@@ -107,7 +107,10 @@ def _contiguous_problems(path: str, dataset: Any) -> Iterator[Problem]:
     if stored == 0 and _is_bare_dimension(dataset):
         # A dimension without values: only its length means something.
         return
-    if declared > MAX_ENTRY_BYTES:
+    if stored == 0 and h5a.exists(dataset, b"CLASS"):
+        expected = f"a scale with values, or with the NAME {_BARE_DIMENSION.decode()}…"
+        yield Problem("dimension-scale", path, expected, "neither")
+    elif declared > MAX_ENTRY_BYTES:
         yield Problem("size-limit", path, f"at most {MAX_ENTRY_BYTES:,} bytes", f"{declared:,}")
     elif stored != declared:
         yield Problem("chunk-count", path, f"{declared:,} bytes", f"{stored:,}")

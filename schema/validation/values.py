@@ -159,14 +159,15 @@ def _mask_problems(file: h5py.File) -> Iterator[Problem]:
     before = np.zeros((0, *file["mask"].shape[1:]), np.uint8)
     for rows, masks in row_blocks(file["mask"]):
         for sample in range(masks.shape[1]):
-            if np.any(masks[:, sample] & padding):
-                found = f"1 in rows {rows.start} to {rows.stop - 1}, sample {sample}"
+            wrong = np.any(masks[:, sample] & padding, axis=1)
+            if wrong.any():
+                found = f"1 in row {rows.start + int(np.flatnonzero(wrong)[0])}, sample {sample}"
                 yield Problem("mask-padding", "/mask", "0 beyond a layer's last unit", found)
                 return
         held = numbers[rows.start - len(before) : rows.stop]
-        wrong = _wrong_flips(file["flips"], counter, held, before, masks)
-        if wrong is not None:
-            found = f"other numbers in row {wrong}"
+        row = _wrong_flips(file["flips"], counter, held, before, masks)
+        if row is not None:
+            found = f"other numbers in row {row}"
             yield Problem("mask-flips", "/flips", "the units in which neighbouring masks differ", found)
             return
         before = masks[-1:]
