@@ -18,7 +18,6 @@ from regime_proto.schema.reader import require_sound
 from regime_proto.schema.validation.check import file_problems
 
 LOCK = "lock"
-_ATTEMPTS = 100
 
 
 def segments_folder(output: Path) -> Path:
@@ -54,31 +53,35 @@ class Segments:
     def _locked(self) -> int:
         while True:
             descriptor = self._opened()
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                os.close(descriptor)
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise TrajectoryError(f"{self.folder}: cannot be locked ({error.strerror})") from None
-                raise TrajectoryError(
-                    f"{self.output}: another process is writing it; wait until that ends, or choose another output"
-                ) from None
-            if self._is_current(descriptor):
+            # Whoever held it may remove the folder before it is opened here, or after.
+            if descriptor is not None and self._is_mine(descriptor):
                 return descriptor
-            os.close(descriptor)
 
-    def _opened(self) -> int:
-        for attempt in range(_ATTEMPTS):
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
+    def _opened(self) -> int | None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
                 return os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-            except OSError as error:
-                # Whoever held it may have removed the folder between the two.
-                if not isinstance(error, FileNotFoundError) or attempt == _ATTEMPTS - 1:
-                    raise TrajectoryError(
-                        f"{self.output}: cannot be written ({error.strerror}); choose another output"
-                    ) from None
-        raise AssertionError("unreachable")
+        except OSError as error:
+            raise TrajectoryError(
+                f"{self.output}: cannot be written ({error.strerror}); choose another output"
+            ) from None
+        return None
+
+    def _is_mine(self, descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise TrajectoryError(f"{self.folder}: cannot be locked ({error.strerror})") from None
+            raise TrajectoryError(
+                f"{self.output}: another process is writing it; wait until that ends, or choose another output"
+            ) from None
+        if self._is_current(descriptor):
+            return True
+        os.close(descriptor)
+        return False
 
     def _is_current(self, descriptor: int) -> bool:
         try:
