@@ -71,7 +71,9 @@ def _in_child(arguments: list[str], output: Path) -> None:
     _, said = child.communicate()
     if child.returncode:
         _temporary(output, child.pid).unlink(missing_ok=True)
-        reason = said.strip().splitlines()[-1] if said.strip() else f"signal {-child.returncode}"
+        # What a child said before HDF5 crashed it is not for people, but tells the number of the error.
+        crashed = child.returncode < 0 or not said.strip()
+        reason = describe(OSError(said or f"signal {-child.returncode}")) if crashed else said.strip().splitlines()[-1]
         raise TrajectoryError(f"{output}: could not be written: {reason}")
     trust.record(output)
 
@@ -196,5 +198,6 @@ if __name__ == "__main__":
         main(*sys.argv[1:])
     except TrajectoryError as error:
         sys.exit(str(error))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        # HDF5's, both.
         sys.exit(describe(error))

@@ -36,15 +36,19 @@ def replace_file(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
-def describe(error: OSError) -> str:
-    """Return what went wrong, without the internals that HDF5 adds."""
-    if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        return f"the disk is full ({os.strerror(error.errno)})"
-    truncated = re.search(r"truncated file: eof = (\d+).*stored_eof = (\d+)", str(error))
+def describe(error: Exception) -> str:
+    """Return what went wrong with a file, without the internals that HDF5 adds."""
+    text = " ".join(str(error).split())
+    truncated = re.search(r"truncated file: eof = (\d+).*stored_eof = (\d+)", text)
     if truncated:
         found, whole = map(int, truncated.groups())
         return f"a truncated file, {found:,} of {whole:,} bytes"
-    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())[:200]
+    # HDF5's errors are no OSError where they come to light when a file is closed.
+    inside = re.search(r"errno = (\d+)", text)
+    number = getattr(error, "errno", None) or (int(inside[1]) if inside else None)
+    if number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        return f"the disk is full ({os.strerror(number)})"
+    return os.strerror(number) if number else text[:200]
 
 
 def require_replaceable(path: Path, content: bytes, *, overwrite: bool) -> None:

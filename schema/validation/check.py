@@ -53,8 +53,7 @@ def problems_of(path: Path, *, whole: bool, before_rows: Callable[[int], None] |
         raise
     except Exception as error:
         # Whatever the library says when it stumbles over damage.
-        reason = describe(error) if isinstance(error, OSError) else " ".join(str(error).split())[:200]
-        return [Problem("file-hdf5", "/", "an undamaged HDF5 file", reason)]
+        return [Problem("file-hdf5", "/", "an undamaged HDF5 file", describe(error))]
 
 
 def file_problems(file: h5py.File) -> list[Problem]:
