@@ -65,6 +65,11 @@ class Messages:
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def show_error(text: str) -> None:
+    """Print an error, in one line."""
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {one_line(text)}", err=True)
+
+
 def one_line(text: str) -> str:
     """Return `text` without line breaks."""
     return " ".join(text.split())

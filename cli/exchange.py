@@ -10,7 +10,7 @@ from typing import Any
 
 import rich_click as click
 from regime_proto.cli import options
-from regime_proto.cli.console import Messages
+from regime_proto.cli.console import Messages, show_error
 from regime_proto.schema import Problem
 from regime_proto.schema import validate as problems_of
 from regime_proto.schema.errors import RegimeError
@@ -56,7 +56,7 @@ def _as_json(path: Path, problems: list[Problem] | str) -> dict[str, Any]:
 def _report(path: Path, problems: list[Problem] | str, messages: Messages) -> None:
     """Print what is wrong with one file, a line for each problem."""
     if isinstance(problems, str):
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {problems}", err=True)
+        show_error(problems)
         return
     count, warned = len(errors(problems)), len(problems) - len(errors(problems))
     verdict = click.style("invalid", fg="red", bold=True) if count else click.style("valid", fg="green")

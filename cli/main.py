@@ -7,7 +7,7 @@ from typing import Any
 import rich_click as click
 from click.exceptions import Exit
 from regime_proto.cli import exchange, measuring
-from regime_proto.cli.console import one_line
+from regime_proto.cli.console import show_error
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto import __version__
@@ -40,7 +40,7 @@ class _Group(click.RichGroup):
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {one_line(message)}", err=True)
+    show_error(message)
     sys.exit(code)
 
 

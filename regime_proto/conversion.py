@@ -22,7 +22,7 @@ from regime_proto.probe import probe_content, probe_sha256
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Header
 from regime_proto.schema.layout import PROBE, PROGRAM
-from regime_proto.schema.policy import ALL, MaskPolicy
+from regime_proto.schema.policy import MaskPolicy, policy_of
 from regime_proto.schema.reader import existing_attributes
 from regime_proto.schema.segments import Segments, discard_segments
 from regime_proto.schema.writer import TrajectoryWriter
@@ -177,7 +177,7 @@ def run_plan(
     existing = existing_attributes(output)
     if not overwrite and existing is not None and _is_current(output, existing["source_fingerprint"], fingerprints):
         if masks != "auto":
-            _require_policy(output, existing.get("mask_policy", str(ALL)), policy)
+            _require_policy(output, policy_of(existing), policy)
         # A kill between joining the segments and deleting them leaves both.
         discard_segments(output)
         return Done(output, len(fingerprints), written=False)
@@ -205,8 +205,8 @@ def run_plan(
     return Done(output, len(fingerprints), written=True)
 
 
-def _require_policy(output: Path, held: str, policy: MaskPolicy) -> None:
-    if held != str(policy):
+def _require_policy(output: Path, held: MaskPolicy, policy: MaskPolicy) -> None:
+    if held != policy:
         raise RegimeError(
             f"{output}: exists with masks {held}, asked for {policy}; replace it with --overwrite, or make a smaller "
             "copy with regime thin"

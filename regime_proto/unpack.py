@@ -47,7 +47,7 @@ def unpack(trajectory: Path, root: Path, *, overwrite: bool = False) -> Unpacked
         The trajectory cannot be read or carries no program, the program is damaged, or other files are in the way.
     """
     with open_checked(trajectory) as file:
-        embedded = {name: read_embedded(file, name) for name in (PROGRAM, PROBE) if name in file}
+        embedded = read_embedded(file)
         expected = file.attrs.get("program_sha256")
     if PROGRAM not in embedded:
         raise TrajectoryError(

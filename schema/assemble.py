@@ -18,7 +18,7 @@ from regime_proto.schema import hdf5, layout
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import describe, sync_folder
 from regime_proto.schema.header import Array, Header
-from regime_proto.schema.policy import MaskPolicy, parse_policy
+from regime_proto.schema.policy import MaskPolicy, parse_policy, policy_of
 from regime_proto.schema.reader import open_checked, read_header, require_sound, row_blocks
 from regime_proto.schema.segments import Segments, open_segment, segment_paths
 from regime_proto.schema.validation import trust
@@ -51,7 +51,7 @@ def thin(source: Path, output: Path, policy: MaskPolicy) -> None:
     require_file(source)
     require_sound(inspect_apart(source, whole=True), source)
     with open_checked(source) as file:
-        held = read_header(file).mask_policy
+        held = policy_of(file.attrs)
     if not held.holds(policy):
         raise TrajectoryError(f"{source}: holds masks by the policy {held}, which lacks some that {policy} keeps")
     try:
@@ -84,7 +84,7 @@ def _temporary(output: Path, process: int) -> Path:
 
 def _join(folder: Path, output: Path, parent: int) -> None:
     paths = segment_paths(folder)
-    carried = (folder / name for name in (layout.PROGRAM, layout.PROBE))
+    carried = (folder / name for name in layout.EMBEDDED)
     embedded = {path.name: path.read_bytes() for path in carried if path.is_file()}
     with open_segment(paths[-1]) as last:
         header = read_header(last)

@@ -12,6 +12,11 @@ from regime_proto.schema.errors import RegimeError
 SUFFIX = ".segments"
 
 
+def segments_folder(output: Path) -> Path:
+    """Return the folder that holds the segments of an unfinished `output`."""
+    return output.parent / (output.name + SUFFIX)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Write `content` so that a crash leaves either the old file or the new one.
 
@@ -51,22 +56,23 @@ def describe(error: Exception) -> str:
     return os.strerror(number) if number else text[:200]
 
 
-def require_replaceable(path: Path, content: bytes, *, overwrite: bool) -> None:
-    """Raise a `RegimeError` if something other than `content` is at `path`, and may not be replaced."""
-    if path.exists() and not (path.is_file() and (overwrite or path.read_bytes() == content)):
-        advice = "replace it with --overwrite" if path.is_file() else "choose another output"
-        raise RegimeError(f"{path}: exists and differs; {advice}")
-
-
 def place_files(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[Path]:
-    """Write several files, after a look at whether all of them may be; return those that were not there as they are."""
-    for path, content in contents.items():
-        require_replaceable(path, content, overwrite=overwrite)
-    written = [path for path, content in contents.items() if not path.exists() or path.read_bytes() != content]
-    for path in written:
+    """Write several files, after a look at whether all of them may be; return those that were not there as they are.
+
+    Raises
+    ------
+    RegimeError
+        Something else is in the place of one, and may not be replaced.
+    """
+    wanted = [path for path, content in contents.items() if not (path.is_file() and path.read_bytes() == content)]
+    for path in wanted:
+        if path.exists() and not (overwrite and path.is_file()):
+            advice = "replace it with --overwrite" if path.is_file() else "choose another output"
+            raise RegimeError(f"{path}: exists and differs; {advice}")
+    for path in wanted:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, contents[path])
-    return written
+    return wanted
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
-from regime_proto.schema.files import SUFFIX
+from regime_proto.schema.files import SUFFIX, segments_folder
 from regime_proto.schema.reader import open_checked
-from regime_proto.schema.segments import Segments, open_segment, segments_folder
+from regime_proto.schema.segments import Segments, open_segment
 
 
 @dataclass(frozen=True)

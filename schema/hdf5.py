@@ -18,9 +18,6 @@ MASK_CHUNK_BYTES = 32 * 2**10
 EMBEDDED_CHUNK_BYTES = 2**20
 COMPRESSION_LEVEL = 4
 
-# netCDF-4 recognises a dimension without a coordinate variable by this text.
-_BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable. {:10d}"
-
 
 def row_bytes(header: Header, dimension: str) -> int:
     """Return the uncompressed bytes of one entry along a growing dimension."""
@@ -100,7 +97,7 @@ def _write_compressed(stored: h5py.Dataset, values: Sequence[Array] | Array, sta
 def _create_fixed(file: h5py.File, variable: layout.Variable, values: Array) -> None:
     dtype = h5py.string_dtype() if variable.dtype == "str" else variable.dtype
     options: dict[str, Any] = {}
-    if variable.name in (layout.PROGRAM, layout.PROBE):
+    if variable.name in layout.EMBEDDED:
         options = {"chunks": (min(len(values), EMBEDDED_CHUNK_BYTES),), "compression": "gzip"}
     file.create_dataset(variable.name, data=values, dtype=dtype, track_order=True, **options)
 
@@ -135,7 +132,7 @@ def _attach_dimensions(file: h5py.File, sizes: Mapping[str, int], variables: Ite
             file[name].make_scale(name)
         else:
             bare = file.create_dataset(name, shape=(sizes[name],), dtype=">f4", track_order=True)
-            bare.make_scale(_BARE_DIMENSION.format(sizes[name]))
+            bare.make_scale(f"{layout.BARE_DIMENSION} {sizes[name]:10d}")
     for variable in variables:
         for axis, name in enumerate(variable.dims):
             if variable.name != name:

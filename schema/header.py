@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from regime_proto.schema import layout
 from regime_proto.schema.errors import TrajectoryError
-from regime_proto.schema.policy import ALL, MaskPolicy, parse_policy
+from regime_proto.schema.policy import MaskPolicy, policy_of
 
 Array = NDArray[Any]
 
@@ -123,7 +123,7 @@ class Header:
     @property
     def mask_policy(self) -> MaskPolicy:
         """Which observations keep their masks."""
-        return parse_policy(self.attributes.get("mask_policy", str(ALL)))
+        return policy_of(self.attributes)
 
     def with_attributes(self, **attributes: Any) -> "Header":
         """Return the header with further root attributes."""

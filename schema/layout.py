@@ -22,6 +22,9 @@ PROBE_BYTE = "probe_byte"
 DIMENSIONS = (STEP, MASK_STEP, SAMPLE, TENSOR, LAYER, PLANE, BYTE, UNIT, PROGRAM_BYTE, PROBE_BYTE)
 GROWING = (STEP, MASK_STEP)
 
+# netCDF-4 recognises a dimension without a coordinate variable by this text, followed by its length.
+BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
+
 METRIC_PREFIX = "metric_"
 # Anybody's group: what is in it is nobody else's business.
 EXTRA = "extra"
@@ -31,6 +34,8 @@ SAMPLED = "sampled"
 DISTANCE = "distance"
 PROGRAM = "program"
 PROBE = "probe"
+# Files that a trajectory may carry; each is a group of its own.
+EMBEDDED = (PROGRAM, PROBE)
 
 # A variable that does not grow, and one entry of one that grows, are read at once.
 MAX_ENTRY_BYTES = 128 * 2**20

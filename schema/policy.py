@@ -1,5 +1,6 @@
 """Which observations keep their masks; flips and deltas are always complete."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,11 @@ def parse_policy(text: str) -> MaskPolicy:
     if text not in ("all", "none"):
         raise RegimeError(f"masks {text!r}: expected all, every=N or none; for a conversion also auto")
     return MaskPolicy(1 if text == "all" else 0)
+
+
+def policy_of(attributes: Mapping[str, Any]) -> MaskPolicy:
+    """Return the policy that the root attributes of a trajectory name."""
+    return parse_policy(attributes.get("mask_policy", str(ALL)))
 
 
 def fitting_policy(fixed: int, masks: int) -> MaskPolicy:

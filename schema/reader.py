@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeWarning, TrajectoryError
+from regime_proto.schema.files import describe
 from regime_proto.schema.header import Array, Header, Layer
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.guard import inspect_apart, require_file
@@ -45,8 +46,6 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
         require_sound(problems, path)
         for problem in problems:
             warnings.warn(f"{path}: {problem}", RegimeWarning, stacklevel=4)
-        if not problems:
-            trust.record(path)
     with _opened(path) as file:
         yield file
 
@@ -64,7 +63,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise TrajectoryError(f"{path}: a damaged HDF5 file ({error})") from None
+        raise TrajectoryError(f"{path}: a damaged HDF5 file ({describe(error)})") from None
     with file:
         yield file
 
@@ -98,41 +97,43 @@ def existing_attributes(output: Path) -> dict[str, Any] | None:
 
 def read_header(file: h5py.File) -> Header:
     """Return the part of an open trajectory that does not grow."""
-
-    def strings(name: str) -> list[str]:
-        return list(file[name].asstr()[...])
-
-    thresholds = file["layer_threshold"][...]
-    planes = file["layer_planes"][...]
-    indices = None
-    if is_present(file, layout.SAMPLED):
-        indices = tuple(row[row >= 0] for row in file["unit_index"][...])
-    stored = [None] * len(planes) if indices is None else [len(row) for row in indices]
-    layers = tuple(
-        Layer(name, op, kind, module, int(size), tuple(row[:count].tolist()), width)
-        for name, op, kind, module, size, row, count, width in zip(
-            strings("layer"),
-            strings("layer_op"),
-            strings("layer_kind"),
-            strings("layer_path"),
-            file["layer_size"][...],
-            thresholds,
-            planes,
-            stored,
-            strict=True,
-        )
-    )
     return Header(
-        tensors=dict(zip(strings("tensor"), file["tensor_size"][...].tolist(), strict=True)),
-        layers=layers,
+        tensors=dict(zip(_strings(file, "tensor"), file["tensor_size"][...].tolist(), strict=True)),
+        layers=read_layers(file),
         samples=len(file[layout.SAMPLE]),
         attributes=dict(file.attrs),
         metrics=tuple(variable.meaning for variable in metric_variables(file)),
         layer_units=file["layer_units"][...],
-        unit_index=indices,
+        unit_index=_unit_index(file),
         has_distance=is_present(file, layout.DISTANCE),
-        embedded={name: read_embedded(file, name) for name in (layout.PROGRAM, layout.PROBE) if name in file},
+        embedded=read_embedded(file),
     )
+
+
+def read_layers(file: h5py.File) -> tuple[Layer, ...]:
+    """Return the layers of an open trajectory."""
+    planes, indices = file["layer_planes"][...], _unit_index(file)
+    stored = [None] * len(planes) if indices is None else [len(row) for row in indices]
+    columns = (
+        *(_strings(file, name) for name in ("layer", "layer_op", "layer_kind", "layer_path")),
+        file["layer_size"][...],
+        file["layer_threshold"][...],
+        planes,
+        stored,
+    )
+    return tuple(
+        Layer(name, op, kind, module, int(size), tuple(row[:count].tolist()), width)
+        for name, op, kind, module, size, row, count, width in zip(*columns, strict=True)
+    )
+
+
+def _unit_index(file: h5py.File) -> tuple[Array, ...] | None:
+    """Return the units of each layer that are stored; None where all are."""
+    return tuple(row[row >= 0] for row in file["unit_index"][...]) if is_present(file, layout.SAMPLED) else None
+
+
+def _strings(file: h5py.File, name: str) -> list[str]:
+    return list(file[name].asstr()[...])
 
 
 def metric_variables(file: h5py.File) -> tuple[layout.Variable, ...]:
@@ -149,10 +150,9 @@ def _metric_name(stored: h5py.Dataset) -> str:
     return found if isinstance(found, str) else str(stored.name).rpartition("/")[2]
 
 
-def read_embedded(file: h5py.File, name: str) -> bytes:
-    """Return the file that an open trajectory carries as `name`."""
-    content: bytes = file[name][...].tobytes()
-    return content
+def read_embedded(file: h5py.File) -> dict[str, bytes]:
+    """Return the files that an open trajectory carries, by the names of their variables."""
+    return {name: file[name][...].tobytes() for name in layout.EMBEDDED if name in file}
 
 
 def read_rows(file: h5py.File, header: Header) -> dict[str, Array]:
@@ -161,25 +161,23 @@ def read_rows(file: h5py.File, header: Header) -> dict[str, Array]:
     return {variable.name: file[variable.name][...] for variable in growing}
 
 
-def row_blocks(stored: h5py.Dataset, *index: int) -> Iterator[tuple[slice, Array]]:
+def row_blocks(stored: h5py.Dataset) -> Iterator[tuple[slice, Array]]:
     """Yield the rows of a growing variable, some megabytes at a time, along whole chunks where these are not larger.
 
     Parameters
     ----------
     stored : h5py.Dataset
-    *index : int
-        Positions along the axes after the first.
 
     Yields
     ------
     slice, array
         Which rows, and their values.
     """
-    row = int(np.prod(stored.shape[1 + len(index) :])) * stored.dtype.itemsize
+    row = int(np.prod(stored.shape[1:])) * stored.dtype.itemsize
     rows = max(1, BLOCK_BYTES // max(1, row))
     length = stored.chunks[0] if stored.chunks else 1
     if rows > length:
         rows -= rows % length
     for start in range(0, len(stored), rows):
         stop = min(start + rows, len(stored))
-        yield slice(start, stop), stored[(slice(start, stop), *index)]
+        yield slice(start, stop), stored[start:stop]

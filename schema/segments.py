@@ -13,16 +13,11 @@ from typing import Self
 
 import h5py
 from regime_proto.schema.errors import TrajectoryError
-from regime_proto.schema.files import SUFFIX, describe
+from regime_proto.schema.files import describe, segments_folder
 from regime_proto.schema.reader import require_sound
 from regime_proto.schema.validation.check import file_problems
 
 LOCK = "lock"
-
-
-def segments_folder(output: Path) -> Path:
-    """Return the folder that holds the segments of an unfinished `output`."""
-    return output.with_name(output.name + SUFFIX)
 
 
 def segment_paths(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from regime_proto.cli.main import main
 from regime_proto.cli.render import sparkline
-from regime_proto.schema.segments import segments_folder
+from regime_proto.schema.files import segments_folder
 
 import regime_proto
 

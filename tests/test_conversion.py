@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import save_run
 from regime_proto.schema import assemble, hdf5, writer
-from regime_proto.schema.segments import segments_folder
+from regime_proto.schema.files import segments_folder
 
 import regime_proto
 from regime_proto.conversion import run_plan

@@ -13,8 +13,9 @@ import pytest
 import torch
 import trajectories
 from regime_proto.schema import validate
+from regime_proto.schema.files import segments_folder
 from regime_proto.schema.finish import finish
-from regime_proto.schema.segments import Segments, segments_folder
+from regime_proto.schema.segments import Segments
 from regime_proto.schema.writer import TrajectoryWriter
 from safetensors.torch import save_file
 from test_conversion import assert_same

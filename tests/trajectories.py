@@ -73,14 +73,18 @@ def observations(head, count=70, seed=0):
         before = mask
 
 
+def growing_rows(head, count, seed=0):
+    """The rows of every growing variable, masks only where the policy keeps them."""
+    rows = [observation.arrays(head) for observation in observations(head, count, seed)]
+    for number, row in enumerate(rows):
+        if not head.mask_policy.keeps(number):
+            del row["mask"], row["mask_step"]
+    names = [variable.name for variable in head.variables if variable.grows]
+    return {name: [row[name] for row in rows if name in row] for name in names}
+
+
 def write(path, head=None, count=70, **options):
     """Write a valid trajectory."""
     head = head or header(**options)
-    policy = head.mask_policy
-    rows = [observation.arrays(head) for observation in observations(head, count)]
-    for number, row in enumerate(rows):
-        if not policy.keeps(number):
-            del row["mask"], row["mask_step"]
-    names = [variable.name for variable in head.variables if variable.grows]
-    path.write_bytes(hdf5.image(head, {name: [row[name] for row in rows if name in row] for name in names}))
+    path.write_bytes(hdf5.image(head, growing_rows(head, count)))
     return path

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 from regime_proto.schema.files import describe
 from regime_proto.schema.validation.contents import contents_problems
+from regime_proto.schema.validation.guard import OUT_OF_MEMORY
 from regime_proto.schema.validation.rules import Problem, errors
 from regime_proto.schema.validation.structure import structure_problems
 from regime_proto.schema.validation.values import fixed_problems, row_problems
@@ -24,7 +25,6 @@ MAX_PROBLEMS = 100
 ROW_BYTES_PER_SECOND = 25 * 2**20
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_OUT_OF_MEMORY = 3
 
 
 def problems_of(path: Path, *, whole: bool, before_rows: Callable[[int], None] | None = None) -> list[Problem]:
@@ -103,7 +103,7 @@ def main(path: str, extent: str, memory: str, seconds: str) -> int:
     try:
         found = problems_of(Path(path), whole=extent == "whole", before_rows=before_rows)
     except MemoryError:
-        return _OUT_OF_MEMORY
+        return OUT_OF_MEMORY
     fields = [[problem.rule, problem.where, problem.expected, problem.found] for problem in found]
     sys.stdout.write(json.dumps(fields))
     return 0

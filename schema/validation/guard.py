@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from regime_proto.schema.errors import TrajectoryError
-from regime_proto.schema.files import SUFFIX
+from regime_proto.schema.files import segments_folder
+from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.rules import Problem
 
 # Beside the interpreter and its libraries.
@@ -19,7 +20,7 @@ BYTES_PER_SECOND = 10 * 2**20
 # Waiting for a slow file system is not counted by the limit above.
 WAITING_SECONDS = 600.0
 
-_OUT_OF_MEMORY = 3
+OUT_OF_MEMORY = 3
 _MODULE = "regime_proto.schema.validation.check"
 
 
@@ -51,7 +52,7 @@ def require_file(path: Path) -> None:
     """Raise a `TrajectoryError` unless `path` is a file that can be read."""
     if not path.is_file():
         found = "not a file; expected a trajectory" if path.exists() else "no such file or directory"
-        segments = path.parent / (path.name + SUFFIX)
+        segments = segments_folder(path)
         hint = f"; {segments} holds an unfinished run: finish it with regime merge" if segments.is_dir() else ""
         raise TrajectoryError(f"{path}: {found}{hint}")
     if not os.access(path, os.R_OK):
@@ -59,7 +60,7 @@ def require_file(path: Path) -> None:
 
 
 def inspect_apart(path: Path, *, whole: bool) -> list[Problem]:
-    """Return what is wrong with a file, found out by a child process.
+    """Return what is wrong with a file, found out by a child process; one without problems is trusted from then on.
 
     Parameters
     ----------
@@ -69,7 +70,10 @@ def inspect_apart(path: Path, *, whole: bool) -> list[Problem]:
     """
     seconds = SECONDS + path.stat().st_size / BYTES_PER_SECOND
     arguments = [str(path.resolve()), "whole" if whole else "brief", str(MEMORY_BYTES), str(seconds)]
-    return outcome(run_child([sys.executable, "-P", "-m", _MODULE, *arguments]), seconds)
+    problems = outcome(run_child([sys.executable, "-P", "-m", _MODULE, *arguments]), seconds)
+    if not problems:
+        trust.record(path)
+    return problems
 
 
 def run_child(command: list[str]) -> "subprocess.CompletedProcess[str]":
@@ -96,7 +100,7 @@ def outcome(done: "subprocess.CompletedProcess[str]", seconds: float) -> list[Pr
         return [Problem(*fields) for fields in json.loads(done.stdout)]
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         found = f"a file that takes longer than its size explains ({seconds:.0f} s, more where all rows are read)"
-    elif done.returncode == _OUT_OF_MEMORY:
+    elif done.returncode == OUT_OF_MEMORY:
         found = f"a file that takes more than {MEMORY_BYTES / 2**20:.0f} MiB of memory"
     elif done.returncode < 0:
         found = f"a file that crashes the HDF5 library (signal {-done.returncode})"

@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 from h5py import h5a, h5d, h5l, h5o, h5t, h5z
-from regime_proto.schema.layout import MAX_ENTRY_BYTES
+from regime_proto.schema.layout import BARE_DIMENSION, MAX_ENTRY_BYTES
 from regime_proto.schema.validation.rules import Problem
 
 MAX_OBJECTS = 10_000
@@ -27,7 +27,6 @@ _CHECKSUM_BYTES = 4
 _STRING_REFERENCE_BYTES = 16
 # By these HDF5 attaches dimension scales: they refer to objects, but only within the file.
 _OF_SCALES = {b"DIMENSION_LIST", b"REFERENCE_LIST"}
-_BARE_DIMENSION = b"This is a netCDF dimension but not a netCDF variable"
 
 
 def structure_problems(file: h5py.File) -> Iterator[Problem]:
@@ -108,7 +107,7 @@ def _contiguous_problems(path: str, dataset: Any) -> Iterator[Problem]:
         # A dimension without values: only its length means something.
         return
     if stored == 0 and h5a.exists(dataset, b"CLASS"):
-        expected = f"a scale with values, or with the NAME {_BARE_DIMENSION.decode()}…"
+        expected = f"a scale with values, or with the NAME {BARE_DIMENSION}…"
         yield Problem("dimension-scale", path, expected, "neither")
     elif declared > MAX_ENTRY_BYTES:
         yield Problem("size-limit", path, f"at most {MAX_ENTRY_BYTES:,} bytes", f"{declared:,}")
@@ -120,7 +119,7 @@ def _is_bare_dimension(dataset: Any) -> bool:
     if not h5a.exists(dataset, b"NAME"):
         return False
     name = h5a.open(dataset, b"NAME")
-    return bytes(h5py.Dataset(dataset).attrs["NAME"]).startswith(_BARE_DIMENSION) if _is_text(name) else False
+    return bytes(h5py.Dataset(dataset).attrs["NAME"]).startswith(BARE_DIMENSION.encode()) if _is_text(name) else False
 
 
 def _is_text(attribute: Any) -> bool:

@@ -10,8 +10,8 @@ from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.flips import FlipCounter
 from regime_proto.schema.header import Array, Layer
-from regime_proto.schema.policy import ALL, parse_policy
-from regime_proto.schema.reader import read_header, row_blocks
+from regime_proto.schema.policy import policy_of
+from regime_proto.schema.reader import read_layers, row_blocks
 from regime_proto.schema.validation.rules import Problem
 
 
@@ -53,7 +53,7 @@ def _step_problems(file: h5py.File) -> Iterator[Problem]:
 
 def _policy_problems(file: h5py.File, steps: Array, masks: Array) -> Iterator[Problem]:
     try:
-        policy = parse_policy(file.attrs.get("mask_policy", str(ALL)))
+        policy = policy_of(file.attrs)
     except RegimeError:
         yield Problem("mask-policy", "/@mask_policy", "all, none or every=N", repr(file.attrs["mask_policy"]))
         return
@@ -101,7 +101,7 @@ def _layer_problems(file: h5py.File) -> Iterator[Problem]:
     units = file["layer_units"][...]
     if np.any(units < 0) or np.any(units > widths[:, None]):
         yield Problem("layer-units", "/layer_units", "0 to the stored units of the layer", "another number")
-    lengths = planes * ((widths + 7) // 8)
+    lengths = [layout.packed_bytes(int(width), int(count)) for width, count in zip(widths, planes, strict=True)]
     stops = np.cumsum(lengths)
     starts = stops - lengths
     found = file["layer_byte_start"][...], file["layer_byte_stop"][...]
@@ -152,7 +152,7 @@ def _flip_problems(file: h5py.File) -> Iterator[Problem]:
 
 
 def _mask_problems(file: h5py.File) -> Iterator[Problem]:
-    layers = read_header(file).layers
+    layers = read_layers(file)
     counter, padding = FlipCounter(layers), _padding(layers)
     # Which observation each mask is of.
     numbers = np.searchsorted(file["step"][...], file["mask_step"][...])
