@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from regime_proto.adapters.onnx_file import array_of, metadata_of, model_of, module_path, open_model, silent
-from regime_proto.adapters.payload import label_of, parsed
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.control_flow import InlineConstantBranches
@@ -18,9 +17,9 @@ from regime_proto.engine.graph.program import METADATA_KEY, Program, Tensor
 from regime_proto.engine.graph.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.engine.graph.shapes import FixInputShapes, RunOnce
 from regime_proto.engine.variants import Outline
-from regime_proto.ordering import Label
+from regime_proto.payload import TOP, Label, Payload, label_of, parsed
 from regime_proto.probe import Probe
-from regime_proto.source import Array, State, widest
+from regime_proto.source import Array, widest
 
 SUFFIXES = (".onnx",)
 
@@ -29,32 +28,31 @@ _OLDEST_OPSET = 7
 _FIRST_BYTES = b"\x08\x12\x1a\x22\x28\x32\x3a\x42"
 
 
-def recognise(path: Path) -> bool:
-    """Whether the file begins like an ONNX model and is no program of ours; empty ones count as damaged."""
+def recognise(path: Path) -> str | None:
+    """Tell an ONNX model that is no program of ours by its first byte; empty files count as damaged."""
     if not path.is_file():
-        return False
+        return None
     with path.open("rb") as file:
         start = file.read(1)
     if start not in _FIRST_BYTES:
-        return False
+        return None
     try:
-        return METADATA_KEY not in metadata_of(path)
+        return None if METADATA_KEY in metadata_of(path) else "an ONNX model with its weights"
     except RegimeError:
-        return True
+        return "a damaged ONNX model"
 
 
 def peek(path: Path) -> Label:
     """Return step, epoch and metrics from the model's metadata."""
-    return label_of(parsed(metadata_of(path)))[0]
+    return label_of(parsed(metadata_of(path)))
 
 
-def read(path: Path) -> State:
+def read(path: Path) -> Payload:
     """Read the weights of a model, under the names of its initializers."""
     with _sound(str(path)):
         model = open_model(path)
-        label, metrics = label_of(parsed(model.metadata_props))
-        weights = _arrays(model, _weights(model, str(path)), str(path))
-    return State(weights, float("nan") if label.epoch is None else label.epoch, metrics)
+        facts = parsed(model.metadata_props)
+        return Payload({TOP: _arrays(model, _weights(model, str(path)), str(path))}, facts)
 
 
 def program_of(path: Path, probe: Probe) -> Program:

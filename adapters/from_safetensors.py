@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from regime_proto.adapters.mapped import dtype_named, map_file, view
-from regime_proto.adapters.names import unwrap
-from regime_proto.adapters.payload import label_of, parsed
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.ordering import Label
-from regime_proto.source import Array, State
+from regime_proto.payload import TOP, Incomplete, Label, Payload, label_of, parsed
+from regime_proto.source import Array
 
 SUFFIXES = (".safetensors",)
 
@@ -24,49 +22,56 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def recognise(path: Path) -> bool:
-    """Whether the file begins like a safetensors file: a header length, then a JSON object."""
+class _CutOff(ValueError):
+    """The end of a file is missing."""
+
+
+def recognise(path: Path) -> str | None:
+    """Tell the length of a header, then a JSON object."""
     if not path.is_file():
-        return False
+        return None
     with path.open("rb") as file:
         start = file.read(9)
-    return len(start) < 9 or (start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _MAX_HEADER)
+    if len(start) < 9:
+        return "a safetensors file cut off"
+    sound = start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _MAX_HEADER
+    return "the header of safetensors" if sound else None
 
 
 def peek(path: Path) -> Label:
     """Return step, epoch and metrics from the header's metadata."""
-    return label_of(_metadata(path))[0]
+    try:
+        file = map_file(path)
+        header, begin = _header(file)
+        _refuse_cut_off(file, header, begin)
+        return label_of(parsed(header.get("__metadata__", None) or {}))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(path, error) from None
 
 
-def read(path: Path) -> State:
+def read(path: Path) -> Payload:
     """Read a checkpoint; its tensors are read-only arrays that view the file, in ml_dtypes' type for bfloat16."""
     from safetensors import SafetensorError, safe_open
 
     try:
+        file = map_file(path)
+        header, begin = _header(file)
+        _refuse_cut_off(file, header, begin)
         # It checks the header as a whole: no gaps, no overlaps, nothing behind the last tensor.
         with safe_open(path, framework="np"):
             pass
-        file = map_file(path)
-        header, begin = _header(file)
-        label, metrics = label_of(parsed(header.pop("__metadata__", None) or {}))
+        facts = parsed(header.pop("__metadata__", None) or {})
         tensors = {name: _tensor(file, entry, begin) for name, entry in header.items()}
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RegimeError(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
-    epoch = float("nan") if label.epoch is None else label.epoch
-    return State(unwrap(tensors, str(path)), epoch, metrics)
-
-
-def _metadata(path: Path) -> dict[str, object]:
-    try:
-        header, _ = _header(map_file(path))
-        return parsed(header.get("__metadata__", None) or {})
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise RegimeError(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(path, error) from None
+    return Payload({TOP: tensors}, facts)
 
 
 def _header(file: mmap.mmap) -> tuple[dict[str, Any], int]:
     """Return the header, and where the numbers begin."""
     begin = 8 + min(int.from_bytes(file[:8], "little"), _MAX_HEADER)
+    if begin > len(file):
+        raise _CutOff("its header is cut off")
     header: dict[str, Any] = json.loads(file[8:begin])
     return header, begin
 
@@ -80,3 +85,15 @@ def _tensor(file: mmap.mmap, entry: dict[str, Any], begin: int) -> Array:
     array = view(file, dtype, tuple(entry["shape"]), within=(begin + first, begin + past))
     # The format aligns the first tensor only.
     return array if array.flags.aligned else array.copy()
+
+
+def _refuse_cut_off(file: mmap.mmap, header: dict[str, Any], begin: int) -> None:
+    past = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    if begin + past > len(file):
+        raise _CutOff(f"it has {len(file)} bytes of {begin + past}")
+
+
+def _damaged(path: Path, error: object) -> RegimeError:
+    """Return the error of a file; one whose end is missing may still be being written."""
+    kind = Incomplete if isinstance(error, _CutOff) or path.stat().st_size == 0 else RegimeError
+    return kind(f"{path}: damaged or incomplete ({error}); save it again or remove it")

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.values import tensors
+from regime_proto.payload import Incomplete
 from regime_proto.source import Array
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -22,6 +23,10 @@ _METADATA_PROPS = 14
 _KEY, _VALUE = 1, 2
 _LARGEST_ENTRY = 2**20
 _FIXED_LENGTHS = {1: 8, 5: 4}
+
+
+class _CutOff(ValueError):
+    """The end of a file is missing."""
 
 
 def metadata_of(path: Path) -> dict[str, str]:
@@ -35,12 +40,16 @@ def metadata_of(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
             end = path.stat().st_size
+            if not end:
+                raise _CutOff("a field goes beyond the end")
             entries = [
                 (start, length)
                 for number, start, length in _fields(file, end)
                 if number == _METADATA_PROPS and length <= _LARGEST_ENTRY
             ]
             return dict(_entry(file, start, start + length) for start, length in entries)
+    except _CutOff as error:
+        raise Incomplete(str(_damaged(path, error))) from None
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from None
 
@@ -168,7 +177,7 @@ def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:
             start, length = file.tell(), _FIXED_LENGTHS.get(wire, end)
         position = start + length
         if number == 0 or position > end:
-            raise ValueError("a field goes beyond the end")
+            raise _CutOff("a field goes beyond the end")
         yield number, start, length
 
 
@@ -190,7 +199,7 @@ def _varint(file: BinaryIO) -> int:
         value |= (byte[0] & 0x7F) << shift
         if byte[0] < 0x80:
             return value
-    raise ValueError("a number is cut off")
+    raise _CutOff("a number is cut off")
 
 
 def _damaged(where: object, error: object) -> RegimeError:

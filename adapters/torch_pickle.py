@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from regime_proto.adapters.mapped import dtype_named
-from regime_proto.adapters.payload import NotDense
 from regime_proto.schema.errors import RegimeError
+
+from regime_proto.payload import NotDense
 
 # No checkpoint needs these. A stub would make them harmless too, but the user should know of such a file.
 _HOSTILE_MODULES = {

@@ -223,11 +223,11 @@ def _ordered_dict() -> _Dict:
 
 
 _BYTES = "bytes"
-_DTYPES = {
+_DTYPES = (
     "bfloat16", "bool", "complex64", "complex128", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2",
     "float8_e5m2fnuz", "float8_e8m0fnu", "float16", "float32", "float64", "int8", "int16", "int32", "int64",
     "uint8", "uint16", "uint32", "uint64",
-}  # fmt: skip
+)  # fmt: skip
 _STORAGES = {
     "BFloat16": "bfloat16", "Bool": "bool", "Byte": "uint8", "Char": "int8", "ComplexDouble": "complex128",
     "ComplexFloat": "complex64", "Double": "float64", "Float": "float32", "Half": "float16", "Int": "int32",

@@ -10,6 +10,7 @@ from regime_proto.schema.layout import STEP
 from regime_proto.schema.reader import open_checked, read_header
 from rich.console import Group, RenderableType
 
+from regime_proto import places
 from regime_proto.engine.graph.gates import Gate
 from regime_proto.engine.graph.program import Program
 from regime_proto.plan import Plan
@@ -23,16 +24,16 @@ def source(found: Source, *, everything: bool) -> RenderableType:
     checkpoints = found.checkpoints
     facts = facts_grid()
     facts.add_row("directory", str(found.root))
-    facts.add_row("adapter", found.adapter)
+    facts.add_row("adapter", f"{found.adapter} ({found.recognised})")
     facts.add_row("checkpoints", f"{len(checkpoints)}, by {found.order} ({found.step_kind})")
     files = plain_table(found.step_kind, ("file", "left"), ("size", "right"))
     for checkpoint in checkpoints if everything else checkpoints[:SHOWN]:
-        files.add_row(str(checkpoint.step), checkpoint.path.name, size(checkpoint.path.stat().st_size))
+        files.add_row(str(checkpoint.step), checkpoint.path.name, size(places.size(checkpoint.path)))
     if not everything and len(checkpoints) > SHOWN:
         if len(checkpoints) > SHOWN + 1:
             files.add_row("…", f"{len(checkpoints) - SHOWN - 1} more, -v shows all")
         last = checkpoints[-1]
-        files.add_row(str(last.step), last.path.name, size(last.path.stat().st_size))
+        files.add_row(str(last.step), last.path.name, size(places.size(last.path)))
     parts: list[RenderableType] = [facts, "", files]
     if found.skipped:
         skipped = plain_table("skipped", ("why", "left"))

@@ -1,6 +1,7 @@
 """The commands that measure: from checkpoints to a trajectory and a result."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from regime_proto.schema.validation.guard import require_file
 
 
 @click.command()
-@click.argument("source", type=options.PATH)
+@click.argument("source", type=options.PLACE)
 @options.conversion
 @click.option("-o", "--output", type=options.PATH, help="Trajectory to write; default SOURCE.regime.h5.")
 @options.preset
@@ -59,7 +60,7 @@ def analyze(
 
 
 @click.command()
-@click.argument("source", type=options.PATH)
+@click.argument("source", type=options.PLACE)
 @options.conversion
 @click.option("-o", "--output", type=options.PATH, required=True, help="Trajectory to write.")
 @options.messages
@@ -90,6 +91,7 @@ def convert(source: Path, output: Path, quiet: bool, verbose: bool, **conversion
     help="The directory of the checkpoints.",
 )
 @options.overwrite
+@options.reading
 @options.messages
 def program(
     trajectory: Path | None,
@@ -99,6 +101,7 @@ def program(
     overwrite: bool,
     quiet: bool,
     verbose: bool,
+    **reading: str | None,
 ) -> None:
     """Write program.onnx and probe.npz, so that a directory of checkpoints explains itself.
 
@@ -113,9 +116,11 @@ def program(
             if model is None or probe is None:
                 missing = "--model" if model is None else "--probe"
                 raise RegimeError(f"{missing} is missing; give --model and --probe, or a trajectory that carries them")
+            from regime_proto.directory import Reading
             from regime_proto.plan import write_program
 
-            paths = write_program(output, model=model, probe=probe, overwrite=overwrite)
+            how = Reading(**reading)
+            paths = write_program(output, model=model, probe=probe, overwrite=overwrite, reading=how)
         else:
             if model is not None or probe is not None:
                 given = "--probe" if model is None else "--model"
@@ -140,13 +145,20 @@ def _unpacked(trajectory: Path, output: Path, messages: Messages, *, overwrite: 
 
 
 @click.command()
-@click.argument("source", type=options.PATH)
+@click.argument("source", type=options.PLACE)
 @options.model
 @options.probe
 @options.gates
+@options.reading
 @options.messages
 def inspect(
-    source: Path, model: str | None, probe: Path | None, gates: tuple[str, ...], quiet: bool, verbose: bool
+    source: Path,
+    model: str | None,
+    probe: Path | None,
+    gates: tuple[str, ...],
+    quiet: bool,
+    verbose: bool,
+    **reading: str | None,
 ) -> None:
     """Show what is recognised in a directory, a program.onnx or a trajectory, before any work.
 
@@ -170,22 +182,21 @@ def inspect(
             _refuse_other_file(source)
             render.show(console, inspection.trajectory(source))
         else:
-            _inspect_directory(source, model, probe, gates, messages)
+            _inspect_directory(source, messages, reading, model=model, probe=probe, gates=gates)
 
 
-def _inspect_directory(
-    root: Path, model: str | None, probe: Path | None, gates: tuple[str, ...], messages: Messages
-) -> None:
+def _inspect_directory(root: Path, messages: Messages, reading: dict[str, str | None], **options: Any) -> None:
     from regime_proto.cli import inspection, render
 
-    from regime_proto.directory import open_directory
+    from regime_proto.directory import Reading, open_directory
     from regime_proto.plan import MissingPart, make_plan
 
     console = render.console()
-    render.show(console, inspection.source(open_directory(root), everything=messages.verbose))
+    how = Reading(**reading)
+    render.show(console, inspection.source(open_directory(root, how), everything=messages.verbose))
     render.show(console, "")
     try:
-        plan = make_plan(root, model=model, probe=probe, gates=gates)
+        plan = make_plan(root, reading=how, **options)
     except MissingPart as missing:
         # A directory of checkpoints alone is worth looking at too.
         messages.note(f"not yet ready to analyze: {missing}")
@@ -215,11 +226,13 @@ def _converted(source: Path, output: Path | None, messages: Messages, conversion
     from regime_proto.schema.policy import ALL
 
     from regime_proto.conversion import run_plan
+    from regime_proto.directory import Reading
     from regime_proto.plan import make_plan
 
     target = output or default_output(source, conversion)
     what = ("model", "probe", "steps", "every", "gates", "sample_units", "sample_seed")
-    plan = make_plan(source, **{name: conversion[name] for name in what})
+    reading = Reading(**{field.name: conversion[field.name] for field in fields(Reading)})
+    plan = make_plan(source, reading=reading, **{name: conversion[name] for name in what})
     for reason, names in plan.source.skipped_by_reason().items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         messages.note(f"skipped {', '.join(names[:3])}{more}: {reason}")
@@ -262,7 +275,7 @@ def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[s
             f"{source}: --every needs the checkpoints: the change of weights over several steps does not follow "
             "from a trajectory; run `regime analyze DIR --every K`"
         )
-    names = ("model", "probe", "gates", "sample_units", "workers")
+    names = ("model", "probe", "gates", "sample_units", "workers", "adapter", "step_pattern", "weights")
     given = [name.replace("_", "-") for name in names if conversion[name] not in (None, ())]
     given += ["output"] if output is not None else []
     if given:
@@ -271,13 +284,18 @@ def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[s
 
 def default_output(source: Path, conversion: dict[str, Any]) -> Path:
     """Return the trajectory that belongs to a directory, beside it; a selection has a file of its own."""
-    root = source if source.name not in ("", "..") else source.resolve()
+    if not isinstance(source, Path):
+        # What lies on another machine is analyzed here.
+        root = Path(source.name or "checkpoints")
+    else:
+        root = source if source.name not in ("", "..") else source.resolve()
     chosen = [
         (".steps", (conversion["steps"] or "").strip().replace(":", "-")),
         (".every", conversion["every"]),
         (".gates-", "-".join(map(_in_a_name, conversion["gates"]))),
         (".units", conversion["sample_units"]),
         (".seed", conversion["sample_seed"]),
+        (".weights-", _in_a_name(conversion["weights"] or "")),
     ]
     selection = "".join(f"{name}{value}" for name, value in chosen if value)
     return root.with_name(f"{root.name}{selection}.regime.h5")

@@ -6,8 +6,23 @@ from typing import Any
 
 import rich_click as click
 
+from regime_proto.places import as_place
+
 # Whether a file can be read is for the command to say, in one line.
 PATH = click.Path(path_type=Path, readable=False)
+
+
+class Place(click.ParamType):  # type: ignore[type-arg]
+    """A path, or the URL of a directory that fsspec opens."""
+
+    name = "place"
+
+    def convert(self, value: object, _parameter: click.Parameter | None, _context: click.Context | None) -> Path:
+        """Return the place of an address."""
+        return as_place(value)
+
+
+PLACE = Place()
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -59,9 +74,27 @@ gates = click.option(
     help="Gates to track, by module path or node name, op:Gelu, kind:smooth; '!GLOB' leaves some out. "
     "May be repeated. Default: all ReLUs and piecewise gates.",
 )
+reading = _all(
+    click.option(
+        "--adapter",
+        metavar="NAME",
+        help="Read the directory with this adapter, whatever it is recognised as; regime inspect names them.",
+    ),
+    click.option(
+        "--step-pattern",
+        metavar="REGEX",
+        help="Where the step stands in the names of files or folders, as one group: 'ckpt_(\\d+)'.",
+    ),
+    click.option(
+        "--weights",
+        metavar="KEY",
+        help="Which weights, where a checkpoint holds several: the key they lie under (ema), or how their names begin.",
+    ),
+)
 conversion = _all(
     model,
     probe,
+    reading,
     steps,
     gates,
     click.option(

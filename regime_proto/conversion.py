@@ -14,9 +14,11 @@ import regime_proto
 from regime_proto.analyzer.epochs import observations_per_epoch
 from regime_proto.analyzer.series import describe_invalid
 from regime_proto.dataset import open_trajectory
+from regime_proto.directory import Reading
 from regime_proto.engine.device import find_device
 from regime_proto.engine.measure import Meter, observe
 from regime_proto.engine.noise import measure_noise
+from regime_proto.places import as_place
 from regime_proto.plan import Plan, make_plan
 from regime_proto.probe import probe_content, probe_sha256
 from regime_proto.schema.errors import RegimeError, RegimeWarning
@@ -50,6 +52,9 @@ def convert(
     workers: int | None = None,
     masks: str = "auto",
     embed: str = "program",
+    adapter: str | None = None,
+    step_pattern: str | None = None,
+    weights: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -61,7 +66,7 @@ def convert(
     Parameters
     ----------
     source : path
-        Directory of checkpoints.
+        Directory of checkpoints, or its URL (``s3://bucket/run``), which fsspec opens.
     output : path
         The trajectory file to write.
     model : torch.nn.Module or "MODULE:FACTORY", optional
@@ -90,6 +95,13 @@ def convert(
         file is expected to stay below 2 GB, else thins them evenly. Flips and deltas are always complete.
     embed : {"program", "all", "none"}
         What the trajectory carries, so that others can run the same protocol: the program, and the probe with it.
+    adapter : str, optional
+        The adapter that reads the directory, in place of the one that recognises it.
+    step_pattern : str, optional
+        A regular expression whose one group is the step in the names of files or folders.
+    weights : str, optional
+        The key of the weights in the checkpoints, or the front of their names: for averages (``ema``), or one of
+        several models.
     overwrite : bool
         Replace a trajectory, or discard an unfinished one, that was made of other inputs. Other files are never
         replaced.
@@ -107,7 +119,7 @@ def convert(
         Says where, what was expected and found, and what to do. Observations made before it are kept.
     """
     plan = make_plan(
-        Path(source),
+        as_place(source),
         model=model,
         probe=probe,
         steps=steps,
@@ -115,6 +127,7 @@ def convert(
         gates=gates,
         sample_units=sample_units,
         sample_seed=sample_seed,
+        reading=Reading(adapter, step_pattern, weights),
     )
     done = run_plan(
         plan,

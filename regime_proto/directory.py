@@ -1,27 +1,74 @@
 """Recognises the checkpoints in a directory and puts them in order."""
 
 import re
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
-from regime_proto.ordering import Label, NotACheckpoint, has_number, is_pointer, order
+from regime_proto.ordering import arranged, has_number, is_pointer, number_by, order
+from regime_proto.payload import Incomplete, Label, NotACheckpoint, state_of
+from regime_proto.places import entries, on_disk
 from regime_proto.probe import FILE_NAME as PROBE_FILE
-from regime_proto.registry import Reader, readers
-from regime_proto.schema.errors import RegimeError
+from regime_proto.registry import Reader, advice_on, reader_named, readers
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import SUFFIX
 from regime_proto.source import Checkpoint, Skipped, Source, State
 
+T = TypeVar("T")
+
 _OWN_FILES = (PROGRAM_FILE, PROBE_FILE)
+# Of so many entries with one kind of name it is looked whether they are checkpoints.
+_LOOKS = 3
+_SUBFOLDERS = 50
 
 
 class NoCheckpoint(RegimeError):
     """There is nothing to read in a directory."""
 
 
-def open_directory(root: Path) -> Source:
+@dataclass(frozen=True)
+class Reading:
+    """How a directory is to be read; what is None is found out.
+
+    Parameters
+    ----------
+    adapter : str, optional
+        The adapter that reads it.
+    step_pattern : str, optional
+        A regular expression with one group, the step, that is searched in the names of files or folders; those
+        without it are left out.
+    weights : str, optional
+        The key under which a checkpoint holds the weights that are meant, or the front of their names.
+    """
+
+    adapter: str | None = None
+    step_pattern: str | None = None
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class _Recognised:
+    """The entries of a directory that one adapter reads."""
+
+    adapter: str
+    reader: Reader
+    reason: str
+    paths: list[Path]
+    others: list[Skipped]
+
+
+AS_RECOGNISED = Reading()
+
+
+def open_directory(root: Path, reading: Reading = AS_RECOGNISED) -> Source:
     """Return the checkpoints in `root`, in step order.
+
+    Those at the end that are still being written are left out, with a warning.
 
     Raises
     ------
@@ -34,70 +81,135 @@ def open_directory(root: Path) -> Source:
         raise RegimeError(f"{root}: a file; expected a directory of checkpoints")
     if root.name.endswith(SUFFIX):
         raise RegimeError(f"{root}: the segments of an unfinished run; finish it with `regime merge {root}`")
-    known = readers()
-    name, paths, skipped = _recognise(root, known)
-    reader = known[name]
-    peek = cache(reader.peek)
-    paths, others = _without_other_families(paths, peek)
+    found = _recognise(root, reading)
+    peek = cache(_on_disk(found.reader.peek))
+    paths, others = _without_other_families(found.paths, peek)
     if not paths:
         raise NoCheckpoint(f"{root}: no checkpoint found; {others[0].path.name}: {others[0].reason}")
-    pointers = [path for path in paths if is_pointer(path) or not has_number(path)]
-    kept = [path for path in paths if path not in pointers]
-    ordered = order(kept or paths, peek)
-    steps = dict(ordered.steps)
-    for pointer in pointers if kept else ():
-        skipped += _place_pointer(pointer, steps, ordered.kind, peek)
-    checkpoints = tuple(Checkpoint(step, path) for path, step in sorted(steps.items(), key=lambda item: item[1]))
+    steps, kind, reason, skipped = _order(paths, peek, reading.step_pattern)
+    checkpoints = [Checkpoint(step, path) for path, step in sorted(steps.items(), key=lambda item: item[1])]
+    skipped += _take_off_unfinished(checkpoints, peek)
+    if not checkpoints:
+        raise NoCheckpoint(f"{root}: no complete checkpoint yet; {skipped[-1].path.name}: {skipped[-1].reason}")
+    load = _on_disk(found.reader.read)
 
     def read(checkpoint: Checkpoint) -> State:
-        return reader.read(checkpoint.path)
+        return state_of(load(checkpoint.path), str(checkpoint.path), weights=reading.weights)
 
     return Source(
-        adapter=name,
+        adapter=found.adapter,
+        recognised=found.reason,
         root=root,
-        step_kind=ordered.kind,
-        order=ordered.reason,
-        checkpoints=checkpoints,
+        step_kind=kind,
+        order=reason,
+        checkpoints=tuple(checkpoints),
         read=read,
-        skipped=tuple(skipped + others),
-        metrics=_metrics(checkpoints[0].path, peek),
+        skipped=(*found.others, *others, *skipped),
+        metrics=_metrics(checkpoints, peek),
     )
 
 
-def find_source(root: Path) -> Source | None:
+def find_source(root: Path, reading: Reading = AS_RECOGNISED) -> Source | None:
     """Return the checkpoints in `root`, or None if there are none yet."""
     try:
-        return open_directory(root)
+        return open_directory(root, reading)
     except NoCheckpoint:
         return None
 
 
-def _recognise(root: Path, known: Mapping[str, Reader]) -> tuple[str, list[Path], list[Skipped]]:
-    """Return the adapter that recognises most files, its files, and the files left over."""
-    entries = sorted(path for path in root.iterdir() if path.name not in _OWN_FILES and not path.name.startswith("."))
-    found = {
-        name: [path for path in entries if path.suffix in reader.SUFFIXES and reader.recognise(path)]
-        for name, reader in known.items()
-    }
-    best = max(found, key=lambda name: len(found[name]), default=None)
-    if best is None or not found[best]:
-        suffixes = " ".join(sorted({suffix for reader in known.values() for suffix in reader.SUFFIXES}))
-        holds = f"it holds {', '.join(path.name for path in entries[:3])}" if entries else "it is empty"
-        raise NoCheckpoint(f"{root}: no checkpoint found ({holds}); expected files of {suffixes}")
-    skipped = [Skipped(path, f"no {best} checkpoint") for path in entries if path not in found[best]]
-    return best, found[best], skipped
+def _on_disk(function: Callable[[Path], T]) -> Callable[[Path], T]:
+    def apply(path: Path) -> T:
+        with on_disk(path) as local:
+            return function(local)
+
+    return apply
 
 
-def _without_other_families(paths: list[Path], peek: Callable[[Path], Label]) -> tuple[list[Path], list[Skipped]]:
-    """Set files aside that hold something else, such as optimizer states.
+def _recognise(root: Path, reading: Reading) -> _Recognised:
+    """Return the adapter that recognises most entries; of two that recognise the same ones, the more special."""
+    known = readers() if reading.adapter is None else {reading.adapter: reader_named(reading.adapter)}
+    families = _families(path for path in entries(root) if path.name not in _OWN_FILES)
+    claims: dict[str, dict[str, str]] = {}
+    for name, reader in known.items():
+        reasons = {family: _reason_for(reader, members) for family, members in families.items()}
+        claims[name] = {family: reason for family, reason in reasons.items() if reason is not None}
 
-    Files whose names differ in digits only are one family, and one look tells what a family holds.
-    """
+    def entries_of(name: str) -> int:
+        return sum(len(families[family]) for family in claims[name])
+
+    best = max(known, key=lambda name: (entries_of(name), _rank(known[name], known)))
+    if entries_of(best) < 2:
+        _refuse_single(root, known)
+    if not claims[best]:
+        raise NoCheckpoint(_nothing(root, [path for members in families.values() for path in members], known))
+    paths = [path for family in claims[best] for path in families[family]]
+    others = [path for family, members in families.items() if family not in claims[best] for path in members]
+    largest = max(claims[best], key=lambda family: len(families[family]))
+    return _Recognised(
+        best, known[best], claims[best][largest], paths, [Skipped(path, f"no {best} checkpoint") for path in others]
+    )
+
+
+def _families(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """Return entries by name without digits: what differs in digits only is of one kind."""
     families: dict[str, list[Path]] = {}
     for path in paths:
         families.setdefault(re.sub(r"\d+", "#", path.name), []).append(path)
+    return families
+
+
+def _reason_for(reader: Reader, members: Sequence[Path]) -> str | None:
+    """Return what tells that entries of one kind are checkpoints of `reader`; None if they are not."""
+    candidates = (path for path in members if (path.suffix in reader.SUFFIXES if reader.SUFFIXES else path.is_dir()))
+    recognise = _on_disk(reader.recognise)
+    # The last ones may still be being written.
+    reasons = (recognise(path) for path in islice(candidates, _LOOKS))
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _rank(reader: Reader, known: Mapping[str, Reader]) -> int:
+    """Return how special an adapter is: it comes before those whose checkpoints it would take for its own."""
+    refined = known.get(getattr(reader, "REFINES", ""))
+    return 0 if refined is None else 1 + _rank(refined, known)
+
+
+def _refuse_single(root: Path, known: Mapping[str, Reader]) -> None:
+    """Raise an error if `root` itself is one checkpoint, or something that is known but cannot be read."""
+    if not isinstance(root, Path):
+        return
+    for reader in known.values():
+        reason = None if reader.SUFFIXES else reader.recognise(root)
+        if reason is not None:
+            raise RegimeError(f"{root}: a single checkpoint ({reason}); give the directory that holds all of the run")
+    advice = advice_on([root, *entries(root)])
+    if advice is not None:
+        raise NoCheckpoint(advice)
+
+
+def _nothing(root: Path, paths: list[Path], known: Mapping[str, Reader]) -> str:
+    folders = [path for path in paths if path.is_dir()][:_SUBFOLDERS]
+    below = [(folder, _recognised_below(folder, known)) for folder in folders]
+    best, count = max(below, key=lambda found: found[1], default=(root, 0))
+    if count:
+        return f"{root}: no checkpoint found, but {count} in {best}; give that directory"
+    suffixes = " ".join(sorted({suffix for reader in known.values() for suffix in reader.SUFFIXES}))
+    holds = f"it holds {', '.join(path.name for path in paths[:3])}" if paths else "it is empty"
+    expected = f"files of {suffixes}" if suffixes else "folders"
+    return f"{root}: no checkpoint found ({holds}); expected {expected}"
+
+
+def _recognised_below(folder: Path, known: Mapping[str, Reader]) -> int:
+    families = _families(entries(folder)).values()
+    return max(
+        sum(len(members) for members in families if _reason_for(reader, members) is not None)
+        for reader in known.values()
+    )
+
+
+def _without_other_families(paths: list[Path], peek: Callable[[Path], Label]) -> tuple[list[Path], list[Skipped]]:
+    """Set files aside that hold something else, such as optimizer states; one look tells what a family holds."""
     kept, skipped = [], []
-    for members in families.values():
+    for members in _families(paths).values():
         reason = _reason_against(members, peek)
         if reason is None:
             kept += members
@@ -119,6 +231,24 @@ def _reason_against(members: list[Path], peek: Callable[[Path], Label]) -> str |
     return None
 
 
+def _order(
+    paths: list[Path], peek: Callable[[Path], Label], step_pattern: str | None
+) -> tuple[dict[Path, int], str, str, list[Skipped]]:
+    """Return steps, what they count, where they come from, and the entries that have none."""
+    if step_pattern is not None:
+        steps = number_by(step_pattern, paths)
+        without = [Skipped(path, "--step-pattern is not in its name") for path in paths if path not in steps]
+        return dict(arranged(steps, "step", "--step-pattern").steps), "step", "--step-pattern", without
+    pointers = [path for path in paths if is_pointer(path) or not has_number(path)]
+    kept = [path for path in paths if path not in pointers]
+    ordered = order(kept or paths, peek)
+    steps = dict(ordered.steps)
+    skipped: list[Skipped] = []
+    for pointer in pointers if kept else ():
+        skipped += _place_pointer(pointer, steps, ordered.kind, peek)
+    return steps, ordered.kind, ordered.reason, skipped
+
+
 def _place_pointer(pointer: Path, steps: dict[Path, int], kind: str, peek: Callable[[Path], Label]) -> list[Skipped]:
     """Add a file such as ``last.ckpt`` or ``init.pt`` to `steps` if it says a step of its own; else skip it."""
     try:
@@ -133,8 +263,31 @@ def _place_pointer(pointer: Path, steps: dict[Path, int], kind: str, peek: Calla
     return []
 
 
-def _metrics(path: Path, peek: Callable[[Path], Label]) -> tuple[str, ...]:
-    try:
-        return peek(path).metrics
-    except RegimeError:
-        return ()
+def _take_off_unfinished(checkpoints: list[Checkpoint], peek: Callable[[Path], Label]) -> list[Skipped]:
+    """Remove the checkpoints at the end that are not complete, and return them."""
+    skipped = []
+    while checkpoints:
+        last = checkpoints[-1]
+        try:
+            peek(last.path)
+        except Incomplete as error:
+            skipped.append(Skipped(last.path, str(error)))
+            warnings.warn(f"{error}; left out, since training may still be writing it", RegimeWarning, stacklevel=3)
+            checkpoints.pop()
+            continue
+        except RegimeError:
+            # It is an error when its turn to be read comes, after the steps before it.
+            pass
+        break
+    return skipped
+
+
+def _metrics(checkpoints: Sequence[Checkpoint], peek: Callable[[Path], Label]) -> tuple[str, ...]:
+    """Return the names of the metrics in the first and the last checkpoint: some begin later than the run."""
+    names: dict[str, None] = {}
+    for checkpoint in (checkpoints[0], checkpoints[-1]):
+        try:
+            names |= dict.fromkeys(peek(checkpoint.path).metrics)
+        except RegimeError:
+            continue
+    return tuple(names)

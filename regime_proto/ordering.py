@@ -10,33 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from regime_proto.payload import Label
 from regime_proto.schema.errors import RegimeError
 
 _STEP_NAME = re.compile(r"(?:global_?step|step|iteration|iter)s?[=_\-.]?(\d+)", re.IGNORECASE)
 _EPOCH_NAME = re.compile(r"(?:epoch|ep)[=_\-.]?(\d+)", re.IGNORECASE)
 _LAST_INTEGER = re.compile(r"(\d+)(?=\D*$)")
+_SUFFIX = re.compile(r"(?<=.)\.[A-Za-z_]\w*$")
 _POINTER = re.compile(r"(?:^|[_\-.])(?:last|latest|best|final)(?:$|[_\-.])|-v\d+$", re.IGNORECASE)
-
-
-class NotACheckpoint(RegimeError):
-    """A file of the run that holds no model weights; the message says what it is."""
-
-
-@dataclass(frozen=True)
-class Label:
-    """What a checkpoint says of itself.
-
-    Parameters
-    ----------
-    step : int, optional
-    epoch : float, optional
-    metrics : tuple of str
-        Names of the metrics it carries.
-    """
-
-    step: int | None = None
-    epoch: float | None = None
-    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,12 +41,38 @@ class Order:
 
 def is_pointer(path: Path) -> bool:
     """Whether the name says that the file is a copy of another, such as ``last.ckpt``."""
-    return bool(_POINTER.search(path.stem))
+    return bool(_POINTER.search(_stem(path)))
 
 
 def has_number(path: Path) -> bool:
     """Whether the name alone may tell the order."""
-    return bool(_LAST_INTEGER.search(path.stem))
+    return bool(_LAST_INTEGER.search(_stem(path)))
+
+
+def number_by(pattern: str, paths: Sequence[Path]) -> dict[Path, int]:
+    """Return the steps that the group of a regular expression finds in names, for those names that have one.
+
+    Raises
+    ------
+    RegimeError
+        It is no regular expression with one group of digits, or fits no name.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise RegimeError(f"--step-pattern {pattern!r}: no regular expression ({error})") from None
+    if expression.groups != 1:
+        raise RegimeError(
+            f"--step-pattern {pattern!r}: has {expression.groups} groups, expected one around the step, "
+            r"for example 'ckpt_(\d+)'"
+        )
+    found = {path: match[1] for path in paths if (match := expression.search(path.name)) and match[1]}
+    if not found:
+        raise RegimeError(f"--step-pattern {pattern!r}: fits no name, for example not {paths[0].name}")
+    for path, text in found.items():
+        if not text.isdecimal():
+            raise RegimeError(f"--step-pattern {pattern!r}: finds {text!r} in {path.name}, expected digits")
+    return {path: int(text) for path, text in found.items()}
 
 
 def order(paths: Sequence[Path], peek: Callable[[Path], Label]) -> Order:
@@ -89,7 +96,14 @@ def order(paths: Sequence[Path], peek: Callable[[Path], Label]) -> Order:
     named = _by_name(paths, _STEP_NAME)
     sample = [] if numbered is None else _sample(named or numbered, peek)
     if named is not None and _is_distinct(named) and all(label.step in (None, named[path]) for path, label in sample):
-        return _sorted(named, "step", "a step in the file name")
+        return arranged(named, "step", "a step in the file name")
+    if (
+        numbered is not None
+        and _is_distinct(numbered)
+        and sample
+        and all(label.step == numbered[path] for path, label in sample)
+    ):
+        return arranged(numbered, "step", "the number in the name, which the payloads say is the step")
     silent = bool(sample) and all(label.step is None and label.epoch is None for _, label in sample)
     labels = {} if silent else {path: peek(path) for path in paths}
     in_payload = {path: label.step for path, label in labels.items() if label.step is not None}
@@ -115,12 +129,35 @@ def order(paths: Sequence[Path], peek: Callable[[Path], Label]) -> Order:
     for steps, kind, reason in usable:
         # Several checkpoints may well share an epoch, but not a step.
         if kind == "step" or _is_distinct(steps):
-            return _sorted(steps, kind, reason)
-    return _sorted(*usable[-1])
+            return arranged(steps, kind, reason)
+    return arranged(*usable[-1])
+
+
+def arranged(steps: Mapping[Path, int], kind: str, reason: str) -> Order:
+    """Return checkpoints whose steps are known, in their order.
+
+    Raises
+    ------
+    RegimeError
+        Two have one step.
+    """
+    paths = sorted(steps, key=steps.__getitem__)
+    for path, following in itertools.pairwise(paths):
+        if steps[path] == steps[following]:
+            raise RegimeError(
+                f"{path} and {following.name} both have {kind} {steps[path]} ({reason}); "
+                "move one of them out of the folder"
+            )
+    return Order({path: steps[path] for path in paths}, kind, reason)
+
+
+def _stem(path: Path) -> str:
+    """Return a name without its suffix; what begins with a digit is none (``v1.2``)."""
+    return _SUFFIX.sub("", path.name)
 
 
 def _by_name(paths: Sequence[Path], pattern: re.Pattern[str]) -> dict[Path, int] | None:
-    matches = {path: pattern.findall(path.stem) for path in paths}
+    matches = {path: pattern.findall(_stem(path)) for path in paths}
     return {path: int(found[-1]) for path, found in matches.items()} if all(matches.values()) else None
 
 
@@ -139,14 +176,3 @@ def _sample(numbers: Mapping[Path, int], peek: Callable[[Path], Label]) -> list[
         with contextlib.suppress(RegimeError):
             labels.append((path, peek(path)))
     return labels
-
-
-def _sorted(steps: Mapping[Path, int], kind: str, reason: str) -> Order:
-    paths = sorted(steps, key=steps.__getitem__)
-    for path, following in itertools.pairwise(paths):
-        if steps[path] == steps[following]:
-            raise RegimeError(
-                f"{path} and {following.name} both have {kind} {steps[path]} ({reason}); "
-                "move one of them out of the folder"
-            )
-    return Order({path: steps[path] for path in paths}, kind, reason)

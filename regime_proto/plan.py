@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from regime_proto.directory import find_source, open_directory
+from regime_proto.directory import AS_RECOGNISED, Reading, find_source, open_directory
 from regime_proto.engine.device import cores
 from regime_proto.engine.graph.gates import Gate, find_gates, select_gates
 from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
@@ -15,9 +15,10 @@ from regime_proto.engine.graph.program import Program
 from regime_proto.engine.variants import Outline, Variants
 from regime_proto.factory import load_model
 from regime_proto.memory import available_bytes
+from regime_proto.places import on_disk, stamps
 from regime_proto.probe import COUNTED, Probe, ProbeError, as_probe, load_probe, probe_content, probe_sha256
 from regime_proto.probe import FILE_NAME as PROBE_FILE
-from regime_proto.registry import describing, exporter_for
+from regime_proto.registry import Describing, Outlining, capable, exporter_for
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import place_files
@@ -55,6 +56,8 @@ class Plan:
         Store at most so many units of each gate, chosen at random.
     sample_seed : int
         Of their choice.
+    weights : str, optional
+        See `Reading`.
     """
 
     source: Source
@@ -65,6 +68,7 @@ class Plan:
     variants: Variants | None = None
     sample_units: int | None = None
     sample_seed: int = 0
+    weights: str | None = None
 
     @property
     def samples(self) -> int:
@@ -128,17 +132,15 @@ class Plan:
     def fingerprints(self) -> list[str]:
         """Return, for every checkpoint, the fingerprint of a trajectory that ends with it.
 
-        A hash over program, probe and options, continued over each file's name, size and time: a conversion whose
+        A hash over program, probe and options, continued over name, size and time of each file: a conversion whose
         fingerprint is in the list was made of the first checkpoints of this run.
         """
         start: list[object] = [layout.VERSION, self.program.sha256, probe_sha256(self.probe)]
-        start += [[gate.node for gate in self.gates], self.sample_units, self.sample_seed]
+        start += [[gate.node for gate in self.gates], self.sample_units, self.sample_seed, self.weights]
         digest = hashlib.sha256(json.dumps(start).encode())
         chain = []
         for checkpoint in self.source.checkpoints:
-            status = checkpoint.path.stat()
-            link = [checkpoint.step, checkpoint.path.name, status.st_size, status.st_mtime_ns]
-            digest.update(json.dumps(link).encode())
+            digest.update(json.dumps([checkpoint.step, stamps(checkpoint.path)]).encode())
             chain.append(digest.hexdigest())
         return chain
 
@@ -153,6 +155,7 @@ def make_plan(
     gates: Sequence[str] = (),
     sample_units: int | None = None,
     sample_seed: int = 0,
+    reading: Reading = AS_RECOGNISED,
 ) -> Plan:
     """Recognise a run and what is needed to measure it.
 
@@ -170,6 +173,8 @@ def make_plan(
         See `select_gates`.
     sample_units, sample_seed : optional
         See `Plan`.
+    reading : Reading
+        How the directory is read.
 
     Raises
     ------
@@ -180,31 +185,41 @@ def make_plan(
         raise RegimeError(f"--sample-units {sample_units}: expected 2 or more")
     # A single pattern is a sequence of letters, which nobody means.
     gates = (gates,) if isinstance(gates, str) else gates
-    source = open_directory(root).select(steps, every)
+    source = open_directory(root, reading).select(steps, every)
     probe = _find_probe(root, probe)
     program, bound = load_program(root, model=model, probe=probe, source=source)
     variants = _find_variants(source, probe) if model is None and not (root / PROGRAM_FILE).is_file() else None
     program = program if variants is None else _restricted(program, variants)
     found = find_gates(program)
     _warn_of_nested(found)
-    return Plan(source, program, bound, select_gates(found, gates), found, variants, sample_units, sample_seed)
+    return Plan(
+        source, program, bound, select_gates(found, gates), found, variants, sample_units, sample_seed, reading.weights
+    )
 
 
 def _find_variants(source: Source, probe: Probe) -> Variants | None:
     """Look whether checkpoints that hold their graphs all hold the same one; None if they do."""
-    adapter = describing(source.adapter)
+    adapter = capable(source.adapter, Outlining)
     if adapter is None:
         return None
     outlines: dict[Checkpoint, Outline] = {}
     for checkpoint in source.checkpoints:
         try:
-            outlines[checkpoint] = adapter.outline(checkpoint.path)
+            with on_disk(checkpoint.path) as path:
+                outlines[checkpoint] = adapter.outline(path)
         except RegimeError:
             # A damaged file is an error when its turn to be read comes.
             outlines[checkpoint] = next(iter(outlines.values()), Outline("", {}))
     if len({outline.structure for outline in outlines.values()}) == 1:
         return None
-    return Variants(outlines, lambda checkpoint: adapter.program_of(checkpoint.path, probe))
+    return Variants(outlines, lambda checkpoint: _program_of(source.adapter, checkpoint, probe))
+
+
+def _program_of(adapter: str, checkpoint: Checkpoint, probe: Probe) -> Program:
+    module = capable(adapter, Describing)
+    assert module is not None  # noqa: S101
+    with on_disk(checkpoint.path) as path:
+        return module.program_of(path, probe)
 
 
 def _restricted(program: Program, variants: Variants) -> Program:
@@ -232,7 +247,11 @@ def _warn_of_nested(gates: Sequence[Gate]) -> None:
 
 
 def load_program(
-    root: Path, *, model: object = None, probe: object = None, source: Source | None = None
+    root: Path,
+    *,
+    model: object = None,
+    probe: object = None,
+    source: Source | None = None,
 ) -> tuple[Program, dict[str, Array]]:
     """Return the program and the probe bound to its inputs: given, found in `root`, or from the first checkpoint."""
     probe = _find_probe(root, probe)
@@ -247,7 +266,9 @@ def load_program(
     return program, bound if probe.counted is None else {**bound, COUNTED: probe.counted}
 
 
-def write_program(root: Path, *, model: object, probe: object, overwrite: bool = False) -> list[Path]:
+def write_program(
+    root: Path, *, model: object, probe: object, overwrite: bool = False, reading: Reading = AS_RECOGNISED
+) -> list[Path]:
     """Write ``program.onnx`` and ``probe.npz`` into `root`: from then on the directory explains itself.
 
     Where there are checkpoints already, the first is compared with the program before anything is written.
@@ -262,9 +283,9 @@ def write_program(root: Path, *, model: object, probe: object, overwrite: bool =
     RegimeError
         The model cannot be exported, the checkpoints are another model's, or other files are in the way.
     """
-    program, bound = load_program(root, model=model, probe=probe)
+    source = find_source(root, reading)
+    program, bound = load_program(root, model=model, probe=probe, source=source)
     find_gates(program)
-    source = find_source(root)
     if source is not None:
         first = source.checkpoints[0]
         program.bind(source.read(first), str(first.path))
@@ -278,9 +299,8 @@ def _find_program(root: Path, probe: Probe, source: Source | None) -> Program:
     if path.is_file():
         return Program.load(path)
     source = source or find_source(root)
-    adapter = None if source is None else describing(source.adapter)
-    if source is not None and adapter is not None:
-        return adapter.program_of(source.checkpoints[0].path, probe)
+    if source is not None and capable(source.adapter, Describing) is not None:
+        return _program_of(source.adapter, source.checkpoints[0], probe)
     raise MissingPart(
         f"{root}: no {PROGRAM_FILE} in it; say how to build the model: "
         "--model MODULE:FACTORY, for example --model mypkg.net:make, or --model FILE.onnx"
@@ -296,7 +316,8 @@ def _find_probe(root: Path, probe: object) -> Probe:
             f"{root}: no {PROBE_FILE} in it; give the fixed inputs to look at with --probe FILE "
             "(.npz, .npy or .safetensors, some 0.2 × batch size validation samples)"
         )
-    return load_probe(path)
+    with on_disk(path) as local:
+        return load_probe(local)
 
 
 def _check_probe(program: Program, bound: Mapping[str, Array], where: str) -> None:

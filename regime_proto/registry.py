@@ -1,33 +1,43 @@
 """Finds the adapters, built in or third-party, through the entry-point group ``regime_proto.adapters``.
 
-An adapter is a module. It may read checkpoints (`Reader`), export models (`Exporter`), or both; where a checkpoint
-is a model too, it may make a program of one (`Describing`).
+An adapter is a module. It may read checkpoints (`Reader`), export models (`Exporter`), or both, and have further
+abilities, each a protocol of its own.
 """
 
+import difflib
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from regime_proto.engine.graph.program import Program
 from regime_proto.engine.variants import Outline
-from regime_proto.ordering import Label
+from regime_proto.payload import Label, Payload
 from regime_proto.probe import Probe
 from regime_proto.schema.errors import RegimeError, RegimeWarning
-from regime_proto.source import State
+
+T = TypeVar("T")
 
 GROUP = "regime_proto.adapters"
 
 
 @runtime_checkable
 class Reader(Protocol):
-    """Reads one kind of checkpoint."""
+    """Reads one kind of checkpoint: files with certain suffixes, or folders.
+
+    `REFINES` may name another adapter, which would recognise the same checkpoints but knows less of them.
+    """
 
     SUFFIXES: tuple[str, ...]
+    """Of its files; empty where a checkpoint is a folder."""
 
-    def recognise(self, path: Path) -> bool:
-        """Whether `path` is a checkpoint of this kind; cheap, and imports no framework."""
+    def recognise(self, path: Path) -> str | None:
+        """Return what tells that `path` is a checkpoint of this kind, in words; None if it is not.
+
+        Cheap, and imports no framework. It is asked of files with the adapter's suffixes, or of folders.
+        """
 
     def peek(self, path: Path) -> Label:
         """Read what a checkpoint says of itself, without its tensors.
@@ -36,11 +46,13 @@ class Reader(Protocol):
         ------
         NotACheckpoint
             The file belongs to the run, but holds no model weights.
+        Incomplete
+            It is still being written, or was cut off.
         RegimeError
             The file is damaged or unsafe.
         """
 
-    def read(self, path: Path) -> State:
+    def read(self, path: Path) -> Payload:
         """Read a checkpoint.
 
         Raises
@@ -69,16 +81,21 @@ class Exporter(Protocol):
 
 @runtime_checkable
 class Describing(Protocol):
-    """Makes a program of a checkpoint that holds its graph beside its weights."""
+    """Makes a program of a checkpoint that holds its graph, or says what model it is of, beside its weights."""
 
     def program_of(self, path: Path, probe: Probe) -> Program:
-        """Return the forward graph in a checkpoint, whose weights are named as `Reader.read` names them.
+        """Return the forward graph of a checkpoint, whose weights are named as `Reader.read` names them.
 
         Raises
         ------
         RegimeError
             The file is damaged or unsafe, or its model does not run on the probe.
         """
+
+
+@runtime_checkable
+class Outlining(Protocol):
+    """Reads checkpoints whose graphs may differ from one to the next."""
 
     def outline(self, path: Path) -> Outline:
         """Return structure and tensors of a checkpoint, to tell whether all have one graph.
@@ -88,6 +105,36 @@ class Describing(Protocol):
         RegimeError
             The file is damaged or unsafe.
         """
+
+
+@runtime_checkable
+class Tokenizing(Protocol):
+    """Makes a probe of text, for checkpoints that come with a tokenizer."""
+
+    def tokenize(self, path: Path, lines: Sequence[str], where: str) -> Probe:
+        """Return the inputs of the model for each line, with `probe.COUNTED` False on padding.
+
+        Parameters
+        ----------
+        path : Path
+            A checkpoint.
+        lines : sequence of str
+        where : str
+            Named in errors.
+
+        Raises
+        ------
+        RegimeError
+            There is no tokenizer in the checkpoint, or it cannot be read without running code.
+        """
+
+
+@runtime_checkable
+class Advising(Protocol):
+    """Knows files that no adapter reads, and what to do with them."""
+
+    def advice(self, path: Path) -> str | None:
+        """Return in one line what `path` is and how to make checkpoints of it that can be read; None if unknown."""
 
 
 @cache
@@ -111,10 +158,33 @@ def readers() -> dict[str, Reader]:
     return {name: module for name, module in adapters().items() if isinstance(module, Reader)}
 
 
-def describing(name: str) -> Describing | None:
-    """Return the adapter of that name if its checkpoints hold their graphs."""
+def reader_named(name: str) -> Reader:
+    """Return the adapter of that name.
+
+    Raises
+    ------
+    RegimeError
+        There is none that reads checkpoints.
+    """
+    known = readers()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" (nearest: {near[0]!r})" if near else ""
+        raise RegimeError(f"--adapter {name!r}: expected one of {', '.join(known)}{hint}")
+    return known[name]
+
+
+def capable(name: str, ability: type[T]) -> T | None:
+    """Return the adapter of that name if it has an ability, one of the protocols above."""
     module = adapters().get(name)
-    return module if isinstance(module, Describing) else None
+    return module if isinstance(module, ability) else None
+
+
+def advice_on(paths: Sequence[Path]) -> str | None:
+    """Return what is known of the first of `paths` that some adapter has advice on."""
+    advisers = [module for module in adapters().values() if isinstance(module, Advising)]
+    found = (adviser.advice(path) for path in paths for adviser in advisers)
+    return next((advice for advice in found if advice is not None), None)
 
 
 def exporter_for(model: object) -> Exporter:

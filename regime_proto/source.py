@@ -23,6 +23,7 @@ class Checkpoint:
     ----------
     step : int
     path : Path
+        A file or a folder, perhaps of another machine; see `places`.
     """
 
     step: int
@@ -31,7 +32,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not part of the sequence, and why."""
+    """A file or folder that is not part of the sequence, and why."""
 
     path: Path
     reason: str
@@ -62,7 +63,9 @@ class Source:
     Parameters
     ----------
     adapter : str
-        Name of the adapter that recognised it.
+        Name of the adapter that reads it.
+    recognised : str
+        In words, what the adapter recognised it by.
     root : Path
         Where it lies.
     step_kind : str
@@ -79,6 +82,7 @@ class Source:
     """
 
     adapter: str
+    recognised: str
     root: Path
     step_kind: str
     order: str

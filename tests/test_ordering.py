@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.ordering import Label, is_pointer, order
+from regime_proto.ordering import is_pointer, order
+from regime_proto.payload import Label
 
 
 def ordered(labels):

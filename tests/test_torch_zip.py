@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from reading import read
 from regime_proto.adapters import from_safetensors, from_torch, mapped, torch_zip
 from regime_proto.schema.errors import RegimeError
 from safetensors.torch import save_file
@@ -84,7 +85,7 @@ def test_safetensors_are_views_of_the_file_in_every_dtype(tmp_path):
     known = {**{str(dtype): torch.tensor([0, 1, 1]).to(dtype) for dtype in DTYPES if "fnuz" not in str(dtype)}}
     del known["torch.complex128"]
     save_file({**known, "scalar": torch.tensor(3), "empty": torch.empty(2, 0), "w": BASE}, tmp_path / "a.safetensors")
-    found = from_safetensors.read(tmp_path / "a.safetensors").tensors
+    found = read(from_safetensors, tmp_path / "a.safetensors").tensors
     for name, tensor in known.items():
         assert found[name].flags.aligned
         assert found[name].dtype.name == name.removeprefix("torch.")
@@ -99,12 +100,12 @@ def test_both_ways_of_reading_give_the_same_arrays(tmp_path, legacy):
     # The format before zip files knows the dtypes of its time only.
     known = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.int64] if legacy else DTYPES
     weights = {str(dtype): torch.tensor([0, 1, 1]).to(dtype) for dtype in known} | {"t": BASE.t()}
-    plain = from_torch.read(saved(tmp_path, weights)).tensors
+    plain = read(from_torch, saved(tmp_path, weights)).tensors
     unusual = {"model": weights, "x": argparse.Namespace(a=np.arange(3)), "array": np.arange(3)}
     path = saved(tmp_path, unusual, "b.pt", _use_new_zipfile_serialization=not legacy)
     with pytest.raises(torch_zip.NotPlain):
         torch_zip.load(path)
-    other = from_torch.read(path).tensors
+    other = read(from_torch, path).tensors
     assert list(other) == list(plain)
     for name, array in plain.items():
         assert (other[name].dtype, other[name].tobytes()) == (array.dtype, array.tobytes())
@@ -113,9 +114,9 @@ def test_both_ways_of_reading_give_the_same_arrays(tmp_path, legacy):
 def test_a_sparse_tensor_matters_only_among_the_weights(tmp_path):
     sparse = torch.eye(2).to_sparse()
     path = saved(tmp_path, {"model": {"w": BASE}, "ema": {"w": sparse}})
-    np.testing.assert_array_equal(from_torch.read(path).tensors["w"], BASE)
+    np.testing.assert_array_equal(read(from_torch, path).tensors["w"], BASE)
     with pytest.raises(RegimeError, match=r"tensor 'w' is sparse or quantized; expected dense numbers"):
-        from_torch.read(saved(tmp_path, {"w": sparse}))
+        read(from_torch, saved(tmp_path, {"w": sparse}))
 
 
 READ = """
@@ -124,9 +125,10 @@ from pathlib import Path
 if sys.argv[2] == "without":
     sys.modules["torch"] = None
 from regime_proto.adapters import from_torch
+from regime_proto.payload import state_of
 from regime_proto.schema.errors import RegimeError
 try:
-    tensors = from_torch.read(Path(sys.argv[1])).tensors
+    tensors = state_of(from_torch.read(Path(sys.argv[1])), "").tensors
     print(sorted(tensors), sys.modules.get("torch") is not None)
 except RegimeError as error:
     print(error)
@@ -219,7 +221,7 @@ def assert_falls_back(path):
     with pytest.raises(torch_zip.NotPlain):
         torch_zip.load(path)
     try:
-        from_torch.read(path)
+        read(from_torch, path)
     except RegimeError as error:
         assert "\n" not in str(error)  # noqa: PT017
 
@@ -427,7 +429,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
     for length in range(1, len(content), len(content) // 10):
         path.write_bytes(content[:length])
         with pytest.raises(RegimeError, match=r"a.pt: damaged"):
-            from_torch.read(path)
+            read(from_torch, path)
 
 
 def test_a_safetensors_file_cut_anywhere_is_refused(tmp_path):
@@ -437,7 +439,7 @@ def test_a_safetensors_file_cut_anywhere_is_refused(tmp_path):
     for length in range(len(content)):
         path.write_bytes(content[:length])
         with pytest.raises(RegimeError, match=r"a.safetensors: damaged"):
-            from_safetensors.read(path)
+            read(from_safetensors, path)
 
 
 def test_a_safetensors_header_that_lies_is_refused(tmp_path):
@@ -450,7 +452,7 @@ def test_a_safetensors_header_that_lies_is_refused(tmp_path):
         header = repr({"w": {**good, **change}}).replace("'", '"').encode()
         path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
         with pytest.raises(RegimeError, match=r"a.safetensors: damaged"):
-            from_safetensors.read(path)
+            read(from_safetensors, path)
 
 
 def test_changed_bytes_are_survived(tmp_path):
