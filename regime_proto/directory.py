@@ -90,7 +90,7 @@ def open_directory(root: Path, reading: Reading = AS_RECOGNISED) -> Source:
     checkpoints = [Checkpoint(step, path) for path, step in sorted(steps.items(), key=lambda item: item[1])]
     skipped += _take_off_unfinished(checkpoints, peek)
     if not checkpoints:
-        raise NoCheckpoint(f"{root}: no complete checkpoint yet; {skipped[-1].path.name}: {skipped[-1].reason}")
+        raise NoCheckpoint(f"{root}: no complete checkpoint yet ({skipped[-1].path.name} may still be being written)")
     load = _on_disk(found.reader.read)
 
     def read(checkpoint: Checkpoint) -> State:
@@ -271,7 +271,7 @@ def _take_off_unfinished(checkpoints: list[Checkpoint], peek: Callable[[Path], L
         try:
             peek(last.path)
         except Incomplete as error:
-            skipped.append(Skipped(last.path, str(error)))
+            skipped.append(Skipped(last.path, "not complete yet"))
             warnings.warn(f"{error}; left out, since training may still be writing it", RegimeWarning, stacklevel=3)
             checkpoints.pop()
             continue

@@ -1,0 +1,114 @@
+"""Reads folders that hold one set of weights, in one file or in shards: ``step1000/model.safetensors``."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from regime_proto.adapters import from_safetensors, from_torch
+from regime_proto.schema.errors import RegimeError
+
+from regime_proto.payload import TOP, Incomplete, Label, Payload
+
+SUFFIXES = ()
+
+_INDEX = (".safetensors.index.json", ".bin.index.json")
+# Where a folder holds several, the first is the model's.
+_USUAL = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "model.bin", "model.pt")
+_OTHER = ("optim", "sched", "rng", "random", "scaler", "training_args", "adapter_", "sampler", "custom_checkpoint")
+
+
+def recognise(path: Path) -> str | None:
+    """Tell an index of shards, or a file of weights."""
+    found = index_in(path) or weights_in(path)
+    return None if found is None else f"{found.name} in each folder"
+
+
+def peek(path: Path) -> Label:
+    """Return what the weights say of themselves, once all of them are there."""
+    labels = [_reader(file).peek(file) for file in files_in(path)]
+    return labels[0]
+
+
+def read(path: Path) -> Payload:
+    """Read the weights of a folder; shards are put together."""
+    payloads = {file: _reader(file).read(file) for file in files_in(path)}
+    first = next(iter(payloads.values()))
+    if len(payloads) == 1:
+        return first
+    tensors: dict[str, Any] = {}
+    for file, payload in payloads.items():
+        held = payload.groups.get(TOP, {})
+        twice = next((name for name in held if name in tensors), None)
+        if twice is not None:
+            raise RegimeError(f"{file}: tensor {twice!r} is in another shard too; its index is of another save")
+        tensors |= held
+    expected = weight_map(path)
+    missing = next((name for name in expected if name not in tensors), None)
+    if missing is not None:
+        raise RegimeError(
+            f"{path / expected[missing]}: tensor {missing!r} is not in it, although the index says so; "
+            "the shards of two saves may be mixed: run `regime check`"
+        )
+    return Payload({TOP: tensors}, first.facts)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return the files that hold the weights of a folder.
+
+    Raises
+    ------
+    Incomplete
+        There are none, or shards are missing.
+    """
+    if index_in(folder) is None:
+        single = weights_in(folder)
+        if single is None:
+            raise Incomplete(f"{folder}: damaged or incomplete (no weights in it); save it again or remove it")
+        return [single]
+    files = [folder / name for name in dict.fromkeys(weight_map(folder).values())]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise Incomplete(
+            f"{folder}: damaged or incomplete ({len(missing)} of {len(files)} shards missing, {missing[0]} first); "
+            "save it again or remove it"
+        )
+    return files
+
+
+def index_in(folder: Path) -> Path | None:
+    """Return the index of shards in a folder, that of safetensors before any other."""
+    names = [path for ending in _INDEX for path in sorted(folder.glob(f"*{ending}"))]
+    return next((path for path in names if not path.name.startswith(_OTHER)), None)
+
+
+def weight_map(folder: Path) -> dict[str, str]:
+    """Return, for every tensor that the index of a folder names, the file that holds it."""
+    index = index_in(folder)
+    if index is None:
+        return {}
+    try:
+        entries = {str(name): str(file) for name, file in json.loads(index.read_bytes())["weight_map"].items()}
+        if not entries:
+            raise ValueError("it names no tensor")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Incomplete(f"{index}: damaged or incomplete ({error!r}); save it again or remove it") from None
+    elsewhere = next((file for file in entries.values() if Path(file).name != file), None)
+    if elsewhere is not None:
+        raise RegimeError(f"{index}: names {elsewhere!r}, outside the folder: refused")
+    return entries
+
+
+def weights_in(folder: Path) -> Path | None:
+    """Return the one file of weights in a folder; None if there is none, or it cannot be told from others."""
+    usual = next((folder / name for name in _USUAL if (folder / name).is_file()), None)
+    if usual is not None:
+        return usual
+    suffixes = (".safetensors", *from_torch.SUFFIXES)
+    files = [path for path in sorted(folder.glob("*")) if path.suffix in suffixes and path.is_file()]
+    candidates = [path for path in files if not any(word in path.name.lower() for word in _OTHER)]
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _reader(file: Path) -> ModuleType:
+    return from_safetensors if file.suffix == ".safetensors" else from_torch
