@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from regime_proto.engine.graph.matching import matched
 from regime_proto.engine.graph.values import tensors
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file
@@ -210,7 +211,7 @@ class Program:
             Tensors are missing, unknown, or of another shape.
         """
         known = {name for tensor in self.tensors for name in (tensor.name, *tensor.aliases)}
-        tensors = _without_prefix(state.tensors, known)
+        tensors = matched(state.tensors, known)
         unknown = [name for name in tensors if name not in known]
         bound: dict[str, Array] = {}
         missing = []
@@ -235,18 +236,6 @@ class Program:
             more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
             raise ProgramError(f"{where}: {'; '.join(wrong[:SHOWN])}{more}; was it saved from another model?")
         return bound
-
-
-def _without_prefix(tensors: Mapping[str, Array], known: set[str]) -> Mapping[str, Array]:
-    """Take off the attribute under which a trainer keeps the model (``model.``), if every tensor has it."""
-    first = next(iter(tensors), "")
-    if any(name in known for name in tensors):
-        return tensors
-    for dot in [index for index, letter in enumerate(first) if letter == "."]:
-        prefix = first[: dot + 1]
-        if first[dot + 1 :] in known and all(name.startswith(prefix) for name in tensors):
-            return {name.removeprefix(prefix): array for name, array in tensors.items()}
-    return tensors
 
 
 def _tensor(entry: dict[str, Any]) -> Tensor:
