@@ -94,7 +94,7 @@ def test_another_parametrisation_is_named():
     model = plain()
     parametrizations.spectral_norm(model[0])
     program = from_torch.export(plain(), as_probe(PROBE))
-    with pytest.raises(ProgramError, match="1 tensor missing: '0.weight'"):
+    with pytest.raises(ProgramError, match=r"1 tensor missing: '0\.weight'"):
         program.bind(State(tensors_of(model)), "x")
 
 
