@@ -1,4 +1,4 @@
-"""Reads PyTorch checkpoints (``.pt .pth .ckpt .bin``) and exports ``torch.nn.Module``."""
+"""Reads PyTorch checkpoints (``.pt .pth .ckpt .bin``) and exports ``torch.nn.Module`` and ``.pt2`` files."""
 
 import sys
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from regime_proto.probe import Probe
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
+_EXPORTED = ".pt2"
 _INSTALL = 'pip install "regime-proto[torch]"'
 # Where the directory of a zip file ends; a comment of up to 65,535 bytes may follow.
 _END, _END_WITHIN = b"PK\5\6", 65_557
@@ -44,16 +45,20 @@ def read(path: Path) -> Payload:
 
 
 def accepts(model: object) -> bool:
-    """Whether `model` is a torch module."""
+    """Whether `model` is a torch module, or the path of a ``.pt2`` file."""
+    if isinstance(model, Path):
+        return model.suffix.lower() == _EXPORTED
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(model, torch.nn.Module)
 
 
 def export(model: object, probe: Probe) -> Program:
-    """Export a torch module; see `torch_export.export`."""
-    from regime_proto.adapters import torch_export
-
-    return torch_export.export(model, probe)
+    """Export a torch module, or take a program of `torch.export`; see `torch_export`."""
+    try:
+        from regime_proto.adapters import torch_export
+    except ImportError:
+        raise RegimeError(f"{model}: a model of PyTorch: {_INSTALL}") from None
+    return torch_export.export_file(model, probe) if isinstance(model, Path) else torch_export.export(model, probe)
 
 
 def load(path: Path) -> Mapping[str, Any]:

@@ -4,10 +4,12 @@ import contextlib
 import copy
 import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from regime_proto.adapters import exported_program
 from regime_proto.adapters.onnx_file import module_path, silent
 from regime_proto.schema.errors import RegimeError
 from torch import nn
@@ -34,19 +36,40 @@ def export(model: nn.Module, probe: Probe) -> Program:
         device = next((tensor.device for tensor in evaluated.state_dict().values()), torch.device("cpu"))
         inputs = {name: torch.from_numpy(array.copy()).to(device) for name, array in arrays.items()}
         _try_forward(evaluated, inputs, probe)
-        exported = _export(evaluated, inputs)
-    tensors = _tensors(model)
+        exported = _export(evaluated, type(model).__name__, inputs)
+    trainable = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    values = {name: (tensor, id(tensor)) for name, tensor in model.state_dict(keep_vars=True).items()}
+    return _program(exported, _tensors(values, trainable, type(model).__name__), list(arrays))
+
+
+def export_file(path: Path, probe: Probe) -> Program:
+    """Take a ``.pt2`` file, a program of `torch.export`, as the model.
+
+    Raises
+    ------
+    RegimeError
+        See `exported_program`; or it has nothing to train.
+    """
+    program = exported_program.load(path)
+    arrays = exported_program.bind(program, probe, str(path))
+    exported = _export(program, str(path), {})
+    state = program.state_dict
+    trainable = {name for name in program.graph_signature.parameters if state[name].requires_grad}
+    # Tied tensors were one storage when they were saved.
+    values = {
+        name: (tensor, (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name)
+        for name, tensor in state.items()
+    }
+    return _program(exported, _tensors(values, trainable, str(path)), list(arrays))
+
+
+def _program(exported: Any, tensors: tuple[Tensor, ...], inputs: list[str]) -> Program:
     names = {alias: tensor.name for tensor in tensors for alias in (tensor.name, *tensor.aliases)}
     InlineConstantBranches(weights=names)(exported)
     paths = {str(node.name): module_path(node.metadata_props) for node in exported.graph}
     for rewrite in (StripMetadata(paths), NameNodes(), LiftWeights(names)):
         rewrite(exported)
-    return Program.from_model(
-        exported,
-        tensors=tensors,
-        probe_inputs=list(arrays),
-        framework={"torch": torch.__version__},
-    )
+    return Program.from_model(exported, tensors=tensors, probe_inputs=inputs, framework={"torch": torch.__version__})
 
 
 def _input_names(model: nn.Module, probe: Probe) -> list[str]:
@@ -89,7 +112,7 @@ def _try_forward(model: nn.Module, inputs: dict[str, torch.Tensor], probe: Probe
         raise ProbeError(f"{probe.where}: the model fails on the probe ({found}): {reason}{hint}") from None
 
 
-def _export(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
+def _export(model: Any, where: str, inputs: dict[str, torch.Tensor]) -> Any:
     with warnings.catch_warnings(), silent("torch"), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
@@ -98,22 +121,22 @@ def _export(model: nn.Module, inputs: dict[str, torch.Tensor]) -> Any:
         except Exception as error:
             lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
             reason = lines[0] if lines else type(error).__name__
-            raise RegimeError(f"{type(model).__name__}: torch cannot export this model: {reason}") from None
+            raise RegimeError(f"{where}: torch cannot export this model: {reason}") from None
     assert exported is not None  # noqa: S101
     return exported.model
 
 
-def _tensors(model: nn.Module) -> tuple[Tensor, ...]:
-    """Return every tensor of the state dict: tied ones once, under their first name."""
-    trainable = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+def _tensors(
+    values: Mapping[str, tuple[torch.Tensor, Hashable]], trainable: Collection[str], where: str
+) -> tuple[Tensor, ...]:
+    """Return every tensor of a state dict; tied ones, which have one identity, once under their first name."""
     if not trainable:
-        raise RegimeError(f"{type(model).__name__}: no parameter has requires_grad; there is nothing to measure")
-    by_identity: dict[Any, list[str]] = {}
-    values = model.state_dict(keep_vars=True)
-    for name, value in values.items():
+        raise RegimeError(f"{where}: no parameter has requires_grad; there is nothing to measure")
+    by_identity: dict[Hashable, list[str]] = {}
+    for name, (value, identity) in values.items():
         if isinstance(value, torch.Tensor):
-            by_identity.setdefault(id(value), []).append(name)
+            by_identity.setdefault(identity, []).append(name)
     return tuple(
-        Tensor(first, tuple(values[first].shape), first in trainable, tuple(aliases))
+        Tensor(first, tuple(values[first][0].shape), first in trainable, tuple(aliases))
         for first, *aliases in by_identity.values()
     )

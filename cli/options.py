@@ -39,7 +39,7 @@ def _all(*decorators: Decorator) -> Decorator:
 model = click.option(
     "--model",
     metavar="MODULE:FACTORY",
-    help="Function that builds the model, imported from installed packages or the current directory; or FILE.onnx.",
+    help="Function that builds the model, from an installed package or the current directory; or a .onnx or .pt2 file.",
 )
 probe = click.option(
     "--probe",

@@ -21,7 +21,7 @@ def load_model(reference: str, *, apart_from: Path) -> object:
     ----------
     reference : str
         ``"package.module:factory"``; the factory takes no arguments and returns the model. Or the path of an
-        ``.onnx`` file, which runs no code and may therefore lie anywhere.
+        ``.onnx`` or ``.pt2`` file, which runs no code and may therefore lie anywhere.
     apart_from : Path
         The directory of the checkpoints.
 
@@ -34,7 +34,9 @@ def load_model(reference: str, *, apart_from: Path) -> object:
         return Path(reference)
     name, colon, attribute = reference.partition(":")
     if not (colon and name and attribute):
-        raise RegimeError(f"--model {reference!r}: expected MODULE:FACTORY, for example mypkg.net:make, or FILE.onnx")
+        raise RegimeError(
+            f"--model {reference!r}: expected MODULE:FACTORY, for example mypkg.net:make, or a .onnx or .pt2 file"
+        )
     module = _import(name, reference, apart_from)
     factory = getattr(module, attribute, None)
     if factory is None:

@@ -164,7 +164,8 @@ def make_plan(
     root : Path
         The directory of checkpoints.
     model : object, optional
-        A model, ``"MODULE:FACTORY"`` or the path of an ``.onnx`` file. Wins over the program in the directory.
+        A model, ``"MODULE:FACTORY"`` or the path of an ``.onnx`` or ``.pt2`` file. Wins over the program in the
+        directory.
     probe : object, optional
         Arrays or a path. Wins over the probe in the directory.
     steps, every : optional
@@ -303,7 +304,7 @@ def _find_program(root: Path, probe: Probe, source: Source | None) -> Program:
         return _program_of(source.adapter, source.checkpoints[0], probe)
     raise MissingPart(
         f"{root}: no {PROGRAM_FILE} in it; say how to build the model: "
-        "--model MODULE:FACTORY, for example --model mypkg.net:make, or --model FILE.onnx"
+        "--model MODULE:FACTORY, for example --model mypkg.net:make, or a .onnx or .pt2 file"
     )
 
 

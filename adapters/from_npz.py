@@ -1,0 +1,59 @@
+"""Reads ``.npz`` checkpoints, as `numpy.savez` writes them: one array for each tensor. Needs no framework."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from regime_proto.schema.errors import RegimeError
+
+from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of, numbers_in
+
+SUFFIXES = (".npz",)
+
+
+def recognise(path: Path) -> str | None:
+    """Tell a zip archive whose first entry is an array; empty files count as damaged."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        start = file.read(256)
+    if not start:
+        return "an empty file"
+    return "a zip archive of arrays, as numpy.savez writes" if start[:4] == b"PK\3\4" and b".npy" in start else None
+
+
+def peek(path: Path) -> Label:
+    """Return step, epoch and metrics: the arrays that are single numbers."""
+    return label_of(_arrays(path, single=True).facts)
+
+
+def read(path: Path) -> Payload:
+    """Read a checkpoint. Single numbers under the names of steps, epochs and metrics stand beside the tensors."""
+    payload = _arrays(path, single=False)
+    if not payload.groups[TOP]:
+        raise NotACheckpoint("no arrays but single numbers in it")
+    return payload
+
+
+def _arrays(path: Path, *, single: bool) -> Payload:
+    """Return the arrays of a file, or only those that are single numbers."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            tensors, facts = {}, {}
+            for name in archive.files:
+                if not single or _is_single(archive, name):
+                    array = archive[name]
+                    (facts if array.ndim == 0 and "." not in name else tensors)[name] = array
+    except (EOFError, zipfile.BadZipFile) as error:
+        raise Incomplete(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise RegimeError(f"{path}: damaged, or more than arrays of numbers ({error}); save it again") from None
+    return Payload({TOP: tensors}, numbers_in({name: array[()] for name, array in facts.items()}))
+
+
+def _is_single(archive: np.lib.npyio.NpzFile, name: str) -> bool:
+    """Whether an array has no axes; its numbers are not read."""
+    with archive.zip.open(f"{name}.npy") as file:  # type: ignore[union-attr]
+        version = np.lib.format.read_magic(file)
+        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return reader(file)[0] == ()
