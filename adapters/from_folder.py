@@ -21,7 +21,7 @@ _OTHER = ("optim", "sched", "rng", "random", "scaler", "training_args", "adapter
 def recognise(path: Path) -> str | None:
     """Tell an index of shards, or a file of weights."""
     found = index_in(path) or weights_in(path)
-    return None if found is None else f"{found.name} in each folder"
+    return None if found is None else f"a folder with {found.name}"
 
 
 def peek(path: Path) -> Label:

@@ -1,9 +1,11 @@
 """The commands that measure: from checkpoints to a trajectory and a result."""
 
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from regime_proto.cli import options
@@ -11,18 +13,35 @@ from regime_proto.cli.console import Messages
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.guard import require_file
 
+if TYPE_CHECKING:
+    from regime_proto.analyzer.result import Result
+    from regime_proto.conversion import Grown
+    from regime_proto.directory import Reading
+    from regime_proto.plan import Plan
+
 
 @click.command()
 @click.argument("source", type=options.PLACE)
 @options.conversion
 @click.option("-o", "--output", type=options.PATH, help="Trajectory to write; default SOURCE.regime.h5.")
 @options.preset
+@click.option("--follow", is_flag=True, help="Go on as new checkpoints appear, until Ctrl-C.")
+@click.option(
+    "--poll",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --follow: how often to look for new checkpoints.",
+)
 @options.as_json
 @options.messages
 def analyze(
     source: Path,
     output: Path | None,
     preset: str,
+    follow: bool,
+    poll: float,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -30,26 +49,36 @@ def analyze(
 ) -> None:
     """Analyze a directory of checkpoints, or a trajectory file.
 
-    A directory is converted first; the trajectory is kept and used again while nothing changed.
+    A directory is converted first; the trajectory is kept and used again while nothing changed. Checkpoints that
+    were added since are observed and added. With --json and --follow every update is a line.
 
     Example: regime analyze run.h5 --preset strict --json
     """
     import regime_proto
 
     messages = Messages(quiet=quiet, verbose=verbose)
+
+    def result_of(trajectory: Path, steps: str | None = None) -> "Result":
+        found = regime_proto.analyze(
+            trajectory, preset=preset, steps=steps, batches_per_epoch=conversion["batches_per_epoch"]
+        )
+        for warning in found.warnings:
+            messages.warn(warning)
+        return found
+
     with messages.collecting():
+        if follow:
+            _follow(source, output, messages, conversion, analyze=result_of, as_json=as_json, seconds=poll)
+            return
         if source.is_dir():
             trajectory, steps = _converted(source, output, messages, conversion), None
         else:
+            _refuse_remote_file(source)
             require_file(source)
             _refuse_other_file(source)
             _refuse_for_trajectory(source, output, conversion)
             trajectory, steps = source, conversion["steps"]
-        result = regime_proto.analyze(
-            trajectory, preset=preset, steps=steps, batches_per_epoch=conversion["batches_per_epoch"]
-        )
-        for warning in result.warnings:
-            messages.warn(warning)
+        result = result_of(trajectory, steps)
     if as_json:
         # Those of the conversion come before those of the analysis.
         click.echo(json.dumps({**result.to_json(), "warnings": messages.warnings}, allow_nan=False))
@@ -221,18 +250,51 @@ def demo(out: Path, quiet: bool, verbose: bool) -> None:
     run_demo(out, messages)
 
 
-def _converted(source: Path, output: Path | None, messages: Messages, conversion: dict[str, Any]) -> Path:
+def _follow(
+    source: Path,
+    output: Path | None,
+    messages: Messages,
+    conversion: dict[str, Any],
+    *,
+    analyze: "Callable[[Path], Result]",
+    as_json: bool,
+    seconds: float,
+) -> None:
+    from regime_proto.cli import following
+
+    reading = _reading(conversion)
+    following.wait(source, reading, messages, seconds=seconds)
+    selection = {name: conversion[name] for name in ("steps", "every")}
+
+    def grown(plan: "Plan") -> "Grown":
+        return following.grown(plan, reading, messages, analyze=analyze, as_json=as_json, seconds=seconds, **selection)
+
+    _converted(source, output, messages, conversion, grown=grown)
+
+
+def _reading(conversion: dict[str, Any]) -> "Reading":
+    from regime_proto.directory import Reading
+
+    return Reading(**{field.name: conversion[field.name] for field in fields(Reading)})
+
+
+def _converted(
+    source: Path,
+    output: Path | None,
+    messages: Messages,
+    conversion: dict[str, Any],
+    *,
+    grown: "Callable[[Plan], Grown] | None" = None,
+) -> Path:
     from regime_proto.cli.inspection import size
     from regime_proto.schema.policy import ALL
 
     from regime_proto.conversion import run_plan
-    from regime_proto.directory import Reading
     from regime_proto.plan import make_plan
 
     target = output or default_output(source, conversion)
     what = ("model", "probe", "steps", "every", "gates", "sample_units", "sample_seed")
-    reading = Reading(**{field.name: conversion[field.name] for field in fields(Reading)})
-    plan = make_plan(source, reading=reading, **{name: conversion[name] for name in what})
+    plan = make_plan(source, reading=_reading(conversion), **{name: conversion[name] for name in what})
     for reason, names in plan.source.skipped_by_reason().items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         messages.note(f"skipped {', '.join(names[:3])}{more}: {reason}")
@@ -242,8 +304,15 @@ def _converted(source: Path, output: Path | None, messages: Messages, conversion
         every = size(plan.predicted_file_bytes(ALL))
         messages.note(f"masks: {policy}, for about {predicted}; --masks all would take about {every}")
     keep = ("device", "workers", "batches_per_epoch", "masks", "embed", "overwrite")
-    with messages.progress("observing") as progress:
-        done = run_plan(plan, target, progress=progress, **{name: conversion[name] for name in keep})
+    # A result that is drawn in between would break the bar.
+    with messages.progress("observing") if grown is None else nullcontext() as progress:
+        done = run_plan(
+            plan,
+            target,
+            progress=progress,
+            grown=None if grown is None else grown(plan),
+            **{name: conversion[name] for name in keep},
+        )
     if done.written:
         found = size(done.path.stat().st_size)
         messages.note(
@@ -252,6 +321,11 @@ def _converted(source: Path, output: Path | None, messages: Messages, conversion
     else:
         messages.note(f"nothing changed since; using {done.path} ({done.observations} observations)")
     return done.path
+
+
+def _refuse_remote_file(source: Path) -> None:
+    if not isinstance(source, Path):
+        raise RegimeError(f"{source}: no directory of checkpoints there; fetch a trajectory file before it is analyzed")
 
 
 def _refuse_other_file(source: Path) -> None:

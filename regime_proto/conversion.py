@@ -32,6 +32,8 @@ from regime_proto.source import Array, Checkpoint
 
 Progress = Callable[[int, int], None]
 
+Grown = Callable[["Done"], Plan | None]
+
 EMBED = {"program": (PROGRAM,), "all": (PROGRAM, PROBE), "none": ()}
 MAX_EMBEDDED_BYTES = 64 * 10**6
 
@@ -182,40 +184,80 @@ def run_plan(
     embed: str = "program",
     overwrite: bool = False,
     progress: Progress | None = None,
+    grown: Grown | None = None,
 ) -> Done:
-    """Do what `convert` promises, for a plan."""
+    """Do what `convert` promises, for a plan.
+
+    Parameters
+    ----------
+    grown : callable, optional
+        Called with what was done whenever the output holds all of the plan; returns the plan of the run that has
+        grown meanwhile, or None to finish.
+    """
     plan.source.require_two()
     policy = plan.mask_policy(masks)
-    fingerprints = plan.fingerprints()
-    existing = existing_attributes(output)
-    if not overwrite and existing is not None and _is_current(output, existing["source_fingerprint"], fingerprints):
+    fingerprints = plan.fingerprints
+    existing = None if overwrite else existing_attributes(output)
+    held = existing is not None and _is_current(output, existing["source_fingerprint"], fingerprints)
+    if existing is not None and held:
         if masks != "auto":
             _require_policy(output, policy_of(existing), policy)
         # A kill between joining the segments and deleting them leaves both.
         discard_segments(output)
-        return Done(output, len(fingerprints), written=False)
-    checkpoints = plan.source.checkpoints
+        done = Done(output, len(fingerprints), written=False)
+        more = None if grown is None else grown(done)
+        if more is None:
+            return done
+        plan, fingerprints = more, more.fingerprints
     with Segments(output) as segments:
         if overwrite:
             segments.clear()
         meter = _calibrate(plan, device)
         header = _header(plan, meter, batches_per_epoch).with_attributes(
-            planned_observations=len(checkpoints),
-            mask_policy=str(policy),
-            mask_policy_requested=masks,
-            predicted_bytes=plan.predicted_file_bytes(policy),
+            mask_policy=str(policy), mask_policy_requested=masks, **_foreseen(plan, policy)
         )
         writer = TrajectoryWriter(segments, replace(header, embedded=_embedded(plan, embed)))
-        first = writer.resume(fingerprints)
+        if not writer.resume(fingerprints) and existing is not None:
+            writer.take_up(output, fingerprints)
         # After the output was found writable, and what lies there to be of this run: it takes several passes.
         writer.annotate(**measure_noise(meter, plan.probe, _noise_states(plan)).attributes)
         with writer:
-            observations = observe(meter, checkpoints, plan.source.read, first=first, workers=workers or plan.workers)
-            for index, observation in enumerate(observations, start=first):
-                writer.append(observation, fingerprint=fingerprints[index])
-                if progress is not None:
-                    progress(index + 1, len(checkpoints))
-    return Done(output, len(fingerprints), written=True)
+            while True:
+                _observe(plan, meter, writer, fingerprints, workers=workers, progress=progress)
+                if grown is None:
+                    break
+                writer.publish()
+                more = grown(Done(output, writer.count, written=True))
+                if more is None:
+                    break
+                plan, fingerprints = more, more.fingerprints
+                writer.annotate(**_foreseen(plan, policy))
+    return Done(output, writer.count, written=True)
+
+
+def _foreseen(plan: Plan, policy: MaskPolicy) -> dict[str, object]:
+    return {
+        "planned_observations": len(plan.source.checkpoints),
+        "predicted_bytes": plan.predicted_file_bytes(policy),
+    }
+
+
+def _observe(
+    plan: Plan,
+    meter: Meter,
+    writer: TrajectoryWriter,
+    fingerprints: Sequence[str],
+    *,
+    workers: int | None,
+    progress: Progress | None,
+) -> None:
+    """Write the observations of a plan that are not written yet."""
+    checkpoints, first = plan.source.checkpoints, writer.count
+    observations = observe(meter, checkpoints, plan.source.read, first=first, workers=workers or plan.workers)
+    for index, observation in enumerate(observations, start=first):
+        writer.append(observation, fingerprint=fingerprints[index])
+        if progress is not None:
+            progress(index + 1, len(checkpoints))
 
 
 def _require_policy(output: Path, held: MaskPolicy, policy: MaskPolicy) -> None:

@@ -138,7 +138,8 @@ def _recognise(root: Path, reading: Reading) -> _Recognised:
         return sum(len(families[family]) for family in claims[name])
 
     best = max(known, key=lambda name: (entries_of(name), _rank(known[name], known)))
-    if entries_of(best) < 2:
+    # A numbered one may be the first of a run.
+    if not any(has_number(path) for family in claims[best] for path in families[family]):
         _refuse_single(root, known)
     if not claims[best]:
         raise NoCheckpoint(_nothing(root, [path for members in families.values() for path in members], known))

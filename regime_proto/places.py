@@ -86,6 +86,9 @@ def entries(folder: Path) -> list[Path]:
     RegimeError
         There is no such folder, or it cannot be listed.
     """
+    if _is_remote(folder):
+        # What was listed before may be out of date: a run that is followed grows.
+        folder.fs.invalidate_cache()  # type: ignore[attr-defined]
     try:
         return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
     except OSError:

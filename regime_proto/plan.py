@@ -5,6 +5,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from regime_proto.directory import AS_RECOGNISED, Reading, find_source, open_directory
@@ -58,6 +59,8 @@ class Plan:
         Of their choice.
     weights : str, optional
         See `Reading`.
+    known_fingerprints : tuple of str
+        Of the first checkpoints, some of which may be gone.
     """
 
     source: Source
@@ -69,6 +72,7 @@ class Plan:
     sample_units: int | None = None
     sample_seed: int = 0
     weights: str | None = None
+    known_fingerprints: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -129,19 +133,19 @@ class Plan:
         # Masks come out of the session one byte per unit; activations are float32 and mostly short-lived.
         return 5 * self.samples * sum(layer.size for layer in self.layers)
 
+    @cached_property
     def fingerprints(self) -> list[str]:
-        """Return, for every checkpoint, the fingerprint of a trajectory that ends with it.
+        """For every checkpoint, the fingerprint of a trajectory that ends with it.
 
         A hash over program, probe and options, continued over name, size and time of each file: a conversion whose
         fingerprint is in the list was made of the first checkpoints of this run.
         """
-        start: list[object] = [layout.VERSION, self.program.sha256, probe_sha256(self.probe)]
-        start += [[gate.node for gate in self.gates], self.sample_units, self.sample_seed, self.weights]
-        digest = hashlib.sha256(json.dumps(start).encode())
-        chain = []
-        for checkpoint in self.source.checkpoints:
-            digest.update(json.dumps([checkpoint.step, stamps(checkpoint.path)]).encode())
-            chain.append(digest.hexdigest())
+        protocol: list[object] = [layout.VERSION, self.program.sha256, probe_sha256(self.probe)]
+        protocol += [[gate.node for gate in self.gates], self.sample_units, self.sample_seed, self.weights]
+        chain = list(self.known_fingerprints)
+        for checkpoint in self.source.checkpoints[len(chain) :]:
+            link = [chain[-1] if chain else protocol, checkpoint.step, stamps(checkpoint.path)]
+            chain.append(hashlib.sha256(json.dumps(link).encode()).hexdigest())
         return chain
 
 

@@ -102,7 +102,7 @@ def read_header(file: h5py.File) -> Header:
         layers=read_layers(file),
         samples=len(file[layout.SAMPLE]),
         attributes=dict(file.attrs),
-        metrics=tuple(variable.meaning for variable in metric_variables(file)),
+        metrics=read_metrics(file),
         layer_units=file["layer_units"][...],
         unit_index=_unit_index(file),
         has_distance=is_present(file, layout.DISTANCE),
@@ -136,6 +136,11 @@ def _strings(file: h5py.File, name: str) -> list[str]:
     return list(file[name].asstr()[...])
 
 
+def read_metrics(file: h5py.File) -> tuple[str, ...]:
+    """Return the names of the metrics in a file, as in its source."""
+    return tuple(variable.meaning for variable in metric_variables(file))
+
+
 def metric_variables(file: h5py.File) -> tuple[layout.Variable, ...]:
     """Return the metrics in a file, under the names that they have there."""
     return tuple(
@@ -155,10 +160,16 @@ def read_embedded(file: h5py.File) -> dict[str, bytes]:
     return {name: file[name][...].tobytes() for name in layout.EMBEDDED if name in file}
 
 
-def read_rows(file: h5py.File, header: Header) -> dict[str, Array]:
-    """Return the growing variables of an open trajectory, whole."""
+def read_rows(file: h5py.File, header: Header, start: int = 0, stop: int | None = None) -> dict[str, Array]:
+    """Return the growing variables of an open trajectory, from one observation to before another.
+
+    Masks are those of the same observations, as far as they are stored.
+    """
+    steps = file[layout.STEP][start:stop]
+    stored = np.searchsorted(file[layout.MASK_STEP][...], (steps[0], steps[-1] + 1)) if len(steps) else (0, 0)
+    rows = {layout.STEP: slice(start, stop), layout.MASK_STEP: slice(*map(int, stored))}
     growing = (variable for variable in header.variables if variable.grows)
-    return {variable.name: file[variable.name][...] for variable in growing}
+    return {variable.name: file[variable.name][rows[variable.dims[0]]] for variable in growing}
 
 
 def row_blocks(stored: h5py.Dataset) -> Iterator[tuple[slice, Array]]:

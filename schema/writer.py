@@ -19,7 +19,7 @@ from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import describe, replace_file
 from regime_proto.schema.header import Array, Header, Observation
-from regime_proto.schema.reader import read_rows
+from regime_proto.schema.reader import open_checked, read_metrics, read_rows
 from regime_proto.schema.segments import Segments, open_segment
 
 
@@ -82,6 +82,30 @@ class TrajectoryWriter:
             path.unlink()
         return self.count
 
+    def take_up(self, trajectory: Path, fingerprints: Sequence[str]) -> int:
+        """Go on after a finished trajectory of the first part of the run, and return how many rows it holds.
+
+        Parameters
+        ----------
+        trajectory : Path
+            It may be the output itself.
+        fingerprints : sequence of str
+            As in `resume`; that of the trajectory is among them.
+
+        Returns
+        -------
+        int
+            0 where its rows would not go with those to come: made by another engine, with other masks or metrics.
+        """
+        with open_checked(trajectory) as file:
+            if self._difference(file) is not None or read_metrics(file) != self.header.metrics:
+                return 0
+            self._continue(file)
+            for start in range(0, len(file["step"]), self._capacity):
+                for row in _split(read_rows(file, self.header, start, start + self._capacity)):
+                    self._add(row, fingerprints[self.count])
+        return self.count
+
     def _belongs(self, file: h5py.File, end: int, fingerprints: Sequence[str]) -> bool:
         """Whether a segment that ends before row `end` is of the run that is to be written."""
         return end <= len(fingerprints) and file.attrs["source_fingerprint"] == fingerprints[end - 1]
@@ -94,22 +118,35 @@ class TrajectoryWriter:
         TrajectoryError
             The rows to come would be computed or kept otherwise than those that are there.
         """
-        for name in ("engine", "device", "mask_policy"):
-            begun, now = (attributes.get(name) for attributes in (file.attrs, self.header.attributes))
-            if begun != now:
-                raise TrajectoryError(
-                    f"{self._segments.folder}: begun with {name} {begun}, now {now}; "
-                    "go on with the former, or begin again with --overwrite"
-                )
-        self.header = self.header.with_attributes(run_id=file.attrs["run_id"], created=file.attrs["created"])
+        difference = self._difference(file)
+        if difference is not None:
+            raise TrajectoryError(
+                f"{self._segments.folder}: begun with {difference}; "
+                "go on with the former, or begin again with --overwrite"
+            )
+        self._continue(file)
+        # Metrics that came up since would be lacking in the rows that are there.
+        self.header = replace(self.header, metrics=read_metrics(file))
         self._fingerprint = file.attrs["source_fingerprint"]
         self.count = end
         # A segment that is not full is written again.
         self._rows = list(_split(read_rows(file, self.header))) if end % self._capacity else []
 
+    def _difference(self, file: h5py.File) -> str | None:
+        """Return what would make the rows to come others than those in a file."""
+        for name in ("engine", "device", "mask_policy"):
+            begun, now = (attributes.get(name) for attributes in (file.attrs, self.header.attributes))
+            if begun != now:
+                return f"{name} {begun}, now {now}"
+        return None
+
+    def _continue(self, file: h5py.File) -> None:
+        self.header = self.header.with_attributes(run_id=file.attrs["run_id"], created=file.attrs["created"])
+
     def annotate(self, **attributes: object) -> None:
-        """Add root attributes; before anything is written."""
+        """Add or change root attributes; they count from the next segment on, and for the output."""
         self.header = self.header.with_attributes(**attributes)
+        self._empty = b""
 
     def append(self, observation: Observation, *, fingerprint: str) -> None:
         """Add one observation.
@@ -128,6 +165,9 @@ class TrajectoryWriter:
         row = observation.arrays(self.header)
         if not self.header.mask_policy.keeps(self.count):
             del row["mask_step"], row["mask"]
+        self._add(row, fingerprint)
+
+    def _add(self, row: dict[str, Array], fingerprint: str) -> None:
         self._rows.append(row)
         self._fingerprint = fingerprint
         self.count += 1
@@ -170,6 +210,18 @@ class TrajectoryWriter:
         TrajectoryError
             The output could not be written; the segments are kept.
         """
+        self.publish()
+        self._segments.clear()
+        return self._segments.output
+
+    def publish(self) -> None:
+        """Join what there is into the output, and keep the segments: more will come.
+
+        Raises
+        ------
+        TrajectoryError
+            The output could not be written.
+        """
         self.flush()
         try:
             join(self._segments)
@@ -178,8 +230,6 @@ class TrajectoryWriter:
                 f"{error}; all {self.count} observations are safe in {self._segments.folder}: "
                 "mend that and run the same command again"
             ) from None
-        self._segments.clear()
-        return self._segments.output
 
     def __enter__(self) -> Self:
         return self

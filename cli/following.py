@@ -1,0 +1,71 @@
+"""Follows a run in the terminal: the analysis is drawn again whenever new checkpoints were observed."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from regime_proto.cli import render
+from regime_proto.cli.console import Messages
+
+from regime_proto.analyzer.result import Result
+from regime_proto.conversion import Done
+from regime_proto.directory import Reading
+from regime_proto.following import grown_plan, wait_for_two
+from regime_proto.plan import Plan
+
+Analyze = Callable[[Path], Result]
+
+
+def wait(root: Path, reading: Reading, messages: Messages, *, seconds: float) -> None:
+    """Wait until there is a change to measure."""
+    wait_for_two(
+        root, reading, seconds=seconds, waiting=lambda missing: messages.note(f"waiting for checkpoints: {missing}")
+    )
+
+
+def grown(
+    first: Plan,
+    reading: Reading,
+    messages: Messages,
+    *,
+    analyze: Analyze,
+    as_json: bool,
+    seconds: float,
+    steps: str | None,
+    every: int | None,
+) -> Callable[[Done], Plan | None]:
+    """Return what `run_plan` calls when it has observed all there is: show the result, wait for more.
+
+    The user ends it with Ctrl-C.
+    """
+    current = first
+
+    def go_on(done: Done) -> Plan | None:
+        nonlocal current
+        try:
+            show(analyze(done.path), messages, as_json=as_json)
+            messages.note(
+                f"{time.strftime('%H:%M:%S')}  {done.observations} observations in {done.path}; waiting for more, "
+                "Ctrl-C ends"
+            )
+            current = grown_plan(current, reading, steps=steps, every=every, seconds=seconds)
+        except KeyboardInterrupt:
+            messages.note("ended; the trajectory is complete up to here")
+            return None
+        return current
+
+    return go_on
+
+
+def show(result: Result, messages: Messages, *, as_json: bool) -> None:
+    """Draw a result in place of the one before it; as JSON, a line for each."""
+    if as_json:
+        sys.stdout.write(json.dumps(result.to_json(), allow_nan=False) + "\n")
+        sys.stdout.flush()
+        return
+    console = render.console()
+    if console.is_terminal:
+        console.clear()
+    render.show(console, render.analysis(result, all_layers=messages.verbose))

@@ -1,0 +1,98 @@
+"""Follows a run that is still being trained: new checkpoints are observed as they appear."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from regime_proto.directory import AS_RECOGNISED, NoCheckpoint, Reading, open_directory
+from regime_proto.plan import Plan
+from regime_proto.registry import Outlining, capable
+from regime_proto.schema.errors import RegimeError
+
+
+def wait_for_two(
+    root: Path,
+    reading: Reading = AS_RECOGNISED,
+    *,
+    seconds: float,
+    waiting: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Return once a directory holds two complete checkpoints, which is what a change takes.
+
+    Parameters
+    ----------
+    root : Path
+    reading : Reading
+    seconds : float
+        Between two looks.
+    waiting : callable
+        Called once, with what is missing, if there is something to wait for.
+
+    Raises
+    ------
+    RegimeError
+        There is no such directory, it cannot be read, or its checkpoints cannot be followed.
+    """
+    if not root.is_dir():
+        raise RegimeError(f"{root}: no such directory")
+    told = False
+    while True:
+        missing = _missing(root, reading)
+        if missing is None:
+            return
+        if not told:
+            waiting(missing)
+        told = True
+        time.sleep(seconds)
+
+
+def _missing(root: Path, reading: Reading) -> str | None:
+    try:
+        source = open_directory(root, reading)
+        if capable(source.adapter, Outlining) is not None:
+            raise RegimeError(f"{root}: --follow needs one program for all checkpoints, not {source.adapter} models")
+        count = len(source.checkpoints)
+    except NoCheckpoint as error:
+        return str(error)
+    return None if count > 1 else f"{root}: one checkpoint so far"
+
+
+def grown_plan(
+    plan: Plan,
+    reading: Reading = AS_RECOGNISED,
+    *,
+    steps: str | None = None,
+    every: int | None = None,
+    seconds: float,
+) -> Plan:
+    """Return the plan of a run once it holds later checkpoints than `plan`; program, probe and gates stay the same.
+
+    Checkpoints that were observed may have been deleted since, except the last one.
+
+    Parameters
+    ----------
+    plan : Plan
+    reading, steps, every : optional
+        As the plan was made.
+    seconds : float
+        Between two looks.
+
+    Raises
+    ------
+    RegimeError
+        The last checkpoint is gone.
+    """
+    known = plan.source.checkpoints
+    while True:
+        time.sleep(seconds)
+        source = open_directory(plan.source.root, reading).select(steps, every)
+        if known[-1] not in source.checkpoints:
+            raise RegimeError(
+                f"{known[-1].path}: gone before the next one was there, which has to be compared with it; keep two "
+                "checkpoints at least"
+            )
+        new = tuple(checkpoint for checkpoint in source.checkpoints if checkpoint.step > known[-1].step)
+        if new:
+            grown = replace(plan.source, checkpoints=(*known, *new), skipped=source.skipped)
+            return replace(plan, source=grown, known_fingerprints=tuple(plan.fingerprints))
