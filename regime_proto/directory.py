@@ -31,6 +31,10 @@ class NoCheckpoint(RegimeError):
     """There is nothing to read in a directory."""
 
 
+class AdapterError(RegimeError):
+    """An adapter failed in a way that it does not foresee."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """How a directory is to be read; what is None is found out.
@@ -82,7 +86,7 @@ def open_directory(root: Path, reading: Reading = AS_RECOGNISED) -> Source:
     if root.name.endswith(SUFFIX):
         raise RegimeError(f"{root}: the segments of an unfinished run; finish it with `regime merge {root}`")
     found = _recognise(root, reading)
-    peek = cache(_on_disk(found.reader.peek))
+    peek = cache(_guarded(found.reader.peek, found.adapter))
     paths, others = _without_other_families(found.paths, peek)
     if not paths:
         raise NoCheckpoint(f"{root}: no checkpoint found; {others[0].path.name}: {others[0].reason}")
@@ -91,7 +95,7 @@ def open_directory(root: Path, reading: Reading = AS_RECOGNISED) -> Source:
     skipped += _take_off_unfinished(checkpoints, peek)
     if not checkpoints:
         raise NoCheckpoint(f"{root}: no complete checkpoint yet ({skipped[-1].path.name} may still be being written)")
-    load = _on_disk(found.reader.read)
+    load = _guarded(found.reader.read, found.adapter)
 
     def read(checkpoint: Checkpoint) -> State:
         return state_of(load(checkpoint.path), str(checkpoint.path), weights=reading.weights)
@@ -117,10 +121,18 @@ def find_source(root: Path, reading: Reading = AS_RECOGNISED) -> Source | None:
         return None
 
 
-def _on_disk(function: Callable[[Path], T]) -> Callable[[Path], T]:
+def _guarded(function: Callable[[Path], T], adapter: str) -> Callable[[Path], T]:
+    """Return a function of an adapter that takes any place, and whose unforeseen errors name file and adapter."""
+
     def apply(path: Path) -> T:
         with on_disk(path) as local:
-            return function(local)
+            try:
+                return function(local)
+            except (RegimeError, OSError):
+                raise
+            except Exception as error:
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                raise AdapterError(f"{path}: adapter {adapter!r} fails on it ({reason})") from error
 
     return apply
 
@@ -131,7 +143,7 @@ def _recognise(root: Path, reading: Reading) -> _Recognised:
     families = _families(path for path in entries(root) if path.name not in _OWN_FILES)
     claims: dict[str, dict[str, str]] = {}
     for name, reader in known.items():
-        reasons = {family: _reason_for(reader, members) for family, members in families.items()}
+        reasons = {family: _reason_for(name, reader, members) for family, members in families.items()}
         claims[name] = {family: reason for family, reason in reasons.items() if reason is not None}
 
     def entries_of(name: str) -> int:
@@ -159,13 +171,17 @@ def _families(paths: Iterable[Path]) -> dict[str, list[Path]]:
     return families
 
 
-def _reason_for(reader: Reader, members: Sequence[Path]) -> str | None:
+def _reason_for(name: str, reader: Reader, members: Sequence[Path]) -> str | None:
     """Return what tells that entries of one kind are checkpoints of `reader`; None if they are not."""
     candidates = (path for path in members if (path.suffix in reader.SUFFIXES if reader.SUFFIXES else path.is_dir()))
-    recognise = _on_disk(reader.recognise)
+    recognise = _guarded(reader.recognise, name)
     # The last ones may still be being written.
-    reasons = (recognise(path) for path in islice(candidates, _LOOKS))
-    return next((reason for reason in reasons if reason is not None), None)
+    try:
+        reasons = (recognise(path) for path in islice(candidates, _LOOKS))
+        return next((reason for reason in reasons if reason is not None), None)
+    except AdapterError as error:
+        warnings.warn(f"{error}; it is left out here", RegimeWarning, stacklevel=2)
+        return None
 
 
 def _rank(reader: Reader, known: Mapping[str, Reader]) -> int:
@@ -202,8 +218,8 @@ def _nothing(root: Path, paths: list[Path], known: Mapping[str, Reader]) -> str:
 def _recognised_below(folder: Path, known: Mapping[str, Reader]) -> int:
     families = _families(entries(folder)).values()
     return max(
-        sum(len(members) for members in families if _reason_for(reader, members) is not None)
-        for reader in known.values()
+        sum(len(members) for members in families if _reason_for(name, reader, members) is not None)
+        for name, reader in known.items()
     )
 
 

@@ -137,13 +137,19 @@ class Advising(Protocol):
         """Return in one line what `path` is and how to make checkpoints of it that can be read; None if unknown."""
 
 
+_ABILITIES = (Reader, Exporter, Describing, Outlining, Tokenizing, Advising)
+
+
 @cache
 def adapters() -> dict[str, object]:
-    """Return the adapter modules by name. One that cannot be imported is left out, with a warning."""
+    """Return the adapter modules by name. One that cannot be used is left out, with a warning."""
     found: dict[str, object] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
-            found[entry.name] = entry.load()
+            module = entry.load()
+            if not isinstance(module, _ABILITIES):
+                raise TypeError("it has the functions of no protocol in regime_proto.registry")
+            found[entry.name] = module
         except Exception as error:
             warnings.warn(
                 f"adapter {entry.name!r} ({entry.value}) is left out: {type(error).__name__}: {error}",
