@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 DEMO_OUT ?= demo-run
 
-.PHONY: help demo test test-all bench bench-file lint types wheel-check clean
+.PHONY: help demo test test-all bench bench-file lint readme types clean
 
 help:
 	@echo "make demo    train a small network and analyze it"
@@ -47,6 +47,10 @@ bench-file: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The table of sources in the README, with the versions that are tested.
+readme: $(VENV)/.installed
+	$(BIN)/python tests/readme_table.py
 
 types: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" tests/check_wheel.sh

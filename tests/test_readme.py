@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import tomllib
 from pathlib import Path
 
 import nets
@@ -10,11 +11,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from conftest import save_run
+from readme_table import with_table
+from regime_proto.adapters.table import SOURCES
 from regime_proto.cli.main import main
 
 import regime_proto
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
@@ -65,6 +69,14 @@ def test_the_output_shown_is_the_output(tmp_path, monkeypatch):
     assert words(found) == words(lines)
     rho = [float(re.search(r"ρ +([\d.]+)", "\n".join(text))[1]) for text in (found, lines)]
     assert rho[0] == pytest.approx(rho[1], abs=0.05)
+
+
+def test_the_table_of_sources_is_that_of_the_adapters():
+    assert with_table(README) == README, "run make readme"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    adapters = project["entry-points"]["regime_proto.adapters"]
+    assert {entry.adapter for entry in SOURCES} == set(adapters)
+    assert {extra for entry in SOURCES for extra in entry.extras} <= set(project["optional-dependencies"])
 
 
 def test_every_command_stands_in_the_readme():
