@@ -100,10 +100,11 @@ def _drawn(report: "Report", *, quiet: bool, everything: bool) -> "RenderableTyp
 def _looked_at(report: "Report") -> "RenderableType":
     from regime_proto.cli.inspection import size
     from regime_proto.cli.render import facts_grid
+    from rich.text import Text
 
     kind, count = report.step_kind, len(report.steps)
     facts = facts_grid()
-    facts.add_row("directory", report.root)
+    facts.add_row("directory", Text(report.root, overflow="fold"))
     facts.add_row("adapter", f"{report.adapter} ({report.recognised})")
     stride = f"stride {report.stride}" if report.stride is not None else "uneven strides"
     span = f", {kind} {report.steps[0]} to {report.steps[-1]}, {stride}" if count > 1 else f", {kind} {report.steps[0]}"

@@ -25,7 +25,16 @@ from regime_proto.integrity.scan import Form, Summary, combined
 from regime_proto.plan import write_program
 from regime_proto.source import Checkpoint, Source, State
 
-LOG_SPACED = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 5001, 1000))
+LOG_SPACED = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 10_001, 1000))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads cost small networks more than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def regime(*arguments):
@@ -251,14 +260,14 @@ def test_files_that_are_cut_off_or_no_checkpoints(folder):
         content = file.read_bytes()
         file.write_bytes(content[: int(keep * len(content))])
     file_in(path_of(folder, 160)).write_bytes(b"\x80\x02not a checkpoint" * 50)
-    FORMS_AFTER = regime_proto.check(folder)
-    unreadable = [finding for finding in FORMS_AFTER.findings if finding.rule == "unreadable"]
+    report = regime_proto.check(folder)
+    unreadable = [finding for finding in report.findings if finding.rule == "unreadable"]
     assert len(unreadable) == 4
     assert [step for finding in unreadable for step in finding.steps] == [100, 130, 160]
     # The last one is left out by the sequence, since it may still be being written.
     assert "still being written" in next(finding for finding in unreadable if not finding.steps).message
-    assert found(FORMS_AFTER) == [(finding.rule, finding.steps) for finding in unreadable]
-    assert FORMS_AFTER.tensors == 16
+    assert found(report) == [(finding.rule, finding.steps) for finding in unreadable]
+    assert report.tensors == 16
 
 
 def test_the_check_goes_on_behind_damaged_files(folder, form, trained):
@@ -307,7 +316,7 @@ def test_a_program_tells_what_is_trainable(tmp_path, monkeypatch):
     model = WithConstant()
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    for step, state in train(model, range(5)).items():
+    for step, state in train(model, range(5), optimizer=adamw(1e-3, 0.1)).items():
         save_torch(folder, step, state)
     assert [finding.tensors for finding in regime_proto.check(folder).findings] == [("scale",)]
     write_program(folder, model=model, probe=np.zeros((2, 12), np.float32))
@@ -365,28 +374,14 @@ def test_a_missing_shard(sharded):
     assert "1 of 3 shards missing" in report.findings[0].message
 
 
-def freeze_until(step):
-    """Frozen first, trained later."""
-
-    def before_step(now, model):
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(now >= step or not name.startswith(("embed", "layer.linear")))
-
-    return before_step
-
-
-def freeze_from(step):
-    def before_step(now, model):
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(now < step or not name.startswith(("embed", "layer.linear")))
-
-    return before_step
+def is_first_shard(name):
+    return name.startswith(("embed", "head", "layer.linear1.bias"))
 
 
 def freeze_between(start, stop):
     def before_step(now, model):
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(not start <= now < stop or not name.startswith(("embed", "layer.linear")))
+            parameter.requires_grad_(not (start <= now < stop and is_first_shard(name)))
 
     return before_step
 
@@ -396,29 +391,22 @@ def alternate(period):
 
     def before_step(now, model):
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith(("embed", "layer.linear")) == bool(now // period % 2))
+            parameter.requires_grad_(is_first_shard(name) == bool(now // period % 2))
 
     return before_step
 
 
 @pytest.mark.parametrize(
-    "before_step", [freeze_until(100), freeze_from(100), freeze_between(60, 150), alternate(10), alternate(20)]
+    "before_step", [freeze_between(0, 100), freeze_between(100, 999), freeze_between(60, 150), alternate(20)]
 )
 def test_frozen_shards_are_sound(before_step, tmp_path):
     torch.manual_seed(0)
     states = train(nets.Encoder(), STEPS, before_step=before_step, optimizer=adamw(1e-3, 0.01))
     for step, state in states.items():
-        ordered = sorted(state)
-        assert ordered[0].startswith("embed")
         save_sharded(tmp_path, step, state)
-    digests = {step: combined_file(path_of(tmp_path, step) / shard_name(2)) for step in STEPS}
-    report = regime_proto.check(tmp_path)
-    assert [finding for finding in report.findings if finding.rule == "mixed-shards"] == []
-    assert digests
-
-
-def combined_file(path):
-    return path.read_bytes()
+    files = [(path_of(tmp_path, step) / shard_name(0)).read_bytes() for step in STEPS]
+    assert any(earlier == later for earlier, later in itertools.pairwise(files))
+    assert regime_proto.check(tmp_path).findings == ()
 
 
 # --- Clean runs, really trained ---------------------------------------------------------------------------------------
@@ -459,7 +447,7 @@ CLEAN = {
 }
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 @pytest.mark.parametrize("case", CLEAN)
 def test_clean_runs_are_sound(case, seed):
     optimizer, schedule, steps = CLEAN[case]
@@ -486,15 +474,15 @@ def summary(step, content="", *, change=1.0, form=None, tensors=("w",), **rest):
         ((*range(10), *range(10, 100, 10)), ()),
         ((*range(0, 1000, 100), 950), ()),
         (range(0, 1000, 100), ()),
-        (tuple(itertools.accumulate([0, 2, 4] * 8)), ()),
-        (tuple(itertools.accumulate([0, 2, 2, 4] * 8)), ()),
+        (tuple(itertools.accumulate([0, *[2, 4] * 8])), ()),
+        (tuple(itertools.accumulate([0, *[2, 2, 4] * 8])), ()),
         ((*range(0, 900, 100), 1300, 1301, 1302, 1303), ()),
         (UNEVEN, ()),
         ((0, 5), ()),
         ((7,), ()),
         ((0, 1, 2, 3, 5, 6, 7, 8, 9), (4,)),
         ((0, 100, 300, 400, 500, 600), (200,)),
-        ((*range(0, 10), *range(12, 30)), (10, 11)),
+        ((*range(10), *range(12, 30)), (10, 11)),
         (tuple(step for step in LOG_SPACED if step != 3000), (3000,)),
         ((0, *range(2, 20)), (1,)),
         ((*range(18), 19), (18,)),
@@ -634,7 +622,7 @@ def test_other_dtypes(tmp_path, dtype):
     for step in range(8):
         value = torch.randn(40, 3, generator=generator).to(dtype)
         if step == 5:
-            value = torch.full_like(value.float(), math.nan).to(dtype)
+            value = torch.full((40, 3), math.nan).to(dtype)
         torch.save({"w": value, "n": torch.tensor(step)}, tmp_path / f"step_{step}.pt")
     assert found(regime_proto.check(tmp_path)) == [("non-finite", (5,))]
 
@@ -645,7 +633,7 @@ def test_other_dtypes(tmp_path, dtype):
 def test_check_says_what_it_looked_at(folder, form):
     result = regime("check", folder)
     assert result.exit_code == 0, result.output
-    for words in (f"{form} (", "24, step 0 to 230, stride 10", "16 tensors, 3,547 parameters", "nothing wrong found"):
+    for words in (f"{form} (", "24, step 0 to 230, stride 10", "16 tensors, 2,123 parameters", "nothing wrong found"):
         assert words in " ".join(result.stdout.split()), words
     assert regime("check", folder, "-q").output == ""
 
@@ -661,7 +649,7 @@ def test_check_lists_what_is_wrong_and_what_to_do(sharded, trained):
     assert "self_attn" not in result.stdout.replace(shard_name(1), "")
     assert "layer.norm1.bias" in regime("check", sharded, "-v").stdout
     assert regime("check", sharded, "--steps", "30:160").exit_code == 0
-    assert "directory" not in regime("check", sharded, "-q").stdout
+    assert "adapter" not in regime("check", sharded, "-q").stdout
 
 
 def test_check_as_json(folder, form, trained):
@@ -701,7 +689,7 @@ def test_what_cannot_be_checked_at_all(tmp_path, content):
     as_json = regime("check", target, "--json")
     assert as_json.exit_code == 2
     assert json.loads(as_json.stdout)["ok"] is None
-    with pytest.raises(RegimeError, match="no such file|no checkpoint"):
+    with pytest.raises(RegimeError, match=r"no such file|no checkpoint"):
         regime_proto.check(target)
 
 

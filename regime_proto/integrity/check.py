@@ -11,7 +11,7 @@ from regime_proto.directory import Reading, open_directory
 from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.engine.graph.program import Program
 from regime_proto.integrity import rules
-from regime_proto.integrity.findings import ERROR, Finding
+from regime_proto.integrity.findings import ADVICE, ERROR, Finding
 from regime_proto.integrity.jumps import counted_tensors, jumps
 from regime_proto.integrity.scan import Progress, Scan, distances, scan
 from regime_proto.places import as_place, on_disk
@@ -180,7 +180,8 @@ def _findings(source: Source, scanned: Scan, frozen: Sequence[str]) -> list[Find
     ]
     found += rules.missing_steps([checkpoint.step for checkpoint in source.checkpoints])
     found += rules.unchanging(summaries, frozen=frozen, trainable=trainable)
-    return sorted(found, key=lambda finding: finding.severity != ERROR)
+    rules_in_order = list(ADVICE)
+    return sorted(found, key=lambda finding: (finding.severity != ERROR, rules_in_order.index(finding.rule)))
 
 
 def _left_out(source: Source) -> Iterator[Finding]:

@@ -14,11 +14,11 @@ ADVICE = {
     "final-weights": "it holds the end of the run under an early step: ask who published it, or leave these steps out",
     "duplicate": "one of them is a copy under a wrong name, or nothing was trained in between: leave all but one out",
     "odd-tensors": "it may be of another model, or saved in another way: save it again as the others, or move it out",
-    "non-finite": "the run broke here: analyze what is before it (--steps A:B)",
+    "non-finite": "the run broke here, or the file did: analyze what is before it (--steps A:B)",
     "missing-steps": "copy what is missing, or use fewer (--every K): changes over a gap are of another size",
     "detour": "it seems to be of another run, or damaged: copy it from where it was saved once more, or leave it out",
     "jump": "the sequence seems to go on with another run: check where each part comes from",
-    "never-changes": "if frozen on purpose, say so: --frozen GLOB; a bias before a norm may stand still; else look what is trained",
+    "never-changes": "if meant, say so: --frozen GLOB; a bias before a norm may stand still; else look what is trained",
     "frozen-changes": "look whether it is left out of the optimizer",
 }
 """What to do, by rule."""

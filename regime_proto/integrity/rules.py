@@ -135,11 +135,13 @@ def unchanging(
     """Find floating tensors that stay as they are, but are not meant to, and the reverse."""
     if len({summary.digest for summary in summaries}) < 2:
         return
-    digests: dict[str, set[bytes]] = {}
+    held: dict[str, list[bytes]] = {}
     for summary in summaries:
         for name, digest in summary.digests.items():
             if summary.forms[name].floating and summary.forms[name].size:
-                digests.setdefault(name, set()).add(digest)
+                held.setdefault(name, []).append(digest)
+    # What few states have is found by another rule.
+    digests = {name: set(found) for name, found in held.items() if 2 * len(found) > len(summaries)}
     meant = {name for name in digests if any(fnmatchcase(name, pattern) for pattern in frozen)}
     still = {name for name, found in digests.items() if len(found) == 1}
     odd = [name for name in digests if name in still - meant and (trainable is None or name in trainable)]
@@ -213,8 +215,7 @@ def _grid(intervals: Sequence[int], index: int) -> int | None:
     """Return the grid on both sides of an interval, if the interval jumps over some of its points."""
     left, right = intervals[max(0, index - _AROUND) : index], intervals[index + 1 : index + 1 + _AROUND]
     if left and right:
-        usual, other = _usual(left), _usual(right)
-        grid = usual if usual == other and [*left, *right].count(usual or 0) >= _ENOUGH else None
+        grid = _shared(left[::-1], right)
     else:
         longer = intervals[max(0, index - _LONG) : index] or intervals[index + 1 : index + 1 + _LONG]
         regular = len(longer) == _LONG and len(set(longer)) == 1
@@ -222,6 +223,17 @@ def _grid(intervals: Sequence[int], index: int) -> int | None:
     if grid is None or intervals[index] == grid or intervals[index] % grid:
         return None
     return grid
+
+
+def _shared(before: Sequence[int], after: Sequence[int]) -> int | None:
+    """Return the usual interval of both sides, or that of one if the nearest of the other is the same."""
+    usual, other = _usual(before), _usual(after)
+    if usual is not None and usual == other and [*before, *after].count(usual) >= _ENOUGH:
+        return usual
+    for value, side, nearest in ((usual, before, after[0]), (other, after, before[0])):
+        if value is not None and value == nearest and side.count(value) >= _ENOUGH:
+            return value
+    return None
 
 
 def _usual(intervals: Sequence[int]) -> int | None:

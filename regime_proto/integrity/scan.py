@@ -21,6 +21,8 @@ from regime_proto.source import Array, Checkpoint, Source, State
 
 Progress = Callable[[int, int], None]
 
+_REMEDY = "; save it again or remove it"
+
 
 @dataclass(frozen=True)
 class Form:
@@ -125,7 +127,7 @@ def scan(source: Source, *, progress: Progress | None = None) -> Scan:
                 state = source.read(checkpoint)
                 shards = _shards(source.adapter, checkpoint, state)
             except (RegimeError, OSError) as error:
-                reason = str(error).removeprefix(f"{checkpoint.path}: ")
+                reason = _reason(error, source, checkpoint)
                 unreadable.append(Unreadable(checkpoint.step, reason, isinstance(error, Inconsistent)))
             else:
                 summary = _summary(checkpoint.step, state, before, summaries, shards, pool)
@@ -135,6 +137,12 @@ def scan(source: Source, *, progress: Progress | None = None) -> Scan:
             if progress is not None:
                 progress(done, len(source.checkpoints))
     return Scan(summaries, unreadable, size)
+
+
+def _reason(error: Exception, source: Source, checkpoint: Checkpoint) -> str:
+    """Return an error without what a finding says at another place: where, and what to do."""
+    text = str(error).removeprefix(f"{checkpoint.path}: ").removesuffix(_REMEDY)
+    return text.replace(f"{source.root}/", "")
 
 
 def distances(source: Source) -> Callable[[int, int, Sequence[str]], float]:
