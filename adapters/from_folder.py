@@ -8,7 +8,7 @@ from typing import Any
 from regime_proto.adapters import from_safetensors, from_torch
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.payload import TOP, Incomplete, Label, Payload
+from regime_proto.payload import TOP, Incomplete, Inconsistent, Label, Payload
 
 SUFFIXES = ()
 
@@ -41,16 +41,24 @@ def read(path: Path) -> Payload:
         held = payload.groups.get(TOP, {})
         twice = next((name for name in held if name in tensors), None)
         if twice is not None:
-            raise RegimeError(f"{file}: tensor {twice!r} is in another shard too; its index is of another save")
+            raise Inconsistent(f"{file}: tensor {twice!r} is in another shard too; its index is of another save")
         tensors |= held
     expected = weight_map(path)
     missing = next((name for name in expected if name not in tensors), None)
     if missing is not None:
-        raise RegimeError(
+        raise Inconsistent(
             f"{path / expected[missing]}: tensor {missing!r} is not in it, although the index says so; "
-            "the shards of two saves may be mixed: run `regime check`"
+            "the shards of two saves may be mixed; save it again or remove it"
         )
     return Payload({TOP: tensors}, first.facts)
+
+
+def shards(path: Path) -> dict[str, list[str]]:
+    """Return the tensors that the index assigns to each shard; nothing for a single file."""
+    held: dict[str, list[str]] = {}
+    for name, file in weight_map(path).items():
+        held.setdefault(file, []).append(name)
+    return held
 
 
 def files_in(folder: Path) -> list[Path]:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from regime_proto.analyzer.result import Result, analyze
     from regime_proto.conversion import convert
     from regime_proto.dataset import open_trajectory
+    from regime_proto.integrity.check import check
     from regime_proto.schema.errors import RegimeError, RegimeWarning, TrajectoryError
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ __all__ = [
     "Result",
     "TrajectoryError",
     "analyze",
+    "check",
     "convert",
     "open_trajectory",
     "synthetic",
@@ -30,6 +32,7 @@ _HOMES = {
     "Result": "regime_proto.analyzer.result",
     "TrajectoryError": "regime_proto.schema.errors",
     "analyze": "regime_proto.analyzer.result",
+    "check": "regime_proto.integrity.check",
     "convert": "regime_proto.conversion",
     "open_trajectory": "regime_proto.dataset",
 }

@@ -34,6 +34,10 @@ class Incomplete(RegimeError):
     """A checkpoint that is still being written, or was cut off."""
 
 
+class Inconsistent(RegimeError):
+    """The parts of a checkpoint do not belong together."""
+
+
 @dataclass(frozen=True)
 class NotDense:
     """Stands for a tensor that cannot be an array: a sparse or a quantized one, or one of a dtype of torch's own."""

@@ -6,7 +6,7 @@ abilities, each a protocol of its own.
 
 import difflib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -126,6 +126,20 @@ class Tokenizing(Protocol):
         ------
         RegimeError
             There is no tokenizer in the checkpoint, or it cannot be read without running code.
+        """
+
+
+@runtime_checkable
+class Sharded(Protocol):
+    """Reads checkpoints that lie in several files."""
+
+    def shards(self, path: Path) -> Mapping[str, Sequence[str]]:
+        """Return the names of the tensors in each file of a checkpoint; nothing where it is one file.
+
+        Raises
+        ------
+        RegimeError
+            The list of the files is damaged.
         """
 
 

@@ -1,0 +1,123 @@
+"""The command that looks whether a sequence of checkpoints is what it claims to be."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich_click as click
+from regime_proto.cli import options
+from regime_proto.cli.console import Messages, one_line, show_error
+from regime_proto.schema.errors import RegimeError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from regime_proto.integrity.check import Report
+
+
+@click.command()
+@click.argument("source", metavar="DIR", type=options.PLACE)
+@click.option(
+    "--frozen",
+    multiple=True,
+    metavar="GLOB",
+    help="Tensors that are meant to stay as they are, by name. May be repeated.",
+)
+@options.steps
+@click.option("--every", type=int, metavar="K", help="Look at every K-th checkpoint only.")
+@options.reading
+@options.as_json
+@options.messages
+@click.pass_context
+def check(
+    context: click.Context,
+    source: Path,
+    frozen: tuple[str, ...],
+    steps: str | None,
+    every: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **reading: str | None,
+) -> None:
+    """Look whether a directory of checkpoints is what it claims to be, without a model.
+
+    Found are: files that are damaged, states that are equal, final weights under early steps, mixed shards, tensors
+    that never change, are missing or have another shape, steps that are missing, NaN and Inf, sudden jumps.
+
+    Exit code 0: nothing is wrong; 1: something is; 2: there is nothing that could be checked.
+
+    Example: regime check checkpoints/ --frozen 'embed.*'
+    """
+    from regime_proto.integrity.check import check as report_on
+
+    messages = Messages(quiet=quiet, verbose=verbose)
+    try:
+        with messages.collecting(), messages.progress("checking") as progress:
+            report = report_on(source, frozen=frozen, steps=steps, every=every, progress=progress, **reading)
+    except (RegimeError, OSError) as error:
+        message = f"{error.filename or source}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        if as_json:
+            click.echo(json.dumps({"json_version": 1, "path": str(source), "ok": None, "error": one_line(message)}))
+        else:
+            show_error(message)
+        context.exit(2)
+    if as_json:
+        click.echo(json.dumps({**report.to_json(), "warnings": messages.warnings}, allow_nan=False))
+    elif report.findings or not quiet:
+        from regime_proto.cli import render
+
+        render.show(render.console(), _drawn(report, quiet=quiet, everything=verbose))
+    context.exit(int(not report.ok))
+
+
+def _drawn(report: "Report", *, quiet: bool, everything: bool) -> "RenderableType":
+    """Return what was looked at, what was found, and what to do."""
+    from regime_proto.cli.render import facts_grid, plain_table
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = [] if quiet else [_looked_at(report), ""]
+    if report.findings:
+        table = plain_table("found", (report.step_kind, "left"), ("what", "left"))
+        for finding in report.findings:
+            style = "red" if finding.severity == "error" else "yellow"
+            table.add_row(
+                Text(finding.rule, style=style), _steps(finding.steps, everything=everything), finding.message
+            )
+            if everything:
+                for name in finding.tensors:
+                    table.add_row("", "", Text(f"  {name}", style="dim"))
+        advice = facts_grid()
+        for rule, what in {finding.rule: finding.advice for finding in report.findings}.items():
+            advice.add_row(Text(rule, style="dim"), what)
+        parts += [table, "", Text("what to do", style="dim"), advice]
+    if report.ok:
+        parts += [*([""] if report.findings else []), Text("nothing wrong found", style="green")]
+    return Group(*parts)
+
+
+def _looked_at(report: "Report") -> "RenderableType":
+    from regime_proto.cli.inspection import size
+    from regime_proto.cli.render import facts_grid
+    from rich.text import Text
+
+    kind, count = report.step_kind, len(report.steps)
+    facts = facts_grid()
+    facts.add_row("directory", Text(report.root, overflow="fold"))
+    facts.add_row("adapter", f"{report.adapter} ({report.recognised})")
+    stride = f"stride {report.stride}" if report.stride is not None else "uneven strides"
+    span = f", {kind} {report.steps[0]} to {report.steps[-1]}, {stride}" if count > 1 else f", {kind} {report.steps[0]}"
+    facts.add_row("checkpoints", f"{count}{span}")
+    facts.add_row("each", f"{report.tensors} tensors, {report.parameters:,} parameters; {size(report.size)} in all")
+    if report.skipped:
+        facts.add_row("left out", f"{len(report.skipped)} other files or folders; regime inspect lists them")
+    return facts
+
+
+def _steps(steps: tuple[int, ...], *, everything: bool) -> str:
+    from regime_proto.integrity.findings import spell_steps
+
+    if not steps:
+        return "–"
+    return ", ".join(map(str, steps)) if everything else spell_steps(steps)

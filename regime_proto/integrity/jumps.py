@@ -1,0 +1,142 @@
+"""Sudden changes out of line with those around: foreign states in a sequence, and switches to another run."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from regime_proto.integrity.findings import Finding
+from regime_proto.integrity.scan import Summary
+
+Distance = Callable[[int, int, Sequence[str]], float]
+
+# A detour is recognised by its return, so its intervals need not be as far out of line as a jump that lasts.
+_DETOUR, _DETOUR_AROUND, _LONGEST = 5.0, 2, 3
+# "Much closer": of the smaller of the ways there and back.
+_RETURN = 1 / 3
+_JUMP, _JUMP_AROUND = 10.0, 3
+_FEWEST = 2
+# Running statistics follow the data, not the optimizer, and their scale is another.
+_STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_variance")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The way from one state to the next.
+
+    Parameters
+    ----------
+    steps : int
+        How many it spans.
+    change : float
+        Mean |Δ|.
+    """
+
+    steps: int
+    change: float
+
+    def exceeds(self, other: "Interval", factor: float) -> bool:
+        """Whether the change is larger by a factor, both as it is and for each step.
+
+        Weights that drift move with the number of steps, weights that oscillate do not.
+        """
+        per_step = self.change * other.steps >= factor * other.change * self.steps
+        return self.change >= factor * other.change and per_step
+
+
+def counted_tensors(summaries: Sequence[Summary], trainable: Collection[str] | None = None) -> list[str]:
+    """Return the tensors whose changes count: the trainable ones, if known, else all but running statistics."""
+    floating = dict.fromkeys(name for summary in summaries for name, form in summary.forms.items() if form.floating)
+    known = [name for name in floating if trainable is not None and name in trainable]
+    return known or [name for name in floating if not name.endswith(_STATISTICS)]
+
+
+def jumps(summaries: Sequence[Summary], distance: Distance, names: Sequence[str]) -> Iterator[Finding]:
+    """Find detours and lasting jumps.
+
+    A detour: up to three states in a row, such that those before and after them are much closer to each other than
+    either to them, and the ways there and back are far larger than the intervals around. A lasting jump: an interval
+    an order of magnitude above the largest of its neighbours on both sides.
+
+    Parameters
+    ----------
+    summaries : sequence of Summary
+    distance : callable
+        Gives Σ|Δ| between the states of two steps over some tensors; it is called for suspicious ones only.
+    names : sequence of str
+        The tensors that count.
+    """
+    intervals = [_interval(earlier, later, names) for earlier, later in pairwise(summaries)]
+    taken: set[int] = set()
+    for first, last in _excursions(summaries, intervals, distance, names):
+        steps = tuple(summary.step for summary in summaries[first : last + 1])
+        ends = summaries[first - 1].step, summaries[last + 1].step
+        times = _times(intervals, first - 1, last, _DETOUR_AROUND)
+        yield Finding(
+            "detour",
+            f"far off its neighbours, which are close to each other ({ends[0]} and {ends[1]}): "
+            f"the weights move {times}× as far as around it",
+            steps,
+        )
+        taken.update(range(first - 1, last + 1))
+    for index, interval in enumerate(intervals):
+        sides = _sides(intervals, index, index, _JUMP_AROUND)
+        enough = all(len(side) >= _FEWEST and any(other.change for other in side) for side in sides)
+        if index not in taken and enough and all(interval.exceeds(other, _JUMP) for side in sides for other in side):
+            times = _times(intervals, index, index, _JUMP_AROUND)
+            yield Finding(
+                "jump",
+                f"the weights move {times}× as far since step {summaries[index].step} as in the intervals around, "
+                "and do not come back",
+                (summaries[index + 1].step,),
+            )
+
+
+def _interval(earlier: Summary, later: Summary, names: Sequence[str]) -> Interval:
+    common = [name for name in names if name in later.changes]
+    size = sum(later.forms[name].size for name in common)
+    total = sum(later.changes[name] for name in common)
+    return Interval(later.step - earlier.step, total / size if size else float("nan"))
+
+
+def _excursions(
+    summaries: Sequence[Summary], intervals: Sequence[Interval], distance: Distance, names: Sequence[str]
+) -> Iterator[tuple[int, int]]:
+    """Return the first and last index of states that do not belong between their neighbours."""
+    taken: set[int] = set()
+    for length in range(1, _LONGEST + 1):
+        for first in range(1, len(summaries) - length):
+            last = first + length - 1
+            way, back = intervals[first - 1], intervals[last]
+            if taken & set(range(first - 1, last + 1)) or not _is_far(intervals, first - 1, last):
+                continue
+            common = [
+                name for name in names if name in summaries[first].changes and name in summaries[last + 1].changes
+            ]
+            size = sum(summaries[last + 1].forms[name].size for name in common)
+            closed = distance(summaries[first - 1].step, summaries[last + 1].step, common) / max(size, 1)
+            if closed <= _RETURN * min(way.change, back.change):
+                taken.update(range(first - 1, last + 1))
+                yield first, last
+
+
+def _is_far(intervals: Sequence[Interval], way: int, back: int) -> bool:
+    """Whether the intervals to some states and back are far larger than those around, and those between."""
+    before, after = _sides(intervals, way, back, _DETOUR_AROUND)
+    others = [*before, *after, *intervals[way + 1 : back]]
+    if len(before) + len(after) < _FEWEST or not any(other.change for other in others):
+        return False
+    return all(intervals[end].exceeds(other, _DETOUR) for end in (way, back) for other in others)
+
+
+def _sides(
+    intervals: Sequence[Interval], first: int, last: int, around: int
+) -> tuple[Sequence[Interval], Sequence[Interval]]:
+    """Return the intervals before `first` and after `last`, without those next to NaN or Inf."""
+    before, after = intervals[max(0, first - around) : first], intervals[last + 1 : last + 1 + around]
+    return [one for one in before if one.change < float("inf")], [one for one in after if one.change < float("inf")]
+
+
+def _times(intervals: Sequence[Interval], first: int, last: int, around: int) -> str:
+    before, after = _sides(intervals, first, last, around)
+    largest = max(other.change for other in (*before, *after))
+    return f"{min(intervals[first].change, intervals[last].change) / largest:.0f}" if largest else "infinitely"

@@ -1,0 +1,247 @@
+"""What can be wrong in a sequence of checkpoints: one pure function for each rule, from summaries to findings."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from fnmatch import fnmatchcase
+from itertools import groupby, pairwise
+
+from regime_proto.integrity.findings import WARNING, Finding, spell_names
+from regime_proto.integrity.scan import Form, Summary, Unreadable, combined
+
+# Neighbours on each side that say what is usual on a grid, the share of them that must agree, and how many in all.
+_AROUND, _AGREE, _ENOUGH = 6, 0.6, 4
+# At an end of the run only a long stretch of equal intervals says that something is missing, and only a little.
+_LONG, _LITTLE = 9, 4
+# A sequence with more gaps than that has a pattern of its own.
+_FEW = 0.2
+
+
+def unreadable(found: Sequence[Unreadable]) -> Iterator[Finding]:
+    """Find checkpoints that are damaged or cut off, and those whose shards do not fit the index."""
+    for entry in found:
+        rule = "mixed-shards" if entry.inconsistent else "unreadable"
+        yield Finding(rule, entry.reason, (entry.step,))
+
+
+def duplicates(summaries: Sequence[Summary]) -> Iterator[Finding]:
+    """Find states that are the same bit for bit, and early ones that hold the final weights."""
+    groups: dict[bytes, list[int]] = {}
+    for index, summary in enumerate(summaries):
+        groups.setdefault(summary.digest, []).append(index)
+    for group in groups.values():
+        # Weights that are all NaN are equal too; another rule tells that.
+        if len(group) == 1 or summaries[group[0]].non_finite:
+            continue
+        last = len(summaries) - 1
+        # Those next to the last one say only that training stopped.
+        early = _before_the_end(group) if group[-1] == last else []
+        if early:
+            steps = tuple(summaries[index].step for index in early)
+            verb = "holds" if len(steps) == 1 else "hold"
+            yield Finding(
+                "final-weights", f"{verb} the weights of the last step, {summaries[last].step}, bit for bit", steps
+            )
+        rest = [index for index in group if index not in early]
+        if len(rest) < 2:
+            continue
+        message = "the same weights, bit for bit"
+        steps = tuple(summaries[index].step for index in rest)
+        if rest == [0, 1]:
+            remark = ": a learning rate of 0 in the first step does this"
+            yield Finding("duplicate", message + remark, steps, severity=WARNING)
+        else:
+            yield Finding("duplicate", message, steps)
+
+
+def _before_the_end(group: Sequence[int]) -> list[int]:
+    """Return the indices of a group that are not part of the unbroken row at its end."""
+    start = len(group) - 1
+    while start and group[start - 1] == group[start] - 1:
+        start -= 1
+    return list(group[:start])
+
+
+def mixed_shards(summaries: Sequence[Summary]) -> Iterator[Finding]:
+    """Find shards of one step in the folder of another.
+
+    A shard that comes back after it had changed is out of place. So is one that stands still for one interval,
+    if it changes before and after it, and in nearly all others; a longer rest is one of frozen layers.
+    """
+    places: dict[tuple[str, ...], list[int]] = {}
+    files: dict[tuple[str, ...], str] = {}
+    for index, summary in enumerate(summaries):
+        for file, names in summary.shards.items():
+            key = tuple(sorted(name for name in names if name in summary.digests))
+            if any(summary.forms[name].floating for name in key):
+                places.setdefault(key, []).append(index)
+                files[key] = file
+    found: dict[tuple[int, int], list[tuple[str, ...]]] = {}
+    for key, indices in places.items():
+        for pair in _out_of_place(summaries, key, indices):
+            found.setdefault(_suspect_first(summaries, key, pair), []).append(key)
+    for (suspect, other), keys in found.items():
+        shown = spell_names([files[key] for key in keys])
+        verb = "is" if len(keys) == 1 else "are"
+        yield Finding(
+            "mixed-shards",
+            f"{shown} {verb} bit for bit that of step {summaries[other].step}, the other shards are not",
+            (summaries[suspect].step, summaries[other].step),
+            tuple(name for key in keys for name in key),
+        )
+
+
+def _out_of_place(
+    summaries: Sequence[Summary], names: tuple[str, ...], indices: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """Return pairs of states whose shard is the same although it should not be."""
+    digests = {index: combined(summaries[index].digests, names) for index in indices}
+    changed = [digests[index] != digests[following] for index, following in pairwise(indices)]
+    if True not in changed:
+        return
+    first, last = changed.index(True), len(changed) - 1 - changed[::-1].index(True)
+    resting = [number for number in range(first, last) if not changed[number]]
+    if len(resting) <= max(1, (last - first) // 10):
+        for number in resting:
+            pair = indices[number], indices[number + 1]
+            if summaries[pair[0]].digest != summaries[pair[1]].digest:
+                yield pair
+    seen: dict[bytes, int] = {}
+    for number, index in enumerate(indices):
+        earlier = seen.get(digests[index])
+        if earlier is not None and changed[number - 1] and summaries[earlier].digest != summaries[index].digest:
+            yield earlier, index
+        seen[digests[index]] = index
+
+
+def _suspect_first(summaries: Sequence[Summary], names: Sequence[str], pair: tuple[int, int]) -> tuple[int, int]:
+    """Return two states in the order in which their shard is out of place: it is the one that lies far off."""
+
+    def far(index: int, other: int) -> float:
+        steps = [(index, index - 1), (index + 1, index + 1)]
+        changes = [
+            sum(summaries[later].changes.get(name, 0.0) for name in names)
+            for later, neighbour in steps
+            if neighbour != other and 0 <= neighbour < len(summaries)
+        ]
+        return min(changes, default=0.0)
+
+    first, second = pair
+    return (first, second) if far(first, second) > far(second, first) else (second, first)
+
+
+def unchanging(
+    summaries: Sequence[Summary], *, frozen: Sequence[str] = (), trainable: Collection[str] | None = None
+) -> Iterator[Finding]:
+    """Find floating tensors that stay as they are, but are not meant to, and the reverse."""
+    if len({summary.digest for summary in summaries}) < 2:
+        return
+    held: dict[str, list[bytes]] = {}
+    for summary in summaries:
+        for name, digest in summary.digests.items():
+            if summary.forms[name].floating and summary.forms[name].size:
+                held.setdefault(name, []).append(digest)
+    # What few states have is found by another rule.
+    digests = {name: set(found) for name, found in held.items() if 2 * len(found) > len(summaries)}
+    meant = {name for name in digests if any(fnmatchcase(name, pattern) for pattern in frozen)}
+    still = {name for name, found in digests.items() if len(found) == 1}
+    odd = [name for name in digests if name in still - meant and (trainable is None or name in trainable)]
+    if odd:
+        verb = "is the same" if len(odd) == 1 else "are the same"
+        yield Finding("never-changes", f"{_counted(odd)} of {len(digests)} {verb} in all states", (), tuple(odd))
+    moved = [name for name in digests if name in meant - still]
+    if moved:
+        yield Finding("frozen-changes", f"{_counted(moved)} said to be frozen, but not the same", (), tuple(moved))
+
+
+def odd_tensors(summaries: Sequence[Summary]) -> Iterator[Finding]:
+    """Find tensors that are missing, too many, or of another shape or dtype than in most states."""
+    forms: dict[str, Counter[Form]] = {}
+    for summary in summaries:
+        for name, form in summary.forms.items():
+            forms.setdefault(name, Counter())[form] += 1
+    common = {name for name, counter in forms.items() if 2 * counter.total() > len(summaries)}
+    usual = {name: counter.most_common(1)[0][0] for name, counter in forms.items()}
+    found: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    for summary in summaries:
+        for what, names in _oddities(summary, common, usual).items():
+            found.setdefault((what, tuple(names)), []).append(summary.step)
+    for (what, names), steps in found.items():
+        yield Finding("odd-tensors", f"{what}: {_counted(names)}", tuple(steps), names)
+
+
+def _oddities(summary: Summary, common: Collection[str], usual: dict[str, Form]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in sorted(common - summary.forms.keys()):
+        found.setdefault("missing", []).append(name)
+    for name, form in summary.forms.items():
+        if name not in common:
+            found.setdefault("in few other states", []).append(name)
+        elif form.shape != usual[name].shape:
+            what = f"shape {list(form.shape)}, elsewhere {list(usual[name].shape)}"
+            found.setdefault(what, []).append(name)
+        elif form.dtype != usual[name].dtype:
+            found.setdefault(f"{form.dtype}, elsewhere {usual[name].dtype}", []).append(name)
+    return found
+
+
+def non_finite(summaries: Sequence[Summary]) -> Iterator[Finding]:
+    """Find NaN and Inf; states in a row make one finding."""
+    for spoiled, row in groupby(summaries, key=lambda summary: bool(summary.non_finite)):
+        if not spoiled:
+            continue
+        states = list(row)
+        names = sorted({name for state in states for name in state.non_finite})
+        first = f", first in {spell_names(states[0].non_finite)}" if len(states[0].non_finite) < len(names) else ""
+        yield Finding(
+            "non-finite", f"NaN or Inf in {_counted(names)}{first}", tuple(state.step for state in states), tuple(names)
+        )
+
+
+def missing_steps(steps: Sequence[int]) -> Iterator[Finding]:
+    """Find gaps in a regular grid; a grid may widen along the run, and the last step may lie off it."""
+    intervals = [later - earlier for earlier, later in pairwise(steps)]
+    grids = [_grid(intervals, index) for index in range(len(intervals))]
+    gaps = [
+        list(range(steps[index] + grid, steps[index + 1], grid)) for index, grid in enumerate(grids) if grid is not None
+    ]
+    if not gaps or len(gaps) > max(1, _FEW * len(intervals)):
+        return
+    missing = tuple(step for gap in gaps for step in gap)
+    verb = "is" if len(missing) == 1 else "are"
+    yield Finding("missing-steps", f"{verb} missing in an otherwise regular grid", missing)
+
+
+def _grid(intervals: Sequence[int], index: int) -> int | None:
+    """Return the grid on both sides of an interval, if the interval jumps over some of its points."""
+    left, right = intervals[max(0, index - _AROUND) : index], intervals[index + 1 : index + 1 + _AROUND]
+    if left and right:
+        grid = _shared(left[::-1], right)
+    else:
+        longer = intervals[max(0, index - _LONG) : index] or intervals[index + 1 : index + 1 + _LONG]
+        regular = len(longer) == _LONG and len(set(longer)) == 1
+        grid = longer[0] if regular and intervals[index] <= _LITTLE * longer[0] else None
+    if grid is None or intervals[index] == grid or intervals[index] % grid:
+        return None
+    return grid
+
+
+def _shared(before: Sequence[int], after: Sequence[int]) -> int | None:
+    """Return the usual interval of both sides, or that of one if the nearest of the other is the same."""
+    usual, other = _usual(before), _usual(after)
+    if usual is not None and usual == other and [*before, *after].count(usual) >= _ENOUGH:
+        return usual
+    for value, side, nearest in ((usual, before, after[0]), (other, after, before[0])):
+        if value is not None and value == nearest and side.count(value) >= _ENOUGH:
+            return value
+    return None
+
+
+def _usual(intervals: Sequence[int]) -> int | None:
+    value, count = min(Counter(intervals).items(), key=lambda item: (-item[1], item[0]))
+    return value if count >= _AGREE * len(intervals) else None
+
+
+def _counted(names: Sequence[str]) -> str:
+    """Return names in a few words, and how many there are if not all are named."""
+    shown = spell_names(names)
+    return shown if len(names) <= 3 else f"{len(names)} tensors ({shown})"

@@ -1,0 +1,277 @@
+"""Streams a sequence of checkpoints into summaries: digests, forms and changes, but no numbers of the states."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from regime_proto.engine.deltas import non_finite, weight_deltas
+from regime_proto.engine.device import cores
+from regime_proto.names import unwrap
+from regime_proto.payload import Inconsistent
+from regime_proto.places import on_disk
+from regime_proto.registry import Sharded, capable, readers
+from regime_proto.schema.errors import RegimeError
+from regime_proto.source import Array, Checkpoint, Source, State
+
+Progress = Callable[[int, int], None]
+
+_REMEDY = "; save it again or remove it"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a tensor is made of, apart from its numbers."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def floating(self) -> bool:
+        """Whether its numbers can be trained; those of ml_dtypes (bfloat16, float8) count."""
+        return self.dtype.startswith(("float", "bfloat", "complex"))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is kept of a state.
+
+    Parameters
+    ----------
+    step : int
+    digests : mapping of str to bytes
+        Of dtype, shape and bytes, by tensor.
+    forms : mapping of str to Form
+    changes : mapping of str to float
+        Σ|Δ| against the state before, for the floating tensors that both have in one shape.
+    non_finite : tuple of str
+        The tensors that hold NaN or Inf.
+    shards : mapping of str to tuple of str
+        The tensors in each file of the checkpoint; empty where it is one file.
+    """
+
+    step: int
+    digests: Mapping[str, bytes]
+    forms: Mapping[str, Form]
+    changes: Mapping[str, float] = field(default_factory=dict)
+    non_finite: tuple[str, ...] = ()
+    shards: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of the state as a whole."""
+        return combined(self.digests, self.digests)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A checkpoint that could not be read.
+
+    Parameters
+    ----------
+    step : int
+    reason : str
+    inconsistent : bool
+        Whether its parts do not belong together.
+    """
+
+    step: int
+    reason: str
+    inconsistent: bool = False
+
+
+@dataclass(frozen=True)
+class Scan:
+    """All that is known of a sequence after one pass over it.
+
+    Parameters
+    ----------
+    summaries : list of Summary
+        Of the states that could be read, in step order.
+    unreadable : list of Unreadable
+    size : int
+        Bytes of all tensors.
+    """
+
+    summaries: list[Summary]
+    unreadable: list[Unreadable]
+    size: int
+
+
+def combined(digests: Mapping[str, bytes], names: Iterable[str]) -> bytes:
+    """Return one digest of several tensors."""
+    whole = hashlib.sha256()
+    for name in sorted(names):
+        whole.update(name.encode() + b"\0" + digests[name])
+    return whole.digest()[:16]
+
+
+def scan(source: Source, *, progress: Progress | None = None) -> Scan:
+    """Read every checkpoint once; at most two states are held at a time."""
+    summaries: list[Summary] = []
+    unreadable: list[Unreadable] = []
+    size, before = 0, None
+    with ThreadPoolExecutor(cores()) as pool:
+        for done, checkpoint in enumerate(source.checkpoints, 1):
+            try:
+                state = source.read(checkpoint)
+                shards = _shards(source.adapter, checkpoint, state)
+            except (RegimeError, OSError) as error:
+                reason = _reason(error, source, checkpoint)
+                unreadable.append(Unreadable(checkpoint.step, reason, isinstance(error, Inconsistent)))
+            else:
+                summary = _summary(checkpoint.step, state, before, summaries, shards, pool)
+                size += sum(array.nbytes for array in state.tensors.values())
+                summaries.append(summary)
+                before = state
+            if progress is not None:
+                progress(done, len(source.checkpoints))
+    return Scan(summaries, unreadable, size)
+
+
+def _reason(error: Exception, source: Source, checkpoint: Checkpoint) -> str:
+    """Return an error without what a finding says at another place: where, and what to do."""
+    text = str(error).removeprefix(f"{checkpoint.path}: ").removesuffix(_REMEDY)
+    return text.replace(f"{source.root}/", "")
+
+
+def distances(source: Source) -> Callable[[int, int, Sequence[str]], float]:
+    """Return a function that reads the states of two steps again, and gives Σ|Δ| over some tensors of both.
+
+    It is NaN if one of them cannot be read any more.
+    """
+    by_step = {checkpoint.step: checkpoint for checkpoint in source.checkpoints}
+
+    def distance(step: int, other: int, names: Sequence[str]) -> float:
+        try:
+            states = [source.read(by_step[each]).tensors for each in (step, other)]
+        except (RegimeError, OSError):
+            return math.nan
+        return sum(_changes(*states, [name for name in names if name in states[0]]).values())
+
+    return distance
+
+
+def _summary(
+    step: int,
+    state: State,
+    before: State | None,
+    summaries: Sequence[Summary],
+    shards: Mapping[str, tuple[str, ...]],
+    pool: ThreadPoolExecutor,
+) -> Summary:
+    last = summaries[-1] if summaries else None
+    names = sorted(state.tensors, key=lambda name: -state.tensors[name].nbytes)
+    count = cores()
+    parts = [names[index::count] for index in range(count)]
+    digests: dict[str, bytes] = {}
+    changes: dict[str, float] = {}
+    spoiled: list[str] = []
+    earlier = {} if before is None else before.tensors
+
+    def examine(part: Sequence[str]) -> tuple[dict[str, bytes], dict[str, float], list[str]]:
+        return _examined(state.tensors, earlier, last, part)
+
+    for part_digests, part_changes, part_spoiled in pool.map(examine, parts):
+        digests |= part_digests
+        changes |= part_changes
+        spoiled += part_spoiled
+    forms: Mapping[str, Form] = {name: _form(array) for name, array in state.tensors.items()}
+    if last is not None and forms == last.forms:
+        # Most states of a run share their forms: hold them once.
+        forms = last.forms
+    return Summary(step, digests, forms, changes, tuple(sorted(spoiled)), shards)
+
+
+def _examined(
+    tensors: Mapping[str, Array], earlier: Mapping[str, Array], last: Summary | None, names: Sequence[str]
+) -> tuple[dict[str, bytes], dict[str, float], list[str]]:
+    """Return digests, changes, and the tensors with NaN or Inf, of some tensors of a state."""
+    digests = {name: _digest(tensors[name]) for name in names}
+    same = [name for name in names if last is not None and last.digests.get(name) == digests[name]]
+    changes = _changes(tensors, earlier, sorted(set(names) - set(same)))
+    # A finite sum of differences has finite terms, so these need no second look.
+    finite = {name for name, change in changes.items() if math.isfinite(change)} | set(same)
+    floating = [name for name in names if _form(tensors[name]).floating]
+    spoiled = [name for name in same if last is not None and name in last.non_finite]
+    wide = {name: _real(tensors[name]) for name in floating if name not in finite}
+    spoiled += non_finite(wide, list(wide))
+    return digests, changes | {name: 0.0 for name in same if name in floating}, spoiled
+
+
+def _changes(tensors: Mapping[str, Array], earlier: Mapping[str, Array], names: Sequence[str]) -> dict[str, float]:
+    """Return Σ|Δ| of the tensors that are floating, and have one shape in both states."""
+    chosen = [
+        name
+        for name in names
+        if name in earlier
+        and earlier[name].shape == tensors[name].shape
+        and _form(tensors[name]).floating
+        and _form(earlier[name]).floating
+    ]
+    state, previous = ({name: _real(side[name]) for name in chosen} for side in (tensors, earlier))
+    # A complex tensor may be a real one elsewhere.
+    chosen = [name for name in chosen if state[name].shape == previous[name].shape]
+    l1, _ = weight_deltas(state, previous, chosen)
+    return dict(zip(chosen, l1.tolist(), strict=True))
+
+
+def _digest(array: Array) -> bytes:
+    digest = hashlib.sha256(repr((array.dtype.name, array.shape)).encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.digest()[:16]
+
+
+def _form(array: Array) -> Form:
+    return Form(array.dtype.name, array.shape)
+
+
+def _real(array: Array) -> Array:
+    """Return complex numbers as pairs of real ones."""
+    if array.dtype.kind != "c":
+        return array
+    real: np.dtype[Any] = np.zeros(0, array.dtype).real.dtype
+    return np.ascontiguousarray(array).reshape(-1).view(real)
+
+
+def _shards(adapter: str, checkpoint: Checkpoint, state: State) -> dict[str, tuple[str, ...]]:
+    sharded = _sharded(adapter)
+    if sharded is None:
+        return {}
+    with on_disk(checkpoint.path) as path:
+        held = sharded.shards(path)
+    files = unwrap({name: file for file, names in held.items() for name in names}, str(checkpoint.path))
+    found: dict[str, list[str]] = {file: [] for file in held}
+    for name, file in files.items():
+        inner = _name_in(state, name)
+        if inner is not None:
+            found[file].append(inner)
+    return {file: tuple(names) for file, names in found.items() if names}
+
+
+def _sharded(adapter: str) -> Sharded | None:
+    """Return what knows the shards of an adapter's checkpoints: it, or the more general one that it refines."""
+    known = readers()
+    while adapter in known:
+        found = capable(adapter, Sharded)
+        if found is not None:
+            return found
+        adapter = getattr(known[adapter], "REFINES", "")
+    return None
+
+
+def _name_in(state: State, name: str) -> str | None:
+    """Return a tensor's name in the state, where the key of the weights that were chosen is taken off its front."""
+    while name and name not in state.tensors:
+        name = name.partition(".")[2]
+    return name or None
