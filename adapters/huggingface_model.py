@@ -35,14 +35,22 @@ def program_of(path: Path, probe: Probe) -> Program:
     for name, loaded in names.items():
         aliases.setdefault(loaded, set()).add(name)
     unused = [Tensor(name, held[name].shape, trainable=False) for name in _unused_names(model, held, names)]
-    with _caches_off(model.config):
-        return torch_export.export(model, probe, aliases=aliases, unused=unused)
+    return _exported(model, probe, aliases, unused)
 
 
 def export(model: Any, probe: Probe) -> Program:
     """Export a model; the names that `save_pretrained` gives its weights are known too."""
+    return _exported(model, probe, saved_names(model))
+
+
+def _exported(
+    model: Any, probe: Probe, aliases: Mapping[str, Collection[str]], unused: Collection[Tensor] = ()
+) -> Program:
+    import transformers
+
+    framework = {"transformers": transformers.__version__}
     with _caches_off(model.config):
-        return torch_export.export(model, probe, aliases=saved_names(model))
+        return torch_export.export(model, probe, aliases=aliases, unused=unused, framework=framework)
 
 
 def build(path: Path) -> Any:

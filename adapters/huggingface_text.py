@@ -93,6 +93,6 @@ def _longest(config: Any, tokenizer: Any) -> int:
 
 def _shifted_right(ids: Array, config: Any, tokenizer: Any) -> Array:
     """Return what a decoder is given that is to say `ids`: a start token, then all but the last."""
-    candidates = (getattr(config, "decoder_start_token_id", None), config.bos_token_id, tokenizer.pad_token_id)
-    start = next(token for token in candidates if token is not None)
+    named = (getattr(config, name, None) for name in ("decoder_start_token_id", "bos_token_id"))
+    start = next((token for token in named if token is not None), tokenizer.pad_token_id)
     return np.concatenate([np.full_like(ids[:, :1], start), ids[:, :-1]], axis=1)

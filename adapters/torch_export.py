@@ -32,6 +32,7 @@ def export(
     *,
     aliases: Mapping[str, Collection[str]] | None = None,
     unused: Collection[Tensor] = (),
+    framework: Mapping[str, str] | None = None,
 ) -> Program:
     """Export `model`; its mode and its weights are left as they were.
 
@@ -43,6 +44,8 @@ def export(
         Further names under which checkpoints hold a tensor, by its name in the model.
     unused : collection of Tensor
         Those that checkpoints hold and the model has no use for.
+    framework : mapping of str to str, optional
+        Names and versions of what the model comes from, beside PyTorch.
 
     Raises
     ------
@@ -66,7 +69,7 @@ def export(
         exported,
         tensors=(*tensors, *unused),
         probe_inputs=list(arrays),
-        framework={"torch": torch.__version__},
+        framework={"torch": torch.__version__, **(framework or {})},
     )
 
 
