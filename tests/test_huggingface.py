@@ -17,7 +17,7 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
-from regime_proto.adapters import from_huggingface, trainer_state
+from regime_proto.adapters import from_huggingface, huggingface_model, trainer_state
 from regime_proto.cli.main import main
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from safetensors.torch import load_file, save_file
