@@ -2,9 +2,11 @@
 
 import contextlib
 import copy
+import functools
 import inspect
 import warnings
 from collections.abc import Collection, Hashable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from regime_proto.adapters.onnx_file import module_path, silent
 from regime_proto.schema.errors import RegimeError
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from regime_proto.engine.graph.control_flow import InlineConstantBranches
 from regime_proto.engine.graph.program import Program, Tensor
@@ -21,10 +25,29 @@ from regime_proto.engine.graph.rewrite import LiftWeights, NameNodes, StripMetad
 from regime_proto.probe import Probe, ProbeError
 
 _NOT_FLOAT32 = (torch.float64, torch.float16, torch.bfloat16, torch.uint8)
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def export(model: nn.Module, probe: Probe) -> Program:
+def export(
+    model: nn.Module,
+    probe: Probe,
+    *,
+    aliases: Mapping[str, Collection[str]] | None = None,
+    unused: Collection[Tensor] = (),
+    framework: Mapping[str, str] | None = None,
+) -> Program:
     """Export `model`; its mode and its weights are left as they were.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    probe : Probe
+    aliases : mapping of str to collection of str, optional
+        Further names under which checkpoints hold a tensor, by its name in the model.
+    unused : collection of Tensor
+        Those that checkpoints hold and the model has no use for.
+    framework : mapping of str to str, optional
+        Names and versions of what the model comes from, beside PyTorch.
 
     Raises
     ------
@@ -35,11 +58,13 @@ def export(model: nn.Module, probe: Probe) -> Program:
     with _evaluating(model) as evaluated:
         device = next((tensor.device for tensor in evaluated.state_dict().values()), torch.device("cpu"))
         inputs = {name: torch.from_numpy(array.copy()).to(device) for name, array in arrays.items()}
-        _try_forward(evaluated, inputs, probe)
-        exported = _export(evaluated, type(model).__name__, inputs)
+        outputs = _try_forward(evaluated, inputs, probe)
+        with _only_tensors(evaluated, outputs):
+            exported = _export(evaluated, type(model).__name__, inputs)
     trainable = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
     values = {name: (tensor, id(tensor)) for name, tensor in model.state_dict(keep_vars=True).items()}
-    return _program(exported, _tensors(values, trainable, type(model).__name__), list(arrays))
+    tensors = _with_aliases(_tensors(values, trainable, type(model).__name__), aliases or {})
+    return _program(exported, (*tensors, *unused), list(arrays), framework or {})
 
 
 def export_file(path: Path, probe: Probe) -> Program:
@@ -60,16 +85,17 @@ def export_file(path: Path, probe: Probe) -> Program:
         name: (tensor, (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name)
         for name, tensor in state.items()
     }
-    return _program(exported, _tensors(values, trainable, str(path)), list(arrays))
+    return _program(exported, _tensors(values, trainable, str(path)), list(arrays), {})
 
 
-def _program(exported: Any, tensors: tuple[Tensor, ...], inputs: list[str]) -> Program:
+def _program(exported: Any, tensors: tuple[Tensor, ...], inputs: list[str], framework: Mapping[str, str]) -> Program:
     names = {alias: tensor.name for tensor in tensors for alias in (tensor.name, *tensor.aliases)}
     InlineConstantBranches(weights=names)(exported)
     paths = {str(node.name): module_path(node.metadata_props) for node in exported.graph}
     for rewrite in (StripMetadata(paths), NameNodes(), LiftWeights(names)):
         rewrite(exported)
-    return Program.from_model(exported, tensors=tensors, probe_inputs=inputs, framework={"torch": torch.__version__})
+    versions = {"torch": torch.__version__, **framework}
+    return Program.from_model(exported, tensors=tensors, probe_inputs=inputs, framework=versions)
 
 
 def _input_names(model: nn.Module, probe: Probe) -> list[str]:
@@ -98,12 +124,12 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
 
 
-def _try_forward(model: nn.Module, inputs: dict[str, torch.Tensor], probe: Probe) -> None:
-    """Run the model once: its own error on a wrong probe is clearer than the exporter's."""
+def _try_forward(model: nn.Module, inputs: dict[str, torch.Tensor], probe: Probe) -> Any:
+    """Run the model once and return its outputs: its own error on a wrong probe is clearer than the exporter's."""
     found = ", ".join(f"{name}: {str(value.dtype)[6:]}{list(value.shape)}" for name, value in inputs.items())
     try:
         with torch.no_grad():
-            model(**inputs)
+            return model(**inputs)
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         hint = ""
@@ -112,8 +138,39 @@ def _try_forward(model: nn.Module, inputs: dict[str, torch.Tensor], probe: Probe
         raise ProbeError(f"{probe.where}: the model fails on the probe ({found}): {reason}{hint}") from None
 
 
+@contextlib.contextmanager
+def _only_tensors(model: nn.Module, outputs: Any) -> Iterator[None]:
+    """Let a model return the tensors in its outputs, if among these is something the exporter does not know."""
+    if all(leaf is None or isinstance(leaf, torch.Tensor | int | float | str) for leaf in tree_leaves(outputs)):
+        yield
+        return
+    forward, own = model.forward, "forward" in vars(model)
+
+    @functools.wraps(forward)
+    def tensors_only(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+        return tuple(leaf for leaf in tree_leaves(forward(*args, **kwargs)) if isinstance(leaf, torch.Tensor))
+
+    model.forward = tensors_only
+    try:
+        yield
+    finally:
+        if own:
+            model.forward = forward
+        else:
+            del model.forward
+
+
+class _FloatFirst(TorchFunctionMode):
+    """Does ``1.0 - mask`` of whole numbers in two steps: the exporter fails to bring both to one type itself."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__rsub__ and isinstance(args[1], float) and args[0].dtype in _WHOLE:
+            args = (args[0].to(torch.get_default_dtype()), args[1])
+        return func(*args, **(kwargs or {}))
+
+
 def _export(model: Any, where: str, inputs: dict[str, torch.Tensor]) -> Any:
-    with warnings.catch_warnings(), silent("torch"), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+    with warnings.catch_warnings(), silent("torch"), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), _FloatFirst():
         warnings.simplefilter("ignore")
         try:
             # With optimize=True initializers are folded and merged, and other weights give wrong results.
@@ -140,3 +197,13 @@ def _tensors(
         Tensor(first, tuple(values[first][0].shape), first in trainable, tuple(aliases))
         for first, *aliases in by_identity.values()
     )
+
+
+def _with_aliases(tensors: tuple[Tensor, ...], aliases: Mapping[str, Collection[str]]) -> tuple[Tensor, ...]:
+    taken = {name for tensor in tensors for name in (tensor.name, *tensor.aliases)}
+
+    def further(tensor: Tensor) -> tuple[str, ...]:
+        given = {alias for name in (tensor.name, *tensor.aliases) for alias in aliases.get(name, ())}
+        return (*tensor.aliases, *sorted(given - taken))
+
+    return tuple(replace(tensor, aliases=further(tensor)) for tensor in tensors)

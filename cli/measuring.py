@@ -111,6 +111,7 @@ def convert(source: Path, output: Path, quiet: bool, verbose: bool, **conversion
 @click.argument("trajectory", type=options.PATH, required=False)
 @options.model
 @options.probe
+@options.probe_text
 @click.option(
     "-o",
     "--output",
@@ -126,6 +127,7 @@ def program(
     trajectory: Path | None,
     model: str | None,
     probe: Path | None,
+    probe_text: Path | None,
     output: Path,
     overwrite: bool,
     quiet: bool,
@@ -142,18 +144,20 @@ def program(
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
         if trajectory is None:
-            if model is None or probe is None:
+            if probe_text is None and (model is None or probe is None):
                 missing = "--model" if model is None else "--probe"
                 raise RegimeError(f"{missing} is missing; give --model and --probe, or a trajectory that carries them")
             from regime_proto.directory import Reading
             from regime_proto.plan import write_program
 
             how = Reading(**reading)
-            paths = write_program(output, model=model, probe=probe, overwrite=overwrite, reading=how)
+            given = {"model": model, "probe": probe, "probe_text": probe_text}
+            paths = write_program(output, **given, overwrite=overwrite, reading=how)
         else:
-            if model is not None or probe is not None:
-                given = "--probe" if model is None else "--model"
-                raise RegimeError(f"{given}: give either a trajectory, or --model and --probe")
+            apart = {"--model": model, "--probe": probe, "--probe-text": probe_text}
+            refused = next((name for name, value in apart.items() if value is not None), None)
+            if refused is not None:
+                raise RegimeError(f"{refused}: give either a trajectory, or --model and --probe")
             paths = _unpacked(trajectory, output, messages, overwrite=overwrite)
         for path in paths:
             messages.note(f"wrote {path}")
@@ -177,6 +181,7 @@ def _unpacked(trajectory: Path, output: Path, messages: Messages, *, overwrite: 
 @click.argument("source", type=options.PLACE)
 @options.model
 @options.probe
+@options.probe_text
 @options.gates
 @options.reading
 @options.messages
@@ -184,6 +189,7 @@ def inspect(
     source: Path,
     model: str | None,
     probe: Path | None,
+    probe_text: Path | None,
     gates: tuple[str, ...],
     quiet: bool,
     verbose: bool,
@@ -211,7 +217,7 @@ def inspect(
             _refuse_other_file(source)
             render.show(console, inspection.trajectory(source))
         else:
-            _inspect_directory(source, messages, reading, model=model, probe=probe, gates=gates)
+            _inspect_directory(source, messages, reading, model=model, probe=probe, probe_text=probe_text, gates=gates)
 
 
 def _inspect_directory(root: Path, messages: Messages, reading: dict[str, str | None], **options: Any) -> None:
@@ -293,7 +299,7 @@ def _converted(
     from regime_proto.plan import make_plan
 
     target = output or default_output(source, conversion)
-    what = ("model", "probe", "steps", "every", "gates", "sample_units", "sample_seed")
+    what = ("model", "probe", "probe_text", "steps", "every", "gates", "sample_units", "sample_seed")
     plan = make_plan(source, reading=_reading(conversion), **{name: conversion[name] for name in what})
     for reason, names in plan.source.skipped_by_reason().items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -349,7 +355,7 @@ def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[s
             f"{source}: --every needs the checkpoints: the change of weights over several steps does not follow "
             "from a trajectory; run `regime analyze DIR --every K`"
         )
-    names = ("model", "probe", "gates", "sample_units", "workers", "adapter", "step_pattern", "weights")
+    names = ("model", "probe", "probe_text", "gates", "sample_units", "workers", "adapter", "step_pattern", "weights")
     given = [name.replace("_", "-") for name in names if conversion[name] not in (None, ())]
     given += ["output"] if output is not None else []
     if given:

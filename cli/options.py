@@ -47,6 +47,13 @@ probe = click.option(
     metavar="FILE",
     help="Fixed inputs (.npz, .npy, .safetensors), first axis the sample.",
 )
+probe_text = click.option(
+    "--probe-text",
+    type=PATH,
+    metavar="FILE",
+    help="In place of --probe: text, one sample a line, for checkpoints of transformers with their tokenizer. "
+    "128 tokens of each are used at most.",
+)
 steps = click.option("--steps", metavar="A:B", help="Use the steps from A to B, both included.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output made of other inputs.")
 messages = _all(
@@ -94,6 +101,7 @@ reading = _all(
 conversion = _all(
     model,
     probe,
+    probe_text,
     reading,
     steps,
     gates,

@@ -44,6 +44,7 @@ def convert(
     *,
     model: object = None,
     probe: object = None,
+    probe_text: str | os.PathLike[str] | None = None,
     steps: str | None = None,
     every: int | None = None,
     gates: Sequence[str] = (),
@@ -75,6 +76,8 @@ def convert(
         Needed unless the directory holds ``program.onnx``.
     probe : array, sequence or mapping of arrays, or path, optional
         The fixed inputs, first axis the sample. Needed unless the directory holds ``probe.npz``.
+    probe_text : path, optional
+        Text in place of a probe, UTF-8, one sample a line: the tokenizer beside the weights makes the probe of it.
     steps : str, optional
         ``"A:B"``, both included: the steps to read.
     every : int, optional
@@ -124,6 +127,7 @@ def convert(
         as_place(source),
         model=model,
         probe=probe,
+        probe_text=None if probe_text is None else Path(probe_text),
         steps=steps,
         every=every,
         gates=gates,

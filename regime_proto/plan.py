@@ -17,9 +17,9 @@ from regime_proto.engine.variants import Outline, Variants
 from regime_proto.factory import load_model
 from regime_proto.memory import available_bytes
 from regime_proto.places import on_disk, stamps
-from regime_proto.probe import COUNTED, Probe, ProbeError, as_probe, load_probe, probe_content, probe_sha256
+from regime_proto.probe import COUNTED, Probe, ProbeError, as_probe, load_lines, load_probe, probe_content, probe_sha256
 from regime_proto.probe import FILE_NAME as PROBE_FILE
-from regime_proto.registry import Describing, Outlining, capable, exporter_for
+from regime_proto.registry import Describing, Outlining, Tokenizing, capable, exporter_for
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import place_files
@@ -154,6 +154,7 @@ def make_plan(
     *,
     model: object = None,
     probe: object = None,
+    probe_text: str | Path | None = None,
     steps: str | None = None,
     every: int | None = None,
     gates: Sequence[str] = (),
@@ -172,6 +173,8 @@ def make_plan(
         directory.
     probe : object, optional
         Arrays or a path. Wins over the probe in the directory.
+    probe_text : path, optional
+        Text in place of a probe, one sample a line; the tokenizer of the checkpoints makes the probe of it.
     steps, every : optional
         See `Source.select`.
     gates : sequence of str
@@ -191,7 +194,7 @@ def make_plan(
     # A single pattern is a sequence of letters, which nobody means.
     gates = (gates,) if isinstance(gates, str) else gates
     source = open_directory(root, reading).select(steps, every)
-    probe = _find_probe(root, probe)
+    probe = _find_probe(root, probe if probe_text is None else _tokenized(probe_text, probe, source))
     program, bound = load_program(root, model=model, probe=probe, source=source)
     variants = _find_variants(source, probe) if model is None and not (root / PROGRAM_FILE).is_file() else None
     program = program if variants is None else _restricted(program, variants)
@@ -272,7 +275,13 @@ def load_program(
 
 
 def write_program(
-    root: Path, *, model: object, probe: object, overwrite: bool = False, reading: Reading = AS_RECOGNISED
+    root: Path,
+    *,
+    model: object,
+    probe: object,
+    probe_text: str | Path | None = None,
+    overwrite: bool = False,
+    reading: Reading = AS_RECOGNISED,
 ) -> list[Path]:
     """Write ``program.onnx`` and ``probe.npz`` into `root`: from then on the directory explains itself.
 
@@ -289,6 +298,7 @@ def write_program(
         The model cannot be exported, the checkpoints are another model's, or other files are in the way.
     """
     source = find_source(root, reading)
+    probe = probe if probe_text is None else _tokenized(probe_text, probe, source)
     program, bound = load_program(root, model=model, probe=probe, source=source)
     find_gates(program)
     if source is not None:
@@ -323,6 +333,23 @@ def _find_probe(root: Path, probe: object) -> Probe:
         )
     with on_disk(path) as local:
         return load_probe(local)
+
+
+def _tokenized(text: str | Path, probe: object, source: Source | None) -> Probe:
+    """Return the probe that the checkpoints' tokenizer makes of a file of text."""
+    if probe is not None:
+        raise RegimeError("--probe and --probe-text: give one of them")
+    lines = load_lines(Path(text))
+    if source is None:
+        raise RegimeError("--probe-text needs a tokenizer, which lies with the checkpoints, and there are none yet")
+    adapter = capable(source.adapter, Tokenizing)
+    if adapter is None:
+        raise RegimeError(
+            f"--probe-text needs a tokenizer beside the weights, as transformers saves it, and {source.root} holds "
+            f"{source.adapter} checkpoints; give token ids in place of text: --probe FILE"
+        )
+    with on_disk(source.checkpoints[0].path) as path:
+        return adapter.tokenize(path, lines, str(text))
 
 
 def _check_probe(program: Program, bound: Mapping[str, Array], where: str) -> None:

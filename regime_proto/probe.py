@@ -179,6 +179,28 @@ def load_probe(path: Path) -> Probe:
     return Probe(tuple(arrays.values()), None if unnamed else tuple(arrays), str(path))
 
 
+def load_lines(path: Path) -> list[str]:
+    """Read samples of text, one a line; empty lines are left out.
+
+    Raises
+    ------
+    ProbeError
+        The file is absent, holds no text in UTF-8, or no line.
+    """
+    if not path.is_file():
+        raise ProbeError(f"{path}: no such file; expected text, one sample a line")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ProbeError(f"{path}: not UTF-8 (byte {error.start}); expected text, one sample a line") from None
+    except OSError as error:
+        raise ProbeError(f"{path}: cannot be read as text ({error})") from None
+    samples = [line.strip() for line in lines if line.strip()]
+    if not samples:
+        raise ProbeError(f"{path}: holds no line of text; expected one sample a line")
+    return samples
+
+
 def _load_safetensors(path: Path) -> dict[str, Array]:
     try:
         from safetensors import SafetensorError
