@@ -1,6 +1,6 @@
 """Knows checkpoints that cannot be read as they are, and says in one line which command makes readable ones of them.
 
-DeepSpeed and Megatron split them over processes in ways that take their own code; an adapter (LoRA) lacks its base model;
+DeepSpeed and Megatron split them over processes in ways of their own; an adapter (LoRA) lacks its base model;
 TorchScript and pickled modules hold code.
 """
 
