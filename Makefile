@@ -26,10 +26,14 @@ demo: $(VENV)/.installed
 	$(BIN)/regime demo --out $(DEMO_OUT)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow and not libraries"
 
-test-all: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto
+$(VENV)/.sources-installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(RUNTIME),torch,sources]'
+	touch $@
+
+test-all: $(VENV)/.sources-installed
+	REGIME_REQUIRE_LIBRARIES=1 $(BIN)/python -m pytest -n auto
 
 $(VENV)/.bench-installed: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(RUNTIME),torch,bench]'

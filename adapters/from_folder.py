@@ -15,7 +15,18 @@ SUFFIXES = ()
 _INDEX = (".safetensors.index.json", ".bin.index.json")
 # Where a folder holds several, the first is the model's.
 _USUAL = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "model.bin", "model.pt")
-_OTHER = ("optim", "sched", "rng", "random", "scaler", "training_args", "adapter_", "sampler", "custom_checkpoint")
+_OTHER = (
+    "optim",
+    "sched",
+    "rng",
+    "random",
+    "scaler",
+    "training_args",
+    "adapter_",
+    "sampler",
+    "custom_checkpoint",
+    "zero_pp_rank",
+)
 
 
 def recognise(path: Path) -> str | None:
@@ -110,7 +121,7 @@ def weight_map(folder: Path) -> dict[str, str]:
 def weights_in(folder: Path) -> Path | None:
     """Return the one file of weights in a folder; None if there is none, or it cannot be told from others."""
     usual = next((folder / name for name in _USUAL if (folder / name).is_file()), None)
-    if usual is not None:
+    if usual is not None or next(folder.glob("*.distcp"), None) is not None:
         return usual
     suffixes = (".safetensors", *from_torch.SUFFIXES)
     files = [path for path in sorted(folder.glob("*")) if path.suffix in suffixes and path.is_file()]

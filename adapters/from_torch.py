@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from regime_proto.adapters import torch_zip
+from regime_proto.adapters import advice, torch_zip
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.program import Program
@@ -67,10 +67,13 @@ def load(path: Path) -> Mapping[str, Any]:
         payload = torch_zip.load(path)
     except torch_zip.NotPlain as reason:
         _refuse_cut_off(path)
+        if advice.is_script(path):
+            raise RegimeError(advice.of_script(path)) from None
         payload = _load_with_torch(path, str(reason))
+    if isinstance(payload, np.ndarray):
+        raise RegimeError(f"{path}: holds a tensor, not a dict of tensors; save model.state_dict() instead")
     if not isinstance(payload, Mapping):
-        kind = "tensor" if isinstance(payload, np.ndarray) else type(payload).__name__
-        raise RegimeError(f"{path}: holds a {kind}, not a dict of tensors; save model.state_dict() instead")
+        raise RegimeError(advice.of_module(path, type(payload).__name__))
     return payload
 
 

@@ -36,7 +36,7 @@ def dtype_named(name: str) -> np.dtype[Any]:
 
 
 def view(
-    file: mmap.mmap,
+    file: mmap.mmap | bytes,
     dtype: np.dtype[Any],
     shape: tuple[int, ...],
     *,
@@ -44,11 +44,11 @@ def view(
     offset: int = 0,
     strides: tuple[int, ...] | None = None,
 ) -> Array:
-    """Return an array that views a part of a mapped file, read-only.
+    """Return an array that views a part of a mapped file, or of one in memory, read-only.
 
     Parameters
     ----------
-    file : mmap
+    file : mmap or bytes
     dtype : numpy.dtype
     shape : tuple of int
     within : tuple of int

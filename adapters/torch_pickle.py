@@ -1,5 +1,6 @@
 """Loads torch files safely: classes that torch does not trust become inert stubs, never code."""
 
+import io
 import pickle
 import pickletools
 import threading
@@ -64,10 +65,27 @@ def load(path: Path) -> Any:
     except RegimeError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise RegimeError(
-            f"{path}: damaged, incomplete or no torch checkpoint ({reason}); save it again or remove it"
+            f"{path}: damaged, incomplete or no torch checkpoint ({_first_line(error)}); save it again or remove it"
         ) from None
+
+
+def load_part(content: bytes, where: str) -> Any:
+    """Return what a part of a file holds that torch saved; a tensor is an array.
+
+    Raises
+    ------
+    RegimeError
+        It is damaged, or holds what torch does not load safely.
+    """
+    try:
+        return _array(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise RegimeError(f"{where}: damaged or unsafe ({_first_line(error)}); save it again or remove it") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _load(path: Path) -> Any:

@@ -34,6 +34,20 @@ def load(path: Path) -> Any:
     """
     try:
         file = map_file(path)
+    except (OSError, ValueError) as error:
+        raise NotPlain(str(error) or type(error).__name__) from error
+    return unpack(file)
+
+
+def unpack(file: mmap.mmap | bytes) -> Any:
+    """Return what the content of a torch file holds; its tensors are read-only arrays that view it.
+
+    Raises
+    ------
+    NotPlain
+        See `load`.
+    """
+    try:
         records = _records(file)
         prefix = next(iter(records)).partition("/")[0] + "/"
         if not all(name.startswith(prefix) for name in records) or f"{prefix}constants.pkl" in records:
@@ -61,7 +75,7 @@ _USUAL_FLAGS = 0x0808  # names in UTF-8, sizes in a descriptor behind the data
 _ZIP64 = 0xFFFFFFFF
 
 
-def _records(file: mmap.mmap) -> dict[str, tuple[int, int]]:
+def _records(file: mmap.mmap | bytes) -> dict[str, tuple[int, int]]:
     """Return the first byte and the byte after the last of every record; all have to lie uncompressed in the file."""
     end = len(file) - _END.size
     signature, disk, first_disk, _, count, size, start, comment = _END.unpack_from(file, end)
@@ -143,7 +157,7 @@ class _Storage(_Inert):
 
     __slots__ = ("dtype", "file", "within")
 
-    def __init__(self, file: mmap.mmap, dtype: np.dtype[Any] | None, within: tuple[int, int]) -> None:
+    def __init__(self, file: mmap.mmap | bytes, dtype: np.dtype[Any] | None, within: tuple[int, int]) -> None:
         self.file, self.dtype, self.within = file, dtype, within
 
 
@@ -159,7 +173,9 @@ class _Dict(dict[Any, Any]):
 class _Unpickler(pickle.Unpickler):
     """Knows the names in `_GLOBALS` only; what stands for them is a string or a `_Function`."""
 
-    def __init__(self, content: bytes, file: mmap.mmap, records: dict[str, tuple[int, int]], prefix: str) -> None:
+    def __init__(
+        self, content: bytes, file: mmap.mmap | bytes, records: dict[str, tuple[int, int]], prefix: str
+    ) -> None:
         super().__init__(io.BytesIO(content))
         self._file, self._numbers, self._prefix = file, records, prefix
 
@@ -180,7 +196,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _dtype(name: str) -> np.dtype[Any]:
-    if name not in _DTYPES:
+    if name not in DTYPES:
         raise NotPlain(f"dtype {name}")
     return dtype_named(name)
 
@@ -223,7 +239,7 @@ def _ordered_dict() -> _Dict:
 
 
 _BYTES = "bytes"
-_DTYPES = (
+DTYPES = (
     "bfloat16", "bool", "complex64", "complex128", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2",
     "float8_e5m2fnuz", "float8_e8m0fnu", "float16", "float32", "float64", "int8", "int16", "int32", "int64",
     "uint8", "uint16", "uint32", "uint64",
@@ -241,5 +257,5 @@ _GLOBALS: dict[tuple[str, str], str | Callable[..., object]] = {
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_of_bytes,
     ("torch.storage", "UntypedStorage"): _BYTES,
     **{("torch", f"{name}Storage"): dtype for name, dtype in _STORAGES.items()},
-    **{("torch", dtype): dtype for dtype in _DTYPES},
+    **{("torch", dtype): dtype for dtype in DTYPES},
 }

@@ -116,7 +116,7 @@ class Source:
             found = "no checkpoint" if not self.checkpoints else f"one checkpoint ({self.checkpoints[0].path.name})"
             raise RegimeError(
                 f"{self.root}: {found} to analyze; a change needs two at least: "
-                "save more often, or widen --steps / lower --every"
+                "save more often, each under a name of its own, or widen --steps / lower --every"
             )
 
 

@@ -1,8 +1,25 @@
 """Reads one checkpoint as a conversion does."""
 
+import numpy as np
+
+import regime_proto
 from regime_proto.payload import state_of
 
 
 def read(adapter, path, weights=None):
     """Read with an adapter, and take the model's state out of what it found."""
     return state_of(adapter.read(path), str(path), weights=weights)
+
+
+def assert_same_trajectory(found, expected, folder, *, model, probe, **options):
+    """Two directories measure alike, the first read with `options`: weights and gates, which change."""
+    roots = {"found": (found, options), "expected": (expected, {})}
+    contents = []
+    for name, (root, chosen) in roots.items():
+        path = regime_proto.convert(root, folder / f"{name}.h5", model=model, probe=probe, **chosen)
+        with regime_proto.open_trajectory(path) as trajectory:
+            contents.append(trajectory.load())
+    for name in ("step", "flips", "mask", "weight_delta_l1", "weight_delta_l2"):
+        np.testing.assert_array_equal(contents[0][name], contents[1][name])
+    assert (contents[0]["flips"][1:] > 0).any()
+    assert (contents[0]["weight_delta_l2"][1:] > 0).any()

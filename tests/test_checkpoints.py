@@ -168,17 +168,22 @@ def test_truncated_files(tmp_path, share):
             read(adapter, path)
 
 
+READERS = {
+    "accelerate", "dcp", "folder", "huggingface", "lightning", "npz", "onnx", "safetensors", "torch",
+}  # fmt: skip
+
+
 def test_a_broken_adapter_is_left_out_with_a_warning(monkeypatch):
     broken = EntryPoint("mine", "no_such_package.from_mine", registry.GROUP)
     real = list(entry_points(group=registry.GROUP))
     monkeypatch.setattr(registry, "entry_points", lambda group: [broken, *real])
     with pytest.warns(RegimeWarning, match=r"adapter 'mine' .no_such_package.from_mine. is left out"):
         found = registry.adapters.__wrapped__()
-    assert set(found) == {"folder", "huggingface", "onnx", "safetensors", "torch"}
+    assert set(found) == {*READERS, "advice"}
 
 
 def test_the_adapters_follow_their_protocols():
-    assert set(registry.readers()) == {"folder", "huggingface", "onnx", "safetensors", "torch"}
+    assert set(registry.readers()) == READERS
     assert registry.is_model(nets.make_mlp())
     assert not registry.is_model({"weights": 1})
     with pytest.raises(RegimeError, match=r"model of type builtins.dict: no adapter exports it"):

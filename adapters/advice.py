@@ -1,0 +1,133 @@
+"""Knows checkpoints that cannot be read as they are, and says in one line which command makes readable ones of them.
+
+DeepSpeed and Megatron split them over processes in ways of their own; an adapter (LoRA) lacks its base model;
+TorchScript and pickled modules hold code.
+"""
+
+import json
+import shlex
+import zipfile
+from pathlib import Path
+
+_DEEPSPEED = "*_model_states.pt"
+_DEEPSPEED_SCRIPT = "zero_to_fp32.py"
+_MEGATRON = ("latest_checkpointed_iteration.txt", "mp_rank_*/model_optim_rng.pt", "iter_*/mp_rank_*/model_optim_rng.pt")
+_MEGATRON_BACKEND = b"sharded_backend"
+_ADAPTER_CONFIG = "adapter_config.json"
+# peft's classes by what an adapter is for.
+_PEFT_CLASSES = {
+    "CAUSAL_LM": "AutoPeftModelForCausalLM",
+    "FEATURE_EXTRACTION": "AutoPeftModelForFeatureExtraction",
+    "QUESTION_ANS": "AutoPeftModelForQuestionAnswering",
+    "SEQ_2_SEQ_LM": "AutoPeftModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoPeftModelForSequenceClassification",
+    "TOKEN_CLS": "AutoPeftModelForTokenClassification",
+}
+
+
+def advice(path: Path) -> str | None:
+    """Say what a folder or file is, and which command makes readable checkpoints of its like; None if unknown."""
+    if path.is_dir():
+        return _of_deepspeed(path) or _of_megatron(path) or _of_adapter(path)
+    return of_script(path) if path.suffix in (".pt", ".pth") and is_script(path) else None
+
+
+def _of_deepspeed(path: Path) -> str | None:
+    if next(path.glob(_DEEPSPEED), None) is not None:
+        path = path.parent
+    tags = sorted({file.parent.name for file in path.glob(f"*/{_DEEPSPEED}")})
+    if not tags:
+        return None
+    beside = sorted({file.parents[1] for file in path.parent.glob(f"*/*/{_DEEPSPEED}")})
+    if len(tags) == 1 and len(beside) > 1:
+        # Each folder holds one state, and a pointer to it.
+        root, loop = path.parent, 'python "$d/zero_to_fp32.py" "$d"'
+        pattern, tag = f"{shlex.quote(str(root))}/*/", ""
+    else:
+        root, loop = path, f"python {shlex.quote(str(path / _DEEPSPEED_SCRIPT))} {shlex.quote(str(path))}"
+        pattern, tag = f"{shlex.quote(str(root))}/{_common(tags)}*/", ' --tag "$(basename "$d")"'
+    out = f"{root}-fp32"
+    command = f'for d in {pattern}; do {loop} {shlex.quote(out)}/"$(basename "$d")"{tag} --safe_serialization; done'
+    return f"{path}: DeepSpeed's checkpoints, split over processes; put them together with {command}; then give {out}"
+
+
+def _common(names: list[str]) -> str:
+    """Return what names begin with, up to the first digit."""
+    fronts = {name.rstrip("0123456789") for name in names}
+    return shlex.quote(fronts.pop()) if len(fronts) == 1 else ""
+
+
+def _of_megatron(path: Path) -> str | None:
+    description = path / "metadata.json"
+    split = any(next(path.glob(pattern), None) is not None for pattern in _MEGATRON)
+    if not split and not (description.is_file() and _MEGATRON_BACKEND in description.read_bytes()):
+        return None
+    root = path.parent if path.name.startswith("iter_") else path
+    out = f"{root}-hf"
+    bridge = (
+        "from megatron.bridge import AutoBridge; import sys; "
+        "AutoBridge.from_hf_pretrained(sys.argv[1]).export_ckpt(sys.argv[2], sys.argv[3])"
+    )
+    command = (
+        f'for d in {shlex.quote(str(root))}/iter_*; do python -c "{bridge}" MODEL "$d" '
+        f'{shlex.quote(out)}/"$(basename "$d")"; done'
+    )
+    return (
+        f"{path}: Megatron's checkpoints, split over processes; export them with Megatron Bridge, MODEL being the "
+        f"Hugging Face name of the architecture: {command}; then give {out}"
+    )
+
+
+def _of_adapter(path: Path) -> str | None:
+    config = path / _ADAPTER_CONFIG
+    if not config.is_file() or next(path.glob("adapter_model.*"), None) is None:
+        return None
+    try:
+        task = json.loads(config.read_bytes()).get("task_type")
+    except (ValueError, AttributeError):
+        return None
+    root = path.parent
+    out = f"{root}-merged"
+    code = (
+        f"from pathlib import Path; from peft import {_PEFT_CLASSES.get(task, 'AutoPeftModel')} as M; "
+        "[M.from_pretrained(str(p.parent), dtype='float32').merge_and_unload().save_pretrained("
+        f"Path({out!r}, p.parent.name)) for p in Path({str(root)!r}).glob('*/{_ADAPTER_CONFIG}')]"
+    )
+    return (
+        f"{path}: an adapter (LoRA) without the weights of its base model; merge each into them with "
+        f"python -c {shlex.quote(code)}; then give {out}"
+    )
+
+
+def is_script(path: Path) -> bool:
+    """Whether a file is an archive of TorchScript."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile, NotImplementedError):
+        return False
+    return any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names)
+
+
+def of_script(path: Path) -> str:
+    """Say how to take the states out of TorchScript."""
+    command, out = _resaving(path, "torch.jit.load(p, 'cpu')")
+    return f"{path}: TorchScript, which holds code; take its tensors out with {command}; then give {out}"
+
+
+def of_module(path: Path, kind: str) -> str:
+    """Say how to take the states out of pickled modules."""
+    command, out = _resaving(path, "torch.load(p, 'cpu', weights_only=False)")
+    return (
+        f"{path}: holds a {kind}, not a dict of tensors; save model.state_dict(), or, where the model's code is and if "
+        f"you trust these files (it runs what is in them): {command}; then give {out}"
+    )
+
+
+def _resaving(path: Path, loaded: str) -> tuple[str, str]:
+    out = f"{path.parent}-states"
+    code = (
+        f"import torch; from pathlib import Path; o = Path({out!r}); o.mkdir(exist_ok=True); "
+        f"[torch.save({loaded}.state_dict(), o / p.name) for p in Path({str(path.parent)!r}).glob('*{path.suffix}')]"
+    )
+    return f"python -c {shlex.quote(code)}", out

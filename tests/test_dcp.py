@@ -1,0 +1,310 @@
+"""Distributed checkpoints of torch are read by one process, whatever number of them saved, and nothing in them runs."""
+
+import os
+import pickle
+import shutil
+import time
+import warnings
+from pathlib import Path
+
+import nets
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from reading import assert_same_trajectory, read
+from regime_proto.adapters import dcp_metadata, from_dcp
+from regime_proto.schema.errors import RegimeError, RegimeWarning
+
+from regime_proto.directory import open_directory
+from regime_proto.payload import Incomplete, NotACheckpoint
+
+STATES = 5
+
+
+def save(folder, content, **options):
+    with warnings.catch_warnings():
+        # Without a group of processes torch says that there is one.
+        warnings.simplefilter("ignore")
+        dcp.save(content, storage_writer=dcp.FileSystemWriter(folder, **options))
+    return folder
+
+
+def save_run(root, plain, model, wrap=lambda state, step: {"model": state, "step": step}):
+    for step, trained in enumerate(nets.train(model, STATES)):
+        state = {key: value.clone() for key, value in trained.state_dict().items()}
+        save(root / f"step-{step}", wrap(state, step))
+        plain.mkdir(exist_ok=True)
+        torch.save(state, plain / f"step_{step}.pt")
+
+
+def assert_same_state(found, expected):
+    assert set(found.tensors) == set(expected)
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(found.tensors[name], tensor.numpy())
+        assert found.tensors[name].dtype == tensor.numpy().dtype
+
+
+def test_a_run_measures_as_its_plain_files_do(tmp_path):
+    save_run(tmp_path / "dcp", tmp_path / "plain", nets.make_mlp())
+    model = nets.make_mlp()
+    assert_same_trajectory(tmp_path / "dcp", tmp_path / "plain", tmp_path, model=model, probe=nets.probe(model))
+
+
+def test_what_a_directory_of_them_is(tmp_path):
+    save_run(tmp_path / "dcp", tmp_path / "plain", nets.make_conv())
+    (tmp_path / "dcp/notes").mkdir()
+    source = open_directory(tmp_path / "dcp")
+    assert (source.adapter, source.step_kind) == ("dcp", "step")
+    assert [checkpoint.step for checkpoint in source.checkpoints] == list(range(STATES))
+    assert source.skipped_by_reason() == {"no dcp checkpoint": ["notes"]}
+    assert_same_state(source.read(source.checkpoints[2]), torch.load(tmp_path / "plain/step_2.pt"))
+    with pytest.raises(RegimeError, match=r"a single checkpoint \(.distcp files"):
+        open_directory(tmp_path / "dcp/step-0")
+
+
+def train_in_two(rank, folder):
+    """Train with FSDP2 in one of two processes, and save what each holds, and the whole beside it."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    warnings.simplefilter("ignore")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    model = nets.make_mlp()
+    for layer in model.body:
+        if isinstance(layer, torch.nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    optimizer = torch.optim.Adam(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(64, 12, generator=generator)
+    for step in range(0, 10 * STATES, 10):
+        content = {"model": model.state_dict(), "opt": optimizer.state_dict(), "step": step, "epoch": step / 20}
+        dcp.save(content, checkpoint_id=f"{folder}/dcp/{step}")
+        whole = {
+            name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+            for name, tensor in model.state_dict().items()
+        }
+        if rank == 0:
+            torch.save(whole, f"{folder}/plain/step_{step}.pt")
+        optimizer.zero_grad()
+        model(inputs).square().mean().backward()
+        optimizer.step()
+    dist.destroy_process_group()
+
+
+def test_shards_of_several_processes_are_put_together(tmp_path):
+    (tmp_path / "plain").mkdir()
+    torch.multiprocessing.spawn(train_in_two, (str(tmp_path),), nprocs=2)
+    last = tmp_path / "dcp" / str(10 * (STATES - 1))
+    split = {entry.path: entry for entry in dcp_metadata.entries_of(last / ".metadata")}
+    # 3 rows for 2 processes: unequal pieces.
+    assert [piece.sizes for piece in split["model", "body.8.weight"].pieces] == [(2, 20), (1, 20)]
+    assert {piece.file for piece in split["model", "body.0.weight"].pieces} == {"__0_0.distcp", "__1_0.distcp"}
+    source = open_directory(tmp_path / "dcp")
+    assert (source.step_kind, source.order) == ("step", "the number in the name, which the payloads say is the step")
+    state = source.read(source.checkpoints[-1])
+    assert state.epoch == 2.0
+    assert_same_state(state, torch.load(last.parent.parent / f"plain/step_{last.name}.pt"))
+    model = nets.make_mlp()
+    assert_same_trajectory(tmp_path / "dcp", tmp_path / "plain", tmp_path, model=model, probe=nets.probe(model))
+
+
+def test_optimizer_states_are_not_read(tmp_path):
+    model = nets.make_mlp()
+    optimizer = torch.optim.AdamW(model.parameters())
+    next(iter(list(nets.train(model, 2))))
+    optimizer.step()
+    for name in ("optimizer", "o"):
+        folder = save(tmp_path / name, {"model": model.state_dict(), name: optimizer.state_dict()})
+        assert set(from_dcp.read(folder).groups) == {"model"}
+    alone = save(tmp_path / "alone", optimizer.state_dict())
+    with pytest.raises(NotACheckpoint, match="an optimizer state"):
+        from_dcp.read(alone)
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ({"w": torch.ones(2), "scale": torch.tensor(3.0)}, ["w", "scale"]),
+        ({"app": {"model": {"a.w": torch.ones(2)}, "optim": {"m": torch.ones(2)}}}, ["a.w"]),
+        ({"model": {"_orig_mod.w": torch.ones(2, dtype=torch.bfloat16)}, "rng": torch.get_rng_state()}, ["w"]),
+        ({"model": {"w": torch.ones(2)}, "ema": {"w": torch.zeros(2)}, "step": torch.tensor(7)}, ["w"]),
+        ({"model": {"w": torch.ones(2, 0)}}, ["w"]),
+        ({"model": {"w": torch.ones(4, 5)[:, 1:3].T}}, ["w"]),
+    ],
+    ids=["flat", "nested", "wrapped", "average", "empty", "a view"],
+)
+def test_what_is_taken_for_the_model(content, names, tmp_path):
+    state = read(from_dcp, save(tmp_path / "c", content))
+    assert list(state.tensors) == names
+    assert all((tensor == (3 if name == "scale" else 1)).all() for name, tensor in state.tensors.items())
+    assert from_dcp.peek(tmp_path / "c").step == (7 if "step" in content else None)
+    if "ema" in content:
+        assert (read(from_dcp, tmp_path / "c", "ema").tensors["w"] == 0).all()
+
+
+def test_many_files_and_a_dtype_for_each(tmp_path):
+    dtypes = (torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.int64, torch.bool)
+    tensors = {str(dtype): torch.ones(3, 4).to(dtype) for dtype in dtypes}
+    folder = save(tmp_path / "c", {"model": tensors}, single_file_per_rank=False)
+    assert len(list(folder.glob("*.distcp"))) == len(dtypes)
+    for name, tensor in read(from_dcp, folder).tensors.items():
+        assert f"torch.{tensor.dtype.name}" == name
+        assert (tensor.astype(np.float64) == 1).all()
+
+
+def test_an_unfinished_one_at_the_end_is_left_out(tmp_path):
+    save_run(tmp_path / "dcp", tmp_path / "plain", nets.make_mlp())
+    last = tmp_path / f"dcp/step-{STATES - 1}"
+    metadata = (last / ".metadata").read_bytes()
+    shards = next(last.glob("*.distcp"))
+    content = shards.read_bytes()
+    for damage in (
+        (last / ".metadata").unlink,
+        lambda: (last / ".metadata").write_bytes(metadata[:-200]),
+        lambda: shards.write_bytes(content[:-1]),
+        shards.unlink,
+    ):
+        damage()
+        shards.parent.joinpath("__1_0.distcp").touch()
+        with pytest.warns(RegimeWarning, match=r"damaged or incomplete .*; left out"):
+            source = open_directory(tmp_path / "dcp")
+        assert [checkpoint.step for checkpoint in source.checkpoints] == list(range(STATES - 1))
+        (last / ".metadata").write_bytes(metadata)
+        shards.write_bytes(content)
+
+
+def respelled(folder, **changes):
+    """Change fields of the metadata of the last tensor, and of the whole."""
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    info = next(where for index, where in metadata.storage_data.items() if index.fqn == "model.w")
+    chunk = metadata.state_dict_metadata["model.w"].chunks[0]
+    for name, value in changes.items():
+        for holder in (metadata, metadata.state_dict_metadata["model.w"], info, chunk):
+            if hasattr(holder, name):
+                setattr(holder, name, value)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"relative_path": "../w.distcp"}, r"refused: it names '../w.distcp', outside the folder"),
+        ({"relative_path": "/etc/passwd"}, r"refused: it names '/etc/passwd', outside the folder"),
+        ({"relative_path": "__9_0.distcp"}, r"__9_0.distcp: damaged or incomplete \(0 bytes of \d+\)"),
+        ({"offset": 10**9}, r"damaged or incomplete \(\d+ bytes of 1000\d+\)"),
+        ({"offset": -1}, r"damaged \(ValueError\('sizes that are no whole numbers'\)\)"),
+        ({"offset": 100}, r"byte 100: damaged or unsafe|damaged or incomplete"),
+        ({"length": 10}, r"is larger than its pieces"),
+        ({"sizes": torch.Size((2, 2))}, r"the pieces of tensor 'model.w' leave gaps or overlap"),
+        ({"size": torch.Size((4, 4))}, r"the pieces of tensor 'model.w' leave gaps or overlap"),
+        ({"size": torch.Size((2**40, 2**20)), "sizes": torch.Size((2**40, 2**20))}, r"is larger than its pieces"),
+        ({"size": torch.Size((2**40, 2**40))}, r"a tensor larger than any"),
+        ({"size": torch.Size((2, 3)), "sizes": torch.Size((2, 3))}, r"float32\[3, 2\] as a piece .*float32\[2, 3\]"),
+        ({"transform_descriptors": ["zstd"]}, r"its files are transformed"),
+        ({"version": "2.0.0"}, r"version 2.0.0 of the format, expected 1"),
+        ({"storage_data": {}}, r"tensor 'model.w' has no piece"),
+    ],
+    ids=str,
+)
+def test_metadata_that_is_not_so(changes, message, tmp_path):
+    folder = save(tmp_path / "c", {"model": {"w": torch.ones(3, 2)}})
+    respelled(folder, **changes)
+    with pytest.raises(RegimeError, match=message) as error:
+        from_dcp.read(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_overlapping_pieces_are_refused():
+    def piece(offsets, sizes):
+        return dcp_metadata.Piece("f", 0, 1000, offsets, sizes)
+
+    assert from_dcp._is_covered((4, 4), [piece((0, 0), (4, 2)), piece((0, 2), (1, 2)), piece((1, 2), (3, 2))])
+    assert not from_dcp._is_covered((4, 4), [piece((0, 0), (4, 2)), piece((0, 1), (4, 2))])
+    assert not from_dcp._is_covered((4, 4), [piece((0, 0), (4, 2)), piece((0, 3), (4, 2))])
+    assert not from_dcp._is_covered((4, 4), [piece((0, 0), (4, 2)), piece((0,), (8,))])
+
+
+class Calls:
+    def __init__(self, function, *arguments):
+        self.called = function, arguments
+
+    def __reduce__(self):
+        return self.called
+
+
+@pytest.mark.parametrize(
+    "function", [os.system, eval, pickle.loads, torch.load, Path, shutil.rmtree], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+def test_what_the_metadata_names_is_not_called(function, protocol, tmp_path):
+    folder = save(tmp_path / "c", {"model": {"w": torch.ones(3, 2)}})
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    metadata.planner_data["x"] = Calls(function, f"touch {tmp_path}/ran")
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata, protocol))
+    with pytest.raises(RegimeError, match=r"refused: (the pickle names .*, which no|a pickle with)"):
+        from_dcp.read(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damage_anywhere_in_the_metadata_is_one_line(tmp_path):
+    folder = save(tmp_path / "c", {"model": {"w": torch.ones(3, 2), "b": torch.ones(1)}, "step": 3})
+    sound = (folder / ".metadata").read_bytes()
+    random = np.random.default_rng(0)
+    refused = []
+    for _ in range(600):
+        spoiled = bytearray(sound)
+        for at in random.integers(0, len(sound), random.integers(1, 4)):
+            spoiled[at] = random.integers(0, 256)
+        (folder / ".metadata").write_bytes(spoiled)
+        try:
+            read(from_dcp, folder)
+        except RegimeError as error:
+            refused.append(str(error))
+    assert len(refused) > 100
+    assert all(len(error.splitlines()) == 1 for error in refused)
+
+
+def test_nested_tuples_and_a_huge_memo(tmp_path):
+    folder = save(tmp_path / "c", {"model": {"w": torch.ones(3, 2)}})
+    deep = b"\x80\x04}(" + b")" + b"\x85" * 200_000 + b"K\x01u."
+    memo = b"\x80\x04Nr\xff\xff\xff\x7f."
+    for content in (deep, memo, b"\x80\x04" + b")" + b"\x85" * 200_000 + b".", b"\x80\x04u."):
+        (folder / ".metadata").write_bytes(content)
+        with pytest.raises(RegimeError, match=r"refused: a dict with unusual keys|damaged"):
+            from_dcp.read(folder)
+
+
+def test_a_number_that_torch_does_not_trust_is_no_number(tmp_path):
+    folder = save(tmp_path / "c", {"model": {"w": torch.ones(2)}, "epoch": 2, "loss": Calls(os.system, "false")})
+    payload = from_dcp.read(folder)
+    assert payload.facts == {"epoch": 2.0}
+
+
+def test_a_thousand_of_them_are_listed_at_once(tmp_path):
+    model = save(tmp_path / "one", {"model": nets.make_mlp().state_dict()})
+    for step in range(1000):
+        folder = tmp_path / f"run/step-{step}"
+        folder.mkdir(parents=True)
+        for file in model.iterdir():
+            os.link(file, folder / file.name)
+    start = time.perf_counter()
+    assert len(open_directory(tmp_path / "run").checkpoints) == 1000
+    assert time.perf_counter() - start < 2
+
+
+def test_a_folder_of_megatron_is_another(tmp_path):
+    folder = save(tmp_path / "c", {"model": {"w": torch.ones(2)}})
+    (folder / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
+    assert from_dcp.recognise(folder) is None
+
+
+def test_an_incomplete_one_says_so(tmp_path):
+    folder = save(tmp_path / "c", {"model": {"w": torch.ones(2)}})
+    (folder / ".metadata").unlink()
+    with pytest.raises(Incomplete, match=r"no .metadata in it"):
+        from_dcp.peek(folder)
