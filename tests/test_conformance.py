@@ -5,54 +5,80 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import nets
 import numpy as np
 import pytest
 import sources
+from libraries import needed
 from regime_proto.schema import validate
 
 import regime_proto
 from regime_proto.directory import Reading, open_directory
 from regime_proto.registry import readers
 
-MAKERS = {
-    "torch": sources.torch_files,
-    "torch, objects": sources.torch_files_with_objects,
-    "safetensors": sources.safetensors_files,
-    "folder": sources.sharded_folders,
-    "npz": sources.npz_files,
-    "onnx": sources.onnx_files,
+
+@dataclass(frozen=True)
+class Case:
+    """A source: its adapter, what writes it, and the model that is written.
+
+    `takes_model` is False where the checkpoints bring their model, `says_loss` where they hold no loss. `needs` is what
+    has to be there to read them, and what a user is told to install.
+    """
+
+    adapter: str
+    write: Callable
+    make: Callable = sources.mlp
+    takes_model: bool = True
+    says_loss: bool = True
+    needs: tuple[str, str] | None = None
+    library: str | None = None
+
+
+TORCH = ("torch", 'pip install "regime-proto[torch]"')
+CASES = {
+    "torch": Case("torch", sources.torch_files),
+    "torch with objects": Case("torch", sources.torch_files_with_objects, needs=TORCH),
+    "safetensors": Case("safetensors", sources.safetensors_files),
+    "folder": Case("folder", sources.sharded_folders),
+    "npz": Case("npz", sources.npz_files),
+    "onnx": Case("onnx", sources.onnx_files, takes_model=False),
+    "dcp": Case("dcp", sources.dcp_folders),
+    "huggingface": Case("huggingface", sources.huggingface_folders, sources.resnet, takes_model=False),
+    "accelerate": Case("accelerate", sources.accelerate_folders, says_loss=False, library="accelerate"),
+    "lightning": Case("lightning", sources.lightning_files, says_loss=False, library="lightning"),
 }
-# What has to be there to read files of an adapter, and what a user is told to install.
-NEEDS = {"torch, objects": ("torch", 'pip install "regime-proto[torch]"')}
 
 
-def adapter_of(name):
-    return name.partition(",")[0]
+def parameters():
+    for name, case in CASES.items():
+        yield pytest.param(case, id=name, marks=[pytest.mark.libraries] if case.library else [])
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+@pytest.fixture(scope="module", params=parameters())
 def source(request, tmp_path_factory):
-    """The name of a source, and a run that it wrote."""
+    """A source, and a run that it wrote."""
+    case = request.param
+    if case.library:
+        needed(case.library)
     folder = tmp_path_factory.mktemp("source") / "run"
     folder.mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        MAKERS[request.param](folder)
-    return request.param, folder
+        case.write(folder, sources.states(case.make))
+    return case, folder
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
+def reference(source, tmp_path_factory):
+    """The trajectory of the same states as plain files of torch."""
+    case, _ = source
     folder = tmp_path_factory.mktemp("reference") / "run"
     folder.mkdir()
-    sources.torch_files(folder)
-    return regime_proto.convert(folder, folder.parent / "run.h5", **model_and_probe())
-
-
-def model_and_probe():
-    return {"model": nets.make_mlp(), "probe": nets.probe(nets.make_mlp())}
+    sources.torch_files(folder, sources.states(case.make))
+    model, probe = case.make()
+    return regime_proto.convert(folder, folder.parent / "run.h5", model=model, probe=probe)
 
 
 def content_of(folder):
@@ -65,11 +91,11 @@ def content_of(folder):
 
 
 def test_it_is_recognised_by_content_and_says_by_what(source):
-    name, folder = source
+    case, folder = source
     found = open_directory(folder)
-    assert found.adapter == adapter_of(name)
+    assert found.adapter == case.adapter
     assert len(found.recognised) > 10
-    assert open_directory(folder, Reading(adapter=adapter_of(name))).checkpoints == found.checkpoints
+    assert open_directory(folder, Reading(adapter=case.adapter)).checkpoints == found.checkpoints
 
 
 def test_the_order_is_kept(source):
@@ -93,19 +119,20 @@ def test_states_are_owned_or_copied(source):
 
 
 def test_a_conversion_gives_the_numbers_of_plain_files(source, reference, tmp_path):
-    name, folder = source
+    case, folder = source
     before = content_of(folder)
-    # Models carry their own graph, whose initializers are named otherwise.
-    given = {"probe": model_and_probe()["probe"]} if adapter_of(name) == "onnx" else model_and_probe()
-    path = regime_proto.convert(folder, tmp_path / "run.h5", **given)
+    model, probe = case.make()
+    given = {"model": model} if case.takes_model else {}
+    path = regime_proto.convert(folder, tmp_path / "run.h5", probe=probe, **given)
     assert content_of(folder) == before, "the input was touched"
     assert validate(path) == []
     with regime_proto.open_trajectory(path) as found, regime_proto.open_trajectory(reference) as expected:
         assert found["step"].values.tolist() == list(sources.STEPS)
-        np.testing.assert_allclose(found["metric_loss"], [sources.LOSS[step] for step in sources.STEPS])
+        if case.says_loss:
+            np.testing.assert_allclose(found["metric_loss"], [sources.LOSS[step] for step in sources.STEPS])
         for variable in ("weight_delta_l1", "weight_delta_l2", "flips", "mask"):
             np.testing.assert_array_equal(found[variable], expected[variable], err_msg=variable)
-        assert found.attrs["source_adapter"] == adapter_of(name)
+        assert found.attrs["source_adapter"] == case.adapter
         for attribute in (
             "framework",
             "engine",
@@ -120,8 +147,8 @@ def test_a_conversion_gives_the_numbers_of_plain_files(source, reference, tmp_pa
 
 def test_a_missing_framework_gives_the_install_line(source):
     """Without the framework the files are read all the same, or one line says what to install."""
-    name, folder = source
-    framework, line = NEEDS.get(name, ("torch", None))
+    case, folder = source
+    framework, line = case.needs or (case.library or "torch", None)
     code = f"""
 import sys
 sys.modules[{framework!r}] = None
@@ -144,5 +171,4 @@ except RegimeError as error:
 
 
 def test_every_reader_is_held_to_this():
-    held = {adapter_of(name) for name in MAKERS}
-    assert held == set(readers())
+    assert {case.adapter for case in CASES.values()} == set(readers())
