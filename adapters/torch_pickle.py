@@ -92,8 +92,8 @@ def _load(path: Path) -> Any:
     try:
         return _torch_load(path)
     except pickle.UnpicklingError:
-        stubs = _stubs(path)
-        with _STUBS_IN_USE, torch.serialization.safe_globals(stubs):
+        # What another thread has declared safe would not be found to need a stub, and be gone when it is needed.
+        with _STUBS_IN_USE, torch.serialization.safe_globals(_stubs(path)):
             return _torch_load(path)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint, entry_points
 
 import ml_dtypes
@@ -77,6 +78,17 @@ def test_the_format_before_zip_files(tmp_path, payload):
     torch.save(payload, path, _use_new_zipfile_serialization=False)
     assert from_torch.recognise(path)
     assert_weights(read(from_torch, path))
+
+
+def test_objects_are_read_by_several_threads_at_once(tmp_path):
+    for number in range(20):
+        torch.save(
+            {"model": WEIGHTS, "args": argparse.Namespace(lr=number), "config": Config()}, tmp_path / f"{number}.pt"
+        )
+    paths = [tmp_path / f"{number % 20}.pt" for number in range(400)]
+    with ThreadPoolExecutor(8) as pool:
+        for state in pool.map(lambda path: read(from_torch, path), paths):
+            assert_weights(state)
 
 
 def test_what_a_checkpoint_says_of_itself(tmp_path):
