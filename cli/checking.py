@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def check(
     context: click.Context,
+    /,
     source: Path,
     frozen: tuple[str, ...],
     steps: str | None,

@@ -4,6 +4,8 @@ import itertools
 import json
 import math
 import shutil
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import nets
@@ -349,6 +351,14 @@ def test_several_shards_of_other_steps(sharded):
     assert sorted(found(report)) == [("mixed-shards", (140, 60)), ("mixed-shards", (180, 30))]
 
 
+def test_a_shard_of_another_run(sharded, trained, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    save_sharded(other, 120, trained[1][120])
+    shutil.copy(path_of(other, 120) / shard_name(1), path_of(sharded, 120) / shard_name(1))
+    assert found(regime_proto.check(sharded)) == [("detour", (120,))]
+
+
 def test_an_index_that_names_what_is_not_there(sharded):
     path = path_of(sharded, 70) / "model.safetensors.index.json"
     index = json.loads(path.read_text())
@@ -625,6 +635,22 @@ def test_other_dtypes(tmp_path, dtype):
             value = torch.full((40, 3), math.nan).to(dtype)
         torch.save({"w": value, "n": torch.tensor(step)}, tmp_path / f"step_{step}.pt")
     assert found(regime_proto.check(tmp_path)) == [("non-finite", (5,))]
+
+
+def test_few_states_are_held_at_a_time(trained):
+    source = in_memory(trained[0])
+    held, most = [], []
+
+    def read(checkpoint):
+        state = source.read(checkpoint)
+        tensors = {name: array.copy() for name, array in state.tensors.items()}
+        held.append(weakref.ref(tensors["head.weight"]))
+        most.append(sum(array() is not None for array in held))
+        return State(tensors)
+
+    assert regime_proto.check(replace(source, read=read)).ok
+    assert len(most) == len(STEPS)
+    assert max(most) <= 3
 
 
 # --- The command ------------------------------------------------------------------------------------------------------

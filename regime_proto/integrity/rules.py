@@ -165,8 +165,8 @@ def odd_tensors(summaries: Sequence[Summary]) -> Iterator[Finding]:
     for summary in summaries:
         for what, names in _oddities(summary, common, usual).items():
             found.setdefault((what, tuple(names)), []).append(summary.step)
-    for (what, names), steps in found.items():
-        yield Finding("odd-tensors", f"{what}: {_counted(names)}", tuple(steps), names)
+    for (what, odd), steps in found.items():
+        yield Finding("odd-tensors", f"{what}: {_counted(odd)}", tuple(steps), odd)
 
 
 def _oddities(summary: Summary, common: Collection[str], usual: dict[str, Form]) -> dict[str, list[str]]:

@@ -154,10 +154,10 @@ def distances(source: Source) -> Callable[[int, int, Sequence[str]], float]:
 
     def distance(step: int, other: int, names: Sequence[str]) -> float:
         try:
-            states = [source.read(by_step[each]).tensors for each in (step, other)]
+            tensors, others = (source.read(by_step[each]).tensors for each in (step, other))
         except (RegimeError, OSError):
             return math.nan
-        return sum(_changes(*states, [name for name in names if name in states[0]]).values())
+        return sum(_changes(tensors, others, [name for name in names if name in tensors]).values())
 
     return distance
 
@@ -228,7 +228,7 @@ def _changes(tensors: Mapping[str, Array], earlier: Mapping[str, Array], names: 
 
 def _digest(array: Array) -> bytes:
     digest = hashlib.sha256(repr((array.dtype.name, array.shape)).encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.digest()[:16]
 
 
