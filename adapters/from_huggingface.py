@@ -24,8 +24,9 @@ def recognise(path: Path) -> str | None:
     weights = from_folder.index_in(path) or from_folder.weights_in(path)
     if config is None or weights is None:
         return None
-    architectures = config.get("architectures") or [config["model_type"]]
-    return f"config.json ({architectures[0]}) beside {weights.name}"
+    architectures = config.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and architectures else config["model_type"]
+    return f"config.json ({named}) beside {weights.name}"
 
 
 def peek(path: Path) -> Label:

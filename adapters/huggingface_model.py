@@ -16,6 +16,8 @@ from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.payload import state_of
 from regime_proto.probe import Probe
 
+# Buffers that older versions saved, and no version needs.
+_ONCE_SAVED = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids$")
 _INSTEAD = "say how to build the model: --model MODULE:FACTORY"
 
 
@@ -95,7 +97,7 @@ def class_of(path: Path, config: Any) -> Any:
         name = next(iter(config.architectures or ()), None)
         if name is None:
             return transformers.MODEL_MAPPING[type(config)]
-        found = getattr(transformers, name, None)
+        found: Any = getattr(transformers, name, None)
         if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
             raise RegimeError(f"{file}: transformers {transformers.__version__} has no model {name!r}; {_INSTEAD}")
         if not isinstance(config, found.config_class or ()):
@@ -103,7 +105,7 @@ def class_of(path: Path, config: Any) -> Any:
         return found
 
 
-class _WithoutRandom(TorchDispatchMode):
+class _WithoutRandom(TorchDispatchMode):  # type: ignore[misc]
     """Fills with zeros what would be drawn at random: it takes no time, and leaves the random numbers alone."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -164,6 +166,6 @@ def _renamed(names: Collection[str], conversions: list[Any], **rules: Any) -> di
 
 def _unused_names(model: Any, held: Collection[str], names: Mapping[str, str]) -> list[str]:
     """Return the tensors in a checkpoint of which transformers knows that its model has no use for them."""
-    patterns = [*(model._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq"]
+    patterns = [*(model._keys_to_ignore_on_load_unexpected or ()), *_ONCE_SAVED]
     unknown = set(held) - set(names) - set(model.state_dict())
     return sorted(name for name in unknown if any(re.search(pattern, name) for pattern in patterns))

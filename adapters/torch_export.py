@@ -160,7 +160,7 @@ def _only_tensors(model: nn.Module, outputs: Any) -> Iterator[None]:
             del model.forward
 
 
-class _FloatFirst(TorchFunctionMode):
+class _FloatFirst(TorchFunctionMode):  # type: ignore[misc]
     """Does ``1.0 - mask`` of whole numbers in two steps: the exporter fails to bring both to one type itself."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

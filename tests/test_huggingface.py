@@ -222,6 +222,15 @@ def test_a_model_of_the_users_own(tmp_path):
     } == {*load_file(tmp_path / SAFE)}
 
 
+def test_weights_in_another_layout(tmp_path):
+    """The experts of a mixture, which transformers puts together when it loads them."""
+    sizes = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    config = transformers.MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=2, vocab_size=20)
+    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(RegimeError, match=r"experts.0.w1.weight' lies in another layout than MixtralForCausalLM"):
+        from_huggingface.program_of(tmp_path, as_probe({"input_ids": IDS % 20}))
+
+
 def test_a_module_around_a_model_of_transformers():
     """What the exporter of torch does not know among the outputs is left out."""
     inner = make(n_layer=1)
@@ -265,7 +274,8 @@ def test_ways_to_save(tmp_path, how):
         # As the published GPT-2 is: with names of the part without head, and buffers that are no longer in use.
         model.save_pretrained(tmp_path)
         tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(tmp_path / SAFE).items()}
-        save_file({**tensors, "h.0.attn.bias": torch.ones(1, 1, 4, 4)}, tmp_path / SAFE)
+        tensors |= {"h.0.attn.bias": torch.ones(1, 1, 4, 4), "position_ids": torch.arange(4)}
+        save_file(tensors, tmp_path / SAFE)
         program = from_huggingface.program_of(tmp_path, as_probe({"input_ids": IDS % 20}))
     elif "bin" in how and "max_shard_size" in how:
         model.config.architectures = ["GPT2LMHeadModel"]
@@ -285,8 +295,8 @@ def test_ways_to_save(tmp_path, how):
     assert (shards > 1) == ("max_shard_size" in how)
     assert "GPT2LMHeadModel" in from_huggingface.recognise(tmp_path)
     found = bound(tmp_path, program)
-    assert ("h.0.attn.bias" in found) == ("without_head" in how)
-    found.pop("h.0.attn.bias", None)
+    unused = {name for name in ("h.0.attn.bias", "position_ids") if found.pop(name, None) is not None}
+    assert bool(unused) == ("without_head" in how)
     assert len(found) == len(expected) - 1, "the head is tied to the embedding"
     for name, array in found.items():
         np.testing.assert_array_equal(array.astype(np.float32), expected[name])
@@ -441,6 +451,20 @@ def test_scores_after_a_step_are_not_of_it(tmp_path):
     assert trainer_state.facts(folder) == {"loss": 2.0, "step": 2.0, "epoch": 1.0}
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "incomplete"), ("[1]", "incomplete"), ('{"epoch": 1', "incomplete"), (f'{{"epoch": {10**400}}}', "large")],
+    ids=["empty", "list", "cut off", "large"],
+)  # fmt: skip
+def test_a_damaged_state_of_the_trainer(tmp_path, content, message):
+    (tmp_path / trainer_state.FILE_NAME).write_text(content)
+    with pytest.raises(RegimeError, match=f"trainer_state.json: damaged.*{message}"):
+        trainer_state.facts(tmp_path)
+    for extra in ({"log_history": 3}, {"log_history": [None, {"step": "x"}]}, {}):
+        (tmp_path / trainer_state.FILE_NAME).write_text(json.dumps(extra))
+        assert trainer_state.facts(tmp_path) == {}
+
+
 # ---- text
 
 
@@ -504,6 +528,7 @@ CODE = "open('pwned', 'w')\nfrom transformers import GPT2Config as C, GPT2LMHead
         ({"model_type": "own"}, "transformers 5.* has no model_type 'own'; say how to build the model: --model"),
         ({"architectures": ["OwnModel"]}, "has no model 'OwnModel'; .* --model"),
         ({"architectures": ["pipeline"]}, "has no model 'pipeline'"),
+        ({"architectures": {"x": 1}}, "config.json: .*; .* --model"),
         ({"architectures": [["x"]]}, "config.json: .*; .* --model"),
         ({"architectures": ["BertModel"]}, "BertModel is no model of type 'gpt2'"),
         ({"n_embd": "wide"}, "config.json: .*; .* --model"),
