@@ -1,5 +1,6 @@
 """What cannot be read is named, with a command that makes readable checkpoints of it; the commands are run here."""
 
+import importlib.util
 import json
 import os
 import re
@@ -198,3 +199,46 @@ def test_adapters_are_merged(tmp_path):
         found = source.read(checkpoint).tensors["transformer.h.0.attn.c_attn.weight"]
         np.testing.assert_allclose(found, merged[checkpoint.step], atol=1e-6)
     assert (merged[1] != merged[2]).any()
+
+
+DEEPSPEED_RUN = """
+import os, sys
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+import torch, deepspeed, nets
+# It would be compiled, and one process has nothing to share.
+sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
+stage, folder, plain = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.distributed.init_process_group("gloo", init_method=f"file://{plain}/rendezvous", rank=0, world_size=1)
+deepspeed.init_distributed("gloo")
+model = nets.make_mlp()
+config = {
+    "train_batch_size": 64, "optimizer": {"type": "SGD", "params": {"lr": 0.1}}, "zero_optimization": {"stage": stage},
+    "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False,
+}
+engine = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)[0]
+inputs = torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
+for step in range(4):
+    engine.save_checkpoint(folder)
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        torch.save({name: tensor.clone() for name, tensor in model.state_dict().items()}, f"{plain}/step_{step}.pt")
+    engine.backward(engine(inputs).square().mean())
+    engine.step()
+"""
+
+
+@pytest.mark.libraries
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed, which is built, is not installed")
+@pytest.mark.parametrize("stage", [1, 3])
+def test_what_deepspeed_saves(stage, tmp_path):
+    folder, plain = tmp_path / "run", tmp_path / "plain"
+    plain.mkdir()
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", DEEPSPEED_RUN, str(stage), str(folder), str(plain)],
+        cwd=Path(__file__).parent, env=os.environ | {"DS_ACCELERATOR": "cpu"}, check=True,
+    )  # fmt: skip
+    if stage == 3:
+        with pytest.raises(NoCheckpoint, match="DeepSpeed's"):
+            open_directory(folder)
+        folder = run_the_command(advice.advice(folder))
+    model = nets.make_mlp()
+    assert_same_trajectory(folder, plain, tmp_path, model=model, probe=nets.probe(model))
