@@ -89,13 +89,13 @@ def _of_adapter(path: Path) -> str | None:
     root = path.parent
     out = f"{root}-merged"
     code = (
-        f"from pathlib import Path; from peft import {_PEFT_CLASSES.get(task, 'AutoPeftModel')} as M; "
+        f"import sys; from pathlib import Path; from peft import {_PEFT_CLASSES.get(task, 'AutoPeftModel')} as M; "
         "[M.from_pretrained(str(p.parent), dtype='float32').merge_and_unload().save_pretrained("
-        f"Path({out!r}, p.parent.name)) for p in Path({str(root)!r}).glob('*/{_ADAPTER_CONFIG}')]"
+        f"Path(sys.argv[2], p.parent.name)) for p in Path(sys.argv[1]).glob('*/{_ADAPTER_CONFIG}')]"
     )
     return (
         f"{path}: an adapter (LoRA) without the weights of its base model; merge each into them with "
-        f"python -c {shlex.quote(code)}; then give {out}"
+        f"{_python(code, root, out)}; then give {out}"
     )
 
 
@@ -111,23 +111,34 @@ def is_script(path: Path) -> bool:
 
 def of_script(path: Path) -> str:
     """Say how to take the states out of TorchScript."""
-    command, out = _resaving(path, "torch.jit.load(p, 'cpu')")
+    command, out = _resaving(path, "torch.jit.load(p, 'cpu').state_dict()")
     return f"{path}: TorchScript, which holds code; take its tensors out with {command}; then give {out}"
 
 
 def of_module(path: Path, kind: str) -> str:
-    """Say how to take the states out of pickled modules."""
-    command, out = _resaving(path, "torch.load(p, 'cpu', weights_only=False)")
+    """Say how to take the states out of pickled modules, or of dicts of them."""
+    state = "lambda x: x.state_dict() if hasattr(x, 'state_dict') else x"
+    loaded = "torch.load(p, 'cpu', weights_only=False)"
+    command, out = _resaving(
+        path,
+        f"(lambda c: {{k: s(v) for k, v in c.items()}} if isinstance(c, dict) else s(c))({loaded})",
+        f"s = {state}; ",
+    )
     return (
         f"{path}: holds a {kind}, not a dict of tensors; save model.state_dict(), or, where the model's code is and if "
         f"you trust these files (it runs what is in them): {command}; then give {out}"
     )
 
 
-def _resaving(path: Path, loaded: str) -> tuple[str, str]:
+def _resaving(path: Path, state: str, before: str = "") -> tuple[str, str]:
     out = f"{path.parent}-states"
     code = (
-        f"import torch; from pathlib import Path; o = Path({out!r}); o.mkdir(exist_ok=True); "
-        f"[torch.save({loaded}.state_dict(), o / p.name) for p in Path({str(path.parent)!r}).glob('*{path.suffix}')]"
+        f"import sys, torch; from pathlib import Path; o = Path(sys.argv[2]); o.mkdir(exist_ok=True); {before}"
+        f"[torch.save({state}, o / p.name) for p in Path(sys.argv[1]).glob('*{path.suffix}')]"
     )
-    return f"python -c {shlex.quote(code)}", out
+    return _python(code, path.parent, out), out
+
+
+def _python(code: str, root: Path, out: str) -> str:
+    # The code holds nothing that a shell would read between these quotes.
+    return f'python -c "{code}" {shlex.quote(str(root))} {shlex.quote(out)}'

@@ -37,13 +37,13 @@ def recognise(path: Path) -> str | None:
 
 def peek(path: Path) -> Label:
     """Return what the weights say of themselves, once all of them are there."""
-    labels = [_reader(file).peek(file) for file in files_in(path)]
+    labels: list[Label] = [_reader(file).peek(file) for file in files_in(path)]
     return labels[0]
 
 
 def read(path: Path) -> Payload:
     """Read the weights of a folder; shards are put together."""
-    payloads = {file: _reader(file).read(file) for file in files_in(path)}
+    payloads: dict[Path, Payload] = {file: _reader(file).read(file) for file in files_in(path)}
     first = next(iter(payloads.values()))
     if len(payloads) == 1:
         return first

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from regime_proto.adapters import advice, torch_zip
+from regime_proto.adapters import torch_zip
+from regime_proto.adapters.advice import is_script, of_module, of_script
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.program import Program
-from regime_proto.payload import Incomplete, Label, Payload, label_of, payload_of
+from regime_proto.payload import Incomplete, Label, NotACheckpoint, Payload, label_of, payload_of
 from regime_proto.probe import Probe
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
 _EXPORTED = ".pt2"
+# Where a whole module may lie in a dict.
+_MODULES = ("model", "net", "network", "module")
 _INSTALL = 'pip install "regime-proto[torch]"'
 # Where the directory of a zip file ends; a comment of up to 65,535 bytes may follow.
 _END, _END_WITHIN = b"PK\5\6", 65_557
@@ -41,7 +44,14 @@ def peek(path: Path) -> Label:
 
 def read(path: Path) -> Payload:
     """Read a checkpoint; the arrays are mapped from the file where its format allows it."""
-    return payload_of(load(path))
+    content = load(path)
+    try:
+        return payload_of(content)
+    except NotACheckpoint:
+        held = next((content[key] for key in _MODULES if key in content), None)
+        if held is None or isinstance(held, Mapping):
+            raise
+        raise NotACheckpoint(of_module(path, type(held).__name__)) from None
 
 
 def accepts(model: object) -> bool:
@@ -67,13 +77,13 @@ def load(path: Path) -> Mapping[str, Any]:
         payload = torch_zip.load(path)
     except torch_zip.NotPlain as reason:
         _refuse_cut_off(path)
-        if advice.is_script(path):
-            raise RegimeError(advice.of_script(path)) from None
+        if is_script(path):
+            raise RegimeError(of_script(path)) from None
         payload = _load_with_torch(path, str(reason))
     if isinstance(payload, np.ndarray):
         raise RegimeError(f"{path}: holds a tensor, not a dict of tensors; save model.state_dict() instead")
     if not isinstance(payload, Mapping):
-        raise RegimeError(advice.of_module(path, type(payload).__name__))
+        raise RegimeError(of_module(path, type(payload).__name__))
     return payload
 
 

@@ -197,7 +197,10 @@ def _refuse_single(root: Path, known: Mapping[str, Reader]) -> None:
     for reader in known.values():
         reason = None if reader.SUFFIXES else reader.recognise(root)
         if reason is not None:
-            raise RegimeError(f"{root}: a single checkpoint ({reason}); give the directory that holds all of the run")
+            raise RegimeError(
+                f"{root}: a single checkpoint ({reason}); give the directory that holds all of the run; if training "
+                "overwrites it, save each under a name of its own, such as step_000100.pt"
+            )
     advice = advice_on([root, *entries(root)])
     if advice is not None:
         raise NoCheckpoint(advice)

@@ -122,11 +122,6 @@ def order(paths: Sequence[Path], peek: Callable[[Path], Label]) -> Order:
     usable = [(steps, kind, reason) for steps, kind, reason in rules if steps is not None]
     if not usable:
         unknown = next(path for path in paths if not has_number(path))
-        if len(paths) == 1:
-            raise RegimeError(
-                f"{unknown}: the only checkpoint; if training overwrites it, save each under a name of its own, "
-                "such as step_000100.pt"
-            )
         raise RegimeError(
             f"{unknown}: no step in the payload and no number in the name; "
             "name checkpoints like step_000100.pt, or save a dict with a 'step'"

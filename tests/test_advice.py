@@ -1,0 +1,244 @@
+"""What cannot be read is named, with a command that makes readable checkpoints of it; the commands are run here."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import nets
+import numpy as np
+import pytest
+import torch
+from libraries import needed
+from reading import assert_same_trajectory
+from regime_proto.adapters import advice, from_folder
+from regime_proto.schema.errors import RegimeError
+
+from regime_proto.directory import NoCheckpoint, open_directory
+
+STATES = 4
+
+
+def run_the_command(text):
+    """Run the command of an advice; return the directory that it names."""
+    assert len(text.splitlines()) == 1
+    command, out = re.search(r"((?:python -c|for d in) .*); then give (.*)$", text).groups()
+    # Where the model's code is, and with this Python.
+    places = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=Path(__file__).parent, env=os.environ | places, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return Path(out)
+
+
+def save_run(folder, plain, save):
+    for step, trained in enumerate(nets.train(nets.make_mlp(), STATES)):
+        folder.mkdir(parents=True, exist_ok=True)
+        plain.mkdir(exist_ok=True)
+        save(trained, step)
+        torch.save(trained.state_dict(), plain / f"step_{step}.pt")
+
+
+def save_script(trained, path):
+    with warnings.catch_warnings():
+        # TorchScript is deprecated.
+        warnings.simplefilter("ignore")
+        torch.jit.trace(trained.eval(), torch.zeros(2, 12)).save(path)
+    trained.train()
+
+
+def read_the_first(folder):
+    source = open_directory(folder)
+    source.read(source.checkpoints[0])
+
+
+SAVES = {
+    "holds a Mlp, not a dict of tensors": torch.save,
+    "holds a Mlp, not a dict": lambda trained, path: torch.save({"model": trained, "epoch": 1}, path),
+    "TorchScript, which holds code": save_script,
+}
+
+
+@pytest.mark.parametrize("message", SAVES)
+def test_models_with_their_code(message, tmp_path):
+    folder = tmp_path / "it's $HOME"
+    save_run(folder, tmp_path / "plain", lambda trained, step: SAVES[message](trained, folder / f"net_{step}.pt"))
+    with pytest.raises(RegimeError, match=message) as error:
+        read_the_first(folder)
+    out = run_the_command(str(error.value))
+    assert out == folder.with_name(f"{folder.name}-states")
+    model = nets.make_mlp()
+    assert [checkpoint.step for checkpoint in open_directory(out).checkpoints] == list(range(STATES))
+    assert_same_trajectory(out, tmp_path / "plain", tmp_path, model=model, probe=nets.probe(model))
+
+
+def test_a_single_script(tmp_path):
+    save_script(nets.make_mlp(), tmp_path / "net.pt")
+    assert "TorchScript, which holds code; take its tensors out with python -c" in advice.advice(tmp_path / "net.pt")
+    torch.save({"w": torch.ones(2)}, tmp_path / "other.pt")
+    assert advice.advice(tmp_path / "other.pt") is None
+    assert advice.advice(tmp_path) is None
+
+
+def test_a_single_file_that_is_overwritten(tmp_path):
+    torch.save({"w": torch.ones(2)}, tmp_path / "model.pt")
+    with pytest.raises(RegimeError, match=r"a single checkpoint .* if training overwrites it, save each under a name"):
+        open_directory(tmp_path)
+    torch.save({"w": torch.ones(2), "step": 5}, tmp_path / "step_5.pt")
+    torch.save({"w": torch.ones(2), "step": 5}, tmp_path / "last.pt")
+    (tmp_path / "model.pt").unlink()
+    with pytest.raises(RegimeError, match=r"one checkpoint \(step_5.pt\) .* each under a name of its own"):
+        open_directory(tmp_path).require_two()
+
+
+def write(path, content=b"x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def test_what_deepspeed_splits(tmp_path):
+    """Stage 3: no process holds a whole tensor."""
+    for step in (10, 20):
+        for rank in range(2):
+            write(tmp_path / f"run/global_step{step}/zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
+            write(tmp_path / f"run/global_step{step}/zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+    write(tmp_path / "run/latest", b"global_step20")
+    write(tmp_path / "run/zero_to_fp32.py")
+    with pytest.raises(NoCheckpoint, match=r"run: DeepSpeed's .*run/global_step\*/; .* --tag .* --safe_serialization"):
+        open_directory(tmp_path / "run")
+    with pytest.raises(NoCheckpoint, match=r"run: DeepSpeed's"):
+        open_directory(tmp_path / "run/global_step10")
+    # One state in each folder, as transformers and accelerate keep them.
+    for step in (10, 20):
+        folder = tmp_path / f"trainer/checkpoint-{step}"
+        write(folder / f"global_step{step}/zero_pp_rank_0_mp_rank_00_model_states.pt")
+        write(folder / "zero_to_fp32.py")
+    with pytest.raises(
+        NoCheckpoint, match=r'for d in .*/trainer/\*/; do python "\$d/zero_to_fp32.py" "\$d" .*trainer-fp32'
+    ):
+        open_directory(tmp_path / "trainer")
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_what_megatron_splits(new, tmp_path):
+    for step in (100, 200):
+        folder = tmp_path / f"run/iter_{step:07}"
+        if new:
+            write(folder / "metadata.json", json.dumps({"sharded_backend": "torch_dist"}).encode())
+            write(folder / "common.pt")
+            write(folder / "__0_0.distcp")
+        else:
+            write(folder / "mp_rank_00/model_optim_rng.pt")
+            write(folder / "mp_rank_01/model_optim_rng.pt")
+    for pointer in (True, False):
+        if pointer:
+            write(tmp_path / "run/latest_checkpointed_iteration.txt", b"200")
+        else:
+            (tmp_path / "run/latest_checkpointed_iteration.txt").unlink()
+        with pytest.raises(NoCheckpoint, match=r"Megatron's .*export_ckpt.* MODEL .*; then give .*run-hf$"):
+            open_directory(tmp_path / "run")
+
+
+def test_readable_checkpoints_beside_are_read(tmp_path):
+    for step in range(2):
+        torch.save({"model": {"w": torch.full((2,), float(step))}}, tmp_path / f"step_{step}.pt")
+    write(tmp_path / "global_step1/zero_pp_rank_0_mp_rank_00_model_states.pt")
+    write(tmp_path / "adapter/adapter_config.json", b"{}")
+    write(tmp_path / "adapter/adapter_model.safetensors")
+    write(tmp_path / "latest_checkpointed_iteration.txt")
+    assert len(open_directory(tmp_path).checkpoints) == 2
+
+
+def test_parts_are_not_taken_for_the_whole(tmp_path):
+    write(tmp_path / "a/zero_pp_rank_0_mp_rank_00_model_states.pt")
+    write(tmp_path / "b/common.pt")
+    write(tmp_path / "b/__0_0.distcp")
+    assert from_folder.recognise(tmp_path / "a") is None
+    assert from_folder.recognise(tmp_path / "b") is None
+
+
+@pytest.mark.parametrize("config", [b"", b"[]", b"\xff", b'{"task_type": 5}', b"{}"])
+def test_an_adapter_of_any_kind(config, tmp_path):
+    write(tmp_path / "c/adapter_config.json", config)
+    write(tmp_path / "c/adapter_model.bin")
+    found = advice.advice(tmp_path / "c")
+    assert found is None or "import AutoPeftModel as M" in found
+
+
+@pytest.mark.libraries
+def test_adapters_are_merged(tmp_path):
+    peft, transformers = needed("peft"), needed("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20, n_positions=16)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    with warnings.catch_warnings():
+        # On a choice that peft mends by itself.
+        warnings.simplefilter("ignore")
+        base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+        chosen = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["c_attn"], init_lora_weights=False)
+        model = peft.get_peft_model(base, chosen)
+        merged = {}
+        for step in (1, 2, 10):
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data += 0.1
+            model.save_pretrained(tmp_path / f"run/checkpoint-{step}")
+            model.merge_adapter()
+            merged[step] = base.transformer.h[0].attn.c_attn.base_layer.weight.detach().numpy().copy()
+            model.unmerge_adapter()
+    with pytest.raises(NoCheckpoint, match=r"an adapter \(LoRA\) without the weights of its base model") as error:
+        open_directory(tmp_path / "run")
+    source = open_directory(run_the_command(str(error.value)))
+    assert [checkpoint.step for checkpoint in source.checkpoints] == [1, 2, 10]
+    for checkpoint in source.checkpoints:
+        found = source.read(checkpoint).tensors["transformer.h.0.attn.c_attn.weight"]
+        np.testing.assert_allclose(found, merged[checkpoint.step], atol=1e-6)
+    assert (merged[1] != merged[2]).any()
+
+
+DEEPSPEED_RUN = """
+import os, sys
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+import torch, deepspeed, nets
+# It would be compiled, and one process has nothing to share.
+sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
+stage, folder, plain = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.distributed.init_process_group("gloo", init_method=f"file://{plain}/rendezvous", rank=0, world_size=1)
+deepspeed.init_distributed("gloo")
+model = nets.make_mlp()
+config = {
+    "train_batch_size": 64, "optimizer": {"type": "SGD", "params": {"lr": 0.1}}, "zero_optimization": {"stage": stage},
+    "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False,
+}
+engine = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)[0]
+inputs = torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
+for step in range(4):
+    engine.save_checkpoint(folder)
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        torch.save({name: tensor.clone() for name, tensor in model.state_dict().items()}, f"{plain}/step_{step}.pt")
+    engine.backward(engine(inputs).square().mean())
+    engine.step()
+"""
+
+
+@pytest.mark.libraries
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed, which is built, is not installed")
+@pytest.mark.parametrize("stage", [1, 3])
+def test_what_deepspeed_saves(stage, tmp_path):
+    folder, plain = tmp_path / "run", tmp_path / "plain"
+    plain.mkdir()
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", DEEPSPEED_RUN, str(stage), str(folder), str(plain)],
+        cwd=Path(__file__).parent, env=os.environ | {"DS_ACCELERATOR": "cpu"}, check=True,
+    )  # fmt: skip
+    if stage == 3:
+        with pytest.raises(NoCheckpoint, match="DeepSpeed's"):
+            open_directory(folder)
+        folder = run_the_command(advice.advice(folder))
+    model = nets.make_mlp()
+    assert_same_trajectory(folder, plain, tmp_path, model=model, probe=nets.probe(model))
