@@ -293,6 +293,16 @@ def test_tensors_that_never_change(half_frozen):
     report = regime_proto.check(in_memory(half_frozen))
     assert found(report) == [("never-changes", ())]
     assert report.findings[0].tensors == ("body.0.weight", "body.0.bias")
+    assert not report.ok
+
+
+def test_a_bias_that_stands_still_may_well_do_so():
+    """A norm after it takes every change of a bias out again: without weight decay it gets no gradient."""
+    trained = train(nets.make_mlp(), STEPS)
+    bias = next(iter(trained.values()))["body.0.bias"]
+    report = regime_proto.check(in_memory({step: {**state, "body.0.bias": bias} for step, state in trained.items()}))
+    assert [(finding.rule, finding.tensors) for finding in report.findings] == [("never-changes", ("body.0.bias",))]
+    assert report.ok
 
 
 def test_tensors_that_are_meant_to_be_frozen(half_frozen):

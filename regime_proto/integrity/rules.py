@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby, pairwise
 
-from regime_proto.integrity.findings import WARNING, Finding, spell_names
+from regime_proto.integrity.findings import ERROR, WARNING, Finding, spell_names
 from regime_proto.integrity.scan import Form, Summary, Unreadable, combined
 
 # Neighbours on each side that say what is usual on a grid, the share of them that must agree, and how many in all.
@@ -146,8 +146,12 @@ def unchanging(
     still = {name for name, found in digests.items() if len(found) == 1}
     odd = [name for name in digests if name in still - meant and (trainable is None or name in trainable)]
     if odd:
+        forms = {name: form for summary in summaries for name, form in summary.forms.items()}
+        # What is added to something that is normalized afterwards has no gradient: such a bias stands still by itself.
+        severity = ERROR if any(len(forms[name].shape) > 1 for name in odd) else WARNING
         verb = "is the same" if len(odd) == 1 else "are the same"
-        yield Finding("never-changes", f"{_counted(odd)} of {len(digests)} {verb} in all states", (), tuple(odd))
+        message = f"{_counted(odd)} of {len(digests)} {verb} in all states"
+        yield Finding("never-changes", message, (), tuple(odd), severity=severity)
     moved = [name for name in digests if name in meant - still]
     if moved:
         yield Finding("frozen-changes", f"{_counted(moved)} said to be frozen, but not the same", (), tuple(moved))
