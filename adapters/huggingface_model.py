@@ -97,10 +97,10 @@ def class_of(path: Path, config: Any) -> Any:
         name = next(iter(config.architectures or ()), None)
         if name is None:
             return transformers.MODEL_MAPPING[type(config)]
-        found: Any = getattr(transformers, name, None)
+        found = getattr(transformers, name, None)
         if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
             raise RegimeError(f"{file}: transformers {transformers.__version__} has no model {name!r}; {_INSTEAD}")
-        if not isinstance(config, found.config_class or ()):
+        if not isinstance(config, getattr(found, "config_class", None) or ()):
             raise RegimeError(f"{file}: {name} is no model of type {config.model_type!r}; {_INSTEAD}")
         return found
 

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import regime_proto
+from regime_proto.analyzer.epochs import from_epochs
 from regime_proto.directory import open_directory
 from regime_proto.engine.graph.gates import find_gates
 from regime_proto.payload import Incomplete, state_of
@@ -362,6 +363,7 @@ def test_a_run_of_the_trainer(tmp_path, trained, text):
     with regime_proto.open_trajectory(path) as trajectory:
         assert trajectory["step"].values.tolist() == list(range(1, 9))
         assert trajectory["epoch"].values.tolist() == [step / 4 for step in range(1, 9)]
+        assert from_epochs(trajectory["epoch"].values) == 4
         logged = {entry["step"]: entry for entry in history if "loss" in entry}
         scored = {entry["step"]: entry for entry in history if "eval_loss" in entry}
         assert set(logged) == set(scored) == {2, 4, 6, 8}
