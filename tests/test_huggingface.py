@@ -17,7 +17,7 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
-from regime_proto.adapters import from_huggingface, huggingface_model, trainer_state
+from regime_proto.adapters import from_huggingface, huggingface_names, trainer_state
 from regime_proto.cli.main import main
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from safetensors.torch import load_file, save_file
@@ -216,7 +216,7 @@ def test_a_model_of_the_users_own(tmp_path):
     assert model.config.use_cache
     model = make("vit")
     model.save_pretrained(tmp_path)
-    names = huggingface_model.saved_names(model)
+    names = huggingface_names.saved_names(model)
     assert {*names} <= {*model.state_dict()}
     assert {name for name in model.state_dict() if name not in names} | {
         saved for other in names.values() for saved in other
@@ -596,7 +596,7 @@ def test_a_directory_that_explains_itself_needs_neither_text_nor_model(steps, te
 @pytest.mark.parametrize("ability", ["analyze --probe-text", "analyze --probe"])
 def test_without_transformers(steps, text, tmp_path, monkeypatch, ability):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    monkeypatch.delitem(sys.modules, "regime_proto.adapters.huggingface_model")
+    monkeypatch.delitem(sys.modules, "regime_proto.adapters.huggingface_model", raising=False)
     given = text if "text" in ability else tmp_path / "probe.npz"
     message = refused("analyze", steps, ability.split()[1], given)
     assert 'needs transformers: pip install "regime-proto[huggingface]"' in message
