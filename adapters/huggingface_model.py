@@ -1,7 +1,6 @@
 """Builds models of transformers from their config.json, and exports them under the names in their checkpoints."""
 
 import contextlib
-import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from regime_proto.adapters import from_folder, torch_export
 from regime_proto.adapters.huggingface_config import CONFIG, config_of, refuse_code, transformers_apart
+from regime_proto.adapters.huggingface_names import loaded_names, saved_names, unused_names
 from regime_proto.schema.errors import RegimeError
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,8 +16,6 @@ from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.payload import state_of
 from regime_proto.probe import Probe
 
-# Buffers that older versions saved, and no version needs.
-_ONCE_SAVED = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids$")
 _INSTEAD = "say how to build the model: --model MODULE:FACTORY"
 
 
@@ -33,10 +31,10 @@ def program_of(path: Path, probe: Probe) -> Program:
     model = build(path)
     held = state_of(from_folder.read(path), str(path)).tensors
     aliases = saved_names(model)
-    names = _loaded_names(model, held, path)
+    names = loaded_names(model, held, path)
     for name, loaded in names.items():
         aliases.setdefault(loaded, set()).add(name)
-    unused = [Tensor(name, held[name].shape, trainable=False) for name in _unused_names(model, held, names)]
+    unused = [Tensor(name, held[name].shape, trainable=False) for name in unused_names(model, held, names)]
     return _exported(model, probe, aliases, unused)
 
 
@@ -97,10 +95,10 @@ def class_of(path: Path, config: Any) -> Any:
         name = next(iter(config.architectures or ()), None)
         if name is None:
             return transformers.MODEL_MAPPING[type(config)]
-        found: Any = getattr(transformers, name, None)
+        found = getattr(transformers, name, None)
         if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
             raise RegimeError(f"{file}: transformers {transformers.__version__} has no model {name!r}; {_INSTEAD}")
-        if not isinstance(config, found.config_class or ()):
+        if not isinstance(config, getattr(found, "config_class", None) or ()):
             raise RegimeError(f"{file}: {name} is no model of type {config.model_type!r}; {_INSTEAD}")
         return found
 
@@ -126,46 +124,3 @@ def _caches_off(config: Any) -> Iterator[None]:
     finally:
         for one in configs:
             one.use_cache = True
-
-
-def saved_names(model: Any) -> dict[str, set[str]]:
-    """Return, by the name of a tensor in the model, the other name that `save_pretrained` gives it."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import PrefixChange
-
-    loading = get_model_conversion_mapping(model, add_legacy=False)
-    saving = [one.reverse_transform() for one in loading[::-1] if not isinstance(one, PrefixChange)]
-    names = _renamed(model.state_dict(), saving, reverse=True)
-    return {name: {saved} for name, (saved, _) in names.items() if saved != name}
-
-
-def _loaded_names(model: Any, held: Collection[str], path: Path) -> dict[str, str]:
-    """Return the model's names of the tensors in a checkpoint, for those that it names otherwise."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-
-    known = model.state_dict()
-    rules = {"base_model_prefix": model.base_model_prefix, "meta_state_dict": known}
-    names = _renamed(held, get_model_conversion_mapping(model), **rules)
-    other = next((name for name, (_, operation) in names.items() if operation and name not in known), None)
-    if other is not None:
-        raise RegimeError(
-            f"{path}: {other!r} lies in another layout than {type(model).__name__} has it, which is not supported; "
-            "save torch.save(model.state_dict(), …) instead"
-        )
-    return {name: loaded for name, (loaded, _) in names.items() if loaded in known and name not in known}
-
-
-def _renamed(names: Collection[str], conversions: list[Any], **rules: Any) -> dict[str, tuple[str, str | None]]:
-    """Return what transformers makes of names, and the pattern of the operation that changes the numbers, if any."""
-    from transformers.core_model_loading import WeightConverter, rename_source_key
-
-    converters = [one for one in conversions if isinstance(one, WeightConverter)]
-    renamings = [one for one in conversions if not isinstance(one, WeightConverter)]
-    return {name: rename_source_key(name, renamings, converters, **rules) for name in sorted(names)}
-
-
-def _unused_names(model: Any, held: Collection[str], names: Mapping[str, str]) -> list[str]:
-    """Return the tensors in a checkpoint of which transformers knows that its model has no use for them."""
-    patterns = [*(model._keys_to_ignore_on_load_unexpected or ()), *_ONCE_SAVED]
-    unknown = set(held) - set(names) - set(model.state_dict())
-    return sorted(name for name in unknown if any(re.search(pattern, name) for pattern in patterns))

@@ -17,13 +17,14 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
-from regime_proto.adapters import from_huggingface, huggingface_model, trainer_state
+from regime_proto.adapters import from_huggingface, huggingface_names, trainer_state
 from regime_proto.cli.main import main
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import regime_proto
+from regime_proto.analyzer.epochs import from_epochs
 from regime_proto.directory import open_directory
 from regime_proto.engine.graph.gates import find_gates
 from regime_proto.payload import Incomplete, state_of
@@ -215,7 +216,7 @@ def test_a_model_of_the_users_own(tmp_path):
     assert model.config.use_cache
     model = make("vit")
     model.save_pretrained(tmp_path)
-    names = huggingface_model.saved_names(model)
+    names = huggingface_names.saved_names(model)
     assert {*names} <= {*model.state_dict()}
     assert {name for name in model.state_dict() if name not in names} | {
         saved for other in names.values() for saved in other
@@ -362,6 +363,7 @@ def test_a_run_of_the_trainer(tmp_path, trained, text):
     with regime_proto.open_trajectory(path) as trajectory:
         assert trajectory["step"].values.tolist() == list(range(1, 9))
         assert trajectory["epoch"].values.tolist() == [step / 4 for step in range(1, 9)]
+        assert from_epochs(trajectory["epoch"].values) == 4
         logged = {entry["step"]: entry for entry in history if "loss" in entry}
         scored = {entry["step"]: entry for entry in history if "eval_loss" in entry}
         assert set(logged) == set(scored) == {2, 4, 6, 8}
@@ -594,7 +596,7 @@ def test_a_directory_that_explains_itself_needs_neither_text_nor_model(steps, te
 @pytest.mark.parametrize("ability", ["analyze --probe-text", "analyze --probe"])
 def test_without_transformers(steps, text, tmp_path, monkeypatch, ability):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    monkeypatch.delitem(sys.modules, "regime_proto.adapters.huggingface_model")
+    monkeypatch.delitem(sys.modules, "regime_proto.adapters.huggingface_model", raising=False)
     given = text if "text" in ability else tmp_path / "probe.npz"
     message = refused("analyze", steps, ability.split()[1], given)
     assert 'needs transformers: pip install "regime-proto[huggingface]"' in message
