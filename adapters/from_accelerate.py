@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from types import ModuleType
 
 from regime_proto.adapters import from_dcp, from_folder, from_safetensors, from_torch
 
 from regime_proto.payload import Incomplete, Label, Payload
+from regime_proto.registry import Reader
 
 SUFFIXES = ()
 REFINES = "folder"
@@ -49,17 +49,17 @@ def _without_model(key: str) -> str:
     return f"{key}.".removeprefix("model.").rstrip(".")
 
 
-def _found(path: Path) -> dict[str, tuple[Path, ModuleType]]:
+def _found(path: Path) -> dict[str, tuple[Path, Reader]]:
     models = _models(path)
     if not models:
         raise Incomplete(f"{path}: damaged or incomplete (no weights in it); save it again or remove it")
     return models
 
 
-def _models(path: Path) -> dict[str, tuple[Path, ModuleType]]:
+def _models(path: Path) -> dict[str, tuple[Path, Reader]]:
     """Return, for each model in a folder, where it lies and what reads it."""
-    models: dict[str, tuple[Path, ModuleType]] = {}
-    folders: dict[str, tuple[Path, ModuleType]] = {}
+    models: dict[str, tuple[Path, Reader]] = {}
+    folders: dict[str, tuple[Path, Reader]] = {}
     for entry in sorted(path.iterdir()):
         match = _MODEL.fullmatch(entry.stem if entry.suffix in _FILES else entry.name)
         if entry.is_file() and match and entry.suffix in _FILES:
