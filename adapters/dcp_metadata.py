@@ -101,8 +101,9 @@ class _Record:
 
 
 def _entry(name: str, what: object, path: object, pieces: Mapping[tuple[int, ...], Piece]) -> Entry:
-    nested = isinstance(path, tuple) and path and all(isinstance(key, str | int) for key in path)
-    keys = tuple(map(str, path)) if nested else (name,)  # type: ignore[arg-type]
+    keys: tuple[str, ...] = (name,)
+    if isinstance(path, tuple) and path and all(isinstance(key, str | int) for key in path):
+        keys = tuple(map(str, path))
     if isinstance(what, _Record) and what.kind == "BytesStorageMetadata":
         return Entry(keys, tuple(pieces.values()))
     fields = _fields(what, "TensorStorageMetadata")
@@ -206,6 +207,7 @@ def _interpreted(content: bytes) -> object:
         raise _CutOff
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    argument: Any
     for opcode, argument, _ in pickletools.genops(content):
         name: str = opcode.name
         if name in ("PROTO", "FRAME"):

@@ -120,7 +120,7 @@ def _entries(path: Path) -> tuple[list[Entry], list[Entry]]:
 def _is_left_out(entry: Entry, optimizers: set[tuple[str, ...]]) -> bool:
     above = [key.lower() for key in entry.path[:-1]]
     return any(word in key for key in above for word in _NOT_READ) or any(
-        entry.path[: len(front)] == front for front in optimizers
+        entry.path[:depth] in optimizers for depth in range(len(entry.path))
     )
 
 

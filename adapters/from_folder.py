@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from regime_proto.adapters import from_safetensors, from_torch
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.payload import TOP, Incomplete, Inconsistent, Label, Payload
+from regime_proto.registry import Reader
 
 SUFFIXES = ()
 
@@ -16,17 +16,10 @@ _INDEX = (".safetensors.index.json", ".bin.index.json")
 # Where a folder holds several, the first is the model's.
 _USUAL = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "model.bin", "model.pt")
 _OTHER = (
-    "optim",
-    "sched",
-    "rng",
-    "random",
-    "scaler",
-    "training_args",
-    "adapter_",
-    "sampler",
-    "custom_checkpoint",
+    "optim", "sched", "rng", "random", "scaler", "training_args", "adapter_", "sampler", "custom_checkpoint",
+    # DeepSpeed's parts of tensors.
     "zero_pp_rank",
-)
+)  # fmt: skip
 
 
 def recognise(path: Path) -> str | None:
@@ -121,6 +114,7 @@ def weight_map(folder: Path) -> dict[str, str]:
 def weights_in(folder: Path) -> Path | None:
     """Return the one file of weights in a folder; None if there is none, or it cannot be told from others."""
     usual = next((folder / name for name in _USUAL if (folder / name).is_file()), None)
+    # Beside shards of torch's, a single file holds something else.
     if usual is not None or next(folder.glob("*.distcp"), None) is not None:
         return usual
     suffixes = (".safetensors", *from_torch.SUFFIXES)
@@ -129,5 +123,5 @@ def weights_in(folder: Path) -> Path | None:
     return candidates[0] if len(candidates) == 1 else None
 
 
-def _reader(file: Path) -> ModuleType:
+def _reader(file: Path) -> Reader:
     return from_safetensors if file.suffix == ".safetensors" else from_torch

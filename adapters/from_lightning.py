@@ -30,7 +30,7 @@ def recognise(path: Path) -> str | None:
 def peek(path: Path) -> Label:
     """Return step, epoch, and the monitored scores."""
     content = from_torch.load(path)
-    return label_of(payload_of(content).facts | _scores(content))
+    return label_of({**payload_of(content).facts, **_scores(content)})
 
 
 def read(path: Path) -> Payload:
