@@ -8,7 +8,7 @@ from regime_proto.adapters import from_dcp, from_folder, from_safetensors, from_
 from regime_proto.payload import Incomplete, Label, Payload
 from regime_proto.registry import Reader
 
-SUFFIXES = ()
+SUFFIXES: tuple[str, ...] = ()
 REFINES = "folder"
 
 # What accelerate writes last. Nothing here opens it: it is a pickle.

@@ -19,7 +19,7 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, NotDense, Payload, label_of, numbers_in
 from regime_proto.source import Array
 
-SUFFIXES = ()
+SUFFIXES: tuple[str, ...] = ()
 REFINES = "folder"
 
 # Most of a checkpoint's bytes are its optimizer's, which nothing here needs.

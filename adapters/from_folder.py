@@ -10,7 +10,7 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.payload import TOP, Incomplete, Inconsistent, Label, Payload
 from regime_proto.registry import Reader
 
-SUFFIXES = ()
+SUFFIXES: tuple[str, ...] = ()
 
 _INDEX = (".safetensors.index.json", ".bin.index.json")
 # Where a folder holds several, the first is the model's.

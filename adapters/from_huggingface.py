@@ -14,7 +14,7 @@ from regime_proto.engine.graph.program import Program
 from regime_proto.payload import Incomplete, Label, Payload, label_of
 from regime_proto.probe import Probe
 
-SUFFIXES = ()
+SUFFIXES: tuple[str, ...] = ()
 REFINES = "folder"
 
 

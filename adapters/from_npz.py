@@ -7,6 +7,7 @@ import numpy as np
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of, numbers_in
+from regime_proto.source import Array
 
 SUFFIXES = (".npz",)
 
@@ -39,7 +40,8 @@ def _arrays(path: Path, *, single: bool) -> Payload:
     """Return the arrays of a file, or only those that are single numbers."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            tensors, facts = {}, {}
+            tensors: dict[str, Array] = {}
+            facts: dict[str, Array] = {}
             for name in archive.files:
                 if not single or _is_single(archive, name):
                     array = archive[name]

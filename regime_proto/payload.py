@@ -93,7 +93,13 @@ def label_of(facts: Mapping[str, Any]) -> Label:
 
 def numbers_in(facts: Mapping[Any, Any]) -> dict[str, float]:
     """Return the entries of `facts` that are numbers."""
-    return {str(name): float(value) for name, value in facts.items() if _is_number(value)}
+    numbers: dict[str, float] = {}
+    for name, value in facts.items():
+        # A whole number may be larger than any float.
+        with contextlib.suppress(OverflowError):
+            if _is_number(value):
+                numbers[str(name)] = float(value)
+    return numbers
 
 
 def parsed(metadata: Mapping[str, str]) -> dict[str, float]:
