@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 from regime_proto.adapters import from_dcp, from_folder, from_safetensors, from_torch
 
 from regime_proto.payload import Incomplete, Label, Payload
-from regime_proto.registry import Reader
 
 SUFFIXES: tuple[str, ...] = ()
 REFINES = "folder"
@@ -14,7 +14,7 @@ REFINES = "folder"
 # What accelerate writes last. Nothing here opens it: it is a pickle.
 _RANDOM_STATES = "random_states_*.pkl"
 _MODEL = re.compile(r"(?:model|pytorch_model|pytorch_model_fsdp)(?:_(\d+))?")
-_FILES: dict[str, Reader] = {".safetensors": from_safetensors, ".bin": from_torch}
+_FILES = {".safetensors": from_safetensors, ".bin": from_torch}
 
 
 def recognise(path: Path) -> str | None:
@@ -29,7 +29,7 @@ def recognise(path: Path) -> str | None:
 
 def peek(path: Path) -> Label:
     """Return what the weights say of themselves, once all of them are there."""
-    labels = [reader.peek(file) for file, reader in _found(path).values()]
+    labels: list[Label] = [reader.peek(file) for file, reader in _found(path).values()]
     return labels[0]
 
 
@@ -49,28 +49,26 @@ def _without_model(key: str) -> str:
     return f"{key}.".removeprefix("model.").rstrip(".")
 
 
-def _found(path: Path) -> dict[str, tuple[Path, Reader]]:
+def _found(path: Path) -> dict[str, tuple[Path, ModuleType]]:
     models = _models(path)
     if not models:
         raise Incomplete(f"{path}: damaged or incomplete (no weights in it); save it again or remove it")
     return models
 
 
-def _models(path: Path) -> dict[str, tuple[Path, Reader]]:
+def _models(path: Path) -> dict[str, tuple[Path, ModuleType]]:
     """Return, for each model in a folder, where it lies and what reads it."""
-    models: dict[str, tuple[Path, Reader]] = {}
-    folders: dict[str, tuple[Path, Reader]] = {}
-    shards: Reader = from_dcp
-    folder: Reader = from_folder
+    models: dict[str, tuple[Path, ModuleType]] = {}
+    folders: dict[str, tuple[Path, ModuleType]] = {}
     for entry in sorted(path.iterdir()):
         match = _MODEL.fullmatch(entry.stem if entry.suffix in _FILES else entry.name)
         if entry.is_file() and match and entry.suffix in _FILES:
             models[_name(match[1])] = entry, _FILES[entry.suffix]
         elif entry.is_dir() and match and from_dcp.recognise(entry) is not None:
-            models[_name(match[1])] = entry, shards
+            models[_name(match[1])] = entry, from_dcp
         elif entry.is_dir() and from_folder.recognise(entry) is not None:
             # A hook of the user's saved the models, each in a folder.
-            folders[entry.name] = entry, folder
+            folders[entry.name] = entry, from_folder
     return dict(sorted(models.items() or folders.items()))
 
 
