@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 DEMO_OUT ?= demo-run
 
-.PHONY: help demo test test-all bench bench-file lint readme types clean
+.PHONY: help demo test test-libraries test-all bench bench-file lint readme types clean
 
 help:
 	@echo "make demo    train a small network and analyze it"
-	@echo "make test    run the tests;  make test-all    with hundreds of kills and thousands of spoiled files"
+	@echo "make test    run the tests;  make test-libraries    on files of Lightning, accelerate and peft"
+	@echo "make test-all    both, and hundreds of kills and thousands of spoiled files"
 	@echo "make bench   measure speed and memory, and whether a long run keeps its pace"
 	@echo "make bench-file  measure the trajectory file: its size and speed, long runs, files of 10 GB (a quarter of an hour)"
 	@echo "make lint    check style;  make types    check types"
@@ -31,6 +32,10 @@ test: $(VENV)/.installed
 $(VENV)/.sources-installed: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(RUNTIME),torch,sources]'
 	touch $@
+
+# What a library of the extra `sources` saved is read; a missing library fails.
+test-libraries: $(VENV)/.sources-installed
+	REGIME_REQUIRE_LIBRARIES=1 $(BIN)/python -m pytest -n auto -m "libraries and not slow"
 
 test-all: $(VENV)/.sources-installed
 	REGIME_REQUIRE_LIBRARIES=1 $(BIN)/python -m pytest -n auto

@@ -164,10 +164,11 @@ def state_of(payload: Payload, where: str, *, weights: str | None = None) -> Sta
 
 
 def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
-    if TOP in payload.groups:
-        return payload.groups[TOP]
-    candidates = [key for key in payload.groups if not any(word in key.lower() for word in _NOT_WEIGHTS)]
-    if not candidates:
+    candidates = [key for key in payload.groups if key != TOP and not _is_other(key)]
+    # Beside dicts of tensors a single one may lie, such as the state of a random number generator.
+    top = payload.groups.get(TOP, {})
+    top = {name: tensor for name, tensor in top.items() if not candidates or not _is_other(name)}
+    if not candidates and not top:
         raise NotACheckpoint(f"no tensors of a model in it (keys: {_listed(list(payload.groups))})")
     parents = {key.rsplit(".", depth)[0] for key in candidates for depth in range(key.count(".") + 1)}
     levels = sorted(parents, key=lambda key: key.count("."))
@@ -177,7 +178,11 @@ def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
         found = [key for key in found if key.count(".") == found[0].count(".")]
         if found:
             return _only(found, payload, where)
-    return _only(sorted({key.partition(".")[0] for key in candidates}), payload, where)
+    return top or _only(sorted({key.partition(".")[0] for key in candidates}), payload, where)
+
+
+def _is_other(key: str) -> bool:
+    return any(word in key.lower() for word in _NOT_WEIGHTS)
 
 
 def _only(keys: list[str], payload: Payload, where: str) -> dict[str, Array | NotDense]:

@@ -54,6 +54,9 @@ def assert_weights(state):
         {"state_dict": WEIGHTS, "optimizer_states": [{"state": {}}]},
         {"model_state_dict": WEIGHTS, "ema": {k: v + 1 for k, v in WEIGHTS.items()}, "optimizer": {"m": torch.ones(2)}},
         {"whatever": WEIGHTS, "config": Config(), "args": argparse.Namespace(lr=1), "loss": np.float64(0.5)},
+        {"model": WEIGHTS, "rng": torch.zeros(3), "seen": torch.tensor(5)},
+        {"whatever": WEIGHTS, "rng_state": torch.zeros(3)},
+        {"trainer": {"net": WEIGHTS, "optimizer": {"m": torch.ones(2)}}, "ema": {"net": {"x": torch.ones(2)}}},
         {"model": {f"module.{name}": tensor for name, tensor in WEIGHTS.items()}},
         {"model": {f"module._orig_mod.{name}": tensor for name, tensor in WEIGHTS.items()}},
         {f"_fsdp_wrapped_module.{name.replace('.', '._checkpoint_wrapped_module.')}": t for name, t in WEIGHTS.items()},
@@ -64,6 +67,35 @@ def test_payloads_and_prefixes(tmp_path, payload):
     torch.save(payload, path)
     assert from_torch.recognise(path)
     assert_weights(read(from_torch, path))
+
+
+@pytest.mark.parametrize(
+    ("weights", "shift"),
+    [(None, 0), ("model", 0), ("ema", 1), ("averages.best", 2), ("averages", None), ("gen", None)],
+)
+def test_weights_on_request(tmp_path, weights, shift):
+    moved = [{name: tensor + by for name, tensor in WEIGHTS.items()} for by in range(3)]
+    payload = {"model": moved[0], "ema": moved[1], "averages": {"best": moved[2]}, "optimizer": {"m": torch.ones(2)}}
+    torch.save(payload, tmp_path / "a.pt")
+    if weights == "gen":
+        with pytest.raises(
+            RegimeError, match=r"a.pt: no weights under 'gen'; it holds the keys model, ema, averages.best"
+        ):
+            read(from_torch, tmp_path / "a.pt", weights)
+        return
+    tensors = read(from_torch, tmp_path / "a.pt", weights).tensors
+    if shift is None:
+        assert set(tensors) == {f"best.{name}" for name in WEIGHTS}
+    else:
+        np.testing.assert_array_equal(tensors["a.bias"], WEIGHTS["a.bias"].numpy() + shift)
+
+
+def test_weights_by_the_front_of_their_names(tmp_path):
+    names = {f"{front}.{name}": tensor for front in ("generator", "critic") for name, tensor in WEIGHTS.items()}
+    save_file({name: tensor.clone() for name, tensor in names.items()}, tmp_path / "a.safetensors")
+    assert_weights(read(from_safetensors, tmp_path / "a.safetensors", "generator"))
+    with pytest.raises(RegimeError, match=r"no weights under 'ema'; it holds names that begin with critic, generator"):
+        read(from_safetensors, tmp_path / "a.safetensors", "ema")
 
 
 def test_a_models_own_attribute_called_module_is_kept():
