@@ -45,7 +45,16 @@ def grown(
     def go_on(done: Done) -> Plan | None:
         nonlocal current
         try:
-            show(analyze(done.path), messages, as_json=as_json)
+            console = render.console()
+            # Before the warnings, which belong to what is drawn.
+            if console.is_terminal and not as_json:
+                console.clear()
+            result = analyze(done.path)
+            if as_json:
+                sys.stdout.write(json.dumps(result.to_json(), allow_nan=False) + "\n")
+                sys.stdout.flush()
+            else:
+                render.show(console, render.analysis(result, all_layers=messages.verbose))
             messages.note(
                 f"{time.strftime('%H:%M:%S')}  {done.observations} observations in {done.path}; waiting for more, "
                 "Ctrl-C ends"
@@ -57,15 +66,3 @@ def grown(
         return current
 
     return go_on
-
-
-def show(result: Result, messages: Messages, *, as_json: bool) -> None:
-    """Draw a result in place of the one before it; as JSON, a line for each."""
-    if as_json:
-        sys.stdout.write(json.dumps(result.to_json(), allow_nan=False) + "\n")
-        sys.stdout.flush()
-        return
-    console = render.console()
-    if console.is_terminal:
-        console.clear()
-    render.show(console, render.analysis(result, all_layers=messages.verbose))

@@ -85,7 +85,7 @@ reading = _all(
     click.option(
         "--adapter",
         metavar="NAME",
-        help="Read the directory with this adapter, whatever it is recognised as; regime inspect names them.",
+        help="Read the directory with this adapter, whatever it is recognised as; a wrong NAME lists all.",
     ),
     click.option(
         "--step-pattern",
