@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 DEMO_OUT ?= demo-run
 
-.PHONY: help demo test test-libraries test-all bench bench-file lint readme types clean
+.PHONY: help demo test test-libraries test-all bench bench-file bench-sources lint readme types clean
 
 help:
 	@echo "make demo    train a small network and analyze it"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-all    both, and hundreds of kills and thousands of spoiled files"
 	@echo "make bench   measure speed and memory, and whether a long run keeps its pace"
 	@echo "make bench-file  measure the trajectory file: its size and speed, long runs, files of 10 GB (a quarter of an hour)"
+	@echo "make bench-sources  measure listing 1,000 checkpoints of every kind, and regime check"
 	@echo "make lint    check style;  make types    check types"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -52,6 +53,10 @@ bench: $(VENV)/.bench-installed
 bench-file: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/mask_layout.py
 	$(BIN)/python tests/benchmarks/trajectory.py
+
+bench-sources: $(VENV)/.installed
+	$(BIN)/python tests/benchmarks/listing.py
+	$(BIN)/python tests/benchmarks/checking.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -201,9 +201,11 @@ def run_plan(
     plan.source.require_two()
     policy = plan.mask_policy(masks)
     fingerprints = plan.fingerprints
-    existing = None if overwrite else existing_attributes(output)
-    held = existing is not None and _is_current(output, existing["source_fingerprint"], fingerprints)
-    if existing is not None and held:
+    # Looked at even where it is to be replaced: only a trajectory ever is.
+    existing = existing_attributes(output)
+    if overwrite:
+        existing = None
+    if existing is not None and _is_current(output, existing["source_fingerprint"], fingerprints):
         if masks != "auto":
             _require_policy(output, policy_of(existing), policy)
         # A kill between joining the segments and deleting them leaves both.

@@ -10,11 +10,13 @@ import json
 import statistics
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
+import torch.distributed.checkpoint as dcp
 from models import describe_machine, print_head, print_row
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
@@ -67,9 +69,39 @@ def huggingface(root, step):
         (path / name).write_bytes(b"PK\3\4")
 
 
+def npz_file(root, step):
+    np.savez(root / f"state-{step}.npz", step=step, **TENSORS)
+
+
+def lightning_file(root, step):
+    state = {f"net.{name}": torch.from_numpy(array) for name, array in TENSORS.items()}
+    content = {"epoch": step // 10, "global_step": step, "pytorch-lightning_version": "2.6.6", "state_dict": state}
+    torch.save(content, root / f"epoch={step // 10}-step={step}.ckpt")
+
+
+def accelerate_folder(root, step):
+    path = root / f"checkpoint_{step}"
+    path.mkdir()
+    save_file(TENSORS, path / "model.safetensors")
+    for name in ("optimizer.bin", "random_states_0.pkl", "scheduler.bin"):
+        (path / name).write_bytes(b"PK\3\4")
+
+
+def dcp_folder(root, step):
+    state = {name: torch.from_numpy(array) for name, array in TENSORS.items()}
+    with warnings.catch_warnings():
+        # Without a group of processes torch says that there is one.
+        warnings.simplefilter("ignore")
+        dcp.save({"model": state, "step": step}, storage_writer=dcp.FileSystemWriter(root / f"step-{step}"))
+
+
 LAYOUTS = {
+    "accelerate": accelerate_folder,
+    "dcp": dcp_folder,
     "folder": folder,
     "huggingface": huggingface,
+    "lightning": lightning_file,
+    "npz": npz_file,
     "onnx": onnx_file,
     "safetensors": safetensors_file,
     "torch": torch_file,
