@@ -13,6 +13,8 @@ from regime_proto.cli.console import Messages
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.guard import require_file
 
+from regime_proto.places import is_remote
+
 if TYPE_CHECKING:
     from regime_proto.analyzer.result import Result
     from regime_proto.conversion import Grown
@@ -330,7 +332,7 @@ def _converted(
 
 
 def _refuse_remote_file(source: Path) -> None:
-    if not isinstance(source, Path):
+    if is_remote(source):
         raise RegimeError(f"{source}: no directory of checkpoints there; fetch a trajectory file before it is analyzed")
 
 
@@ -364,7 +366,7 @@ def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[s
 
 def default_output(source: Path, conversion: dict[str, Any]) -> Path:
     """Return the trajectory that belongs to a directory, beside it; a selection has a file of its own."""
-    if not isinstance(source, Path):
+    if is_remote(source):
         # What lies on another machine is analyzed here.
         root = Path(source.name or "checkpoints")
     else:

@@ -2,17 +2,17 @@
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.ordering import arranged, has_number, is_pointer, number_by, order
 from regime_proto.payload import Incomplete, Label, NotACheckpoint, state_of
-from regime_proto.places import entries, on_disk
+from regime_proto.places import entries, is_remote, on_disk
 from regime_proto.probe import FILE_NAME as PROBE_FILE
 from regime_proto.registry import Reader, advice_on, reader_named, readers
 from regime_proto.schema.errors import RegimeError, RegimeWarning
@@ -141,10 +141,10 @@ def _recognise(root: Path, reading: Reading) -> _Recognised:
     """Return the adapter that recognises most entries; of two that recognise the same ones, the more special."""
     known = readers() if reading.adapter is None else {reading.adapter: reader_named(reading.adapter)}
     families = _families(path for path in entries(root) if path.name not in _OWN_FILES)
-    claims: dict[str, dict[str, str]] = {}
-    for name, reader in known.items():
-        reasons = {family: _reason_for(name, reader, members) for family, members in families.items()}
-        claims[name] = {family: reason for family, reason in reasons.items() if reason is not None}
+    claims: dict[str, dict[str, str]] = {name: {} for name in known}
+    for family, members in families.items():
+        for name, reason in _reasons(known, members).items():
+            claims[name][family] = reason
 
     def entries_of(name: str) -> int:
         return sum(len(families[family]) for family in claims[name])
@@ -171,14 +171,30 @@ def _families(paths: Iterable[Path]) -> dict[str, list[Path]]:
     return families
 
 
-def _reason_for(name: str, reader: Reader, members: Sequence[Path]) -> str | None:
-    """Return what tells that entries of one kind are checkpoints of `reader`; None if they are not."""
-    candidates = (path for path in members if (path.suffix in reader.SUFFIXES if reader.SUFFIXES else path.is_dir()))
-    recognise = _guarded(reader.recognise, name)
+def _reasons(known: Mapping[str, Reader], members: Sequence[Path]) -> dict[str, str]:
+    """Return, for the adapters that recognise entries of one kind, what tells that they are checkpoints of theirs."""
     # The last ones may still be being written.
+    for place in members[:_LOOKS]:
+        is_folder = place.is_dir()
+        asked = {
+            name: reader
+            for name, reader in known.items()
+            if (is_folder if not reader.SUFFIXES else place.suffix in reader.SUFFIXES)
+        }
+        if not asked:
+            continue
+        # What lies elsewhere is fetched once for all of them.
+        with on_disk(place) as path:
+            found = {name: _reason_for(name, reader, path) for name, reader in asked.items()}
+        reasons = {name: reason for name, reason in found.items() if reason is not None}
+        if reasons:
+            return reasons
+    return {}
+
+
+def _reason_for(name: str, reader: Reader, path: Path) -> str | None:
     try:
-        reasons = (recognise(path) for path in islice(candidates, _LOOKS))
-        return next((reason for reason in reasons if reason is not None), None)
+        return _guarded(reader.recognise, name)(path)
     except AdapterError as error:
         warnings.warn(f"{error}; it is left out here", RegimeWarning, stacklevel=2)
         return None
@@ -192,7 +208,7 @@ def _rank(reader: Reader, known: Mapping[str, Reader]) -> int:
 
 def _refuse_single(root: Path, known: Mapping[str, Reader]) -> None:
     """Raise an error if `root` itself is one checkpoint, or something that is known but cannot be read."""
-    if not isinstance(root, Path):
+    if is_remote(root):
         return
     for reader in known.values():
         reason = None if reader.SUFFIXES else reader.recognise(root)
@@ -219,11 +235,10 @@ def _nothing(root: Path, paths: list[Path], known: Mapping[str, Reader]) -> str:
 
 
 def _recognised_below(folder: Path, known: Mapping[str, Reader]) -> int:
-    families = _families(entries(folder)).values()
-    return max(
-        sum(len(members) for members in families if _reason_for(name, reader, members) is not None)
-        for name, reader in known.items()
-    )
+    counts = Counter[str]()
+    for members in _families(entries(folder)).values():
+        counts.update(dict.fromkeys(_reasons(known, members), len(members)))
+    return max(counts.values(), default=0)
 
 
 def _without_other_families(paths: list[Path], peek: Callable[[Path], Label]) -> tuple[list[Path], list[Skipped]]:

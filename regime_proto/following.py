@@ -1,6 +1,7 @@
 """Follows a run that is still being trained: new checkpoints are observed as they appear."""
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 from regime_proto.directory import AS_RECOGNISED, NoCheckpoint, Reading, open_directory
 from regime_proto.plan import Plan
 from regime_proto.registry import Outlining, capable
-from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.source import Source
 
 
 def wait_for_two(
@@ -49,13 +51,20 @@ def wait_for_two(
 
 def _missing(root: Path, reading: Reading) -> str | None:
     try:
-        source = open_directory(root, reading)
+        source = _opened(root, reading)
         if capable(source.adapter, Outlining) is not None:
             raise RegimeError(f"{root}: --follow needs one program for all checkpoints, not {source.adapter} models")
         count = len(source.checkpoints)
     except NoCheckpoint as error:
         return str(error)
     return None if count > 1 else f"{root}: one checkpoint so far"
+
+
+def _opened(root: Path, reading: Reading) -> Source:
+    """Return what a directory holds, without saying at every look that its last checkpoint is not complete."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RegimeWarning)
+        return open_directory(root, reading)
 
 
 def grown_plan(
@@ -86,7 +95,7 @@ def grown_plan(
     known = plan.source.checkpoints
     while True:
         time.sleep(seconds)
-        source = open_directory(plan.source.root, reading).select(steps, every)
+        source = _opened(plan.source.root, reading).select(steps, every)
         if known[-1] not in source.checkpoints:
             raise RegimeError(
                 f"{known[-1].path}: gone before the next one was there, which has to be compared with it; keep two "

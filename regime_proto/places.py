@@ -25,7 +25,7 @@ def as_place(address: object) -> Path:
     """
     text = str(address)
     if not isinstance(address, str) or "://" not in text:
-        return address if _is_remote(address) else Path(text)  # type: ignore[return-value]
+        return address if is_remote(address) else Path(text)  # type: ignore[return-value]
     try:
         from upath import UPath
     except ImportError:
@@ -41,7 +41,8 @@ def as_place(address: object) -> Path:
     return place  # type: ignore[no-any-return]
 
 
-def _is_remote(place: object) -> bool:
+def is_remote(place: object) -> bool:
+    """Whether a place is one of another machine."""
     return not isinstance(place, Path) and hasattr(place, "fs")
 
 
@@ -56,7 +57,7 @@ def on_disk(place: Path) -> Iterator[Path]:
     RegimeError
         It cannot be fetched. An error under way names `place` in place of the copy.
     """
-    if not _is_remote(place):
+    if not is_remote(place):
         yield place
         return
     folder = Path(tempfile.mkdtemp(prefix="regime-"))
@@ -86,7 +87,7 @@ def entries(folder: Path) -> list[Path]:
     RegimeError
         There is no such folder, or it cannot be listed.
     """
-    if _is_remote(folder):
+    if is_remote(folder):
         # What was listed before may be out of date: a run that is followed grows.
         folder.fs.invalidate_cache()  # type: ignore[attr-defined]
     try:
@@ -115,7 +116,7 @@ def stamps(place: Path) -> list[list[Any]]:
 
 
 def _stamp(path: Any) -> list[Any]:
-    if _is_remote(path):
+    if is_remote(path):
         return [path.stat().st_size, path.fs.ukey(path.path)]
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
