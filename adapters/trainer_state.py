@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from regime_proto.adapters.huggingface_config import json_of
-from regime_proto.schema.errors import RegimeError
 
 from regime_proto.payload import Incomplete, numbers_in
 
@@ -26,8 +25,6 @@ def facts(folder: Path) -> dict[str, float]:
     ------
     Incomplete
         The file is cut off.
-    RegimeError
-        It is damaged.
     """
     file = folder / FILE_NAME
     if not file.is_file():
@@ -36,12 +33,9 @@ def facts(folder: Path) -> dict[str, float]:
     state = json_of(file)
     if state is None:
         raise Incomplete(f"{file}: damaged or incomplete (no JSON object); save it again or remove it")
-    try:
-        numbers = numbers_in(state)
-        when = {name: numbers[key] for name, key in (("step", "global_step"), ("epoch", "epoch")) if key in numbers}
-        return {**_scores(state.get("log_history"), when.get("step")), **when}
-    except OverflowError:
-        raise RegimeError(f"{file}: damaged (a whole number too large for a float)") from None
+    numbers = numbers_in(state)
+    when = {name: numbers[key] for name, key in (("step", "global_step"), ("epoch", "epoch")) if key in numbers}
+    return {**_scores(state.get("log_history"), when.get("step")), **when}
 
 
 def is_under_way(folder: Path) -> bool:

@@ -96,6 +96,7 @@ def train_in_two(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.libraries
 def test_shards_of_several_processes_are_put_together(tmp_path):
     (tmp_path / "plain").mkdir()
     torch.multiprocessing.spawn(train_in_two, (str(tmp_path),), nprocs=2)

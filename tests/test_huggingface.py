@@ -455,14 +455,14 @@ def test_scores_after_a_step_are_not_of_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "incomplete"), ("[1]", "incomplete"), ('{"epoch": 1', "incomplete"), (f'{{"epoch": {10**400}}}', "large")],
-    ids=["empty", "list", "cut off", "large"],
+    [("", "incomplete"), ("[1]", "incomplete"), ('{"epoch": 1', "incomplete")],
+    ids=["empty", "list", "cut off"],
 )  # fmt: skip
 def test_a_damaged_state_of_the_trainer(tmp_path, content, message):
     (tmp_path / trainer_state.FILE_NAME).write_text(content)
     with pytest.raises(RegimeError, match=f"trainer_state.json: damaged.*{message}"):
         trainer_state.facts(tmp_path)
-    for extra in ({"log_history": 3}, {"log_history": [None, {"step": "x"}]}, {}):
+    for extra in ({"epoch": 10**400}, {"log_history": 3}, {"log_history": [None, {"step": "x"}]}, {}):
         (tmp_path / trainer_state.FILE_NAME).write_text(json.dumps(extra))
         assert trainer_state.facts(tmp_path) == {}
 
