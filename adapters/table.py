@@ -50,7 +50,10 @@ SOURCES = (
     Entry("FSDP, torch distributed checkpoints: `.distcp`", "read, without a process group", "dcp", ("torch",), _TORCH),
     Entry("ONNX: `.onnx`", "read, and taken as the model", "onnx", ("onnx",)),
     Entry("NumPy: `.npz`", "read", "npz", ("numpy",)),
-    Entry("DeepSpeed: `global_step500/`", "answered with the command that converts it", "advice", ()),
+    Entry(
+        "DeepSpeed: `global_step500/`",
+        "read where one file holds the model, else answered with the command that converts it", "advice", (),
+    ),
     Entry("Megatron: `iter_0000500/`", "answered with what to do", "advice", ()),
     Entry("LoRA adapters without their base", "answered with the command that merges them", "advice", ("peft",)),
     Entry("whole pickled modules, TorchScript", "answered with the command that converts them", "torch", ("torch",)),

@@ -17,7 +17,7 @@ from regime_proto.schema.errors import RegimeError, RegimeWarning
 from safetensors.torch import save_file
 
 from regime_proto import registry
-from regime_proto.directory import open_directory
+from regime_proto.directory import Reading, open_directory
 from regime_proto.names import unwrap
 from regime_proto.payload import Label, NotACheckpoint
 
@@ -286,3 +286,70 @@ def test_select(tmp_path):
         source.select(every=0)
     with pytest.raises(RegimeError, match=r"one checkpoint \(step_3.pt\) to analyze"):
         source.select("3:3").require_two()
+
+
+def numbered(tmp_path, names):
+    for name in names:
+        torch.save(WEIGHTS, tmp_path / name)
+    return tmp_path
+
+
+def test_a_pattern_says_where_the_step_stands(tmp_path):
+    folder = numbered(tmp_path, ["ckpt_10_v2.pt", "ckpt_9_v2.pt", "ckpt_100_v2.pt", "other_3.pt"])
+    source = open_directory(folder, Reading(step_pattern=r"ckpt_(\d+)"))
+    assert [checkpoint.step for checkpoint in source.checkpoints] == [9, 10, 100]
+    assert source.step_kind == "step"
+    assert source.skipped_by_reason() == {"--step-pattern is not in its name": ["other_3.pt"]}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("(", r"'\(': no regular expression"),
+        (r"ckpt_\d+", "has 0 groups, expected one around the step"),
+        (r"(c)kpt_(\d+)", "has 2 groups"),
+        (r"step(\d+)", "fits no name, for example not ckpt_1"),
+        ("(ckpt)", "finds 'ckpt' in ckpt_1.*expected digits"),
+        (r"ckpt_\d+_(\d)", "both have step 2 .--step-pattern.; move one"),
+    ],
+)
+def test_patterns_that_do_not_fit(tmp_path, pattern, message):
+    folder = numbered(tmp_path, ["ckpt_10_2.pt", "ckpt_11_2.pt"])
+    with pytest.raises(RegimeError, match=message):
+        open_directory(folder, Reading(step_pattern=pattern))
+
+
+def test_an_adapter_by_name(tmp_path):
+    for step in range(3):
+        save_file(WEIGHTS, tmp_path / f"step_{step}.safetensors")
+    numbered(tmp_path, ["step_0.pt", "step_1.pt"])
+    assert open_directory(tmp_path).adapter == "safetensors"
+    source = open_directory(tmp_path, Reading(adapter="torch"))
+    assert names(source.checkpoints) == ["step_0.pt", "step_1.pt"]
+    with pytest.raises(RegimeError, match=r"--adapter 'torhc': expected one of accelerate, .*nearest: 'torch'"):
+        open_directory(tmp_path, Reading(adapter="torhc"))
+    with pytest.raises(RegimeError, match=r"no checkpoint found .*expected files of \.onnx"):
+        open_directory(tmp_path, Reading(adapter="onnx"))
+
+
+def test_the_directory_above_or_below_the_right_one(tmp_path):
+    folder = tmp_path / "lightning_logs/version_0"
+    folder.mkdir(parents=True)
+    numbered(folder, ["step_1.pt", "step_2.pt"])
+    with pytest.raises(
+        RegimeError, match=r"lightning_logs: no checkpoint found, but 2 in .*version_0; give that directory"
+    ):
+        open_directory(tmp_path / "lightning_logs")
+    inner = tmp_path / "run/step1000"
+    inner.mkdir(parents=True)
+    save_file(WEIGHTS, inner / "model.safetensors")
+    with pytest.raises(RegimeError, match=r"step1000: a single checkpoint .a folder with model.safetensors."):
+        open_directory(inner)
+
+
+def test_a_number_in_the_name_is_a_step_if_payloads_say_so(tmp_path):
+    for number in range(20):
+        torch.save({"model": WEIGHTS, "step": number}, tmp_path / f"ckpt_{number}.pt")
+    source = open_directory(tmp_path)
+    assert source.step_kind == "step"
+    assert source.order == "the number in the name, which the payloads say is the step"
