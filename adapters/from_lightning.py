@@ -7,7 +7,7 @@ from typing import Any
 
 from regime_proto.adapters import from_torch
 
-from regime_proto.payload import TOP, Label, Payload, label_of, payload_of
+from regime_proto.payload import Label, Payload, label_of, payload_of
 
 SUFFIXES = (".ckpt",)
 REFINES = "torch"
@@ -15,8 +15,8 @@ REFINES = "torch"
 # Lightning writes this key among the first, and torch writes the pickle of a file first.
 _VERSION = b"pytorch-lightning_version"
 _LOOKED_AT = 2**16
-# Where the callback WeightAveraging puts the weights as trained; `state_dict` then holds their average.
-_CURRENT = "current_model_state"
+# Where the callback WeightAveraging puts the weights as trained; the usual key then holds their average.
+_USUAL, _CURRENT, _AVERAGE = "state_dict", "current_model_state", "average"
 
 
 def recognise(path: Path) -> str | None:
@@ -34,11 +34,12 @@ def peek(path: Path) -> Label:
 
 
 def read(path: Path) -> Payload:
-    """Read a checkpoint. Weights are those that were trained; averages have to be asked for: ``state_dict``."""
+    """Read a checkpoint. Weights are those that were trained; averages have to be asked for: ``average``."""
     content = from_torch.load(path)
     payload = payload_of(content)
-    current = payload.groups.get(_CURRENT)
-    groups = payload.groups if current is None else {**payload.groups, TOP: current}
+    groups = dict(payload.groups)
+    if _CURRENT in groups and _USUAL in groups:
+        groups[_AVERAGE], groups[_USUAL] = groups[_USUAL], groups.pop(_CURRENT)
     return Payload(groups, {**payload.facts, **_scores(content)})
 
 
