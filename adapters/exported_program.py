@@ -16,7 +16,9 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.probe import Probe, ProbeError
 
 _LARGEST_TEXT = 2**28
-_AGAIN = "export it again: torch.export.save(torch.export.export(model.eval(), (x,)), 'model.pt2')"
+_AGAIN = (
+    "export it again, for the probe's shape: torch.export.save(torch.export.export(model.eval(), (x,)), 'model.pt2')"
+)
 _TRAINS = {torch.ops.aten.dropout.default: 2, torch.ops.aten.batch_norm.default: 5}
 
 
@@ -75,7 +77,7 @@ def _refuse_code(archive: zipfile.ZipFile, path: Path) -> None:
     """Raise an error if torch would unpickle or evaluate anything in it that could run code."""
     found = next(_hazards(archive), None)
     if found is not None:
-        raise RegimeError(f"{path}: refused: {found}, which could run code")
+        raise RegimeError(f"{path}: refused: {found}, which could run code; {_AGAIN}")
 
 
 def _hazards(archive: zipfile.ZipFile) -> Iterator[str]:

@@ -302,8 +302,9 @@ def _is_current(output: Path, found: str, fingerprints: list[str]) -> bool:
     """
     if found not in fingerprints:
         raise RegimeError(
-            f"{output}: exists, and was made of other checkpoints, another program or another probe; "
-            "choose another output with -o, or replace it with --overwrite"
+            f"{output}: exists, and was made of other checkpoints (some may be gone or touched since), another program "
+            f"or another probe; read it as it is with `regime analyze {output}`, choose another output with -o, or "
+            "replace it with --overwrite"
         )
     return found == fingerprints[-1]
 

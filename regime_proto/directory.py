@@ -150,6 +150,8 @@ def _recognise(root: Path, reading: Reading) -> _Recognised:
         return sum(len(families[family]) for family in claims[name])
 
     best = max(known, key=lambda name: (entries_of(name), _rank(known[name], known)))
+    if entries_of(best) == 1 and known[best].SUFFIXES:
+        _refuse_parent(root, known)
     # A numbered one may be the first of a run.
     if not any(has_number(path) for family in claims[best] for path in families[family]):
         _refuse_single(root, known)
@@ -222,10 +224,22 @@ def _refuse_single(root: Path, known: Mapping[str, Reader]) -> None:
         raise NoCheckpoint(advice)
 
 
-def _nothing(root: Path, paths: list[Path], known: Mapping[str, Reader]) -> str:
+def _refuse_parent(root: Path, known: Mapping[str, Reader]) -> None:
+    """Raise an error if what looks like a single checkpoint, such as a probe, lies beside a directory of more."""
+    best, count = _most_below(entries(root), known)
+    if count > 1:
+        raise NoCheckpoint(f"{root}: one file that could be a checkpoint, but {count} in {best}; give that directory")
+
+
+def _most_below(paths: Sequence[Path], known: Mapping[str, Reader]) -> tuple[Path | None, int]:
+    """Return the folder among `paths` that holds most checkpoints, and how many."""
     folders = [path for path in paths if path.is_dir()][:_SUBFOLDERS]
     below = [(folder, _recognised_below(folder, known)) for folder in folders]
-    best, count = max(below, key=lambda found: found[1], default=(root, 0))
+    return max(below, key=lambda found: found[1], default=(None, 0))
+
+
+def _nothing(root: Path, paths: list[Path], known: Mapping[str, Reader]) -> str:
+    best, count = _most_below(paths, known)
     if count:
         return f"{root}: no checkpoint found, but {count} in {best}; give that directory"
     suffixes = " ".join(sorted({suffix for reader in known.values() for suffix in reader.SUFFIXES}))

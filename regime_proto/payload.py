@@ -197,7 +197,7 @@ def _named(payload: Payload, where: str, weights: str) -> Mapping[str, Array | N
     found = _under(weights, payload)
     if found:
         return found
-    keys = [key for key in payload.groups if key != TOP]
+    keys = list(dict.fromkeys(key.partition(".")[0] for key in payload.groups if key != TOP))
     fronts = sorted({name.partition(".")[0] for tensors in payload.groups.values() for name in tensors})
     held = [f"the keys {_listed(keys)}"] if keys else []
     held += [f"names that begin with {_listed(fronts)}"]

@@ -38,6 +38,11 @@ def as_place(address: object) -> Path:
         place.fs  # noqa: B018 - what the protocol needs is imported here
     except (ImportError, ValueError) as error:
         raise RegimeError(f"{text}: {' '.join(str(error).split())}") from None
+    try:
+        place.exists()
+    except Exception as error:
+        # Each file system has errors of its own: no network, no permission.
+        raise RegimeError(f"{text}: cannot be reached ({_described(error)})") from None
     return place  # type: ignore[no-any-return]
 
 

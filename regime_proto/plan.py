@@ -142,6 +142,7 @@ class Plan:
         """
         protocol: list[object] = [layout.VERSION, self.program.sha256, probe_sha256(self.probe)]
         protocol += [[gate.node for gate in self.gates], self.sample_units, self.sample_seed, self.weights]
+        protocol += [self.source.step_kind]
         chain = list(self.known_fingerprints)
         for checkpoint in self.source.checkpoints[len(chain) :]:
             link = [chain[-1] if chain else protocol, checkpoint.step, stamps(checkpoint.path)]

@@ -79,7 +79,7 @@ def test_weights_on_request(tmp_path, weights, shift):
     torch.save(payload, tmp_path / "a.pt")
     if weights == "gen":
         with pytest.raises(
-            RegimeError, match=r"a.pt: no weights under 'gen'; it holds the keys model, ema, averages.best"
+            RegimeError, match=r"a.pt: no weights under 'gen'; it holds the keys model, ema, averages, optimizer"
         ):
             read(from_torch, tmp_path / "a.pt", weights)
         return
@@ -353,3 +353,12 @@ def test_a_number_in_the_name_is_a_step_if_payloads_say_so(tmp_path):
     source = open_directory(tmp_path)
     assert source.step_kind == "step"
     assert source.order == "the number in the name, which the payloads say is the step"
+
+
+def test_a_probe_beside_the_directories_of_runs_is_no_run(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        numbered(tmp_path / name, ["step_1.pt", "step_2.pt"])
+    np.savez(tmp_path / "v16.npz", x=np.ones((4, 3)))
+    with pytest.raises(RegimeError, match=r"one file that could be a checkpoint, but 2 in .*one; give that directory"):
+        open_directory(tmp_path)

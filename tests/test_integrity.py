@@ -305,6 +305,20 @@ def test_a_bias_that_stands_still_may_well_do_so():
     assert report.ok
 
 
+def test_masks_of_pruning_are_not_meant_to_change():
+    trained = train(nets.make_mlp(), STEPS)
+    mask = torch.ones(32, 12)
+    assert regime_proto.check(in_memory({step: {**state, "w_mask": mask} for step, state in trained.items()})).ok
+
+
+def test_nothing_that_can_be_read_is_one_error(tmp_path):
+    for step in range(4):
+        content = {front: {"w": torch.ones(2) * step} for front in ("gen", "dis")}
+        torch.save(content, tmp_path / f"step_{step}.pt")
+    with pytest.raises(RegimeError, match=r"none of the 4 checkpoints can be read; step 0: weights under several keys"):
+        regime_proto.check(tmp_path)
+
+
 def test_tensors_that_are_meant_to_be_frozen(half_frozen):
     assert regime_proto.check(in_memory(half_frozen), frozen=["body.0.*"]).ok
     assert regime_proto.check(in_memory(half_frozen), frozen="body.0.*").ok

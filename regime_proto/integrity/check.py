@@ -139,7 +139,13 @@ def check(
     # A single pattern is a sequence of letters, which nobody means.
     frozen = (frozen,) if isinstance(frozen, str) else frozen
     scanned = scan(source, progress=progress)
-    last = scanned.summaries[-1] if scanned.summaries else None
+    if not scanned.summaries:
+        first = scanned.unreadable[0]
+        raise RegimeError(
+            f"{source.root}: none of the {len(source.checkpoints)} checkpoints can be read; "
+            f"{source.step_kind} {first.step}: {first.reason}"
+        )
+    last = scanned.summaries[-1]
     return Report(
         root=str(source.root),
         adapter=source.adapter,
@@ -147,8 +153,8 @@ def check(
         step_kind=source.step_kind,
         order=source.order,
         steps=tuple(checkpoint.step for checkpoint in source.checkpoints),
-        tensors=0 if last is None else len(last.forms),
-        parameters=0 if last is None else sum(form.size for form in last.forms.values() if form.floating),
+        tensors=len(last.forms),
+        parameters=sum(form.size for form in last.forms.values() if form.floating),
         size=scanned.size,
         skipped=source.skipped,
         findings=tuple(_findings(source, scanned, frozen)),

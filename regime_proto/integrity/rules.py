@@ -12,6 +12,8 @@ from regime_proto.integrity.scan import Form, Summary, Unreadable, combined
 _AROUND, _AGREE, _ENOUGH = 6, 0.6, 4
 # At an end of the run only a long stretch of equal intervals says that something is missing, and only a little.
 _LONG, _LITTLE = 9, 4
+# What pruning and parametrisations of torch save beside the weights, and do not train.
+_CONSTANT = ("_mask", ".base", "._u", "._v")
 # A sequence with more gaps than that has a pattern of its own.
 _FEW = 0.2
 
@@ -142,6 +144,7 @@ def unchanging(
                 held.setdefault(name, []).append(digest)
     # What few states have is found by another rule.
     digests = {name: set(found) for name, found in held.items() if 2 * len(found) > len(summaries)}
+    digests = {name: found for name, found in digests.items() if not name.endswith(_CONSTANT)}
     meant = {name for name in digests if any(fnmatchcase(name, pattern) for pattern in frozen)}
     still = {name for name, found in digests.items() if len(found) == 1}
     odd = [name for name in digests if name in still - meant and (trainable is None or name in trainable)]
