@@ -10,7 +10,7 @@ from regime_proto.cli import render
 from regime_proto.cli.console import Messages
 
 from regime_proto.analyzer.result import Result
-from regime_proto.conversion import Done
+from regime_proto.conversion import Done, Grown
 from regime_proto.directory import Reading
 from regime_proto.following import grown_plan, wait_for_two
 from regime_proto.plan import Plan
@@ -26,7 +26,6 @@ def wait(root: Path, reading: Reading, messages: Messages, *, seconds: float) ->
 
 
 def grown(
-    first: Plan,
     reading: Reading,
     messages: Messages,
     *,
@@ -35,15 +34,13 @@ def grown(
     seconds: float,
     steps: str | None,
     every: int | None,
-) -> Callable[[Done], Plan | None]:
+) -> Grown:
     """Return what `run_plan` calls when it has observed all there is: show the result, wait for more.
 
     The user ends it with Ctrl-C.
     """
-    current = first
 
-    def go_on(done: Done) -> Plan | None:
-        nonlocal current
+    def go_on(plan: Plan, done: Done) -> Plan | None:
         try:
             console = render.console()
             # Before the warnings, which belong to what is drawn.
@@ -59,10 +56,9 @@ def grown(
                 f"{time.strftime('%H:%M:%S')}  {done.observations} observations in {done.path}; waiting for more, "
                 "Ctrl-C ends"
             )
-            current = grown_plan(current, reading, steps=steps, every=every, seconds=seconds)
+            return grown_plan(plan, reading, steps=steps, every=every, seconds=seconds)
         except KeyboardInterrupt:
             messages.note("ended; the trajectory is complete up to here")
             return None
-        return current
 
     return go_on

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from regime_proto.analyzer.result import Result
     from regime_proto.conversion import Grown
     from regime_proto.directory import Reading
-    from regime_proto.plan import Plan
 
 
 @click.command()
@@ -273,10 +272,7 @@ def _follow(
     reading = _reading(conversion)
     following.wait(source, reading, messages, seconds=seconds)
     selection = {name: conversion[name] for name in ("steps", "every")}
-
-    def grown(plan: "Plan") -> "Grown":
-        return following.grown(plan, reading, messages, analyze=analyze, as_json=as_json, seconds=seconds, **selection)
-
+    grown = following.grown(reading, messages, analyze=analyze, as_json=as_json, seconds=seconds, **selection)
     _converted(source, output, messages, conversion, grown=grown)
 
 
@@ -292,7 +288,7 @@ def _converted(
     messages: Messages,
     conversion: dict[str, Any],
     *,
-    grown: "Callable[[Plan], Grown] | None" = None,
+    grown: "Grown | None" = None,
 ) -> Path:
     from regime_proto.cli.inspection import size
     from regime_proto.schema.policy import ALL
@@ -318,7 +314,7 @@ def _converted(
             plan,
             target,
             progress=progress,
-            grown=None if grown is None else grown(plan),
+            grown=grown,
             **{name: conversion[name] for name in keep},
         )
     if done.written:

@@ -32,7 +32,7 @@ from regime_proto.source import Array, Checkpoint
 
 Progress = Callable[[int, int], None]
 
-Grown = Callable[["Done"], Plan | None]
+Grown = Callable[[Plan, "Done"], Plan | None]
 
 EMBED = {"program": (PROGRAM,), "all": (PROGRAM, PROBE), "none": ()}
 MAX_EMBEDDED_BYTES = 64 * 10**6
@@ -195,26 +195,25 @@ def run_plan(
     Parameters
     ----------
     grown : callable, optional
-        Called with what was done whenever the output holds all of the plan; returns the plan of the run that has
-        grown meanwhile, or None to finish.
+        Called with the plan and what was done, whenever the output holds all of it; returns the plan of the run
+        that has grown meanwhile, or None to finish.
     """
     plan.source.require_two()
     policy = plan.mask_policy(masks)
-    fingerprints = plan.fingerprints
     # Looked at even where it is to be replaced: only a trajectory ever is.
     existing = existing_attributes(output)
     if overwrite:
         existing = None
-    if existing is not None and _is_current(output, existing["source_fingerprint"], fingerprints):
+    if existing is not None and _is_current(output, existing["source_fingerprint"], plan.fingerprints):
         if masks != "auto":
             _require_policy(output, policy_of(existing), policy)
         # A kill between joining the segments and deleting them leaves both.
         discard_segments(output)
-        done = Done(output, len(fingerprints), written=False)
-        more = None if grown is None else grown(done)
+        done = Done(output, len(plan.fingerprints), written=False)
+        more = None if grown is None else grown(plan, done)
         if more is None:
             return done
-        plan, fingerprints = more, more.fingerprints
+        plan = more
     with Segments(output) as segments:
         if overwrite:
             segments.clear()
@@ -223,20 +222,20 @@ def run_plan(
             mask_policy=str(policy), mask_policy_requested=masks, **_foreseen(plan, policy)
         )
         writer = TrajectoryWriter(segments, replace(header, embedded=_embedded(plan, embed)))
-        if not writer.resume(fingerprints) and existing is not None:
-            writer.take_up(output, fingerprints)
+        if not writer.resume(plan.fingerprints) and existing is not None:
+            writer.take_up(output, plan.fingerprints)
         # After the output was found writable, and what lies there to be of this run: it takes several passes.
         writer.annotate(**measure_noise(meter, plan.probe, _noise_states(plan)).attributes)
         with writer:
             while True:
-                _observe(plan, meter, writer, fingerprints, workers=workers, progress=progress)
+                _observe(plan, meter, writer, workers=workers, progress=progress)
                 if grown is None:
                     break
                 writer.publish()
-                more = grown(Done(output, writer.count, written=True))
+                more = grown(plan, Done(output, writer.count, written=True))
                 if more is None:
                     break
-                plan, fingerprints = more, more.fingerprints
+                plan = more
                 writer.annotate(**_foreseen(plan, policy))
     return Done(output, writer.count, written=True)
 
@@ -249,19 +248,13 @@ def _foreseen(plan: Plan, policy: MaskPolicy) -> dict[str, object]:
 
 
 def _observe(
-    plan: Plan,
-    meter: Meter,
-    writer: TrajectoryWriter,
-    fingerprints: Sequence[str],
-    *,
-    workers: int | None,
-    progress: Progress | None,
+    plan: Plan, meter: Meter, writer: TrajectoryWriter, *, workers: int | None, progress: Progress | None
 ) -> None:
     """Write the observations of a plan that are not written yet."""
     checkpoints, first = plan.source.checkpoints, writer.count
     observations = observe(meter, checkpoints, plan.source.read, first=first, workers=workers or plan.workers)
     for index, observation in enumerate(observations, start=first):
-        writer.append(observation, fingerprint=fingerprints[index])
+        writer.append(observation, fingerprint=plan.fingerprints[index])
         if progress is not None:
             progress(index + 1, len(checkpoints))
 

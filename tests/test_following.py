@@ -125,7 +125,7 @@ def test_following_gives_what_a_conversion_at_the_end_gives(whole, part, tmp_pat
     grow(next(sizes))
     seen = []
 
-    def grown(done):
+    def grown(plan, done):
         with regime_proto.open_trajectory(done.path) as trajectory:
             seen.append(trajectory.sizes["step"])
             assert trajectory.attrs["planned_observations"] == seen[-1]
@@ -133,10 +133,9 @@ def test_following_gives_what_a_conversion_at_the_end_gives(whole, part, tmp_pat
         if more is None:
             return None
         grow(more)
-        grown.plan = grown_plan(grown.plan, seconds=0.01)
-        return grown.plan
+        return grown_plan(plan, seconds=0.01)
 
-    plan = grown.plan = make_plan(folder)
+    plan = make_plan(folder)
     output = tmp_path / "run.h5"
     assert run_plan(plan, output, grown=grown).observations == STATES
     assert seen == [20, 21, 70, STATES]
@@ -150,7 +149,7 @@ def test_checkpoints_may_be_deleted_once_observed(whole, part, tmp_path):
     plan = make_plan(folder)
     rounds = []
 
-    def grown(done):
+    def grown(plan, done):
         rounds.append(done.observations)
         if len(rounds) == 2:
             return None
