@@ -9,7 +9,7 @@ from regime_proto.adapters import from_dcp, from_folder, from_safetensors, from_
 from regime_proto.payload import Incomplete, Label, Payload
 
 SUFFIXES: tuple[str, ...] = ()
-REFINES = "folder"
+REFINES = ("folder",)
 
 # What accelerate writes last. Nothing here opens it: it is a pickle.
 _RANDOM_STATES = "random_states_*.pkl"

@@ -20,7 +20,7 @@ from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, NotDens
 from regime_proto.source import Array
 
 SUFFIXES: tuple[str, ...] = ()
-REFINES = "folder"
+REFINES = ("folder",)
 
 # Most of a checkpoint's bytes are its optimizer's, which nothing here needs.
 _NOT_READ = ("optim", "sched", "dataloader")

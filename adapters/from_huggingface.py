@@ -15,7 +15,7 @@ from regime_proto.payload import Incomplete, Label, Payload, label_of
 from regime_proto.probe import Probe
 
 SUFFIXES: tuple[str, ...] = ()
-REFINES = "folder"
+REFINES = ("folder", "torch")
 
 
 def recognise(path: Path) -> str | None:
@@ -45,7 +45,7 @@ def read(path: Path) -> Payload:
 
 
 def accepts(model: object) -> bool:
-    """Whether `model` is one of transformers; it is asked before `from_torch`, which takes any module."""
+    """Whether `model` is one of transformers."""
     transformers = sys.modules.get("transformers")
     return transformers is not None and isinstance(model, transformers.PreTrainedModel)
 

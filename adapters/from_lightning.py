@@ -10,7 +10,7 @@ from regime_proto.adapters import from_torch
 from regime_proto.payload import Label, Payload, label_of, payload_of
 
 SUFFIXES = (".ckpt",)
-REFINES = "torch"
+REFINES = ("torch",)
 
 # Lightning writes this key among the first, and torch writes the pickle of a file first.
 _VERSION = b"pytorch-lightning_version"

@@ -11,11 +11,10 @@ import onnx_ir as ir
 from regime_proto.adapters.onnx_file import array_of, metadata_of, model_of, module_path, open_model, silent
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.engine.graph.control_flow import InlineConstantBranches
+from regime_proto.engine.graph.exported import exported_program, forget_origin
 from regime_proto.engine.graph.initializers import GatherInitializers, find_weights
 from regime_proto.engine.graph.program import METADATA_KEY, Program, Tensor
 from regime_proto.engine.graph.rewrite import LiftWeights, NameNodes, StripMetadata
-from regime_proto.engine.graph.shapes import FixInputShapes, RunOnce
 from regime_proto.engine.variants import Outline
 from regime_proto.payload import TOP, Label, Payload, label_of, parsed
 from regime_proto.probe import Probe
@@ -74,7 +73,7 @@ def outline(path: Path) -> Outline:
         for value in (value for node in model.graph.all_nodes() for value in node.outputs):
             # Exporters differ in what they say of intermediate values; the graph decides it.
             value.shape = value.type = None
-        _forget_origin(model)
+        forget_origin(model)
         model.metadata_props.clear()
         content = ir.to_proto(model).SerializeToString(deterministic=True)
         return Outline(hashlib.sha256(content).hexdigest(), shapes)
@@ -115,26 +114,18 @@ def _program(model: ir.Model, probe: Probe, where: str) -> Program:
     weights = _arrays(model, roles, where)
     framework = {model.producer_name or "onnx": model.producer_version or "unknown"}
     arrays = probe.bind([str(value.name) for value in model.graph.inputs])
-    paths = {id(node): module_path(node.metadata_props) for node in model.graph.all_nodes()}
     LiftWeights({name: name for name in roles})(model)
-    # The constants have to stand in the program itself: it is shipped alone.
-    ir.external_data.load_to_model(model)
-    for rewrite in (
-        FixInputShapes(arrays, where),
-        InlineConstantBranches(weights=()),
-        RunOnce(arrays, weights, where),
-        NameNodes(),
-    ):
-        rewrite(model)
-    StripMetadata({str(node.name): paths.get(id(node), "") for node in model.graph})(model)
-    _forget_origin(model)
-    return Program.from_model(
+    NameNodes()(model)
+    return exported_program(
         model,
         tensors=[
             Tensor(name, weights[name].shape, role and not _is_mask(weights[name])) for name, role in roles.items()
         ],
-        probe_inputs=list(arrays),
+        weights=weights,
+        probe=arrays,
         framework=framework,
+        where=where,
+        paths={str(node.name): module_path(node.metadata_props) for node in model.graph.all_nodes()},
     )
 
 
@@ -162,13 +153,6 @@ def _arrays(model: ir.Model, names: dict[str, bool], where: str) -> dict[str, Ar
 def _is_mask(array: Array) -> bool:
     """Whether a tensor that is added holds −Inf, as attention masks do and weights never: it cannot be subtracted."""
     return bool(np.isneginf(widest(array)).any())
-
-
-def _forget_origin(model: ir.Model) -> None:
-    """Remove what says who exported the model, so that equal graphs give equal programs."""
-    model.producer_name = model.producer_version = model.domain = None
-    model.model_version = None
-    model.graph.name = "main_graph"
 
 
 @contextlib.contextmanager

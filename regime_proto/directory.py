@@ -14,7 +14,7 @@ from regime_proto.ordering import arranged, has_number, is_pointer, number_by, o
 from regime_proto.payload import Incomplete, Label, NotACheckpoint, state_of
 from regime_proto.places import entries, is_remote, on_disk
 from regime_proto.probe import FILE_NAME as PROBE_FILE
-from regime_proto.registry import Reader, advice_on, reader_named, readers
+from regime_proto.registry import Reader, advice_on, rank, reader_named, readers
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import SUFFIX
 from regime_proto.source import Checkpoint, Skipped, Source, State
@@ -149,7 +149,7 @@ def _recognise(root: Path, reading: Reading) -> _Recognised:
     def entries_of(name: str) -> int:
         return sum(len(families[family]) for family in claims[name])
 
-    best = max(known, key=lambda name: (entries_of(name), _rank(known[name], known)))
+    best = max(known, key=lambda name: (entries_of(name), rank(name)))
     if entries_of(best) == 1 and known[best].SUFFIXES:
         _refuse_parent(root, known)
     # A numbered one may be the first of a run.
@@ -200,12 +200,6 @@ def _reason_for(name: str, reader: Reader, path: Path) -> str | None:
     except AdapterError as error:
         warnings.warn(f"{error}; it is left out here", RegimeWarning, stacklevel=2)
         return None
-
-
-def _rank(reader: Reader, known: Mapping[str, Reader]) -> int:
-    """Return how special an adapter is: it comes before those whose checkpoints it would take for its own."""
-    refined = known.get(getattr(reader, "REFINES", ""))
-    return 0 if refined is None else 1 + _rank(refined, known)
 
 
 def _refuse_single(root: Path, known: Mapping[str, Reader]) -> None:

@@ -19,10 +19,10 @@ TOP = ""
 _STEP_NAMES = ("global_step", "step", "iteration", "iter", "num_updates", "it")
 _EPOCH_NAMES = ("epoch", "epochs")
 # In the order of preference; weights averaged over time (EMA) are another sequence.
-_MODEL_KEYS = (
+MODEL_KEYS = (
     "model_state_dict", "state_dict", "model", "model_state", "net", "network", "module", "weights", "params",
 )  # fmt: skip
-_NOT_WEIGHTS = ("ema", "optim", "sched", "scaler", "loop", "callback", "rng")
+_NOT_WEIGHTS = ("ema", "optim", "opt_state", "sched", "scaler", "loop", "callback", "rng")
 _DEEPEST = 4
 
 
@@ -164,15 +164,15 @@ def state_of(payload: Payload, where: str, *, weights: str | None = None) -> Sta
 
 
 def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
-    candidates = [key for key in payload.groups if key != TOP and not _is_other(key)]
+    candidates = [key for key in payload.groups if key != TOP and not is_other(key)]
     # Beside dicts of tensors a single one may lie, such as the state of a random number generator.
     top = payload.groups.get(TOP, {})
-    top = {name: tensor for name, tensor in top.items() if not candidates or not _is_other(name)}
+    top = {name: tensor for name, tensor in top.items() if not candidates or not is_other(name)}
     if not candidates and not top:
         raise NotACheckpoint(f"no tensors of a model in it (keys: {_listed(list(payload.groups))})")
     parents = {key.rsplit(".", depth)[0] for key in candidates for depth in range(key.count(".") + 1)}
     levels = sorted(parents, key=lambda key: key.count("."))
-    for name in _MODEL_KEYS:
+    for name in MODEL_KEYS:
         found = [key for key in levels if key.rpartition(".")[2] == name]
         # What lies deeper is part of something else.
         found = [key for key in found if key.count(".") == found[0].count(".")]
@@ -181,8 +181,9 @@ def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
     return top or _only(sorted({key.partition(".")[0] for key in candidates}), payload, where)
 
 
-def _is_other(key: str) -> bool:
-    return any(word in key.lower() for word in _NOT_WEIGHTS)
+def is_other(key: str) -> bool:
+    """Whether what lies under a key is no model: an optimizer's state, an average, or the like."""
+    return key == "opt" or any(word in key.lower() for word in _NOT_WEIGHTS)
 
 
 def _only(keys: list[str], payload: Payload, where: str) -> dict[str, Array | NotDense]:

@@ -1,7 +1,8 @@
 """Finds the adapters, built in or third-party, through the entry-point group ``regime_proto.adapters``.
 
 An adapter is a module. It may read checkpoints (`Reader`), export models (`Exporter`), or both, and have further
-abilities, each a protocol of its own.
+abilities, each a protocol of its own. Its `REFINES` may name other adapters, which would take the same checkpoints or
+models for their own but know less of them.
 """
 
 import difflib
@@ -25,10 +26,7 @@ GROUP = "regime_proto.adapters"
 
 @runtime_checkable
 class Reader(Protocol):
-    """Reads one kind of checkpoint: files with certain suffixes, or folders.
-
-    `REFINES` may name another adapter, which would recognise the same checkpoints but knows less of them.
-    """
+    """Reads one kind of checkpoint: files with certain suffixes, or folders."""
 
     SUFFIXES: tuple[str, ...]
     """Of its files; empty where a checkpoint is a folder."""
@@ -200,6 +198,22 @@ def capable(name: str, ability: type[T]) -> T | None:
     return module if isinstance(module, ability) else None
 
 
+def capable_lineage(name: str, ability: type[T]) -> T | None:
+    """Return what has an ability: the adapter of that name, or the first of those that it refines."""
+    able = (capable(known, ability) for known in (name, *_refined(name)))
+    return next((module for module in able if module is not None), None)
+
+
+def rank(name: str) -> int:
+    """Return how special an adapter is: it comes before those that would take for their own what it knows better."""
+    return max((1 + rank(refined) for refined in _refined(name)), default=0)
+
+
+def _refined(name: str) -> tuple[str, ...]:
+    refined: tuple[str, ...] = getattr(adapters().get(name), "REFINES", ())
+    return refined
+
+
 def advice_on(paths: Sequence[Path]) -> str | None:
     """Return what is known of the first of `paths` that some adapter has advice on."""
     advisers = [module for module in adapters().values() if isinstance(module, Advising)]
@@ -215,8 +229,9 @@ def exporter_for(model: object) -> Exporter:
     RegimeError
         No adapter knows its type.
     """
-    for module in adapters().values():
-        if isinstance(module, Exporter) and module.accepts(model):
+    for name in sorted(adapters(), key=rank, reverse=True):
+        module = capable(name, Exporter)
+        if module is not None and module.accepts(model):
             return module
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     raise RegimeError(f"model of type {kind}: no adapter exports it; expected a torch.nn.Module or an ONNX model")

@@ -15,7 +15,7 @@ from regime_proto.engine.device import cores
 from regime_proto.names import unwrap
 from regime_proto.payload import Inconsistent
 from regime_proto.places import on_disk
-from regime_proto.registry import Sharded, capable, readers
+from regime_proto.registry import Sharded, capable_lineage
 from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array, Checkpoint, Source, State
 
@@ -245,7 +245,7 @@ def _real(array: Array) -> Array:
 
 
 def _shards(adapter: str, checkpoint: Checkpoint, state: State) -> dict[str, tuple[str, ...]]:
-    sharded = _sharded(adapter)
+    sharded = capable_lineage(adapter, Sharded)
     if sharded is None:
         return {}
     with on_disk(checkpoint.path) as path:
@@ -257,17 +257,6 @@ def _shards(adapter: str, checkpoint: Checkpoint, state: State) -> dict[str, tup
         if inner is not None:
             found[file].append(inner)
     return {file: tuple(names) for file, names in found.items() if names}
-
-
-def _sharded(adapter: str) -> Sharded | None:
-    """Return what knows the shards of an adapter's checkpoints: it, or the more general one that it refines."""
-    known = readers()
-    while adapter in known:
-        found = capable(adapter, Sharded)
-        if found is not None:
-            return found
-        adapter = getattr(known[adapter], "REFINES", "")
-    return None
 
 
 def _name_in(state: State, name: str) -> str | None:
