@@ -47,6 +47,22 @@ PIECEWISE = {
     "Clip of Relu": ("m = Relu(z)\ny = Clip(m, , k(6))", [(0, False), (6, True)]),
     "Min of Clip": ("m = Clip(z, k(-1))\ny = Min(m, k(1))", [(-1, False), (1, True)]),
     "Clip of Clip": ("m = Clip(z, , k(1))\ny = Clip(m, k(0))", [(0, False), (1, True)]),
+    "Clip with both bounds of Relu": ("m = Relu(z)\ny = Clip(m, k(0), k(1.25))", [(0, False), (1.25, True)]),
+    "Clip of Where > c": (
+        "c = Greater(z, k(0.5))\nm = Where(c, z, k(0))\ny = Clip(m, k(0), k(1.25))",
+        [(0.5, False), (1.25, True)],
+    ),
+    "leaky sum": ("p = Relu(z)\nm = Neg(z)\nn = Relu(m)\ns = Mul(n, k(0.1))\ny = Sub(p, s)", ZERO),
+    "leaky sum with Add": ("p = Relu(z)\nm = Neg(z)\nn = Relu(m)\ns = Mul(k(-0.1), n)\ny = Add(s, p)", ZERO),
+    "leaky sum of Max": ("p = Max(z, k(0))\nm = Neg(z)\nn = Max(k(0), m)\ns = Neg(n)\ny = Add(p, s)", ZERO),
+    "leaky sum from a threshold": (
+        "c = Greater(z, k(0.5))\np = Where(c, z, k(0))\nm = Sub(k(0.5), z)\ns = Relu(m)\ny = Sub(p, s)",
+        [(0.5, False)],
+    ),
+    "leaky Clip": (
+        "p = Relu(z)\nq = Clip(p, k(0), k(1.25))\nm = Neg(z)\nn = Relu(m)\ns = Mul(n, k(0.1))\ny = Sub(q, s)",
+        [(0, False), (1.25, True)],
+    ),
     "leaky Max": ("s = Mul(z, k(0.1))\ny = Max(s, z)", ZERO),
     "Where >": ("c = Greater(z, k(0))\ny = Where(c, z, k(0))", ZERO),
     "Where >=": ("c = GreaterOrEqual(z, k(0))\ny = Where(c, z, k(0))", ZERO),

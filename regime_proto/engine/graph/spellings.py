@@ -22,7 +22,9 @@ _SMOOTH = {
     "Swish": "Silu", "QuickGelu": "QuickGelu", "Mish": "Mish", "BiasGelu": "Gelu",
 }  # fmt: skip
 # Gates that are made of several operators end at one of these.
-COMPOSED = ("Mul", "Where", "Log", "Clip", "Max", "Min")
+COMPOSED = ("Mul", "Where", "Log", "Clip", "Max", "Min", "Add", "Sub")
+# Between the sum that a leaky ReLU is and its negative part.
+_IN_LEAKY_SUMS = ("Relu", "Max", "Neg", "Mul")
 _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _GUARD = "one bound, {:g}: more often a guard than an activation"
 
@@ -140,12 +142,14 @@ def _clip_bounds(node: ir.Node) -> tuple[float, float] | None:
 
 def _clamped(op: str, value: ir.Value, low: float, high: float) -> Spelling | None:
     """Return the gate that keeps `value` between two bounds, either of which may be infinite."""
-    inner = _one_sided(value)
-    # One bound inside the other: together they are a Clip.
-    if inner is not None and math.isinf(low) != math.isinf(high) and math.isinf(inner[1]) == math.isfinite(low):
+    while (inner := _one_sided(value)) is not None:
         both = max(low, inner[1]), min(high, inner[2])
-        if both[0] < both[1]:
-            op, value, (low, high) = "Clip", inner[0], both
+        # One bound inside the other: together they are a Clip. The same bound again changes nothing.
+        other_side = math.isinf(low) != math.isinf(high) and math.isinf(inner[1]) == math.isfinite(low)
+        tighter = math.isfinite(low) and math.isfinite(high) and (inner[1] >= low or inner[2] <= high)
+        if not (other_side or tighter) or both[0] >= both[1]:
+            break
+        op, value, (low, high) = "Clip", inner[0], both
     planes = [Plane(low)] if math.isfinite(low) else []
     planes += [Plane(high, closed=True)] if math.isfinite(high) else []
     doubt = _GUARD.format(planes[0].threshold) if len(planes) == 1 and planes[0].threshold else ""
@@ -153,10 +157,16 @@ def _clamped(op: str, value: ir.Value, low: float, high: float) -> Spelling | No
 
 
 def _one_sided(value: ir.Value) -> tuple[ir.Value, float, float] | None:
-    """Return x and the bounds of ``relu(x)``, ``max(x, lo)``, ``min(x, hi)`` or a Clip with one bound."""
+    """Return x and the bounds of ``relu(x)``, ``max(x, lo)``, ``min(x, hi)``, a Clip with one bound, or x above lo."""
     node = value.producer()
     if node is None:
         return None
+    if node.op_type == "Where":
+        comparison = _comparison(node.inputs[0])
+        if comparison is None or node.inputs[1] is not comparison[0] or scalar(node.inputs[2]) != 0:
+            return None
+        value, plane = comparison
+        return (value, plane.threshold, math.inf) if plane.threshold >= 0 and not plane.closed else None
     if node.op_type == "Relu":
         return _input(node), 0.0, math.inf
     if node.op_type == "Clip":
@@ -251,6 +261,53 @@ def _smooth_name(operators: list[str]) -> str:
     return ""
 
 
+def _leaky(node: ir.Node) -> Spelling | None:
+    """Read ``relu(x) + a · relu(−x)``, where a is a weight or a number, and its like with other bounds."""
+    first, second = node.inputs
+    for main, other in ((first, second), (second, first))[: 1 if node.op_type == "Sub" else 2]:
+        negative, producer = _rectified_negative(other), None if main is None else main.producer()
+        # Most sums are none of these: the way up the graph is taken where the other side is right only.
+        positive = None if negative is None or producer is None else read_gate(producer)
+        if negative is None or producer is None or positive is None or not positive.planes:
+            continue
+        value = _input(producer) if positive.op == "Relu" else positive.value
+        threshold = positive.planes[0].threshold
+        if value is negative[0] and math.isclose(threshold, negative[1], rel_tol=1e-6, abs_tol=1e-12):
+            op = "PRelu" if len(positive.planes) == 1 else positive.op
+            return Spelling(op, "piecewise", value, positive.planes)
+    return None
+
+
+def _rectified_negative(value: ir.Value | None) -> tuple[ir.Value, float] | None:
+    """Return x and c of ``relu(c − x)``, perhaps times something."""
+    node = None if value is None else value.producer()
+    while node is not None and node.op_type in ("Mul", "Neg"):
+        factors = [part.producer() for part in node.inputs if part is not None]
+        node = next((part for part in factors if part is not None and part.op_type in _IN_LEAKY_SUMS), None)
+    if node is None:
+        return None
+    bounded = (_input(node), 0.0) if node.op_type == "Relu" else _bounded(node) if node.op_type == "Max" else None
+    return _negated(bounded[0]) if bounded is not None and bounded[1] == 0 else None
+
+
+def _negated(value: ir.Value) -> tuple[ir.Value, float] | None:
+    """Return x and c of ``c − x`` or ``−x + c``."""
+    node = value.producer()
+    if node is None:
+        return None
+    if node.op_type == "Neg":
+        return _input(node), 0.0
+    if node.op_type == "Sub":
+        constant, taken = scalar(node.inputs[0]), node.inputs[1]
+        return None if constant is None or taken is None else (taken, constant)
+    if node.op_type == "Add":
+        for one, other in (node.inputs, tuple(reversed(node.inputs))):
+            opposite, constant = producer_of(one, "Neg"), scalar(other)
+            if opposite is not None and constant is not None:
+                return _input(opposite), constant
+    return None
+
+
 def _log(node: ir.Node) -> Spelling | None:
     """Read ``log(1 + exp(x))``."""
     total = producer_of(node.inputs[0], "Add")
@@ -311,4 +368,6 @@ _READERS: dict[str, Callable[[ir.Node], Spelling | None]] = {
     "Where": _where,
     "Mul": _mul,
     "Log": _log,
+    "Add": _leaky,
+    "Sub": _leaky,
 }
