@@ -284,8 +284,17 @@ def test_nudging_leaves_zero_and_other_types_alone():
     NudgeWeights(["w"], 0)(model)
     outputs = outputs_of(model, x=np.zeros((8, 4), np.float32), w=np.zeros(3, np.float32))
     np.testing.assert_array_equal(outputs["y"], np.zeros(3))
-    other = program("y = Identity(w)\nz = Relu(x)", before="", dtype="double", weights={"w": (3,)}).parse_model()
+    other = program("y = Identity(w)\nz = Relu(x)", before="", dtype="float16", weights={"w": (3,)}).parse_model()
     assert not NudgeWeights(["w"], 0)(other).modified
+
+
+def test_float64_weights_move_by_one_unit_in_their_last_place():
+    values = np.random.default_rng(0).normal(size=1000)
+    made = program("y = Identity(w)\nz = Relu(x)", before="", dtype="double", weights={"w": values.shape})
+    model = made.parse_model()
+    assert NudgeWeights(["w"], 0)(model).modified
+    moved = outputs_of(model, x=np.zeros((8, 4)), w=values)["y"]
+    assert ((moved == np.nextafter(values, -np.inf)) | (moved == np.nextafter(values, np.inf))).all()
 
 
 def test_the_noise_floor_of_exact_and_of_close_sums():

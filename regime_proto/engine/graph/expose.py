@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -81,11 +82,11 @@ class CastWeights(InPlacePass):
 
 
 class NudgeWeights(InPlacePass):
-    """Move every float32 weight by one unit in the last place, up or down at random.
+    """Move every float32 or float64 weight by one unit in the last place, up or down at random.
 
     For float32 numbers that are not subnormal, w · (1 − 2⁻²⁴) rounds to the neighbour of w towards zero and
-    w / (1 − 2⁻²⁴) to the one away from it. Which of the two is drawn for each position along one axis of the
-    tensor (not the first, where there is another).
+    w / (1 − 2⁻²⁴) to the one away from it; for float64 it is 1 − 2⁻⁵³. Which of the two is drawn for each position
+    along one axis of the tensor (not the first, where there is another).
 
     Parameters
     ----------
@@ -94,7 +95,10 @@ class NudgeWeights(InPlacePass):
     seed : int
     """
 
-    FACTOR = np.float32(1 - 2**-24)
+    FACTORS: Mapping[ir.DataType, Any] = {
+        ir.DataType.FLOAT: np.float32(1 - 2**-24),
+        ir.DataType.DOUBLE: np.float64(1 - 2**-53),
+    }
 
     def __init__(self, names: Iterable[str], seed: int) -> None:
         self.names = frozenset(names)
@@ -104,12 +108,13 @@ class NudgeWeights(InPlacePass):
         """Put the change between each input and its uses."""
         graph = model.graph
         random = np.random.default_rng(self.seed)
-        nudged = [value for value in graph.inputs if value.name in self.names and value.dtype == ir.DataType.FLOAT]
+        nudged = [value for value in graph.inputs if value.name in self.names and value.dtype in self.FACTORS]
         for value in nudged:
             up = random.random(_drawn_shape(value)) < 0.5
-            one = np.float32(1)
-            multiplier = new_constant(graph, f"regime_multiplier_{value.name}", np.where(up, one, self.FACTOR))
-            divisor = new_constant(graph, f"regime_divisor_{value.name}", np.where(up, self.FACTOR, one))
+            factor = self.FACTORS[value.dtype]
+            one = type(factor)(1)
+            multiplier = new_constant(graph, f"regime_multiplier_{value.name}", np.where(up, one, factor))
+            divisor = new_constant(graph, f"regime_divisor_{value.name}", np.where(up, factor, one))
             arguments = (value.dtype, value.shape)
             below = new_node(graph, "Mul", [value, multiplier], f"regime_below_{value.name}", *arguments)
             moved = new_node(graph, "Div", [below, divisor], f"regime_moved_{value.name}", *arguments)
