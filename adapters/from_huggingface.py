@@ -16,6 +16,7 @@ from regime_proto.probe import Probe
 
 SUFFIXES: tuple[str, ...] = ()
 REFINES = ("folder", "torch")
+MODELS = "a model of transformers"
 
 
 def recognise(path: Path) -> str | None:

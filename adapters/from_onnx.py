@@ -21,6 +21,7 @@ from regime_proto.probe import Probe
 from regime_proto.source import Array, widest
 
 SUFFIXES = (".onnx",)
+MODELS = "an ONNX model"
 
 _OLDEST_OPSET = 7
 # The tags of onnx.ModelProto's fields, from ir_version to opset_import.

@@ -15,6 +15,7 @@ from regime_proto.payload import Incomplete, Label, NotACheckpoint, Payload, lab
 from regime_proto.probe import Probe
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+MODELS = "a torch.nn.Module"
 
 _EXPORTED = ".pt2"
 # Where a whole module may lie in a dict.

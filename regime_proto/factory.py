@@ -1,13 +1,16 @@
 """Finds the model that ``--model`` names: a factory to import, or a file."""
 
+import contextlib
 import difflib
 import importlib
+import os
 import sys
 import traceback
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
-from regime_proto.registry import is_model
+from regime_proto.registry import building_environment, expected_models, is_model
 from regime_proto.schema.errors import RegimeError
 
 
@@ -37,6 +40,11 @@ def load_model(reference: str, *, apart_from: Path) -> object:
         raise RegimeError(
             f"--model {reference!r}: expected MODULE:FACTORY, for example mypkg.net:make, or a .onnx or .pt2 file"
         )
+    with _environment(building_environment()):
+        return _built(name, attribute, reference, apart_from)
+
+
+def _built(name: str, attribute: str, reference: str, apart_from: Path) -> object:
     module = _import(name, reference, apart_from)
     factory = getattr(module, attribute, None)
     if factory is None:
@@ -53,10 +61,21 @@ def load_model(reference: str, *, apart_from: Path) -> object:
         raise RegimeError(f"--model {reference}: the factory raised {_described(error)}") from None
     if not is_model(model):
         raise RegimeError(
-            f"--model {reference}: the factory returned a {type(model).__name__}; "
-            "expected a torch.nn.Module or an ONNX model"
+            f"--model {reference}: the factory returned a {type(model).__name__}; expected {expected_models()}"
         )
     return model
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while, but those that are set already."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _import(name: str, reference: str, apart_from: Path) -> ModuleType:

@@ -62,7 +62,13 @@ class Reader(Protocol):
 
 @runtime_checkable
 class Exporter(Protocol):
-    """Turns the models of one framework into programs."""
+    """Turns the models of one framework into programs.
+
+    Its `ENVIRONMENT` may name variables that are set while a model is built on demand, unless the user has set them.
+    """
+
+    MODELS: str
+    """What it takes, in words."""
 
     def accepts(self, model: object) -> bool:
         """Whether `model` is one of this framework's; cheap, and imports no framework."""
@@ -234,9 +240,27 @@ def exporter_for(model: object) -> Exporter:
         if module is not None and module.accepts(model):
             return module
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    raise RegimeError(f"model of type {kind}: no adapter exports it; expected a torch.nn.Module or an ONNX model")
+    raise RegimeError(f"model of type {kind}: no adapter exports it; expected {expected_models()}")
 
 
 def is_model(candidate: object) -> bool:
     """Whether some adapter exports `candidate`."""
-    return any(isinstance(module, Exporter) and module.accepts(candidate) for module in adapters().values())
+    return any(exporter.accepts(candidate) for exporter in _exporters())
+
+
+def expected_models() -> str:
+    """Return in words what the adapters export."""
+    *others, last = [exporter.MODELS for exporter in _exporters()]
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def building_environment() -> dict[str, str]:
+    """Return the variables that are set while a model is built, unless the user has set them."""
+    variables: dict[str, str] = {}
+    for exporter in _exporters():
+        variables |= getattr(exporter, "ENVIRONMENT", {})
+    return variables
+
+
+def _exporters() -> list[Exporter]:
+    return [module for module in adapters().values() if isinstance(module, Exporter)]

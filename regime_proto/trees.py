@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from regime_proto.payload import MODEL_KEYS, TOP, NotACheckpoint, Payload, is_other, numbers_in
-from regime_proto.source import Array
+from regime_proto.source import Array, widest
 
 _PARAMS = "params"
 # flax.nnx keeps each array in a variable, and some savers write that level too.
@@ -41,10 +41,18 @@ def tree_payload(tree: Any) -> Payload:
         parts, ours = _parts(tree)
     others |= {key: part for key, part in parts.items() if key not in ours}
     model = parts[_PARAMS] if ours == [_PARAMS] else {key: parts[key] for key in ours}
-    groups = {TOP: dict(_tensors(model)), **{key: dict(_tensors(part)) for key, part in others.items()}}
+    groups = {
+        TOP: dict(_tensors(model)),
+        **{key: dict(_tensors(part)) for key, part in others.items() if _is_tree(part)},
+    }
     if not groups[TOP]:
         raise NotACheckpoint(f"no arrays of a model in it (keys: {', '.join(list(dict(_items(tree)))[:5])})")
     return Payload({key: _without_variables(tensors) for key, tensors in groups.items() if tensors}, numbers_in(facts))
+
+
+def is_optimizer(key: str) -> bool:
+    """Whether what lies under a key of a tree is an optimizer's state."""
+    return key == "opt" or any(word in key.lower() for word in ("optim", "opt_state"))
 
 
 def unflattened(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +82,7 @@ def _parts(tree: Any) -> tuple[dict[str, Any], list[str]]:
     parts = {key: part for key, part in _items(tree) if next(_tensors({key: part}), None) is not None}
     ours = [key for key in parts if not is_other(key)]
     if _PARAMS in ours:
-        # Beside them lie collections, perhaps keys of random numbers, and perhaps other weights, as of a target network.
+        # Beside them lie collections, perhaps random keys, and perhaps other weights, such as a target network's.
         ours = [key for key in ours if key == _PARAMS or (_is_tree(parts[key]) and not key.endswith(_PARAMS))]
     return parts, ours
 
@@ -102,12 +110,18 @@ def _tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Array]]:
 def _numbers(tree: Any) -> Iterator[tuple[str, Any]]:
     """Yield the single numbers at one level of a tree, and those in branches that hold nothing else."""
     for key, part in _items(tree):
-        if _is_tree(part):
+        if isinstance(part, Mapping):
             inner = list(_items(part))
-            if not any(_is_tree(value) or np.ndim(value) for _, value in inner):
+            # Lists, too, are saved as dicts.
+            if not any(_is_tree(value) or np.ndim(value) or name.isdecimal() for name, value in inner):
                 yield from _numbers(part)
-        elif np.ndim(part) == 0:
-            yield key, part[()] if isinstance(part, np.ndarray) else part
+        elif not _is_tree(part) and np.ndim(part) == 0:
+            yield key, _number(part) if isinstance(part, np.ndarray) else part
+
+
+def _number(array: Array) -> Any:
+    # Those of bfloat16 are no numbers to numpy.
+    return (widest(array) if array.dtype.kind == "V" else array)[()]
 
 
 def _items(tree: Any) -> Iterator[tuple[str, Any]]:

@@ -29,15 +29,26 @@ _STRING_REFERENCE_BYTES = 16
 _OF_SCALES = {b"DIMENSION_LIST", b"REFERENCE_LIST"}
 
 
-def structure_problems(file: h5py.File) -> Iterator[Problem]:
-    """Yield what is wrong with the structure of an open file; nothing is read but metadata."""
+def structure_problems(
+    file: h5py.File, *, entry_bytes: int = MAX_ENTRY_BYTES, opaque: bool = False
+) -> Iterator[Problem]:
+    """Yield what is wrong with the structure of an open file; nothing is read but metadata.
+
+    Parameters
+    ----------
+    file : h5py.File
+    entry_bytes : int
+        The largest dataset, or entry of one that grows.
+    opaque : bool
+        Whether values of a kind that HDF5 does not know may be in it, as for bfloat16.
+    """
     objects: list[tuple[str, Any]] = []
     yield from _walk(file.id, objects)
     size = file.id.get_filesize()
     for path, found in objects:
         yield from _attribute_problems(path, found)
         if isinstance(found, h5d.DatasetID):
-            yield from _dataset_problems(path, found, size)
+            yield from _dataset_problems(path, found, size, entry_bytes, opaque=opaque)
 
 
 def _walk(root: Any, objects: list[tuple[str, Any]]) -> Iterator[Problem]:
@@ -76,31 +87,30 @@ def _attribute_problems(path: str, owner: Any) -> Iterator[Problem]:
     for index in range(count):
         attribute = h5a.open(owner, index=index)
         where = f"{path}@{attribute.name.decode(errors='replace')}"
-        if attribute.get_storage_size() > MAX_ATTRIBUTE_BYTES:
-            yield Problem(
-                "attribute-size", where, f"at most {MAX_ATTRIBUTE_BYTES:,} bytes", f"{attribute.get_storage_size():,}"
-            )
+        size = math.prod(attribute.shape or ()) * _item_bytes(attribute.get_type())
+        if size > MAX_ATTRIBUTE_BYTES:
+            yield Problem("attribute-size", where, f"at most {MAX_ATTRIBUTE_BYTES:,} bytes", f"{size:,}")
         if attribute.name not in _OF_SCALES and not _is_plain(attribute.get_type()):
             yield Problem("attribute-kind", where, "a number or a string", _name_of(attribute.get_type()))
 
 
-def _dataset_problems(path: str, dataset: Any, file_size: int) -> Iterator[Problem]:
+def _dataset_problems(path: str, dataset: Any, file_size: int, entry_bytes: int, *, opaque: bool) -> Iterator[Problem]:
     properties = dataset.get_create_plist()
     layout = properties.get_layout()
     if layout == h5d.VIRTUAL or properties.get_external_count():
         found = "a virtual dataset" if layout == h5d.VIRTUAL else "external storage"
         yield Problem("storage-inside", path, "data in the file", found)
         return
-    if not _is_plain(dataset.get_type()):
+    if not _is_plain(dataset.get_type()) and not (opaque and isinstance(dataset.get_type(), h5t.TypeOpaqueID)):
         yield Problem("type-plain", path, "integers, floats or strings", _name_of(dataset.get_type()))
         return
     if layout == h5d.CHUNKED:
-        yield from _chunk_problems(path, dataset, properties, file_size)
+        yield from _chunk_problems(path, dataset, properties, file_size, entry_bytes)
     else:
-        yield from _contiguous_problems(path, dataset)
+        yield from _contiguous_problems(path, dataset, entry_bytes)
 
 
-def _contiguous_problems(path: str, dataset: Any) -> Iterator[Problem]:
+def _contiguous_problems(path: str, dataset: Any, entry_bytes: int) -> Iterator[Problem]:
     declared = math.prod(dataset.shape) * _item_bytes(dataset.get_type())
     stored = dataset.get_storage_size()
     if stored == 0 and _is_bare_dimension(dataset):
@@ -109,8 +119,8 @@ def _contiguous_problems(path: str, dataset: Any) -> Iterator[Problem]:
     if stored == 0 and h5a.exists(dataset, b"CLASS"):
         expected = f"a scale with values, or with the NAME {BARE_DIMENSION}…"
         yield Problem("dimension-scale", path, expected, "neither")
-    elif declared > MAX_ENTRY_BYTES:
-        yield Problem("size-limit", path, f"at most {MAX_ENTRY_BYTES:,} bytes", f"{declared:,}")
+    elif declared > entry_bytes:
+        yield Problem("size-limit", path, f"at most {entry_bytes:,} bytes", f"{declared:,}")
     elif stored != declared:
         yield Problem("chunk-count", path, f"{declared:,} bytes", f"{stored:,}")
 
@@ -127,7 +137,7 @@ def _is_text(attribute: Any) -> bool:
     return isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str() and attribute.shape == ()
 
 
-def _chunk_problems(path: str, dataset: Any, properties: Any, file_size: int) -> Iterator[Problem]:
+def _chunk_problems(path: str, dataset: Any, properties: Any, file_size: int, entry_bytes: int) -> Iterator[Problem]:
     filters = [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
     unknown = [code for code in filters if code not in _FILTERS]
     if unknown or len(set(filters)) < len(filters):
@@ -141,7 +151,7 @@ def _chunk_problems(path: str, dataset: Any, properties: Any, file_size: int) ->
     whole = row if grows else row * shape[0]
     for what, found, limit in (
         ("chunks of ", size, MAX_CHUNK_BYTES),
-        ("an entry of " if grows else "", whole, MAX_ENTRY_BYTES),
+        ("an entry of " if grows else "", whole, entry_bytes),
     ):
         if found > limit:
             yield Problem("size-limit", path, f"{what}at most {limit:,} bytes", f"{found:,}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from regime_proto.engine.graph.control_flow import InlineConstantBranches
+from regime_proto.engine.graph.pooling import PoolFewerAxes
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.engine.graph.rewrite import NameNodes, StripMetadata
 from regime_proto.engine.graph.shapes import FixInputShapes, RunOnce
@@ -47,6 +48,7 @@ def exported_program(
     ir.external_data.load_to_model(model)
     for rewrite in (
         FixInputShapes(probe, where),
+        PoolFewerAxes(),
         InlineConstantBranches(weights=()),
         RunOnce(probe, weights, where),
         NameNodes(),
@@ -62,3 +64,39 @@ def forget_origin(model: ir.Model) -> None:
     model.producer_name = model.producer_version = model.domain = None
     model.model_version = None
     model.graph.name = "main_graph"
+
+
+def paths_by_weights(model: ir.Model, modules: Mapping[str, str]) -> dict[str, str]:
+    """Return, for every node that the probe reaches, the module whose weights its input went through last.
+
+    For exporters that leave no module paths behind.
+
+    Parameters
+    ----------
+    model : ir.Model
+        Whose nodes have names.
+    modules : mapping of str to str
+        Module by graph input, for all weights; the other inputs are the probe's.
+    """
+    modules_of: dict[ir.Value, str] = {value: modules.get(str(value.name), "") for value in model.graph.inputs}
+    # How late the last weights came in; weights themselves have no place in that order.
+    since = {value: 0 for value in model.graph.inputs if str(value.name) not in modules}
+    paths: dict[str, str] = {}
+    for place, node in enumerate(model.graph, start=1):
+        inputs = [value for value in node.inputs if value is not None]
+        data = [value for value in inputs if value in since]
+        own = [modules_of[value] for value in inputs if value not in since and modules_of.get(value)]
+        if not data:
+            found, came = next(iter(own), ""), None
+        elif own:
+            found, came = own[-1], place
+        else:
+            latest = max(data, key=since.__getitem__)
+            found, came = modules_of[latest], since[latest]
+        for value in node.outputs:
+            modules_of[value] = found
+            if came is not None:
+                since[value] = came
+        if data and found:
+            paths[str(node.name)] = found
+    return paths
