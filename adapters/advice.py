@@ -1,19 +1,34 @@
 """Knows checkpoints that cannot be read as they are, and says in one line which command makes readable ones of them.
 
 DeepSpeed and Megatron split them over processes in ways of their own; an adapter (LoRA) lacks its base model;
-TorchScript and pickled modules hold code.
+TorchScript and pickled modules and estimators hold code; Keras may split weights over files.
 """
 
+import bz2
+import contextlib
 import json
+import lzma
+import re
 import shlex
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _DEEPSPEED = "*_model_states.pt"
 _DEEPSPEED_SCRIPT = "zero_to_fp32.py"
 _MEGATRON = ("latest_checkpointed_iteration.txt", "mp_rank_*/model_optim_rng.pt", "iter_*/mp_rank_*/model_optim_rng.pt")
 _MEGATRON_BACKEND = b"sharded_backend"
 _ADAPTER_CONFIG = "adapter_config.json"
+_KERAS_INDEX = ".weights.json"
+_PICKLED = re.compile(r"\.(pkl|pickle|joblib)(\.(z|gz|bz2|xz|lzma))?$")
+# What joblib compresses with, by the first bytes.
+_UNPACKERS: dict[bytes, Callable[[], Any]] = {
+    b"\x78": lambda: zlib.decompressobj(47), b"\x1f\x8b": lambda: zlib.decompressobj(47), b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ": lzma.LZMADecompressor, b"\x5d\x00": lzma.LZMADecompressor,
+}  # fmt: skip
+_NETWORK, _NAMED_WITHIN = b"sklearn.neural_network", 2**20
 # peft's classes by what an adapter is for.
 _PEFT_CLASSES = {
     "CAUSAL_LM": "AutoPeftModelForCausalLM",
@@ -29,7 +44,9 @@ def advice(path: Path) -> str | None:
     """Say what a folder or file is, and which command makes readable checkpoints of its like; None if unknown."""
     if path.is_dir():
         return _of_deepspeed(path) or _of_megatron(path) or _of_adapter(path)
-    return of_script(path) if path.suffix in (".pt", ".pth") and is_script(path) else None
+    if path.suffix in (".pt", ".pth") and is_script(path):
+        return of_script(path)
+    return _of_estimator(path) or _of_keras(path)
 
 
 def _of_deepspeed(path: Path) -> str | None:
@@ -96,6 +113,50 @@ def _of_adapter(path: Path) -> str | None:
     return (
         f"{path}: an adapter (LoRA) without the weights of its base model; merge each into them with "
         f"{_python(code, root, out)}; then give {out}"
+    )
+
+
+def _of_estimator(path: Path) -> str | None:
+    ending = _PICKLED.search(path.name)
+    if ending is None or not path.is_file():
+        return None
+    start = _unpacked_start(path)
+    if start[:1] != b"\x80" or _NETWORK not in start:
+        return None
+    out = f"{path.parent}-skops"
+    code = (
+        "import sys, joblib; from pathlib import Path; from skops.io import dump; o = Path(sys.argv[2]); "
+        f"o.mkdir(exist_ok=True); [dump(joblib.load(p), o / (p.name.removesuffix('{ending[0]}') + '.skops')) "
+        f"for p in Path(sys.argv[1]).glob('*{ending[0]}')]"
+    )
+    return (
+        f"{path}: a pickled estimator of scikit-learn, not read, since loading it runs what is in it; save the "
+        "model with skops.io.dump(model, 'step_0100.skops'), or, if you trust these files: "
+        f"{_python(code, path.parent, out)}; then give {out}"
+    )
+
+
+def _unpacked_start(path: Path) -> bytes:
+    """Return what a file that may be compressed begins with."""
+    with path.open("rb") as file:
+        start = file.read(_NAMED_WITHIN)
+    for first_bytes, unpacker in _UNPACKERS.items():
+        if start.startswith(first_bytes):
+            with contextlib.suppress(zlib.error, lzma.LZMAError, OSError, EOFError):
+                start = unpacker().decompress(start, _NAMED_WITHIN)
+            break
+    return start
+
+
+def _of_keras(path: Path) -> str | None:
+    if not path.name.endswith(_KERAS_INDEX):
+        return None
+    whole = path.name.removesuffix(".json")
+    if not path.with_name(f"{path.name.removesuffix(_KERAS_INDEX)}_00000.weights.h5").is_file():
+        return None
+    return (
+        f"{path}: weights of Keras, split over files; put them into the model and save them as one file: "
+        f"model.load_weights({str(path)!r}); model.save_weights({whole + '.h5'!r})"
     )
 
 

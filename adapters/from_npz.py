@@ -1,6 +1,8 @@
 """Reads ``.npz`` checkpoints, as `numpy.savez` writes them: one array for each tensor. Needs no framework."""
 
+import contextlib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ from regime_proto.schema.errors import RegimeError
 
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of, numbers_in
 from regime_proto.source import Array
+from regime_proto.trees import tree_payload, unflattened
 
 SUFFIXES = (".npz",)
 
@@ -25,32 +28,42 @@ def recognise(path: Path) -> str | None:
 
 def peek(path: Path) -> Label:
     """Return step, epoch and metrics: the arrays that are single numbers."""
-    return label_of(_arrays(path, single=True).facts)
+    return label_of(_payload(_arrays(path, single=True)).facts)
 
 
 def read(path: Path) -> Payload:
-    """Read a checkpoint. Single numbers under the names of steps, epochs and metrics stand beside the tensors."""
-    payload = _arrays(path, single=False)
+    """Read a checkpoint. Single numbers under the names of steps, epochs and metrics stand beside the tensors.
+
+    Names such as ``params/Dense_0/kernel`` are paths in a tree, as flax.traverse_util writes them.
+    """
+    payload = _payload(_arrays(path, single=False))
     if not payload.groups[TOP]:
         raise NotACheckpoint("no arrays but single numbers in it")
     return payload
 
 
-def _arrays(path: Path, *, single: bool) -> Payload:
-    """Return the arrays of a file, or only those that are single numbers."""
+def _arrays(path: Path, *, single: bool) -> dict[str, Array]:
+    """Return the arrays of a file, or those that are single numbers and an empty array in place of each other one."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            tensors: dict[str, Array] = {}
-            facts: dict[str, Array] = {}
-            for name in archive.files:
-                if not single or _is_single(archive, name):
-                    array = archive[name]
-                    (facts if array.ndim == 0 and "." not in name else tensors)[name] = array
+            return {
+                name: archive[name] if not single or _is_single(archive, name) else np.empty(0)
+                for name in archive.files
+            }
     except (EOFError, zipfile.BadZipFile) as error:
         raise Incomplete(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
     except (OSError, ValueError, KeyError) as error:
         raise RegimeError(f"{path}: damaged, or more than arrays of numbers ({error}); save it again") from None
-    return Payload({TOP: tensors}, numbers_in({name: array[()] for name, array in facts.items()}))
+
+
+def _payload(arrays: Mapping[str, Array]) -> Payload:
+    with_axes = [name for name, array in arrays.items() if array.ndim]
+    if with_axes and all("/" in name for name in with_axes):
+        # Where one name is the front of another, they are no paths.
+        with contextlib.suppress(ValueError):
+            return tree_payload(unflattened(arrays))
+    facts = {name: array[()] for name, array in arrays.items() if array.ndim == 0 and "." not in name}
+    return Payload({TOP: {name: array for name, array in arrays.items() if name not in facts}}, numbers_in(facts))
 
 
 def _is_single(archive: np.lib.npyio.NpzFile, name: str) -> bool:

@@ -51,11 +51,30 @@ SOURCES = (
     Entry("ONNX: `.onnx`", "read, and taken as the model", "onnx", ("onnx",)),
     Entry("NumPy: `.npz`", "read", "npz", ("numpy",)),
     Entry(
+        "Keras 3: `.keras`, `.weights.h5`, older `.h5`",
+        "read without Keras; models taken through JAX", "keras", ("keras", "jax2onnx"), ("cpu", "keras"),
+    ),
+    Entry("JAX: Orbax, `10/`", "read without JAX", "orbax", ("orbax-checkpoint", "tensorstore"), ("cpu", "flax")),
+    Entry("JAX: flax `.msgpack`", "read without JAX", "flax", ("flax", "msgpack"), ("cpu", "flax")),
+    Entry(
+        "JAX: flax.nnx modules, pairs (function, parameters)",
+        "taken as the model", "jax", ("flax", "jax", "jax2onnx"), ("cpu", "jax"),
+    ),
+    Entry(
+        "scikit-learn: `MLPClassifier`, `MLPRegressor` in `.skops`",
+        "read without scikit-learn; taken as the model", "sklearn", ("scikit-learn", "skops", "skl2onnx"),
+        ("cpu", "sklearn"),
+    ),
+    Entry(
         "DeepSpeed: `global_step500/`",
         "read where one file holds the model, else answered with the command that converts it", "advice", (),
     ),
     Entry("Megatron: `iter_0000500/`", "answered with what to do", "advice", ()),
     Entry("LoRA adapters without their base", "answered with the command that merges them", "advice", ("peft",)),
+    Entry(
+        "pickled estimators of scikit-learn", "refused, with the command that converts them", "advice",
+        ("scikit-learn",),
+    ),
     Entry("whole pickled modules, TorchScript", "answered with the command that converts them", "torch", ("torch",)),
 )  # fmt: skip
 

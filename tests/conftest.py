@@ -17,6 +17,9 @@ from regime_proto.plan import write_program
 settings.register_profile("regime", deadline=None)
 settings.load_profile("regime")
 
+# What Keras would take by itself is not installed.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):

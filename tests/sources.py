@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from itertools import pairwise
 
 import nets
 import numpy as np
@@ -26,6 +27,30 @@ def resnet():
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     return ResNetForImageClassification(config), {"pixel_values": images.numpy()}
+
+
+def plain_mlp():
+    """Return a model such as scikit-learn has too, and a probe for it."""
+    torch.manual_seed(0)
+    widths = (12, 32, 20, 16, 8, 3)
+    layers = [part for wide in pairwise(widths) for part in (torch.nn.Linear(*wide), torch.nn.ReLU())]
+    return torch.nn.Sequential(*layers[:-1]), nets.probe(nets.make_mlp())
+
+
+def mlp_classifier():
+    """Return an estimator of the form of `plain_mlp`, with weights of its own."""
+    from sklearn.neural_network import MLPClassifier
+
+    _, probe = plain_mlp()
+    return MLPClassifier((32, 20, 16, 8)).partial_fit(probe, np.arange(len(probe)) % 3, classes=range(3))
+
+
+def keras_mlp():
+    """Return a model of Keras of the form of `plain_mlp`, with weights of its own."""
+    import keras
+
+    layers = [keras.layers.Dense(width, activation="relu") for width in (32, 20, 16, 8)]
+    return keras.Sequential([keras.Input((12,)), *layers, keras.layers.Dense(3)])
 
 
 def states(make):
@@ -150,3 +175,48 @@ def lightning_files(folder, states):
         enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(Module(), DataLoader(torch.zeros(STEPS[-1], 1)))
+
+
+def as_tree(state, step):
+    """Return a state of torch as JAX's libraries nest theirs: at the dots of its names."""
+    params = {}
+    for name, tensor in state.items():
+        *path, last = name.split(".")
+        level = params
+        for key in path:
+            level = level.setdefault(key, {})
+        level[last] = tensor.numpy()
+    return {"step": step, "loss": LOSS[step], "params": params}
+
+
+def orbax_folders(folder, states):
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(folder) as manager:
+        for step, state in states.items():
+            manager.save(step, args=ocp.args.StandardSave(as_tree(state, step)))
+
+
+def flax_files(folder, states):
+    from flax import serialization
+
+    for step, state in states.items():
+        (folder / f"state_{step}.msgpack").write_bytes(serialization.to_bytes(as_tree(state, step)))
+
+
+def skops_files(folder, states):
+    import skops.io
+
+    estimator = mlp_classifier()
+    for step, state in states.items():
+        tensors = [tensor.numpy() for tensor in state.values()]
+        estimator.coefs_, estimator.intercepts_ = [weight.T for weight in tensors[::2]], tensors[1::2]
+        estimator.loss_ = LOSS[step]
+        skops.io.dump(estimator, folder / f"step_{step}.skops")
+
+
+def keras_files(folder, states):
+    model = keras_mlp()
+    for step, state in states.items():
+        model.set_weights([tensor.numpy().T for tensor in state.values()])
+        model.save_weights(folder / f"step_{step}.weights.h5")

@@ -1,14 +1,17 @@
 """What cannot be read is named, with a command that makes readable checkpoints of it; the commands are run here."""
 
+import gzip
 import importlib.util
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import joblib
 import nets
 import numpy as np
 import pytest
@@ -17,6 +20,9 @@ from libraries import needed
 from reading import assert_same_trajectory
 from regime_proto.adapters import advice, from_folder
 from regime_proto.schema.errors import RegimeError
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from regime_proto.directory import NoCheckpoint, open_directory
 
@@ -168,6 +174,115 @@ def test_an_adapter_of_any_kind(config, tmp_path):
     write(tmp_path / "c/adapter_model.bin")
     found = advice.advice(tmp_path / "c")
     assert found is None or "import AutoPeftModel as M" in found
+
+
+def fitted(step=0):
+    model = MLPClassifier((4,), random_state=step)
+    return model.partial_fit(np.eye(6, 3), np.arange(6) % 2, classes=[0, 1])
+
+
+def pickled(model, path):
+    path.write_bytes(pickle.dumps(model))
+
+
+PICKLES = {
+    ".pkl": pickled,
+    ".pickle": lambda model, path: pickled({"epoch": 1, "model": model}, path),
+    ".joblib": joblib.dump,
+    ".joblib.gz": joblib.dump,
+    ".joblib.xz": joblib.dump,
+    ".pkl.bz2": joblib.dump,
+    ".pkl.z": joblib.dump,
+}
+
+
+@pytest.mark.parametrize("suffix", PICKLES)
+def test_pickled_estimators(suffix, tmp_path):
+    (tmp_path / "run").mkdir()
+    PICKLES[suffix](make_pipeline(StandardScaler(), fitted()), tmp_path / f"run/step_1{suffix}")
+    with pytest.raises(
+        NoCheckpoint, match=r"step_1.*: a pickled estimator .* loading it runs what is in it; .*-skops$"
+    ):
+        open_directory(tmp_path / "run")
+
+
+def test_other_pickles_are_left_alone(tmp_path):
+    """They may lie beside the folder that a user meant."""
+    pickled({"lr": 0.1}, tmp_path / "args.pkl")
+    joblib.dump(StandardScaler(), tmp_path / "scaler.joblib", compress=3)
+    (tmp_path / "a.pkl.gz").write_bytes(gzip.compress(b"sklearn.neural_network"))
+    (tmp_path / "b.joblib").write_bytes(b"\x78\x9cnot what zlib writes")
+    (tmp_path / "c.pkl").write_bytes(b"")
+    (tmp_path / "d.txt").write_bytes(pickle.dumps(fitted()))
+    (tmp_path / "e.pkl").mkdir()
+    for path in tmp_path.iterdir():
+        assert advice.advice(path) is None
+    (tmp_path / "states").mkdir()
+    for step in (1, 2):
+        torch.save({"w": torch.ones(2)}, tmp_path / f"states/step_{step}.pt")
+    with pytest.raises(NoCheckpoint, match=r"no checkpoint found, but 2 in .*states; give that directory"):
+        open_directory(tmp_path)
+
+
+@pytest.mark.libraries
+@pytest.mark.parametrize("suffix", [".pkl", ".joblib", ".pkl.gz"])
+def test_estimators_are_saved_anew(suffix, tmp_path):
+    needed("skops.io")
+    folder = tmp_path / "it's $HOME"
+    folder.mkdir()
+    models = [fitted(step) for step in range(3)]
+    for step, model in enumerate(models):
+        (pickled if suffix == ".pkl" else joblib.dump)(model, folder / f"step_{step}{suffix}")
+    source = open_directory(run_the_command(advice.advice(folder / f"step_0{suffix}")))
+    assert source.adapter == "sklearn"
+    assert {checkpoint.path.name for checkpoint in source.checkpoints} == {f"step_{step}.skops" for step in range(3)}
+    for checkpoint in source.checkpoints:
+        found = source.read(checkpoint).tensors
+        expected = models[int(checkpoint.path.stem[-1])]
+        np.testing.assert_array_equal(found["coefs_.0"], expected.coefs_[0])
+
+
+def test_what_keras_splits(tmp_path):
+    write(tmp_path / "step_1.weights.json", b"{}")
+    assert advice.advice(tmp_path / "step_1.weights.json") is None
+    write(tmp_path / "step_1_00000.weights.h5")
+    assert re.search(
+        r"split over files; .*: model.load_weights\('.*/step_1.weights.json'\); "
+        r"model.save_weights\('.*step_1.weights.h5'\)$",
+        advice.advice(tmp_path / "step_1.weights.json"),
+    )
+
+
+KERAS_RUN = """
+import re, sys
+import keras, numpy
+from regime_proto.adapters import advice
+from pathlib import Path
+root = Path(sys.argv[1])
+model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)])
+saved = model.get_weights()
+model.save_weights(root / "step_1.weights.json", max_shard_size=7e-8)
+assert len(list(root.glob("*.weights.h5"))) > 1
+model.set_weights([0 * weight for weight in saved])
+commands = advice.advice(root / "step_1.weights.json").partition("one file: ")[2]
+exec(commands)
+whole = model.get_weights()
+model.set_weights([0 * weight for weight in saved])
+model.load_weights("step_1.weights.h5")
+for found in (whole, model.get_weights()):
+    assert all((a == b).all() for a, b in zip(saved, found, strict=True))
+"""
+
+
+@pytest.mark.libraries
+def test_split_weights_of_keras_are_saved_in_one(tmp_path):
+    if importlib.util.find_spec("keras") is None:
+        # Imported here, it would choose its backend for the tests of others.
+        needed("keras")
+    places = os.environ | {"KERAS_BACKEND": "numpy"}
+    command = [sys.executable, "-W", "ignore", "-c", KERAS_RUN, str(tmp_path)]
+    done = subprocess.run(command, env=places, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.libraries

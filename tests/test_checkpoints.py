@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from reading import read
-from regime_proto.adapters import from_safetensors, from_torch
+from regime_proto.adapters import from_npz, from_safetensors, from_torch
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from safetensors.torch import save_file
 
@@ -212,8 +212,58 @@ def test_truncated_files(tmp_path, share):
             read(adapter, path)
 
 
+PATHS = {"params/Dense_0/kernel": np.ones((2, 3)), "params/Dense_0/bias": np.arange(3)}
+ADAM = {"opt_state/0/count": np.array(7), "opt_state/0/mu/Dense_0/kernel": np.ones((2, 3)), "epoch": np.array(2)}
+
+
+def test_names_in_npz_files_that_are_paths_in_a_tree(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, step=7, **PATHS, **ADAM)
+    found = read(from_npz, path)
+    assert set(found.tensors) == {"Dense_0.kernel", "Dense_0.bias"}
+    np.testing.assert_array_equal(found.tensors["Dense_0.bias"], np.arange(3))
+    assert set(read(from_npz, path, "opt_state").tensors) == {"0.count", "0.mu.Dense_0.kernel"}
+    assert from_npz.peek(path) == Label(step=7, epoch=2)
+    np.savez(path, **{f"state/{name}": array for name, array in {**PATHS, **ADAM, "loss": np.array(0.5)}.items()})
+    assert set(read(from_npz, path).tensors) == {"Dense_0.kernel", "Dense_0.bias"}
+    assert from_npz.peek(path) == Label(epoch=2, metrics={"loss": 0.5})
+
+
+def test_an_npz_file_of_an_optimizer_alone_is_no_checkpoint(tmp_path):
+    np.savez(tmp_path / "a.npz", **ADAM)
+    for function in (from_npz.peek, from_npz.read):
+        with pytest.raises(NotACheckpoint, match="no arrays of a model"):
+            function(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {**PATHS, "head": np.ones(2)},
+        {**PATHS, "params/Dense_0": np.array(1.0)},
+        {"a.weight": np.ones(2), "a.count": np.array(3)},
+    ],
+)
+def test_other_names_in_npz_files_stay_as_they_are(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", step=7, **arrays)
+    assert set(read(from_npz, tmp_path / "a.npz").tensors) == arrays.keys() - {"params/Dense_0"}
+    assert from_npz.peek(tmp_path / "a.npz").step == 7
+
+
+def test_peek_reads_no_tensors_of_npz_files(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", step=7, **PATHS, **ADAM)
+    read_names = []
+    getitem = np.lib.npyio.NpzFile.__getitem__
+    monkeypatch.setattr(
+        np.lib.npyio.NpzFile, "__getitem__", lambda file, name: read_names.append(name) or getitem(file, name)
+    )
+    assert from_npz.peek(tmp_path / "a.npz").step == 7
+    assert set(read_names) == {"step", "epoch", "opt_state/0/count"}
+
+
 READERS = {
-    "accelerate", "dcp", "folder", "huggingface", "lightning", "npz", "onnx", "safetensors", "torch",
+    "accelerate", "dcp", "flax", "folder", "huggingface", "keras", "lightning", "npz", "onnx", "orbax", "safetensors",
+    "sklearn", "torch",
 }  # fmt: skip
 
 
@@ -223,7 +273,7 @@ def test_a_broken_adapter_is_left_out_with_a_warning(monkeypatch):
     monkeypatch.setattr(registry, "entry_points", lambda group: [broken, *real])
     with pytest.warns(RegimeWarning, match=r"adapter 'mine' .no_such_package.from_mine. is left out"):
         found = registry.adapters.__wrapped__()
-    assert set(found) == {*READERS, "advice"}
+    assert set(found) == {*READERS, "advice", "jax"}
 
 
 def test_the_adapters_follow_their_protocols():

@@ -1,0 +1,41 @@
+"""Exports modules of flax.nnx, and functions of JAX with their parameters."""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard
+
+from regime_proto.schema.errors import RegimeError
+
+from regime_proto.engine.graph.program import Program
+from regime_proto.probe import Probe
+
+MODELS = "a module of flax.nnx, a pair (function, parameters)"
+INSTALL = 'pip install "regime-proto[jax]"'
+
+
+def accepts(model: object) -> bool:
+    """Whether `model` is a module of flax.nnx, or a pair of a function and its parameters."""
+    return _is_module(model) or _is_pair(model)
+
+
+def export(model: object, probe: Probe) -> Program:
+    """Export a module or a pair; see `jax_export`."""
+    try:
+        from regime_proto.adapters import jax_export
+    except ImportError as error:
+        raise RegimeError(f"a model of JAX needs {error.name}: {INSTALL}") from None
+    return jax_export.export_pair(*model, probe) if _is_pair(model) else jax_export.export_module(model, probe)
+
+
+def _is_module(model: object) -> bool:
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(model, nnx.Module)
+
+
+def _is_pair(model: object) -> TypeGuard[tuple[Callable[..., Any], Any]]:
+    return (
+        isinstance(model, tuple)
+        and len(model) == 2
+        and callable(model[0])
+        and isinstance(model[1], Mapping | list | tuple)
+    )

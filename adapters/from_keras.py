@@ -1,0 +1,201 @@
+"""Reads what Keras saves (``.keras``, ``.weights.h5``, and ``.h5`` of its older layout), and exports its models.
+
+The files are read as arrays. Keras itself is needed for the model only, and no model is ever loaded from a file: that
+may run code.
+"""
+
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import h5py
+import numpy as np
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.validation.structure import structure_problems
+
+from regime_proto.engine.graph.program import Program
+from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of
+from regime_proto.probe import Probe
+from regime_proto.source import Array
+
+SUFFIXES = (".keras", ".h5")
+MODELS = "a Keras model"
+# A program is made through JAX; what Keras computes on is decided when it is imported.
+ENVIRONMENT = {"KERAS_BACKEND": "jax"}
+REFINES = ("torch",)
+INSTALL = 'pip install "regime-proto[keras]"'
+
+_WEIGHTS = "model.weights.h5"
+_ARCHIVE, _HDF5 = b"PK\3\4", b"\x89HDF"
+_OPTIMIZERS = ("optimizer", "optimizer_weights")
+_OLDER = "model_weights"
+# Weights hardly compress: a member that does grows without end.
+_LARGEST_RATIO = 100
+
+
+def recognise(path: Path) -> str | None:
+    """Tell an archive of Keras, or a file of its weights; empty files count as damaged."""
+    if not path.is_file() or _is_shard(path):
+        return None
+    with path.open("rb") as file:
+        start = file.read(4)
+    if not start:
+        return "an empty file"
+    try:
+        if start == _ARCHIVE:
+            return _described(path)
+        if start != _HDF5:
+            return None
+        with _opened(path) as file:
+            if _OLDER in file or "layer_names" in file.attrs:
+                return "weights of Keras in its older HDF5 layout"
+            return "weights of Keras in HDF5" if any("/vars/" in name for name in _names(file)) else None
+    except RegimeError:
+        return "a damaged file of Keras" if path.suffix == ".keras" or ".weights." in path.name else None
+
+
+def peek(path: Path) -> Label:
+    """Return the step, which is the optimizer's count of iterations, if it was saved too."""
+    with _opened(path) as file:
+        return label_of(_facts(file))
+
+
+def read(path: Path) -> Payload:
+    """Read the weights, under their paths in the file; those of the optimizer are left out."""
+    with _opened(path, whole=True) as file:
+        tensors = {_spelled(name): _array(file[name]) for name in _names(file)}
+        facts = _facts(file)
+    if not tensors:
+        raise NotACheckpoint("no weights of layers in it")
+    return Payload({TOP: tensors}, facts)
+
+
+def accepts(model: object) -> bool:
+    """Whether `model` is one of Keras."""
+    keras = sys.modules.get("keras")
+    return keras is not None and isinstance(model, keras.Model)
+
+
+def export(model: object, probe: Probe) -> Program:
+    """Export a model of Keras; see `keras_export.export`."""
+    try:
+        from regime_proto.adapters import keras_export
+    except ImportError as error:
+        raise RegimeError(f"a model of Keras needs {error.name} to become a program: {INSTALL}") from None
+    return keras_export.export(model, probe)
+
+
+def _is_shard(path: Path) -> bool:
+    """Whether a file is one of several that hold a model's weights together."""
+    front, shard, _ = path.name.partition("_0")
+    return bool(shard) and (path.parent / f"{front}.weights.json").is_file()
+
+
+def _described(path: Path) -> str | None:
+    with _archive(path) as archive:
+        if _WEIGHTS not in archive.namelist():
+            return None
+        try:
+            found = json.loads(archive.read("metadata.json"))["keras_version"]
+        except (KeyError, ValueError, TypeError):
+            return "an archive of Keras"
+        return f"an archive of Keras {str(found)[:20]}"
+
+
+@contextmanager
+def _opened(path: Path, *, whole: bool = False) -> Iterator[h5py.File]:
+    """Open the HDF5 file of weights, after a look at what it is made of.
+
+    Parameters
+    ----------
+    path : Path
+    whole : bool
+        Read an archive's part as a whole, which tells whether it is damaged.
+    """
+    try:
+        with _content(path, whole=whole) as content, h5py.File(content, "r") as file:
+            problem = next(structure_problems(file, entry_bytes=file.id.get_filesize(), opaque=True), None)
+            if problem is not None:
+                raise RegimeError(
+                    f"{path}: refused: {problem.where} is {problem.found}, expected {problem.expected}; "
+                    "it was not written by Keras, or is damaged"
+                )
+            yield file
+    except (OSError, KeyError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:200]
+        kind = Incomplete if "truncated" in reason or _is_cut_off(path) else RegimeError
+        raise kind(f"{path}: damaged or incomplete ({reason}); save it again or remove it") from None
+
+
+@contextmanager
+def _content(path: Path, *, whole: bool) -> Iterator[Path | BinaryIO]:
+    if path.suffix != ".keras":
+        yield path
+        return
+    with _archive(path) as archive:
+        info = archive.getinfo(_WEIGHTS)
+        if info.file_size > _LARGEST_RATIO * max(info.compress_size, 1) or info.flag_bits & 1:
+            raise RegimeError(f"{path}: {_WEIGHTS} in it is a bomb or locked: refused")
+        if whole:
+            yield io.BytesIO(archive.read(info))
+        else:
+            with archive.open(info) as part:
+                yield part  # type: ignore[misc]
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise Incomplete(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
+
+
+def _is_cut_off(path: Path) -> bool:
+    return path.stat().st_size == 0
+
+
+def _names(file: h5py.File) -> list[str]:
+    """Return the paths of the datasets of numbers, but those of the optimizer."""
+    found: list[str] = []
+
+    def look(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset) and name.partition("/")[0] not in _OPTIMIZERS and item.dtype.kind in "fiubV":
+            found.append(name)
+
+    file.visititems(look)
+    return found
+
+
+def _spelled(name: str) -> str:
+    """Return the path of a dataset as the name of a tensor."""
+    first, *rest = name.removesuffix(":0").split("/")
+    # The older layout repeats the layer's name.
+    return ".".join(rest[1:] if first == _OLDER and len(rest) > 2 else rest if first == _OLDER else (first, *rest))
+
+
+def _array(dataset: h5py.Dataset) -> Array:
+    """Return the numbers of a dataset; those of bfloat16 are stored as bytes."""
+    array: Array = dataset[()] if dataset.shape else np.asarray(dataset[()])
+    if array.dtype.kind == "V":
+        import ml_dtypes
+
+        if dataset.attrs.get("dtype") != "bfloat16" or array.dtype.itemsize != 2:
+            raise ValueError(f"{dataset.name} is of an unknown dtype")
+        return array.view(ml_dtypes.bfloat16)
+    return array
+
+
+def _facts(file: h5py.File) -> dict[str, float]:
+    """Return what the optimizer counts."""
+    found = file.get("optimizer/vars/0")
+    for older in file.get("optimizer_weights", {}).values():
+        found = next((older[name] for name in ("iteration", "iterations", "iter") if name in older), found)
+    is_count = isinstance(found, h5py.Dataset) and found.shape == () and found.dtype.kind in "iu"
+    return {"iteration": float(found[()])} if is_count else {}
