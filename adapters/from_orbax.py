@@ -239,11 +239,13 @@ def _read(entries: Sequence[_Entry], path: Path, size: int) -> list[Array]:
 
 def _declared(store: Any) -> int:
     """Return the bytes of an array, or of one of its pieces if that is larger."""
-    return max(math.prod(store.shape), math.prod(_piece(store))) * int(store.dtype.numpy_dtype.itemsize)
+    elements = max(int(math.prod(store.shape)), math.prod(_piece(store)))
+    return elements * int(store.dtype.numpy_dtype.itemsize)
 
 
 def _pieces(store: Any) -> int:
-    return math.prod(-(-length // max(1, step)) for length, step in zip(store.shape, _piece(store), strict=True))
+    counts = (-(-int(length) // max(1, step)) for length, step in zip(store.shape, _piece(store), strict=True))
+    return math.prod(counts)
 
 
 def _piece(store: Any) -> tuple[int, ...]:

@@ -102,7 +102,7 @@ def _declared_inputs(model: keras.Model) -> Any:
 
 def _is_weight(variable: keras.Variable) -> bool:
     """Whether a variable is of a floating-point type: the states of random number generators are not."""
-    return keras.backend.is_float_dtype(variable.dtype)
+    return bool(keras.backend.is_float_dtype(variable.dtype))
 
 
 def _stored_names(variables: Sequence[keras.Variable], model: keras.Model) -> dict[int, list[str]]:

@@ -91,7 +91,8 @@ def train(out: Path) -> float:
             loss = _step(weights, pixels[batch], labels[batch])
             step += 1
             if step % digits.EVERY == 0:
-                np.savez(checkpoints / f"step_{step:04d}.npz", step=step, epoch=step / per_epoch, loss=loss, **weights)
+                facts = {"step": step, "epoch": step / per_epoch, "loss": loss}
+                np.savez(checkpoints / f"step_{step:04d}.npz", allow_pickle=False, **facts, **weights)
     return float((_forward(weights, validation)[-1].argmax(axis=1) == validation_labels).mean())
 
 

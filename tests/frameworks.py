@@ -1,7 +1,7 @@
 """One network in five frameworks: the same layers, and writers of the same weights by each framework's own means.
 
-Between the frameworks weights go about by layer and name, in the layout of JAX: kernels are (inputs, outputs) or (row, column, channel
-in, channel out), images (sample, row, column, channel).
+Between the frameworks weights go about by layer and name, in the layout of JAX: kernels are (inputs, outputs) or (row,
+column, channel in, channel out), images (sample, row, column, channel).
 """
 
 import numpy as np

@@ -111,7 +111,7 @@ class NudgeWeights(InPlacePass):
         nudged = [value for value in graph.inputs if value.name in self.names and value.dtype in self.FACTORS]
         for value in nudged:
             up = random.random(_drawn_shape(value)) < 0.5
-            factor = self.FACTORS[value.dtype]
+            factor = self.FACTORS[value.dtype]  # type: ignore[index]
             one = type(factor)(1)
             multiplier = new_constant(graph, f"regime_multiplier_{value.name}", np.where(up, one, factor))
             divisor = new_constant(graph, f"regime_divisor_{value.name}", np.where(up, factor, one))
