@@ -11,7 +11,7 @@ DEMO_OUT ?= demo-run
 
 help:
 	@echo "make demo    train a small network and analyze it"
-	@echo "make test    run the tests;  make test-libraries    on files of Lightning, accelerate and peft"
+	@echo "make test    run the tests;  make test-libraries    on files and models of other libraries"
 	@echo "make test-all    both, and hundreds of kills and thousands of spoiled files"
 	@echo "make bench   measure speed and memory, and whether a long run keeps its pace"
 	@echo "make bench-file  measure the trajectory file: its size and speed, long runs, files of 10 GB (a quarter of an hour)"

@@ -10,13 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from jax2onnx import to_onnx
 from regime_proto.adapters.jax_trace import with_whole_activations
 from regime_proto.adapters.onnx_file import silent
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.engine.graph.exported import exported_program, paths_by_weights
+from regime_proto.engine.graph.exported import exported_program, outputs_of, paths_by_weights
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.engine.graph.rewrite import NameNodes
 from regime_proto.probe import Probe, ProbeError
@@ -171,13 +170,8 @@ def _require_same(
     probe: Mapping[str, Array],
     expected: Sequence[Sequence[Array]],
 ) -> None:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(program.content, options, providers=["CPUExecutionProvider"])
-    names = {value.name for value in session.get_inputs()}
     for weights, outputs in zip(sets, expected, strict=True):
-        feeds = {name: array for name, array in {**probe, **weights}.items() if name in names}
-        for found, output in zip(session.run(None, feeds), outputs, strict=True):
+        for found, output in zip(outputs_of(program, {**probe, **weights}), outputs, strict=True):
             if output.dtype.kind != "f" or not output.size:
                 continue
             scale = np.abs(output[np.isfinite(output)]).max(initial=0)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import skl2onnx
 import sklearn
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -15,7 +14,7 @@ from regime_proto.adapters.from_sklearn import WEIGHTS
 from regime_proto.adapters.onnx_file import silent
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.engine.graph.exported import exported_program, paths_by_weights
+from regime_proto.engine.graph.exported import exported_program, outputs_of, paths_by_weights
 from regime_proto.engine.graph.fingerprints import fingerprints, found_in
 from regime_proto.engine.graph.initializers import GatherInitializers
 from regime_proto.engine.graph.program import Program, Tensor
@@ -137,10 +136,7 @@ def _verify(program: Program, model: Any, array: Array, where: str) -> None:
     inputs = np.abs(array).max() or 1
     weights = {name: fed.astype(array.dtype) for name, fed in _scaled(model, float(inputs)).items()}
     expected = _scores(_with_weights(model, weights), array)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(program.content, options, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {_INPUT: array, **weights})
+    (found,) = outputs_of(program, {_INPUT: array, **weights})
     if not np.abs(found - expected).max() <= _TOLERANCE * np.abs(expected).max():
         raise RegimeError(
             f"{where}: the exported graph computes other scores than the model (by "

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
+import onnxruntime
 
 from regime_proto.engine.graph.control_flow import InlineConstantBranches
 from regime_proto.engine.graph.pooling import PoolFewerAxes
@@ -57,6 +58,23 @@ def exported_program(
         rewrite(model)
     forget_origin(model)
     return Program.from_model(model, tensors=tensors, probe_inputs=list(probe), framework=framework)
+
+
+def outputs_of(program: Program, arrays: Mapping[str, Array]) -> list[Array]:
+    """Run a program on the CPU, to compare it with what it was exported from.
+
+    Parameters
+    ----------
+    program : Program
+    arrays : mapping of str to array
+        Weights and probe, by name; those that the graph has no use for are passed over.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(program.content, options, providers=["CPUExecutionProvider"])
+    names = {value.name for value in session.get_inputs()}
+    found: list[Array] = session.run(None, {name: array for name, array in arrays.items() if name in names})
+    return found
 
 
 def forget_origin(model: ir.Model) -> None:
