@@ -18,6 +18,7 @@ from regime_proto.engine.graph.fingerprints import fingerprints
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.payload import TOP
 from regime_proto.probe import Probe
+from regime_proto.source import Array
 
 
 def export(model: keras.Model, probe: Probe) -> Program:
@@ -44,7 +45,7 @@ def export(model: keras.Model, probe: Probe) -> Program:
     variables = {id(variable): variable for variable in model.variables if _is_weight(variable)}
     if not model.trainable_variables:
         raise RegimeError(f"{where}: no variable is trainable; there is nothing to measure")
-    stored = _stored_names(list(variables.values()), model)
+    stored, others = _stored(list(variables.values()), model)
     paths = Counter(variable.path for variable in variables.values())
     trained = {id(variable) for variable in model.trainable_variables}
     names: dict[int, str] = {}
@@ -54,6 +55,8 @@ def export(model: keras.Model, probe: Probe) -> Program:
         spelled = [variable.path.replace("/", ".")] if paths[variable.path] == 1 else []
         names[key], *aliases = dict.fromkeys([*stored[key], *spelled])
         tensors.append(Tensor(names[key], tuple(variable.shape), key in trained, tuple(aliases)))
+    # Counters and the like, which checkpoints hold too.
+    tensors += [Tensor(name, array.shape, trainable=False) for name, array in others.items()]
 
     def function(weights: Mapping[str, Any], arrays: Mapping[str, Any]) -> Any:
         values = [
@@ -105,8 +108,8 @@ def _is_weight(variable: keras.Variable) -> bool:
     return bool(keras.backend.is_float_dtype(variable.dtype))
 
 
-def _stored_names(variables: Sequence[keras.Variable], model: keras.Model) -> dict[int, list[str]]:
-    """Return the names under which `save_weights` stores each variable."""
+def _stored(variables: Sequence[keras.Variable], model: keras.Model) -> tuple[dict[int, list[str]], dict[str, Array]]:
+    """Return the names under which `save_weights` stores each variable, by id, and what it stores beside them."""
     before = [np.array(variable.value) for variable in variables]
     shapes = {str(id(variable)): (value.shape, value.dtype) for variable, value in zip(variables, before, strict=True)}
     marks = fingerprints(shapes)
@@ -128,4 +131,5 @@ def _stored_names(variables: Sequence[keras.Variable], model: keras.Model) -> di
     missing = [variable.path for variable in variables if not found[id(variable)]]
     if missing:
         raise RegimeError(f"{model.name}: save_weights does not store {', '.join(missing[:3])}; checkpoints lack it")
-    return found
+    known = {name for names in found.values() for name in names}
+    return found, {name: np.asarray(array) for name, array in held.items() if name not in known}

@@ -302,6 +302,19 @@ def test_the_model_is_left_as_it_was():
         np.testing.assert_array_equal(variable.value, value)
 
 
+def test_counters_in_checkpoints_are_known_and_not_measured(tmp_path):
+    """A Normalization layer counts, in whole numbers, what it was adapted to."""
+    model = functional(kl.Normalization(), kl.Dense(4), kl.ReLU(), kl.RandomFlip(), inputs=(5, 5, 3))
+    for step in range(2):
+        model.layers[2].kernel.assign_add(model.layers[2].kernel + 1)
+        model.save_weights(tmp_path / f"step_{step}.weights.h5")
+    images = np.random.default_rng(0).normal(size=(4, 5, 5, 3)).astype("float32")
+    path = regime_proto.convert(tmp_path, tmp_path / "run.h5", model=model, probe=images)
+    with regime_proto.open_trajectory(path) as trajectory:
+        assert trajectory["tensor"].values.tolist() == ["layers.dense.vars.0", "layers.dense.vars.1"]
+    assert any(array.dtype.kind == "i" for array in tensors(tmp_path / "step_0.weights.h5").values())
+
+
 def test_models_of_every_kind():
     sequential = keras.Sequential([kl.Dense(4, activation="relu"), kl.Dense(2)])
     assert gates(sequential) == gates(Subclassed()) == [("Relu", [0], "relu")]
