@@ -10,7 +10,7 @@ from regime_proto.schema.errors import RegimeError
 
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of, numbers_in
 from regime_proto.source import Array
-from regime_proto.trees import tree_payload, unflattened
+from regime_proto.trees import nested, tree_payload
 
 SUFFIXES = (".npz",)
 
@@ -61,7 +61,7 @@ def _payload(arrays: Mapping[str, Array]) -> Payload:
     if with_axes and all("/" in name for name in with_axes):
         # Where one name is the front of another, they are no paths.
         with contextlib.suppress(ValueError):
-            return tree_payload(unflattened(arrays))
+            return tree_payload(nested((name.split("/"), array) for name, array in arrays.items()))
     facts = {name: array[()] for name, array in arrays.items() if array.ndim == 0 and "." not in name}
     return Payload({TOP: {name: array for name, array in arrays.items() if name not in facts}}, numbers_in(facts))
 

@@ -14,7 +14,7 @@ from regime_proto.schema.errors import RegimeError
 
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of, numbers_in
 from regime_proto.source import Array
-from regime_proto.trees import is_optimizer, tree_payload
+from regime_proto.trees import is_optimizer, nested, tree_payload
 
 SUFFIXES: tuple[str, ...] = ()
 
@@ -194,20 +194,9 @@ def _place(folder: Path, name: str, *, in_database: bool) -> dict[str, Any]:
     return {"driver": "file", "path": f"{root}{name}/"}
 
 
-def _nested(entries: Iterable[_Entry], leaves: Sequence[Array]) -> dict[str, Any]:
+def _nested(entries: Iterable[_Entry], leaves: Iterable[Array]) -> dict[str, Any]:
     """Return arrays as a tree."""
-    tree: dict[str, Any] = {}
-    for entry, leaf in zip(entries, leaves, strict=True):
-        *path, last = entry.keys
-        level = tree
-        for key in path:
-            level = level.setdefault(key, {})
-            if not isinstance(level, dict):
-                raise ValueError(f"{entry.keys!r:.100} lies below another array")
-        if last in level:
-            raise ValueError(f"{entry.keys!r:.100} is there twice, or has others below it")
-        level[last] = leaf
-    return tree
+    return nested((entry.keys, leaf) for entry, leaf in zip(entries, leaves, strict=True))
 
 
 def _opened(entries: Sequence[_Entry], path: Path) -> list[Any]:

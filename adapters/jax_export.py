@@ -16,7 +16,7 @@ from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.payload import state_of
 from regime_proto.probe import Probe
 from regime_proto.source import Array
-from regime_proto.trees import tree_payload
+from regime_proto.trees import nested, tree_payload
 
 _PARAMS = "params"
 
@@ -112,12 +112,7 @@ def _export(
 
 def _names(arrays: Mapping[tuple[str, ...], Array], where: str) -> dict[tuple[str, ...], str]:
     """Return the names of tensors by path, as in the state of a checkpoint that holds the same trees."""
-    tree: dict[str, Any] = {}
-    for (_, *above, last), array in arrays.items():
-        level = tree
-        for key in above:
-            level = level.setdefault(key, {})
-        level[last] = array
+    tree = nested((path[1:], array) for path, array in arrays.items())
     names = {id(array): name for name, array in state_of(tree_payload(tree), where).tensors.items()}
     unnamed = [path for path, array in arrays.items() if id(array) not in names and array.dtype.kind in "fV"]
     if unnamed:

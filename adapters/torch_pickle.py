@@ -91,8 +91,9 @@ def _first_line(error: Exception) -> str:
 def _load(path: Path) -> Any:
     try:
         return _torch_load(path)
-    except pickle.UnpicklingError:
-        # What another thread has declared safe would not be found to need a stub, and be gone when it is needed.
+    except (pickle.UnpicklingError, KeyError):
+        # What another thread has declared safe would not be found to need a stub, and be gone when it is needed. Gone
+        # between torch's two looks at its list, it is a missing key.
         with _STUBS_IN_USE, torch.serialization.safe_globals(_stubs(path)):
             return _torch_load(path)
 

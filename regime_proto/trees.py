@@ -1,6 +1,6 @@
 """Takes the model out of a nested tree of arrays, the form in which JAX keeps and saves parameters."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,25 +55,25 @@ def is_optimizer(key: str) -> bool:
     return key == "opt" or any(word in key.lower() for word in ("optim", "opt_state"))
 
 
-def unflattened(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return tensors whose names are paths (``params/Dense_0/kernel``) as a tree.
+def nested(leaves: Iterable[tuple[Sequence[str], Any]]) -> dict[str, Any]:
+    """Return a tree of leaves, each given by its path.
 
     Raises
     ------
     ValueError
-        One name is the front of another.
+        A path is there twice, or is the front of another.
     """
     tree: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        *path, last = name.split("/")
+    for path, leaf in leaves:
+        *above, last = path
         level = tree
-        for key in path:
+        for key in above:
             level = level.setdefault(key, {})
             if not isinstance(level, dict):
-                raise ValueError(f"{name!r} lies below another tensor")
+                raise ValueError(f"{'/'.join(path)!r:.100} lies below another array")
         if last in level:
-            raise ValueError(f"{name!r} is a tensor, and has others below it")
-        level[last] = tensor
+            raise ValueError(f"{'/'.join(path)!r:.100} is there twice, or has others below it")
+        level[last] = leaf
     return tree
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from regime_proto.payload import NotACheckpoint, state_of
-from regime_proto.trees import tree_payload, unflattened
+from regime_proto.trees import nested, tree_payload
 
 
 def layers(*names):
@@ -70,13 +70,11 @@ def test_a_tree_without_a_model(tree):
         tree_payload(tree)
 
 
-def test_names_that_are_paths_become_a_tree():
+def test_leaves_by_path_become_a_tree():
     array = np.ones(2)
-    assert unflattened({"params/a/w": array, "params/b": array, "step": 3}) == {
-        "params": {"a": {"w": array}, "b": array},
-        "step": 3,
-    }
-    with pytest.raises(ValueError, match="below"):
-        unflattened({"a": array, "a/b": array})
-    with pytest.raises(ValueError, match="below"):
-        unflattened({"a/b": array, "a": array})
+    leaves = {"params/a/w": array, "params/b": array, "step": 3}
+    tree = nested((name.split("/"), leaf) for name, leaf in leaves.items())
+    assert tree == {"params": {"a": {"w": array}, "b": array}, "step": 3}
+    for names in (("a", "a/b"), ("a/b", "a"), ("a", "a")):
+        with pytest.raises(ValueError, match=r"below|twice"):
+            nested((name.split("/"), array) for name in names)
