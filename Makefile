@@ -54,7 +54,7 @@ bench-file: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/mask_layout.py
 	$(BIN)/python tests/benchmarks/trajectory.py
 
-bench-sources: $(VENV)/.installed
+bench-sources: $(VENV)/.sources-installed
 	$(BIN)/python tests/benchmarks/listing.py
 	$(BIN)/python tests/benchmarks/checking.py
 

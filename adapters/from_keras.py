@@ -6,15 +6,18 @@ may run code.
 
 import io
 import json
+import mmap
+import struct
 import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
+from regime_proto.adapters.mapped import map_file
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.structure import structure_problems
 
@@ -32,8 +35,11 @@ INSTALL = 'pip install "regime-proto[keras]"'
 
 _WEIGHTS = "model.weights.h5"
 _ARCHIVE, _HDF5 = b"PK\3\4", b"\x89HDF"
+_COUNT = "optimizer/vars/0"
 _OPTIMIZERS = ("optimizer", "optimizer_weights")
 _OLDER = "model_weights"
+# What stands before a part of an archive: these bytes, the last of which say how long two names after them are.
+_HEADER_BYTES, _NAMES_AT = 30, 26
 # Weights hardly compress: a member that does grows without end.
 _LARGEST_RATIO = 100
 
@@ -61,6 +67,9 @@ def recognise(path: Path) -> str | None:
 
 def peek(path: Path) -> Label:
     """Return the step, which is the optimizer's count of iterations, if it was saved too."""
+    with _opened(path, only=_COUNT) as file:
+        if not _is_older(file):
+            return label_of(_facts(file))
     with _opened(path) as file:
         return label_of(_facts(file))
 
@@ -108,7 +117,7 @@ def _described(path: Path) -> str | None:
 
 
 @contextmanager
-def _opened(path: Path, *, whole: bool = False) -> Iterator[h5py.File]:
+def _opened(path: Path, *, whole: bool = False, only: str | None = None) -> Iterator[h5py.File]:
     """Open the HDF5 file of weights, after a look at what it is made of.
 
     Parameters
@@ -116,17 +125,20 @@ def _opened(path: Path, *, whole: bool = False) -> Iterator[h5py.File]:
     path : Path
     whole : bool
         Read an archive's part as a whole, which tells whether it is damaged.
+    only : str, optional
+        The path of the one dataset that is going to be read.
     """
     try:
         with _content(path, whole=whole) as content, h5py.File(content, "r") as file:
-            problem = next(structure_problems(file, entry_bytes=file.id.get_filesize(), opaque=True), None)
+            limits = {"entry_bytes": file.id.get_filesize(), "opaque": True, "only": only}
+            problem = next(structure_problems(file, **limits), None)
             if problem is not None:
                 raise RegimeError(
                     f"{path}: refused: {problem.where} is {problem.found}, expected {problem.expected}; "
                     "it was not written by Keras, or is damaged"
                 )
             yield file
-    except (OSError, KeyError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, EOFError, struct.error, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
         kind = Incomplete if "truncated" in reason or _is_cut_off(path) else RegimeError
         raise kind(f"{path}: damaged or incomplete ({reason}); save it again or remove it") from None
@@ -141,11 +153,44 @@ def _content(path: Path, *, whole: bool) -> Iterator[Path | BinaryIO]:
         info = archive.getinfo(_WEIGHTS)
         if info.file_size > _LARGEST_RATIO * max(info.compress_size, 1) or info.flag_bits & 1:
             raise RegimeError(f"{path}: {_WEIGHTS} in it is a bomb or locked: refused")
-        if whole:
+        if whole or info.compress_type != zipfile.ZIP_STORED:
             yield io.BytesIO(archive.read(info))
         else:
-            with archive.open(info) as part:
-                yield part  # type: ignore[misc]
+            yield _Part(map_file(path), info)
+
+
+class _Part(io.RawIOBase):
+    """A part of an archive that is not compressed, as a file: only what is asked for is read."""
+
+    def __init__(self, archive: mmap.mmap, info: zipfile.ZipInfo) -> None:
+        names = archive[info.header_offset + _NAMES_AT : info.header_offset + _HEADER_BYTES]
+        start = info.header_offset + _HEADER_BYTES + sum(struct.unpack("<2H", names))
+        self._content = memoryview(archive)[start : start + info.file_size]
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to another place."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._content)}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read as many bytes as the buffer takes."""
+        found = self._content[self._at : self._at + len(buffer)]
+        if not found:
+            # HDF5 would ask again, for ever.
+            raise OSError("its end is missing")
+        buffer[: len(found)] = found
+        self._at += len(found)
+        return len(found)
 
 
 @contextmanager
@@ -159,6 +204,11 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def _is_cut_off(path: Path) -> bool:
     return path.stat().st_size == 0
+
+
+def _is_older(file: h5py.File) -> bool:
+    # Without following what may be links.
+    return _OLDER.encode() in list(file.id)
 
 
 def _names(file: h5py.File) -> list[str]:
@@ -194,7 +244,7 @@ def _array(dataset: h5py.Dataset) -> Array:
 
 def _facts(file: h5py.File) -> dict[str, float]:
     """Return what the optimizer counts."""
-    found = file.get("optimizer/vars/0")
+    found = file.get(_COUNT)
     for older in file.get("optimizer_weights", {}).values():
         found = next((older[name] for name in ("iteration", "iterations", "iter") if name in older), found)
     is_count = isinstance(found, h5py.Dataset) and found.shape == () and found.dtype.kind in "iu"

@@ -30,7 +30,7 @@ _OF_SCALES = {b"DIMENSION_LIST", b"REFERENCE_LIST"}
 
 
 def structure_problems(
-    file: h5py.File, *, entry_bytes: int = MAX_ENTRY_BYTES, opaque: bool = False
+    file: h5py.File, *, entry_bytes: int = MAX_ENTRY_BYTES, opaque: bool = False, only: str | None = None
 ) -> Iterator[Problem]:
     """Yield what is wrong with the structure of an open file; nothing is read but metadata.
 
@@ -41,9 +41,11 @@ def structure_problems(
         The largest dataset, or entry of one that grows.
     opaque : bool
         Whether values of a kind that HDF5 does not know may be in it, as for bfloat16.
+    only : str, optional
+        The path of the one object that is going to be used; nothing else is looked at.
     """
     objects: list[tuple[str, Any]] = []
-    yield from _walk(file.id, objects)
+    yield from _walk(file.id, objects) if only is None else _along(file.id, only, objects)
     size = file.id.get_filesize()
     for path, found in objects:
         yield from _attribute_problems(path, found)
@@ -77,6 +79,20 @@ def _walk(root: Any, objects: list[tuple[str, Any]]) -> Iterator[Problem]:
                 waiting.append((path, found))
             elif not isinstance(found, h5d.DatasetID):
                 yield Problem("object-kind", path, "a dataset or a group", "a named type")
+
+
+def _along(root: Any, path: str, objects: list[tuple[str, Any]]) -> Iterator[Problem]:
+    """Collect the objects on a path, as far as it goes, without following anything but hard links."""
+    found, place = root, ""
+    for name in path.split("/"):
+        if not isinstance(found, h5py.h5g.GroupID) or name.encode() not in list(found):
+            return
+        place = f"{place}/{name}"
+        if found.links.get_info(name.encode()).type != h5l.TYPE_HARD:
+            yield Problem("link-hard", place, "a hard link", "a link to another name or file")
+            return
+        found = h5o.open(found, name.encode())
+        objects.append((place, found))
 
 
 def _attribute_problems(path: str, owner: Any) -> Iterator[Problem]:

@@ -6,20 +6,28 @@ A layout is a function that writes one checkpoint, by step, and is added to `LAY
 """
 
 import argparse
+import io
 import json
+import shutil
 import statistics
 import tempfile
 import time
 import warnings
+import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import onnx
+import orbax.checkpoint as ocp
+import skops.io
 import torch
 import torch.distributed.checkpoint as dcp
+from flax import serialization
 from models import describe_machine, print_head, print_row
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
+from sklearn.neural_network import MLPClassifier
 
 from regime_proto.directory import open_directory
 
@@ -95,15 +103,53 @@ def dcp_folder(root, step):
         dcp.save({"model": state, "step": step}, storage_writer=dcp.FileSystemWriter(root / f"step-{step}"))
 
 
+def keras_archive(root, step):
+    """The order is in the count of the optimizer only: every archive is opened."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file["layers/dense/vars/0"], file["layers/dense/vars/1"] = TENSORS.values()
+        file["optimizer/vars/0"] = np.int32(10 * step)
+    with zipfile.ZipFile(root / f"ckpt_{step}.keras", "w") as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", content.getvalue())
+
+
+def orbax_folder(root, step):
+    """As the manager of checkpoints saves: the first is its own, the others are copies."""
+    if step == 1:
+        with ocp.CheckpointManager(root) as manager:
+            manager.save(step, args=ocp.args.StandardSave({"params": TENSORS, "loss": np.float32(1)}))
+    else:
+        shutil.copytree(root / "1", root / str(step))
+
+
+def flax_file(root, step):
+    (root / f"state_{step}.msgpack").write_bytes(serialization.to_bytes({"params": TENSORS, "step": step}))
+
+
+def skops_file(root, step):
+    if step == 1:
+        inputs = np.ones((4, 8), np.float32)
+        model = MLPClassifier((8,)).partial_fit(inputs, [0, 1, 0, 1], classes=[0, 1])
+        skops.io.dump(model, root / "step_1.skops")
+    else:
+        shutil.copy(root / "step_1.skops", root / f"step_{step}.skops")
+
+
 LAYOUTS = {
     "accelerate": accelerate_folder,
     "dcp": dcp_folder,
+    "flax": flax_file,
     "folder": folder,
     "huggingface": huggingface,
+    "keras, order in the payload": keras_archive,
     "lightning": lightning_file,
     "npz": npz_file,
     "onnx": onnx_file,
+    "orbax": orbax_folder,
     "safetensors": safetensors_file,
+    "sklearn": skops_file,
     "torch": torch_file,
     "torch, order in the payload": torch_file_by_number,
 }
