@@ -14,12 +14,15 @@ INSTALL = 'pip install "regime-proto[jax]"'
 
 
 def accepts(model: object) -> bool:
-    """Whether `model` is a module of flax.nnx, or a pair of a function and its parameters."""
-    return _is_module(model) or _is_pair(model)
+    """Whether `model` is a module of flax.nnx, or a pair of a function and its parameters, or nearly so."""
+    return _is_module(model) or _is_pair(model) or _instead_of(model) is not None
 
 
 def export(model: object, probe: Probe) -> Program:
     """Export a module or a pair; see `jax_export`."""
+    instead = _instead_of(model)
+    if instead is not None:
+        raise RegimeError(f"model of type {type(model).__name__}: {instead}")
     try:
         from regime_proto.adapters import jax_export
     except ImportError as error:
@@ -30,6 +33,16 @@ def export(model: object, probe: Probe) -> Program:
 def _is_module(model: object) -> bool:
     nnx = sys.modules.get("flax.nnx")
     return nnx is not None and isinstance(model, nnx.Module)
+
+
+def _instead_of(model: object) -> str | None:
+    """Return what to give in place of a model that is nearly right; None of any other."""
+    linen = sys.modules.get("flax.linen")
+    if linen is not None and isinstance(model, linen.Module):
+        return "a module of flax.linen has no parameters: return the pair (net.apply, net.init(key, x))"
+    if isinstance(model, tuple) and not _is_pair(model) and _is_pair(model[::-1]):
+        return "in the pair (function, parameters) the function comes first"
+    return None
 
 
 def _is_pair(model: object) -> TypeGuard[tuple[Callable[..., Any], Any]]:

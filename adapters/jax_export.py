@@ -67,7 +67,12 @@ def export_pair(function: Callable[..., Any], parameters: Any, probe: Probe) -> 
         whole = {**given[0], **given[1]} if collections else given[0]
         return _called(function, (whole,), arrays, probe)
 
-    return _export(call, trees, inputs, where, above=int(collections and len(parameters) > 1))
+    try:
+        return _export(call, trees, inputs, where, above=int(collections and len(parameters) > 1))
+    except RegimeError as error:
+        if collections or where != "apply":
+            raise
+        raise RegimeError(f"{error}; flax.linen takes what init returns: {{'params': …}}") from None
 
 
 def _export(

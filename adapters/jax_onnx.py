@@ -96,9 +96,10 @@ def require_taken(inputs: Mapping[str, Array], probe: Probe) -> None:
     for name, array in inputs.items():
         taken = jax.dtypes.canonicalize_dtype(array.dtype)
         if taken != array.dtype:
+            whole = ", or array.astype('int32') where the model takes whole numbers" if array.dtype.kind in "iu" else ""
             raise ProbeError(
-                f"{probe.where}: {name} is {array.dtype.name}, JAX takes {taken.name}: save the probe with "
-                f"array.astype('{taken.name}')"
+                f"{probe.where}: {name} is {array.dtype.name}, in which JAX does not compute: save the probe with "
+                f"array.astype('float32'){whole}"
             )
 
 

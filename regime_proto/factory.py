@@ -90,7 +90,9 @@ def _import(name: str, reference: str, apart_from: Path) -> ModuleType:
             raise RegimeError(
                 f"--model {reference}: no module {error.name!r} among the installed packages or in {here}"
             ) from None
-        raise RegimeError(f"--model {reference}: importing {name} raised {_described(error)}") from None
+        raise RegimeError(
+            f"--model {reference}: importing {name} raised {_described(error)}{_set_otherwise()}"
+        ) from None
     except (Exception, SystemExit) as error:
         raise RegimeError(f"--model {reference}: importing {name} raised {_described(error)}") from None
     finally:
@@ -102,6 +104,13 @@ def _import(name: str, reference: str, apart_from: Path) -> ModuleType:
             "move it elsewhere"
         )
     return module
+
+
+def _set_otherwise() -> str:
+    """Return which environment variables the user has set to something else than exporting a model needs."""
+    needed = building_environment().items()
+    other = [(name, value) for name, value in needed if os.environ.get(name, value) != value]
+    return "".join(f"; {name}={os.environ[name]} is set, a program needs {name}={value}" for name, value in other)
 
 
 def _described(error: BaseException) -> str:

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch.optim import lr_scheduler as schedules
 
 import regime_proto
-from regime_proto.integrity import rules
+from regime_proto.directory import open_directory
+from regime_proto.integrity import rules, scan
 from regime_proto.integrity.findings import spell_names, spell_steps
 from regime_proto.integrity.jumps import counted_tensors, jumps
 from regime_proto.integrity.scan import Form, Summary, combined
@@ -752,3 +753,16 @@ def test_a_warning_alone_is_nothing_wrong(tmp_path):
     assert result.exit_code == 0, result.output
     assert "a learning rate of 0" in result.stdout
     assert "nothing wrong found" in result.stdout
+
+
+def test_reasons_keep_whole_what_only_ends_in_the_name_of_the_run(tmp_path, monkeypatch):
+    """Libraries name absolute paths, in which a relative root is one part among others."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("run")
+    folder.mkdir()
+    for step in range(3):
+        np.savez(folder / f"step_{step}.npz", w=np.full(4, step, "f4"))
+    source = open_directory(folder)
+    for text in (f"{tmp_path}/run/step_1.npz is gone", "run/step_1.npz is gone"):
+        reason = scan._reason(RegimeError(f"{source.checkpoints[1].path}: {text}"), source, source.checkpoints[1])
+        assert reason == text.removeprefix("run/")

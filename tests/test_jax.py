@@ -188,9 +188,9 @@ def test_a_program_that_computes_something_else_is_refused(monkeypatch):
             net_with(relu),
             PROBE.astype("float64"),
             ProbeError,
-            r"x is float64, JAX takes float32: .*astype\('float32'\)",
+            r"x is float64, in which .*astype\('float32'\)$",
         ),
-        (net_with(relu), PROBE.astype("int64").clip(0), ProbeError, "JAX takes int32"),
+        (net_with(relu), PROBE.astype("int64").clip(0), ProbeError, r"astype\('float32'\), or array.astype\('int32'\)"),
         ((lambda p, x: jax.nn.relu(x * p["n"]), {"n": np.ones(7, "int32")}), PROBE, RegimeError, "nothing to measure"),
         ((lambda p, x: x, {"ema_params": PARAMS, "params": PARAMS}), PROBE, RegimeError, "rename it, or leave it out"),
         ((lambda p, x: jnp.linalg.svd(x * p["w"])[0], {"w": np.ones(7, "f4")}), PROBE, RegimeError, "cannot export"),
@@ -200,6 +200,20 @@ def test_what_cannot_be_exported(model, probe, error, message):
     with pytest.raises(error, match=message) as raised:
         program(model, probe)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ((PARAMS, net_with(relu)[0]), "the function comes first"),
+        (Linen(), r"return the pair \(net.apply, net.init\(key, x\)\)"),
+        ((Linen().apply, {"Dense_0": {"kernel": np.ones((7, 4), "f4")}}), "takes what init returns"),
+    ],
+)
+def test_what_is_nearly_a_model_is_told_apart(model, message):
+    assert from_jax.accepts(model)
+    with pytest.raises(RegimeError, match=message):
+        program(model)
 
 
 @pytest.mark.parametrize(

@@ -336,7 +336,7 @@ def test_pooling_of_images():
     ("model", "probe", "error", "message"),
     [
         (small, PROBE[:, :6], RegimeError, r"the model fails on the probe \(.*float32\[5, 6\]\)"),
-        (small, PROBE.astype("float64"), ProbeError, r"float64, JAX takes float32: .*astype\('float32'\)"),
+        (small, PROBE.astype("float64"), ProbeError, r"float64, in which JAX does not compute: .*astype\('float32'\)"),
         (lambda: functional(kl.ReLU()), PROBE, RegimeError, "no variable is trainable"),
     ],
 )
@@ -397,6 +397,14 @@ def test_another_backend_is_refused_with_the_way_out(run, tmp_path):
     assert "Keras runs on torch here" in done.stderr
     assert "KERAS_BACKEND=jax" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_backend_that_is_not_installed_is_named(run, tmp_path):
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    arguments = ["checkpoints", "--model", "kerasfactory:make", "--probe", "probe.npy", "-o", str(tmp_path / "run.h5")]
+    command = [str(Path(sys.executable).with_name("regime")), "analyze", *arguments]
+    done = subprocess.run(command, cwd=run, env=environment, capture_output=True, text=True)
+    assert "KERAS_BACKEND=tensorflow is set, a program needs KERAS_BACKEND=jax" in " ".join(done.stderr.split())
 
 
 def test_archives_and_older_files_measure_as_weights_do(run, tmp_path):

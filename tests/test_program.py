@@ -125,6 +125,8 @@ def test_missing_tensors(conv):
     assert conv.bind(without(state_of(nets.make_conv()), "norm.num_batches_tracked"), "s.pt")
     with pytest.raises(ProgramError, match=r"1 tensor missing: 'unused'"):
         conv.bind(without(state_of(nets.make_conv()), "unused"), "s.pt")
+    with pytest.raises(ProgramError, match=r"2 tensors missing: .*; save running statistics too"):
+        conv.bind(without(state_of(nets.make_conv()), "norm.running_mean", "norm.running_var"), "s.pt")
 
 
 def test_misspelled_tensors_name_the_nearest(conv):

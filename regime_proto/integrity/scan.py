@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -142,7 +143,8 @@ def scan(source: Source, *, progress: Progress | None = None) -> Scan:
 def _reason(error: Exception, source: Source, checkpoint: Checkpoint) -> str:
     """Return an error without what a finding says at another place: where, and what to do."""
     text = str(error).removeprefix(f"{checkpoint.path}: ").removesuffix(_REMEDY)
-    return text.replace(f"{source.root}/", "")
+    # Only where the path begins: within an absolute one a relative root is a part like others.
+    return re.sub(rf"(?<![\w./-]){re.escape(str(source.root))}/", "", text)
 
 
 def distances(source: Source) -> Callable[[int, int, Sequence[str]], float]:

@@ -22,6 +22,7 @@ from regime_proto.source import Array, State
 METADATA_KEY = "regime_proto"
 FILE_NAME = "program.onnx"
 SHOWN = 3
+_OTHER_MODEL = "was it saved from another model?"
 
 
 class ProgramError(RegimeError):
@@ -222,11 +223,11 @@ class Program:
             elif tensor.trainable or tensor.name in self.weight_inputs:
                 missing.append(tensor.name)
         if missing:
-            raise ProgramError(f"{where}: {_listed(missing, 'missing', unknown or tensors)}")
+            statistics = not unknown and not any(name in missing for name in (tensor.name for tensor in self.trainable))
+            why = "save running statistics too, as in the model's whole state" if statistics else _OTHER_MODEL
+            raise ProgramError(f"{where}: {_listed(missing, 'missing', unknown or tensors)}; {why}")
         if unknown:
-            raise ProgramError(
-                f"{where}: {_listed(unknown, 'not in the program', known)}; was it saved from another model?"
-            )
+            raise ProgramError(f"{where}: {_listed(unknown, 'not in the program', known)}; {_OTHER_MODEL}")
         wrong = [
             f"{tensor.name} is {list(bound[tensor.name].shape)}, the program expects {list(tensor.shape)}"
             for tensor in self.tensors
@@ -234,7 +235,7 @@ class Program:
         ]
         if wrong:
             more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
-            raise ProgramError(f"{where}: {'; '.join(wrong[:SHOWN])}{more}; was it saved from another model?")
+            raise ProgramError(f"{where}: {'; '.join(wrong[:SHOWN])}{more}; {_OTHER_MODEL}")
         return bound
 
 
