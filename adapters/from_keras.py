@@ -7,13 +7,14 @@ may run code.
 import io
 import json
 import mmap
+import re
 import struct
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import numpy as np
@@ -35,11 +36,14 @@ INSTALL = 'pip install "regime-proto[keras]"'
 
 _WEIGHTS = "model.weights.h5"
 _ARCHIVE, _HDF5 = b"PK\3\4", b"\x89HDF"
-_COUNT = "optimizer/vars/0"
+# The optimizer's count of steps; one that scales losses has another inside, and a count of its own that stays 0.
+_COUNTS = ("optimizer/inner_optimizer/vars/0", "optimizer/vars/0")
 _OPTIMIZERS = ("optimizer", "optimizer_weights")
 _OLDER = "model_weights"
 # What stands before a part of an archive: these bytes, the last of which say how long two names after them are.
 _HEADER_BYTES, _NAMES_AT = 30, 26
+_VERSION = re.compile(r"\d[\w.+-]{0,19}")
+_LONGEST_METADATA = 10_000
 # Weights hardly compress: a member that does grows without end.
 _LARGEST_RATIO = 100
 
@@ -67,7 +71,7 @@ def recognise(path: Path) -> str | None:
 
 def peek(path: Path) -> Label:
     """Return the step, which is the optimizer's count of iterations, if it was saved too."""
-    with _opened(path, only=_COUNT) as file:
+    with _opened(path, only=_COUNTS) as file:
         if not _is_older(file):
             return label_of(_facts(file))
     with _opened(path) as file:
@@ -110,14 +114,15 @@ def _described(path: Path) -> str | None:
         if _WEIGHTS not in archive.namelist():
             return None
         try:
-            found = json.loads(archive.read("metadata.json"))["keras_version"]
-        except (KeyError, ValueError, TypeError):
-            return "an archive of Keras"
-        return f"an archive of Keras {str(found)[:20]}"
+            with archive.open("metadata.json") as metadata:
+                found = str(json.loads(metadata.read(_LONGEST_METADATA))["keras_version"])
+        except (KeyError, ValueError, TypeError, RecursionError):
+            found = ""
+        return f"an archive of Keras {found}" if _VERSION.fullmatch(found) else "an archive of Keras"
 
 
 @contextmanager
-def _opened(path: Path, *, whole: bool = False, only: str | None = None) -> Iterator[h5py.File]:
+def _opened(path: Path, *, whole: bool = False, only: Sequence[str] | None = None) -> Iterator[h5py.File]:
     """Open the HDF5 file of weights, after a look at what it is made of.
 
     Parameters
@@ -125,8 +130,8 @@ def _opened(path: Path, *, whole: bool = False, only: str | None = None) -> Iter
     path : Path
     whole : bool
         Read an archive's part as a whole, which tells whether it is damaged.
-    only : str, optional
-        The path of the one dataset that is going to be read.
+    only : sequence of str, optional
+        The paths of the datasets that are going to be read.
     """
     try:
         with _content(path, whole=whole) as content, h5py.File(content, "r") as file:
@@ -145,7 +150,7 @@ def _opened(path: Path, *, whole: bool = False, only: str | None = None) -> Iter
 
 
 @contextmanager
-def _content(path: Path, *, whole: bool) -> Iterator[Path | BinaryIO]:
+def _content(path: Path, *, whole: bool) -> Iterator[Path | io.IOBase]:
     if path.suffix != ".keras":
         yield path
         return
@@ -244,8 +249,9 @@ def _array(dataset: h5py.Dataset) -> Array:
 
 def _facts(file: h5py.File) -> dict[str, float]:
     """Return what the optimizer counts."""
-    found = file.get(_COUNT)
+    found = next((file[path] for path in _COUNTS if path in file), None)
     for older in file.get("optimizer_weights", {}).values():
         found = next((older[name] for name in ("iteration", "iterations", "iter") if name in older), found)
-    is_count = isinstance(found, h5py.Dataset) and found.shape == () and found.dtype.kind in "iu"
-    return {"iteration": float(found[()])} if is_count else {}
+    if not isinstance(found, h5py.Dataset) or found.shape or found.dtype.kind not in "iu":
+        return {}
+    return {"iteration": float(found[()])}

@@ -1,6 +1,7 @@
 """What Keras saves is read as arrays, and its models become programs."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -91,6 +92,14 @@ def test_every_layout_holds_the_weights_and_no_optimizer(name, tmp_path):
     assert sorted(array.tobytes() for array in tensors(path).values()) == values(model)
     assert from_keras.peek(path).step == 12
     assert "Keras" in from_keras.recognise(path)
+
+
+def test_the_step_of_an_optimizer_that_scales_losses(tmp_path):
+    model = small()
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()), "mse")
+    model.fit(np.ones((8, 7)), np.ones((8, 2)), batch_size=2, verbose=0)
+    model.save(tmp_path / "a.keras")
+    assert from_keras.peek(tmp_path / "a.keras").step == 4
 
 
 def test_weights_without_an_optimizer_say_no_step(tmp_path):
@@ -225,6 +234,15 @@ def test_an_archive_that_inflates_is_refused(tmp_path):
         archive.writestr("model.weights.h5", content.getvalue())
     with pytest.raises(RegimeError, match="refused"):
         from_keras.read(tmp_path / "a.keras")
+
+
+@pytest.mark.parametrize("version", ["\x1b[31mred", "x" * 100_000, None, [[[]]]])
+def test_a_version_that_is_none_is_not_shown(version, tmp_path):
+    small().save(tmp_path / "a.keras")
+    with zipfile.ZipFile(tmp_path / "a.keras") as archive, zipfile.ZipFile(tmp_path / "b.keras", "w") as spoiled:
+        spoiled.writestr("model.weights.h5", archive.read("model.weights.h5"))
+        spoiled.writestr("metadata.json", json.dumps({"keras_version": version}))
+    assert from_keras.recognise(tmp_path / "b.keras") == "an archive of Keras"
 
 
 def test_other_files_are_not_of_keras(tmp_path):

@@ -6,7 +6,7 @@ code (filter plug-ins) or fill the memory (chunks that inflate). None of that be
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import h5py
@@ -30,7 +30,7 @@ _OF_SCALES = {b"DIMENSION_LIST", b"REFERENCE_LIST"}
 
 
 def structure_problems(
-    file: h5py.File, *, entry_bytes: int = MAX_ENTRY_BYTES, opaque: bool = False, only: str | None = None
+    file: h5py.File, *, entry_bytes: int = MAX_ENTRY_BYTES, opaque: bool = False, only: Sequence[str] | None = None
 ) -> Iterator[Problem]:
     """Yield what is wrong with the structure of an open file; nothing is read but metadata.
 
@@ -41,11 +41,14 @@ def structure_problems(
         The largest dataset, or entry of one that grows.
     opaque : bool
         Whether values of a kind that HDF5 does not know may be in it, as for bfloat16.
-    only : str, optional
-        The path of the one object that is going to be used; nothing else is looked at.
+    only : sequence of str, optional
+        The paths of the objects that are going to be used; nothing else is looked at.
     """
     objects: list[tuple[str, Any]] = []
-    yield from _walk(file.id, objects) if only is None else _along(file.id, only, objects)
+    if only is None:
+        yield from _walk(file.id, objects)
+    for path in only or ():
+        yield from _along(file.id, path, objects)
     size = file.id.get_filesize()
     for path, found in objects:
         yield from _attribute_problems(path, found)
