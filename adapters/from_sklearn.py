@@ -52,7 +52,7 @@ def recognise(path: Path) -> str | None:
         return None
     except Exception:
         return "a zip archive that is damaged or not complete"
-    inside = f" (of a {kind[1].decode()})" if kind else ""
+    inside = f" ({kind[1].decode()})" if kind else ""
     return f"a zip archive with schema.json, as skops.io.dump writes{inside}"
 
 

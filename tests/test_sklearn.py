@@ -98,7 +98,7 @@ def test_weights_and_loss_are_read(dtype, tmp_path):
     label = from_sklearn.peek(path)
     assert (label.step, dict(label.metrics)) == (None, {"loss": 0.25})
     assert from_sklearn.recognise(path) == (
-        "a zip archive with schema.json, as skops.io.dump writes (of a MLPClassifier)"
+        "a zip archive with schema.json, as skops.io.dump writes (MLPClassifier)"
     )
 
 
@@ -468,7 +468,7 @@ print(source.adapter, source.step_kind, len(source.checkpoints), source.recognis
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.match(rf"sklearn step {STATES} a zip archive .* \(of a MLP(Classifier|Regressor)\)$", done.stdout)
+    assert re.match(rf"sklearn step {STATES} a zip archive .* \(MLP(Classifier|Regressor)\)$", done.stdout)
     with np.load(root / "found.npz") as found:
         assert {name: found[name].dtype for name in found} == {name: w.dtype for name, w in states[-1].items()}
         for name, weight in states[-1].items():
