@@ -32,7 +32,7 @@ MODELS = "a Keras model"
 # A program is made through JAX; what Keras computes on is decided when it is imported.
 ENVIRONMENT = {"KERAS_BACKEND": "jax"}
 REFINES = ("torch",)
-INSTALL = 'pip install "regime-proto[keras]"'
+_INSTALL = 'pip install "regime-proto[keras]"'
 
 _WEIGHTS = "model.weights.h5"
 _ARCHIVE, _HDF5 = b"PK\3\4", b"\x89HDF"
@@ -75,14 +75,14 @@ def peek(path: Path) -> Label:
         if not _is_older(file):
             return label_of(_facts(file))
     with _opened(path) as file:
-        return label_of(_facts(file))
+        return label_of(_older_facts(file))
 
 
 def read(path: Path) -> Payload:
     """Read the weights, under their paths in the file; those of the optimizer are left out."""
     with _opened(path, whole=True) as file:
         tensors = {_spelled(name): _array(file[name]) for name in _names(file)}
-        facts = _facts(file)
+        facts = _older_facts(file) if _is_older(file) else _facts(file)
     if not tensors:
         raise NotACheckpoint("no weights of layers in it")
     return Payload({TOP: tensors}, facts)
@@ -99,7 +99,7 @@ def export(model: object, probe: Probe) -> Program:
     try:
         from regime_proto.adapters import keras_export
     except ImportError as error:
-        raise RegimeError(f"a model of Keras needs {error.name} to become a program: {INSTALL}") from None
+        raise RegimeError(f"a model of Keras needs {error.name} to become a program: {_INSTALL}") from None
     return keras_export.export(model, probe)
 
 
@@ -135,8 +135,8 @@ def _opened(path: Path, *, whole: bool = False, only: Sequence[str] | None = Non
     """
     try:
         with _content(path, whole=whole) as content, h5py.File(content, "r") as file:
-            limits = {"entry_bytes": file.id.get_filesize(), "opaque": True, "only": only}
-            problem = next(structure_problems(file, **limits), None)
+            problems = structure_problems(file, entry_bytes=file.id.get_filesize(), opaque=True, only=only)
+            problem = next(problems, None)
             if problem is not None:
                 raise RegimeError(
                     f"{path}: refused: {problem.where} is {problem.found}, expected {problem.expected}; "
@@ -145,7 +145,7 @@ def _opened(path: Path, *, whole: bool = False, only: Sequence[str] | None = Non
             yield file
     except (OSError, KeyError, ValueError, RuntimeError, EOFError, struct.error, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:200]
-        kind = Incomplete if "truncated" in reason or _is_cut_off(path) else RegimeError
+        kind = Incomplete if "truncated" in reason or not path.stat().st_size else RegimeError
         raise kind(f"{path}: damaged or incomplete ({reason}); save it again or remove it") from None
 
 
@@ -207,10 +207,6 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise Incomplete(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
 
 
-def _is_cut_off(path: Path) -> bool:
-    return path.stat().st_size == 0
-
-
 def _is_older(file: h5py.File) -> bool:
     # Without following what may be links.
     return _OLDER.encode() in list(file.id)
@@ -230,9 +226,11 @@ def _names(file: h5py.File) -> list[str]:
 
 def _spelled(name: str) -> str:
     """Return the path of a dataset as the name of a tensor."""
-    first, *rest = name.removesuffix(":0").split("/")
-    # The older layout repeats the layer's name.
-    return ".".join(rest[1:] if first == _OLDER and len(rest) > 2 else rest if first == _OLDER else (first, *rest))
+    parts = name.removesuffix(":0").split("/")
+    if parts[0] == _OLDER:
+        # The older layout repeats the layer's name.
+        parts = parts[2:] if len(parts) > 3 else parts[1:]
+    return ".".join(parts)
 
 
 def _array(dataset: h5py.Dataset) -> Array:
@@ -248,10 +246,18 @@ def _array(dataset: h5py.Dataset) -> Array:
 
 
 def _facts(file: h5py.File) -> dict[str, float]:
-    """Return what the optimizer counts."""
-    found = next((file[path] for path in _COUNTS if path in file), None)
-    for older in file.get("optimizer_weights", {}).values():
-        found = next((older[name] for name in ("iteration", "iterations", "iter") if name in older), found)
+    """Return what the optimizer counts; nothing but `_COUNTS` is touched."""
+    return _count(next((file[path] for path in _COUNTS if path in file), None))
+
+
+def _older_facts(file: h5py.File) -> dict[str, float]:
+    """Return what the optimizer counts in a file of the older layout, of which all was looked at."""
+    groups = file.get("optimizer_weights", {}).values()
+    found = (group[name] for group in groups for name in ("iteration", "iterations", "iter") if name in group)
+    return _count(next(found, None))
+
+
+def _count(found: object) -> dict[str, float]:
     if not isinstance(found, h5py.Dataset) or found.shape or found.dtype.kind not in "iu":
         return {}
     return {"iteration": float(found[()])}

@@ -226,6 +226,19 @@ def test_what_leads_out_of_a_file_is_refused(link, tmp_path):
         from_keras.read(tmp_path / "step_1.keras")
 
 
+def test_to_ask_for_the_step_follows_no_link(tmp_path):
+    """The rest of the file is not looked at then, and must not be touched either."""
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["adam/iteration"] = np.int32(99)
+    path = tmp_path / "step_1.weights.h5"
+    with h5py.File(path, "w") as file:
+        file["layers/dense/vars/0"] = np.ones(3, "float32")
+        file["optimizer_weights"] = h5py.ExternalLink("secret.h5", "/")
+    assert from_keras.peek(path).step is None
+    with pytest.raises(RegimeError, match="refused"):
+        from_keras.read(path)
+
+
 def test_an_archive_that_inflates_is_refused(tmp_path):
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
