@@ -10,7 +10,7 @@ from regime_proto.engine.graph.program import Program
 from regime_proto.probe import Probe
 
 MODELS = "a module of flax.nnx, a pair (function, parameters)"
-INSTALL = 'pip install "regime-proto[jax]"'
+_INSTALL = 'pip install "regime-proto[jax]"'
 
 
 def accepts(model: object) -> bool:
@@ -26,7 +26,7 @@ def export(model: object, probe: Probe) -> Program:
     try:
         from regime_proto.adapters import jax_export
     except ImportError as error:
-        raise RegimeError(f"a model of JAX needs {error.name}: {INSTALL}") from None
+        raise RegimeError(f"a model of JAX needs {error.name}: {_INSTALL}") from None
     return jax_export.export_pair(*model, probe) if _is_pair(model) else jax_export.export_module(model, probe)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of, numbers_in
+from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, is_optimizer, label_of, numbers_in
 from regime_proto.source import Array
-from regime_proto.trees import is_optimizer, nested, tree_payload
+from regime_proto.trees import nested, tree_payload
 
 SUFFIXES: tuple[str, ...] = ()
 

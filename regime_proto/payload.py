@@ -22,7 +22,8 @@ _EPOCH_NAMES = ("epoch", "epochs")
 MODEL_KEYS = (
     "model_state_dict", "state_dict", "model", "model_state", "net", "network", "module", "weights", "params",
 )  # fmt: skip
-_NOT_WEIGHTS = ("ema", "optim", "opt_state", "sched", "scaler", "loop", "callback", "rng")
+_OPTIMIZER = ("optim", "opt_state")
+_NOT_WEIGHTS = ("ema", "sched", "scaler", "loop", "callback", "rng")
 _DEEPEST = 4
 
 
@@ -181,9 +182,14 @@ def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
     return top or _only(sorted({key.partition(".")[0] for key in candidates}), payload, where)
 
 
+def is_optimizer(key: str) -> bool:
+    """Whether what lies under a key is an optimizer's state."""
+    return key == "opt" or any(word in key.lower() for word in _OPTIMIZER)
+
+
 def is_other(key: str) -> bool:
     """Whether what lies under a key is no model: an optimizer's state, an average, or the like."""
-    return key == "opt" or any(word in key.lower() for word in _NOT_WEIGHTS)
+    return is_optimizer(key) or any(word in key.lower() for word in _NOT_WEIGHTS)
 
 
 def _only(keys: list[str], payload: Payload, where: str) -> dict[str, Array | NotDense]:

@@ -50,11 +50,6 @@ def tree_payload(tree: Any) -> Payload:
     return Payload({key: _without_variables(tensors) for key, tensors in groups.items() if tensors}, numbers_in(facts))
 
 
-def is_optimizer(key: str) -> bool:
-    """Whether what lies under a key of a tree is an optimizer's state."""
-    return key == "opt" or any(word in key.lower() for word in ("optim", "opt_state"))
-
-
 def nested(leaves: Iterable[tuple[Sequence[str], Any]]) -> dict[str, Any]:
     """Return a tree of leaves, each given by its path.
 
