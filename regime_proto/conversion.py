@@ -1,29 +1,24 @@
 """Converts a sequence of checkpoints into a trajectory file."""
 
 import contextlib
-import datetime
 import os
-import platform
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import regime_proto
 from regime_proto.analyzer.epochs import observations_per_epoch
 from regime_proto.analyzer.series import describe_invalid
 from regime_proto.dataset import open_trajectory
 from regime_proto.directory import Reading
-from regime_proto.engine.device import find_device
+from regime_proto.engine.device import find_device, runtime_version
 from regime_proto.engine.measure import Meter, observe
 from regime_proto.engine.noise import measure_noise
 from regime_proto.places import as_place
 from regime_proto.plan import Plan, make_plan
-from regime_proto.probe import probe_content, probe_sha256
+from regime_proto.provenance import embedded_files, header_of, provenance
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Header
-from regime_proto.schema.layout import PROBE, PROGRAM
 from regime_proto.schema.policy import MaskPolicy, policy_of
 from regime_proto.schema.reader import existing_attributes
 from regime_proto.schema.segments import Segments, discard_segments
@@ -33,9 +28,6 @@ from regime_proto.source import Array, Checkpoint
 Progress = Callable[[int, int], None]
 
 Grown = Callable[[Plan, "Done"], Plan | None]
-
-EMBED = {"program": (PROGRAM,), "all": (PROGRAM, PROBE), "none": ()}
-MAX_EMBEDDED_BYTES = 64 * 10**6
 
 
 def convert(
@@ -221,7 +213,7 @@ def run_plan(
         header = _header(plan, meter, batches_per_epoch).with_attributes(
             mask_policy=str(policy), mask_policy_requested=masks, **_foreseen(plan, policy)
         )
-        writer = TrajectoryWriter(segments, replace(header, embedded=_embedded(plan, embed)))
+        writer = TrajectoryWriter(segments, replace(header, embedded=embedded_files(plan.program, plan.probe, embed)))
         if not writer.resume(plan.fingerprints) and existing is not None:
             writer.take_up(output, plan.fingerprints)
         # After the output was found writable, and what lies there to be of this run: it takes several passes.
@@ -265,24 +257,6 @@ def _require_policy(output: Path, held: MaskPolicy, policy: MaskPolicy) -> None:
             f"{output}: exists with masks {held}, asked for {policy}; replace it with --overwrite, or make a smaller "
             "copy with regime thin"
         )
-
-
-def _embedded(plan: Plan, embed: str) -> dict[str, bytes]:
-    """Return the files that the trajectory is to carry.
-
-    Raises
-    ------
-    RegimeError
-        There is no such choice.
-    """
-    if embed not in EMBED:
-        raise RegimeError(f"embed {embed!r}: expected one of {', '.join(EMBED)}")
-    makers = {PROGRAM: lambda: plan.program.content, PROBE: lambda: probe_content(plan.probe)}
-    contents = {name: makers[name]() for name in EMBED[embed]}
-    for name, content in contents.items():
-        if len(content) > MAX_EMBEDDED_BYTES:
-            warnings.warn(f"the {name} is larger than 64 MB, and not embedded", RegimeWarning, stacklevel=3)
-    return {name: content for name, content in contents.items() if len(content) <= MAX_EMBEDDED_BYTES}
 
 
 def _is_current(output: Path, found: str, fingerprints: list[str]) -> bool:
@@ -329,42 +303,26 @@ def _noise_states(plan: Plan) -> Iterator[Mapping[str, Array]]:
 
 
 def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None) -> Header:
-    attributes: dict[str, object] = {
-        "run_id": str(uuid.uuid4()),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "software": f"regime-proto {regime_proto.__version__}",
-        "source_fingerprint": "",
-        "source_adapter": plan.source.adapter,
-        "step_kind": plan.source.step_kind,
-        "probe_sha256": probe_sha256(plan.probe),
-        "program_sha256": plan.program.sha256,
-        "engine": _engine(),
-        "device": meter.session.device.provider,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "framework": " ".join(f"{name} {version}" for name, version in plan.program.framework.items()),
-    }
+    attributes = provenance(
+        plan.program,
+        plan.probe,
+        adapter=plan.source.adapter,
+        step_kind=plan.source.step_kind,
+        engine=runtime_version(),
+        device=meter.session.device.provider,
+    )
     if plan.variants is not None:
         attributes["tensors_compared"] = "those that all checkpoints hold in one shape; their graphs differ"
-    if meter.is_sampled:
-        attributes |= {"sample_units": plan.sample_units, "sample_units_seed": plan.sample_seed}
     if batches_per_epoch is not None:
         attributes["observations_per_epoch"] = observations_per_epoch(
             [checkpoint.step for checkpoint in plan.source.checkpoints],
             plan.source.step_kind,
             batches_per_epoch,
         )
-    return Header(
-        tensors={tensor.name: tensor.size for tensor in plan.program.trainable},
-        layers=meter.layers,
-        samples=plan.samples,
-        attributes=attributes,
+    return header_of(
+        meter,
+        attributes,
+        sample_units=plan.sample_units,
+        sample_seed=plan.sample_seed,
         metrics=plan.source.metrics,
-        layer_units=meter.layer_units,
-        unit_index=meter.unit_index,
     )
-
-
-def _engine() -> str:
-    import onnxruntime
-
-    return f"onnxruntime {onnxruntime.__version__}"

@@ -186,3 +186,8 @@ def _identity() -> ir.Model:
 def cores() -> int:
     """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def runtime_version() -> str:
+    """Return the name and version of what runs programs."""
+    return f"onnxruntime {onnxruntime.__version__}"
