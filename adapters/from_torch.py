@@ -13,6 +13,7 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.engine.graph.program import Program
 from regime_proto.payload import Incomplete, Label, NotACheckpoint, Payload, label_of, payload_of
 from regime_proto.probe import Probe
+from regime_proto.recording.live import Engine, LiveModel
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 MODELS = "a torch.nn.Module"
@@ -70,6 +71,29 @@ def export(model: object, probe: Probe) -> Program:
     except ImportError:
         raise RegimeError(f"{model}: a model of PyTorch: {_INSTALL}") from None
     return torch_export.export_file(model, probe) if isinstance(model, Path) else torch_export.export(model, probe)
+
+
+def leads(model: object) -> bool:
+    """Whether this is the first of the processes that train a model together."""
+    return _live().leads(model)
+
+
+def follow(model: object, probe: Probe | None) -> LiveModel | Engine:
+    """Follow a torch module in training; see `live.torch_follow`."""
+    return _live().follow(model, probe)
+
+
+def draw(model: object, loader: object, samples: int, seed: int) -> Probe:
+    """Draw a probe from a data loader; see `live.drawing`."""
+    return _live().draw(model, loader, samples, seed)
+
+
+def _live() -> Any:
+    try:
+        from regime_proto.adapters.live import torch_follow
+    except ImportError as error:
+        raise RegimeError(f"to follow a model of PyTorch needs {error.name}: {_INSTALL}") from None
+    return torch_follow
 
 
 def load(path: Path) -> Mapping[str, Any]:

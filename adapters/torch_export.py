@@ -38,6 +38,23 @@ def export(
 ) -> Program:
     """Export `model`; its mode and its weights are left as they were.
 
+    See `export_both`.
+    """
+    return export_both(model, probe, aliases=aliases, unused=unused, framework=framework)[0]
+
+
+def export_both(
+    model: nn.Module,
+    probe: Probe,
+    *,
+    aliases: Mapping[str, Collection[str]] | None = None,
+    unused: Collection[Tensor] = (),
+    framework: Mapping[str, str] | None = None,
+) -> tuple[Program, Any]:
+    """Export `model` as a program, and as the `torch.export.ExportedProgram` that this was made of.
+
+    Values have the same names in both. The model's mode and its weights are left as they were.
+
     Parameters
     ----------
     model : torch.nn.Module
@@ -60,11 +77,12 @@ def export(
         inputs = {name: torch.from_numpy(array.copy()).to(device) for name, array in arrays.items()}
         outputs = _try_forward(evaluated, inputs, probe)
         with _only_tensors(evaluated, outputs):
-            exported = _export(evaluated, type(model).__name__, inputs)
+            both = _export(evaluated, type(model).__name__, inputs)
     trainable = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
     values = {name: (tensor, id(tensor)) for name, tensor in model.state_dict(keep_vars=True).items()}
     tensors = _with_aliases(_tensors(values, trainable, type(model).__name__), aliases or {})
-    return _program(exported, (*tensors, *unused), list(arrays), framework or {})
+    program = _program(both.model, (*tensors, *unused), list(arrays), framework or {})
+    return program, both.exported_program
 
 
 def export_file(path: Path, probe: Probe) -> Program:
@@ -77,7 +95,7 @@ def export_file(path: Path, probe: Probe) -> Program:
     """
     program = exported_program.load(path)
     arrays = exported_program.bind(program, probe, str(path))
-    exported = _export(program, str(path), {})
+    exported = _export(program, str(path), {}).model
     state = program.state_dict
     trainable = {name for name in program.graph_signature.parameters if state[name].requires_grad}
     # Tied tensors were one storage when they were saved.
@@ -170,6 +188,7 @@ class _FloatFirst(TorchFunctionMode):  # type: ignore[misc]
 
 
 def _export(model: Any, where: str, inputs: dict[str, torch.Tensor]) -> Any:
+    """Return the `torch.onnx.ONNXProgram`."""
     with warnings.catch_warnings(), silent("torch"), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), _FloatFirst():
         warnings.simplefilter("ignore")
         try:
@@ -180,7 +199,7 @@ def _export(model: Any, where: str, inputs: dict[str, torch.Tensor]) -> Any:
             reason = lines[0] if lines else type(error).__name__
             raise RegimeError(f"{where}: torch cannot export this model: {reason}") from None
     assert exported is not None  # noqa: S101
-    return exported.model
+    return exported
 
 
 def _tensors(

@@ -9,32 +9,44 @@ if TYPE_CHECKING:
     from regime_proto.conversion import convert
     from regime_proto.dataset import open_trajectory
     from regime_proto.integrity.check import check
+    from regime_proto.recording.ledger import Status
+    from regime_proto.recording.record import record
+    from regime_proto.recording.recorder import Recorder
+    from regime_proto.recording.settling import Settling
     from regime_proto.schema.errors import RegimeError, RegimeWarning, TrajectoryError
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Recorder",
     "RegimeError",
     "RegimeWarning",
     "Result",
+    "Settling",
+    "Status",
     "TrajectoryError",
     "analyze",
     "check",
     "convert",
     "open_trajectory",
+    "record",
     "synthetic",
 ]
 
 # This is the parent package of the schema: reading a file must not load xarray, onnx or a framework.
 _HOMES = {
+    "Recorder": "regime_proto.recording.recorder",
     "RegimeError": "regime_proto.schema.errors",
     "RegimeWarning": "regime_proto.schema.errors",
     "Result": "regime_proto.analyzer.result",
+    "Settling": "regime_proto.recording.settling",
+    "Status": "regime_proto.recording.ledger",
     "TrajectoryError": "regime_proto.schema.errors",
     "analyze": "regime_proto.analyzer.result",
     "check": "regime_proto.integrity.check",
     "convert": "regime_proto.conversion",
     "open_trajectory": "regime_proto.dataset",
+    "record": "regime_proto.recording.record",
 }
 
 

@@ -17,6 +17,7 @@ from regime_proto.engine.graph.program import Program
 from regime_proto.engine.variants import Outline
 from regime_proto.payload import Label, Payload
 from regime_proto.probe import Probe
+from regime_proto.recording.live import Engine, LiveModel
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 T = TypeVar("T")
@@ -94,6 +95,50 @@ class Describing(Protocol):
         ------
         RegimeError
             The file is damaged or unsafe, or its model does not run on the probe.
+        """
+
+
+@runtime_checkable
+class Following(Protocol):
+    """Follows models of its framework while they are trained."""
+
+    def follow(self, model: object, probe: Probe | None) -> LiveModel | Engine:
+        """Return what a recorder needs of `model`; nothing of the model or its surroundings is changed.
+
+        Where several processes train it, all of them call this. One gets the model; the others get an engine that
+        contributes their part of every measurement, or does nothing.
+
+        Parameters
+        ----------
+        model : object
+            One that `Exporter.accepts`.
+        probe : Probe, optional
+            None in processes that only contribute.
+
+        Raises
+        ------
+        RegimeError
+            The model does not run on the probe, or cannot be exported.
+        """
+
+    def leads(self, model: object) -> bool:
+        """Whether this process, of those that train the model, is the one that records it."""
+
+    def draw(self, model: object, loader: object, samples: int, seed: int) -> Probe:
+        """Draw a probe from what yields validation samples; no random state is changed.
+
+        Parameters
+        ----------
+        model : object
+        loader : object
+            A data loader, or any iterable of batches.
+        samples : int
+        seed : int
+
+        Raises
+        ------
+        RegimeError
+            There are fewer samples, or they are none that the model takes.
         """
 
 
@@ -241,6 +286,23 @@ def exporter_for(model: object) -> Exporter:
             return module
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     raise RegimeError(f"model of type {kind}: no adapter exports it; expected {expected_models()}")
+
+
+def follower_for(model: object) -> Following:
+    """Return the adapter that follows `model` in training.
+
+    Raises
+    ------
+    RegimeError
+        There is none.
+    """
+    exporter = exporter_for(model)
+    if not isinstance(exporter, Following):
+        raise RegimeError(
+            f"model of type {type(model).__name__}: it is not followed in training; save checkpoints and use "
+            "regime analyze"
+        )
+    return exporter
 
 
 def is_model(candidate: object) -> bool:

@@ -94,7 +94,8 @@ def _join(folder: Path, output: Path, parent: int) -> None:
         for path in paths:
             with open_segment(path, check=False) as segment:
                 for name, rows in growing.items():
-                    rows.add(segment[name])
+                    # A metric that came up later.
+                    rows.add(segment[name] if name in segment else np.full(len(segment["step"]), np.nan))
         for rows in growing.values():
             rows.finish()
 
@@ -102,7 +103,9 @@ def _join(folder: Path, output: Path, parent: int) -> None:
 def _thin(source: h5py.File, policy: MaskPolicy, output: Path, parent: int) -> None:
     header = read_header(source)
     kept = np.isin(source["mask_step"][...], policy.chosen(source["step"][...]))
-    with _written(header.with_attributes(mask_policy=str(policy)), output, parent) as target:
+    # What is in the group `extra` is copied as it is.
+    thinned = replace(header, extra={}).with_attributes(mask_policy=str(policy))
+    with _written(thinned, output, parent) as target:
         for name, rows in _growing(target, header).items():
             if name in ("mask_step", "mask"):
                 for at, values in row_blocks(source[name]):

@@ -3,6 +3,7 @@
 import itertools
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import h5py
@@ -31,6 +32,8 @@ def row_bytes(header: Header, dimension: str) -> int:
 
 def chunk_steps(header: Header) -> int:
     """Return the observations per chunk, which are also the observations per segment."""
+    # Metrics may come up later, and the observations of a segment remain as many.
+    header = replace(header, metrics=())
     every = header.mask_policy.every
     masks = row_bytes(header, layout.MASK_STEP) // every if every else 0
     return _rows_of(row_bytes(header, layout.STEP) + masks)
@@ -62,6 +65,10 @@ def create(file: h5py.File, header: Header) -> None:
     _attach_dimensions(file, sizes, variables)
     for name, value in {"regime_version": layout.VERSION, **header.attributes}.items():
         file.attrs[name] = value
+    if header.extra:
+        extra = file.create_group(layout.EXTRA, track_order=True)
+        for name, value in header.extra.items():
+            extra.attrs[name] = value
 
 
 def append_rows(stored: h5py.Dataset, values: Sequence[Array] | Array) -> None:

@@ -73,6 +73,8 @@ class Header:
         Whether the distance from the first observation is recorded.
     embedded : mapping of str to bytes
         Files that the trajectory carries: `layout.PROGRAM`, `layout.PROBE`.
+    extra : mapping
+        Attributes of the group `layout.EXTRA`: what the format does not define.
 
     Raises
     ------
@@ -89,6 +91,7 @@ class Header:
     unit_index: tuple[Array, ...] | None = None
     has_distance: bool = False
     embedded: Mapping[str, bytes] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         layers = [layer.name for layer in self.layers]

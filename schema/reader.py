@@ -107,6 +107,7 @@ def read_header(file: h5py.File) -> Header:
         unit_index=_unit_index(file),
         has_distance=is_present(file, layout.DISTANCE),
         embedded=read_embedded(file),
+        extra=dict(file[layout.EXTRA].attrs) if layout.EXTRA in file else {},
     )
 
 

@@ -14,12 +14,13 @@ from types import TracebackType
 from typing import Self
 
 import h5py
-from regime_proto.schema import hdf5
+import numpy as np
+from regime_proto.schema import hdf5, layout
 from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import describe, replace_file
 from regime_proto.schema.header import Array, Header, Observation
-from regime_proto.schema.reader import open_checked, read_metrics, read_rows
+from regime_proto.schema.reader import open_checked, read_header, read_metrics, read_rows
 from regime_proto.schema.segments import Segments, open_segment
 
 
@@ -73,7 +74,7 @@ class TrajectoryWriter:
                 if not self._belongs(file, end, fingerprints):
                     if index == 0:
                         raise TrajectoryError(
-                            f"{self._segments.folder}: holds an unfinished conversion of other inputs; "
+                            f"{self._segments.folder}: holds an unfinished run of other inputs; "
                             "choose another output, or discard it with --overwrite"
                         )
                     break
@@ -106,6 +107,34 @@ class TrajectoryWriter:
                     self._add(row, fingerprints[self.count])
         return self.count
 
+    def cut_back(self, count: int, *, fingerprint: str) -> None:
+        """Keep the first `count` rows only.
+
+        Parameters
+        ----------
+        count : int
+        fingerprint : str
+            The `source_fingerprint` of the trajectory that ends with them.
+        """
+        self.flush()
+        full = count // self._capacity
+        kept = self._stored(full)[: count % self._capacity] if count % self._capacity else []
+        # The last one first: a kill in between leaves the first part of the run.
+        for path in reversed(self._segments.paths()[full + bool(kept) :]):
+            path.unlink()
+        self._rows, self.count, self._fingerprint = kept, count, fingerprint
+        self.flush()
+
+    def row(self, number: int) -> dict[str, Array]:
+        """Return what was written of one observation: the growing variables by name, masks if they are kept."""
+        self.flush()
+        return self._stored(number // self._capacity)[number % self._capacity]
+
+    def _stored(self, index: int) -> list[dict[str, Array]]:
+        """Return the rows of a segment."""
+        with open_segment(self._segments.path(index)) as file:
+            return _rows(file)
+
     def _belongs(self, file: h5py.File, end: int, fingerprints: Sequence[str]) -> bool:
         """Whether a segment that ends before row `end` is of the run that is to be written."""
         return end <= len(fingerprints) and file.attrs["source_fingerprint"] == fingerprints[end - 1]
@@ -125,12 +154,11 @@ class TrajectoryWriter:
                 "go on with the former, or begin again with --overwrite"
             )
         self._continue(file)
-        # Metrics that came up since would be lacking in the rows that are there.
-        self.header = replace(self.header, metrics=read_metrics(file))
+        self.add_metrics(*read_metrics(file))
         self._fingerprint = file.attrs["source_fingerprint"]
         self.count = end
         # A segment that is not full is written again.
-        self._rows = list(_split(read_rows(file, self.header))) if end % self._capacity else []
+        self._rows = _rows(file) if end % self._capacity else []
 
     def _difference(self, file: h5py.File) -> str | None:
         """Return what would make the rows to come others than those in a file."""
@@ -142,11 +170,24 @@ class TrajectoryWriter:
 
     def _continue(self, file: h5py.File) -> None:
         self.header = self.header.with_attributes(run_id=file.attrs["run_id"], created=file.attrs["created"])
+        self.header = replace(self.header, extra={**read_header(file).extra, **self.header.extra})
 
     def annotate(self, **attributes: object) -> None:
         """Add or change root attributes; they count from the next segment on, and for the output."""
         self.header = self.header.with_attributes(**attributes)
         self._empty = b""
+
+    def note(self, **extra: object) -> None:
+        """Add or change attributes of the group `layout.EXTRA`, which the format leaves to its users."""
+        self.header = replace(self.header, extra={**self.header.extra, **extra})
+        self._empty = b""
+
+    def add_metrics(self, *names: str) -> None:
+        """Add metrics; observations that lack one hold NaN."""
+        metrics = tuple(dict.fromkeys((*self.header.metrics, *names)))
+        if metrics != self.header.metrics:
+            self.header = replace(self.header, metrics=metrics)
+            self._empty = b""
 
     def append(self, observation: Observation, *, fingerprint: str) -> None:
         """Add one observation.
@@ -182,8 +223,10 @@ class TrajectoryWriter:
         self._written = time.monotonic()
         if not self._rows:
             return
+        absent = dict.fromkeys((variable.name for variable in layout.metrics(self.header.metrics)), np.float64(np.nan))
+        full_rows = [absent | row for row in self._rows]
         names = [variable.name for variable in self.header.variables if variable.grows]
-        rows = {name: [row[name] for row in self._rows if name in row] for name in names}
+        rows = {name: [row[name] for row in full_rows if name in row] for name in names}
         # Most of the work of making a small file is in what all segments share.
         self._empty = self._empty or hdf5.empty_image(self.header)
         index = (self.count - 1) // self._capacity
@@ -246,6 +289,10 @@ class TrajectoryWriter:
             # The error under way is the one to report.
             with suppress(TrajectoryError):
                 self.flush()
+
+
+def _rows(file: h5py.File) -> list[dict[str, Array]]:
+    return list(_split(read_rows(file, read_header(file))))
 
 
 def _split(rows: Mapping[str, Array]) -> Iterator[dict[str, Array]]:

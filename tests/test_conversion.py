@@ -165,7 +165,7 @@ def test_segments_of_another_run_are_not_touched(run, mlp_run, tmp_path):
     with pytest.raises(regime_proto.RegimeError, match=r"step_0005"):
         regime_proto.convert(run, path)
     os.utime(run / "step_0000.pt", (1, 1))
-    with pytest.raises(regime_proto.RegimeError, match=r"unfinished conversion of other inputs"):
+    with pytest.raises(regime_proto.RegimeError, match=r"unfinished run of other inputs"):
         regime_proto.convert(run, path)
     assert list(segments_folder(path).glob("*.h5"))
     regime_proto.convert(mlp_run, path, overwrite=True)

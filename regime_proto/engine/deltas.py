@@ -43,15 +43,20 @@ def small_sums(arrays: Sequence[Array], previous: Sequence[Array]) -> Array:
         return np.stack([l1, np.add.reduceat(np.square(wide, out=wide), starts)], axis=1)
 
 
-def delta_sums(values: Array, previous: Array) -> tuple[float, float]:
-    """Return Σ|Δ| and ΣΔ² of two arrays of one shape, block by block."""
+def delta_sums(values: Array, previous: Array, *, update: bool = False) -> tuple[float, float]:
+    """Return Σ|Δ| and ΣΔ² of two arrays of one shape, block by block.
+
+    With `update`, the values are then put in the place of the previous ones, while they are in the cache.
+    """
     values, previous = values.reshape(-1), previous.reshape(-1)
-    delta = np.empty(min(BLOCK, values.size), np.result_type(values, previous))
+    # Where a second array is written, as much less fits into the cache.
+    length = BLOCK // 4 if update else BLOCK
+    delta = np.empty(min(length, values.size), np.result_type(values, previous))
     ones = np.ones(ROW, delta.dtype)
     l1 = squares = 0.0
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
-        for start in range(0, values.size, BLOCK):
-            block = slice(start, min(start + BLOCK, values.size))
+        for start in range(0, values.size, length):
+            block = slice(start, min(start + length, values.size))
             out = delta[: block.stop - start]
             np.abs(np.subtract(values[block], previous[block], out=out), out=out)
             block_l1, block_squares = _dots(out, ones), _dots(out)
@@ -59,6 +64,8 @@ def delta_sums(values: Array, previous: Array) -> tuple[float, float]:
                 # The squares left the range of float32.
                 wide = values[block].astype(np.float64) - previous[block]
                 block_squares = float(np.square(wide).sum())
+            if update:
+                previous[block] = values[block]
             l1 += block_l1
             squares += block_squares
     return l1, squares
@@ -70,6 +77,56 @@ def _dots(values: Array, ones: Array | None = None) -> float:
     rows, rest = values[:whole].reshape(-1, ROW), values[whole:].astype(np.float64)
     sums = np.vecdot(rows, rows if ones is None else ones).sum(dtype=np.float64)
     return float(sums + (np.square(rest) if ones is None else rest).sum())
+
+
+class KeptWeights:
+    """One copy of the weights, against which those of a model in training are held.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The tensors, in order.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self._kept: dict[str, Array] = {}
+
+    def change(self, state: Mapping[str, Array]) -> Array:
+        """Return the change since the last call, and keep the state in place of the one before.
+
+        Parameters
+        ----------
+        state : mapping of str to array
+            Views of live memory will do: nothing of them is used afterwards.
+
+        Returns
+        -------
+        (tensor, 2) float64
+            Σ|Δ| and ΣΔ²; NaN the first time.
+        """
+        if not self._kept:
+            self._kept = {name: np.array(state[name], order="C") for name in self._names}
+            return np.full((len(self._names), 2), np.nan)
+        sums = np.zeros((len(self._names), 2))
+        small = [index for index, name in enumerate(self._names) if 0 < state[name].size <= SMALL]
+        if small:
+            arrays, kept = ([side[self._names[index]] for index in small] for side in (state, self._kept))
+            sums[small] = small_sums(arrays, kept)
+            for values, previous in zip(arrays, kept, strict=True):
+                np.copyto(previous, values)
+        for index, name in enumerate(self._names):
+            if state[name].size > SMALL:
+                sums[index] = _replaced(state[name], self._kept[name])
+        return sums
+
+
+def _replaced(values: Array, kept: Array) -> tuple[float, float]:
+    if kept.dtype == widest(kept).dtype and values.dtype == kept.dtype:
+        return delta_sums(values, kept, update=True)
+    sums = delta_sums(widest(values), widest(kept))
+    np.copyto(kept, values)
+    return sums
 
 
 def non_finite(state: Mapping[str, Array], names: Sequence[str]) -> list[str]:

@@ -84,6 +84,7 @@ class Meter:
         sample_units: int | None = None,
         seed: int = 0,
         variants: Variants | None = None,
+        threads: int = 1,
     ) -> "Meter":
         """Make a meter, after finding samples and tokens in every gate.
 
@@ -102,6 +103,8 @@ class Meter:
             Of their choice.
         variants : Variants, optional
             Where the checkpoints' graphs differ.
+        threads : int
+            Of a pass; one, where several are under way at once.
 
         Raises
         ------
@@ -120,7 +123,7 @@ class Meter:
         layers = tuple(gate.layer(row.samples, row.width(gate)) for gate, row in zip(gates, rows, strict=True))
 
         def session_of(program: Program, gates: Sequence[Gate]) -> MaskSession:
-            return MaskSession(program, gates, probe, device, dtypes=placer.dtypes, rows=rows)
+            return MaskSession(program, gates, probe, device, dtypes=placer.dtypes, rows=rows, threads=threads)
 
         names = [tensor.name for tensor in program.trainable]
         comparer: Comparer = HostComparer(names, layers)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
 
@@ -57,22 +57,40 @@ def measure_noise(meter: Meter, probe: Mapping[str, Array], states: Iterable[Map
     states : iterable of mappings of str to array
         A few states under the program's names; one at a time is held. Those with NaN or Inf are passed over.
     """
-    flips = FlipCounter(meter.layers)
-    units = meter.layer_units.sum(axis=1)
     runs: dict[str, Run] = {}
-    found: dict[str, list[float]] = {}
+    found = [NoiseFloor()]
     with ThreadPoolExecutor(cores()) as pool:
         for weights in states:
             runs = runs or {"usual": meter.run, **_other_runs(meter, probe, weights)}
             futures = {name: pool.submit(run, weights) for name, run in runs.items()}
             masks = {name: future.result() for name, future in futures.items()}
             usual = masks.pop("usual")
-            if not usual.finite:
-                continue
-            for name, other in masks.items():
-                changed = flips.count(pack_masks(usual), pack_masks(other)).sum(axis=1)
-                found.setdefault(name, []).append(float(np.mean(changed[units > 0] / units[units > 0])))
-    return NoiseFloor(**{name: max(values) for name, values in found.items()})
+            if usual.finite:
+                others = {name: pack_masks(other) for name, other in masks.items()}
+                found.append(noise_of(meter, pack_masks(usual), others))
+    # NaN, which is not measured, gives way to any number.
+    return NoiseFloor(*np.fmax.reduce([astuple(part) for part in found]).tolist())
+
+
+def noise_of(meter: Meter, usual: Array, others: Mapping[str, Array]) -> NoiseFloor:
+    """Return the noise floor of one state.
+
+    Parameters
+    ----------
+    meter : Meter
+    usual : (sample, byte) uint8
+        Its masks.
+    others : mapping of str to (sample, byte) uint8
+        Its masks after changes that mean nothing, by the names of `NoiseFloor`.
+    """
+    flips = FlipCounter(meter.layers)
+    units = meter.layer_units.sum(axis=1)
+    counted = units > 0
+
+    def fraction(other: Array) -> float:
+        return float(np.mean(flips.count(usual, other).sum(axis=1)[counted] / units[counted]))
+
+    return NoiseFloor(**{name: fraction(other) for name, other in others.items()})
 
 
 def _other_runs(meter: Meter, probe: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, Run]:

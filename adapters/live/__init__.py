@@ -1,0 +1,1 @@
+"""Models in training, and the callbacks of the libraries that train them."""

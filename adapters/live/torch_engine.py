@@ -1,0 +1,138 @@
+"""Measures a torch module in training with torch itself, where the model is."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from regime_proto.adapters.live.torch_masks import MaskGraph
+from regime_proto.adapters.live.torch_parts import Parts
+from regime_proto.adapters.live.torch_weights import DeviceWeights, array_of, tensors_of
+from regime_proto.schema.errors import RegimeError
+from torch import nn
+
+from regime_proto.engine.deltas import KeptWeights
+from regime_proto.engine.measure import Meter
+from regime_proto.engine.noise import SEED, noise_of
+from regime_proto.recording.live import Measurement, Pending, is_finite
+
+
+class TorchEngine:
+    """Torch for masks and weights; on a GPU nothing but results leaves the device.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    names : sequence of str
+        The trainable tensors, in the order of the trajectory.
+    parts : Parts
+        How the weights are spread over processes.
+    meter, masks : optional
+        In the process that records; the others contribute their part of the weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        parts: Parts,
+        *,
+        meter: Meter | None = None,
+        masks: MaskGraph | None = None,
+    ) -> None:
+        self.name = f"torch {torch.__version__}"
+        self._model = model
+        self._names = list(names)
+        self._parts = parts
+        self._meter = meter
+        self._masks = masks
+        self._device = tensors_of(model)[self._names[0]].device
+        self.device = self._device.type
+        self.asynchronous = self._device.type == "cuda"
+        self.collective = parts.collective
+        self._kept = KeptWeights(self._names)
+        self._kept_there = DeviceWeights()
+
+    def measure(self, model: object) -> Pending:
+        """See `Engine`."""
+        weights = self._current()
+        if self._device.type == "cpu":
+            return self._on_host(weights)
+        return self._on_device(weights)
+
+    def noise(self, model: object) -> Mapping[str, float]:
+        """See `Engine`; every weight is moved by one unit in the last place, up or down at random."""
+        weights = self._parts.whole(self._current())
+        if self._masks is None or self._meter is None:
+            return {}
+        usual = self._masks.run(weights)
+        if not bool(usual.total.isfinite()):
+            return {}
+        generator = torch.Generator(self._device).manual_seed(SEED)
+        nudged = self._masks.run({name: _nudged(tensor, generator) for name, tensor in weights.items()})
+        return noise_of(self._meter, usual.packed(), {"ulp": nudged.packed()}).attributes
+
+    def _current(self) -> dict[str, torch.Tensor]:
+        weights = tensors_of(self._model)
+        for name in self._names:
+            if name not in weights or weights[name].device != self._device:
+                now = f"on {weights[name].device}" if name in weights else "not there any more"
+                raise RegimeError(
+                    f"{name} was on {self._device} when the recorder was made, and is {now}; make the recorder after "
+                    "the model has been moved and wrapped"
+                )
+        self._parts.check(weights)
+        return weights
+
+    def _on_host(self, weights: Mapping[str, torch.Tensor]) -> Pending:
+        arrays = {name: array_of(self._parts.local(weights[name])) for name in self._names}
+        sums = self._kept.change(arrays)
+        finite = is_finite(arrays, self._names, sums)
+        counted = [self._parts.counts(weights[name]) for name in self._names]
+        sums, finite = self._parts.total(np.where(np.reshape(counted, (-1, 1)), sums, 0.0), finite)
+        weights = self._parts.whole(weights)
+        if self._masks is None:
+            return _nothing
+        masks = self._masks.run(weights)
+        measurement = Measurement(sums, masks.packed(), finite and bool(masks.total.isfinite()))
+        return lambda: measurement
+
+    def _on_device(self, weights: Mapping[str, torch.Tensor]) -> Pending:
+        """Start a measurement; what comes of it is copied while the training goes on."""
+        change = self._kept_there.change([self._parts.local(weights[name]) for name in self._names])
+        counted = torch.tensor([self._parts.counts(weights[name]) for name in self._names], device=self._device)
+        change = self._parts.total_there(torch.where(counted[:, None], change, 0.0))
+        weights = self._parts.whole(weights)
+        if self._masks is None:
+            return _nothing
+        masks = self._masks.run(weights)
+        results = [_to_host(tensor) for tensor in (change, masks.packed_there(), masks.total)]
+        arrived = None
+        if self._device.type == "cuda":
+            arrived = torch.cuda.Event()
+            arrived.record()
+
+        def wait() -> Measurement:
+            if arrived is not None:
+                arrived.synchronize()
+            sums, packed, total = (np.asarray(result.numpy()) for result in results)
+            finite = bool(np.isfinite(sums[:, 2]).all() and np.isfinite(total))
+            return Measurement(sums[:, :2].astype(np.float64), packed, finite)
+
+        return wait
+
+
+def _nothing() -> Measurement:
+    raise AssertionError("only the process that records waits for a measurement")
+
+
+def _nudged(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    if tensor.dtype not in (torch.float32, torch.float64):
+        return tensor
+    up = torch.rand(tensor.shape, generator=generator, device=tensor.device) < 0.5
+    return torch.nextafter(tensor, torch.where(up, torch.inf, -torch.inf).to(tensor.dtype))
+
+
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """Begin to copy a tensor into memory of the host; on CUDA the copy is done when an event after it is reached."""
+    pinned = tensor.device.type == "cuda"
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned).copy_(tensor, non_blocking=pinned)

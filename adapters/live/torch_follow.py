@@ -1,0 +1,115 @@
+"""Follows torch modules in training."""
+
+import contextlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from regime_proto.adapters.live import drawing
+from regime_proto.adapters.live.torch_engine import TorchEngine
+from regime_proto.adapters.live.torch_masks import MaskGraph
+from regime_proto.adapters.live.torch_parts import Parts, Sharded, Whole
+from regime_proto.adapters.live.torch_unsharded import unsharded
+from regime_proto.adapters.live.torch_weights import array_of, bare, is_sharded, tensors_of
+from regime_proto.adapters.torch_export import export_both
+from regime_proto.schema.errors import RegimeError
+from torch import nn
+
+from regime_proto.engine.masks import pack_masks
+from regime_proto.engine.measure import Meter
+from regime_proto.probe import COUNTED, Probe
+from regime_proto.recording.live import Engine, LiveModel, Measurement, Pending
+from regime_proto.source import Array
+
+# As far as two engines may differ: units within rounding of zero.
+_AGREEMENT = 0.999
+
+
+class Idle:
+    """The engine of a process whose weights are the same as another's, which records them."""
+
+    name = device = ""
+    asynchronous = collective = False
+
+    def measure(self, model: object) -> Pending:
+        """Do nothing."""
+        return _nothing
+
+    def noise(self, model: object) -> Mapping[str, float]:
+        """Do nothing."""
+        return {}
+
+
+def _nothing() -> Measurement:
+    raise AssertionError("only the process that records waits for a measurement")
+
+
+def leads(model: Any) -> bool:
+    """Whether this process is the one that records: the first of those that train together."""
+    return not (dist.is_available() and dist.is_initialized()) or bool(dist.get_rank() == 0)
+
+
+def follow(model: Any, probe: Probe | None) -> LiveModel | Engine:
+    """Return what a recorder needs of a module; see `registry.Following`."""
+    model = bare(model)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not is_sharded(model):
+        return Idle() if probe is None else _live(model, model, names, probe, Whole())
+    parts = Sharded()
+    weights = parts.whole(tensors_of(model))
+    if probe is None:
+        return TorchEngine(model, names, parts)
+    return _live(model, unsharded(model, weights), names, probe, parts)
+
+
+def draw(model: Any, loader: object, samples: int, seed: int) -> Probe:
+    """Draw a probe from a data loader, without a change of random states; see `drawing.draw`."""
+    with undisturbed():
+        return drawing.draw(bare(model).forward, loader, samples, seed)
+
+
+def _live(model: nn.Module, exportable: nn.Module, names: Sequence[str], probe: Probe, parts: Parts) -> LiveModel:
+    with undisturbed():
+        program, exported = export_both(exportable, probe)
+    bound = probe.bind(program.probe_inputs)
+    needed = [name for name in tensors_of(exportable) if name in {*names, *program.weight_inputs}]
+
+    def tensors(_: object) -> dict[str, Array]:
+        weights = tensors_of(exportable)
+        return {name: array_of(weights[name]) for name in needed}
+
+    def native(meter: Meter) -> Engine:
+        masks = MaskGraph(exported, meter.session.gates, meter.rows, tensors_of(exportable), bound)
+        _compare(masks, tensors_of(exportable), pack_masks(meter.run(tensors(None))))
+        return TorchEngine(model, [tensor.name for tensor in program.trainable], parts, meter=meter, masks=masks)
+
+    counted = {} if probe.counted is None else {COUNTED: probe.counted}
+    return LiveModel("torch, live", program, {**bound, **counted}, tensors, native, native_only=parts.collective)
+
+
+def _compare(masks: MaskGraph, weights: Mapping[str, torch.Tensor], expected: Array) -> None:
+    """Raise an error unless torch and ONNX Runtime come to the same masks."""
+    try:
+        found = masks.run(weights).packed()
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise RegimeError(f"torch cannot run the exported program by itself: {reason}") from None
+    differing = int(np.bitwise_count(np.bitwise_xor(found, expected)).sum())
+    if differing > (1 - _AGREEMENT) * 8 * expected.size:
+        raise RegimeError(f"torch and ONNX Runtime differ in {differing:,} of {8 * expected.size:,} bits of the masks")
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put random states back: whatever runs the model, or reads its data, may draw numbers."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(list(devices)):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002

@@ -1,0 +1,93 @@
+"""The weights of a torch module in training: found under their names, and held against the copy that is kept."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from regime_proto.source import Array
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def bare(model: Any) -> nn.Module:
+    """Return the module inside of DataParallel, DistributedDataParallel and torch.compile."""
+    while True:
+        if isinstance(model, DataParallel | DistributedDataParallel):
+            model = model.module
+        elif "_orig_mod" in getattr(model, "_modules", {}):
+            model = model._orig_mod
+        else:
+            return model
+
+
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return parameters and buffers as they are now, by name; tied ones under each of their names."""
+    return dict(_named(model))
+
+
+def _named(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for group in (module._parameters, module._buffers):
+            for name, tensor in group.items():
+                if tensor is not None:
+                    yield (f"{prefix}.{name}" if prefix else name), tensor.detach()
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether each process holds a part of some weights only."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def array_of(tensor: torch.Tensor) -> Array:
+    """Return a tensor as an array, which is a view where it lies in the host's memory."""
+    tensor = tensor.cpu()
+    if tensor.dtype == torch.bfloat16:
+        return np.asarray(tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16))
+    return np.asarray(tensor.numpy())
+
+
+class DeviceWeights:
+    """One copy of the weights on their device, against which those of the next state are held there.
+
+    What `KeptWeights` is for memory of the host: differences are formed in float32 or wider.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[torch.Tensor] = []
+
+    def change(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the change since the last call, and keep the state in place of the one before.
+
+        Returns
+        -------
+        (tensor, 3) tensor
+            Σ|Δ| and ΣΔ², NaN the first time; and Σ|w|, which is finite if the weights are.
+        """
+        size = torch._foreach_norm(list(weights), 1)
+        if not self._kept:
+            self._kept = [weight.clone() for weight in weights]
+            unknown = [torch.full_like(norm, torch.nan) for norm in size]
+            return _columns(unknown, unknown, size)
+        half = {index for index, weight in enumerate(weights) if weight.dtype in HALF}
+        changes = list(self._kept)
+        for index in half:
+            changes[index] = weights[index].float() - self._kept[index].float()
+        full = [index for index in range(len(weights)) if index not in half]
+        if full:
+            torch._foreach_sub_([self._kept[index] for index in full], [weights[index] for index in full])
+        l1, l2 = torch._foreach_norm(changes, 1), torch._foreach_norm(changes, 2)
+        torch._foreach_copy_(self._kept, list(weights))
+        return _columns(l1, l2, size)
+
+
+def _columns(l1: Sequence[torch.Tensor], l2: Sequence[torch.Tensor], size: Sequence[torch.Tensor]) -> torch.Tensor:
+    # There is no float64 on Apple's GPUs.
+    wide = torch.float32 if l1[0].device.type == "mps" else torch.float64
+    first, second, third = (torch.stack([norm.to(wide) for norm in norms]) for norms in (l1, l2, size))
+    return torch.stack([first, second.square(), third], dim=1)

@@ -1,0 +1,249 @@
+"""Makes a recorder for a model that is about to be trained."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from regime_proto.analyzer.epochs import observations_per_epoch
+from regime_proto.engine.device import cores, find_device
+from regime_proto.engine.graph.gates import find_gates, select_gates
+from regime_proto.engine.measure import Meter
+from regime_proto.plan import STORED_BIT_PER_BIT
+from regime_proto.probe import Probe, as_probe, probe_sha256
+from regime_proto.provenance import embedded_files, header_of, provenance
+from regime_proto.recording.journal import Journal
+from regime_proto.recording.ledger import Callback, Ledger
+from regime_proto.recording.live import Engine, LiveModel, RuntimeEngine
+from regime_proto.recording.recorder import Recorder
+from regime_proto.recording.schedule import Schedule, as_predicate
+from regime_proto.recording.settling import Settling
+from regime_proto.registry import Following, follower_for
+from regime_proto.schema import layout
+from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.schema.header import Header
+from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
+from regime_proto.schema.reader import existing_attributes
+from regime_proto.schema.segments import Segments, segment_paths
+
+ENGINES = ("auto", "native", "onnx")
+AUTO = "auto"
+# The paper's share of a batch.
+PROBE_SHARE = 0.2
+# What masks="auto" makes room for: how long a run will be is not known at its begin.
+EXPECTED_OBSERVATIONS = 100_000
+
+
+def record(
+    model: object,
+    probe: object,
+    output: str | os.PathLike[str],
+    *,
+    every: Schedule = 1,
+    engine: str = "auto",
+    gates: Sequence[str] = (),
+    sample_units: int | None = None,
+    sample_seed: int = 0,
+    masks: str = "auto",
+    embed: str = "program",
+    batches_per_epoch: float | None = None,
+    loader: object = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    resume: bool | int = False,
+    overwrite: bool = False,
+    on_observation: Callback | None = None,
+    on_settled: Callback | None = None,
+    settling: Settling | None = None,
+    seconds: float = 30.0,
+) -> Recorder:
+    """Record the dynamics of a training from inside its loop.
+
+    The probe is run in evaluation mode, beside the model: its own mode, running statistics, gradients, hooks, random
+    state and autocast settings are neither used nor changed.
+
+    Parameters
+    ----------
+    model : object
+        The model, as it is trained: a torch.nn.Module, wrapped or not; a model of Keras; a module of flax.nnx, or a
+        pair of JAX, ``(function, parameters)``, whose parameters are then given to `Recorder.observe`.
+    probe : array, sequence or mapping of arrays, path, or "auto"
+        The fixed inputs, first axis the sample, by argument of the model. ``"auto"`` draws 0.2 × batch size samples
+        from `loader`, once.
+    output : path
+        The trajectory file to write.
+    every : int or callable
+        Look at the steps that this number divides, or of which this function says so.
+    engine : {"auto", "native", "onnx"}
+        What computes the masks: the framework itself, for PyTorch, or ONNX Runtime. ``auto`` takes the former where
+        it can.
+    gates, sample_units, sample_seed, embed : optional
+        As in `regime_proto.convert`.
+    masks : str
+        Which observations keep their masks: ``all``, ``every=N``, ``none``, or ``auto``: as many, evenly spaced, as
+        keep 100,000 observations below 2 GB.
+    batches_per_epoch : float, optional
+        For the smoothing, where epochs are not given to `Recorder.observe`.
+    loader : iterable, optional
+        Where ``"auto"`` takes the probe from: a data loader of validation samples.
+    batch_size : int, optional
+        That of the training, for ``"auto"``; if not given, the loader's.
+    seed : int
+        Of the draw; the trajectory says it.
+    resume : bool or int
+        Go on with the trajectory of an earlier run, if there is one, after the state that the model is in now: what
+        was observed later is dropped. A number is the step of that state; with True it is found out at the first
+        observation.
+    overwrite : bool
+        Replace a trajectory, or discard the segments of an unfinished one.
+    on_observation : callable, optional
+        Called with a `Status` after every observation; on a GPU one observation later.
+    on_settled : callable, optional
+        Called once with a `Status`, when patterns have settled.
+    settling : Settling, optional
+        What that means.
+    seconds : float
+        A segment is written at least this often, and after 64 observations at the latest: that is what a kill loses.
+
+    Returns
+    -------
+    Recorder
+        Use it as a context: ``with record(…) as recorder``.
+
+    Raises
+    ------
+    RegimeError
+        Says where, what was expected and found, and what to do.
+    """
+    is_due = as_predicate(every)
+    settling = settling or Settling()
+    if engine not in ENGINES:
+        raise RegimeError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    follower = follower_for(model)
+    if not follower.leads(model):
+        followed = follower.follow(model, None)
+        assert not isinstance(followed, LiveModel)  # noqa: S101
+        _begin(followed, None, resume=resume)
+        return Recorder(followed, is_due, None)
+    with ExitStack() as stack:
+        segments = stack.enter_context(_claimed(Path(output), resume=resume, overwrite=overwrite))
+        probe, origin = _probe(follower, model, probe, loader, batch_size, seed)
+        live = follower.follow(model, probe)
+        assert isinstance(live, LiveModel)  # noqa: S101
+        meter = Meter.calibrate(
+            live.program,
+            select_gates(find_gates(live.program), (gates,) if isinstance(gates, str) else gates),
+            live.probe,
+            find_device(AUTO if engine == "onnx" or live.native is None else "cpu"),
+            live.tensors(None),
+            sample_units=sample_units,
+            seed=sample_seed,
+            threads=cores(),
+        )
+        chosen = _engine(engine, live, meter)
+        protocol = [layout.VERSION, live.program.sha256, probe_sha256(live.probe)]
+        protocol += [[gate.node for gate in meter.session.gates], sample_units, sample_seed]
+        attributes = provenance(
+            live.program,
+            live.probe,
+            adapter=live.adapter,
+            step_kind="step",
+            engine=chosen.name,
+            device=chosen.device,
+        )
+        if batches_per_epoch is not None:
+            attributes["observations_per_epoch"] = _per_epoch(batches_per_epoch, every)
+        header = header_of(meter, attributes, sample_units=sample_units, sample_seed=sample_seed)
+        header = header.with_attributes(mask_policy=str(_policy(masks, header)), mask_policy_requested=masks)
+        header = replace(header, embedded=embedded_files(live.program, live.probe, embed), extra=origin)
+        journal = Journal(segments, header, protocol, seconds=seconds)
+        if resume is not False:
+            journal.take_up()
+        ledger = Ledger(journal, meter, settling, on_observation=on_observation, on_settled=on_settled)
+        _begin(chosen, ledger, resume=resume)
+        # From here on it is the recorder that closes both.
+        stack.pop_all()
+    return Recorder(chosen, is_due, ledger)
+
+
+def _claimed(output: Path, *, resume: bool | int, overwrite: bool) -> Segments:
+    """Return the segments of an output that may be written.
+
+    Raises
+    ------
+    RegimeError
+        There is something already, and the user has not said what is to become of it.
+    """
+    if resume is not False and overwrite:
+        raise RegimeError("resume and overwrite: give one of them")
+    # Only a trajectory is ever replaced.
+    exists = existing_attributes(output) is not None
+    segments = Segments(output)
+    begun = bool(segment_paths(segments.folder))
+    if overwrite:
+        segments.clear()
+    elif resume is False and (exists or begun):
+        found = f"{segments.folder}: holds an unfinished run" if begun else f"{output}: exists"
+        segments.__exit__(None, None, None)
+        raise RegimeError(f"{found}; go on with it (resume=True), replace it (overwrite=True), or take another output")
+    return segments
+
+
+def _probe(
+    follower: Following, model: object, probe: object, loader: object, batch_size: int | None, seed: int
+) -> tuple[Probe, dict[str, object]]:
+    """Return the probe, and what is to be told of a drawn one."""
+    if not isinstance(probe, str) or probe != AUTO:
+        if loader is not None:
+            raise RegimeError('a loader and a probe are given; to draw the probe from the loader say "auto"')
+        return as_probe(probe), {}
+    if loader is None:
+        raise RegimeError('probe "auto": needs a loader of validation samples to draw from: loader=…')
+    size = batch_size if batch_size is not None else getattr(loader, "batch_size", None)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise RegimeError('probe "auto": give the batch size of the training, batch_size=…; the loader has none')
+    samples = max(1, round(PROBE_SHARE * size))
+    drawn = follower.draw(model, loader, samples, seed)
+    return drawn, {"probe_seed": seed, "probe_drawn": f"{samples} samples, {PROBE_SHARE:g} of a batch of {size}"}
+
+
+def _engine(requested: str, live: LiveModel, meter: Meter) -> Engine:
+    if requested == "onnx" and live.native_only:
+        raise RegimeError('engine "onnx": the weights are spread over processes; leave the engine out')
+    if requested != "onnx" and live.native is not None:
+        try:
+            return live.native(meter)
+        except RegimeError as error:
+            if requested == "native" or live.native_only:
+                raise
+            warnings.warn(f"{error}; ONNX Runtime computes the masks", RegimeWarning, stacklevel=3)
+    elif requested == "native":
+        raise RegimeError('engine "native": there is one for PyTorch only; "onnx" works with every framework')
+    return RuntimeEngine(meter, live)
+
+
+def _policy(masks: str, header: Header) -> MaskPolicy:
+    if masks != AUTO:
+        return parse_policy(masks)
+    stored = STORED_BIT_PER_BIT * header.samples * header.mask_bytes
+    other = 2 * len(header.layers) * header.samples + 16 * len(header.tensors)
+    return fitting_policy(EXPECTED_OBSERVATIONS * other, int(EXPECTED_OBSERVATIONS * stored))
+
+
+def _per_epoch(batches_per_epoch: float, every: Schedule) -> float:
+    if callable(every):
+        raise RegimeError("batches_per_epoch: of a function it is not known how many observations that is; give epochs")
+    return observations_per_epoch([0, every], "step", batches_per_epoch)
+
+
+def _begin(engine: Engine, ledger: Ledger | None, *, resume: bool | int) -> None:
+    """Look at the model for the first time; where several processes train it, in all of them."""
+    noise = engine.noise(None)
+    if ledger is not None:
+        ledger.annotate(noise)
+    if resume is not False:
+        state = engine.measure(None)()
+        if ledger is not None:
+            ledger.go_on(state, None if resume is True else resume)

@@ -1,0 +1,120 @@
+"""The recorder: looks at a model from inside the training loop."""
+
+import atexit
+import numbers
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from regime_proto.recording.ledger import Ledger, Status
+from regime_proto.recording.live import Engine
+from regime_proto.schema.errors import RegimeError
+
+
+class Recorder:
+    """Records the states that a model goes through; `regime_proto.record` makes one.
+
+    As a context it finishes the trajectory at the end. If the training fails inside of it, what was recorded stays
+    in segments beside the output, for ``record(…, resume=True)`` or ``regime merge``.
+
+    Parameters
+    ----------
+    engine : Engine
+    is_due : callable
+        Whether a step is to be observed.
+    ledger : Ledger, optional
+        None in processes that only contribute their part of a model.
+    """
+
+    def __init__(self, engine: Engine, is_due: Callable[[int], bool], ledger: Ledger | None) -> None:
+        self._engine = engine
+        self._is_due = is_due
+        self._ledger = ledger
+        self._step: int | None = None
+        self._params: object = None
+        self._closed = False
+        # A training that fails outside of the context still ends the interpreter in order.
+        atexit.register(self.abandon)
+
+    def observe(self, step: int, *, epoch: float | None = None, params: object = None, **metrics: float | None) -> None:
+        """Look at the model as it is now, if the schedule wants this step.
+
+        Parameters
+        ----------
+        step : int
+            Updates of the weights so far; greater than at the last call.
+        epoch : float, optional
+            Whole or fractional epochs; with it the curves are smoothed.
+        params : optional
+            The parameters as they are now, where the model does not hold them itself (a pair of JAX).
+        **metrics : float
+            Loss, score, learning rate …; anything that `float` takes. None is passed over.
+
+        Raises
+        ------
+        RegimeError
+            Steps do not increase, or the model is not what it was.
+        """
+        step = self._checked(step)
+        if not self._is_due(step):
+            return
+        if self._ledger is not None and self._ledger.stopped and not self._engine.collective:
+            return
+        self._step, self._params = step, params
+        pending = self._engine.measure(params)
+        if self._ledger is not None:
+            self._ledger.enter(step, epoch, metrics, pending, at_once=not self._engine.asynchronous)
+
+    def _checked(self, step: int) -> int:
+        if self._closed:
+            raise RegimeError(f"step {step}: the recorder is closed")
+        if isinstance(step, bool) or not isinstance(step, numbers.Integral):
+            raise RegimeError(f"step {step!r}: expected a whole number, the updates of the weights so far")
+        if self._step is not None and step <= self._step:
+            raise RegimeError(
+                f"step {step} after step {self._step}: steps must increase; count them over all epochs, and where the "
+                "model was set back make a new recorder with resume=True"
+            )
+        return int(step)
+
+    def log(self, **metrics: float | None) -> None:
+        """Add metrics to the newest observation, those of a validation after it for instance."""
+        if self._ledger is not None:
+            self._ledger.log(metrics)
+
+    def status(self) -> Status:
+        """Return what is known so far; on a GPU that may be one observation behind."""
+        return Status() if self._ledger is None else self._ledger.status()
+
+    def close(self) -> None:
+        """Finish the trajectory; to do so again changes nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        atexit.unregister(self.abandon)
+        if self._step is not None:
+            # Every process of a model in parts takes part in it.
+            noise = self._engine.noise(self._params)
+            if self._ledger is not None:
+                self._ledger.annotate(noise)
+        if self._ledger is not None:
+            self._ledger.close()
+
+    def abandon(self) -> None:
+        """Leave what was recorded in segments, as after a failure."""
+        if not self._closed:
+            self._closed = True
+            atexit.unregister(self.abandon)
+            if self._ledger is not None:
+                self._ledger.abandon()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
