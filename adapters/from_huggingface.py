@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regime_proto.adapters import from_folder, trainer_state
+from regime_proto.adapters.from_torch import draw, follow, leads
 from regime_proto.adapters.huggingface_config import config_of, transformers_apart
 
 from regime_proto.engine.graph.program import Program
@@ -17,6 +18,8 @@ from regime_proto.probe import Probe
 SUFFIXES: tuple[str, ...] = ()
 REFINES = ("folder", "torch")
 MODELS = "a model of transformers"
+# In training they are modules of torch like any other.
+__all__ = ["draw", "follow", "leads"]
 
 
 def recognise(path: Path) -> str | None:

@@ -8,6 +8,7 @@ from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.program import Program
 from regime_proto.probe import Probe
+from regime_proto.recording.live import Engine, LiveModel
 
 MODELS = "a module of flax.nnx, a pair (function, parameters)"
 _INSTALL = 'pip install "regime-proto[jax]"'
@@ -20,14 +21,45 @@ def accepts(model: object) -> bool:
 
 def export(model: object, probe: Probe) -> Program:
     """Export a module or a pair; see `jax_export`."""
-    instead = _instead_of(model)
-    if instead is not None:
-        raise RegimeError(f"model of type {type(model).__name__}: {instead}")
+    _require_model(model)
     try:
         from regime_proto.adapters import jax_export
     except ImportError as error:
         raise RegimeError(f"a model of JAX needs {error.name}: {_INSTALL}") from None
     return jax_export.export_pair(*model, probe) if _is_pair(model) else jax_export.export_module(model, probe)
+
+
+def leads(model: object) -> bool:
+    """Whether this is the first of the processes that train a model together."""
+    return bool(_live().leads(model))
+
+
+def follow(model: object, probe: Probe | None) -> LiveModel | Engine:
+    """Follow a module or a pair in training; see `live.jax_follow`."""
+    _require_model(model)
+    followed: LiveModel | Engine = _live().follow(model, probe)
+    return followed
+
+
+def draw(model: object, loader: object, samples: int, seed: int) -> Probe:
+    """Draw a probe from a data loader; see `live.drawing`."""
+    _require_model(model)
+    drawn: Probe = _live().draw(model, loader, samples, seed)
+    return drawn
+
+
+def _live() -> Any:
+    try:
+        from regime_proto.adapters.live import jax_follow
+    except ImportError as error:
+        raise RegimeError(f"to follow a model of JAX needs {error.name}: {_INSTALL}") from None
+    return jax_follow
+
+
+def _require_model(model: object) -> None:
+    instead = _instead_of(model)
+    if instead is not None:
+        raise RegimeError(f"model of type {type(model).__name__}: {instead}")
 
 
 def _is_module(model: object) -> bool:

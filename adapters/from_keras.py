@@ -25,6 +25,7 @@ from regime_proto.schema.validation.structure import structure_problems
 from regime_proto.engine.graph.program import Program
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of
 from regime_proto.probe import Probe
+from regime_proto.recording.live import Engine, LiveModel
 from regime_proto.source import Array
 
 SUFFIXES = (".keras", ".h5")
@@ -101,6 +102,31 @@ def export(model: object, probe: Probe) -> Program:
     except ImportError as error:
         raise RegimeError(f"a model of Keras needs {error.name} to become a program: {_INSTALL}") from None
     return keras_export.export(model, probe)
+
+
+def leads(model: object) -> bool:
+    """Whether this is the first of the processes that train a model together."""
+    return bool(_live().leads(model))
+
+
+def follow(model: object, probe: Probe | None) -> LiveModel | Engine:
+    """Follow a model of Keras in training; see `live.keras_follow`."""
+    followed: LiveModel | Engine = _live().follow(model, probe)
+    return followed
+
+
+def draw(model: object, loader: object, samples: int, seed: int) -> Probe:
+    """Draw a probe from a data loader; see `live.drawing`."""
+    drawn: Probe = _live().draw(model, loader, samples, seed)
+    return drawn
+
+
+def _live() -> Any:
+    try:
+        from regime_proto.adapters.live import keras_follow
+    except ImportError as error:
+        raise RegimeError(f"to follow a model of Keras needs {error.name}: {_INSTALL}") from None
+    return keras_follow
 
 
 def _is_shard(path: Path) -> bool:

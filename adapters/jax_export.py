@@ -20,6 +20,11 @@ from regime_proto.trees import nested, tree_payload
 
 _PARAMS = "params"
 
+Trees = tuple[Any, Any]
+"""That of what is trained, and that of the rest."""
+LeafPath = tuple[str, ...]
+"""Of a leaf in trees; it begins with which of the two."""
+
 
 def export_module(module: nnx.Module, probe: Probe) -> Program:
     """Export a module of flax.nnx in evaluation mode; it is left as it was.
@@ -56,28 +61,47 @@ def export_pair(function: Callable[..., Any], parameters: Any, probe: Probe) -> 
     """
     where = getattr(function, "__name__", type(function).__name__)
     inputs = _inputs(function, probe)
-    collections = isinstance(parameters, Mapping) and _PARAMS in parameters
-    trees = (
-        ({_PARAMS: parameters[_PARAMS]}, {name: tree for name, tree in parameters.items() if name != _PARAMS})
-        if collections
-        else (parameters, ())
-    )
+    collections = _is_collections(parameters)
 
     def call(given: Sequence[Any], arrays: Mapping[str, Any]) -> Any:
         whole = {**given[0], **given[1]} if collections else given[0]
         return _called(function, (whole,), arrays, probe)
 
     try:
-        return _export(call, trees, inputs, where, above=int(collections and len(parameters) > 1))
+        return _export(
+            call, split_parameters(parameters), inputs, where, above=int(collections and len(parameters) > 1)
+        )
     except RegimeError as error:
         if collections or where != "apply":
             raise
         raise RegimeError(f"{error}; flax.linen takes what init returns: {{'params': …}}") from None
 
 
+def split_parameters(parameters: Any) -> Trees:
+    """Return the parameters of a pair as two trees."""
+    if not _is_collections(parameters):
+        return parameters, ()
+    return {_PARAMS: parameters[_PARAMS]}, {name: tree for name, tree in parameters.items() if name != _PARAMS}
+
+
+def _is_collections(parameters: Any) -> bool:
+    return isinstance(parameters, Mapping) and _PARAMS in parameters
+
+
+def leaves_of(trees: Trees) -> list[tuple[LeafPath, Any]]:
+    """Return the leaves of trees with their paths, in the order in which JAX flattens them."""
+    found = jax.tree_util.tree_flatten_with_path(trees)[0]
+    return [(tuple(str(_key(entry)) for entry in path), leaf) for path, leaf in found]
+
+
+def arrays_of(leaves: Sequence[tuple[LeafPath, Any]]) -> dict[LeafPath, Array]:
+    """Return leaves on the host, in the types in which JAX computes, without the keys of random number generators."""
+    return {path: _array(leaf) for path, leaf in leaves if not _is_random_key(leaf)}
+
+
 def _export(
     call: Callable[[Sequence[Any], Mapping[str, Any]], Any],
-    trees: tuple[Any, Any],
+    trees: Trees,
     probe: Mapping[str, Array],
     where: str,
     *,
@@ -88,14 +112,13 @@ def _export(
 
     `above` is how many keys of a name lead to its module.
     """
-    found, structure = jax.tree_util.tree_flatten_with_path(trees)
-    paths = [tuple(str(_key(entry)) for entry in path) for path, _ in found]
-    arrays = {path: _array(leaf) for path, (_, leaf) in zip(paths, found, strict=True) if not _is_random_key(leaf)}
-    names = _names(arrays, where)
+    found, structure = leaves_of(trees), jax.tree.structure(trees)
+    arrays = arrays_of(found)
+    names = names_of(arrays, where)
     weights = {name: arrays[path] for path, name in names.items()}
 
     def function(given: Mapping[str, Any], inputs: Mapping[str, Any]) -> Any:
-        leaves = [given[names[path]] if path in names else leaf for path, (_, leaf) in zip(paths, found, strict=True)]
+        leaves = [given[names[path]] if path in names else leaf for path, leaf in found]
         return call(jax.tree.unflatten(structure, leaves), inputs)
 
     tensors = [
@@ -115,7 +138,7 @@ def _export(
     )
 
 
-def _names(arrays: Mapping[tuple[str, ...], Array], where: str) -> dict[tuple[str, ...], str]:
+def names_of(arrays: Mapping[LeafPath, Array], where: str) -> dict[LeafPath, str]:
     """Return the names of tensors by path, as in the state of a checkpoint that holds the same trees."""
     tree = nested((path[1:], array) for path, array in arrays.items())
     names = {id(array): name for name, array in state_of(tree_payload(tree), where).tensors.items()}

@@ -22,10 +22,19 @@ from regime_proto.source import Array
 
 
 def export(model: keras.Model, probe: Probe) -> Program:
-    """Export a model in inference mode; its weights are left as they were.
+    """Export a model in inference mode; see `export_named`."""
+    return export_named(model, probe)[0]
+
+
+def export_named(model: keras.Model, probe: Probe, *, paths: bool = True) -> tuple[Program, dict[str, keras.Variable]]:
+    """Export a model in inference mode; return the program, and the variable of each of its weights.
+
+    The weights are left as they were.
 
     A tensor goes by its name in what `save_weights` writes (``layers.dense.vars.0``), which is found out by saving
-    weights that are all different, or by the path of its variable (``dense.kernel``).
+    weights that are all different, or by the path of its variable (``dense.kernel``). Without `paths` the program does
+    not know the latter, nor the names of inputs to which the probe is bound in order, and is the same for every model
+    of one architecture, loaded from a file or built once more.
 
     Raises
     ------
@@ -38,7 +47,10 @@ def export(model: keras.Model, probe: Probe) -> Program:
             f"{where}: Keras runs on {keras.config.backend()} here, and a model becomes a program on JAX only; "
             "set KERAS_BACKEND=jax for this command (the checkpoints may be of any backend)"
         )
-    inputs = probe.bind(_input_names(model))
+    names_of_inputs = input_names(model)
+    if not paths and probe.names is None:
+        names_of_inputs = [f"input_{index}" for index in range(len(names_of_inputs))]
+    inputs = probe.bind(names_of_inputs)
     require_taken(inputs, probe)
     if not model.built:
         evaluated(lambda: model(*_arguments(model, inputs), training=False), inputs, where)
@@ -46,13 +58,13 @@ def export(model: keras.Model, probe: Probe) -> Program:
     if not model.trainable_variables:
         raise RegimeError(f"{where}: no variable is trainable; there is nothing to measure")
     stored, others = _stored(list(variables.values()), model)
-    paths = Counter(variable.path for variable in variables.values())
+    alike = Counter(variable.path for variable in variables.values())
     trained = {id(variable) for variable in model.trainable_variables}
     names: dict[int, str] = {}
     tensors = []
     for key, variable in variables.items():
         # The numbers in these depend on what else was built before.
-        spelled = [variable.path.replace("/", ".")] if paths[variable.path] == 1 else []
+        spelled = [variable.path.replace("/", ".")] if paths and alike[variable.path] == 1 else []
         names[key], *aliases = dict.fromkeys([*stored[key], *spelled])
         tensors.append(Tensor(names[key], tuple(variable.shape), key in trained, tuple(aliases)))
     # Counters and the like, which checkpoints hold too.
@@ -65,7 +77,7 @@ def export(model: keras.Model, probe: Probe) -> Program:
         ]
         return model.stateless_call(*values, *_arguments(model, arrays), training=False)[0]
 
-    return program_of_function(
+    program = program_of_function(
         function,
         tensors=tensors,
         weights={names[key]: np.array(variable.value) for key, variable in variables.items()},
@@ -74,9 +86,10 @@ def export(model: keras.Model, probe: Probe) -> Program:
         framework={"keras": keras.__version__},
         where=where,
     )
+    return program, {names[key]: variable for key, variable in variables.items()}
 
 
-def _input_names(model: keras.Model) -> list[str]:
+def input_names(model: keras.Model) -> list[str]:
     """Return the names of a functional model's inputs, or of the arguments of `call`."""
     inputs = _declared_inputs(model)
     if inputs is not None:

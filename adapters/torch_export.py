@@ -80,6 +80,12 @@ def export_both(
             both = _export(evaluated, type(model).__name__, inputs)
     trainable = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
     values = {name: (tensor, id(tensor)) for name, tensor in model.state_dict(keep_vars=True).items()}
+    otherwise = sorted(trainable - values.keys())
+    if otherwise:
+        raise RegimeError(
+            f"{type(model).__name__}: its state dict has another name for {otherwise[0]}; give the model without the "
+            "wrappers of activation checkpointing"
+        )
     tensors = _with_aliases(_tensors(values, trainable, type(model).__name__), aliases or {})
     program = _program(both.model, (*tensors, *unused), list(arrays), framework or {})
     return program, both.exported_program

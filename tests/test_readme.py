@@ -9,6 +9,7 @@ from pathlib import Path
 import nets
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import save_run
 from readme_table import with_table
@@ -45,12 +46,24 @@ def test_commands_and_python_run_as_they_stand(workplace):
     for command in commands:
         result = CliRunner().invoke(main, shlex.split(command, comments=True)[1:])
         assert result.exit_code == 0, (command, result.output)
-    scope = {"regime_proto": regime_proto, "net": nets.make_mlp(), "x": nets.probe(nets.make_mlp())}
+    net = nets.make_mlp()
+    loader = [(torch.randn(8, 12), torch.randint(0, 3, (8,))) for _ in range(6)]
+
+    def train_step(inputs, labels):
+        loss = torch.nn.functional.cross_entropy(net(inputs), labels)
+        loss.backward()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter -= 0.1 * parameter.grad
+        return loss
+
+    scope = {"regime_proto": regime_proto, "net": net, "x": nets.probe(net), "loader": loader, "train_step": train_step}
     Path("run.h5").rename("kept.h5")
-    python = blocks("python")
-    # The second block makes the file that the first one reads.
-    for block in (python[1], python[0]):
+    live, analysis, conversion = blocks("python")
+    # The last block makes the file that the one before it reads.
+    for block in (live, conversion, analysis):
         exec(block, scope)
+    assert regime_proto.analyze("live.h5").rho > 0
 
 
 def test_the_output_shown_is_the_output(tmp_path, monkeypatch):

@@ -1,7 +1,10 @@
 """Draws a probe from what yields validation samples."""
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +19,27 @@ _MASK = "attention_mask"
 _WHERE = "the loader"
 
 
-def draw(forward: Callable[..., Any], loader: Any, samples: int, seed: int) -> Probe:
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put the random states of the host back, torch's too: whatever reads data, or exports a model, may draw numbers."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    # Its data loaders are used with other frameworks too.
+    torch = sys.modules.get("torch")
+    with contextlib.nullcontext() if torch is None else torch.random.fork_rng([]):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+
+
+def draw(forward: Callable[..., Any] | Sequence[str], loader: Any, samples: int, seed: int) -> Probe:
     """Draw samples at random, without replacement, from a data loader over a dataset; else take the first ones.
 
     Parameters
     ----------
-    forward : callable
-        What the samples are passed to.
+    forward : callable or sequence of str
+        What the samples are passed to, or the names of the inputs.
     loader : object
         With `dataset` and `collate_fn`, as a DataLoader of torch has them; or any iterable of batches.
     samples : int
@@ -33,14 +50,15 @@ def draw(forward: Callable[..., Any], loader: Any, samples: int, seed: int) -> P
     RegimeError
         There are fewer samples, or none that `forward` takes.
     """
+    arguments = _arguments(forward)
     dataset = getattr(loader, "dataset", None)
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         batch = _from_dataset(dataset, getattr(loader, "collate_fn", None), samples, seed)
-        return _probe(_inputs(batch, forward))
+        return _probe(_inputs(batch, arguments))
     batches = []
     found = 0
     for batch in loader:
-        batches.append(_inputs(batch, forward))
+        batches.append(_inputs(batch, arguments))
         found += len(next(iter(batches[-1].values())))
         if found >= samples:
             break
@@ -63,15 +81,21 @@ def _require(found: int, samples: int) -> None:
         raise RegimeError(f"{_WHERE}: holds {found} samples, and the probe needs {samples}; lower batch_size")
 
 
-def _inputs(batch: Any, forward: Callable[..., Any]) -> dict[str, Array]:
-    """Return the arrays of a batch that `forward` takes, by argument."""
-    arguments = [
-        argument
+def _arguments(forward: Callable[..., Any] | Sequence[str]) -> dict[str, bool]:
+    """Return the names of what may be passed, and of each whether it must be."""
+    if not callable(forward):
+        return dict.fromkeys(forward, True)
+    return {
+        argument.name: argument.default is argument.empty
         for argument in inspect.signature(forward).parameters.values()
         if argument.kind in (argument.POSITIONAL_ONLY, argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY)
-    ]
+    }
+
+
+def _inputs(batch: Any, arguments: Mapping[str, bool]) -> dict[str, Array]:
+    """Return the arrays of a batch that the model takes, by argument."""
     if isinstance(batch, Mapping):
-        names = [argument.name for argument in arguments if argument.name not in _TARGETS]
+        names = [name for name in arguments if name not in _TARGETS]
         taken = {name: _array(batch[name]) for name in names if name in batch}
         if not taken:
             raise RegimeError(
@@ -80,9 +104,12 @@ def _inputs(batch: Any, forward: Callable[..., Any]) -> dict[str, Array]:
             )
         return taken
     parts = list(batch) if isinstance(batch, list | tuple) else [batch]
+    if parts and isinstance(parts[0], Mapping | list | tuple):
+        # Several inputs, before the targets.
+        return _inputs(parts[0], arguments)
     # Targets follow the inputs.
-    required = sum(argument.default is argument.empty for argument in arguments) or 1
-    return {argument.name: _array(part) for argument, part in zip(arguments[:required], parts, strict=False)}
+    required = sum(arguments.values()) or 1
+    return {name: _array(part) for name, part in zip(list(arguments)[:required], parts, strict=False)}
 
 
 def _array(value: Any) -> Array:

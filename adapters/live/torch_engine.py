@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from regime_proto.adapters.live.torch_masks import MaskGraph
 from regime_proto.adapters.live.torch_parts import Parts
-from regime_proto.adapters.live.torch_weights import DeviceWeights, array_of, tensors_of
+from regime_proto.adapters.live.torch_weights import DeviceWeights, array_of
 from regime_proto.schema.errors import RegimeError
 from torch import nn
 
@@ -23,7 +23,7 @@ class TorchEngine:
     ----------
     model : torch.nn.Module
     names : sequence of str
-        The trainable tensors, in the order of the trajectory.
+        The trainable tensors, in the order of the trajectory; asked of the process that records only.
     parts : Parts
         How the weights are spread over processes.
     meter, masks : optional
@@ -41,11 +41,14 @@ class TorchEngine:
     ) -> None:
         self.name = f"torch {torch.__version__}"
         self._model = model
-        self._names = list(names)
+        needed = () if masks is None else masks.weights
+        self._names, self._needed = parts.agreed((list(names), needed))
         self._parts = parts
         self._meter = meter
         self._masks = masks
-        self._device = tensors_of(model)[self._names[0]].device
+        weights = parts.weights(model)
+        self._device = weights[self._names[0]].device
+        self._places = {name: _place(weights[name]) for name in self._names}
         self.device = self._device.type
         self.asynchronous = self._device.type == "cuda"
         self.collective = parts.collective
@@ -61,7 +64,7 @@ class TorchEngine:
 
     def noise(self, model: object) -> Mapping[str, float]:
         """See `Engine`; every weight is moved by one unit in the last place, up or down at random."""
-        weights = self._parts.whole(self._current())
+        weights = self._whole(self._current())
         if self._masks is None or self._meter is None:
             return {}
         usual = self._masks.run(weights)
@@ -72,16 +75,20 @@ class TorchEngine:
         return noise_of(self._meter, usual.packed(), {"ulp": nudged.packed()}).attributes
 
     def _current(self) -> dict[str, torch.Tensor]:
-        weights = tensors_of(self._model)
-        for name in self._names:
-            if name not in weights or weights[name].device != self._device:
-                now = f"on {weights[name].device}" if name in weights else "not there any more"
+        weights = self._parts.weights(self._model)
+        for name, place in self._places.items():
+            now = _place(weights[name]) if name in weights else None
+            if now != place:
                 raise RegimeError(
-                    f"{name} was on {self._device} when the recorder was made, and is {now}; make the recorder after "
-                    "the model has been moved and wrapped"
+                    f"{name} was {_words(place)} when the recorder was made, and is {_words(now)}; make the recorder "
+                    "after the model has been moved and wrapped"
                 )
-        self._parts.check(weights)
         return weights
+
+    def _whole(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return what the masks need; in processes that record nothing, nothing."""
+        needed = {name: tensor for name, tensor in weights.items() if name in self._needed}
+        return self._parts.whole(needed, keep=self._masks is not None)
 
     def _on_host(self, weights: Mapping[str, torch.Tensor]) -> Pending:
         arrays = {name: array_of(self._parts.local(weights[name])) for name in self._names}
@@ -89,7 +96,7 @@ class TorchEngine:
         finite = is_finite(arrays, self._names, sums)
         counted = [self._parts.counts(weights[name]) for name in self._names]
         sums, finite = self._parts.total(np.where(np.reshape(counted, (-1, 1)), sums, 0.0), finite)
-        weights = self._parts.whole(weights)
+        weights = self._whole(weights)
         if self._masks is None:
             return _nothing
         masks = self._masks.run(weights)
@@ -101,7 +108,7 @@ class TorchEngine:
         change = self._kept_there.change([self._parts.local(weights[name]) for name in self._names])
         counted = torch.tensor([self._parts.counts(weights[name]) for name in self._names], device=self._device)
         change = self._parts.total_there(torch.where(counted[:, None], change, 0.0))
-        weights = self._parts.whole(weights)
+        weights = self._whole(weights)
         if self._masks is None:
             return _nothing
         masks = self._masks.run(weights)
@@ -119,6 +126,14 @@ class TorchEngine:
             return Measurement(sums[:, :2].astype(np.float64), packed, finite)
 
         return wait
+
+
+def _place(tensor: torch.Tensor) -> tuple[torch.device, torch.Size]:
+    return tensor.device, tensor.shape
+
+
+def _words(place: tuple[torch.device, torch.Size] | None) -> str:
+    return "not there any more" if place is None else f"of shape {list(place[1])} on {place[0]}"
 
 
 def _nothing() -> Measurement:

@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ from regime_proto.adapters.live import drawing
 from regime_proto.adapters.live.torch_engine import TorchEngine
 from regime_proto.adapters.live.torch_masks import MaskGraph
 from regime_proto.adapters.live.torch_parts import Parts, Sharded, Whole
-from regime_proto.adapters.live.torch_unsharded import unsharded
+from regime_proto.adapters.live.torch_unsharded import is_wrapped, unsharded
 from regime_proto.adapters.live.torch_weights import array_of, bare, is_sharded, tensors_of
 from regime_proto.adapters.torch_export import export_both
 from regime_proto.schema.errors import RegimeError
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from regime_proto.engine.masks import pack_masks
 from regime_proto.engine.measure import Meter
@@ -29,13 +30,22 @@ _AGREEMENT = 0.999
 
 
 class Idle:
-    """The engine of a process whose weights are the same as another's, which records them."""
+    """The engine of a process whose weights are the same as another's, which records them.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    """
 
     name = device = ""
     asynchronous = collective = False
 
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
     def measure(self, model: object) -> Pending:
-        """Do nothing."""
+        """Raise the errors of the process that records, as far as they are common to all, and do nothing else."""
+        Whole().weights(self._model)
         return _nothing
 
     def noise(self, model: object) -> Mapping[str, float]:
@@ -55,14 +65,21 @@ def leads(model: Any) -> bool:
 def follow(model: Any, probe: Probe | None) -> LiveModel | Engine:
     """Return what a recorder needs of a module; see `registry.Following`."""
     model = bare(model)
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        raise RegimeError(
+            "FullyShardedDataParallel: is not followed in training; shard the model with fully_shard (accelerate: "
+            "fsdp_version=2), or analyze its checkpoints"
+        )
     if not is_sharded(model):
-        return Idle() if probe is None else _live(model, model, names, probe, Whole())
+        if probe is None:
+            return Idle(model)
+        plain = unsharded(model, tensors_of(model)) if is_wrapped(model) else model
+        return _live(model, plain, probe, Whole())
     parts = Sharded()
-    weights = parts.whole(tensors_of(model))
+    weights = parts.whole(parts.weights(model), keep=probe is not None)
     if probe is None:
-        return TorchEngine(model, names, parts)
-    return _live(model, unsharded(model, weights), names, probe, parts)
+        return TorchEngine(model, (), parts)
+    return _live(model, unsharded(model, weights), probe, parts)
 
 
 def draw(model: Any, loader: object, samples: int, seed: int) -> Probe:
@@ -71,23 +88,38 @@ def draw(model: Any, loader: object, samples: int, seed: int) -> Probe:
         return drawing.draw(bare(model).forward, loader, samples, seed)
 
 
-def _live(model: nn.Module, exportable: nn.Module, names: Sequence[str], probe: Probe, parts: Parts) -> LiveModel:
-    with undisturbed():
+def _live(model: nn.Module, exportable: nn.Module, probe: Probe, parts: Parts) -> LiveModel:
+    with undisturbed(), _own_forward(exportable):
         program, exported = export_both(exportable, probe)
     bound = probe.bind(program.probe_inputs)
-    needed = [name for name in tensors_of(exportable) if name in {*names, *program.weight_inputs}]
+    trained = [tensor.name for tensor in program.trainable]
+    needed = [name for name in tensors_of(exportable) if name in {*trained, *program.weight_inputs}]
 
     def tensors(_: object) -> dict[str, Array]:
-        weights = tensors_of(exportable)
+        weights = tensors_of(exportable if parts.collective else model)
         return {name: array_of(weights[name]) for name in needed}
 
     def native(meter: Meter) -> Engine:
         masks = MaskGraph(exported, meter.session.gates, meter.rows, tensors_of(exportable), bound)
         _compare(masks, tensors_of(exportable), pack_masks(meter.run(tensors(None))))
-        return TorchEngine(model, [tensor.name for tensor in program.trainable], parts, meter=meter, masks=masks)
+        return TorchEngine(model, trained, parts, meter=meter, masks=masks)
 
     counted = {} if probe.counted is None else {COUNTED: probe.counted}
     return LiveModel("torch, live", program, {**bound, **counted}, tensors, native, native_only=parts.collective)
+
+
+@contextlib.contextmanager
+def _own_forward(model: nn.Module) -> Iterator[None]:
+    """Put aside, for a while, the `forward` that accelerate made of a module's own: it computes in half precision."""
+    wrapped, own = (vars(model).get(name) for name in ("forward", "_original_forward"))
+    if wrapped is None or own is None:
+        yield
+        return
+    model.forward = own
+    try:
+        yield
+    finally:
+        model.forward = wrapped
 
 
 def _compare(masks: MaskGraph, weights: Mapping[str, torch.Tensor], expected: Array) -> None:

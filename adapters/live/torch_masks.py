@@ -61,6 +61,11 @@ class MaskGraph:
     probe : mapping of str to array
         By input.
 
+    Attributes
+    ----------
+    weights : frozenset of str
+        The names of those that it needs.
+
     Raises
     ------
     RegimeError
@@ -99,6 +104,7 @@ class MaskGraph:
         needed = set(graph.nodes)
         inputs = [name for name, node in nodes.items() if node.op == "placeholder" and node in needed]
         self._inputs = [(name, targets.get(name)) for name in inputs]
+        self.weights = frozenset(target for _, target in self._inputs if target is not None)
         self._device = device
         self._is_random = any(_is_random(node.target) for node in graph.nodes)
         self._module = torch.fx.GraphModule(exported.graph_module, graph)

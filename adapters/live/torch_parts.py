@@ -1,12 +1,15 @@
 """How the weights of a module are spread over the processes that train it together."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from regime_proto.adapters.live.torch_weights import tensors_of
 from regime_proto.schema.errors import RegimeError
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from regime_proto.source import Array
@@ -18,8 +21,14 @@ class Parts(Protocol):
     collective: bool
     """Whether all processes take part in every measurement."""
 
-    def check(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Raise an error if the weights are not spread as they were."""
+    def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Return what this process holds of parameters and buffers, by name; see `tensors_of`.
+
+        Raises
+        ------
+        RegimeError
+            They are not spread as they were.
+        """
 
     def local(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return what this process holds of a tensor."""
@@ -33,8 +42,11 @@ class Parts(Protocol):
     def total_there(self, change: torch.Tensor) -> torch.Tensor:
         """Return the sums over all processes of what lies on a device."""
 
-    def whole(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Return the weights with the parts of all processes."""
+    def agreed(self, value: Any) -> Any:
+        """Return what the process that records gives here."""
+
+    def whole(self, weights: Mapping[str, torch.Tensor], *, keep: bool) -> Mapping[str, torch.Tensor]:
+        """Return the weights with the parts of all processes; nothing where they are not to be kept."""
 
 
 class Whole:
@@ -42,10 +54,12 @@ class Whole:
 
     collective = False
 
-    def check(self, weights: Mapping[str, torch.Tensor]) -> None:
+    def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """See `Parts`."""
-        if any(isinstance(tensor, DTensor) for tensor in weights.values()):
+        found = tensors_of(model)
+        if any(isinstance(tensor, DTensor) for tensor in found.values()):
             raise RegimeError("the model was sharded after the recorder was made; make the recorder after fully_shard")
+        return found
 
     def local(self, tensor: torch.Tensor) -> torch.Tensor:
         """See `Parts`."""
@@ -63,7 +77,11 @@ class Whole:
         """See `Parts`."""
         return change
 
-    def whole(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    def agreed(self, value: Any) -> Any:
+        """See `Parts`."""
+        return value
+
+    def whole(self, weights: Mapping[str, torch.Tensor], *, keep: bool) -> Mapping[str, torch.Tensor]:
         """See `Parts`."""
         return weights
 
@@ -71,14 +89,22 @@ class Whole:
 class Sharded:
     """FSDP, tensor parallelism and mixtures of these: weights are DTensors.
 
-    The sums of all tensors take one all-reduce. The masks need the weights whole: these are gathered, tensor by
-    tensor, as for a forward pass.
+    The sums of all tensors take one all-reduce. The masks need weights whole: those that lead to them are gathered,
+    tensor by tensor, as for a forward pass.
     """
 
     collective = True
 
-    def check(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """See `Parts`."""
+    def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """See `Parts`.
+
+        After a forward pass without a backward one, some modules hold gathered copies of their weights, in the type
+        that they compute in. These are given up, as a backward pass would do; a later one gathers them again.
+        """
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        return tensors_of(model)
 
     def local(self, tensor: torch.Tensor) -> torch.Tensor:
         """See `Parts`."""
@@ -103,8 +129,17 @@ class Sharded:
         dist.all_reduce(change)
         return change
 
-    def whole(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    def agreed(self, value: Any) -> Any:
         """See `Parts`."""
-        return {
-            name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in weights.items()
-        }
+        given = [value]
+        dist.broadcast_object_list(given, src=0)
+        return given[0]
+
+    def whole(self, weights: Mapping[str, torch.Tensor], *, keep: bool) -> Mapping[str, torch.Tensor]:
+        """See `Parts`."""
+        found = {}
+        for name, tensor in weights.items():
+            gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if keep:
+                found[name] = gathered
+        return found

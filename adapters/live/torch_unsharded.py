@@ -1,10 +1,12 @@
-"""A plain copy of a module whose weights are spread over processes: what an exporter can take."""
+"""A plain copy of a module that is sharded or wrapped: what an exporter can take."""
 
 from collections.abc import Mapping
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import ActivationWrapper
 from torch.distributed.fsdp import FSDPModule
 
 # What registered functions hang on.
@@ -13,9 +15,17 @@ _HOOKS = (
     "_forward_hooks_with_kwargs", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
 )  # fmt: skip
 
+# What `fully_shard` keeps on a module.
+_STATE = "__composable_api_state_key"
+
+
+def is_wrapped(model: nn.Module) -> bool:
+    """Whether activations of parts of a model are checkpointed by wrappers, under whose names it would be exported."""
+    return any(isinstance(module, ActivationWrapper) for module in model.modules())
+
 
 def unsharded(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Return a copy of `model` without sharding and hooks.
+    """Return a copy of `model` without sharding, hooks, and wrappers for activation checkpointing.
 
     Parameters
     ----------
@@ -30,11 +40,13 @@ def unsharded(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.Modul
 
 
 def _copy(module: nn.Module, prefix: str, weights: Mapping[str, torch.Tensor], made: dict[int, Any]) -> nn.Module:
+    if isinstance(module, ActivationWrapper):
+        return _copy(module._checkpoint_wrapped_module, prefix, weights, made)
     if id(module) in made:
         return made[id(module)]
     copy = object.__new__(_plain_class(type(module)))
     made[id(module)] = copy
-    copy.__dict__.update({name: value for name, value in vars(module).items() if name not in _HOOKS})
+    copy.__dict__.update({name: _rebound(value, module, copy) for name, value in vars(module).items() if _stays(name)})
     for hooks in _HOOKS:
         copy.__dict__[hooks] = type(vars(module)[hooks])()
     copy.__dict__["_parameters"] = {
@@ -49,6 +61,16 @@ def _copy(module: nn.Module, prefix: str, weights: Mapping[str, torch.Tensor], m
         for name, child in module._modules.items()
     }
     return copy
+
+
+def _stays(attribute: str) -> bool:
+    return attribute not in _HOOKS and not attribute.startswith(_STATE)
+
+
+def _rebound(value: Any, module: nn.Module, copy: nn.Module) -> Any:
+    """Return a method that was put in the place of a module's own, a `forward` for instance, as one of the copy."""
+    bound = isinstance(value, MethodType) and value.__self__ is module
+    return MethodType(value.__func__, copy) if bound else value
 
 
 def _parameter(tensor: nn.Parameter, whole: torch.Tensor, made: dict[int, Any]) -> nn.Parameter:

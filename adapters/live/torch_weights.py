@@ -7,12 +7,15 @@ import ml_dtypes
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from regime_proto.source import Array
 
 HALF = (torch.float16, torch.bfloat16)
+# What activation checkpointing puts into names, and state dicts leave out.
+_CHECKPOINTED = "_checkpoint_wrapped_module."
 
 
 def bare(model: Any) -> nn.Module:
@@ -27,7 +30,7 @@ def bare(model: Any) -> nn.Module:
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return parameters and buffers as they are now, by name; tied ones under each of their names."""
+    """Return parameters and buffers as they are now, as a state dict names them; tied ones under all their names."""
     return dict(_named(model))
 
 
@@ -36,12 +39,14 @@ def _named(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         for group in (module._parameters, module._buffers):
             for name, tensor in group.items():
                 if tensor is not None:
-                    yield (f"{prefix}.{name}" if prefix else name), tensor.detach()
+                    path = f"{prefix}.{name}" if prefix else name
+                    yield path.replace(_CHECKPOINTED, ""), tensor.detach()
 
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether each process holds a part of some weights only."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    parts = (*model.modules(), *model.parameters())
+    return any(isinstance(part, FSDPModule | DTensor) for part in parts)
 
 
 def array_of(tensor: torch.Tensor) -> Array:
@@ -69,7 +74,9 @@ class DeviceWeights:
         (tensor, 3) tensor
             Σ|Δ| and ΣΔ², NaN the first time; and Σ|w|, which is finite if the weights are.
         """
-        size = torch._foreach_norm(list(weights), 1)
+        # There is no float64 on Apple's GPUs.
+        wide = torch.float32 if weights[0].device.type == "mps" else torch.float64
+        size = torch._foreach_norm(list(weights), 1, wide)
         if not self._kept:
             self._kept = [weight.clone() for weight in weights]
             unknown = [torch.full_like(norm, torch.nan) for norm in size]
@@ -81,13 +88,10 @@ class DeviceWeights:
         full = [index for index in range(len(weights)) if index not in half]
         if full:
             torch._foreach_sub_([self._kept[index] for index in full], [weights[index] for index in full])
-        l1, l2 = torch._foreach_norm(changes, 1), torch._foreach_norm(changes, 2)
+        l1, l2 = torch._foreach_norm(changes, 1, wide), torch._foreach_norm(changes, 2, wide)
         torch._foreach_copy_(self._kept, list(weights))
         return _columns(l1, l2, size)
 
 
 def _columns(l1: Sequence[torch.Tensor], l2: Sequence[torch.Tensor], size: Sequence[torch.Tensor]) -> torch.Tensor:
-    # There is no float64 on Apple's GPUs.
-    wide = torch.float32 if l1[0].device.type == "mps" else torch.float64
-    first, second, third = (torch.stack([norm.to(wide) for norm in norms]) for norms in (l1, l2, size))
-    return torch.stack([first, second.square(), third], dim=1)
+    return torch.stack([torch.stack(list(l1)), torch.stack(list(l2)).square(), torch.stack(list(size))], dim=1)

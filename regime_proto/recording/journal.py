@@ -20,8 +20,8 @@ from regime_proto.source import Array
 
 # The attribute that lists the steps from which a run was resumed.
 RESUMES = "resumed_from_steps"
-# Observations that may wait to be written: as many as a segment holds at most.
-_WAITING = 64
+# Observations that may wait to be written: a kill loses them, too.
+_WAITING = 8
 
 
 class Journal:
@@ -159,9 +159,21 @@ class Journal:
     def _submit(self, work: Callable[[], None]) -> None:
         if self.stopped:
             return
-        self._waiting.append(self._pool.submit(work))
+        self._waiting.append(self._started(work))
         while self._waiting and (self._waiting[0].done() or len(self._waiting) > _WAITING):
             self._collect()
+
+    def _started(self, work: Callable[[], None]) -> Future[None]:
+        try:
+            return self._pool.submit(work)
+        except RuntimeError:
+            # The interpreter ends, and starts no thread any more; those before have done their work.
+            done: Future[None] = Future()
+            try:
+                done.set_result(work())
+            except TrajectoryError as error:
+                done.set_exception(error)
+            return done
 
     def _collect(self) -> None:
         try:

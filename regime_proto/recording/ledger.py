@@ -64,7 +64,7 @@ class _Entry:
 
     step: int
     epoch: float
-    metrics: dict[str, float]
+    metrics: dict[str, object]
     pending: Pending
     is_resolved: bool = False
     observation: Observation | None = None
@@ -103,6 +103,7 @@ class Ledger:
         self._entry: _Entry | None = None
         self._packed: Array | None = None
         self._valid = True
+        self._broken: list[int] = []
         self._resumed: int | None = None
         self._resuming = False
         self._noise: dict[str, float] = {}
@@ -130,21 +131,22 @@ class Ledger:
         self._packed, self._resumed, self._resuming = state.packed, step, bool(self._journal.past)
 
     def enter(
-        self, step: int, epoch: float | None, metrics: Mapping[str, float | None], pending: Pending, *, at_once: bool
+        self, step: int, epoch: float | None, metrics: Mapping[str, object], pending: Pending, *, at_once: bool
     ) -> None:
         """Take a new observation; the one before it is complete, and goes to the journal.
 
         With `at_once` it is waited for, else the next call does that.
         """
         self._write()
-        self._entry = _Entry(step, math.nan if epoch is None else float(epoch), _numbers(metrics), pending)
+        self._entry = _Entry(step, math.nan if epoch is None else float(epoch), _taken(metrics), pending)
         if at_once:
             self._resolve(self._entry)
 
-    def log(self, metrics: Mapping[str, float | None]) -> None:
+    def log(self, metrics: Mapping[str, object]) -> None:
         """Add metrics to the newest observation."""
+        taken = _taken(metrics)
         if self._entry is not None:
-            self._entry.metrics.update(_numbers(metrics))
+            self._entry.metrics.update(taken)
 
     def annotate(self, noise: Mapping[str, float]) -> None:
         """Note a noise floor; the largest counts."""
@@ -156,6 +158,13 @@ class Ledger:
         """Finish the trajectory."""
         self._write()
         self._journal.close()
+        if self._broken:
+            warnings.warn(
+                f"{len(self._broken)} observations hold NaN or Inf, the first that of step {self._broken[0]}; they are "
+                "kept, marked invalid and left out of the curves",
+                RegimeWarning,
+                stacklevel=3,
+            )
 
     def abandon(self) -> None:
         """Leave segments."""
@@ -170,7 +179,8 @@ class Ledger:
             return
         self._resolve(entry)
         if entry.observation is not None:
-            self._journal.append(replace(entry.observation, metrics=entry.metrics))
+            metrics = {name: _number(name, value) for name, value in entry.metrics.items()}
+            self._journal.append(replace(entry.observation, metrics=metrics))
 
     def _resolve(self, entry: _Entry) -> None:
         """Wait for the measurement of an entry, if nobody has."""
@@ -186,14 +196,16 @@ class Ledger:
             self._observe(entry, measurement, connected=connected)
 
     def _observe(self, entry: _Entry, measurement: Measurement, *, connected: bool) -> None:
-        previous = self._packed if connected and self._status.observations else None
-        before = measurement.packed if previous is None else previous
-        sums = np.full_like(measurement.sums, np.nan) if previous is None else measurement.sums
+        before = self._packed if self._packed is not None and self._status.observations else measurement.packed
+        known = connected and bool(self._status.observations)
+        sums = measurement.sums if known else np.full_like(measurement.sums, np.nan)
         flips = self._flips.count(measurement.packed, before)
         errors = None
         if self._meter.is_sampled:
             errors = flip_fraction_errors(self._meter.layers, self._meter.rows, measurement.packed, before)
         valid = measurement.finite and connected
+        if not measurement.finite:
+            self._broken.append(entry.step)
         entry.observation = Observation(
             step=entry.step,
             epoch=entry.epoch,
@@ -204,7 +216,7 @@ class Ledger:
             mask=measurement.packed,
             flip_fraction_error=errors,
         )
-        usable = previous is not None and valid and self._valid
+        usable = known and valid and self._valid
         self._packed, self._valid = measurement.packed, valid
         change = pattern_change(flips.sum(axis=1), self._units) if usable else math.nan
         self._tell(entry, float(sums[:, 0].sum() / self._elements) if usable else math.nan, change)
@@ -245,6 +257,9 @@ class Ledger:
         at, mask = last
         assert self._packed is not None  # noqa: S101
         agrees = self._resumed == at if mask is None else _agreement(mask, self._packed) >= _AGREEMENT
+        if mask is not None:
+            # What is stored and what was found again may differ by rounding.
+            self._packed = mask
         if agrees and self._resumed in (None, at):
             return True
         why = "its masks are not stored" if mask is None else "the model was not in the state of that step"
@@ -280,20 +295,25 @@ def _agreement(mask: Array, other: Array) -> float:
     return 1 - float(np.bitwise_count(np.bitwise_xor(mask, other)).sum()) / (8 * mask.size)
 
 
-def _numbers(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """Return metrics as numbers.
+def _taken(metrics: Mapping[str, object]) -> dict[str, object]:
+    """Return metrics as numbers; those that are on a device are not waited for."""
+    given = {name: value.detach() if hasattr(value, "detach") else value for name, value in metrics.items()}
+    return {
+        name: value.clone() if getattr(value, "is_cuda", False) else _number(name, value)
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def _number(name: str, value: object) -> float:
+    """Return a metric as a number.
 
     Raises
     ------
     RegimeError
-        One is none.
+        It is none.
     """
-    found = {}
-    for name, value in metrics.items():
-        if value is None:
-            continue
-        try:
-            found[name] = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise RegimeError(f"metric {name}: expected a number, found {type(value).__name__}") from None
-    return found
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        raise RegimeError(f"metric {name}: expected a number, found {type(value).__name__}") from None

@@ -80,6 +80,8 @@ class LiveModel:
         Returns an engine of the framework's own for what a meter measures, or raises a `RegimeError`.
     native_only : bool
         Whether `tensors` gives the weights as they were at the begin only: no other engine will do.
+    takes_params : bool
+        Whether the weights are given to every observation, and are not part of the model.
     """
 
     adapter: str
@@ -88,6 +90,7 @@ class LiveModel:
     tensors: Callable[[object], Mapping[str, Array]]
     native: Callable[[Meter], Engine] | None = None
     native_only: bool = False
+    takes_params: bool = False
 
 
 class RuntimeEngine:

@@ -165,7 +165,7 @@ def record(
         _begin(chosen, ledger, resume=resume)
         # From here on it is the recorder that closes both.
         stack.pop_all()
-    return Recorder(chosen, is_due, ledger)
+    return Recorder(chosen, is_due, ledger, takes_params=live.takes_params)
 
 
 def _claimed(output: Path, *, resume: bool | int, overwrite: bool) -> Segments:

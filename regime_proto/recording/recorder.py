@@ -10,6 +10,9 @@ from regime_proto.recording.ledger import Ledger, Status
 from regime_proto.recording.live import Engine
 from regime_proto.schema.errors import RegimeError
 
+_MISSING = "give the parameters as they are now, params=…: those of the pair (function, parameters) do not change"
+_UNWANTED = "params= is for a pair (function, parameters); this model holds its parameters itself: leave params out"
+
 
 class Recorder:
     """Records the states that a model goes through; `regime_proto.record` makes one.
@@ -24,14 +27,18 @@ class Recorder:
         Whether a step is to be observed.
     ledger : Ledger, optional
         None in processes that only contribute their part of a model.
+    takes_params : bool
+        Whether the model does not hold its parameters itself.
     """
 
-    def __init__(self, engine: Engine, is_due: Callable[[int], bool], ledger: Ledger | None) -> None:
+    def __init__(
+        self, engine: Engine, is_due: Callable[[int], bool], ledger: Ledger | None, *, takes_params: bool = False
+    ) -> None:
         self._engine = engine
         self._is_due = is_due
         self._ledger = ledger
+        self._takes_params = takes_params
         self._step: int | None = None
-        self._params: object = None
         self._closed = False
         # A training that fails outside of the context still ends the interpreter in order.
         atexit.register(self.abandon)
@@ -53,14 +60,16 @@ class Recorder:
         Raises
         ------
         RegimeError
-            Steps do not increase, or the model is not what it was.
+            Steps do not increase, the model is not what it was, or parameters are missing or not wanted.
         """
         step = self._checked(step)
+        if self._ledger is not None and (params is not None) is not self._takes_params:
+            raise RegimeError(f"step {step}: {_MISSING if self._takes_params else _UNWANTED}")
         if not self._is_due(step):
             return
         if self._ledger is not None and self._ledger.stopped and not self._engine.collective:
             return
-        self._step, self._params = step, params
+        self._step = step
         pending = self._engine.measure(params)
         if self._ledger is not None:
             self._ledger.enter(step, epoch, metrics, pending, at_once=not self._engine.asynchronous)
@@ -92,9 +101,10 @@ class Recorder:
             return
         self._closed = True
         atexit.unregister(self.abandon)
-        if self._step is not None:
+        # Parameters that were given are not kept, nor need they be there any more.
+        if self._step is not None and not self._takes_params:
             # Every process of a model in parts takes part in it.
-            noise = self._engine.noise(self._params)
+            noise = self._engine.noise(None)
             if self._ledger is not None:
                 self._ledger.annotate(noise)
         if self._ledger is not None:

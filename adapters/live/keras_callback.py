@@ -1,0 +1,170 @@
+"""A callback of Keras that records a training: ``model.fit(…, callbacks=[RegimeCallback(probe, "run.h5")])``."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+from regime_proto.schema.errors import RegimeWarning
+
+from regime_proto.recording.record import record
+from regime_proto.recording.recorder import Recorder
+from regime_proto.recording.schedule import as_predicate
+
+
+class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]
+    """Records the dynamics of the model that `fit` trains.
+
+    A step is an update of the weights, as the optimizer counts them: a second `fit`, or one that goes on from a saved
+    optimizer, goes on counting, and its observations go on in the same file. The first observation is the state before
+    the first of them. What the logs say of a batch (in Keras the means since the epoch began) goes with its
+    observation, what they say of a validation with the last observation before it.
+
+    Where `steps_per_execution` is more than 1, Keras shows the state after every so many steps only; `every` is asked
+    of those steps.
+
+    If the training fails, what was recorded stays in segments beside the output; a further `fit` goes on with them.
+
+    Parameters
+    ----------
+    probe : array, sequence or mapping of arrays, path, or "auto"
+        As in `regime_proto.record`.
+    output : path
+        The trajectory file to write.
+    batches_per_epoch : float, optional
+        For the epochs of the observations, where Keras does not know it: of a generator whose length is unknown. If
+        not given either, these are whole numbers.
+    **options
+        Of `regime_proto.record`: `every`, `gates`, `masks`, `loader`, `overwrite`, `on_settled` …
+
+    Attributes
+    ----------
+    recorder : Recorder or None
+        That of the current `fit`, or of the last one.
+    """
+
+    _open: ClassVar[dict[Path, Recorder]] = {}
+    """Recorders by output. Keras does not tell a callback that a training failed."""
+
+    def __init__(
+        self, probe: object, output: str | os.PathLike[str], *, batches_per_epoch: float | None = None, **options: Any
+    ) -> None:
+        super().__init__()
+        self.recorder: Recorder | None = None
+        self._probe = probe
+        self._output = Path(output).absolute()
+        self._batches_per_epoch = batches_per_epoch
+        self._options = options
+        self._is_due = as_predicate(options.get("every", 1))
+        self._begun = False
+        # The first and the last step of this fit that are known, and how many batches of the epoch these are after.
+        self._first = self._step = self._batches = 0
+        self._epoch = self._offset = self._epochs = 0.0
+        self._observed = False
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Leave what an earlier training that failed has recorded."""
+        self._begun = False
+        left = self._open.pop(self._output, None)
+        if left is not None:
+            left.abandon()
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Make the recorder and look at the initial state, once the other callbacks have restored what they keep."""
+        if not self._begun:
+            self._begin(epoch)
+        self._epoch, self._batches, self._observed = epoch + self._offset, 0, False
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Look at the state after a batch, or after several that were one execution."""
+        # The last execution of an epoch may be of fewer batches than Keras says.
+        done = min(batch + 1, self._length or batch + 1)
+        expected = self._step + done - self._batches
+        if self._counts_batches and not self._is_due(expected):
+            # The model is not asked for: that would make Keras bring its variables up to date.
+            self._step, self._batches = expected, done
+            return
+        step = self._updates(expected)
+        is_new = step > self._step
+        self._step, self._batches = step, done
+        self._epochs = self._epoch + (min(done / self._whole, 1.0) if self._whole else 0.0)
+        if is_new and self._is_due(step):
+            self._observe(logs)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Add what a validation found to the last observation of the epoch."""
+        self._epochs = self._epoch + 1
+        if self._observed and self.recorder is not None:
+            found = {name: value for name, value in _numbers(logs).items() if name.startswith("val_")}
+            self.recorder.log(**found)
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Finish the trajectory."""
+        recorder = self._open.pop(self._output, None)
+        if recorder is None:
+            return
+        if self._step == self._first:
+            warnings.warn(
+                f"{self._output}: the optimizer of the model counted no update, so that nothing was recorded of this "
+                "training; call regime_proto.record in a loop of your own",
+                RegimeWarning,
+                stacklevel=2,
+            )
+        recorder.close()
+
+    @property
+    def _length(self) -> int | None:
+        """The batches of an epoch, if Keras knows them."""
+        length: int | None = (self.params or {}).get("steps")
+        return length
+
+    @property
+    def _whole(self) -> float | None:
+        """The batches of an epoch, if they are known."""
+        return self._batches_per_epoch or self._length
+
+    @property
+    def _counts_batches(self) -> bool:
+        """Whether every batch is a step, so that the count is known without a look at the optimizer."""
+        optimizer = self._model.optimizer
+        return not (
+            isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+            or getattr(optimizer, "gradient_accumulation_steps", None)
+            or (self._model.steps_per_execution > 1 and self._length is None)
+        )
+
+    def _begin(self, epoch: int) -> None:
+        step = self._updates(self._step)
+        options = dict(self._options)
+        if step > 0 and (self.recorder is not None or not options.get("overwrite")):
+            options = {"resume": step, **options, "overwrite": False}
+        if not epoch and step:
+            # Keras counts the epochs of a further fit from 0 again.
+            steps = self._whole
+            self._offset = self._epochs or (step / steps if steps else 0.0)
+        else:
+            self._offset = 0.0
+        self.recorder = self._open[self._output] = record(self.model, self._probe, self._output, **options)
+        self._begun, self._first, self._step, self._epochs = True, step, step, epoch + self._offset
+        if self._is_due(step):
+            self._observe(None)
+
+    def _observe(self, logs: Mapping[str, Any] | None) -> None:
+        assert self.recorder is not None  # noqa: S101
+        self._observed = True
+        self.recorder.observe(self._step, epoch=self._epochs)
+        # Whatever a metric is called: the names of arguments are free here.
+        self.recorder.log(**_numbers(logs))
+
+    def _updates(self, otherwise: int) -> int:
+        """Return how many updates the optimizer counts, if there is one."""
+        optimizer = self.model.optimizer
+        return int(optimizer.iterations) if isinstance(optimizer, keras.optimizers.Optimizer) else otherwise
+
+
+def _numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return the metrics that are single numbers."""
+    return {name: float(value) for name, value in (logs or {}).items() if np.ndim(value) == 0 and value is not None}

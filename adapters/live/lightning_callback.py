@@ -1,0 +1,158 @@
+"""Records the trainings of Lightning's Trainer."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from regime_proto.schema.errors import RegimeError
+
+from regime_proto.recording.record import AUTO, record
+from regime_proto.recording.recorder import Recorder
+
+try:
+    from lightning.pytorch import Callback
+except ImportError:
+    from pytorch_lightning import Callback
+
+# What `Recorder.observe` takes for itself.
+_TAKEN = ("step", "epoch", "params")
+
+
+class RegimeCallback(Callback):  # type: ignore[misc]
+    """Records a training from inside: ``Trainer(…, callbacks=[RegimeCallback(probe, "run.h5", module="net")])``.
+
+    A step is an update of the weights, ``trainer.global_step``. Its metrics are ``loss``, the one whose gradient it
+    follows, and what was logged for it; what validations log is added to the observation before. Where the Trainer
+    goes on from a checkpoint, the trajectory is gone on with at its step, and `overwrite` plays no part. A training
+    that fails leaves segments, for the next one or for ``regime merge``.
+
+    Parameters
+    ----------
+    probe : array, sequence or mapping of arrays, path, or "auto"
+        As in `regime_proto.record`. ``"auto"`` draws from the first of the Trainer's validation loaders; the batch
+        size is that of an update, over all processes.
+    output : path
+        The trajectory file to write.
+    module : str, optional
+        The part of the LightningModule that is the network, as ``"net"`` or ``"model.encoder"``. If not given it is
+        the LightningModule itself, which then needs a ``forward``.
+    **options
+        Those of `regime_proto.record`.
+
+    Attributes
+    ----------
+    recorder : Recorder or None
+        That of the training under way, or else of the last one.
+    """
+
+    def __init__(
+        self, probe: object, output: str | os.PathLike[str], *, module: str | None = None, **options: Any
+    ) -> None:
+        self.recorder: Recorder | None = None
+        self._probe = probe
+        self._output = output
+        self._module = module
+        self._options = options
+        self._step = 0
+        self._losses: list[Any] = []
+        self._earlier: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Make a recorder, and observe the state before the first step."""
+        options = {"resume": trainer.global_step or False, **self._options}
+        if options["resume"] is not False:
+            options.pop("overwrite", None)
+        if isinstance(self._probe, str) and self._probe == AUTO:
+            options = {**_drawing(trainer), **options}
+        self.recorder = record(_network(pl_module, self._module), self._probe, self._output, **options)
+        self._step = trainer.global_step
+        self._losses.clear()
+        self.recorder.observe(self._step, epoch=_epoch_at_start(trainer))
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Remember what was logged earlier."""
+        self._earlier = dict(trainer.logged_metrics)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Observe the state, if the batch completed an update."""
+        if isinstance(outputs, Mapping) and outputs.get("loss") is not None:
+            self._losses.append(outputs["loss"])
+        if self.recorder is None or trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        epoch = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
+        metrics = {"loss": self._loss(pl_module), **self._newly_logged(trainer)}
+        self.recorder.observe(self._step, epoch=epoch, **metrics)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Remember what was logged earlier."""
+        self._earlier = dict(trainer.logged_metrics)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Note what the validation logged."""
+        if self.recorder is not None and not trainer.sanity_checking:
+            self.recorder.log(**self._newly_logged(trainer))
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Finish the trajectory."""
+        if self.recorder is not None:
+            self.recorder.close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave what was recorded in segments."""
+        if self.recorder is not None:
+            self.recorder.abandon()
+
+    def _loss(self, pl_module: Any) -> Any:
+        """Return the loss of an update; where gradients are accumulated, Lightning has divided those of its batches."""
+        losses, self._losses = self._losses, []
+        if not losses:
+            return None
+        return sum(losses) if pl_module.automatic_optimization else losses[-1]
+
+    def _newly_logged(self, trainer: Any) -> dict[str, Any]:
+        """Return what was logged since `_earlier`: what is older is still the same object."""
+        return {
+            name: value
+            for name, value in trainer.logged_metrics.items()
+            if name not in _TAKEN and value is not self._earlier.get(name)
+        }
+
+
+def _network(module: Any, path: str | None) -> Any:
+    """Return the part of a LightningModule that is followed.
+
+    Raises
+    ------
+    RegimeError
+        There is none of that name, or the module cannot be called itself.
+    """
+    children = ", ".join(dict(module.named_children())) or "no modules"
+    if path is None:
+        if type(module).forward.__qualname__ == "LightningModule.forward":
+            raise RegimeError(
+                f"{type(module).__name__} has no forward; say which part of it is the network: module=…, of {children}"
+            )
+        return module
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        raise RegimeError(f"module={path!r}: {type(module).__name__} has {children}") from None
+
+
+def _drawing(trainer: Any) -> dict[str, Any]:
+    """Return what a probe is drawn from, as far as the Trainer says it."""
+    loaders = trainer.val_dataloaders
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
+    batch = getattr(trainer.train_dataloader, "batch_size", None)
+    if batch is None:
+        return {"loader": loader}
+    return {"loader": loader, "batch_size": batch * trainer.accumulate_grad_batches * trainer.world_size}
+
+
+def _epoch_at_start(trainer: Any) -> float:
+    """Return the epoch from which a run goes on: a checkpoint may have been saved within one, or at its last batch."""
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+    return float(trainer.current_epoch + done / trainer.num_training_batches % 1)

@@ -1,0 +1,26 @@
+"""Shows what a recorder finds in TensorBoard."""
+
+import math
+from typing import Any
+
+from regime_proto.recording.ledger import Callback, Status
+
+
+def to_tensorboard(writer: Any, *, prefix: str = "regime") -> Callback:
+    """Return what forwards every observation: ``record(…, on_observation=to_tensorboard(writer))``.
+
+    Parameters
+    ----------
+    writer : torch.utils.tensorboard.SummaryWriter
+        Or another object with its `add_scalar`. It remains the caller's to close.
+    prefix : str
+        What stands before the names of the curves, ``regime/weight_change`` and ``regime/pattern_change``.
+    """
+
+    def forward(status: Status) -> None:
+        for name in ("weight_change", "pattern_change"):
+            value = getattr(status, name)
+            if not math.isnan(value):
+                writer.add_scalar(f"{prefix}/{name}", value, global_step=status.step)
+
+    return forward
