@@ -75,17 +75,19 @@ def export(model: object, probe: Probe) -> Program:
 
 def leads(model: object) -> bool:
     """Whether this is the first of the processes that train a model together."""
-    return _live().leads(model)
+    return bool(_live().leads(model))
 
 
 def follow(model: object, probe: Probe | None) -> LiveModel | Engine:
     """Follow a torch module in training; see `live.torch_follow`."""
-    return _live().follow(model, probe)
+    followed: LiveModel | Engine = _live().follow(model, probe)
+    return followed
 
 
 def draw(model: object, loader: object, samples: int, seed: int) -> Probe:
     """Draw a probe from a data loader; see `live.drawing`."""
-    return _live().draw(model, loader, samples, seed)
+    drawn: Probe = _live().draw(model, loader, samples, seed)
+    return drawn
 
 
 def _live() -> Any:

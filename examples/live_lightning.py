@@ -14,8 +14,10 @@ from regime_proto.examples import digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+EPOCHS = 4
 
-class Classifier(lightning.LightningModule):
+
+class Classifier(lightning.LightningModule):  # type: ignore[misc]
     """A network, and how it is trained."""
 
     def __init__(self) -> None:
@@ -51,7 +53,7 @@ def train(out: Path) -> float:
     lightning.seed_everything(0, verbose=False)
     trainer = lightning.Trainer(
         accelerator="cpu",
-        max_epochs=digits.EPOCHS,
+        max_epochs=EPOCHS,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -71,7 +71,8 @@ class Segments:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise TrajectoryError(f"{self.folder}: cannot be locked ({error.strerror})") from None
             raise TrajectoryError(
-                f"{self.output}: another process is writing it; wait until that ends, or choose another output"
+                f"{self.output}: another process is writing it, or a recorder of this one that is not closed; wait "
+                "until that ends, or choose another output"
             ) from None
         if self._is_current(descriptor):
             return True

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -223,7 +223,7 @@ class TrajectoryWriter:
         self._written = time.monotonic()
         if not self._rows:
             return
-        absent = dict.fromkeys((variable.name for variable in layout.metrics(self.header.metrics)), np.float64(np.nan))
+        absent: dict[str, Any] = {variable.name: np.float64(np.nan) for variable in layout.metrics(self.header.metrics)}
         full_rows = [absent | row for row in self._rows]
         names = [variable.name for variable in self.header.variables if variable.grows]
         rows = {name: [row[name] for row in full_rows if name in row] for name in names}

@@ -282,5 +282,5 @@ def test_the_example_runs_as_it_says(tmp_path):
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) > 0.85
     result = regime_proto.analyze(tmp_path / "OUT.h5")
-    assert result.observations == 177
+    assert result.observations == 89
     assert 0.5 < result.rho < 10

@@ -21,7 +21,7 @@ _WHERE = "the loader"
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Put the random states of the host back, torch's too: whatever reads data, or exports a model, may draw numbers."""
+    """Put the random states of the host back, torch's too: whatever reads data or exports a model may draw numbers."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     # Its data loaders are used with other frameworks too.
     torch = sys.modules.get("torch")
@@ -114,9 +114,14 @@ def _inputs(batch: Any, arguments: Mapping[str, bool]) -> dict[str, Array]:
 
 def _array(value: Any) -> Array:
     try:
-        return np.asarray(value.cpu() if hasattr(value, "cpu") else value)
+        array = np.asarray(value.cpu() if hasattr(value, "cpu") else value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise RegimeError(f"{_WHERE}: {type(value).__name__} is no array ({error}); give the probe as arrays") from None
+    if array.ndim == 0 or array.dtype.kind not in "fiub":
+        raise RegimeError(
+            f"{_WHERE}: {array.dtype}{list(array.shape)} is no batch of numbers; give the probe as arrays"
+        )
+    return array
 
 
 def _probe(arrays: Mapping[str, Array]) -> Probe:

@@ -40,7 +40,7 @@ def follow(model: Any, probe: Probe | None) -> LiveModel | Engine:
         return Idle()
     with drawing.undisturbed():
         is_module = isinstance(model, nnx.Module)
-        program = export_module(model, probe) if is_module else export_pair(*model, probe)
+        program = export_module(model, probe) if is_module else export_pair(model[0], model[1], probe)
     return _live(program, _Module(model) if is_module else _Pair(model[1]), probe, takes_params=not is_module)
 
 
@@ -131,12 +131,12 @@ def _described(dtype: Any, shape: tuple[int, ...]) -> str:
 def _inputs_of(model: Any) -> Callable[..., Any] | list[str]:
     """Return what takes the inputs only, or names for them."""
     if isinstance(model, nnx.Module):
-        return type(model).__call__.__get__(model)
+        return functools.partial(type(model).__call__, model)
     function = model[0]
     owner = getattr(function, "__self__", None)
     if isinstance(owner, linen.Module) and function.__name__ == "apply":
         # It passes on what it is given.
-        return type(owner).__call__.__get__(owner)
+        return functools.partial(type(owner).__call__, owner)
     inputs = list(inspect.signature(function).parameters.values())[1:]
     if any(argument.kind == argument.VAR_POSITIONAL for argument in inputs):
         return [_POSITIONAL]

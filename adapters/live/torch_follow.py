@@ -1,35 +1,36 @@
 """Follows torch modules in training."""
 
 import contextlib
-import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from regime_proto.adapters import from_huggingface, torch_export
 from regime_proto.adapters.live import drawing
+from regime_proto.adapters.live.idle import Idle
 from regime_proto.adapters.live.torch_engine import TorchEngine
 from regime_proto.adapters.live.torch_masks import MaskGraph
 from regime_proto.adapters.live.torch_parts import Parts, Sharded, Whole
 from regime_proto.adapters.live.torch_unsharded import is_wrapped, unsharded
 from regime_proto.adapters.live.torch_weights import array_of, bare, is_sharded, tensors_of
-from regime_proto.adapters.torch_export import export_both
 from regime_proto.schema.errors import RegimeError
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from regime_proto.engine.graph.program import Program
 from regime_proto.engine.masks import pack_masks
 from regime_proto.engine.measure import Meter
 from regime_proto.probe import COUNTED, Probe
-from regime_proto.recording.live import Engine, LiveModel, Measurement, Pending
+from regime_proto.recording.live import Engine, LiveModel, Pending
 from regime_proto.source import Array
 
 # As far as two engines may differ: units within rounding of zero.
 _AGREEMENT = 0.999
 
 
-class Idle:
+class IdleTorch(Idle):
     """The engine of a process whose weights are the same as another's, which records them.
 
     Parameters
@@ -37,24 +38,13 @@ class Idle:
     model : torch.nn.Module
     """
 
-    name = device = ""
-    asynchronous = collective = False
-
     def __init__(self, model: nn.Module) -> None:
         self._model = model
 
     def measure(self, model: object) -> Pending:
         """Raise the errors of the process that records, as far as they are common to all, and do nothing else."""
         Whole().weights(self._model)
-        return _nothing
-
-    def noise(self, model: object) -> Mapping[str, float]:
-        """Do nothing."""
-        return {}
-
-
-def _nothing() -> Measurement:
-    raise AssertionError("only the process that records waits for a measurement")
+        return super().measure(model)
 
 
 def leads(model: Any) -> bool:
@@ -72,7 +62,7 @@ def follow(model: Any, probe: Probe | None) -> LiveModel | Engine:
         )
     if not is_sharded(model):
         if probe is None:
-            return Idle(model)
+            return IdleTorch(model)
         plain = unsharded(model, tensors_of(model)) if is_wrapped(model) else model
         return _live(model, plain, probe, Whole())
     parts = Sharded()
@@ -90,7 +80,7 @@ def draw(model: Any, loader: object, samples: int, seed: int) -> Probe:
 
 def _live(model: nn.Module, exportable: nn.Module, probe: Probe, parts: Parts) -> LiveModel:
     with undisturbed(), _own_forward(exportable):
-        program, exported = export_both(exportable, probe)
+        program, exported = _exported(exportable, probe)
     bound = probe.bind(program.probe_inputs)
     trained = [tensor.name for tensor in program.trainable]
     needed = [name for name in tensors_of(exportable) if name in {*trained, *program.weight_inputs}]
@@ -106,6 +96,14 @@ def _live(model: nn.Module, exportable: nn.Module, probe: Probe, parts: Parts) -
 
     counted = {} if probe.counted is None else {COUNTED: probe.counted}
     return LiveModel("torch, live", program, {**bound, **counted}, tensors, native, native_only=parts.collective)
+
+
+def _exported(model: nn.Module, probe: Probe) -> tuple[Program, Any]:
+    if from_huggingface.accepts(model):
+        from regime_proto.adapters import huggingface_model
+
+        return huggingface_model.export_both(model, probe)
+    return torch_export.export_both(model, probe)
 
 
 @contextlib.contextmanager
@@ -136,12 +134,7 @@ def _compare(masks: MaskGraph, weights: Mapping[str, torch.Tensor], expected: Ar
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Put random states back: whatever runs the model, or reads its data, may draw numbers."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    """Put random states back, those of GPUs too: whatever runs the model, or reads its data, may draw numbers."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(list(devices)):
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
+    with drawing.undisturbed(), torch.random.fork_rng(list(devices)):
+        yield

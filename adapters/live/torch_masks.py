@@ -12,6 +12,7 @@ from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.expose import Rows
 from regime_proto.engine.graph.gates import Gate
+from regime_proto.engine.graph.spellings import Plane
 from regime_proto.source import Array
 
 _BITS = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -157,34 +158,45 @@ def _is_random(target: Any) -> bool:
 
 def packing(gate: Gate, rows: Rows, device: torch.device) -> Callable[[torch.Tensor], tuple[list[Any], torch.Tensor]]:
     """Return what makes the packed planes of a gate's value, and one number that is finite if all activations are."""
-    counted = None if rows.counted is None else torch.from_numpy(rows.counted).to(device)
-    chosen = None if rows.units is None else torch.from_numpy(rows.units).to(device)
+    bits_of = _host_bits(rows) if device.type == "cpu" else _device_bits(rows, device)
 
     def pack(value: torch.Tensor) -> tuple[list[Any], torch.Tensor]:
         turned = value.movedim(rows.axis, 0) if rows.axis > 0 else value
         units = turned.reshape(rows.samples, -1)
-        if chosen is not None:
-            units = units[:, chosen]
-        planes = []
-        for plane in gate.planes:
-            bits = units >= plane.threshold if plane.closed else units > plane.threshold
-            if counted is not None:
-                bits &= counted
-            planes.append(packed_bits(bits))
-        return planes, value.sum()
+        return [bits_of(units, plane) for plane in gate.planes], value.sum()
 
     return pack
 
 
-def packed_bits(bits: torch.Tensor) -> Any:
-    """Pack bool (sample, unit), eight units to a byte, the first in the highest bit; on the CPU that is an array."""
-    if bits.device.type == "cpu":
-        return np.packbits(bits.numpy(), axis=1)
-    return packed_on_device(bits)
+Bits = Callable[[torch.Tensor, Plane], Any]
+"""From units, (sample, unit), to the packed bits of a plane, (sample, byte), those of the chosen and counted units."""
+
+
+def _host_bits(rows: Rows) -> Bits:
+    """Compare and pack with NumPy, which is several times as fast at both as torch."""
+
+    def bits_of(units: torch.Tensor, plane: Plane) -> Any:
+        values = units.numpy() if rows.units is None else units.numpy()[:, rows.units]
+        bits = values >= plane.threshold if plane.closed else values > plane.threshold
+        return np.packbits(bits if rows.counted is None else bits & rows.counted, axis=1)
+
+    return bits_of
+
+
+def _device_bits(rows: Rows, device: torch.device) -> Bits:
+    counted = None if rows.counted is None else torch.from_numpy(rows.counted).to(device)
+    chosen = None if rows.units is None else torch.from_numpy(rows.units).to(device)
+
+    def bits_of(units: torch.Tensor, plane: Plane) -> Any:
+        values = units if chosen is None else units[:, chosen]
+        bits = values >= plane.threshold if plane.closed else values > plane.threshold
+        return packed_on_device(bits if counted is None else bits & counted)
+
+    return bits_of
 
 
 def packed_on_device(bits: torch.Tensor) -> torch.Tensor:
-    """Pack as `packed_bits` does, where the bits are."""
+    """Pack bool (sample, unit), eight units to a byte, the first in the highest bit, where the bits are."""
     padded = torch.nn.functional.pad(bits.view(torch.uint8), (0, -bits.shape[1] % 8))
     weights = torch.tensor(_BITS, dtype=torch.uint8, device=bits.device)
     return (padded.view(len(bits), -1, 8) * weights).sum(dim=2, dtype=torch.uint8)

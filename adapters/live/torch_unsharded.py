@@ -44,7 +44,7 @@ def _copy(module: nn.Module, prefix: str, weights: Mapping[str, torch.Tensor], m
         return _copy(module._checkpoint_wrapped_module, prefix, weights, made)
     if id(module) in made:
         return made[id(module)]
-    copy = object.__new__(_plain_class(type(module)))
+    copy: nn.Module = object.__new__(_plain_class(type(module)))
     made[id(module)] = copy
     copy.__dict__.update({name: _rebound(value, module, copy) for name, value in vars(module).items() if _stays(name)})
     for hooks in _HOOKS:

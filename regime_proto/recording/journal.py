@@ -170,9 +170,11 @@ class Journal:
             # The interpreter ends, and starts no thread any more; those before have done their work.
             done: Future[None] = Future()
             try:
-                done.set_result(work())
+                work()
             except TrajectoryError as error:
                 done.set_exception(error)
+            else:
+                done.set_result(None)
             return done
 
     def _collect(self) -> None:
@@ -205,9 +207,12 @@ class Journal:
         """Join the segments into the output."""
         self.flush()
         if not self.stopped and self._writer.count:
-            self._submit(lambda: self._writer.close() and None)
+            self._submit(self._finish)
             self._settle()
         self._release()
+
+    def _finish(self) -> None:
+        self._writer.close()
 
     def _release(self) -> None:
         self._pool.shutdown()

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -295,7 +296,7 @@ def _agreement(mask: Array, other: Array) -> float:
     return 1 - float(np.bitwise_count(np.bitwise_xor(mask, other)).sum()) / (8 * mask.size)
 
 
-def _taken(metrics: Mapping[str, object]) -> dict[str, object]:
+def _taken(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return metrics as numbers; those that are on a device are not waited for."""
     given = {name: value.detach() if hasattr(value, "detach") else value for name, value in metrics.items()}
     return {
@@ -305,7 +306,7 @@ def _taken(metrics: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def _number(name: str, value: object) -> float:
+def _number(name: str, value: Any) -> float:
     """Return a metric as a number.
 
     Raises
@@ -314,6 +315,6 @@ def _number(name: str, value: object) -> float:
         It is none.
     """
     try:
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
     except (TypeError, ValueError, RuntimeError):
         raise RegimeError(f"metric {name}: expected a number, found {type(value).__name__}") from None

@@ -2,7 +2,9 @@
 
 import atexit
 import numbers
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -40,8 +42,11 @@ class Recorder:
         self._takes_params = takes_params
         self._step: int | None = None
         self._closed = False
-        # A training that fails outside of the context still ends the interpreter in order.
-        atexit.register(self.abandon)
+        # A training that fails outside of the context forgets its recorder, or ends the interpreter in order.
+        self._forgotten = weakref.finalize(self, _leave, ledger)
+        # What weakref does itself at the end comes after HDF5 has ended.
+        self._forgotten.atexit = False
+        atexit.register(self._forgotten)
 
     def observe(self, step: int, *, epoch: float | None = None, params: object = None, **metrics: float | None) -> None:
         """Look at the model as it is now, if the schedule wants this step.
@@ -69,8 +74,8 @@ class Recorder:
             return
         if self._ledger is not None and self._ledger.stopped and not self._engine.collective:
             return
-        self._step = step
         pending = self._engine.measure(params)
+        self._step = step
         if self._ledger is not None:
             self._ledger.enter(step, epoch, metrics, pending, at_once=not self._engine.asynchronous)
 
@@ -100,23 +105,24 @@ class Recorder:
         if self._closed:
             return
         self._closed = True
-        atexit.unregister(self.abandon)
-        # Parameters that were given are not kept, nor need they be there any more.
-        if self._step is not None and not self._takes_params:
-            # Every process of a model in parts takes part in it.
-            noise = self._engine.noise(None)
-            if self._ledger is not None:
-                self._ledger.annotate(noise)
+        self._forgotten.detach()
+        atexit.unregister(self._forgotten)
+        # The model may have changed, or its processes parted: what was recorded is complete all the same.
+        with suppress(Exception):
+            # Parameters that were given are not kept, nor need they be there any more.
+            if self._step is not None and not self._takes_params:
+                # Every process of a model in parts takes part in it.
+                noise = self._engine.noise(None)
+                if self._ledger is not None:
+                    self._ledger.annotate(noise)
         if self._ledger is not None:
             self._ledger.close()
 
     def abandon(self) -> None:
         """Leave what was recorded in segments, as after a failure."""
-        if not self._closed:
-            self._closed = True
-            atexit.unregister(self.abandon)
-            if self._ledger is not None:
-                self._ledger.abandon()
+        self._closed = True
+        self._forgotten()
+        atexit.unregister(self._forgotten)
 
     def __enter__(self) -> Self:
         return self
@@ -128,3 +134,8 @@ class Recorder:
             self.close()
         else:
             self.abandon()
+
+
+def _leave(ledger: Ledger | None) -> None:
+    if ledger is not None:
+        ledger.abandon()

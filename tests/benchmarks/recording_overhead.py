@@ -8,6 +8,7 @@ import argparse
 import gc
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from models import CASES, Logits, describe_machine, print_head, print_row
 from regime_proto.adapters.live.torch_weights import array_of, tensors_of
+from regime_proto.schema import hdf5
 from torch import Tensor, nn
 
 import regime_proto
@@ -158,32 +160,28 @@ def overhead(training: Training, rounds: int, folder: Path) -> tuple[float, np.n
     return 1e3 * float(np.median(times[:, 0])), np.median(ratios, axis=0)
 
 
-def anonymous_bytes() -> int:
-    """Return what this process holds in memory besides files."""
-    gc.collect()
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return 1024 * int(line.split()[1])
-
-
 def memory(training: Training, folder: Path) -> list[str]:
-    """Return what recording takes besides what the training takes, and the two parts that it should consist of."""
+    """Return the most that the recorder holds, and the two parts that it should consist of.
+
+    Arrays of NumPy and bytes are counted, which is where it keeps things; activations of the probe are torch's, and
+    live no longer than a pass.
+    """
     torch.manual_seed(0)
-    model = training.make()
-    loop = Loop(training, model)
-    loop.run(nothing, 3)
+    loop = Loop(training, training.make())
     probe = training.inputs(training.samples, seed=1).numpy()
-    recorder = regime_proto.record(model, probe, folder / "memory.h5", engine="native")
-    loop.run(nothing, 2)
-    before = anonymous_bytes()
-    peak = before
-    for _ in range(20):
-        loop.run(recorder.observe, 1)
-        peak = max(peak, anonymous_bytes())
+    recorder = regime_proto.record(loop.model, probe, folder / "memory.h5", engine="native", masks="all")
     header = recorder._ledger._journal._writer.header
+    observations = hdf5.chunk_steps(header)
+    gc.collect()
+    tracemalloc.start()
+    for step in range(observations + 2):
+        recorder.observe(step)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     recorder.close()
     weights = 4 * sum(header.tensors.values())
-    segment = 20 * header.samples * header.mask_bytes
-    return [f"{value / 1e6:.0f}" for value in (peak - before, weights, segment)]
+    segment = observations * header.samples * header.mask_bytes
+    return [f"{value / 1e6:.1f}" for value in (peak, weights, segment)] + [str(observations)]
 
 
 def main():
@@ -200,8 +198,8 @@ def main():
             step, ratios = overhead(training, options.repeat, Path(scratch))
             print_row([training.title, f"{step:.3g}", *[f"{ratio:.2f}" for ratio in ratios]])
             (Path(scratch) / "run.h5").unlink()
-        print("\nMemory that recording takes besides, megabytes, over 20 observations:\n")
-        print_head(["model", "found", "one copy of the weights", "masks of a segment so far"])
+        print("\nThe most that a recorder holds in memory, megabytes, while a segment fills up and is written:\n")
+        print_head(["model", "found", "one copy of the weights", "masks of a segment", "observations of it"])
         for name in options.models:
             print_row([TRAININGS[name].title, *memory(TRAININGS[name], Path(scratch))])
             (Path(scratch) / "memory.h5").unlink()
