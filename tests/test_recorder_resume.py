@@ -16,6 +16,7 @@ from regime_proto.schema.finish import finish
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning
+from regime_proto.analyzer.series import describe_invalid
 
 STEPS = 20
 
@@ -147,6 +148,11 @@ def test_what_was_lost_leaves_a_gap_that_is_told(whole, tmp_path, resume, masks)
     assert found["valid"].tolist() == [1] * 11 + [0] + [1] * (STEPS - 17)
     assert np.isnan(found["weight_delta_l1"][11]).all()
     assert not validate(path)
+    with regime_proto.open_trajectory(path) as trajectory:
+        said = describe_invalid(trajectory)
+    assert said.startswith(
+        "1 of 15 observations cannot be used, the first since the recording has a gap before step 16"
+    )
     one, other = (regime_proto.analyze(file, batches_per_epoch=1) for file in (path, expected))
     with regime_proto.open_trajectory(expected) as trajectory:
         changes = trajectory["weight_delta_l1"].to_numpy()

@@ -123,10 +123,17 @@ def describe_invalid(trajectory: xr.Dataset) -> str | None:
         return None
     first = int(invalid[0])
     # The first observation has no change of its own; what is broken in it breaks the next change.
-    change = trajectory["weight_delta_l1"][max(first, 1) : max(first, 1) + 1].to_numpy()
-    broken = trajectory["tensor"].to_numpy()[~np.isfinite(change).all(axis=0)]
-    where = f"tensor {broken[0]}" if len(broken) else "the activations"
+    change = np.isfinite(trajectory["weight_delta_l1"][max(first, 1) : max(first, 1) + 2].to_numpy())
     step = int(trajectory["step"][first])
+    # The change from a state that is NaN would be NaN as well.
+    if first and len(change) == 2 and not change[0].any() and change[1].all():
+        return (
+            f"{len(invalid)} of {len(trajectory['step'])} observations cannot be used, the first since the recording "
+            f"has a gap before {trajectory.attrs['step_kind']} {step}; they are kept, marked invalid and left out of "
+            "the curves"
+        )
+    broken = trajectory["tensor"].to_numpy()[~change[:1].all(axis=0)]
+    where = f"tensor {broken[0]}" if len(broken) else "the activations"
     return (
         f"{len(invalid)} of {len(trajectory['step'])} observations hold NaN or Inf, first {where} at "
         f"{trajectory.attrs['step_kind']} {step}; they are kept, marked invalid and left out of the curves"

@@ -27,7 +27,7 @@ _WAITING = 8
 class Journal:
     """A trajectory that grows while a model is trained.
 
-    Only one thread, its own, ever touches the files. An error there ends the recording with a warning, and not the
+    Observations are written by one thread of its own. An error there ends the recording with a warning, and not the
     training: what was written is kept.
 
     Parameters
@@ -124,6 +124,7 @@ class Journal:
         mask : (sample, byte) uint8 or None
             Of the last one that is kept, if its masks are stored; None for both where none is kept.
         """
+        self._settle()
         kept = [step for step, _ in self.past[:count]]
         self.past = []
         self._chain = _Chain(self._protocol)
@@ -131,11 +132,13 @@ class Journal:
             self._chain.add(step)
         if kept:
             self._writer.note(**{RESUMES: " ".join([*self._resumes, str(kept[-1])])})
-        self._writer.cut_back(count, fingerprint=self._chain.value)
-        if not count:
-            return None
-        mask = self._writer.row(count - 1).get("mask")
-        return kept[-1], None if mask is None else np.asarray(mask)
+        try:
+            self._writer.cut_back(count, fingerprint=self._chain.value)
+            mask = self._writer.row(count - 1).get("mask") if kept else None
+        except TrajectoryError as error:
+            self._stop(str(error))
+            mask = None
+        return (kept[-1], None if mask is None else np.asarray(mask)) if kept else None
 
     def annotate(self, **attributes: object) -> None:
         """Add root attributes."""
