@@ -33,7 +33,14 @@ def make_small_gpt2():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        activation_function="relu", use_cache=False, n_layer=6, n_head=6, n_embd=384, vocab_size=VOCABULARY
+        activation_function="relu",
+        use_cache=False,
+        n_layer=6,
+        n_head=6,
+        n_embd=384,
+        vocab_size=VOCABULARY,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     return Logits(GPT2LMHeadModel(config))
 
@@ -69,7 +76,7 @@ TRAININGS = {
     "mlp": Training("MLP 784-1024³-10, batch 512", CASES["mlp"].make, (784,), 512, 64),
     "mlp32": Training("MLP 784-1024³-10, batch 32", CASES["mlp"].make, (784,), 32, 192),
     "resnet18": Training("ResNet-18, 32×32, batch 128", CASES["resnet18"].make, (3, 32, 32), 128, 4),
-    "gpt2": Training("GPT-2, 6 layers of 384, 16×128 tokens", make_small_gpt2, (TOKENS,), 16, 12, tokens=True),
+    "gpt2": Training("GPT-2, 6 layers of 384, 16×128 tokens", make_small_gpt2, (TOKENS,), 16, 4, tokens=True),
 }
 
 
