@@ -42,3 +42,15 @@ class FlipCounter:
             bits = changed[:, start : start + self._bytes[index]].reshape(len(mask), planes, -1)
             flips[index] = np.bitwise_count(np.bitwise_or.reduce(bits, axis=1)).sum(axis=1, dtype=np.uint32)
         return flips
+
+
+def pattern_change(flips: Array, units: Array) -> float:
+    """Return Δa, the mean over layers of the share of units that flipped (PROTOCOL: Eq. 3).
+
+    Parameters
+    ----------
+    flips, units : (layer,)
+        Over all samples; layers without counted units are left out.
+    """
+    counted = units > 0
+    return float(np.mean(flips[counted] / units[counted]))

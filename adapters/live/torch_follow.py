@@ -20,14 +20,11 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from regime_proto.engine.graph.program import Program
-from regime_proto.engine.masks import pack_masks
+from regime_proto.engine.masks import is_same_but_rounding, pack_masks
 from regime_proto.engine.measure import Meter
 from regime_proto.probe import COUNTED, Probe
 from regime_proto.recording.live import Engine, LiveModel, Pending
 from regime_proto.source import Array
-
-# As far as two engines may differ: units within rounding of zero.
-_AGREEMENT = 0.999
 
 
 class IdleTorch(Idle):
@@ -127,8 +124,8 @@ def _compare(masks: MaskGraph, weights: Mapping[str, torch.Tensor], expected: Ar
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RegimeError(f"torch cannot run the exported program by itself: {reason}") from None
-    differing = int(np.bitwise_count(np.bitwise_xor(found, expected)).sum())
-    if differing > (1 - _AGREEMENT) * 8 * expected.size:
+    if not is_same_but_rounding(expected, found):
+        differing = int(np.bitwise_count(np.bitwise_xor(found, expected)).sum())
         raise RegimeError(f"torch and ONNX Runtime differ in {differing:,} of {8 * expected.size:,} bits of the masks")
 
 

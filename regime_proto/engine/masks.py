@@ -14,8 +14,8 @@ from regime_proto.engine.session import Masks, MaskSession
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.source import Array
 
-# Rows of a batched product can round differently at another place in the batch: a few units within
-# rounding of zero may differ between the two runs that are compared.
+# Rows of a batched product can round differently at another place in the batch, in another engine or on another
+# machine: a few units within rounding of zero may differ between the two runs that are compared.
 _AGREEMENT = 0.999
 
 
@@ -37,6 +37,12 @@ def pack(planes: Sequence[Array]) -> Array:
 def pack_masks(masks: Masks) -> Array:
     """Return the masks of a session as bytes, packed by the device or here."""
     return pack([plane.numpy() for plane in masks.planes]) if masks.packed is None else masks.packed
+
+
+def is_same_but_rounding(mask: Array, other: Array) -> bool:
+    """Whether two packed masks, (sample, byte) uint8, differ in no more units than rounding explains."""
+    differing = int(np.bitwise_count(np.bitwise_xor(mask, other)).sum())
+    return differing <= (1 - _AGREEMENT) * 8 * mask.size
 
 
 def find_rows(

@@ -10,7 +10,7 @@ from regime_proto.engine.device import cores, find_device
 from regime_proto.engine.masks import pack_masks
 from regime_proto.engine.measure import Meter
 from regime_proto.engine.session import Masks, MaskSession, Placer
-from regime_proto.schema.flips import FlipCounter
+from regime_proto.schema.flips import FlipCounter, pattern_change
 from regime_proto.source import Array
 
 SEED = 0
@@ -85,12 +85,8 @@ def noise_of(meter: Meter, usual: Array, others: Mapping[str, Array]) -> NoiseFl
     """
     flips = FlipCounter(meter.layers)
     units = meter.layer_units.sum(axis=1)
-    counted = units > 0
-
-    def fraction(other: Array) -> float:
-        return float(np.mean(flips.count(usual, other).sum(axis=1)[counted] / units[counted]))
-
-    return NoiseFloor(**{name: fraction(other) for name, other in others.items()})
+    changes = {name: flips.count(usual, other).sum(axis=1) for name, other in others.items()}
+    return NoiseFloor(**{name: pattern_change(change, units) for name, change in changes.items()})
 
 
 def _other_runs(meter: Meter, probe: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, Run]:

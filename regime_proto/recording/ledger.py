@@ -8,18 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from regime_proto.engine.masks import is_same_but_rounding
 from regime_proto.engine.measure import Meter
 from regime_proto.engine.sampling import flip_fraction_errors
 from regime_proto.recording.journal import Journal
 from regime_proto.recording.live import Measurement, Pending
 from regime_proto.recording.settling import Detector, Settling
 from regime_proto.schema.errors import RegimeError, RegimeWarning
-from regime_proto.schema.flips import FlipCounter
+from regime_proto.schema.flips import FlipCounter, pattern_change
 from regime_proto.schema.header import Observation
 from regime_proto.source import Array
-
-# A state that was loaded on another machine differs from what was stored in units that are within rounding of zero.
-_AGREEMENT = 0.999
 
 
 @dataclass(frozen=True)
@@ -257,7 +255,7 @@ class Ledger:
             return True
         at, mask = last
         assert self._packed is not None  # noqa: S101
-        agrees = self._resumed == at if mask is None else _agreement(mask, self._packed) >= _AGREEMENT
+        agrees = self._resumed == at if mask is None else is_same_but_rounding(mask, self._packed)
         if mask is not None:
             # What is stored and what was found again may differ by rounding.
             self._packed = mask
@@ -284,16 +282,6 @@ class Ledger:
             settled_at=self._detector.settled_at,
         )
         return self._journal.keep(count)
-
-
-def pattern_change(flips: Array, units: Array) -> float:
-    """Return Δa of the flips of each layer over all samples, by its units over all samples (PROTOCOL: Eq. 3)."""
-    counted = units > 0
-    return float((flips[counted] / units[counted]).mean())
-
-
-def _agreement(mask: Array, other: Array) -> float:
-    return 1 - float(np.bitwise_count(np.bitwise_xor(mask, other)).sum()) / (8 * mask.size)
 
 
 def _taken(metrics: Mapping[str, Any]) -> dict[str, Any]:
