@@ -3,14 +3,13 @@
 import io
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 from regime_proto.cli import options
 from regime_proto.cli.console import Messages, show_error
+from regime_proto.cli.output import refuse_directory, refuse_existing, refuse_output, write_output, writing
 from regime_proto.schema import Problem
 from regime_proto.schema import validate as problems_of
 from regime_proto.schema.errors import RegimeError
@@ -108,9 +107,9 @@ def thin(source: Path, masks: str, output: Path, overwrite: bool, quiet: bool, v
 
     messages = Messages(quiet=quiet, verbose=verbose)
     policy = parse_policy(masks)
-    _refuse_directory(source)
-    _refuse_output(output, source)
-    _refuse_existing(output, overwrite=overwrite)
+    refuse_directory(source)
+    refuse_output(output, source)
+    refuse_existing(output, overwrite=overwrite)
     with messages.collecting():
         write_thinned(source, output, policy)
     before, after = (size(path.stat().st_size) for path in (source, output))
@@ -129,9 +128,9 @@ def example(output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
     import regime_proto
 
     messages = Messages(quiet=quiet, verbose=verbose)
-    _refuse_output(output)
-    _refuse_existing(output, overwrite=overwrite)
-    with _writing(output):
+    refuse_output(output)
+    refuse_existing(output, overwrite=overwrite)
+    with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         regime_proto.synthetic.trajectory(
             steps=100, units=128, samples=4, observations_per_epoch=20, noise=0.05, path=output
@@ -171,9 +170,9 @@ def export(
     """
     if form == "netcdf" and output is None:
         raise RegimeError("--to netcdf: a binary file; say where to write it: -o FILE")
-    _refuse_directory(source)
+    refuse_directory(source)
     if output is not None:
-        _refuse_output(output, source)
+        refuse_output(output, source)
     import regime_proto
     from regime_proto.export import FORMATS
 
@@ -188,55 +187,3 @@ def export(
     content = io.BytesIO()
     FORMATS[form](result, content)
     write_output(output, content.getvalue(), overwrite=overwrite, messages=messages)
-
-
-def _refuse_directory(source: Path) -> None:
-    """Raise an error for checkpoints, where a trajectory is meant."""
-    if source.is_dir():
-        raise RegimeError(
-            f"{source}: a directory; expected a trajectory file: make one with `regime convert {source} -o run.h5`"
-        )
-
-
-def _refuse_output(output: Path, source: Path | None = None) -> None:
-    """Raise an error for an output that --overwrite must not replace either."""
-    if not output.exists():
-        return
-    if not output.is_file():
-        raise RegimeError(f"{output}: not a file; choose another output")
-    if source is not None and source.exists() and output.samefile(source):
-        raise RegimeError(f"{output}: the trajectory itself; choose another output")
-
-
-def _refuse_existing(output: Path, *, overwrite: bool) -> None:
-    """Raise an error for an output that is there; only a trajectory is replaced, and only if that was asked for."""
-    from regime_proto.schema.reader import existing_attributes
-
-    if existing_attributes(output) is not None and not overwrite:
-        raise RegimeError(f"{output}: exists; replace it with --overwrite")
-
-
-def write_output(output: Path, content: bytes, *, overwrite: bool, messages: Messages) -> None:
-    """Write a file whole, and say so; one that holds something else is replaced only with `overwrite`.
-
-    Raises
-    ------
-    RegimeError
-        Something else is in the way, or the file cannot be written.
-    """
-    from regime_proto.schema.files import place_files
-
-    with _writing(output):
-        if place_files({output: content}, overwrite=overwrite):
-            messages.note(f"wrote {output}")
-        else:
-            messages.note(f"nothing changed since; {output} holds it already")
-
-
-@contextmanager
-def _writing(output: Path) -> Iterator[None]:
-    """Turn an error of the system into one that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise RegimeError(f"{output}: cannot be written ({error.strerror}); choose another output") from None

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from regime_proto import synthetic
-    from regime_proto.analyzer.result import Result, analyze
+    from regime_proto.analyzer.analyze import analyze
+    from regime_proto.analyzer.result import Result
     from regime_proto.conversion import convert
     from regime_proto.dataset import open_trajectory
     from regime_proto.integrity.check import check
@@ -42,7 +43,7 @@ _HOMES = {
     "Settling": "regime_proto.recording.settling",
     "Status": "regime_proto.recording.ledger",
     "TrajectoryError": "regime_proto.schema.errors",
-    "analyze": "regime_proto.analyzer.result",
+    "analyze": "regime_proto.analyzer.analyze",
     "check": "regime_proto.integrity.check",
     "convert": "regime_proto.conversion",
     "open_trajectory": "regime_proto.dataset",

@@ -21,7 +21,7 @@ from regime_proto.schema.validation.guard import MEMORY_BYTES, SECONDS
 from regime_proto.schema.validation.rules import errors
 
 import regime_proto
-from regime_proto.analyzer.result import analyze
+from regime_proto.analyzer.analyze import analyze
 
 
 def truncated(content, count):

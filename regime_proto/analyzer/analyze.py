@@ -1,0 +1,224 @@
+"""Analyzes a trajectory: curves, AUC, ρ, thresholds, and the range of ρ over all readings."""
+
+import math
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from regime_proto.analyzer import curves
+from regime_proto.analyzer.areas import area_of, areas
+from regime_proto.analyzer.epochs import from_epochs, observations_per_epoch
+from regime_proto.analyzer.readings import ALL_READINGS, Reading
+from regime_proto.analyzer.readings import preset as find_preset
+from regime_proto.analyzer.result import LayerResult, Result, Threshold
+from regime_proto.analyzer.series import Array, Series, describe_invalid, read_series
+from regime_proto.dataset import open_trajectory
+from regime_proto.schema.errors import RegimeError, TrajectoryError
+from regime_proto.source import parse_steps
+
+# The last tenth of a run counts as late; a Δa of less than ten times the noise floor may be rounding.
+LATE = 0.1
+ABOVE_NOISE = 10.0
+
+# Below this many changes the percentiles that scale a curve are its extremes.
+FEW = 20
+
+
+def analyze(
+    trajectory: str | os.PathLike[str] | xr.Dataset,
+    *,
+    preset: str = "paper",
+    steps: str | None = None,
+    batches_per_epoch: float | None = None,
+) -> Result:
+    """Analyze a trajectory (PROTOCOL, sections 2 to 5).
+
+    Parameters
+    ----------
+    trajectory : path or xarray.Dataset
+        A trajectory file, or what `open_trajectory` returned.
+    preset : {"paper", "strict"}
+        ``paper`` pads the smoothing with zeros, as the published numbers appear to; ``strict`` uses whole
+        windows only.
+    steps : str, optional
+        ``"A:B"``, both included: restrict the analysis.
+    batches_per_epoch : float, optional
+        Training steps per epoch, which the smoothing window is a part of. Wins over what the file says.
+
+    Raises
+    ------
+    RegimeError
+        The file cannot be read, or fewer than two observations are left.
+    """
+    if not isinstance(trajectory, xr.Dataset):
+        try:
+            with open_trajectory(trajectory) as opened:
+                result = analyze(opened, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch)
+        except OSError as error:
+            raise TrajectoryError(f"{os.fspath(trajectory)}: damaged data ({error}); see regime validate") from None
+        return replace(result, trajectory=os.fspath(trajectory))
+    reading = find_preset(preset)
+    chosen = _restrict(trajectory, steps)
+    series = read_series(chosen)
+    per_epoch, warnings = _observations_per_epoch(chosen, batches_per_epoch)
+    invalid = describe_invalid(chosen)
+    warnings += [invalid] if invalid else []
+    planned = trajectory.attrs.get("planned_observations")
+    if planned is not None and planned > trajectory.sizes["step"]:
+        warnings.append(f"the run was cut off: {trajectory.sizes['step']} of {planned} observations are there")
+    if not len(series.steps):
+        raise RegimeError("no two neighbouring observations are valid: there is no change to analyze")
+    if len(series.steps) < FEW:
+        warnings.append(f"only {len(series.steps)} changes: scaled to their own extremes, so few say little")
+    width = curves.window(per_epoch, len(series.steps))
+    rhos = {choice: curves.ratio(*areas(series, width, choice)) for choice in ALL_READINGS}
+    auc_w, auc_p = areas(series, width, reading)
+    auc_layers = area_of(series.layers, series.lengths, width, reading)
+    warnings += _warn_of_constant(series, reading, auc_layers)
+    noise, late = _noise_floor(trajectory), _late(series)
+    if noise is not None and late < ABOVE_NOISE * noise:
+        warnings.append(
+            f"late in the run Δa is {late:.1e}, within a factor of ten of the noise floor, {noise:.1e}: those flips "
+            "may be rounding"
+        )
+    defined = [rho for rho in rhos.values() if math.isfinite(rho)]
+    all_steps = chosen["step"].to_numpy()
+    strides = np.unique(np.diff(all_steps))
+    return Result(
+        rho=rhos[reading],
+        auc_w=auc_w,
+        auc_p=auc_p,
+        rho_range=(min(defined), max(defined)) if defined else None,
+        preset=preset,
+        observations=len(all_steps),
+        step_kind=str(chosen.attrs["step_kind"]),
+        stride=int(strides[0]) if len(strides) == 1 else None,
+        window=width,
+        thresholds=_thresholds(series, width, reading),
+        layers=_layers(chosen, auc_layers),
+        curves=_curves(chosen, series, width, reading),
+        readings=rhos,
+        noise_floor=noise,
+        late_pattern_change=late,
+        pattern_error=None if series.pattern_error is None else float(series.pattern_error.max()),
+        trajectory=None,
+        warnings=tuple(warnings),
+    )
+
+
+def _restrict(trajectory: xr.Dataset, steps: str | None) -> xr.Dataset:
+    chosen = trajectory
+    if steps is not None:
+        first, last = parse_steps(steps)
+        at = trajectory["step"].to_numpy()
+        chosen = trajectory.isel(step=np.flatnonzero((at >= first) & (at <= last)))
+    count = chosen.sizes["step"]
+    if count < 2:
+        at = trajectory["step"].to_numpy()
+        raise RegimeError(
+            f"{count} of {len(at)} observations chosen; a change needs two at least "
+            f"(the steps run from {at[0]} to {at[-1]})"
+        )
+    return chosen
+
+
+def _observations_per_epoch(trajectory: xr.Dataset, batches_per_epoch: float | None) -> tuple[float | None, list[str]]:
+    steps, kind = trajectory["step"].to_numpy(), str(trajectory.attrs["step_kind"])
+    if batches_per_epoch is not None:
+        return observations_per_epoch(steps, kind, batches_per_epoch), []
+    stored = trajectory.attrs.get("observations_per_epoch")
+    if stored is not None and math.isfinite(stored):
+        return float(stored), []
+    if kind == "epoch":
+        return observations_per_epoch(steps, kind, 1.0), []
+    found = from_epochs(trajectory["epoch"].to_numpy())
+    if found is not None:
+        return found, []
+    hint = (
+        "their steps are only a count"
+        if kind == "ordinal"
+        else "say how many steps an epoch has with --batches-per-epoch N"
+    )
+    return None, [f"the curves are not smoothed: the observations per epoch are not known; {hint}"]
+
+
+def _warn_of_constant(series: Series, reading: Reading, auc_layers: Array) -> list[str]:
+    warnings = []
+    if curves.is_constant(series.weights[reading.weights]):
+        warnings.append("the weight change is constant: it has no scale, AUC_W and ρ are undefined")
+    if curves.is_constant(series.patterns[reading.patterns]):
+        warnings.append("the pattern change is constant: it has no scale, AUC_P and ρ are undefined")
+    flat = int(np.isnan(auc_layers).sum())
+    if flat:
+        warnings.append(f"{flat} of {len(auc_layers)} layers have a constant pattern change: their AUC is undefined")
+    return warnings
+
+
+def _thresholds(series: Series, width: int, reading: Reading) -> tuple[Threshold, ...]:
+    """Find the thresholds on the `valid` curves: zero-padded ends would make every curve settle."""
+    whole = curves.valid_intervals(len(series.steps), width)
+    steps = series.steps[whole]
+
+    def found(values: Array, tau: float) -> int | None:
+        if curves.is_constant(values):
+            return None
+        scaled = curves.normalise(curves.smooth(values, width, ends="valid"), clip=reading.clip)
+        index = curves.settled_from(scaled, tau, at_least=width)
+        return None if index is None else int(steps[index])
+
+    thresholds = []
+    for tau in curves.THRESHOLDS:
+        step_w = found(series.weights[reading.weights], tau)
+        step_p = found(series.patterns[reading.patterns], tau)
+        ratio = None
+        if step_w is not None and step_p is not None and step_p != series.start:
+            ratio = (step_w - series.start) / (step_p - series.start)
+        thresholds.append(Threshold(tau, step_w, step_p, ratio))
+    return tuple(thresholds)
+
+
+def _layers(trajectory: xr.Dataset, auc_layers: Array) -> tuple[LayerResult, ...]:
+    names = (trajectory[name].to_numpy() for name in ("layer", "layer_op", "layer_path", "layer_size"))
+    return tuple(
+        LayerResult(str(layer), str(op), str(path), int(units), float(auc))
+        for layer, op, path, units, auc in zip(*names, auc_layers, strict=True)
+    )
+
+
+def _curves(trajectory: xr.Dataset, series: Series, width: int, reading: Reading) -> xr.Dataset:
+    """Label the series; under `valid` ends the intervals without a whole window are NaN."""
+    raw = {
+        "weight": (("step",), series.weights[reading.weights]),
+        "pattern": (("step",), series.patterns[reading.patterns]),
+        "layer_pattern": (("step", "layer"), series.layers),
+    }
+    variables: dict[str, Any] = {}
+    for name, (dims, values) in raw.items():
+        smoothed, normalised = np.full_like(values, np.nan), np.full_like(values, np.nan)
+        kept = slice(None) if reading.ends == "same" else curves.valid_intervals(len(values), width)
+        with np.errstate(invalid="ignore"):
+            smoothed[kept] = curves.smooth(values, width, ends=reading.ends)
+            scaled = curves.normalise(smoothed[kept], clip=reading.clip)
+            normalised[kept] = np.where(curves.is_constant(values), np.nan, scaled)
+        variables[f"{name}_change"] = (dims, values)
+        variables[f"{name}_smoothed"] = (dims, smoothed)
+        variables[f"{name}_normalised"] = (dims, normalised)
+    return xr.Dataset(
+        variables,
+        coords={"step": series.steps, "layer": trajectory["layer"].to_numpy()},
+        attrs={"window": width, "step_kind": trajectory.attrs["step_kind"]},
+    )
+
+
+def _noise_floor(trajectory: xr.Dataset) -> float | None:
+    stored = trajectory.attrs.get("noise_floor")
+    return None if stored is None or not math.isfinite(stored) else float(stored)
+
+
+def _late(series: Series) -> float:
+    """Return the mean Δa over the last tenth of the intervals."""
+    changes = series.patterns["layer"]
+    return float(changes[-max(1, round(LATE * len(changes))) :].mean())
