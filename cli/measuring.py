@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @options.conversion
 @click.option("-o", "--output", type=options.PATH, help="Trajectory to write; default SOURCE.regime.h5.")
 @options.preset
+@options.resamples
 @click.option("--follow", is_flag=True, help="Go on as new checkpoints appear, until Ctrl-C.")
 @click.option(
     "--poll",
@@ -41,6 +42,7 @@ def analyze(
     source: Path,
     output: Path | None,
     preset: str,
+    resamples: int,
     follow: bool,
     poll: float,
     as_json: bool,
@@ -61,7 +63,11 @@ def analyze(
 
     def result_of(trajectory: Path, steps: str | None = None) -> "Result":
         found = regime_proto.analyze(
-            trajectory, preset=preset, steps=steps, batches_per_epoch=conversion["batches_per_epoch"]
+            trajectory,
+            preset=preset,
+            steps=steps,
+            batches_per_epoch=conversion["batches_per_epoch"],
+            resamples=resamples,
         )
         for warning in found.warnings:
             messages.warn(warning)

@@ -74,6 +74,14 @@ preset = click.option(
     show_default=True,
     help="paper: comparable with published numbers; strict: no padding at the ends.",
 )
+resamples = click.option(
+    "--resamples",
+    type=click.IntRange(0),
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Other probes and other courses of the run that are drawn for the intervals of AUC and ρ; 0 for none.",
+)
 gates = click.option(
     "--gates",
     multiple=True,

@@ -94,6 +94,8 @@ def _numbers(result: Result) -> Table:
         low, high = result.rho_range
         span = f"{number(low, '.2f')} – {number(high, '.2f')} over {len(result.readings)} readings"
     table.add_row(Text("ρ", style="bold"), Text(number(result.rho, ".2f"), style="bold"), span)
+    for line in _intervals(result):
+        table.add_row("", "", line)
     table.add_row("AUC_W", number(result.auc_w), "area under the weight curve")
     table.add_row("AUC_P", number(result.auc_p), "area under the pattern curve")
     if result.noise_floor is not None:
@@ -107,6 +109,19 @@ def _numbers(result: Result) -> Table:
     return table
 
 
+def _intervals(result: Result) -> list[str]:
+    """Return the intervals of ρ, a line for each source of doubt."""
+    found = result.uncertainty
+    if found is None:
+        return []
+    sources = (("another choice of probe samples", found.probe), ("other noise of the same run", found.course))
+    return [
+        f"{number(spread.rho.low, '.2f')} – {number(spread.rho.high, '.2f')} for {source} ({found.level:.0%})"
+        for source, spread in sources
+        if spread is not None and spread.rho is not None
+    ]
+
+
 def verdict(result: Result) -> str:
     """Say in words what the range of ρ, and the thresholds beside it, allow to say."""
     if result.rho_range is None:
@@ -118,7 +133,11 @@ def verdict(result: Result) -> str:
     disagree = any(_is_earlier(threshold.step_p, threshold.step_w) == (low <= 1) for threshold in result.thresholds)
     doubt = "; a threshold below says otherwise" if disagree else ""
     sampled = " Which units were looked at adds to the range." if result.pattern_error is not None else ""
-    return f"{first} settled earlier than {second} in every reading{doubt}.{sampled}"
+    found = result.uncertainty
+    spreads = [] if found is None else [spread.rho for spread in (found.probe, found.course) if spread is not None]
+    close = any(rho is not None and rho.low <= 1 <= rho.high for rho in spreads)
+    unsure = " But 1 lies within an interval of ρ: it may be chance." if close else ""
+    return f"{first} settled earlier than {second} in every reading{doubt}.{unsure}{sampled}"
 
 
 def _is_earlier(step: int | None, other: int | None) -> bool | None:

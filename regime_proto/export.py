@@ -34,6 +34,7 @@ _MEANINGS = {
         for series, meaning in SERIES.items()
         for stage, form in STAGES.items()
     },
+    "weight_distance": "distance of the weights from their start (L2)",
 }
 
 # Those of a result that a netCDF attribute can hold.
@@ -59,7 +60,7 @@ def write_json(result: Result, file: BinaryIO) -> None:
 
     An undefined value is null.
     """
-    curves = {name: _plain(result.curves[name].to_numpy()) for name in _MEANINGS}
+    curves = {name: _plain(result.curves[name].to_numpy()) for name in _present(result.curves)}
     file.write(json.dumps({**result.to_json(), "curves": curves}, allow_nan=False).encode() + b"\n")
 
 
@@ -72,8 +73,8 @@ def write_netcdf(result: Result, file: BinaryIO) -> None:
     content = io.BytesIO()
     with h5netcdf.File(content, "w") as target:
         target.dimensions = dict(result.curves.sizes)
-        for name, meaning in _MEANINGS.items():
-            _create_variable(target, result.curves[name], meaning)
+        for name in _present(result.curves):
+            _create_variable(target, result.curves[name], _MEANINGS[name])
         target.attrs.update({name: value for name in _NUMBERS if (value := getattr(result, name)) is not None})
     file.write(content.getbuffer())
 
@@ -83,6 +84,10 @@ FORMATS: dict[str, Callable[[Result, BinaryIO], None]] = {
     "netcdf": write_netcdf,
     "json": write_json,
 }
+
+
+def _present(curves: xr.Dataset) -> list[str]:
+    return [name for name in _MEANINGS if name in curves]
 
 
 class _Rows:

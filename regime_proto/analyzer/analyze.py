@@ -11,10 +11,12 @@ import xarray as xr
 from regime_proto.analyzer import curves
 from regime_proto.analyzer.areas import area_of, areas
 from regime_proto.analyzer.epochs import from_epochs, observations_per_epoch
+from regime_proto.analyzer.flatness import describe_flat
 from regime_proto.analyzer.readings import ALL_READINGS, Reading
 from regime_proto.analyzer.readings import preset as find_preset
 from regime_proto.analyzer.result import LayerResult, Result, Threshold
 from regime_proto.analyzer.series import Array, Series, describe_invalid, read_series
+from regime_proto.analyzer.uncertainty import uncertainty
 from regime_proto.dataset import open_trajectory
 from regime_proto.schema.errors import RegimeError, TrajectoryError
 from regime_proto.source import parse_steps
@@ -22,6 +24,9 @@ from regime_proto.source import parse_steps
 # The last tenth of a run counts as late; a Δa of less than ten times the noise floor may be rounding.
 LATE = 0.1
 ABOVE_NOISE = 10.0
+
+RESAMPLES = 200
+MIN_RESAMPLES = 20
 
 # Below this many changes the percentiles that scale a curve are its extremes.
 FEW = 20
@@ -33,6 +38,7 @@ def analyze(
     preset: str = "paper",
     steps: str | None = None,
     batches_per_epoch: float | None = None,
+    resamples: int = RESAMPLES,
 ) -> Result:
     """Analyze a trajectory (PROTOCOL, sections 2 to 5).
 
@@ -47,6 +53,8 @@ def analyze(
         ``"A:B"``, both included: restrict the analysis.
     batches_per_epoch : float, optional
         Training steps per epoch, which the smoothing window is a part of. Wins over what the file says.
+    resamples : int
+        So many other probes and other courses of the run are drawn for the intervals; 0 for none, else 20 at least.
 
     Raises
     ------
@@ -56,11 +64,15 @@ def analyze(
     if not isinstance(trajectory, xr.Dataset):
         try:
             with open_trajectory(trajectory) as opened:
-                result = analyze(opened, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch)
+                result = analyze(
+                    opened, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples
+                )
         except OSError as error:
             raise TrajectoryError(f"{os.fspath(trajectory)}: damaged data ({error}); see regime validate") from None
         return replace(result, trajectory=os.fspath(trajectory))
     reading = find_preset(preset)
+    if resamples and resamples < MIN_RESAMPLES:
+        raise RegimeError(f"resamples {resamples}: expected {MIN_RESAMPLES} at least, or 0 for no intervals")
     chosen = _restrict(trajectory, steps)
     series = read_series(chosen)
     per_epoch, warnings = _observations_per_epoch(chosen, batches_per_epoch)
@@ -77,6 +89,8 @@ def analyze(
     rhos = {choice: curves.ratio(*areas(series, width, choice)) for choice in ALL_READINGS}
     auc_w, auc_p = areas(series, width, reading)
     auc_layers = area_of(series.layers, series.lengths, width, reading)
+    flat = describe_flat(series, width, reading)
+    warnings += [flat] if flat else []
     warnings += _warn_of_constant(series, reading, auc_layers)
     noise, late = _noise_floor(trajectory), _late(series)
     if noise is not None and late < ABOVE_NOISE * noise:
@@ -104,6 +118,7 @@ def analyze(
         noise_floor=noise,
         late_pattern_change=late,
         pattern_error=None if series.pattern_error is None else float(series.pattern_error.max()),
+        uncertainty=uncertainty(chosen, series, width, reading, resamples=resamples) if resamples else None,
         trajectory=None,
         warnings=tuple(warnings),
     )
@@ -206,6 +221,8 @@ def _curves(trajectory: xr.Dataset, series: Series, width: int, reading: Reading
         variables[f"{name}_change"] = (dims, values)
         variables[f"{name}_smoothed"] = (dims, smoothed)
         variables[f"{name}_normalised"] = (dims, normalised)
+    if series.distance is not None:
+        variables["weight_distance"] = (("step",), series.distance)
     return xr.Dataset(
         variables,
         coords={"step": series.steps, "layer": trajectory["layer"].to_numpy()},

@@ -7,6 +7,7 @@ from typing import Any
 import xarray as xr
 
 from regime_proto.analyzer.readings import Reading
+from regime_proto.analyzer.uncertainty import Uncertainty
 
 JSON_VERSION = 1
 
@@ -73,7 +74,8 @@ class Result:
     layers : tuple of LayerResult
         In execution order.
     curves : xarray.Dataset
-        Raw, smoothed and normalised series over ``step`` and ``layer``.
+        Raw, smoothed and normalised series over ``step`` and ``layer``, and ``weight_distance``, the distance of the
+        weights from their start, where the file has it.
     readings : dict of Reading to float
         ρ under every reading.
     noise_floor : float or None
@@ -82,6 +84,8 @@ class Result:
         Mean Δa over the last tenth of the intervals, to be held against it.
     pattern_error : float or None
         Largest standard error of Δa from the sampling of units; None where all units were looked at.
+    uncertainty : Uncertainty or None
+        Intervals for AUC_W, AUC_P and ρ; None where they were not asked for.
     trajectory : str or None
         Path of the file.
     warnings : tuple of str
@@ -103,6 +107,7 @@ class Result:
     noise_floor: float | None
     late_pattern_change: float
     pattern_error: float | None
+    uncertainty: Uncertainty | None
     trajectory: str | None
     warnings: tuple[str, ...]
 
@@ -134,6 +139,7 @@ class Result:
             "noise_floor": self.noise_floor,
             "late_pattern_change": _finite(self.late_pattern_change),
             "pattern_error": self.pattern_error,
+            "uncertainty": None if self.uncertainty is None else self.uncertainty.to_json(),
             "trajectory": self.trajectory,
             "warnings": list(self.warnings),
         }

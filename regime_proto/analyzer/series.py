@@ -38,6 +38,8 @@ class Series:
         Δa, by weighting: ``layer`` and ``unit``.
     pattern_error : (interval,) float64 or None
         Standard error of Δa (``layer`` weighting), where only a sample of the units is stored.
+    distance : (interval,) float64 or None
+        ‖w_i − w_0‖ at the end of each interval, over all trainable parameters, where it was recorded.
     """
 
     steps: Array
@@ -47,18 +49,18 @@ class Series:
     layers: Array
     patterns: dict[str, Array]
     pattern_error: Array | None = None
+    distance: Array | None = None
 
 
 def read_series(trajectory: xr.Dataset) -> Series:
     """Return the series of a trajectory; intervals that touch an invalid observation are left out."""
     steps = trajectory["step"].to_numpy().astype(np.int64)
-    valid = trajectory["valid"].to_numpy().astype(bool)
-    kept = np.flatnonzero(valid[1:] & valid[:-1]) + 1
-    flips = _by_blocks(trajectory["flips"], kept, _layer_flips).astype(np.float64)
+    kept = usable_intervals(trajectory)
+    flips = by_blocks(trajectory["flips"], kept, _layer_flips).astype(np.float64)
     units = trajectory["layer_units"].to_numpy().sum(axis=1).astype(np.float64)
     layers = flips / np.where(units > 0, units, np.nan)
     sizes = trajectory["tensor_size"].to_numpy()
-    weights = _by_blocks(trajectory["weight_delta_l1"], kept, lambda sums: weight_change(sums, sizes))
+    weights = by_blocks(trajectory["weight_delta_l1"], kept, lambda sums: weight_change(sums, sizes))
     return Series(
         steps=steps[kept],
         lengths=(steps[kept] - steps[kept - 1]).astype(np.float64),
@@ -70,7 +72,14 @@ def read_series(trajectory: xr.Dataset) -> Series:
             "unit": flips.sum(axis=1) / units.sum(),
         },
         pattern_error=_pattern_error(trajectory, kept, units > 0),
+        distance=_distance(trajectory, kept),
     )
+
+
+def usable_intervals(trajectory: xr.Dataset) -> Array:
+    """Return the observations, by number, that are valid and come after a valid one."""
+    valid = trajectory["valid"].to_numpy().astype(bool)
+    return np.flatnonzero(valid[1:] & valid[:-1]) + 1
 
 
 def _pattern_error(trajectory: xr.Dataset, kept: Array, counted: Array) -> Array | None:
@@ -79,6 +88,14 @@ def _pattern_error(trajectory: xr.Dataset, kept: Array, counted: Array) -> Array
         return None
     errors = trajectory["flip_fraction_error"].to_numpy()[kept][:, counted]
     return np.asarray(np.sqrt(np.square(errors).sum(axis=1)) / counted.sum())
+
+
+def _distance(trajectory: xr.Dataset, kept: Array) -> Array | None:
+    if "weight_distance_l2" not in trajectory:
+        return None
+    return by_blocks(
+        trajectory["weight_distance_l2"], kept, lambda norms: np.asarray(np.sqrt(np.square(norms).sum(axis=1)))
+    )
 
 
 def weight_change(sums: Array, sizes: Array) -> Array:
@@ -105,7 +122,7 @@ def _layer_flips(flips: Array) -> Array:
     return summed
 
 
-def _by_blocks(variable: xr.DataArray, kept: Array, reduce: Callable[[Array], Array]) -> Array:
+def by_blocks(variable: xr.DataArray, kept: Array, reduce: Callable[[Array], Array]) -> Array:
     """Return what `reduce` makes of the kept rows of a variable, of some of them at a time."""
     chosen = np.zeros(len(variable), bool)
     chosen[kept] = True

@@ -1,0 +1,51 @@
+"""Whether Δw says anything about when the weights settled: some optimisers make every step equally long."""
+
+import numpy as np
+
+from regime_proto.analyzer import curves
+from regime_proto.analyzer.readings import Reading
+from regime_proto.analyzer.series import Series
+
+# A curve whose lowest value is more than this part of its highest is flat.
+FLAT = 2 / 3
+# Noise is averaged over this part of the run at least before a curve is called flat.
+PART = 0.05
+MIN_CHANGES = 20
+
+
+def flatness(series: Series, width: int, reading: Reading) -> float | None:
+    """Return the lowest smoothed Δw over the highest, without the tenth of values at either end.
+
+    Parameters
+    ----------
+    width : int
+        Length of the moving average.
+
+    Returns
+    -------
+    float or None
+        1 for a constant Δw; None for fewer than 20 changes.
+    """
+    weights = series.weights[reading.weights]
+    if len(weights) < MIN_CHANGES:
+        return None
+    smoothed = curves.smooth(weights, max(width, round(PART * len(weights))), ends="valid")
+    low, high = np.percentile(smoothed, (10, 90))
+    return float(low / high) if high > 0 else None
+
+
+def describe_flat(series: Series, width: int, reading: Reading) -> str | None:
+    """Say in one line that Δw is flat and what follows, None where it is not."""
+    found = flatness(series, width, reading)
+    if found is None or found <= FLAT or curves.is_constant(series.weights[reading.weights]):
+        return None
+    instead = (
+        "look at the distance from the start"
+        if series.distance is not None
+        else ("record the distance from the start as well (--distance)")
+    )
+    return (
+        f"Δw is nearly flat: over most of the run it stays within a factor of {1 / found:.1f}. So it is with Adam and "
+        "its like, whose steps have about the same length whatever the gradient, and where the gradient is mostly "
+        f"noise: AUC_W and ρ then say little about when the weights settled; {instead}"
+    )

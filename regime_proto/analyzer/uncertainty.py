@@ -1,0 +1,134 @@
+"""How far AUC_W, AUC_P and ρ can be trusted: intervals by resampling."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from regime_proto.analyzer.areas import areas
+from regime_proto.analyzer.readings import Reading
+from regime_proto.analyzer.resampling import MIN_CHANGES, areas_of_other_courses, areas_of_other_probes
+from regime_proto.analyzer.samples import read_sample_changes
+from regime_proto.analyzer.series import Array, Series
+
+LEVEL = 0.95
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a number lies.
+
+    Parameters
+    ----------
+    low, high : float
+        At the level of the `Uncertainty`.
+    error : float
+        Standard error; that of log ρ times ρ for ρ.
+    """
+
+    low: float
+    high: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The intervals of one source of doubt; None where a number is undefined or does not depend on it."""
+
+    auc_w: Interval | None = None
+    auc_p: Interval | None = None
+    rho: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """How AUC_W, AUC_P and ρ of one run would spread.
+
+    Neither says how another seed of the training would do: for that compare repeated runs.
+
+    Parameters
+    ----------
+    level : float
+        The share of such intervals that hold the number.
+    resamples : int
+    probe : Spread or None
+        By the choice of the probe samples (AUC_W does not depend on it); None for a single sample.
+    course : Spread or None
+        By the noise of the run about its trend; None for fewer than 16 changes.
+    """
+
+    level: float
+    resamples: int
+    probe: Spread | None
+    course: Spread | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a JSON object."""
+        return {
+            "level": self.level,
+            "resamples": self.resamples,
+            **{
+                name: None if spread is None else {what: _plain(interval) for what, interval in vars(spread).items()}
+                for name, spread in (("probe", self.probe), ("course", self.course))
+            },
+        }
+
+
+def _plain(interval: Interval | None) -> dict[str, float] | None:
+    return None if interval is None else dict(vars(interval))
+
+
+def uncertainty(
+    trajectory: xr.Dataset, series: Series, width: int, reading: Reading, *, resamples: int, seed: int = SEED
+) -> Uncertainty:
+    """Return the uncertainty of a run under one reading.
+
+    Parameters
+    ----------
+    trajectory : xarray.Dataset
+        Holds the observations of `series`, and no others.
+    series : Series
+    width : int
+        Length of the moving average.
+    reading : Reading
+    resamples : int
+        Of each kind.
+    seed : int
+        Of both draws: the same file gives the same intervals.
+    """
+    found = areas(series, width, reading)
+    common = {"lengths": series.lengths, "width": width, "reading": reading, "resamples": resamples, "seed": seed}
+    probe = course = None
+    if trajectory.sizes["sample"] > 1 and math.isfinite(found[1]):
+        drawn = areas_of_other_probes(read_sample_changes(trajectory), **common)
+        probe = _spread(found, np.stack([np.full(resamples, found[0]), drawn], axis=1))
+    if len(series.steps) >= MIN_CHANGES and np.isfinite(found).all():
+        weights, patterns = series.weights[reading.weights], series.patterns[reading.patterns]
+        course = _spread(found, areas_of_other_courses(weights, patterns, **common))
+    return Uncertainty(level=LEVEL, resamples=resamples, probe=probe, course=course)
+
+
+def _spread(found: tuple[float, float], drawn: Array) -> Spread:
+    """Return the intervals, from AUC_W and AUC_P as found and as drawn, (resample, 2)."""
+    auc_w, auc_p = (interval(value, of) if np.ptp(of) > 0 else None for value, of in zip(found, drawn.T, strict=True))
+    return Spread(auc_w, auc_p, _of_ratio(*found, *drawn.T))
+
+
+def _of_ratio(auc_w: float, auc_p: float, weight_areas: Array, pattern_areas: Array) -> Interval | None:
+    """Return the interval of ρ, found on its logarithm: a ratio spreads by factors."""
+    usable = (weight_areas > 0) & (pattern_areas > 0)
+    if not (auc_w > 0 and auc_p > 0 and usable.any()):
+        return None
+    found = interval(math.log(auc_w / auc_p), np.log(weight_areas[usable] / pattern_areas[usable]))
+    return Interval(math.exp(found.low), math.exp(found.high), found.error * auc_w / auc_p)
+
+
+def interval(value: float, drawn: Array, *, level: float = LEVEL) -> Interval:
+    """Return the interval about a number, from how others of its kind spread about their mean."""
+    deviations = drawn[np.isfinite(drawn)]
+    deviations = deviations - deviations.mean()
+    low, high = np.quantile(deviations, ((1 - level) / 2, (1 + level) / 2))
+    return Interval(float(value + low), float(value + high), float(deviations.std(ddof=1)))
