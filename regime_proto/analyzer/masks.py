@@ -1,0 +1,152 @@
+"""Takes some of the stored masks of a trajectory into memory, however many there are."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from regime_proto.analyzer.series import Array
+from regime_proto.schema.header import Layer
+
+# At most so many bytes are inflated, held, and compared pair by pair.
+READ_BYTES = 1 * 2**30
+HELD_BYTES = 256 * 2**20
+COMPARED_BYTES = 2 * 2**30
+
+# Observations that are looked at, evenly spaced; and how many of them are the first of pairs at every distance.
+PICKS = 64
+MIN_PICKS = 16
+ANCHORS = 16
+# Observations that lie in a chunk together, so that reading one inflates all.
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class MaskSelection:
+    """Some masks of a trajectory.
+
+    Parameters
+    ----------
+    steps : (pick,) int64
+        Steps of the observations that are looked at, evenly spaced among those whose masks are stored.
+    masks : (pick, sample, byte) uint8
+        8 units per byte, first unit in the highest bit.
+    pairs : dict of int to (pair, 2) int64
+        By distance, counted in observations with masks: pairs of rows of `paired`.
+    paired : (row, sample, byte) uint8
+    paired_steps : (row,) int64
+    layers : tuple of Layer
+    units : (layer, sample) int64
+        Units that count, of the samples that are looked at.
+    all_samples : int
+        Samples in the file.
+    stored : int
+        Observations whose masks are stored.
+    """
+
+    steps: Array
+    masks: Array
+    pairs: dict[int, Array]
+    paired: Array
+    paired_steps: Array
+    layers: tuple[Layer, ...]
+    units: Array
+    all_samples: int
+    stored: int
+
+
+def select_masks(trajectory: xr.Dataset) -> MaskSelection | None:
+    """Read masks that are spread evenly over a run, and pairs of them at distances 1, 2, 4 and so on.
+
+    Observations that are invalid are left out. Where the masks are large, fewer observations and fewer samples are
+    looked at; which is the same for the same file.
+
+    Returns
+    -------
+    MaskSelection or None
+        None where fewer than two masks are stored.
+    """
+    steps, usable = trajectory["mask_step"].to_numpy().astype(np.int64), _usable(trajectory)
+    if len(usable) < 2:
+        return None
+    samples, row = trajectory.sizes["sample"], trajectory.sizes["byte"]
+    picks = _picks(samples * row)
+    looked_at = _spread(len(usable), picks)
+    pairs = _pairs(len(usable))
+    partners = np.unique(np.concatenate([*pairs.values()]))
+    rows = np.union1d(looked_at, partners)
+    chosen = _samples(usable[rows], samples, row)
+    masks = _read(trajectory["mask"], usable[rows], chosen)
+    return MaskSelection(
+        steps=steps[usable[looked_at]],
+        masks=masks[np.searchsorted(rows, looked_at)],
+        pairs={distance: np.searchsorted(partners, found) for distance, found in pairs.items()},
+        paired=masks[np.searchsorted(rows, partners)],
+        paired_steps=steps[usable[partners]],
+        layers=layers_of(trajectory),
+        units=trajectory["layer_units"].to_numpy()[:, chosen],
+        all_samples=samples,
+        stored=len(usable),
+    )
+
+
+def layers_of(trajectory: xr.Dataset) -> tuple[Layer, ...]:
+    """Return the gate layers of a trajectory."""
+    sizes = trajectory["layer_size"].to_numpy().astype(np.int64)
+    index = trajectory.get("unit_index")
+    stored = [None] * len(sizes) if index is None else (index.to_numpy() >= 0).sum(axis=1).tolist()
+    names = (trajectory[name].to_numpy() for name in ("layer", "layer_op", "layer_kind", "layer_path"))
+    planes = trajectory["layer_planes"].to_numpy().tolist()
+    thresholds = trajectory["layer_threshold"].to_numpy()
+    return tuple(
+        Layer(str(name), str(op), str(kind), str(path), int(size), tuple(row[:count].tolist()), width)
+        for name, op, kind, path, size, row, count, width in zip(*names, sizes, thresholds, planes, stored, strict=True)
+    )
+
+
+def _usable(trajectory: xr.Dataset) -> Array:
+    """Return the numbers, among the stored masks, of those of valid observations."""
+    steps = trajectory["step"].to_numpy()[trajectory["valid"].to_numpy() > 0]
+    return np.flatnonzero(np.isin(trajectory["mask_step"].to_numpy(), steps))
+
+
+def _picks(observation: int) -> int:
+    """Return how many observations, of so many bytes each, can be compared each with each."""
+    picks = PICKS
+    while picks > MIN_PICKS and picks * (picks - 1) // 2 * observation > COMPARED_BYTES:
+        picks //= 2
+    return picks
+
+
+def _spread(count: int, picks: int) -> Array:
+    """Return so many numbers below `count`, evenly spaced, the first and the last among them."""
+    return np.unique(np.rint(np.linspace(0, count - 1, min(count, picks))).astype(np.int64))
+
+
+def _pairs(count: int) -> dict[int, Array]:
+    """Return pairs of numbers below `count`, by distance."""
+    distances = [2**power for power in range((count - 1).bit_length()) if 2**power < count]
+    pairs = {}
+    for distance in distances:
+        first = _spread(count - distance, ANCHORS)
+        pairs[distance] = np.stack([first, first + distance], axis=1)
+    return pairs
+
+
+def _samples(rows: Array, samples: int, row: int) -> Array:
+    """Return the samples that are looked at: all, or so many, evenly spaced, as there is room for."""
+    inflated = len(np.unique(rows // _CHUNK)) * _CHUNK * row
+    affordable = min(READ_BYTES // inflated, HELD_BYTES // (len(rows) * row))
+    return _spread(samples, max(1, affordable))
+
+
+def _read(stored: xr.DataArray, rows: Array, samples: Array) -> Array:
+    """Return the masks of some rows and samples, chunk by chunk."""
+    parts = []
+    every = len(samples) == stored.shape[1]
+    for chunk in np.unique(rows // _CHUNK):
+        inside = rows[rows // _CHUNK == chunk]
+        block = stored[int(inside[0]) : int(inside[-1]) + 1]
+        values = (block if every else block[:, samples]).to_numpy()
+        parts.append(values[inside - inside[0]])
+    return np.concatenate(parts)
