@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_run
-from regime_proto.cli.render import verdict
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from test_cli import assert_one_line, regime
 from torch import nn
@@ -16,6 +15,7 @@ from torch import nn
 import regime_proto
 from regime_proto import memory
 from regime_proto.analyzer.result import Threshold
+from regime_proto.analyzer.verdict import verdict
 from regime_proto.plan import make_plan, write_program
 
 

@@ -1,5 +1,7 @@
 """What stored masks tell: against plain loops over bits."""
 
+import itertools
+
 import numpy as np
 import pytest
 from regime_proto.schema import hdf5
@@ -48,9 +50,7 @@ def test_agreement_and_units_are_those_of_the_bits(tmp_path, options):
         np.testing.assert_array_equal(found.units.dead[:, index], (~on.any(axis=1)).sum(axis=1))
         np.testing.assert_array_equal(found.units.always_on[:, index], on.all(axis=1).sum(axis=1))
         late = [bits_of(head, mask)[index] for mask in masks[-found.units.late_picks :]]
-        often = np.mean(
-            [(now != before).any(axis=(0, 1)) for before, now in zip(late, late[1:], strict=False)], axis=0
-        )
+        often = np.mean([(now != before).any(axis=(0, 1)) for before, now in itertools.pairwise(late)], axis=0)
         assert found.units.restless[index] == (often > 0.5).sum()
     assert (found.samples, found.all_samples, found.stored) == (3, 3, len(steps))
 

@@ -15,11 +15,11 @@ from regime_proto.analyzer.flatness import describe_flat
 from regime_proto.analyzer.readings import ALL_READINGS, Reading
 from regime_proto.analyzer.readings import preset as find_preset
 from regime_proto.analyzer.result import LayerResult, Result, Threshold
+from regime_proto.analyzer.selection import restrict
 from regime_proto.analyzer.series import Array, Series, describe_invalid, read_series
 from regime_proto.analyzer.uncertainty import uncertainty
 from regime_proto.dataset import open_trajectory
 from regime_proto.schema.errors import RegimeError, TrajectoryError
-from regime_proto.source import parse_steps
 
 # The last tenth of a run counts as late; a Δa of less than ten times the noise floor may be rounding.
 LATE = 0.1
@@ -73,7 +73,7 @@ def analyze(
     reading = find_preset(preset)
     if resamples and resamples < MIN_RESAMPLES:
         raise RegimeError(f"resamples {resamples}: expected {MIN_RESAMPLES} at least, or 0 for no intervals")
-    chosen = _restrict(trajectory, steps)
+    chosen = restrict(trajectory, steps)
     series = read_series(chosen)
     per_epoch, warnings = _observations_per_epoch(chosen, batches_per_epoch)
     invalid = describe_invalid(chosen)
@@ -122,22 +122,6 @@ def analyze(
         trajectory=None,
         warnings=tuple(warnings),
     )
-
-
-def _restrict(trajectory: xr.Dataset, steps: str | None) -> xr.Dataset:
-    chosen = trajectory
-    if steps is not None:
-        first, last = parse_steps(steps)
-        at = trajectory["step"].to_numpy()
-        chosen = trajectory.isel(step=np.flatnonzero((at >= first) & (at <= last)))
-    count = chosen.sizes["step"]
-    if count < 2:
-        at = trajectory["step"].to_numpy()
-        raise RegimeError(
-            f"{count} of {len(at)} observations chosen; a change needs two at least "
-            f"(the steps run from {at[0]} to {at[-1]})"
-        )
-    return chosen
 
 
 def _observations_per_epoch(trajectory: xr.Dataset, batches_per_epoch: float | None) -> tuple[float | None, list[str]]:
