@@ -35,7 +35,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Intervals:
     """The intervals of one source of doubt; None where a number is undefined or does not depend on it."""
 
     auc_w: Interval | None = None
@@ -54,16 +54,16 @@ class Uncertainty:
     level : float
         The share of such intervals that hold the number.
     resamples : int
-    probe : Spread or None
+    probe : Intervals or None
         By the choice of the probe samples (AUC_W does not depend on it); None for a single sample.
-    course : Spread or None
+    course : Intervals or None
         By the noise of the run about its trend; None for fewer than 16 changes.
     """
 
     level: float
     resamples: int
-    probe: Spread | None
-    course: Spread | None
+    probe: Intervals | None
+    course: Intervals | None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON object."""
@@ -111,10 +111,10 @@ def uncertainty(
     return Uncertainty(level=LEVEL, resamples=resamples, probe=probe, course=course)
 
 
-def _spread(found: tuple[float, float], drawn: Array) -> Spread:
+def _spread(found: tuple[float, float], drawn: Array) -> Intervals:
     """Return the intervals, from AUC_W and AUC_P as found and as drawn, (resample, 2)."""
     auc_w, auc_p = (interval(value, of) if np.ptp(of) > 0 else None for value, of in zip(found, drawn.T, strict=True))
-    return Spread(auc_w, auc_p, _of_ratio(*found, *drawn.T))
+    return Intervals(auc_w, auc_p, _of_ratio(*found, *drawn.T))
 
 
 def _of_ratio(auc_w: float, auc_p: float, weight_areas: Array, pattern_areas: Array) -> Interval | None:

@@ -1,0 +1,31 @@
+"""Averages over neighbouring intervals: a page shows a few hundred columns, however long a run is."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def bin_edges(count: int, bins: int) -> Array:
+    """Return where bins of about equal length begin, and `count` at the end; a bin for each where these are few."""
+    return np.linspace(0, count, min(count, bins) + 1).astype(np.int64)
+
+
+def bin_means(values: Array, edges: Array) -> Array:
+    """Return the mean over every bin, without NaN; NaN where there is nothing else.
+
+    Parameters
+    ----------
+    values : (interval, ...) float64
+    edges : (bin + 1,) int64
+
+    Returns
+    -------
+    (bin, ...) float64
+    """
+    known = np.isfinite(values)
+    sums = np.add.reduceat(np.where(known, values, 0.0), edges[:-1], axis=0)
+    counts = np.add.reduceat(known, edges[:-1], axis=0, dtype=np.int64)
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)

@@ -1,0 +1,70 @@
+"""What the figures of a page have in common."""
+
+from typing import Any
+
+import numpy as np
+
+from regime_proto.analyzer.series import Array
+from regime_proto.report.figure import label
+from regime_proto.report.thinning import POINTS, extremes
+from regime_proto.report.view import RunView
+
+# Of the table behind a figure.
+TABLE_ROWS = 40
+
+
+def line(steps: Array, values: Array, name: str, color: str, **more: Any) -> dict[str, Any]:
+    """Return a curve, thinned for drawing."""
+    x, y = extremes(steps, values)
+    dash = more.pop("dash", "solid")
+    return {
+        "type": "scatter", "mode": "lines", "x": x, "y": y, "name": name,
+        "line": {"color": color, "width": 2, "dash": dash}, **more,
+    }  # fmt: skip
+
+
+def thinned(view: RunView) -> str:
+    """Say how curves are thinned, where they are."""
+    count = len(view.steps)
+    return (
+        f" Drawn are the smallest and the largest of every {count / (POINTS / 2):.0f} values; all numbers are from all "
+        f"{count:,}."
+        if count > POINTS
+        else ""
+    )
+
+
+def binned(view: RunView) -> str:
+    """Say what a column of a heat map is, where it is more than one change."""
+    count, columns = len(view.steps), len(view.edges) - 1
+    return f" A column is the mean over {count / columns:.1f} changes." if count > columns else ""
+
+
+def span_text(first: int, last: int) -> str:
+    """Return a range of steps."""
+    return str(first) if first == last else f"{first} – {last}"
+
+
+def layer_labels(view: RunView) -> list[str]:
+    """Return the layers by node and module, each of its own."""
+    return [label(f"{layer.layer} · {layer.path}" if layer.path else layer.layer, 34) for layer in view.result.layers]
+
+
+def column_centres(view: RunView) -> Array:
+    """Return the steps at the middle of the columns of heat maps."""
+    middle = (view.edges[:-1] + view.edges[1:] - 1) // 2
+    return np.asarray(view.steps[middle])
+
+
+def heat_map(x: Array, y: list[str] | Array, z: Array, title: str) -> dict[str, Any]:
+    """Return a heat map; page.js can show its logarithm."""
+    return {
+        "type": "heatmap", "x": x, "y": y, "z": z, "colorscale": "Cividis",
+        "colorbar": {"title": {"text": title}, "thickness": 12},
+        "hovertemplate": f"%{{y}}<br>%{{x}}<br>{title} %{{customdata:.3g}}<extra></extra>", "customdata": z,
+    }  # fmt: skip
+
+
+def map_height(rows: int) -> int:
+    """Return the height of a heat map, in pixels."""
+    return 150 + min(700, max(120, 22 * rows))

@@ -1,0 +1,169 @@
+"""What a page shows of one run: the analysis, and what else its trajectory holds. All numbers are from the whole file."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from regime_proto.analyzer.analyze import RESAMPLES, analyze
+from regime_proto.analyzer.patterns import Patterns, read_patterns
+from regime_proto.analyzer.result import Result
+from regime_proto.analyzer.samples import read_sample_changes
+from regime_proto.analyzer.selection import restrict
+from regime_proto.analyzer.series import Array
+from regime_proto.dataset import open_trajectory
+from regime_proto.report.binning import bin_edges, bin_means
+from regime_proto.schema.errors import TrajectoryError
+from regime_proto.schema.layout import METRIC_PREFIX
+
+# Columns of a heat map.
+COLUMNS = 200
+# The last quarter of a run is late, where single samples are concerned.
+LATE = 0.25
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """Which probe samples go on changing.
+
+    Parameters
+    ----------
+    changes : (bin, sample) float64
+        Δa of each sample, mean over the intervals of a bin.
+    late : (sample,) float64
+        Mean over the last quarter of the run.
+    """
+
+    changes: Array
+    late: Array
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric that the trajectory holds, where it is finite.
+
+    Parameters
+    ----------
+    name : str
+    steps : (value,) int64
+    values : (value,) float64
+    """
+
+    name: str
+    steps: Array
+    values: Array
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run.
+
+    Parameters
+    ----------
+    name : str
+        Of the file, without its suffixes.
+    path : Path
+    result : Result
+    attributes : mapping
+        Root attributes of the file.
+    metrics : tuple of Metric
+    edges : (bin + 1,) int64
+        The intervals that heat maps take together, by number.
+    samples : SampleView
+    patterns : Patterns or None
+        None where fewer than two masks are stored.
+    facts : mapping of str to int
+        Sizes: samples, layers, units, tensors, parameters; and padded, the pairs of a layer and a sample in which not
+        all units count.
+    """
+
+    name: str
+    path: Path
+    result: Result
+    attributes: Mapping[str, Any]
+    metrics: tuple[Metric, ...]
+    edges: Array
+    samples: SampleView
+    patterns: Patterns | None
+    facts: Mapping[str, int]
+
+    @property
+    def steps(self) -> Array:
+        """Steps at the ends of the intervals."""
+        return np.asarray(self.result.curves["step"].to_numpy())
+
+
+def read_run(
+    path: str | os.PathLike[str],
+    *,
+    preset: str = "paper",
+    steps: str | None = None,
+    batches_per_epoch: float | None = None,
+    resamples: int = RESAMPLES,
+) -> RunView:
+    """Read what a page shows of a run.
+
+    Parameters
+    ----------
+    path, preset, steps, batches_per_epoch, resamples
+        As in `regime_proto.analyze`.
+
+    Raises
+    ------
+    RegimeError
+        The file cannot be read, or fewer than two observations are left.
+    """
+    path = Path(path)
+    try:
+        with open_trajectory(path) as trajectory:
+            result = analyze(
+                trajectory, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples
+            )
+            chosen = restrict(trajectory, steps)
+            edges = bin_edges(len(result.curves["step"]), COLUMNS)
+            return RunView(
+                name=path.name.removesuffix(path.suffix).removesuffix(".regime"),
+                path=path,
+                result=replace(result, trajectory=os.fspath(path)),
+                attributes=dict(trajectory.attrs),
+                metrics=_metrics(chosen),
+                edges=edges,
+                samples=_samples(chosen, edges),
+                patterns=read_patterns(chosen),
+                facts=_facts(trajectory),
+            )
+    except OSError as error:
+        raise TrajectoryError(f"{path}: damaged data ({error}); see regime validate") from None
+
+
+def _metrics(trajectory: xr.Dataset) -> tuple[Metric, ...]:
+    steps = trajectory["step"].to_numpy()
+    found = []
+    for variable in trajectory.data_vars:
+        if str(variable).startswith(METRIC_PREFIX):
+            values = trajectory[variable].to_numpy()
+            known = np.isfinite(values)
+            name = trajectory[variable].attrs.get("long_name", str(variable).removeprefix(METRIC_PREFIX))
+            if known.sum() > 1:
+                found.append(Metric(str(name), steps[known], values[known]))
+    return tuple(found)
+
+
+def _samples(trajectory: xr.Dataset, edges: Array) -> SampleView:
+    changes = read_sample_changes(trajectory).of_each()
+    return SampleView(bin_means(changes, edges), changes[-max(1, round(LATE * len(changes))) :].mean(axis=0))
+
+
+def _facts(trajectory: xr.Dataset) -> dict[str, int]:
+    return {
+        "samples": int(trajectory.sizes["sample"]),
+        "layers": int(trajectory.sizes["layer"]),
+        "units": int(trajectory["layer_size"].sum()),
+        "tensors": int(trajectory.sizes["tensor"]),
+        "parameters": int(trajectory["tensor_size"].sum()),
+        "padded": int((trajectory["layer_units"] < trajectory["layer_units"].max("sample")).sum()),
+    }
