@@ -6,7 +6,7 @@ from typing import Any
 
 import rich_click as click
 from click.exceptions import Exit
-from regime_proto.cli import checking, exchange, measuring
+from regime_proto.cli import checking, exchange, measuring, reporting
 from regime_proto.cli.console import show_error
 from regime_proto.schema.errors import RegimeError
 
@@ -60,6 +60,7 @@ for command in (
     measuring.inspect,
     measuring.demo,
     checking.check,
+    reporting.compare,
     exchange.validate,
     exchange.merge,
     exchange.thin,

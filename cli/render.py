@@ -18,7 +18,7 @@ SPARK_WIDTH = 60
 SHOWN_LAYERS = 3
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "_.-:=+*#"
-_ASCII = {"ρ": "rho", "–": "-", "τ": "tau", "×": "x", "·": "-", "…": "...", "Δ": "d"}
+_ASCII = {"ρ": "rho", "–": "-", "−": "-", "τ": "tau", "×": "x", "·": "-", "…": "...", "Δ": "d"}
 
 
 def console() -> Console:

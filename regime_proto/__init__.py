@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from regime_proto import synthetic
     from regime_proto.analyzer.analyze import analyze
+    from regime_proto.analyzer.comparison import Comparison, compare
     from regime_proto.analyzer.result import Result
     from regime_proto.conversion import convert
     from regime_proto.dataset import open_trajectory
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Comparison",
     "Recorder",
     "RegimeError",
     "RegimeWarning",
@@ -28,6 +30,7 @@ __all__ = [
     "TrajectoryError",
     "analyze",
     "check",
+    "compare",
     "convert",
     "open_trajectory",
     "record",
@@ -36,6 +39,7 @@ __all__ = [
 
 # This is the parent package of the schema: reading a file must not load xarray, onnx or a framework.
 _HOMES = {
+    "Comparison": "regime_proto.analyzer.comparison",
     "Recorder": "regime_proto.recording.recorder",
     "RegimeError": "regime_proto.schema.errors",
     "RegimeWarning": "regime_proto.schema.errors",
@@ -45,6 +49,7 @@ _HOMES = {
     "TrajectoryError": "regime_proto.schema.errors",
     "analyze": "regime_proto.analyzer.analyze",
     "check": "regime_proto.integrity.check",
+    "compare": "regime_proto.analyzer.comparison",
     "convert": "regime_proto.conversion",
     "open_trajectory": "regime_proto.dataset",
     "record": "regime_proto.recording.record",

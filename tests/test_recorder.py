@@ -19,6 +19,7 @@ from torch import nn
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning, Settling
+from regime_proto.analyzer.labels import labels_of
 from regime_proto.engine.deltas import KeptWeights
 
 MAKERS = [nets.make_mlp, nets.make_conv, nets.make_encoder]
@@ -323,6 +324,7 @@ def test_settled_is_told_once_and_taken_back_when_activity_returns(tmp_path):
     assert states[39]
     assert not states[44]
     assert states[-1]
+    assert not labels_of(extra(tmp_path / "run.h5"))
     assert extra(tmp_path / "run.h5") == {
         "settled_at_step": status.step,
         "settling_threshold": 0.1,

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import regime_proto
 from regime_proto import RegimeError
+from regime_proto.analyzer.labels import labels_of
 
 SAMPLES = torch.arange(200 * 12, dtype=torch.float32).reshape(200, 12) / 100
 LABELS = torch.arange(200) % 3
@@ -55,6 +56,7 @@ def test_a_fifth_of_a_batch_is_drawn_and_the_seed_is_told(tmp_path):
         at = np.flatnonzero((SAMPLES.numpy()[:, None] == samples[None]).all(axis=2).any(axis=1))
         assert len(at) == 10
         assert at[-1] - at[0] > 50
+        assert not labels_of(extra(tmp_path / f"{seed}.h5"))
         assert extra(tmp_path / f"{seed}.h5") == {
             "probe_seed": seed,
             "probe_drawn": "10 samples, 0.2 of a batch of 50",

@@ -16,6 +16,7 @@ from regime_proto.schema.finish import finish
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning
+from regime_proto.analyzer.labels import labels_of
 from regime_proto.analyzer.series import describe_invalid
 
 STEPS = 20
@@ -130,6 +131,7 @@ def test_a_run_may_be_resumed_again_and_again(whole, tmp_path):
     record_states(states, range(3, STEPS), path, start=2, resume=2)
     assert_equal(path, expected)
     assert extra(path)["resumed_from_steps"] == "4 11 2"
+    assert not labels_of(extra(path))
 
 
 @pytest.mark.parametrize("masks", ["all", "none"])

@@ -62,3 +62,36 @@ def from_epochs(epochs: NDArray[Any]) -> float | None:
         return None
     first, last = changes[0], changes[-1]
     return float((last - first) / (epochs[last] - epochs[first]))
+
+
+def epochs_spanned(
+    steps: NDArray[Any], epochs: NDArray[Any], step_kind: str, batches_per_epoch: float | None, stored: float | None
+) -> float | None:
+    """Return how many epochs lie between the first and the last of some observations.
+
+    Parameters
+    ----------
+    steps : (step,) int64
+    epochs : (step,) float64
+        NaN where unknown.
+    step_kind : str
+    batches_per_epoch : float, optional
+        Training steps per epoch, if the user says so; wins over what the file says.
+    stored : float, optional
+        Observations per epoch, if the file says so.
+
+    Returns
+    -------
+    float or None
+        None where it cannot be told.
+    """
+    if batches_per_epoch is not None:
+        return (len(steps) - 1) / observations_per_epoch(steps, step_kind, batches_per_epoch)
+    known = np.flatnonzero(np.isfinite(epochs))
+    # A training begins with epoch 0, whether or not that was said.
+    begin = 0.0 if steps[0] == 0 and not np.isfinite(epochs[0]) else None
+    if len(known) and (begin is not None or len(known) > 1):
+        return float(epochs[known[-1]] - (epochs[known[0]] if begin is None else begin))
+    if step_kind == "epoch":
+        return float(steps[-1] - steps[0])
+    return (len(steps) - 1) / stored if stored else None

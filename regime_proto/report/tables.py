@@ -1,0 +1,177 @@
+"""A comparison as a table: which columns it has, and how it is written for spreadsheets, papers and pages."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from regime_proto.analyzer.comparison import Comparison, Summary, spacing
+from regime_proto.analyzer.labels import label_names
+from regime_proto.analyzer.rows import PAPER, Row
+
+UNKNOWN = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table that is read by people.
+
+    Parameters
+    ----------
+    heading : str
+    text : callable
+        What stands there for a row; empty where nothing is known.
+    is_number : bool
+    """
+
+    heading: str
+    text: Callable[[Row], str]
+    is_number: bool = True
+
+
+def _range(row: Row) -> str:
+    return "" if row.rho_range is None else "{:.2f}–{:.2f}".format(*row.rho_range)
+
+
+# Two decimals, as in the paper's Table II.
+RESULTS = (
+    Column("epochs", lambda row: "" if row.epochs is None else f"{row.epochs:.1f}".removesuffix(".0")),
+    Column("AUC_W", lambda row: decimals(row.auc_w)),
+    Column("AUC_P", lambda row: decimals(row.auc_p)),
+    Column("ρ", lambda row: decimals(row.rho)),
+    # An uncertainty of ρ has its place here, as a column "ρ ±", once a result has one.
+    # Of ρ, over all readings.
+    Column("range", _range),
+)
+KINDS = (
+    Column("stride", spacing, is_number=False),
+    Column("preset", lambda row: row.preset, is_number=False),
+)
+RUN = Column("run", lambda row: row.run, is_number=False)
+
+
+def decimals(value: float) -> str:
+    """Return a number with two decimals, empty where it is undefined."""
+    return f"{value:.2f}" if math.isfinite(value) else ""
+
+
+def label_column(name: str) -> Column:
+    """Return the column of a label."""
+    return Column(name.replace("_", " "), lambda row: row.labels.get(name, ""), is_number=False)
+
+
+def columns(comparison: Comparison, *, labels: int | None = None) -> tuple[Column, ...]:
+    """Return the columns of a table that is read by people.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    labels : int, optional
+        How many labels to show; all if left out.
+    """
+    names = label_names(row.labels for row in comparison.rows)[:labels]
+    results = [column for column in RESULTS if any(map(column.text, comparison.rows))]
+    kinds = KINDS if comparison.is_mixed else ()
+    first = () if _labels_tell(comparison, names) else (RUN,)
+    return (*first, *map(label_column, names), *kinds, *results)
+
+
+def _labels_tell(comparison: Comparison, names: Sequence[str]) -> bool:
+    """Whether every row can be told from the others, and from published ones, by its labels alone."""
+    told = {tuple(row.labels.get(name, "") for name in names) for row in comparison.rows}
+    one_source = len({row.source for row in comparison.rows}) == 1
+    return one_source and len(told) == len(comparison.rows) and all(row.labels for row in comparison.rows)
+
+
+def describe(summary: Summary) -> str:
+    """Return mean, semi-deviations and median of ρ in words."""
+    whose = " of Table II" if summary.source == PAPER else ""
+    what = f"{summary.value}, " if summary.value is not None else ""
+    rho = summary.rho
+    deviations = ", ".join(
+        f"{sign}{value:.2f}" for sign, value in (("+", rho.upper), ("−", rho.lower)) if math.isfinite(value)
+    )
+    spread = f" ({deviations})" if deviations else ""
+    return (
+        f"{what}{rho.runs} run{'s' * (rho.runs != 1)}{whose}: mean ρ {decimals(rho.mean) or UNKNOWN}{spread}, "
+        f"median {decimals(rho.median) or UNKNOWN}"
+    )
+
+
+def to_csv(comparison: Comparison) -> str:
+    """Return one row per run, with all that is known of it, in full precision; an unknown value is empty."""
+    names = label_names(row.labels for row in comparison.rows)
+    own = (
+        "epochs", "auc_w", "auc_p", "rho", "rho_low", "rho_high", "observations", "stride", "step_kind", "window",
+        "preset", "trajectory",
+    )  # fmt: skip
+    taken = {"run", "source", *own}
+    target = io.StringIO()
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow(["run", "source", *(f"label_{name}" if name in taken else name for name in names), *own])
+    for row in comparison.rows:
+        low, high = row.rho_range or (None, None)
+        values = {**row.to_json(), "rho_low": low, "rho_high": high}
+        writer.writerow([row.run, row.source, *(row.labels.get(name) for name in names), *map(values.get, own)])
+    return target.getvalue()
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """Return a table of GitHub's Markdown, and the means below it."""
+    shown = columns(comparison)
+    lines = [
+        [_escaped(column.heading) for column in shown],
+        ["---:" if column.is_number else "---" for column in shown],
+        *([_escaped(column.text(row) or UNKNOWN) for column in shown] for row in comparison.rows),
+    ]
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return table + "".join(f"\n{_escaped(describe(summary))}\n" for summary in comparison.summaries)
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|~&$#" else letter for letter in text)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    "<": "$<$",
+    ">": "$>$",
+    "ρ": r"$\rho$",
+    "–": "--",
+    "−": "$-$",
+}
+_LATEX_HEADINGS = {"AUC_W": r"$\mathrm{AUC}_W$", "AUC_P": r"$\mathrm{AUC}_P$"}
+
+
+def to_latex(comparison: Comparison) -> str:
+    """Return a tabular of the package booktabs, with the means below a rule."""
+    shown = columns(comparison)
+    headings = [_LATEX_HEADINGS.get(column.heading) or _in_latex(column.heading) for column in shown]
+    body = [[_in_latex(column.text(row) or UNKNOWN) for column in shown] for row in comparison.rows]
+    means = [
+        rf"\multicolumn{{{len(shown)}}}{{l}}{{{_in_latex(describe(summary))}}}" for summary in comparison.summaries
+    ]
+    lines = [
+        "% \\usepackage{booktabs}",
+        rf"\begin{{tabular}}{{{''.join('r' if column.is_number else 'l' for column in shown)}}}",
+        r"\toprule",
+        rf"{' & '.join(headings)} \\",
+        r"\midrule",
+        *(rf"{' & '.join(cells)} \\" for cells in body),
+        r"\midrule",
+        *(rf"{mean} \\" for mean in means),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _in_latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+FORMATS: dict[str, Callable[[Comparison], str]] = {"csv": to_csv, "markdown": to_markdown, "latex": to_latex}
