@@ -61,12 +61,13 @@ def normalised(view: RunView) -> Figure:
         for threshold in result.thresholds
     )
     ends = "whole windows only" if result.preset == "strict" else "zeros beyond the ends"
+    smoothed = f"smoothed over {result.window} observations ({ends})" if result.window > 1 else "not smoothed"
     return Figure(
         key="curves",
         title="When weights and patterns settled",
         caption=(
-            f"Δw and Δa, smoothed over {result.window} observation{'s' * (result.window > 1)} ({ends}), scaled by their "
-            "0.5th and 99.5th percentiles. A marker shows from where on a curve stays below a dotted line: "
+            f"Δw and Δa, {smoothed}, scaled by their 0.5th and 99.5th percentiles. A marker shows from where on a "
+            "curve stays below a dotted line: "
             f"{below}.{thinned(view)}"
         ),
         summary=(
@@ -127,7 +128,7 @@ def raw(view: RunView) -> Figure:
             f"switched, mean over the layers.{also}{thinned(view)}"
         ),
         summary=(
-            f"Line charts over {result.step_kind}s, one above the other: Δw, Δa{''.join(f', {name}' for name in beside)}. "
+            f"Line charts over {result.step_kind}s, one above the other: {', '.join(['Δw', 'Δa', *beside])}. "
             f"Late in the run Δa is {result.late_pattern_change:.1e}."
         ),
         traces=tuple(traces),

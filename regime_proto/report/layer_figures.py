@@ -107,8 +107,8 @@ def sample_map(view: RunView) -> Figure:
         key="samples",
         title="Which probe samples keep flipping",
         caption=(
-            "Δa of each probe sample, those that change most late in the run on top (numbers count from 0, in the order "
-            f"of the probe). {words}{binned(view)}"
+            "Δa of each probe sample, those that change most late in the run on top (numbers count from 0, in the "
+            f"order of the probe). {words}{binned(view)}"
         ),
         summary=f"Heat map of Δa, {len(late)} probe samples over the run. {words}",
         traces=(heat_map(column_centres(view), names, changes[:, order].T, "Δa"),),

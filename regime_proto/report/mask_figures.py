@@ -47,7 +47,7 @@ def strides(view: RunView, found: Patterns) -> Figure:
             },
         ),
         layout={
-            "xaxis": {"type": "log", "title": {"text": f"{kind}s apart"}},
+            "xaxis": {"type": "log", "title": {"text": f"{kind}s apart"}, "tickvals": by.steps},
             "yaxis": {"title": {"text": "Δa"}, "rangemode": "tozero"},
             "showlegend": False,
         },
@@ -122,9 +122,9 @@ def units(view: RunView, found: Patterns) -> Figure:
         key="units",
         title="Dead, always-on and restless units",
         caption=(
-            "Of the units of each layer: dead are those below their threshold for every probe sample at the end, always "
-            "on those above it for every sample, restless those that changed, for some sample, over more than half of "
-            f"the {by.late_picks - 1} intervals looked at in the last quarter of the run. {words}{padded}"
+            "Of the units of each layer: dead are those below their threshold for every probe sample at the end, "
+            "always on those above it for every sample, restless those that changed, for some sample, over more than "
+            f"half of the {by.late_picks - 1} intervals looked at in the last quarter of the run. {words}{padded}"
             f"{looked_at(found)}"
         ),
         summary=f"Bar chart, {len(names)} layers by depth. {words}",

@@ -66,7 +66,7 @@ def readings(view: RunView) -> Figure:
         f"the preset {result.preset}.",
         traces=tuple(traces),
         layout={
-            "xaxis": {"title": {"text": "ρ = AUC_W / AUC_P"}},
+            "xaxis": {"title": {"text": "ρ"}},
             "yaxis": {"automargin": True, "type": "category"},
             "shapes": [_one()],
         },

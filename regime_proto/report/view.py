@@ -1,4 +1,4 @@
-"""What a page shows of one run: the analysis, and what else its trajectory holds. All numbers are from the whole file."""
+"""What a page shows of one run: the analysis, and what else its trajectory holds."""
 
 import os
 from collections.abc import Mapping

@@ -1,0 +1,77 @@
+"""A run in plain words: what was measured, how, and what a reader should know before trusting it."""
+
+from regime_proto.report.figure import number
+from regime_proto.report.view import RunView
+from regime_proto.schema.layout import ATTRIBUTES
+
+
+def how_measured(view: RunView) -> list[str]:
+    """Return sentences on what was measured and how."""
+    result, facts = view.result, view.facts
+    kind, steps = result.step_kind, view.steps
+    measured = (
+        f"{result.observations:,} observations of {facts['parameters']:,} trainable parameters in {facts['tensors']} "
+        f"tensors, up to {kind} {steps[-1]}, on {facts['samples']} probe samples: {facts['units']:,} units per sample "
+        f"in {facts['layers']} layers."
+    )
+    said = [measured, _stride(view)]
+    if result.window > 1:
+        said.append(f"Curves are smoothed over {result.window} observations, 0.3 epochs.")
+    else:
+        said.append("Curves are not smoothed: a window of 0.3 epochs is one observation here, or unknown.")
+    said.append(_noise(view))
+    if result.pattern_error is not None:
+        said.append(
+            "Only some units of each layer were looked at; the largest standard error of Δa by that choice is "
+            f"{result.pattern_error:.1e}."
+        )
+    return said
+
+
+def _stride(view: RunView) -> str:
+    result = view.result
+    if result.stride is None:
+        return "Observations are unevenly spaced; each change weighs as many steps as it spans."
+    if result.stride == 1:
+        return f"Every {result.step_kind} was observed."
+    return (
+        f"Observations are {result.stride} {result.step_kind}s apart: every change is the net displacement over "
+        f"{result.stride}, not a sum, so compare only with runs of the same stride."
+    )
+
+
+def _noise(view: RunView) -> str:
+    floor, late = view.result.noise_floor, view.result.late_pattern_change
+    if floor is None:
+        return "How many units flip by rounding alone was not measured."
+    if floor == 0:
+        return f"Noise floor: rounding alone flips no unit; late in the run Δa is {late:.1e}."
+    return (
+        f"Noise floor: rounding alone flips {floor:.1e} of the units; late in the run Δa is {late:.1e}, "
+        f"{late / floor:.3g} times as much."
+    )
+
+
+def confidence(view: RunView) -> list[tuple[str, str, str, str, str]]:
+    """Return the numbers with their intervals: name, value, other probe, other noise, meaning."""
+    result, found = view.result, view.result.uncertainty
+    rows = []
+    for name, spelled, meaning in (
+        ("rho", "ρ", "above 1: patterns settled earlier than weights"),
+        ("auc_w", "AUC_W", "area under the weight curve"),
+        ("auc_p", "AUC_P", "area under the pattern curve"),
+    ):
+        spans = []
+        for spread in (None, None) if found is None else (found.probe, found.course):
+            one = None if spread is None else getattr(spread, name)
+            spans.append("–" if one is None else f"{one.low:.3f} – {one.high:.3f}")
+        rows.append((spelled, number(getattr(result, name)), spans[0], spans[1], meaning))
+    return rows
+
+
+def provenance(view: RunView) -> list[tuple[str, str, str]]:
+    """Return the root attributes of the file: name, value, meaning; those of the format first, in its order."""
+    known = {attribute.name: attribute.meaning for attribute in ATTRIBUTES}
+    names = [name for name in known if name in view.attributes]
+    names += [name for name in view.attributes if name not in known]
+    return [(name, str(view.attributes[name]), known.get(name, "")) for name in names]
