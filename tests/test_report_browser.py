@@ -142,7 +142,8 @@ def test_what_is_drawn_stands_out_in_light_and_dark(opened, scheme):
     ground = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert (ground < 0.1) == (scheme == "dark")
     colors = page.evaluate(
-        """() => [...document.querySelectorAll("#r0-curves-plot .scatterlayer .js-line")].map((line) => getComputedStyle(line).stroke)
+        """() => [...document.querySelectorAll("#r0-curves-plot .scatterlayer .js-line")]
+             .map((line) => getComputedStyle(line).stroke)
              .concat([getComputedStyle(document.querySelector("#r0-curves-plot .xtick text")).fill])"""
     )
     for color, least in zip(colors, (3, 3, 4.5), strict=True):
@@ -159,8 +160,6 @@ def test_nothing_is_wider_than_the_window(opened, name, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     right = "[...document.querySelectorAll('.plot .main-svg')].map((one) => one.getBoundingClientRect().right)"
     assert max(page.evaluate(right)) <= width
-        "[...document.querySelectorAll('.plot .main-svg')].map((one) => one.getBoundingClientRect().right)"
-    )
 
 
 def test_a_printed_page_holds_all_runs_in_light(opened):
