@@ -4,6 +4,7 @@ Both take the raw changes of weights and patterns, make many more of the same ki
 the original.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -85,7 +86,7 @@ def areas_of_other_courses(
 
 def block_length(intervals: int) -> int:
     """Return the length of a block, in intervals."""
-    return max(1, round(intervals**BLOCK_POWER))
+    return max(1, round(math.pow(intervals, BLOCK_POWER)))
 
 
 class _Course:
@@ -106,7 +107,7 @@ class _Course:
     def reordered(self, order: Array) -> Array:
         """Return series whose noise at an interval is that of the interval in `order`, (interval, resample)."""
         raised = self._trend[:, None] * (1 + self._level[:, None] * self._noise[order])
-        return np.maximum(raised - self._offset, 0.0)
+        return np.asarray(np.maximum(raised - self._offset, 0.0))
 
 
 def _odd(length: float) -> int:

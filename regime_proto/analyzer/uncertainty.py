@@ -100,7 +100,13 @@ def uncertainty(
         Of both draws: the same file gives the same intervals.
     """
     found = areas(series, width, reading)
-    common = {"lengths": series.lengths, "width": width, "reading": reading, "resamples": resamples, "seed": seed}
+    common: dict[str, Any] = {
+        "lengths": series.lengths,
+        "width": width,
+        "reading": reading,
+        "resamples": resamples,
+        "seed": seed,
+    }
     probe = course = None
     if trajectory.sizes["sample"] > 1 and math.isfinite(found[1]):
         drawn = areas_of_other_probes(read_sample_changes(trajectory), **common)

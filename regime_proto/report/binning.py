@@ -28,4 +28,5 @@ def bin_means(values: Array, edges: Array) -> Array:
     known = np.isfinite(values)
     sums = np.add.reduceat(np.where(known, values, 0.0), edges[:-1], axis=0)
     counts = np.add.reduceat(known, edges[:-1], axis=0, dtype=np.int64)
-    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    means: Array = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return means

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 from regime_proto import __version__
 from regime_proto.analyzer.analyze import RESAMPLES
@@ -99,7 +100,7 @@ def report(
     )
 
 
-def _libraries() -> tuple[object, object]:
+def _libraries() -> tuple[Any, Any]:
     try:
         import jinja2
         import plotly.offline
