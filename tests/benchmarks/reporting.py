@@ -52,7 +52,7 @@ def main():
     print(
         "| observations | layers × units × samples | file, MB | resamples | seconds | peak memory, MB | page, MB | browser, s |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---" * 8 + "|")
     with tempfile.TemporaryDirectory() as folder:
         for steps, options in RUNS.items():
             run, page = Path(folder) / f"{steps}.h5", Path(folder) / f"{steps}.html"
