@@ -61,6 +61,7 @@ for command in (
     measuring.demo,
     checking.check,
     reporting.compare,
+    reporting.plot,
     exchange.validate,
     exchange.merge,
     exchange.thin,
