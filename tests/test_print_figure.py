@@ -273,9 +273,11 @@ def test_a_png_is_as_wide_as_its_columns(run, columns, dpi, width):
 
 DRAWING = """
 import sys
-from regime_proto.report.print_figure import plot
-for form in ("pdf", "svg", "png"):
-    plot([sys.argv[1]], f"{sys.argv[2]}/again.{form}", dpi=100)
+from pathlib import Path
+from regime_proto.report.print_figure import image, plot, read_run
+plot(sys.argv[1], f"{sys.argv[2]}/again.png", dpi=100)
+for form in ("pdf", "svg"):
+    Path(f"{sys.argv[2]}/again.{form}").write_bytes(image([read_run(sys.argv[1])], form))
 assert not {"matplotlib.pyplot", "torch", "tkinter"} & set(sys.modules)
 """
 

@@ -19,7 +19,7 @@ DPI = 600
 
 
 def plot(
-    paths: Sequence[str | os.PathLike[str]],
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     *,
     columns: int = 1,
@@ -35,7 +35,7 @@ def plot(
 
     Parameters
     ----------
-    paths : sequence of path
+    paths : path or sequence of paths
         Trajectory files; several become small multiples with the same axes.
     output : path
         Ends with .pdf, .svg or .png.
@@ -64,7 +64,8 @@ def plot(
     """
     output = Path(output)
     form = form_of(output)
-    runs = [read_run(path, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch) for path in paths]
+    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    runs = [read_run(path, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch) for path in given]
     content = image(runs, form, columns=columns, layers=layers, metrics=metrics, dpi=dpi)
     place_files({output: content}, overwrite=overwrite)
     return output
