@@ -61,6 +61,7 @@ for command in (
     measuring.demo,
     checking.check,
     reporting.compare,
+    reporting.plot,
     reporting.report,
     exchange.validate,
     exchange.merge,

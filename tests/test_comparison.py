@@ -153,6 +153,7 @@ def test_results_are_compared_as_their_files_are(paths, results, found_in_memory
     assert regime_proto.compare(results) == regime_proto.compare(paths)
     row = regime_proto.compare([found_in_memory]).rows[0]
     assert (row.run, row.rho, row.labels, row.epochs) == ("run 1", found_in_memory.rho, {}, None)
+    assert regime_proto.compare(found_in_memory).rows == (row,)
 
 
 def test_progress_is_told_run_by_run(results):

@@ -14,8 +14,7 @@ from trajectories import write as write_trajectory
 import regime_proto
 from regime_proto.report.binning import bin_edges, bin_means
 from regime_proto.report.page import chapter, report
-from regime_proto.report.thinning import extremes
-from regime_proto.report.view import read_run
+from regime_proto.report.view import read_view
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +128,7 @@ def test_names_in_a_file_are_text_and_nothing_else(tmp_path):
 
 
 def test_steps_restrict_every_figure(runs):
-    view = read_run(runs[0], steps="100:200")
+    view = read_view(runs[0], steps="100:200")
     assert (view.steps[0], view.steps[-1]) == (101, 200)
     assert view.patterns.steps.min() == 100
     assert view.patterns.steps.max() == 200
@@ -146,19 +145,6 @@ def test_a_page_of_a_long_run_is_thinned_and_says_how(tmp_path, runs):
     assert len(plots["r0-layers"]["traces"][0]["z"][0]) == 200
     assert "A column is the mean over 25.0 changes" in page
     assert "Drawn are" not in report(runs[:1])
-
-
-def test_thinning_keeps_ends_extremes_and_gaps():
-    random = np.random.default_rng(0)
-    values = random.standard_normal(10_007)
-    values[[3333, 7777]] = [50, -50]
-    values[5000:5200] = np.nan
-    steps, drawn = extremes(np.arange(10_007), values, 100)
-    assert len(drawn) <= 202
-    assert (steps[0], steps[-1]) == (0, 10_006)
-    assert (np.nanmax(drawn), np.nanmin(drawn)) == (50, -50)
-    assert np.isnan(drawn[(steps >= 5000) & (steps < 5200)]).any()
-    np.testing.assert_array_equal(drawn, values[steps])
 
 
 def test_bin_means_are_means_without_nan():

@@ -104,7 +104,7 @@ class Comparison:
 
 
 def compare(
-    runs: Iterable[str | os.PathLike[str] | Result] = (),
+    runs: str | os.PathLike[str] | Result | Iterable[str | os.PathLike[str] | Result] = (),
     *,
     labels: str | os.PathLike[str] | Mapping[str, Mapping[str, str]] | None = None,
     by: str | None = None,
@@ -120,7 +120,7 @@ def compare(
 
     Parameters
     ----------
-    runs : iterable of path or Result
+    runs : path, Result, or iterable of these
         Trajectory files, or what `analyze` returned for some.
     labels : path or mapping, optional
         A CSV table with a column ``file`` (name or path of a trajectory) and one for each label, or labels by such
@@ -145,7 +145,8 @@ def compare(
     """
     _require_choice("sort", sort, SORTS)
     _require_choice("reference", reference, REFERENCES)
-    given = list(runs)
+    given = [runs] if isinstance(runs, str | os.PathLike | Result) else list(runs)
+    chosen = labelling.read_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else labels or {}
     if not given and reference is None:
         raise RegimeError("nothing to compare: give trajectory files, or --reference paper")
     rows = []
@@ -154,7 +155,7 @@ def compare(
         if progress is not None:
             progress(len(rows), len(given))
     _require_distinct(rows)
-    rows, warnings = _labelled(rows, labels)
+    rows, warnings = _labelled(rows, chosen)
     rows += published() if reference else []
     # Without a run it is the analysis that was asked for which the published numbers must be like.
     differences = _differences(rows, {} if given else {f"preset {preset}": ["what is asked for"]})
@@ -197,15 +198,10 @@ def _require_distinct(rows: Sequence[Row]) -> None:
         seen[row.run_id] = row.run
 
 
-def _labelled(
-    rows: Sequence[Row], labels: str | os.PathLike[str] | Mapping[str, Mapping[str, str]] | None
-) -> tuple[list[Row], list[str]]:
+def _labelled(rows: Sequence[Row], labels: Mapping[str, Mapping[str, str]]) -> tuple[list[Row], list[str]]:
     """Return the rows with the labels that were given beside them, and what is wrong with these."""
-    if labels is None:
-        return list(rows), []
-    chosen = labels if isinstance(labels, Mapping) else labelling.read_labels(Path(labels))
     files = [Path(row.trajectory or row.run) for row in rows]
-    found, strangers = labelling.assign(chosen, files)
+    found, strangers = labelling.assign(labels, files)
     warnings = [labelling.describe_strangers(strangers, files)] if strangers else []
     return [replace(row, labels={**row.labels, **more}) for row, more in zip(rows, found, strict=True)], warnings
 

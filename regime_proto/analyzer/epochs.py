@@ -95,3 +95,36 @@ def epochs_spanned(
     if step_kind == "epoch":
         return float(steps[-1] - steps[0])
     return (len(steps) - 1) / stored if stored else None
+
+
+def epochs_at(
+    steps: NDArray[Any], epochs: NDArray[Any], step_kind: str, batches_per_epoch: float | None, stored: float | None
+) -> NDArray[Any] | None:
+    """Return the epoch of every observation, in fractions, so that no two have the same.
+
+    Parameters
+    ----------
+    steps : (step,) int64
+    epochs : (step,) float64
+        Whole or fractional; NaN where unknown.
+    step_kind : str
+    batches_per_epoch : float, optional
+        Training steps per epoch, if the user says so; wins over what the file says.
+    stored : float, optional
+        Observations per epoch, if the file says so.
+
+    Returns
+    -------
+    (step,) float64 or None
+        None where it cannot be told.
+    """
+    if step_kind != "step":
+        return steps.astype(np.float64) if step_kind == "epoch" else None
+    if batches_per_epoch is not None:
+        return np.asarray(steps / batches_per_epoch)
+    if np.isfinite(epochs).all() and (np.diff(epochs) > 0).all():
+        return epochs
+    per_epoch = stored or from_epochs(epochs)
+    if per_epoch is None or len(steps) < 2:
+        return None
+    return np.asarray(steps * (len(steps) - 1) / float(steps[-1] - steps[0]) / per_epoch)

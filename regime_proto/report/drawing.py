@@ -6,16 +6,18 @@ import numpy as np
 
 from regime_proto.analyzer.series import Array
 from regime_proto.report.figure import label
-from regime_proto.report.thinning import POINTS, extremes
+from regime_proto.report.thinning import extremes
 from regime_proto.report.view import RunView
 
+# At most so many points of a curve are drawn.
+POINTS = 2000
 # Of the table behind a figure.
 TABLE_ROWS = 40
 
 
 def line(steps: Array, values: Array, name: str, color: str, **more: Any) -> dict[str, Any]:
     """Return a curve, thinned for drawing."""
-    x, y = extremes(steps, values)
+    x, y = extremes(steps, values, POINTS // 2)
     dash = more.pop("dash", "solid")
     return {
         "type": "scatter", "mode": "lines", "x": x, "y": y, "name": name,

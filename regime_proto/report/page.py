@@ -15,7 +15,7 @@ from regime_proto.report import curve_figures, layer_figures, mask_figures, read
 from regime_proto.report.comparison_figures import overlay, published
 from regime_proto.report.figure import Figure, number
 from regime_proto.report.tables import columns
-from regime_proto.report.view import RunView, read_run
+from regime_proto.report.view import RunView, read_view
 from regime_proto.schema.errors import RegimeError
 
 
@@ -75,7 +75,7 @@ def report(
     views = []
     for path in runs:
         views.append(
-            read_run(path, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples)
+            read_view(path, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples)
         )
         if progress is not None:
             progress(len(views), len(runs))

@@ -1,38 +1,47 @@
-"""Fewer points to draw a long curve by, which show the same: the smallest and the largest of every bin."""
+"""Curves of many points, thinned for drawing without a visible change."""
 
-import itertools
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from regime_proto.analyzer.series import Array
-from regime_proto.report.binning import bin_edges
-
-POINTS = 2000
+Array = NDArray[Any]
 
 
-def extremes(steps: Array, values: Array, bins: int = POINTS // 2) -> tuple[Array, Array]:
-    """Return the smallest and the largest value of every bin, in their order, with the first and the last point.
+def extremes(steps: Array, values: Array, bins: int) -> tuple[Array, Array]:
+    """Return the smallest and the largest value of every bin, in their order, with the steps where they are.
+
+    The first and the last point stay, and so does every gap: one NaN for it, and the points on both of its sides.
 
     Parameters
     ----------
-    steps, values : (interval,)
-        A bin with NaN only keeps one of them, so that gaps stay gaps.
+    steps : (point,) number
+        In ascending order.
+    values : (point,) float64
+        NaN in gaps.
     bins : int
-        Of about equal numbers of intervals; a curve of twice as many points or fewer is returned as it is.
+        Parts of about as many points each; curves that have no more than two points for each are returned whole.
 
     Returns
     -------
-    steps, values : (point,)
+    steps, values : (kept,) arrays
     """
     if len(values) <= 2 * bins:
         return steps, values
-    kept = [0, len(values) - 1]
-    edges = bin_edges(len(values), bins)
-    for start, stop in itertools.pairwise(edges):
-        part = values[start:stop]
-        if np.isnan(part).all():
-            kept.append(int(start))
-        else:
-            kept += [int(start + np.nanargmin(part)), int(start + np.nanargmax(part))]
-    chosen = np.unique(kept)
-    return steps[chosen], values[chosen]
+    known = np.isfinite(values)
+    kept = np.zeros(len(values), bool)
+    kept[[0, -1]] = True
+    kept[_around_gaps(known)] = True
+    for part in np.array_split(np.arange(len(values)), bins):
+        inside = part[known[part]]
+        if len(inside):
+            kept[[inside[values[inside].argmin()], inside[values[inside].argmax()]]] = True
+    return steps[kept], values[kept]
+
+
+def _around_gaps(known: Array) -> Array:
+    """Return the last known point before each gap, the first unknown one in it, and the first known one after it."""
+    turns = np.flatnonzero(known[1:] != known[:-1])
+    begins = turns[known[turns]]
+    ends = turns[~known[turns]]
+    return np.concatenate([begins, begins + 1, ends + 1])

@@ -97,7 +97,7 @@ class RunView:
         return np.asarray(self.result.curves["step"].to_numpy())
 
 
-def read_run(
+def read_view(
     path: str | os.PathLike[str],
     *,
     preset: str = "paper",

@@ -1,0 +1,47 @@
+"""Which of the metrics in a run are losses and which are scores, told by their names."""
+
+from collections.abc import Iterable, Sequence
+
+from regime_proto.schema.errors import RegimeError
+
+# As libraries call them; parts of names.
+_LOSSES = ("loss", "perplexity", "error", "nll", "cross_entropy")
+_SCORES = ("acc", "score", "f1", "auc", "bleu", "rouge", "matthews", "precision", "recall", "iou", "r2", "exact_match")
+# So many of a kind can be told apart in one panel.
+MOST = 2
+
+
+def choose(asked: Sequence[str], there: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the losses and the scores to draw; what is neither by its name counts as a score.
+
+    Parameters
+    ----------
+    asked : sequence of str
+        Names of metrics; if empty, the first losses and scores that are there.
+    there : iterable of str
+
+    Raises
+    ------
+    RegimeError
+        A metric is not there, or there are more than can be told apart.
+    """
+    known = tuple(dict.fromkeys(there))
+    if not asked:
+        losses = [name for name in known if is_loss(name)]
+        scores = [name for name in known if not is_loss(name) and any(part in name.lower() for part in _SCORES)]
+        return tuple(losses[:MOST]), tuple(scores[:MOST])
+    for name in asked:
+        if name not in known:
+            found = ", ".join(known) or "(there are none)"
+            raise RegimeError(f"metric {name!r}: no run has it; expected one of {found}")
+    chosen = tuple(dict.fromkeys(asked))
+    losses, scores = [name for name in chosen if is_loss(name)], [name for name in chosen if not is_loss(name)]
+    for kind, names in (("losses", losses), ("scores", scores)):
+        if len(names) > MOST:
+            raise RegimeError(f"metrics {', '.join(names)}: one panel shows {MOST} {kind} at most; leave some out")
+    return tuple(losses), tuple(scores)
+
+
+def is_loss(name: str) -> bool:
+    """Whether a metric is one of those that training makes smaller."""
+    return any(part in name.lower() for part in _LOSSES)
