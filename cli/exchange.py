@@ -198,7 +198,11 @@ def export(
 ) -> None:
     """Write the curves of a trajectory, of the network and of every layer, for R, pandas or a spreadsheet.
 
-    Example: regime export run.h5 --to csv -o curves.csv
+    Without -o they go to standard output, but for netcdf.
+
+    For example:
+        regime export run.h5 --to csv -o curves.csv
+        regime export run.h5 --to json --preset strict
     """
     if form == "netcdf" and output is None:
         raise RegimeError("--to netcdf: a binary file; say where to write it: -o FILE")

@@ -20,6 +20,7 @@ from regime_proto import __version__
 
 click.rich_click.TEXT_MARKUP = "rich"
 click.rich_click.TEXT_PARAGRAPH_LINEBREAKS = "\n\n"
+click.rich_click.PADDING_HELPTEXT_FIRST_LINE = (0, 0, 1, 0)
 click.rich_click.MAX_WIDTH = 100
 
 
@@ -53,7 +54,7 @@ class _Group(click.RichGroup):
         except RegimeError as error:
             _fail(str(error), 1)
         except KeyboardInterrupt as error:
-            _fail(f"interrupted; {error or 'nothing was written'}", 130)
+            _fail(f"interrupted; {str(error) or 'nothing was written'}", 130)
         except (click.ClickException, Exit, click.Abort, BrokenPipeError):
             raise
         except OSError as error:

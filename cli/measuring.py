@@ -54,7 +54,9 @@ def analyze(
     A directory is converted first; the trajectory is kept and used again while nothing changed. Checkpoints that
     were added since are observed and added. With --json and --follow every update is a line.
 
-    Example: regime analyze run.h5 --preset strict --json
+    For example:
+        regime analyze checkpoints/ --model mypkg.net:make --probe val.npz
+        regime analyze run.h5 --preset strict --json
     """
     import regime_proto
 
@@ -108,7 +110,9 @@ def convert(source: Path, output: Path, dry_run: bool, quiet: bool, verbose: boo
 
     An interrupted conversion goes on where it stopped.
 
-    Example: regime convert checkpoints/ -o run.h5
+    For example:
+        regime convert checkpoints/ -o run.h5 --dry-run
+        regime convert checkpoints/ -o run.h5 --masks every=10
     """
     from regime_proto.conversion import warn_of_invalid
 
@@ -156,7 +160,9 @@ def program(
     From a model and a probe, or from a TRAJECTORY that carries them: then others' checkpoints are measured in the
     same way.
 
-    Example: regime program --model mypkg.net:make --probe val.npz -o checkpoints/
+    For example:
+        regime program --model mypkg.net:make --probe val.npz -o checkpoints/
+        regime program run.h5 -o others-checkpoints/
     """
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
