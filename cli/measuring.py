@@ -19,6 +19,7 @@ from regime_proto.places import is_remote
 
 if TYPE_CHECKING:
     from regime_proto.analyzer.result import Result
+    from regime_proto.unpack import Unpacked
 
 
 @command
@@ -174,26 +175,27 @@ def program(
             from regime_proto.plan import program_files
 
             given = {"model": model, "probe": probe, "probe_text": probe_text}
-            contents = program_files(output, **given, reading=Reading(**reading))
+            contents, note = program_files(output, **given, reading=Reading(**reading)), ""
         else:
             apart = {"--model": model, "--probe": probe, "--probe-text": probe_text}
             refused = next((name for name, value in apart.items() if value is not None), None)
             if refused is not None:
                 raise RegimeError(f"{refused}: give either a trajectory, or --model and --probe")
-            contents = _unpacked(trajectory, output, messages)
+            from regime_proto.unpack import unpack
+
+            unpacked = unpack(trajectory, output)
+            contents, note = unpacked.contents, _without_probe(trajectory, unpacked)
         write_files(output, contents, overwrite=overwrite, dry_run=dry_run, messages=messages)
+        if note:
+            messages.note(note)
 
 
-def _unpacked(trajectory: Path, output: Path, messages: Messages) -> dict[Path, bytes]:
-    from regime_proto.unpack import unpack
-
-    unpacked = unpack(trajectory, output)
-    if not unpacked.has_probe:
-        inputs = ", ".join(f"{name}: {spec}" for name, spec in unpacked.inputs.items())
-        messages.note(
-            f"{trajectory} carries no probe: give one of your own to `regime analyze`, --probe FILE ({inputs})"
-        )
-    return unpacked.contents
+def _without_probe(trajectory: Path, unpacked: "Unpacked") -> str:
+    """Return what to do where a trajectory carries no probe; nothing where it does."""
+    if unpacked.has_probe:
+        return ""
+    inputs = ", ".join(f"{name}: {spec}" for name, spec in unpacked.inputs.items())
+    return f"{trajectory} carries no probe: give one of your own to `regime analyze`, --probe FILE ({inputs})"
 
 
 @command

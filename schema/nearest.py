@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
+# Endings make the names of files alike that mean different things.
+_ALIKE = 0.7
 # In a folder of more names the nearest one is not worth the wait.
 _NAMES = 10_000
 
@@ -40,7 +42,8 @@ def did_you_mean_path(path: Path) -> str:
     except (OSError, StopIteration):
         return ""
     shown = [name for name in names if wrong.name.startswith(".") or not name.startswith(".")]
-    meant = (wrong.with_name(name) / path.relative_to(wrong) for name in difflib.get_close_matches(wrong.name, shown))
+    near = difflib.get_close_matches(wrong.name, shown, cutoff=_ALIKE)
+    meant = (wrong.with_name(name) / path.relative_to(wrong) for name in near)
     found = next((str(other) for other in meant if other.exists()), None)
     return "" if found is None else f"; did you mean {found}?"
 

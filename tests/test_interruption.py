@@ -9,12 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 from regime_proto.cli.interruption import Interrupted, leaving
 from regime_proto.cli.output import writing
 from regime_proto.schema.files import segments_folder
 from regime_proto.schema.segments import kept_observations
+from safetensors.torch import save_file
 from test_cli import regime
 from test_conversion import assert_same
 
@@ -22,7 +23,7 @@ import regime_proto
 
 REGIME = Path(sys.executable).with_name("regime")
 # So many that there is time to interrupt.
-STATES = 600
+STATES = 300
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +32,9 @@ def many(mlp_run, tmp_path_factory):
     folder.mkdir()
     for name in ("program.onnx", "probe.npz"):
         shutil.copy(mlp_run / name, folder)
-    import torch
-
-    state = {name: tensor.numpy() for name, tensor in torch.load(mlp_run / "step_0000.pt")["model"].items()}
-    random = np.random.default_rng(0)
+    state = torch.load(mlp_run / "step_0000.pt")["model"]
     for step in range(STATES):
-        moved = {
-            name: array + (0.02 * random.standard_normal(array.shape).astype(np.float32) if array.ndim == 2 else 0)
-            for name, array in state.items()
-        }
-        np.savez(folder / f"step_{step}.npz", **moved)
+        save_file({name: 0.99**step * tensor for name, tensor in state.items()}, folder / f"step_{step}.safetensors")
     return folder
 
 
@@ -62,7 +56,8 @@ def test_an_interrupted_conversion_goes_on_by_the_command_it_prints(many, tmp_pa
     assert code == 130, said
     [line] = said.splitlines()
     found = re.fullmatch(
-        r"error: interrupted; (\d+) of 600 observations are kept in run.h5.segments; go on with `(regime .*)`", line
+        rf"error: interrupted; (\d+) of {STATES} observations are kept in run.h5.segments; go on with `(regime .*)`",
+        line,
     )
     assert found, line
     assert int(found[1]) == kept_observations(output) >= 64
