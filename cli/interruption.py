@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import rich_click as click
+from click import get_current_context
 
 # Under this name a context knows the command line.
 TYPED = "regime_proto.typed"
@@ -61,7 +61,7 @@ def leaving_observations(output: Path, count: int) -> Iterator[None]:
 
 def same_command() -> str:
     """Return the command line as it was typed, for a shell."""
-    typed = click.get_current_context().meta[TYPED]
+    typed = get_current_context().meta[TYPED]
     return f"`regime {shlex.join(typed)}`"
 
 

@@ -39,8 +39,8 @@ class Choice(click.Choice):  # type: ignore[type-arg]
         try:
             return super().convert(value, parameter, context)
         except click.BadParameter as error:
-            error.message = f"{error.message.rstrip('.')}{did_you_mean(str(value), self.choices)}"
-            raise
+            message = f"{error.message.rstrip('.')}{did_you_mean(str(value), self.choices)}"
+            raise click.BadParameter(message, context, parameter) from None
 
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]

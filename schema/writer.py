@@ -66,6 +66,9 @@ class TrajectoryWriter:
             The segments come from other inputs, or were computed by another engine.
         """
         self._segments.clear_leftovers()
+        # What was to be carried before, and may be private, is not to be any more.
+        for name in set(layout.EMBEDDED) - set(self._embedded):
+            (self._segments.folder / name).unlink(missing_ok=True)
         paths = self._segments.paths()
         for file, end in _begun(paths, self.header, fingerprints):
             self._adopt(file, end)

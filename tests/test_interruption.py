@@ -81,11 +81,14 @@ def test_one_that_replaces_another_goes_on_too(run, tmp_path):
 
     assert interrupted(3, gates=["body.2"]) == 3
     assert interrupted(2) == 2
-    assert interrupted(5) == 5
+    assert interrupted(5, embed="all") == 5
     seen = []
     regime_proto.convert(run, output, overwrite=True, progress=lambda done, total: seen.append(done))
     assert seen == [6, 7, 8]
     assert_same(output, regime_proto.convert(run, tmp_path / "other.h5"))
+    with regime_proto.open_trajectory(output) as trajectory:
+        assert "program" in trajectory
+        assert "probe" not in trajectory
 
 
 def raised(*_, **__):
