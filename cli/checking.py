@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 from regime_proto.cli import options
 from regime_proto.cli.command import command
-from regime_proto.cli.console import Messages, one_line, show_error
+from regime_proto.cli.console import Messages, one_line, show_error, size
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import cannot_open
 
@@ -101,7 +101,6 @@ def _drawn(report: "Report", *, quiet: bool, everything: bool) -> "RenderableTyp
 
 
 def _looked_at(report: "Report") -> "RenderableType":
-    from regime_proto.cli.inspection import size
     from regime_proto.cli.render import facts_grid
     from rich.text import Text
 

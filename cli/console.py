@@ -84,3 +84,13 @@ def show_error(text: str) -> None:
 def one_line(text: str) -> str:
     """Return `text` without line breaks."""
     return " ".join(text.split())
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regime_proto.cli.console import Messages
+from regime_proto.cli.console import Messages, size
 from regime_proto.cli.interruption import leaving_observations
 from regime_proto.cli.output import would, would_write
 
@@ -21,8 +21,6 @@ def foresee(
     source: Path, output: Path | None, messages: Messages, conversion: dict[str, Any], *, follow: bool = False
 ) -> None:
     """Say what a conversion would write, after a look at everything that it needs."""
-    from regime_proto.cli.inspection import size
-
     if follow:
         from regime_proto.following import missing_for_two, require_folder
 
@@ -74,7 +72,6 @@ def converted(
     grown: "Grown | None" = None,
 ) -> Path:
     """Convert a directory unless that is done already, say what was written, and return the trajectory."""
-    from regime_proto.cli.inspection import size
     from regime_proto.schema.policy import ALL
 
     from regime_proto.conversion import run_plan

@@ -9,7 +9,7 @@ from typing import Any
 import rich_click as click
 from regime_proto.cli import options
 from regime_proto.cli.command import command
-from regime_proto.cli.console import Messages, show_error
+from regime_proto.cli.console import Messages, show_error, size
 from regime_proto.cli.interruption import leaving_observations
 from regime_proto.cli.output import (
     refuse_directory,
@@ -121,7 +121,6 @@ def thin(source: Path, masks: str, output: Path, overwrite: bool, dry_run: bool,
 
     Example: regime thin run.h5 --masks every=10 -o small.h5
     """
-    from regime_proto.cli.inspection import size
     from regime_proto.schema.assemble import require_thinnable
     from regime_proto.schema.assemble import thin as write_thinned
     from regime_proto.schema.policy import parse_policy

@@ -51,7 +51,8 @@ def leaving_observations(output: Path, count: int) -> Iterator[None]:
     def remains() -> str:
         kept = kept_observations(output)
         if kept:
-            there = f"{kept} of {count} observations are kept in {segments_folder(output)}"
+            # A run that is followed may have grown.
+            there = f"{kept} of {max(kept, count)} observations are kept in {segments_folder(output)}"
             return f"{there}; go on with {same_command()}"
         return f"{output} is written" if stamp(output) != before else ""
 

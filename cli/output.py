@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import rich_click as click
-from regime_proto.cli.console import Messages
+from regime_proto.cli.console import Messages, size
 from regime_proto.cli.interruption import leaving, stamp
 from regime_proto.schema.errors import RegimeError
 
@@ -61,7 +61,6 @@ def write_files(
     RegimeError
         Something else is in the way, or a file cannot be written.
     """
-    from regime_proto.cli.inspection import size
     from regime_proto.schema.files import files_to_place, place_files
 
     changed = files_to_place(contents, overwrite=overwrite)
