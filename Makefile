@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 DEMO_OUT ?= demo-run
 
-.PHONY: help demo test test-libraries test-all bench bench-file bench-sources lint readme types clean
+.PHONY: help demo test test-libraries test-all bench bench-file bench-sources lint readme reference types clean
 
 help:
 	@echo "make demo    train a small network and analyze it"
@@ -66,6 +66,10 @@ lint: $(VENV)/.installed
 # The table of sources in the README, with the versions that are tested.
 readme: $(VENV)/.installed
 	$(BIN)/python tests/readme_table.py
+
+# Every command and option, from the commands themselves.
+reference: $(VENV)/.installed
+	$(BIN)/python tests/reference.py
 
 types: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" tests/check_wheel.sh

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.nearest import cannot_open
 
 from regime_proto.probe import Probe, ProbeError
 
@@ -37,7 +38,7 @@ def load(path: Path) -> torch.export.ExportedProgram:
     except RegimeError:
         raise
     except OSError as error:
-        raise RegimeError(f"{path}: {error.strerror or error}") from None
+        raise RegimeError(cannot_open(path, error)) from None
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RegimeError(f"{path}: damaged, or no program of torch.export ({reason}); {_AGAIN}") from None

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.nearest import cannot_open
 
 from regime_proto.engine.graph.values import tensors
 from regime_proto.payload import Incomplete
@@ -65,7 +66,7 @@ def open_model(path: Path) -> ir.Model:
     try:
         proto = onnx.ModelProto.FromString(path.read_bytes())
     except OSError as error:
-        raise RegimeError(f"{path}: {error.strerror}") from None
+        raise RegimeError(cannot_open(path, error)) from None
     except Exception as error:
         raise _damaged(path, error) from None
     return model_of(proto, str(path), path.absolute().parent)

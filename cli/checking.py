@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 from regime_proto.cli import options
-from regime_proto.cli.console import Messages, one_line, show_error
+from regime_proto.cli.command import command
+from regime_proto.cli.console import Messages, one_line, show_error, size
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.nearest import cannot_open
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from regime_proto.integrity.check import Report
 
 
-@click.command()
+@command
 @click.argument("source", metavar="DIR", type=options.PLACE)
 @click.option(
     "--frozen",
@@ -57,7 +59,7 @@ def check(
         with messages.collecting(), messages.progress("checking") as progress:
             report = report_on(source, frozen=frozen, steps=steps, every=every, progress=progress, **reading)
     except (RegimeError, OSError) as error:
-        message = f"{error.filename or source}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        message = cannot_open(Path(error.filename or source), error) if isinstance(error, OSError) else str(error)
         if as_json:
             click.echo(json.dumps({"json_version": 1, "path": str(source), "ok": None, "error": one_line(message)}))
         else:
@@ -99,7 +101,6 @@ def _drawn(report: "Report", *, quiet: bool, everything: bool) -> "RenderableTyp
 
 
 def _looked_at(report: "Report") -> "RenderableType":
-    from regime_proto.cli.inspection import size
     from regime_proto.cli.render import facts_grid
     from rich.text import Text
 

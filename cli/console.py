@@ -1,5 +1,6 @@
 """Messages: results go to stdout, everything else to stderr, one line each."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -8,6 +9,16 @@ from dataclasses import dataclass, field
 
 import rich_click as click
 from regime_proto.schema.errors import RegimeWarning
+
+
+def is_plain() -> bool:
+    """Whether the user wants neither colours nor bars, or has a terminal that shows none: no-color.org, TERM=dumb."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
 
 
 @dataclass
@@ -34,7 +45,7 @@ class Messages:
         """Say something that a user should know."""
         self.warnings.append(text)
         if not self.quiet:
-            click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+            warn(text)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -53,7 +64,7 @@ class Messages:
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None] | None]:
         """Yield a callback that draws a bar on a terminal, or None where there is none."""
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet or not sys.stderr.isatty() or is_plain():
             yield None
             return
         from rich.console import Console
@@ -73,3 +84,13 @@ def show_error(text: str) -> None:
 def one_line(text: str) -> str:
     """Return `text` without line breaks."""
     return " ".join(text.split())
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"

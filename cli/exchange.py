@@ -8,15 +8,25 @@ from typing import Any
 
 import rich_click as click
 from regime_proto.cli import options
-from regime_proto.cli.console import Messages, show_error
-from regime_proto.cli.output import refuse_directory, refuse_existing, refuse_output, write_output, writing
+from regime_proto.cli.command import command
+from regime_proto.cli.console import Messages, show_error, size
+from regime_proto.cli.interruption import leaving_observations
+from regime_proto.cli.output import (
+    refuse_directory,
+    refuse_existing,
+    refuse_output,
+    would,
+    would_write,
+    write_output,
+    writing,
+)
 from regime_proto.schema import Problem
 from regime_proto.schema import validate as problems_of
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.rules import ERROR, WARNING, errors
 
 
-@click.command()
+@command
 @click.argument("files", nargs=-1, required=True, type=options.PATH, metavar="FILE…")
 @options.as_json
 @options.messages
@@ -68,40 +78,50 @@ def _report(path: Path, problems: list[Problem] | str, messages: Messages) -> No
         click.echo(f"  {click.style(f'{problem.severity:7}', fg=colour)}  {problem}")
 
 
-@click.command()
+@command
 @click.argument("source", metavar="DIR", type=options.PATH)
 @options.overwrite
+@options.dry_run
 @options.messages
-def merge(source: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
+def merge(source: Path, overwrite: bool, dry_run: bool, quiet: bool, verbose: bool) -> None:
     """Finish what an interrupted run left: join the segments in DIR (NAME.h5.segments) into NAME.h5.
 
     Doing it again changes nothing. `regime convert` does the same by itself when it goes on.
 
     Example: regime merge run.h5.segments
     """
-    from regime_proto.schema.finish import finish
+    from regime_proto.schema.finish import finish, foresee
 
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
-        done = finish(source, overwrite=overwrite)
+        foreseen = foresee(source, overwrite=overwrite)
+        if dry_run:
+            if foreseen.joined:
+                would_write(foreseen.path, f"{foreseen.observations} observations")
+            else:
+                would(f"write nothing: {foreseen.path} holds all {foreseen.observations} observations")
+            return
+        with leaving_observations(foreseen.path, foreseen.observations):
+            done = finish(source, overwrite=overwrite)
     verb = "wrote" if done.joined else "nothing left to join;"
     messages.note(f"{verb} {done.path} ({done.observations} observations)")
 
 
-@click.command()
+@command
 @click.argument("source", type=options.PATH)
 @click.option("--masks", required=True, metavar="POLICY", help="Which observations keep their masks: every=N or none.")
 @click.option("-o", "--output", required=True, type=options.PATH, help="Trajectory to write.")
 @options.overwrite
+@options.dry_run
 @options.messages
-def thin(source: Path, masks: str, output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
+def thin(source: Path, masks: str, output: Path, overwrite: bool, dry_run: bool, quiet: bool, verbose: bool) -> None:
     """Write a smaller copy of a trajectory, with the masks of fewer observations.
 
     Flips and deltas stay complete, and so does every number of `regime analyze`.
 
     Example: regime thin run.h5 --masks every=10 -o small.h5
     """
-    from regime_proto.cli.inspection import size
+    from regime_proto.schema.assemble import require_thinnable
     from regime_proto.schema.assemble import thin as write_thinned
     from regime_proto.schema.policy import parse_policy
 
@@ -111,16 +131,22 @@ def thin(source: Path, masks: str, output: Path, overwrite: bool, quiet: bool, v
     refuse_output(output, source)
     refuse_existing(output, overwrite=overwrite)
     with messages.collecting():
-        write_thinned(source, output, policy)
+        if dry_run:
+            require_thinnable(source, policy)
+            would_write(output, f"a copy of {source}, {size(source.stat().st_size)}, with masks: {policy}")
+            return
+        with writing(output):
+            write_thinned(source, output, policy)
     before, after = (size(path.stat().st_size) for path in (source, output))
     messages.note(f"wrote {output} ({after}, from {before})")
 
 
-@click.command()
+@command
 @click.option("-o", "--output", required=True, type=options.PATH, help="Trajectory to write.")
 @options.overwrite
+@options.dry_run
 @options.messages
-def example(output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
+def example(output: Path, overwrite: bool, dry_run: bool, quiet: bool, verbose: bool) -> None:
     """Write a small valid trajectory, made up, to try other tools on.
 
     Example: regime example -o example.h5
@@ -130,6 +156,9 @@ def example(output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
     messages = Messages(quiet=quiet, verbose=verbose)
     refuse_output(output)
     refuse_existing(output, overwrite=overwrite)
+    if dry_run:
+        would_write(output, "101 observations")
+        return
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         regime_proto.synthetic.trajectory(
@@ -138,12 +167,12 @@ def example(output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
     messages.note(f"wrote {output}")
 
 
-@click.command()
+@command
 @click.argument("source", type=options.PATH)
 @click.option(
     "--to",
     "form",
-    type=click.Choice(["csv", "netcdf", "json"]),
+    type=options.Choice(["csv", "netcdf", "json"]),
     required=True,
     help="csv: one tidy table of the curves; netcdf: curves and numbers for xarray and R; json: everything.",
 )
@@ -152,6 +181,7 @@ def example(output: Path, overwrite: bool, quiet: bool, verbose: bool) -> None:
 @options.steps
 @options.batches_per_epoch
 @options.overwrite
+@options.dry_run
 @options.messages
 def export(
     source: Path,
@@ -161,12 +191,17 @@ def export(
     steps: str | None,
     batches_per_epoch: float | None,
     overwrite: bool,
+    dry_run: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
     """Write the curves of a trajectory, of the network and of every layer, for R, pandas or a spreadsheet.
 
-    Example: regime export run.h5 --to csv -o curves.csv
+    Without -o they go to standard output, but for netcdf.
+
+    For example:
+        regime export run.h5 --to csv -o curves.csv
+        regime export run.h5 --to json --preset strict
     """
     if form == "netcdf" and output is None:
         raise RegimeError("--to netcdf: a binary file; say where to write it: -o FILE")
@@ -182,8 +217,11 @@ def export(
         for warning in result.warnings:
             messages.warn(warning)
     if output is None:
+        if dry_run:
+            would(f"print {form}, and write no file")
+            return
         FORMATS[form](result, sys.stdout.buffer)
         return
     content = io.BytesIO()
     FORMATS[form](result, content)
-    write_output(output, content.getvalue(), overwrite=overwrite, messages=messages)
+    write_output(output, content.getvalue(), overwrite=overwrite, dry_run=dry_run, messages=messages)

@@ -44,7 +44,7 @@ def grown(
         try:
             console = render.console()
             # Before the warnings, which belong to what is drawn.
-            if console.is_terminal and not as_json:
+            if console.color_system is not None and not as_json:
                 console.clear()
             result = analyze(done.path)
             if as_json:

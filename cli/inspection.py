@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from regime_proto.cli.console import size
 from regime_proto.cli.render import facts_grid, plain_table
 from regime_proto.schema.header import Layer
 from regime_proto.schema.layout import STEP
@@ -110,13 +111,3 @@ def _gates(layers: Sequence[Layer]) -> RenderableType:
     for layer in layers:
         table.add_row(layer.name, layer.op, layer.path, f"{layer.size:,}")
     return table
-
-
-def size(count: int) -> str:
-    """Return a number of bytes for people."""
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"

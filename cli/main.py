@@ -2,34 +2,64 @@
 
 import sys
 import traceback
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
 
 import rich_click as click
 from click.exceptions import Exit
 from regime_proto.cli import checking, exchange, measuring, reporting
-from regime_proto.cli.console import show_error
+from regime_proto.cli.command import usage_line
+from regime_proto.cli.console import is_plain, show_error
+from regime_proto.cli.interruption import TYPED
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.nearest import cannot_open, did_you_mean
 
 from regime_proto import __version__
 
 click.rich_click.TEXT_MARKUP = "rich"
+click.rich_click.TEXT_PARAGRAPH_LINEBREAKS = "\n\n"
+click.rich_click.PADDING_HELPTEXT_FIRST_LINE = (0, 0, 1, 0)
 click.rich_click.MAX_WIDTH = 100
 
 
 class _Group(click.RichGroup):
-    """Turns errors into one line and an exit code: 1 for what the user can mend."""
+    """Turns errors into one line and an exit code: 1 for what the user can mend, 2 for wrong usage."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> Any:
+        click.rich_click.COLOR_SYSTEM = None if is_plain() else "auto"
+        typed = list(args)
+        with _usage_in_one_line():
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[TYPED] = typed
+        # Of what click prints itself; None leaves it to the stream.
+        context.color = False if is_plain() else None
+        return context
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in self.commands and not name.startswith("-") and not context.resilient_parsing:
+            raise click.UsageError(f"no command {name}{did_you_mean(name, self.commands)}", context)
+        return super().resolve_command(context, args)
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with _usage_in_one_line():
+                return super().invoke(context)
         except RegimeError as error:
             _fail(str(error), 1)
-        except KeyboardInterrupt:
-            _fail("interrupted; the same command goes on from the last segment, if one was written", 130)
+        except KeyboardInterrupt as error:
+            _fail(f"interrupted; {str(error) or 'nothing was written'}", 130)
         except (click.ClickException, Exit, click.Abort, BrokenPipeError):
             raise
         except OSError as error:
-            _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+            where = error.filename
+            _fail(f"the system: {error}" if where is None else cannot_open(Path(str(where)), error), 1)
         except Exception as error:
             if "-v" in sys.argv or "--verbose" in sys.argv:
                 traceback.print_exc()
@@ -39,7 +69,18 @@ class _Group(click.RichGroup):
             )
 
 
-def _fail(message: str, code: int) -> None:
+@contextmanager
+def _usage_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        # Without any argument a group shows its help.
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+            raise
+        _fail(usage_line(error), 2)
+
+
+def _fail(message: str, code: int) -> NoReturn:
     show_error(message)
     sys.exit(code)
 
@@ -48,6 +89,8 @@ def _fail(message: str, code: int) -> None:
 @click.version_option(__version__, prog_name="regime")
 def main() -> None:
     """Measure when activation patterns and when weights settled while a network trained.
+
+    Every option can be set by an environment variable too: REGIME_ANALYZE_PRESET=strict.
 
     Example: regime analyze checkpoints/ --model mypkg.net:make --probe val.npz
     """

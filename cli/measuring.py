@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from regime_proto.cli import options
+from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
+from regime_proto.cli.converting import converted, foresee, reading_of
+from regime_proto.cli.interruption import leaving
+from regime_proto.cli.output import would, write_files
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.guard import require_file
 
@@ -17,11 +19,10 @@ from regime_proto.places import is_remote
 
 if TYPE_CHECKING:
     from regime_proto.analyzer.result import Result
-    from regime_proto.conversion import Grown
-    from regime_proto.directory import Reading
+    from regime_proto.unpack import Unpacked
 
 
-@click.command()
+@command
 @click.argument("source", type=options.PLACE)
 @options.conversion
 @click.option("-o", "--output", type=options.PATH, help="Trajectory to write; default SOURCE.regime.h5.")
@@ -46,6 +47,7 @@ def analyze(
     follow: bool,
     poll: float,
     as_json: bool,
+    dry_run: bool,
     quiet: bool,
     verbose: bool,
     **conversion: Any,
@@ -55,7 +57,9 @@ def analyze(
     A directory is converted first; the trajectory is kept and used again while nothing changed. Checkpoints that
     were added since are observed and added. With --json and --follow every update is a line.
 
-    Example: regime analyze run.h5 --preset strict --json
+    For example:
+        regime analyze checkpoints/ --model mypkg.net:make --probe val.npz
+        regime analyze run.h5 --preset strict --json
     """
     import regime_proto
 
@@ -74,18 +78,26 @@ def analyze(
         return found
 
     with messages.collecting():
+        if dry_run and (follow or source.is_dir()):
+            foresee(source, output, messages, conversion, follow=follow)
+            return
         if follow:
             _follow(source, output, messages, conversion, analyze=result_of, as_json=as_json, seconds=poll)
             return
         if source.is_dir():
-            trajectory, steps = _converted(source, output, messages, conversion), None
+            trajectory, steps = converted(source, output, messages, conversion), None
+            complete = f"{trajectory} is complete"
         else:
             _refuse_remote_file(source)
             require_file(source)
             _refuse_other_file(source)
             _refuse_for_trajectory(source, output, conversion)
-            trajectory, steps = source, conversion["steps"]
-        result = result_of(trajectory, steps)
+            trajectory, steps, complete = source, conversion["steps"], ""
+        with leaving(lambda: complete):
+            result = result_of(trajectory, steps)
+    if dry_run:
+        would(f"analyze {trajectory}, and write nothing")
+        return
     if as_json:
         # Those of the conversion come before those of the analysis.
         click.echo(json.dumps({**result.to_json(), "warnings": messages.warnings}, allow_nan=False))
@@ -95,26 +107,33 @@ def analyze(
     render.show(render.console(), render.analysis(result, all_layers=verbose))
 
 
-@click.command()
+@command
 @click.argument("source", type=options.PLACE)
 @options.conversion
 @click.option("-o", "--output", type=options.PATH, required=True, help="Trajectory to write.")
 @options.messages
-def convert(source: Path, output: Path, quiet: bool, verbose: bool, **conversion: Any) -> None:
+def convert(source: Path, output: Path, dry_run: bool, quiet: bool, verbose: bool, **conversion: Any) -> None:
     """Convert a directory of checkpoints into a trajectory file.
 
     An interrupted conversion goes on where it stopped.
 
-    Example: regime convert checkpoints/ -o run.h5
+    For example:
+        regime convert checkpoints/ -o run.h5 --dry-run
+        regime convert checkpoints/ -o run.h5 --masks every=10
     """
     from regime_proto.conversion import warn_of_invalid
 
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
-        warn_of_invalid(_converted(source, output, messages, conversion))
+        if dry_run:
+            foresee(source, output, messages, conversion)
+            return
+        trajectory = converted(source, output, messages, conversion)
+        with leaving(lambda: f"{trajectory} is complete"):
+            warn_of_invalid(trajectory)
 
 
-@click.command()
+@command
 @click.argument("trajectory", type=options.PATH, required=False)
 @options.model
 @options.probe
@@ -128,6 +147,7 @@ def convert(source: Path, output: Path, quiet: bool, verbose: bool, **conversion
     help="The directory of the checkpoints.",
 )
 @options.overwrite
+@options.dry_run
 @options.reading
 @options.messages
 def program(
@@ -137,6 +157,7 @@ def program(
     probe_text: Path | None,
     output: Path,
     overwrite: bool,
+    dry_run: bool,
     quiet: bool,
     verbose: bool,
     **reading: str | None,
@@ -146,7 +167,9 @@ def program(
     From a model and a probe, or from a TRAJECTORY that carries them: then others' checkpoints are measured in the
     same way.
 
-    Example: regime program --model mypkg.net:make --probe val.npz -o checkpoints/
+    For example:
+        regime program --model mypkg.net:make --probe val.npz -o checkpoints/
+        regime program run.h5 -o others-checkpoints/
     """
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
@@ -155,36 +178,33 @@ def program(
                 missing = "--model" if model is None else "--probe"
                 raise RegimeError(f"{missing} is missing; give --model and --probe, or a trajectory that carries them")
             from regime_proto.directory import Reading
-            from regime_proto.plan import write_program
+            from regime_proto.plan import program_files
 
-            how = Reading(**reading)
             given = {"model": model, "probe": probe, "probe_text": probe_text}
-            paths = write_program(output, **given, overwrite=overwrite, reading=how)
+            contents, note = program_files(output, **given, reading=Reading(**reading)), ""
         else:
             apart = {"--model": model, "--probe": probe, "--probe-text": probe_text}
             refused = next((name for name, value in apart.items() if value is not None), None)
             if refused is not None:
                 raise RegimeError(f"{refused}: give either a trajectory, or --model and --probe")
-            paths = _unpacked(trajectory, output, messages, overwrite=overwrite)
-        for path in paths:
-            messages.note(f"wrote {path}")
-        if not paths:
-            messages.note(f"nothing changed since; {output} holds it already")
+            from regime_proto.unpack import unpack
+
+            unpacked = unpack(trajectory, output)
+            contents, note = unpacked.contents, _without_probe(trajectory, unpacked)
+        write_files(output, contents, overwrite=overwrite, dry_run=dry_run, messages=messages)
+        if note:
+            messages.note(note)
 
 
-def _unpacked(trajectory: Path, output: Path, messages: Messages, *, overwrite: bool) -> list[Path]:
-    from regime_proto.unpack import unpack
-
-    unpacked = unpack(trajectory, output, overwrite=overwrite)
-    if not unpacked.has_probe:
-        inputs = ", ".join(f"{name}: {spec}" for name, spec in unpacked.inputs.items())
-        messages.note(
-            f"{trajectory} carries no probe: give one of your own to `regime analyze`, --probe FILE ({inputs})"
-        )
-    return unpacked.paths
+def _without_probe(trajectory: Path, unpacked: "Unpacked") -> str:
+    """Return what to do where a trajectory carries no probe; nothing where it does."""
+    if unpacked.has_probe:
+        return ""
+    inputs = ", ".join(f"{name}: {spec}" for name, spec in unpacked.inputs.items())
+    return f"{trajectory} carries no probe: give one of your own to `regime analyze`, --probe FILE ({inputs})"
 
 
-@click.command()
+@command
 @click.argument("source", type=options.PLACE)
 @options.model
 @options.probe
@@ -246,13 +266,14 @@ def _inspect_directory(root: Path, messages: Messages, reading: dict[str, str | 
     render.show(console, inspection.plan(plan))
 
 
-@click.command()
+@command
 @click.option(
     "-o", "--out", type=options.PATH, default=Path("regime-demo"), show_default=True, metavar="DIR",
     help="Where the run goes.",
 )  # fmt: skip
+@options.dry_run
 @options.messages
-def demo(out: Path, quiet: bool, verbose: bool) -> None:
+def demo(out: Path, dry_run: bool, quiet: bool, verbose: bool) -> None:
     """Train a small network with a checkpoint at every step, and analyze it.
 
     Example: regime demo --out demo/
@@ -260,7 +281,7 @@ def demo(out: Path, quiet: bool, verbose: bool) -> None:
     messages = Messages(quiet=quiet, verbose=verbose)
     from regime_proto.cli.demo import run_demo
 
-    run_demo(out, messages)
+    run_demo(out, messages, dry_run=dry_run)
 
 
 def _follow(
@@ -275,62 +296,11 @@ def _follow(
 ) -> None:
     from regime_proto.cli import following
 
-    reading = _reading(conversion)
+    reading = reading_of(conversion)
     following.wait(source, reading, messages, seconds=seconds)
     selection = {name: conversion[name] for name in ("steps", "every")}
     grown = following.grown(reading, messages, analyze=analyze, as_json=as_json, seconds=seconds, **selection)
-    _converted(source, output, messages, conversion, grown=grown)
-
-
-def _reading(conversion: dict[str, Any]) -> "Reading":
-    from regime_proto.directory import Reading
-
-    return Reading(**{field.name: conversion[field.name] for field in fields(Reading)})
-
-
-def _converted(
-    source: Path,
-    output: Path | None,
-    messages: Messages,
-    conversion: dict[str, Any],
-    *,
-    grown: "Grown | None" = None,
-) -> Path:
-    from regime_proto.cli.inspection import size
-    from regime_proto.schema.policy import ALL
-
-    from regime_proto.conversion import run_plan
-    from regime_proto.plan import make_plan
-
-    target = output or default_output(source, conversion)
-    what = ("model", "probe", "probe_text", "steps", "every", "gates", "sample_units", "sample_seed")
-    plan = make_plan(source, reading=_reading(conversion), **{name: conversion[name] for name in what})
-    for reason, names in plan.source.skipped_by_reason().items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        messages.note(f"skipped {', '.join(names[:3])}{more}: {reason}")
-    policy = plan.mask_policy(conversion["masks"])
-    predicted = size(plan.predicted_file_bytes(policy))
-    if conversion["masks"] == "auto" and policy != ALL:
-        every = size(plan.predicted_file_bytes(ALL))
-        messages.note(f"masks: {policy}, for about {predicted}; --masks all would take about {every}")
-    keep = ("device", "workers", "batches_per_epoch", "masks", "embed", "overwrite")
-    # A result that is drawn in between would break the bar.
-    with messages.progress("observing") if grown is None else nullcontext() as progress:
-        done = run_plan(
-            plan,
-            target,
-            progress=progress,
-            grown=grown,
-            **{name: conversion[name] for name in keep},
-        )
-    if done.written:
-        found = size(done.path.stat().st_size)
-        messages.note(
-            f"wrote {done.path} ({done.observations} observations, masks: {policy}; {found}, {predicted} predicted)"
-        )
-    else:
-        messages.note(f"nothing changed since; using {done.path} ({done.observations} observations)")
-    return done.path
+    converted(source, output, messages, conversion, grown=grown)
 
 
 def _refuse_remote_file(source: Path) -> None:
@@ -364,28 +334,3 @@ def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[s
     given += ["output"] if output is not None else []
     if given:
         raise RegimeError(f"{source}: --{given[0]} applies to a directory of checkpoints, not to a trajectory file")
-
-
-def default_output(source: Path, conversion: dict[str, Any]) -> Path:
-    """Return the trajectory that belongs to a directory, beside it; a selection has a file of its own."""
-    if is_remote(source):
-        # What lies on another machine is analyzed here.
-        root = Path(source.name or "checkpoints")
-    else:
-        root = source if source.name not in ("", "..") else source.resolve()
-    chosen = [
-        (".steps", (conversion["steps"] or "").strip().replace(":", "-")),
-        (".every", conversion["every"]),
-        (".gates-", "-".join(map(_in_a_name, conversion["gates"]))),
-        (".units", conversion["sample_units"]),
-        (".seed", conversion["sample_seed"]),
-        (".weights-", _in_a_name(conversion["weights"] or "")),
-    ]
-    selection = "".join(f"{name}{value}" for name, value in chosen if value)
-    return root.with_name(f"{root.name}{selection}.regime.h5")
-
-
-def _in_a_name(pattern: str) -> str:
-    """Return a glob as letters that every file system takes."""
-    spelled = pattern.replace("*", "all").replace("!", "not-")
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in spelled)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
+from click.shell_completion import CompletionItem
+from regime_proto.schema.nearest import did_you_mean
 
 from regime_proto.places import as_place
 
@@ -17,12 +19,29 @@ class Place(click.ParamType):  # type: ignore[type-arg]
 
     name = "place"
 
+    def shell_complete(self, context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+        """Leave it to the shell to complete a path."""
+        return PATH.shell_complete(context, parameter, typed)
+
     def convert(self, value: object, _parameter: click.Parameter | None, _context: click.Context | None) -> Path:
         """Return the place of an address."""
         return as_place(value)
 
 
 PLACE = Place()
+
+
+class Choice(click.Choice):  # type: ignore[type-arg]
+    """One of a few words; a wrong one is answered with the nearest."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return the word."""
+        try:
+            return super().convert(value, parameter, context)
+        except click.BadParameter as error:
+            message = f"{error.message.rstrip('.')}{did_you_mean(str(value), self.choices)}"
+            raise click.BadParameter(message, context, parameter) from None
+
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -56,6 +75,9 @@ probe_text = click.option(
 )
 steps = click.option("--steps", metavar="A:B", help="Use the steps from A to B, both included.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output made of other inputs.")
+dry_run = click.option(
+    "--dry-run", is_flag=True, help="Check what can be checked beforehand, say what would be written, write nothing."
+)
 messages = _all(
     click.option("-q", "--quiet", is_flag=True, help="No messages, only results and errors."),
     click.option("-v", "--verbose", is_flag=True, help="Show everything."),
@@ -69,7 +91,7 @@ batches_per_epoch = click.option(
 )
 preset = click.option(
     "--preset",
-    type=click.Choice(["paper", "strict"]),
+    type=Choice(["paper", "strict"]),
     default="paper",
     show_default=True,
     help="paper: comparable with published numbers; strict: no padding at the ends.",
@@ -123,7 +145,7 @@ conversion = _all(
     click.option("--every", type=int, metavar="K", help="Use every K-th checkpoint."),
     click.option(
         "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
+        type=Choice(["auto", "cpu", "cuda"]),
         default="auto",
         show_default=True,
         help="Where the forward passes run.",
@@ -144,11 +166,12 @@ conversion = _all(
     ),
     click.option(
         "--embed",
-        type=click.Choice(["program", "all", "none"]),
+        type=Choice(["program", "all", "none"]),
         default="program",
         show_default=True,
         help="What the trajectory carries for others: the program, or the probe too.",
     ),
     batches_per_epoch,
     overwrite,
+    dry_run,
 )

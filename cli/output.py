@@ -1,10 +1,12 @@
 """Files that a command writes: what may not be replaced is refused in one line, before any work."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from regime_proto.cli.console import Messages
+import rich_click as click
+from regime_proto.cli.console import Messages, size
+from regime_proto.cli.interruption import leaving, stamp
 from regime_proto.schema.errors import RegimeError
 
 
@@ -34,27 +36,84 @@ def refuse_existing(output: Path, *, overwrite: bool) -> None:
         raise RegimeError(f"{output}: exists; replace it with --overwrite")
 
 
-def write_output(output: Path, content: bytes, *, overwrite: bool, messages: Messages) -> None:
-    """Write a file whole, and say so; one that holds something else is replaced only with `overwrite`.
+def write_output(output: Path, content: bytes, *, overwrite: bool, dry_run: bool, messages: Messages) -> None:
+    """Write a file whole, and say so; see `write_files`."""
+    write_files(output, {output: content}, overwrite=overwrite, dry_run=dry_run, messages=messages)
+
+
+def write_files(
+    output: Path, contents: Mapping[Path, bytes], *, overwrite: bool, dry_run: bool, messages: Messages
+) -> None:
+    """Write files, each whole, and say so; what holds something else is replaced only with `overwrite`.
+
+    Parameters
+    ----------
+    output : Path
+        Where they go, as the user named it.
+    contents : dict of Path to bytes
+    overwrite : bool
+    dry_run : bool
+        Say what would be written, and write nothing.
+    messages : Messages
 
     Raises
     ------
     RegimeError
-        Something else is in the way, or the file cannot be written.
+        Something else is in the way, or a file cannot be written.
     """
-    from regime_proto.schema.files import place_files
+    from regime_proto.schema.files import files_to_place, place_files
 
-    with writing(output):
-        if place_files({output: content}, overwrite=overwrite):
-            messages.note(f"wrote {output}")
-        else:
-            messages.note(f"nothing changed since; {output} holds it already")
+    changed = files_to_place(contents, overwrite=overwrite)
+    if dry_run and not changed:
+        would(f"write nothing: {output} holds it already")
+    elif dry_run:
+        for path in changed:
+            would_write(path, size(len(contents[path])))
+    elif changed:
+        with writing(*changed):
+            place_files(contents, overwrite=overwrite)
+        for path in changed:
+            messages.note(f"wrote {path}")
+    else:
+        messages.note(f"nothing changed since; {output} holds it already")
+
+
+def would(what: str) -> None:
+    """Say what a command would do; this is the result of a dry run, so that --quiet does not silence it."""
+    click.echo(f"dry run: would {what}", err=True)
+
+
+def would_write(output: Path, what: str) -> None:
+    """Say, in a dry run, which file would be written.
+
+    Parameters
+    ----------
+    output : Path
+    what : str
+        What it would hold, or how large it would be.
+
+    Raises
+    ------
+    RegimeError
+        It could not be written.
+    """
+    from regime_proto.schema.files import require_writable
+
+    require_writable(output)
+    would(f"{'replace' if output.exists() else 'write'} {output} ({what})")
 
 
 @contextmanager
-def writing(output: Path) -> Iterator[None]:
-    """Turn an error of the system into one that says what to do."""
+def writing(*outputs: Path) -> Iterator[None]:
+    """Turn an error of the system into one that says what to do; an interruption says which outputs were written."""
+    before = [stamp(output) for output in outputs]
+
+    def written() -> str:
+        changed = [str(output) for output, found in zip(outputs, before, strict=True) if stamp(output) != found]
+        return f"{', '.join(changed)} {'is' if len(changed) == 1 else 'are'} written" if changed else ""
+
     try:
-        yield
+        with leaving(written):
+            yield
     except OSError as error:
-        raise RegimeError(f"{output}: cannot be written ({error.strerror}); choose another output") from None
+        raise RegimeError(f"{outputs[0]}: cannot be written ({error.strerror}); choose another output") from None

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from regime_proto.cli.console import is_plain
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +24,7 @@ _ASCII = {"ρ": "rho", "–": "-", "−": "-", "τ": "tau", "×": "x", "·": "-"
 
 def console() -> Console:
     """Return the console for results."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, color_system=None if is_plain() else "auto")
 
 
 def show(target: Console, renderable: Any) -> None:

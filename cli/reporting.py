@@ -5,12 +5,13 @@ from pathlib import Path
 
 import rich_click as click
 from regime_proto.cli import options
+from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
 from regime_proto.cli.output import refuse_directory, refuse_output, write_output
 from regime_proto.schema.errors import RegimeError
 
 
-@click.command()
+@command
 @click.argument("sources", nargs=-1, type=options.PATH, metavar="[FILE]…")
 @click.option(
     "--labels",
@@ -19,17 +20,17 @@ from regime_proto.schema.errors import RegimeError
     help="Labels beside those in the trajectories: a column `file`, and one for each label (model, dataset, seed, …).",
 )
 @click.option("--by", metavar="LABEL", help="Summarise ρ by this label too; default: family, where any run has it.")
-@click.option("--reference", type=click.Choice(["paper"]), help="Add the 18 published runs of the paper's Table II.")
+@click.option("--reference", type=options.Choice(["paper"]), help="Add the 18 published runs of the paper's Table II.")
 @click.option("--mixed", is_flag=True, help="Compare runs of different stride or preset nevertheless.")
 @click.option(
     "--sort",
-    type=click.Choice(["rho", "auc_w", "auc_p", "name"]),
+    type=options.Choice(["rho", "auc_w", "auc_p", "name"]),
     help="Order of the rows, numbers from the largest; default: as given.",
 )
 @click.option(
     "--to",
     "form",
-    type=click.Choice(["csv", "markdown", "latex"]),
+    type=options.Choice(["csv", "markdown", "latex"]),
     help="Write the table for other tools; csv holds every digit.",
 )
 @click.option("-o", "--output", type=options.PATH, help="With --to: file to write; default: standard output.")
@@ -37,6 +38,7 @@ from regime_proto.schema.errors import RegimeError
 @options.steps
 @options.batches_per_epoch
 @options.overwrite
+@options.dry_run
 @options.as_json
 @options.messages
 def compare(
@@ -52,6 +54,7 @@ def compare(
     steps: str | None,
     batches_per_epoch: float | None,
     overwrite: bool,
+    dry_run: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -96,22 +99,22 @@ def compare(
         if output is None:
             click.echo(text, nl=False)
         else:
-            write_output(output, text.encode(), overwrite=overwrite, messages=messages)
+            write_output(output, text.encode(), overwrite=overwrite, dry_run=dry_run, messages=messages)
 
 
-@click.command()
+@command
 @click.argument("sources", nargs=-1, required=True, type=options.PATH, metavar="FILE…")
 @click.option("-o", "--output", required=True, type=options.PATH, help="Figure to write: .pdf, .svg or .png.")
 @click.option(
     "--columns",
-    type=click.Choice(["1", "2"]),
+    type=options.Choice(["1", "2"]),
     default="1",
     show_default=True,
     help="Columns of a journal that the figure is wide: 3.5 or 7.16 inches.",
 )
 @click.option(
     "--layers",
-    type=click.Choice(["curves", "map"]),
+    type=options.Choice(["curves", "map"]),
     help="Draw the pattern change of every layer too: as curves, or as colours, which shows many.",
 )
 @click.option(
@@ -132,6 +135,7 @@ def compare(
 @options.steps
 @options.batches_per_epoch
 @options.overwrite
+@options.dry_run
 @options.messages
 def plot(
     sources: tuple[Path, ...],
@@ -144,6 +148,7 @@ def plot(
     steps: str | None,
     batches_per_epoch: float | None,
     overwrite: bool,
+    dry_run: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
@@ -172,10 +177,10 @@ def plot(
     for run in runs:
         for warning in run.result.warnings:
             messages.warn(f"{run.name}: {warning}")
-    write_output(output, content, overwrite=overwrite, messages=messages)
+    write_output(output, content, overwrite=overwrite, dry_run=dry_run, messages=messages)
 
 
-@click.command()
+@command
 @click.argument("sources", nargs=-1, required=True, type=options.PATH, metavar="FILE…")
 @click.option("-o", "--output", required=True, type=options.PATH, help="Page to write, one HTML file.")
 @click.option("--labels", type=options.PATH, metavar="FILE.csv", help="Labels of the runs, as for `regime compare`.")
@@ -184,6 +189,7 @@ def plot(
 @options.steps
 @options.batches_per_epoch
 @options.overwrite
+@options.dry_run
 @options.messages
 def report(
     sources: tuple[Path, ...],
@@ -194,6 +200,7 @@ def report(
     steps: str | None,
     batches_per_epoch: float | None,
     overwrite: bool,
+    dry_run: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
@@ -214,4 +221,4 @@ def report(
             sources, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples,
             labels=labels, progress=progress,
         )  # fmt: skip
-    write_output(output, page.encode(), overwrite=overwrite, messages=messages)
+    write_output(output, page.encode(), overwrite=overwrite, dry_run=dry_run, messages=messages)

@@ -18,11 +18,12 @@ from regime_proto.places import as_place
 from regime_proto.plan import Plan, make_plan
 from regime_proto.provenance import embedded_files, header_of, provenance
 from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.schema.files import segments_folder
 from regime_proto.schema.header import Header
 from regime_proto.schema.policy import MaskPolicy, policy_of
 from regime_proto.schema.reader import existing_attributes
-from regime_proto.schema.segments import Segments, discard_segments
-from regime_proto.schema.writer import TrajectoryWriter
+from regime_proto.schema.segments import Segments, discard_segments, require_free
+from regime_proto.schema.writer import TrajectoryWriter, rows_to_resume, rows_to_take_up
 from regime_proto.source import Array, Checkpoint
 
 Progress = Callable[[int, int], None]
@@ -100,7 +101,7 @@ def convert(
         The key of the weights in the checkpoints, or the front of their names: for averages (``ema``), or one of
         several models.
     overwrite : bool
-        Replace a trajectory, or discard an unfinished one, that was made of other inputs. Other files are never
+        Replace a trajectory, or discard an unfinished one that was made of other inputs. Other files are never
         replaced.
     progress : callable, optional
         Called with the number of observations done and their total.
@@ -192,13 +193,8 @@ def run_plan(
     """
     plan.source.require_two()
     policy = plan.mask_policy(masks)
-    # Looked at even where it is to be replaced: only a trajectory ever is.
-    existing = existing_attributes(output)
-    if overwrite:
-        existing = None
-    if existing is not None and _is_current(output, existing["source_fingerprint"], plan.fingerprints):
-        if masks != "auto":
-            _require_policy(output, policy_of(existing), policy)
+    holds_all = _holds_all(plan, output, masks=masks, overwrite=overwrite)
+    if holds_all:
         # A kill between joining the segments and deleting them leaves both.
         discard_segments(output)
         done = Done(output, len(plan.fingerprints), written=False)
@@ -207,14 +203,12 @@ def run_plan(
             return done
         plan = more
     with Segments(output) as segments:
-        if overwrite:
-            segments.clear()
         meter = _calibrate(plan, device)
-        header = _header(plan, meter, batches_per_epoch).with_attributes(
-            mask_policy=str(policy), mask_policy_requested=masks, **_foreseen(plan, policy)
-        )
+        header = _header(plan, meter, batches_per_epoch, masks)
+        if overwrite and not _begun(plan, output, header):
+            segments.clear()
         writer = TrajectoryWriter(segments, replace(header, embedded=embedded_files(plan.program, plan.probe, embed)))
-        if not writer.resume(plan.fingerprints) and existing is not None:
+        if not writer.resume(plan.fingerprints) and holds_all is not None:
             writer.take_up(output, plan.fingerprints)
         # After the output was found writable, and what lies there to be of this run: it takes several passes.
         writer.annotate(**measure_noise(meter, plan.probe, _noise_states(plan)).attributes)
@@ -230,6 +224,84 @@ def run_plan(
                 plan = more
                 writer.annotate(**_foreseen(plan, policy))
     return Done(output, writer.count, written=True)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a conversion would do.
+
+    Parameters
+    ----------
+    path : Path
+        The trajectory.
+    observations : int
+        How many it will hold.
+    held : int
+        How many of them are there already.
+    where : Path
+        What holds these: the trajectory, or the segments of an interrupted conversion.
+    """
+
+    path: Path
+    observations: int
+    held: int
+    where: Path
+
+
+def foresee_plan(
+    plan: Plan,
+    output: Path,
+    *,
+    device: str = "auto",
+    batches_per_epoch: float | None = None,
+    masks: str = "auto",
+    overwrite: bool = False,
+) -> Foreseen:
+    """Return what `run_plan` would do, without writing anything: the first checkpoint is run, the others are not read.
+
+    Raises
+    ------
+    RegimeError
+        As in `run_plan`, but for what shows only when the other checkpoints are read.
+    """
+    plan.source.require_two()
+    total = len(plan.fingerprints)
+    holds_all = _holds_all(plan, output, masks=masks, overwrite=overwrite)
+    if holds_all:
+        return Foreseen(output, total, total, output)
+    require_free(output)
+    header = _header(plan, _calibrate(plan, device), batches_per_epoch, masks)
+    folder = segments_folder(output)
+    begun = _begun(plan, output, header) if overwrite else rows_to_resume(folder, header, plan.fingerprints)
+    if begun or holds_all is None:
+        return Foreseen(output, total, begun, folder)
+    return Foreseen(output, total, rows_to_take_up(output, header), output)
+
+
+def _holds_all(plan: Plan, output: Path, *, masks: str, overwrite: bool) -> bool | None:
+    """Whether `output` holds the whole run; False if it holds the first part, None if it is to be made anew.
+
+    Raises
+    ------
+    RegimeError
+        It holds something else, or other masks.
+    """
+    # Looked at even where it is to be replaced: only a trajectory ever is.
+    existing = existing_attributes(output)
+    if existing is None or overwrite:
+        return None
+    current = _is_current(output, existing["source_fingerprint"], plan.fingerprints)
+    if current and masks != "auto":
+        _require_policy(output, policy_of(existing), plan.mask_policy(masks))
+    return current
+
+
+def _begun(plan: Plan, output: Path, header: Header) -> int:
+    """Return how many observations segments hold that this conversion can go on after; 0 where they are others'."""
+    try:
+        return rows_to_resume(segments_folder(output), header, plan.fingerprints)
+    except RegimeError:
+        return 0
 
 
 def _foreseen(plan: Plan, policy: MaskPolicy) -> dict[str, object]:
@@ -302,7 +374,8 @@ def _noise_states(plan: Plan) -> Iterator[Mapping[str, Array]]:
             yield _weights(plan, checkpoint)
 
 
-def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None) -> Header:
+def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None, masks: str) -> Header:
+    policy = plan.mask_policy(masks)
     attributes = provenance(
         plan.program,
         plan.probe,
@@ -319,10 +392,11 @@ def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None) -> Header
             plan.source.step_kind,
             batches_per_epoch,
         )
-    return header_of(
+    header = header_of(
         meter,
         attributes,
         sample_units=plan.sample_units,
         sample_seed=plan.sample_seed,
         metrics=plan.source.metrics,
     )
+    return header.with_attributes(mask_policy=str(policy), mask_policy_requested=masks, **_foreseen(plan, policy))

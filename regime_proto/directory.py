@@ -17,6 +17,7 @@ from regime_proto.probe import FILE_NAME as PROBE_FILE
 from regime_proto.registry import Reader, advice_on, rank, reader_named, readers
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import SUFFIX
+from regime_proto.schema.nearest import no_such
 from regime_proto.source import Checkpoint, Skipped, Source, State
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ def open_directory(root: Path, reading: Reading = AS_RECOGNISED) -> Source:
         There is no checkpoint, or their order cannot be told.
     """
     if not root.exists():
-        raise NoCheckpoint(f"{root}: no such file or directory")
+        raise NoCheckpoint(no_such(root))
     if not root.is_dir():
         raise RegimeError(f"{root}: a file; expected a directory of checkpoints")
     if root.name.endswith(SUFFIX):

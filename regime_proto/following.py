@@ -10,6 +10,7 @@ from regime_proto.directory import AS_RECOGNISED, NoCheckpoint, Reading, open_di
 from regime_proto.plan import Plan
 from regime_proto.registry import Outlining, capable
 from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.schema.nearest import no_such
 from regime_proto.source import Source
 
 
@@ -36,11 +37,10 @@ def wait_for_two(
     RegimeError
         There is no such directory, it cannot be read, or its checkpoints cannot be followed.
     """
-    if not root.is_dir():
-        raise RegimeError(f"{root}: no such directory")
+    require_folder(root)
     told = False
     while True:
-        missing = _missing(root, reading)
+        missing = missing_for_two(root, reading)
         if missing is None:
             return
         if not told:
@@ -49,7 +49,20 @@ def wait_for_two(
         time.sleep(seconds)
 
 
-def _missing(root: Path, reading: Reading) -> str | None:
+def require_folder(root: Path) -> None:
+    """Raise an error unless there is a directory to follow."""
+    if not root.is_dir():
+        raise RegimeError(no_such(root, "directory"))
+
+
+def missing_for_two(root: Path, reading: Reading = AS_RECOGNISED) -> str | None:
+    """Return, in words, why a directory does not hold two complete checkpoints yet; None if it does.
+
+    Raises
+    ------
+    RegimeError
+        The directory cannot be read, or its checkpoints cannot be followed.
+    """
     try:
         source = _opened(root, reading)
         if capable(source.adapter, Outlining) is not None:

@@ -286,8 +286,6 @@ def write_program(
 ) -> list[Path]:
     """Write ``program.onnx`` and ``probe.npz`` into `root`: from then on the directory explains itself.
 
-    Where there are checkpoints already, the first is compared with the program before anything is written.
-
     Returns
     -------
     list of Path
@@ -296,7 +294,32 @@ def write_program(
     Raises
     ------
     RegimeError
-        The model cannot be exported, the checkpoints are another model's, or other files are in the way.
+        As in `program_files`, or other files are in the way.
+    """
+    contents = program_files(root, model=model, probe=probe, probe_text=probe_text, reading=reading)
+    return place_files(contents, overwrite=overwrite)
+
+
+def program_files(
+    root: Path,
+    *,
+    model: object,
+    probe: object,
+    probe_text: str | Path | None = None,
+    reading: Reading = AS_RECOGNISED,
+) -> dict[Path, bytes]:
+    """Return the files that make the directory `root` explain itself.
+
+    Where there are checkpoints already, the first is compared with the program.
+
+    Returns
+    -------
+    dict of Path to bytes
+
+    Raises
+    ------
+    RegimeError
+        The model cannot be exported, or the checkpoints are another model's.
     """
     source = find_source(root, reading)
     probe = probe if probe_text is None else _tokenized(probe_text, probe, source)
@@ -305,9 +328,7 @@ def write_program(
     if source is not None:
         first = source.checkpoints[0]
         program.bind(source.read(first), str(first.path))
-    return place_files(
-        {root / PROGRAM_FILE: program.content, root / PROBE_FILE: probe_content(bound)}, overwrite=overwrite
-    )
+    return {root / PROGRAM_FILE: program.content, root / PROBE_FILE: probe_content(bound)}
 
 
 def _find_program(root: Path, probe: Probe, source: Source | None) -> Program:

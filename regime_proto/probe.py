@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.nearest import no_such
 from regime_proto.source import Array
 
 FILE_NAME = "probe.npz"
@@ -162,7 +163,7 @@ def load_probe(path: Path) -> Probe:
         The file cannot be read, or its arrays are no probe.
     """
     if not path.is_file():
-        raise ProbeError(f"{path}: no such file")
+        raise ProbeError(no_such(path, "file"))
     try:
         if path.suffix == ".npy":
             return Probe((np.load(path, allow_pickle=False),), None, str(path))
@@ -188,7 +189,7 @@ def load_lines(path: Path) -> list[str]:
         The file is absent, holds no text in UTF-8, or no line.
     """
     if not path.is_file():
-        raise ProbeError(f"{path}: no such file; expected text, one sample a line")
+        raise ProbeError(no_such(path, "file; expected text, one sample a line"))
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:

@@ -8,7 +8,6 @@ from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.engine.graph.program import Program
 from regime_proto.probe import FILE_NAME as PROBE_FILE
 from regime_proto.schema.errors import TrajectoryError
-from regime_proto.schema.files import place_files
 from regime_proto.schema.layout import PROBE, PROGRAM
 from regime_proto.schema.reader import open_checked, read_embedded
 
@@ -19,32 +18,30 @@ class Unpacked:
 
     Parameters
     ----------
-    paths : list of Path
-        The files written.
+    contents : dict of Path to bytes
+        The files.
     inputs : dict of str to str
         What a probe for the program holds: dtype and shape by input.
     has_probe : bool
         Whether the probe was among them.
     """
 
-    paths: list[Path]
+    contents: dict[Path, bytes]
     inputs: dict[str, str]
     has_probe: bool
 
 
-def unpack(trajectory: Path, root: Path, *, overwrite: bool = False) -> Unpacked:
-    """Write the program that a trajectory carries, and its probe if it carries that, into the directory `root`.
+def unpack(trajectory: Path, root: Path) -> Unpacked:
+    """Return the program that a trajectory carries, and its probe if it carries that, as files of the directory `root`.
 
     Parameters
     ----------
     trajectory, root : Path
-    overwrite : bool
-        Replace other files of these names.
 
     Raises
     ------
     RegimeError
-        The trajectory cannot be read or carries no program, the program is damaged, or other files are in the way.
+        The trajectory cannot be read or carries no program, or the program is damaged.
     """
     with open_checked(trajectory) as file:
         embedded = read_embedded(file)
@@ -58,5 +55,5 @@ def unpack(trajectory: Path, root: Path, *, overwrite: bool = False) -> Unpacked
         raise TrajectoryError(f"{trajectory}: its program is not the one whose hash it gives: do not trust it")
     program = Program.parse(embedded[PROGRAM], f"{trajectory}, program")
     names = {PROGRAM: root / PROGRAM_FILE, PROBE: root / PROBE_FILE}
-    paths = place_files({names[name]: content for name, content in embedded.items()}, overwrite=overwrite)
-    return Unpacked(paths, {name: str(spec) for name, spec in program.inputs.items()}, PROBE in embedded)
+    contents = {names[name]: content for name, content in embedded.items()}
+    return Unpacked(contents, {name: str(spec) for name, spec in program.inputs.items()}, PROBE in embedded)

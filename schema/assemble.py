@@ -47,6 +47,22 @@ def thin(source: Path, output: Path, policy: MaskPolicy) -> None:
     TrajectoryError
         The source is not valid, lacks masks that the policy keeps, or the output could not be written.
     """
+    require_thinnable(source, policy)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrajectoryError(f"{output}: cannot be written ({error.strerror}); choose another output") from None
+    _in_child(["thin", str(source), str(output), str(policy)], output)
+
+
+def require_thinnable(source: Path, policy: MaskPolicy) -> None:
+    """Raise an error unless `thin` can make a copy of a trajectory with these masks.
+
+    Raises
+    ------
+    TrajectoryError
+        The source is not valid, or lacks masks that the policy keeps.
+    """
     # A file that a reader may take need not be valid; what is written has to be.
     require_file(source)
     require_sound(inspect_apart(source, whole=True), source)
@@ -54,11 +70,6 @@ def thin(source: Path, output: Path, policy: MaskPolicy) -> None:
         held = policy_of(file.attrs)
     if not held.holds(policy):
         raise TrajectoryError(f"{source}: holds masks by the policy {held}, which lacks some that {policy} keeps")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrajectoryError(f"{output}: cannot be written ({error.strerror}); choose another output") from None
-    _in_child(["thin", str(source), str(output), str(policy)], output)
 
 
 def _in_child(arguments: list[str], output: Path) -> None:
@@ -68,7 +79,14 @@ def _in_child(arguments: list[str], output: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    _, said = child.communicate()
+    try:
+        _, said = child.communicate()
+    except BaseException:
+        # Interrupted: what the child has not put in its place must not come later, nor stay half written.
+        child.kill()
+        child.wait()
+        _temporary(output, child.pid).unlink(missing_ok=True)
+        raise
     if child.returncode:
         _temporary(output, child.pid).unlink(missing_ok=True)
         # What a child said before HDF5 crashed it is not for people, but tells the number of the error.

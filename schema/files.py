@@ -56,8 +56,8 @@ def describe(error: Exception) -> str:
     return os.strerror(number) if number else text[:200]
 
 
-def place_files(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[Path]:
-    """Write several files, after a look at whether all of them may be; return those that were not there as they are.
+def files_to_place(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[Path]:
+    """Return those of several files that are not there as they are, after a look at whether they may be written.
 
     Raises
     ------
@@ -69,10 +69,40 @@ def place_files(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[Path
         if path.exists() and not (overwrite and path.is_file()):
             advice = "replace it with --overwrite" if path.is_file() else "choose another output"
             raise RegimeError(f"{path}: exists and differs; {advice}")
+    return wanted
+
+
+def place_files(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[Path]:
+    """Write several files, if all of them may be; return those that were not there as they are.
+
+    Raises
+    ------
+    RegimeError
+        Something else is in the place of one, and may not be replaced.
+    """
+    wanted = files_to_place(contents, overwrite=overwrite)
     for path in wanted:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, contents[path])
     return wanted
+
+
+def require_writable(output: Path) -> None:
+    """Raise an error if the system would not let `output` be written, as far as that shows beforehand.
+
+    Raises
+    ------
+    RegimeError
+        The folder, or the nearest one above it that is there, is none or may not be written to.
+    """
+    folder = next(folder for folder in output.absolute().parents if folder.exists())
+    if not folder.is_dir():
+        number = errno.ENOTDIR
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        number = errno.EACCES
+    else:
+        return
+    raise RegimeError(f"{output}: cannot be written ({os.strerror(number)}); choose another output")
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import SUFFIX, segments_folder
+from regime_proto.schema.nearest import did_you_mean_path
 from regime_proto.schema.reader import open_checked
-from regime_proto.schema.segments import Segments, open_segment
+from regime_proto.schema.segments import Segments, kept_observations, open_segment, ordered_segments, require_free
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,7 @@ def finish(path: Path, *, overwrite: bool = False) -> Finished:
         There is nothing to join, a segment is missing or damaged, the output is another run's, or it could not be
         written.
     """
-    # "." may well be such a folder, and has no name.
-    path = path if path.name not in ("", "..") else path.resolve()
-    output = path.parent / path.name.removesuffix(SUFFIX)
+    path, output = _named(path)
     if not path.name or not segments_folder(output).is_dir():
         return _already(path, output)
     with Segments(output) as segments:
@@ -53,9 +52,7 @@ def finish(path: Path, *, overwrite: bool = False) -> Finished:
         if not paths:
             segments.clear()
             return _already(path, output)
-        with open_segment(paths[-1]) as last:
-            run, steps = str(last.attrs["run_id"]), last["step"][...]
-        needed = overwrite or not output.exists() or _lacks(output, run, int(steps[-1]))
+        needed = _is_needed(output, paths, overwrite=overwrite)
         if needed:
             segments.clear_leftovers()
             join(segments)
@@ -63,10 +60,43 @@ def finish(path: Path, *, overwrite: bool = False) -> Finished:
     return Finished(output, _count(output), joined=needed)
 
 
+def foresee(path: Path, *, overwrite: bool = False) -> Finished:
+    """Return what `finish` would, and raise what it would, but do nothing.
+
+    Raises
+    ------
+    RegimeError
+        As in `finish`.
+    """
+    path, output = _named(path)
+    paths = ordered_segments(segments_folder(output)) if path.name else []
+    if not paths:
+        return _already(path, output)
+    require_free(output)
+    if not _is_needed(output, paths, overwrite=overwrite):
+        return Finished(output, _count(output), joined=False)
+    return Finished(output, kept_observations(output), joined=True)
+
+
+def _named(path: Path) -> tuple[Path, Path]:
+    """Return a path that has a name, and the trajectory that it, or the folder of segments there, belongs to."""
+    # "." may well be such a folder.
+    path = path if path.name not in ("", "..") else path.resolve()
+    return path, path.parent / path.name.removesuffix(SUFFIX)
+
+
+def _is_needed(output: Path, paths: list[Path], *, overwrite: bool) -> bool:
+    """Whether there is more in segments than in their output."""
+    with open_segment(paths[-1]) as last:
+        run, steps = str(last.attrs["run_id"]), last["step"][...]
+    return overwrite or not output.exists() or _lacks(output, run, int(steps[-1]))
+
+
 def _already(path: Path, output: Path) -> Finished:
     if not output.is_file():
         raise TrajectoryError(
             f"{path}: no segments there; expected the folder NAME.h5{SUFFIX} of an interrupted run, or NAME.h5"
+            f"{did_you_mean_path(path)}"
         )
     return Finished(output, _count(output), joined=False)
 

@@ -13,7 +13,7 @@ from typing import Self
 
 import h5py
 from regime_proto.schema.errors import TrajectoryError
-from regime_proto.schema.files import describe, segments_folder
+from regime_proto.schema.files import describe, require_writable, segments_folder
 from regime_proto.schema.reader import require_sound
 from regime_proto.schema.validation.check import file_problems
 
@@ -23,6 +23,29 @@ LOCK = "lock"
 def segment_paths(folder: Path) -> list[Path]:
     """Return the segments in `folder`, in order."""
     return sorted(folder.glob("[0-9]*.h5"))
+
+
+def ordered_segments(folder: Path) -> list[Path]:
+    """Return the segments in `folder`, in order.
+
+    Raises
+    ------
+    TrajectoryError
+        One is missing among them.
+    """
+    found = segment_paths(folder)
+    for index, path in enumerate(found):
+        expected = _segment(folder, index)
+        if path != expected:
+            raise TrajectoryError(
+                f"{expected}: missing, although {path.name} is there; delete {path.name} and those "
+                "after it, and run the same command again"
+            )
+    return found
+
+
+def _segment(folder: Path, index: int) -> Path:
+    return folder / f"{index:06d}.h5"
 
 
 class Segments:
@@ -64,16 +87,7 @@ class Segments:
         return None
 
     def _is_mine(self, descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise TrajectoryError(f"{self.folder}: cannot be locked ({error.strerror})") from None
-            raise TrajectoryError(
-                f"{self.output}: another process is writing it, or a recorder of this one that is not closed; wait "
-                "until that ends, or choose another output"
-            ) from None
+        _lock(descriptor, self.output)
         if self._is_current(descriptor):
             return True
         os.close(descriptor)
@@ -87,7 +101,7 @@ class Segments:
 
     def path(self, index: int) -> Path:
         """Return the path of segment number `index`."""
-        return self.folder / f"{index:06d}.h5"
+        return _segment(self.folder, index)
 
     def paths(self) -> list[Path]:
         """Return the segments that are there, in order.
@@ -97,14 +111,7 @@ class Segments:
         TrajectoryError
             One is missing among them.
         """
-        found = segment_paths(self.folder)
-        for index, path in enumerate(found):
-            if path != self.path(index):
-                raise TrajectoryError(
-                    f"{self.path(index)}: missing, although {path.name} is there; delete {path.name} and those "
-                    "after it, and run the same command again"
-                )
-        return found
+        return ordered_segments(self.folder)
 
     def clear(self) -> None:
         """Delete the segments, and what a killed process left half written."""
@@ -129,6 +136,44 @@ class Segments:
         if [path.name for path in self.folder.glob("*")] == [LOCK]:
             shutil.rmtree(self.folder)
         os.close(self._descriptor)
+
+
+def _lock(descriptor: int, output: Path) -> None:
+    """Lock an open file; where that fails it is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise TrajectoryError(f"{segments_folder(output)}: cannot be locked ({error.strerror})") from None
+        raise TrajectoryError(
+            f"{output}: another process is writing it, or a recorder of this one that is not closed; wait "
+            "until that ends, or choose another output"
+        ) from None
+
+
+def require_free(output: Path) -> None:
+    """Raise what `Segments` would raise for `output`, as far as that shows without writing.
+
+    Raises
+    ------
+    RegimeError
+        Another process holds the segments, or their folder cannot be made or written to.
+    """
+    require_writable(segments_folder(output) / LOCK)
+    with suppress(FileNotFoundError):
+        descriptor = os.open(segments_folder(output) / LOCK, os.O_RDWR)
+        _lock(descriptor, output)
+        os.close(descriptor)
+
+
+def kept_observations(output: Path) -> int:
+    """Return how many observations the segments of `output` hold."""
+    kept = 0
+    for path in segment_paths(segments_folder(output)):
+        with open_segment(path, check=False) as segment:
+            kept += len(segment["step"])
+    return kept
 
 
 def discard_segments(output: Path) -> None:

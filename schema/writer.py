@@ -21,7 +21,7 @@ from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import describe, replace_file
 from regime_proto.schema.header import Array, Header, Observation
 from regime_proto.schema.reader import open_checked, read_header, read_metrics, read_rows
-from regime_proto.schema.segments import Segments, open_segment
+from regime_proto.schema.segments import Segments, open_segment, ordered_segments
 
 
 class TrajectoryWriter:
@@ -66,19 +66,12 @@ class TrajectoryWriter:
             The segments come from other inputs, or were computed by another engine.
         """
         self._segments.clear_leftovers()
+        # What was to be carried before, and may be private, is not to be any more.
+        for name in set(layout.EMBEDDED) - set(self._embedded):
+            (self._segments.folder / name).unlink(missing_ok=True)
         paths = self._segments.paths()
-        for index, path in enumerate(paths):
-            with open_segment(path, check=path == paths[-1]) as file:
-                count = len(file["step"])
-                end = index * self._capacity + count
-                if not self._belongs(file, end, fingerprints):
-                    if index == 0:
-                        raise TrajectoryError(
-                            f"{self._segments.folder}: holds an unfinished run of other inputs; "
-                            "choose another output, or discard it with --overwrite"
-                        )
-                    break
-                self._adopt(file, end)
+        for file, end in _begun(paths, self.header, fingerprints):
+            self._adopt(file, end)
         for path in paths[-(-self.count // self._capacity) :]:
             path.unlink()
         return self.count
@@ -99,7 +92,7 @@ class TrajectoryWriter:
             0 where its rows would not go with those to come: made by another engine, with other masks or metrics.
         """
         with open_checked(trajectory) as file:
-            if self._difference(file) is not None or read_metrics(file) != self.header.metrics:
+            if not _goes_on(file, self.header):
                 return 0
             self._continue(file)
             for start in range(0, len(file["step"]), self._capacity):
@@ -135,38 +128,14 @@ class TrajectoryWriter:
         with open_segment(self._segments.path(index)) as file:
             return _rows(file)
 
-    def _belongs(self, file: h5py.File, end: int, fingerprints: Sequence[str]) -> bool:
-        """Whether a segment that ends before row `end` is of the run that is to be written."""
-        return end <= len(fingerprints) and file.attrs["source_fingerprint"] == fingerprints[end - 1]
-
     def _adopt(self, file: h5py.File, end: int) -> None:
-        """Go on after a segment.
-
-        Raises
-        ------
-        TrajectoryError
-            The rows to come would be computed or kept otherwise than those that are there.
-        """
-        difference = self._difference(file)
-        if difference is not None:
-            raise TrajectoryError(
-                f"{self._segments.folder}: begun with {difference}; "
-                "go on with the former, or begin again with --overwrite"
-            )
+        """Go on after a segment."""
         self._continue(file)
         self.add_metrics(*read_metrics(file))
         self._fingerprint = file.attrs["source_fingerprint"]
         self.count = end
         # A segment that is not full is written again.
         self._rows = _rows(file) if end % self._capacity else []
-
-    def _difference(self, file: h5py.File) -> str | None:
-        """Return what would make the rows to come others than those in a file."""
-        for name in ("engine", "device", "mask_policy"):
-            begun, now = (attributes.get(name) for attributes in (file.attrs, self.header.attributes))
-            if begun != now:
-                return f"{name} {begun}, now {now}"
-        return None
 
     def _continue(self, file: h5py.File) -> None:
         self.header = self.header.with_attributes(run_id=file.attrs["run_id"], created=file.attrs["created"])
@@ -289,6 +258,64 @@ class TrajectoryWriter:
             # The error under way is the one to report.
             with suppress(TrajectoryError):
                 self.flush()
+
+
+def rows_to_resume(folder: Path, header: Header, fingerprints: Sequence[str]) -> int:
+    """Return how many rows `TrajectoryWriter.resume` would take up, without changing anything.
+
+    Raises
+    ------
+    TrajectoryError
+        As there.
+    """
+    return max((end for _, end in _begun(ordered_segments(folder), header, fingerprints)), default=0)
+
+
+def rows_to_take_up(trajectory: Path, header: Header) -> int:
+    """Return how many rows `TrajectoryWriter.take_up` would take up, without changing anything."""
+    with open_checked(trajectory) as file:
+        return len(file["step"]) if _goes_on(file, header) else 0
+
+
+def _begun(paths: Sequence[Path], header: Header, fingerprints: Sequence[str]) -> Iterator[tuple[h5py.File, int]]:
+    """Yield the segments that a run begins with, opened, and the number of the row that follows each.
+
+    Raises
+    ------
+    TrajectoryError
+        They are of another run, or the rows to come would be computed or kept otherwise than those that are there.
+    """
+    capacity = hdf5.chunk_steps(header)
+    for index, path in enumerate(paths):
+        with open_segment(path, check=path == paths[-1]) as file:
+            end = index * capacity + len(file["step"])
+            if end > len(fingerprints) or file.attrs["source_fingerprint"] != fingerprints[end - 1]:
+                if index:
+                    return
+                raise TrajectoryError(
+                    f"{path.parent}: holds an unfinished run of other inputs; "
+                    "choose another output, or discard it with --overwrite"
+                )
+            difference = _difference(file, header)
+            if difference is not None:
+                raise TrajectoryError(
+                    f"{path.parent}: begun with {difference}; go on with the former, or begin again with --overwrite"
+                )
+            yield file, end
+
+
+def _goes_on(file: h5py.File, header: Header) -> bool:
+    """Whether rows to come can stand in one file with those of another trajectory."""
+    return _difference(file, header) is None and read_metrics(file) == header.metrics
+
+
+def _difference(file: h5py.File, header: Header) -> str | None:
+    """Return what would make the rows to come others than those in a file."""
+    for name in ("engine", "device", "mask_policy"):
+        begun, now = (attributes.get(name) for attributes in (file.attrs, header.attributes))
+        if begun != now:
+            return f"{name} {begun}, now {now}"
+    return None
 
 
 def _rows(file: h5py.File) -> list[dict[str, Array]]:

@@ -167,5 +167,5 @@ def test_damaged_files(tmp_path, content):
 
 
 def test_an_absent_file(tmp_path):
-    with pytest.raises(RegimeError, match=r"net.pt2: No such file"):
+    with pytest.raises(RegimeError, match=r"net.pt2: no such file"):
         from_torch.export(tmp_path / "net.pt2", as_probe(np.ones((4, 12), np.float32)))

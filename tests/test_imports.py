@@ -87,8 +87,12 @@ def test_the_analysis_of_a_trajectory_on_the_command_line_loads_no_framework(tmp
     import regime_proto
 
     path = regime_proto.synthetic.trajectory(steps=5, path=tmp_path / "run.h5")
-    call = f"from regime_proto.cli.main import main\nmain(['analyze', {str(path)!r}, '--json'], standalone_mode=False)"
-    assert not (loaded_after(call) & set(FRAMEWORKS))
+    for command in (
+        ["analyze", str(path), "--json"],
+        ["export", str(path), "--to", "csv", "-o", str(tmp_path / "x.csv")],
+    ):
+        call = f"from regime_proto.cli.main import main\nmain({command!r}, standalone_mode=False)\nprint()"
+        assert not (loaded_after(call) & set(FRAMEWORKS))
 
 
 def test_the_check_can_fail():

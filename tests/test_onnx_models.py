@@ -565,7 +565,7 @@ def test_a_model_named_on_the_command_line(onnx_run, tmp_path):
     assert Program.load(out / "program.onnx").trainable
     done = CliRunner().invoke(main, ["program", "--model", str(tmp_path / "none.onnx"), *arguments])
     assert done.exit_code == 1
-    assert "none.onnx: No such file or directory" in done.output
+    assert "none.onnx: no such file or directory" in done.output
 
 
 def test_a_plain_model_called_program_onnx(onnx_run):

@@ -254,7 +254,7 @@ def test_cuda_is_an_error_where_there_is_none():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "No such file"),
+        (None, "no such file"),
         (b"hello", "not an ONNX model"),
         (onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [])).SerializeToString(), "not a program"),
     ],

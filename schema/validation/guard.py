@@ -9,6 +9,7 @@ from pathlib import Path
 
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import segments_folder
+from regime_proto.schema.nearest import no_such
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.rules import Problem
 
@@ -51,10 +52,14 @@ def validate(path: str | os.PathLike[str]) -> list[Problem]:
 def require_file(path: Path) -> None:
     """Raise a `TrajectoryError` unless `path` is a file that can be read."""
     if not path.is_file():
-        found = "not a file; expected a trajectory" if path.exists() else "no such file or directory"
+        if path.exists():
+            raise TrajectoryError(f"{path}: not a file; expected a trajectory")
         segments = segments_folder(path)
-        hint = f"; {segments} holds an unfinished run: finish it with regime merge" if segments.is_dir() else ""
-        raise TrajectoryError(f"{path}: {found}{hint}")
+        if segments.is_dir():
+            raise TrajectoryError(
+                f"{path}: no such file or directory; {segments} holds an unfinished run: finish it with regime merge"
+            )
+        raise TrajectoryError(no_such(path))
     if not os.access(path, os.R_OK):
         raise TrajectoryError(f"{path}: cannot be read; mend its permissions")
 

@@ -49,9 +49,8 @@ def opening(page):
 
 def main():
     """Print a table."""
-    print(
-        "| observations | layers × units × samples | file, MB | resamples | seconds | peak memory, MB | page, MB | browser, s |"
-    )
+    columns = "observations", "layers × units × samples", "file, MB", "resamples", "seconds", "peak memory, MB"
+    print(f"| {' | '.join([*columns, 'page, MB', 'browser, s'])} |")
     print("|---" * 8 + "|")
     with tempfile.TemporaryDirectory() as folder:
         for steps, options in RUNS.items():

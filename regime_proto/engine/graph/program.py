@@ -17,6 +17,7 @@ from regime_proto.engine.graph.matching import matched
 from regime_proto.engine.graph.values import tensors
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file
+from regime_proto.schema.nearest import cannot_open
 from regime_proto.source import Array, State
 
 METADATA_KEY = "regime_proto"
@@ -130,7 +131,7 @@ class Program:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise ProgramError(f"{path}: {error.strerror}") from None
+            raise ProgramError(cannot_open(path, error)) from None
         return cls.parse(content, str(path))
 
     @classmethod

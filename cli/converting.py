@@ -1,0 +1,129 @@
+"""From checkpoints to a trajectory, as the options of a command say, or a word on what would be written."""
+
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regime_proto.cli.console import Messages, size
+from regime_proto.cli.interruption import leaving_observations
+from regime_proto.cli.output import would, would_write
+
+from regime_proto.places import is_remote
+
+if TYPE_CHECKING:
+    from regime_proto.conversion import Grown
+    from regime_proto.directory import Reading
+    from regime_proto.plan import Plan
+
+
+def foresee(
+    source: Path, output: Path | None, messages: Messages, conversion: dict[str, Any], *, follow: bool = False
+) -> None:
+    """Say what a conversion would write, after a look at everything that it needs."""
+    if follow:
+        from regime_proto.following import missing_for_two, require_folder
+
+        require_folder(source)
+        missing = missing_for_two(source, reading_of(conversion))
+        if missing is not None:
+            would(f"wait for checkpoints ({missing}), and write {output or default_output(source, conversion)} then")
+            return
+    from regime_proto.conversion import foresee_plan
+
+    plan, target = _planned(source, messages, conversion), output or default_output(source, conversion)
+    keep = ("device", "batches_per_epoch", "masks", "overwrite")
+    foreseen = foresee_plan(plan, target, **{name: conversion[name] for name in keep})
+    count, held = foreseen.observations, foreseen.held
+    if held == count and foreseen.where == target:
+        would(f"write nothing: {target} holds all {count} observations")
+        return
+    there = f"{held} of them are in {foreseen.where}, {count - held} would be added" if held else "none is there yet"
+    policy = plan.mask_policy(conversion["masks"])
+    predicted = size(plan.predicted_file_bytes(policy))
+    would_write(target, f"{count} observations, {there}; masks: {policy}; about {predicted}")
+
+
+def _planned(source: Path, messages: Messages, conversion: dict[str, Any]) -> "Plan":
+    """Return what is to be converted, and say what is left out."""
+    from regime_proto.plan import make_plan
+
+    what = ("model", "probe", "probe_text", "steps", "every", "gates", "sample_units", "sample_seed")
+    plan = make_plan(source, reading=reading_of(conversion), **{name: conversion[name] for name in what})
+    for reason, names in plan.source.skipped_by_reason().items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        messages.note(f"skipped {', '.join(names[:3])}{more}: {reason}")
+    return plan
+
+
+def reading_of(conversion: dict[str, Any]) -> "Reading":
+    """Return how a directory is to be read."""
+    from regime_proto.directory import Reading
+
+    return Reading(**{field.name: conversion[field.name] for field in fields(Reading)})
+
+
+def converted(
+    source: Path,
+    output: Path | None,
+    messages: Messages,
+    conversion: dict[str, Any],
+    *,
+    grown: "Grown | None" = None,
+) -> Path:
+    """Convert a directory unless that is done already, say what was written, and return the trajectory."""
+    from regime_proto.schema.policy import ALL
+
+    from regime_proto.conversion import run_plan
+
+    target = output or default_output(source, conversion)
+    plan = _planned(source, messages, conversion)
+    policy = plan.mask_policy(conversion["masks"])
+    predicted = size(plan.predicted_file_bytes(policy))
+    if conversion["masks"] == "auto" and policy != ALL:
+        every = size(plan.predicted_file_bytes(ALL))
+        messages.note(f"masks: {policy}, for about {predicted}; --masks all would take about {every}")
+    keep = ("device", "workers", "batches_per_epoch", "masks", "embed", "overwrite")
+    # A result that is drawn in between would break the bar.
+    bar = messages.progress("observing") if grown is None else nullcontext()
+    with leaving_observations(target, len(plan.source.checkpoints)), bar as progress:
+        done = run_plan(
+            plan,
+            target,
+            progress=progress,
+            grown=grown,
+            **{name: conversion[name] for name in keep},
+        )
+    if done.written:
+        found = size(done.path.stat().st_size)
+        messages.note(
+            f"wrote {done.path} ({done.observations} observations, masks: {policy}; {found}, {predicted} predicted)"
+        )
+    else:
+        messages.note(f"nothing changed since; using {done.path} ({done.observations} observations)")
+    return done.path
+
+
+def default_output(source: Path, conversion: dict[str, Any]) -> Path:
+    """Return the trajectory that belongs to a directory, beside it; a selection has a file of its own."""
+    if is_remote(source):
+        # What lies on another machine is analyzed here.
+        root = Path(source.name or "checkpoints")
+    else:
+        root = source if source.name not in ("", "..") else source.resolve()
+    chosen = [
+        (".steps", (conversion["steps"] or "").strip().replace(":", "-")),
+        (".every", conversion["every"]),
+        (".gates-", "-".join(map(_in_a_name, conversion["gates"]))),
+        (".units", conversion["sample_units"]),
+        (".seed", conversion["sample_seed"]),
+        (".weights-", _in_a_name(conversion["weights"] or "")),
+    ]
+    selection = "".join(f"{name}{value}" for name, value in chosen if value)
+    return root.with_name(f"{root.name}{selection}.regime.h5")
+
+
+def _in_a_name(pattern: str) -> str:
+    """Return a glob as letters that every file system takes."""
+    spelled = pattern.replace("*", "all").replace("!", "not-")
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in spelled)

@@ -1,0 +1,69 @@
+"""Colours and bars: on a terminal that wants them, and nowhere else."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import regime_proto
+
+REGIME = Path(sys.executable).with_name("regime")
+ESCAPE = "\x1b["
+
+
+def on_a_terminal(*arguments, **variables):
+    """Run a command on a pseudo-terminal, and return what it shows there."""
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [REGIME, *map(str, arguments)], stdin=child, stdout=child, stderr=child, env=environment(**variables)
+    )
+    os.close(child)
+    shown = b""
+    try:
+        while piece := os.read(parent, 65536):
+            shown += piece
+    except OSError:
+        # Linux's way to say that nobody writes any more.
+        pass
+    process.wait()
+    os.close(parent)
+    return shown.decode()
+
+
+def environment(**variables):
+    """What decides on colours as it is here, and the rest as it was."""
+    without = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    # What runs the tests elsewhere makes rich believe in terminals.
+    without.pop("GITHUB_ACTIONS", None)
+    return {**without, "TERM": "xterm-256color", **variables}
+
+
+@pytest.fixture(scope="module")
+def trajectory(tmp_path_factory):
+    return regime_proto.synthetic.trajectory(steps=9, path=tmp_path_factory.mktemp("terminal") / "run.h5")
+
+
+# What draws by click, and by rich-click.
+@pytest.mark.parametrize("arguments", [["validate", "{}"], ["analyze", "{}.none"], ["--help"]])
+def test_colours_are_on_on_a_terminal_only(trajectory, arguments):
+    arguments = [argument.format(trajectory) for argument in arguments]
+    assert ESCAPE in on_a_terminal(*arguments)
+    assert ESCAPE not in on_a_terminal(*arguments, NO_COLOR="1")
+    assert ESCAPE not in on_a_terminal(*arguments, TERM="dumb")
+    piped = subprocess.run([REGIME, *arguments], capture_output=True, text=True, env=environment())
+    assert ESCAPE not in piped.stdout + piped.stderr
+
+
+def test_results_and_bars_are_drawn_on_a_terminal_only(mlp_run):
+    """What draws by rich."""
+    drawn = on_a_terminal("check", mlp_run)
+    assert "\x1b[32mnothing wrong found" in drawn
+    assert re.search(r"checking .*━.*\d/8", drawn)
+    plain = on_a_terminal("check", mlp_run, NO_COLOR="1")
+    assert "nothing wrong found" in plain
+    assert ESCAPE not in plain
+    assert "checking" not in plain
