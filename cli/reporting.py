@@ -35,6 +35,7 @@ from regime_proto.schema.errors import RegimeError
 )
 @click.option("-o", "--output", type=options.PATH, help="With --to: file to write; default: standard output.")
 @options.preset
+@options.resamples
 @options.steps
 @options.batches_per_epoch
 @options.overwrite
@@ -51,6 +52,7 @@ def compare(
     form: str | None,
     output: Path | None,
     preset: str,
+    resamples: int,
     steps: str | None,
     batches_per_epoch: float | None,
     overwrite: bool,
@@ -81,7 +83,7 @@ def compare(
     with messages.collecting(), messages.progress("analyzing") as progress:
         found = compared(
             sources, labels=labels, by=by, reference=reference, mixed=mixed, sort=sort, preset=preset, steps=steps,
-            batches_per_epoch=batches_per_epoch, progress=progress,
+            batches_per_epoch=batches_per_epoch, resamples=resamples, progress=progress,
         )  # fmt: skip
     for warning in found.warnings:
         messages.warn(warning)

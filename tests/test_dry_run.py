@@ -27,6 +27,9 @@ WRITING = {
     "thin": (["run.h5", "--masks", "none", "-o", "small.h5"], ["small.h5"]),
     "export": (["run.h5", "--to", "csv", "-o", "curves.csv"], ["curves.csv"]),
     "example": (["-o", "example.h5"], ["example.h5"]),
+    "compare": (["run.h5", "--to", "csv", "-o", "table.csv"], ["table.csv"]),
+    "plot": (["run.h5", "-o", "figure.svg"], ["figure.svg"]),
+    "report": (["run.h5", "-o", "page.html"], ["page.html"]),
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from regime_proto.analyzer import labels as labelling
+from regime_proto.analyzer.analyze import RESAMPLES
 from regime_proto.analyzer.labels import FAMILY, SEED
 from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.rows import PAPER, Row, published, row_of
@@ -114,6 +115,7 @@ def compare(
     preset: str = "paper",
     steps: str | None = None,
     batches_per_epoch: float | None = None,
+    resamples: int = RESAMPLES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Put several runs beside each other.
@@ -133,7 +135,7 @@ def compare(
         Compare runs of different stride or preset nevertheless.
     sort : {"rho", "auc_w", "auc_p", "name"}, optional
         Numbers from the largest; in the order given if left out.
-    preset, steps, batches_per_epoch : optional
+    preset, steps, batches_per_epoch, resamples : optional
         As in `analyze`; a `Result` keeps its own.
     progress : callable, optional
         Called with how many runs are done, of how many.
@@ -151,7 +153,9 @@ def compare(
         raise RegimeError("nothing to compare: give trajectory files, or --reference paper")
     rows = []
     for name, run in zip(_names(given), given, strict=True):
-        rows.append(row_of(run, name, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch))
+        rows.append(
+            row_of(run, name, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples)
+        )
         if progress is not None:
             progress(len(rows), len(given))
     _require_distinct(rows)

@@ -37,6 +37,8 @@ class Row:
         NaN where undefined.
     rho_range : (float, float) or None
         Over all readings; None where it is not known.
+    rho_span : (float, float) or None
+        From the lowest to the highest end of the intervals of ρ by resampling; None where there are none.
     epochs : float or None
         Between the first and the last observation; None where it cannot be told.
     observations, window : int or None
@@ -59,6 +61,7 @@ class Row:
     auc_p: float
     rho: float
     rho_range: tuple[float, float] | None
+    rho_span: tuple[float, float] | None
     epochs: float | None
     observations: int | None
     stride: int | None
@@ -86,6 +89,7 @@ class Row:
             "labels": dict(self.labels),
             **numbers,
             "rho_range": None if self.rho_range is None else list(self.rho_range),
+            "rho_span": None if self.rho_span is None else list(self.rho_span),
             **{name: getattr(self, name) for name in same},
         }
 
@@ -113,7 +117,13 @@ class Facts:
 
 
 def row_of(
-    run: str | os.PathLike[str] | Result, name: str, *, preset: str, steps: str | None, batches_per_epoch: float | None
+    run: str | os.PathLike[str] | Result,
+    name: str,
+    *,
+    preset: str,
+    steps: str | None,
+    batches_per_epoch: float | None,
+    resamples: int,
 ) -> Row:
     """Analyze a run, unless that was done already, and return its row.
 
@@ -125,7 +135,7 @@ def row_of(
     if isinstance(run, Result):
         result, batches_per_epoch = run, None
     else:
-        result = analyze(run, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch)
+        result = analyze(run, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples)
     path = result.trajectory
     facts = Facts() if path is None else _facts(Path(path), result, batches_per_epoch)
     return Row(
@@ -135,6 +145,7 @@ def row_of(
         auc_p=result.auc_p,
         rho=result.rho,
         rho_range=result.rho_range,
+        rho_span=None if result.uncertainty is None else result.uncertainty.rho_span,
         epochs=facts.epochs,
         observations=result.observations,
         stride=result.stride,
@@ -185,6 +196,7 @@ def _published(number: int, row: dict[str, str]) -> Row:
         auc_p=float(row["auc_p"]),
         rho=float(row["rho"]),
         rho_range=None,
+        rho_span=None,
         epochs=float(row["epoch"]),
         observations=None,
         stride=1,

@@ -65,6 +65,12 @@ class Uncertainty:
     probe: Intervals | None
     course: Intervals | None
 
+    @property
+    def rho_span(self) -> tuple[float, float] | None:
+        """The lowest and the highest end of the intervals of ρ; None where there are none."""
+        known = [one.rho for one in (self.probe, self.course) if one is not None and one.rho is not None]
+        return (min(rho.low for rho in known), max(rho.high for rho in known)) if known else None
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON object."""
         return {

@@ -15,8 +15,8 @@ def verdict(result: Result) -> str:
     doubt = "; a threshold below says otherwise" if disagree else ""
     sampled = " Which units were looked at adds to the range." if result.pattern_error is not None else ""
     found = result.uncertainty
-    spreads = [] if found is None else [spread.rho for spread in (found.probe, found.course) if spread is not None]
-    close = any(rho is not None and rho.low <= 1 <= rho.high for rho in spreads)
+    span = None if found is None else found.rho_span
+    close = span is not None and span[0] <= 1 <= span[1]
     unsure = " But 1 lies within an interval of ρ: it may be chance." if close else ""
     return f"{first} settled earlier than {second} in every reading{doubt}.{unsure}{sampled}"
 

@@ -30,8 +30,8 @@ class Column:
     is_number: bool = True
 
 
-def _range(row: Row) -> str:
-    return "" if row.rho_range is None else "{:.2f}–{:.2f}".format(*row.rho_range)
+def _span(span: tuple[float, float] | None) -> str:
+    return "" if span is None else "{:.2f}–{:.2f}".format(*span)
 
 
 # Two decimals, as in the paper's Table II.
@@ -40,9 +40,9 @@ RESULTS = (
     Column("AUC_W", lambda row: decimals(row.auc_w)),
     Column("AUC_P", lambda row: decimals(row.auc_p)),
     Column("ρ", lambda row: decimals(row.rho)),
-    # An uncertainty of ρ has its place here, as a column "ρ ±", once a result has one.
-    # Of ρ, over all readings.
-    Column("range", _range),
+    # Of ρ, by resampling; and over all readings.
+    Column("95 %", lambda row: _span(row.rho_span)),
+    Column("range", lambda row: _span(row.rho_range)),
 )
 KINDS = (
     Column("stride", spacing, is_number=False),
@@ -103,8 +103,8 @@ def to_csv(comparison: Comparison) -> str:
     """Return one row per run, with all that is known of it, in full precision; an unknown value is empty."""
     names = label_names(row.labels for row in comparison.rows)
     own = (
-        "epochs", "auc_w", "auc_p", "rho", "rho_low", "rho_high", "observations", "stride", "step_kind", "window",
-        "preset", "trajectory",
+        "epochs", "auc_w", "auc_p", "rho", "rho_low", "rho_high", "rho_span_low", "rho_span_high", "observations",
+        "stride", "step_kind", "window", "preset", "trajectory",
     )  # fmt: skip
     taken = {"run", "source", *own}
     target = io.StringIO()
@@ -112,7 +112,10 @@ def to_csv(comparison: Comparison) -> str:
     writer.writerow(["run", "source", *(f"label_{name}" if name in taken else name for name in names), *own])
     for row in comparison.rows:
         low, high = row.rho_range or (None, None)
-        values = {**row.to_json(), "rho_low": low, "rho_high": high}
+        span_low, span_high = row.rho_span or (None, None)
+        values = {
+            **row.to_json(), "rho_low": low, "rho_high": high, "rho_span_low": span_low, "rho_span_high": span_high,
+        }  # fmt: skip
         writer.writerow([row.run, row.source, *(row.labels.get(name) for name in names), *map(values.get, own)])
     return target.getvalue()
 
