@@ -50,6 +50,7 @@ bench: $(VENV)/.bench-installed
 	$(BIN)/python tests/benchmarks/memory.py
 	$(BIN)/python tests/benchmarks/flatness.py
 	$(BIN)/python tests/benchmarks/recording_overhead.py
+	$(BIN)/python tests/benchmarks/reporting.py
 
 bench-file: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/mask_layout.py

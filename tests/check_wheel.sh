@@ -16,9 +16,14 @@ if [ -n "$stray" ]; then
 fi
 
 python3 -m venv "$work/clean"
-"$work/clean/bin/pip" install --quiet --quiet --constraint "$root/constraints.txt" "$wheel[cpu]" mypy scipy-stubs
+"$work/clean/bin/pip" install --quiet --quiet --constraint "$root/constraints.txt" "$wheel[cpu,report]" mypy scipy-stubs
 cd "$work"
 clean/bin/regime --help >/dev/null
+# What a page is made of lies in the wheel too.
+clean/bin/regime example -o example.h5 --quiet
+clean/bin/regime report example.h5 -o report.html --quiet
+clean/bin/regime plot example.h5 -o figure.pdf --quiet
+clean/bin/regime compare --reference paper >/dev/null
 clean/bin/python - <<'PYTHON'
 from importlib.metadata import entry_points
 
