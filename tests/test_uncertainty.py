@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from noisy_runs import TRENDS, coverage, noisy
 from regime_proto.schema.errors import RegimeError
-from scipy.signal import lfilter
 
 import regime_proto
 from regime_proto.analyzer.areas import area_of
@@ -12,30 +12,6 @@ from regime_proto.analyzer.resampling import areas_of_other_courses, areas_of_ot
 from regime_proto.analyzer.samples import SampleChanges, read_sample_changes
 from regime_proto.analyzer.series import read_series
 from regime_proto.analyzer.uncertainty import interval
-
-TRENDS = {
-    "exponential": lambda time: (np.exp(-time / 0.3) + 0.02, np.exp(-time / 0.1) + 0.02),
-    "fast": lambda time: (1 / (1 + 50 * time), np.exp(-time / 0.02) + 0.05),
-    "flat": lambda time: (0.9 + 0.1 * np.exp(-time / 0.1), np.exp(-time / 0.1) + 0.02),
-    "linear": lambda time: (1.02 - time, 1.02 - np.sqrt(time)),
-}
-
-
-def noisy(trend, random, *, intervals, correlation, level):
-    """One run: two trends times noise that is correlated in time and between them."""
-
-    def noise():
-        white = random.standard_normal(intervals) * np.sqrt(1 - correlation**2)
-        return lfilter([1], [1, -correlation], white)
-
-    common = noise()
-    curves = trend(np.arange(intervals) / intervals)
-    return [curve * np.abs(1 + level * np.sqrt(0.5) * (common + noise())) for curve in curves]
-
-
-def numbers(weights, patterns, width, reading):
-    auc_w, auc_p = (float(area_of(curve, np.ones(len(curve)), width, reading)) for curve in (weights, patterns))
-    return auc_w, auc_p, np.log(auc_w / auc_p)
 
 
 @pytest.mark.parametrize("preset", ["paper", "strict"])
@@ -50,26 +26,11 @@ def numbers(weights, patterns, width, reading):
     ],
 )
 def test_intervals_by_the_noise_of_a_run_hold_its_true_numbers(shape, intervals, width, correlation, level, preset):
-    random = np.random.default_rng(1)
-    reading = PRESETS[preset]
-
-    def run():
-        return noisy(TRENDS[shape], random, intervals=intervals, correlation=correlation, level=level)
-
-    repeated = np.array([numbers(*run(), width, reading) for _ in range(300)])
-    held, errors = np.zeros(3), []
-    for seed in range(100):
-        curves = run()
-        found = numbers(*curves, width, reading)
-        drawn = areas_of_other_courses(
-            *curves, lengths=np.ones(intervals), width=width, reading=reading, resamples=100, seed=seed
-        )
-        drawn = np.column_stack([drawn, np.log(drawn[:, 0] / drawn[:, 1])])
-        intervals_found = [interval(value, of) for value, of in zip(found, drawn.T, strict=True)]
-        held += [one.low <= true <= one.high for one, true in zip(intervals_found, repeated.mean(0), strict=True)]
-        errors.append([one.error for one in intervals_found])
-    assert (held / 100 >= 0.8).all()
-    ratio = np.mean(errors, axis=0) / repeated.std(axis=0)
+    held, ratio = coverage(
+        TRENDS[shape], width, PRESETS[preset], repeats=300, simulations=100, resamples=100,
+        intervals=intervals, correlation=correlation, level=level,
+    )  # fmt: skip
+    assert (held >= 0.8).all()
     # Too wide where the trend is steeper than what can be told from noise, never much too narrow.
     assert ((ratio > 0.75) & (ratio < 4)).all()
 
