@@ -11,6 +11,8 @@ from regime_proto.report.view import RunView
 
 # At most so many points of a curve are drawn.
 POINTS = 2000
+# So many layers can be named below a bar chart.
+MOST_NAMES = 16
 # Of the table behind a figure.
 TABLE_ROWS = 40
 
@@ -50,6 +52,21 @@ def span_text(first: int, last: int) -> str:
 def layer_labels(view: RunView) -> list[str]:
     """Return the layers by node and module, each of its own."""
     return [label(f"{layer.layer} · {layer.path}" if layer.path else layer.layer, 34) for layer in view.result.layers]
+
+
+def bars(names: list[str], values: Array, title: str, color: str, form: str) -> dict[str, Any]:
+    """Return a bar for each layer; layers that are too many to be named below have numbers there."""
+    places = list(range(1, len(names) + 1)) if len(names) > MOST_NAMES else names
+    return {
+        "type": "bar", "x": places, "y": values, "name": title, "marker": {"color": color},
+        "text": names, "textposition": "none", "hovertemplate": f"{title} %{{y:{form}}}<extra>%{{text}}</extra>",
+    }  # fmt: skip
+
+
+def depth_axis(names: list[str]) -> dict[str, Any]:
+    """Return the axis of such bars."""
+    title = {"title": {"text": "layer, by depth"}}
+    return title if len(names) > MOST_NAMES else {**title, "type": "category"}
 
 
 def column_centres(view: RunView) -> Array:

@@ -2,8 +2,18 @@
 
 import numpy as np
 
+from regime_proto.analyzer.series import Array
 from regime_proto.report.binning import bin_edges, bin_means
-from regime_proto.report.drawing import TABLE_ROWS, binned, column_centres, heat_map, layer_labels, map_height
+from regime_proto.report.drawing import (
+    TABLE_ROWS,
+    bars,
+    binned,
+    column_centres,
+    depth_axis,
+    heat_map,
+    layer_labels,
+    map_height,
+)
 from regime_proto.report.figure import NEUTRAL, PATTERN, Figure, Switch, Table, number, numbers
 from regime_proto.report.view import RunView
 
@@ -49,11 +59,7 @@ def layer_areas(view: RunView) -> Figure:
     layers = view.result.layers
     names = layer_labels(view)
     areas = np.array([layer.auc_p for layer in layers])
-    known = [index for index in range(len(layers)) if np.isfinite(areas[index])]
-    words = "No layer has a scale."
-    if known:
-        slow, fast = (int(known[int(find(areas[known]))]) for find in (np.argmax, np.argmin))
-        words = f"{names[fast]} settled first ({areas[fast]:.3f}), {names[slow]} last ({areas[slow]:.3f})."
+    words = _first_and_last(names, areas)
     return Figure(
         key="areas",
         title="Which layers settle late",
@@ -62,14 +68,9 @@ def layer_areas(view: RunView) -> Figure:
             f"of the network. {words}"
         ),
         summary=f"Bar chart of AUC_P for {len(layers)} layers. {words}",
-        traces=(
-            {
-                "type": "bar", "x": names, "y": areas, "marker": {"color": PATTERN}, "name": "AUC_P",
-                "hovertemplate": "AUC_P %{y:.3f}<extra>%{x}</extra>",
-            },
-        ),
+        traces=(bars(names, areas, "AUC_P", PATTERN, ".3f"),),
         layout={
-            "xaxis": {"type": "category", "automargin": True, "title": {"text": "layer, by depth"}},
+            "xaxis": depth_axis(names),
             "yaxis": {"title": {"text": "AUC_P"}, "rangemode": "tozero"},
             "showlegend": False,
             "shapes": []
@@ -86,6 +87,17 @@ def layer_areas(view: RunView) -> Figure:
             tuple((one.layer, one.path, one.op, f"{one.units:,}", number(one.auc_p)) for one in layers),
         ),
     )  # fmt: skip
+
+
+def _first_and_last(names: list[str], areas: Array) -> str:
+    """Say which layer settled first and which last."""
+    known = np.flatnonzero(np.isfinite(areas))
+    if not len(known):
+        return "No layer has a scale."
+    first, last = known[np.argmin(areas[known])], known[np.argmax(areas[known])]
+    if areas[first] == areas[last]:
+        return "All layers settled alike."
+    return f"{names[first]} settled first ({areas[first]:.3f}), {names[last]} last ({areas[last]:.3f})."
 
 
 def sample_map(view: RunView) -> Figure:

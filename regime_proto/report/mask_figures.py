@@ -3,7 +3,7 @@
 import numpy as np
 
 from regime_proto.analyzer.patterns import Patterns
-from regime_proto.report.drawing import TABLE_ROWS, layer_labels
+from regime_proto.report.drawing import TABLE_ROWS, bars, depth_axis, layer_labels
 from regime_proto.report.figure import FAINT, NEUTRAL, PATTERN, WEIGHT, Figure, Switch, Table, numbers
 from regime_proto.report.view import RunView
 
@@ -116,7 +116,7 @@ def units(view: RunView, found: Patterns) -> Figure:
         f"{dead[worst]:.1%}), {by.always_on[-1].sum() / by.stored.sum():.1%} always on, and "
         f"{by.restless.sum() / by.stored.sum():.1%} restless."
     )
-    bars = ((dead, "dead", NEUTRAL), (always_on, "always on", WEIGHT), (restless, "restless", PATTERN))
+    shares = ((dead, "dead", NEUTRAL), (always_on, "always on", WEIGHT), (restless, "restless", PATTERN))
     padded = " Units of padding count as off." if view.facts["padded"] else ""
     return Figure(
         key="units",
@@ -128,23 +128,17 @@ def units(view: RunView, found: Patterns) -> Figure:
             f"{looked_at(found)}"
         ),
         summary=f"Bar chart, {len(names)} layers by depth. {words}",
-        traces=tuple(
-            {
-                "type": "bar", "x": names, "y": values, "name": name, "marker": {"color": color},
-                "hovertemplate": f"%{{y:.1%}} {name}<extra>%{{x}}</extra>",
-            }
-            for values, name, color in bars
-        ),
+        traces=tuple(bars(names, values, name, color, ".1%") for values, name, color in shares),
         layout={
             "barmode": "group",
-            "xaxis": {"type": "category", "automargin": True, "title": {"text": "layer, by depth"}},
+            "xaxis": depth_axis(names),
             "yaxis": {"title": {"text": "share of units"}, "tickformat": ".0%", "rangemode": "tozero"},
         },
         table=Table(
             ("layer", "units", "dead at first", "dead at the end", "always on", "restless"),
             tuple(
-                (layer.layer, f"{stored:,}", *(f"{share:.1%}" for share in shares))
-                for layer, stored, shares in zip(
+                (layer.layer, f"{stored:,}", *(f"{share:.1%}" for share in parts))
+                for layer, stored, parts in zip(
                     view.result.layers,
                     by.stored,
                     np.stack([by.dead[0] / by.stored, dead, always_on, restless], axis=1),
