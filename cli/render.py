@@ -19,7 +19,7 @@ SPARK_WIDTH = 60
 SHOWN_LAYERS = 3
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "_.-:=+*#"
-_ASCII = {"ρ": "rho", "–": "-", "−": "-", "τ": "tau", "×": "x", "·": "-", "…": "...", "Δ": "d"}
+_ASCII = {"ρ": "rho", "–": "-", "−": "-", "τ": "tau", "×": "x", "·": "-", "…": "...", "Δ": "d", "‖": "|", "₀": "0"}
 
 
 def console() -> Console:
@@ -100,6 +100,9 @@ def _numbers(result: Result) -> Table:
         table.add_row("", "", line)
     table.add_row("AUC_W", number(result.auc_w), "area under the weight curve")
     table.add_row("AUC_P", number(result.auc_p), "area under the pattern curve")
+    if result.distance is not None:
+        half = f"‖w − w₀‖ at the end; half of it by {result.step_kind} {result.distance.half_at}"
+        table.add_row("distance", number(result.distance.last, ".3g"), half)
     if result.noise_floor is not None:
         late = f"late in the run Δa is {result.late_pattern_change:.1e}"
         floor = f"{result.noise_floor:.0e}" if result.noise_floor else "0"

@@ -50,3 +50,13 @@ def test_steps_of_equal_length_are_told_from_steps_that_follow_the_gradient(opti
 
     made = SignSGD if optimizer == "SignSGD" else torch.optim.SGD
     assert bool(warnings_of(deltas_of(made, lr=lr))) == is_flat
+
+
+def test_the_distance_from_the_start_is_told_where_the_file_has_it():
+    trajectory = regime_proto.synthetic.trajectory(steps=4)
+    assert regime_proto.analyze(trajectory, resamples=0).to_json()["distance"] is None
+    norms = np.array([[0, 0], [3, 4], [6, 8], [9, 12], [12, 16]], float)
+    trajectory["weight_distance_l2"] = (("step", "tensor"), norms)
+    result = regime_proto.analyze(trajectory, resamples=0)
+    np.testing.assert_allclose(result.curves["weight_distance"], [5, 10, 15, 20])
+    assert result.to_json()["distance"] == {"last": 20.0, "half_at": 2}

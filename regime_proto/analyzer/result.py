@@ -6,6 +6,7 @@ from typing import Any
 
 import xarray as xr
 
+from regime_proto.analyzer.distance import Distance, read_distance
 from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.uncertainty import Uncertainty
 
@@ -111,6 +112,11 @@ class Result:
     trajectory: str | None
     warnings: tuple[str, ...]
 
+    @property
+    def distance(self) -> Distance | None:
+        """How far the weights have come from their start; None where the file does not say."""
+        return read_distance(self.curves)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON object; numbers are finite or None."""
         return {
@@ -139,6 +145,7 @@ class Result:
             "noise_floor": self.noise_floor,
             "late_pattern_change": _finite(self.late_pattern_change),
             "pattern_error": self.pattern_error,
+            "distance": None if self.distance is None else vars(self.distance),
             "uncertainty": None if self.uncertainty is None else self.uncertainty.to_json(),
             "trajectory": self.trajectory,
             "warnings": list(self.warnings),

@@ -1,0 +1,31 @@
+"""How far the weights have come from their start, where that was recorded."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+
+@dataclass(frozen=True)
+class Distance:
+    """The distance of the weights from the first observation of the file, ‖w_i − w_0‖ over all trainable parameters.
+
+    Parameters
+    ----------
+    last : float
+        At the last observation that is analyzed.
+    half_at : int
+        The first step at which it is half of that.
+    """
+
+    last: float
+    half_at: int
+
+
+def read_distance(curves: xr.Dataset) -> Distance | None:
+    """Return the distance from the curves of a result, None where the file does not have it."""
+    if "weight_distance" not in curves:
+        return None
+    values = curves["weight_distance"].to_numpy()
+    first = int(np.argmax(values >= values[-1] / 2))
+    return Distance(float(values[-1]), int(curves["step"][first]))
