@@ -21,7 +21,7 @@ def how_measured(view: RunView) -> list[str]:
         said.append("Curves are not smoothed: a window of 0.3 epochs is one observation here, or unknown.")
     if result.distance is not None:
         said.append(
-            f"At the end the weights are {result.distance.last:.3g} from their start, ‖w − w₀‖; they were half as far by "
+            f"At the end the weights are {result.distance.last:.3g} from their start, ‖w − w₀‖; half as far by "
             f"{kind} {result.distance.half_at}."
         )
     said.append(_noise(view))
