@@ -297,7 +297,7 @@ def _converted(
     from regime_proto.plan import make_plan
 
     target = output or default_output(source, conversion)
-    what = ("model", "probe", "probe_text", "steps", "every", "gates", "sample_units", "sample_seed")
+    what = ("model", "probe", "probe_text", "steps", "every", "gates", "sample_units", "sample_seed", "distance")
     plan = make_plan(source, reading=_reading(conversion), **{name: conversion[name] for name in what})
     for reason, names in plan.source.skipped_by_reason().items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -353,8 +353,11 @@ def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[s
             f"{source}: --every needs the checkpoints: the change of weights over several steps does not follow "
             "from a trajectory; run `regime analyze DIR --every K`"
         )
-    names = ("model", "probe", "probe_text", "gates", "sample_units", "workers", "adapter", "step_pattern", "weights")
-    given = [name.replace("_", "-") for name in names if conversion[name] not in (None, ())]
+    names = (
+        "model", "probe", "probe_text", "gates", "sample_units", "workers", "distance",
+        "adapter", "step_pattern", "weights",
+    )  # fmt: skip
+    given = [name.replace("_", "-") for name in names if conversion[name] not in (None, (), False)]
     given += ["output"] if output is not None else []
     if given:
         raise RegimeError(f"{source}: --{given[0]} applies to a directory of checkpoints, not to a trajectory file")

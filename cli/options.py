@@ -141,6 +141,11 @@ conversion = _all(
         show_default=True,
         help="What the trajectory carries for others: the program, or the probe too.",
     ),
+    click.option(
+        "--distance",
+        is_flag=True,
+        help="Keep the distance of the weights from the first checkpoint too; one more state in memory.",
+    ),
     batches_per_epoch,
     overwrite,
 )

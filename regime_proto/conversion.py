@@ -11,6 +11,7 @@ from regime_proto.analyzer.epochs import observations_per_epoch
 from regime_proto.analyzer.series import describe_invalid
 from regime_proto.dataset import open_trajectory
 from regime_proto.directory import Reading
+from regime_proto.engine.deltas import non_finite
 from regime_proto.engine.device import find_device, runtime_version
 from regime_proto.engine.measure import Meter, observe
 from regime_proto.engine.noise import measure_noise
@@ -19,8 +20,9 @@ from regime_proto.plan import Plan, make_plan
 from regime_proto.provenance import embedded_files, header_of, provenance
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Header
+from regime_proto.schema.layout import DISTANCE
 from regime_proto.schema.policy import MaskPolicy, policy_of
-from regime_proto.schema.reader import existing_attributes
+from regime_proto.schema.reader import existing_attributes, is_present, open_checked
 from regime_proto.schema.segments import Segments, discard_segments
 from regime_proto.schema.writer import TrajectoryWriter
 from regime_proto.source import Array, Checkpoint
@@ -47,6 +49,7 @@ def convert(
     workers: int | None = None,
     masks: str = "auto",
     embed: str = "program",
+    distance: bool = False,
     adapter: str | None = None,
     step_pattern: str | None = None,
     weights: str | None = None,
@@ -92,6 +95,9 @@ def convert(
         file is expected to stay below 2 GB, else thins them evenly. Flips and deltas are always complete.
     embed : {"program", "all", "none"}
         What the trajectory carries, so that others can run the same protocol: the program, and the probe with it.
+    distance : bool
+        Keep how far the weights are from those of the first checkpoint, ``weight_distance_l2``, which takes one more
+        state in memory. A trajectory that has these distances keeps them.
     adapter : str, optional
         The adapter that reads the directory, in place of the one that recognises it.
     step_pattern : str, optional
@@ -125,6 +131,7 @@ def convert(
         gates=gates,
         sample_units=sample_units,
         sample_seed=sample_seed,
+        distance=distance,
         reading=Reading(adapter, step_pattern, weights),
     )
     done = run_plan(
@@ -196,9 +203,15 @@ def run_plan(
     existing = existing_attributes(output)
     if overwrite:
         existing = None
+    held = existing is not None and _has_distance(output)
     if existing is not None and _is_current(output, existing["source_fingerprint"], plan.fingerprints):
         if masks != "auto":
             _require_policy(output, policy_of(existing), policy)
+        if plan.distance and not held:
+            raise RegimeError(
+                f"{output}: exists without distances from the first checkpoint, which were asked for; they take the "
+                "checkpoints again: replace it with --overwrite"
+            )
         # A kill between joining the segments and deleting them leaves both.
         discard_segments(output)
         done = Done(output, len(plan.fingerprints), written=False)
@@ -206,6 +219,8 @@ def run_plan(
         if more is None:
             return done
         plan = more
+    # What a run that has grown holds already is not dropped.
+    plan = replace(plan, distance=plan.distance or held)
     with Segments(output) as segments:
         if overwrite:
             segments.clear()
@@ -251,6 +266,11 @@ def _observe(
             progress(index + 1, len(checkpoints))
 
 
+def _has_distance(output: Path) -> bool:
+    with open_checked(output) as file:
+        return is_present(file, DISTANCE)
+
+
 def _require_policy(output: Path, held: MaskPolicy, policy: MaskPolicy) -> None:
     if held != policy:
         raise RegimeError(
@@ -277,16 +297,31 @@ def _is_current(output: Path, found: str, fingerprints: list[str]) -> bool:
 
 
 def _calibrate(plan: Plan, device: str) -> Meter:
-    """Make the meter, on the first checkpoint."""
+    """Make the meter, on the first checkpoint.
+
+    Raises
+    ------
+    RegimeError
+        Distances are to be measured from there, and there is no number.
+    """
+    first = plan.source.checkpoints[0]
+    weights = _weights(plan, first)
+    broken = non_finite(weights, [tensor.name for tensor in plan.program.trainable]) if plan.distance else []
+    if broken:
+        raise RegimeError(
+            f"{first.path}: {broken[0]} holds NaN or Inf, and no distance can be measured from there; leave the "
+            "checkpoint out (--steps), or --distance"
+        )
     return Meter.calibrate(
         plan.program,
         plan.gates,
         plan.probe,
         find_device(device),
-        _weights(plan, plan.source.checkpoints[0]),
+        weights,
         sample_units=plan.sample_units,
         seed=plan.sample_seed,
         variants=plan.variants,
+        distance=plan.distance,
     )
 
 
@@ -325,4 +360,5 @@ def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None) -> Header
         sample_units=plan.sample_units,
         sample_seed=plan.sample_seed,
         metrics=plan.source.metrics,
+        distance=plan.distance,
     )

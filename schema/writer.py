@@ -20,7 +20,7 @@ from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import describe, replace_file
 from regime_proto.schema.header import Array, Header, Observation
-from regime_proto.schema.reader import open_checked, read_header, read_metrics, read_rows
+from regime_proto.schema.reader import is_present, open_checked, read_header, read_metrics, read_rows
 from regime_proto.schema.segments import Segments, open_segment
 
 
@@ -96,7 +96,8 @@ class TrajectoryWriter:
         Returns
         -------
         int
-            0 where its rows would not go with those to come: made by another engine, with other masks or metrics.
+            0 where its rows would not go with those to come: made by another engine, with other masks, metrics or
+            distances.
         """
         with open_checked(trajectory) as file:
             if self._difference(file) is not None or read_metrics(file) != self.header.metrics:
@@ -166,6 +167,8 @@ class TrajectoryWriter:
             begun, now = (attributes.get(name) for attributes in (file.attrs, self.header.attributes))
             if begun != now:
                 return f"{name} {begun}, now {now}"
+        if is_present(file, layout.DISTANCE) != self.header.has_distance:
+            return "no weight distances, now with them" if self.header.has_distance else "weight distances, now without"
         return None
 
     def _continue(self, file: h5py.File) -> None:

@@ -48,6 +48,7 @@ def record(
     sample_seed: int = 0,
     masks: str = "auto",
     embed: str = "program",
+    distance: bool = False,
     batches_per_epoch: float | None = None,
     loader: object = None,
     batch_size: int | None = None,
@@ -84,6 +85,10 @@ def record(
     masks : str
         Which observations keep their masks: ``all``, ``every=N``, ``none``, or ``auto``: as many, evenly spaced, as
         keep 100,000 observations below 2 GB.
+    distance : bool
+        Record how far the weights are from those of the first observation, ``weight_distance_l2``: one more copy of
+        the weights in memory, and one beside the output, ``NAME.h5.start.npz``, to go on with. Sharded weights are not
+        written there, and a recording of them cannot be gone on with.
     batches_per_epoch : float, optional
         For the smoothing, where epochs are not given to `Recorder.observe`.
     loader : iterable, optional
@@ -126,7 +131,7 @@ def record(
         followed = follower.follow(model, None)
         assert not isinstance(followed, LiveModel)  # noqa: S101
         _begin(followed, None, resume=resume)
-        return Recorder(followed, is_due, None)
+        return Recorder(followed, is_due, None, distance=distance)
     with ExitStack() as stack:
         segments = stack.enter_context(_claimed(Path(output), resume=resume, overwrite=overwrite))
         probe, origin = _probe(follower, model, probe, loader, batch_size, seed)
@@ -155,17 +160,20 @@ def record(
         )
         if batches_per_epoch is not None:
             attributes["observations_per_epoch"] = _per_epoch(batches_per_epoch, every)
-        header = header_of(meter, attributes, sample_units=sample_units, sample_seed=sample_seed)
+        header = header_of(meter, attributes, sample_units=sample_units, sample_seed=sample_seed, distance=distance)
         header = header.with_attributes(mask_policy=str(_policy(masks, header)), mask_policy_requested=masks)
         header = replace(header, embedded=embedded_files(live.program, live.probe, embed), extra=origin)
         journal = Journal(segments, header, protocol, seconds=seconds)
         if resume is not False:
             journal.take_up()
+        if journal.start:
+            names = [tensor.name for tensor in live.program.trainable]
+            chosen.start = dict(zip(names, journal.start, strict=True))
         ledger = Ledger(journal, meter, settling, on_observation=on_observation, on_settled=on_settled)
         _begin(chosen, ledger, resume=resume)
         # From here on it is the recorder that closes both.
         stack.pop_all()
-    return Recorder(chosen, is_due, ledger, takes_params=live.takes_params)
+    return Recorder(chosen, is_due, ledger, takes_params=live.takes_params, distance=distance)
 
 
 def _claimed(output: Path, *, resume: bool | int, overwrite: bool) -> Segments:
@@ -228,7 +236,7 @@ def _policy(masks: str, header: Header) -> MaskPolicy:
     if masks != AUTO:
         return parse_policy(masks)
     stored = STORED_BIT_PER_BIT * header.samples * header.mask_bytes
-    other = 2 * len(header.layers) * header.samples + 16 * len(header.tensors)
+    other = 2 * len(header.layers) * header.samples + (24 if header.has_distance else 16) * len(header.tensors)
     return fitting_policy(EXPECTED_OBSERVATIONS * other, int(EXPECTED_OBSERVATIONS * stored))
 
 
