@@ -291,12 +291,14 @@ def _converted(
     grown: "Grown | None" = None,
 ) -> Path:
     from regime_proto.cli.inspection import size
+    from regime_proto.schema.notes import as_notes
     from regime_proto.schema.policy import ALL
 
     from regime_proto.conversion import run_plan
     from regime_proto.plan import make_plan
 
     target = output or default_output(source, conversion)
+    notes = as_notes(options.parse_notes(conversion["notes"]))
     what = ("model", "probe", "probe_text", "steps", "every", "gates", "sample_units", "sample_seed", "distance")
     plan = make_plan(source, reading=_reading(conversion), **{name: conversion[name] for name in what})
     for reason, names in plan.source.skipped_by_reason().items():
@@ -315,6 +317,7 @@ def _converted(
             target,
             progress=progress,
             grown=grown,
+            notes=notes,
             **{name: conversion[name] for name in keep},
         )
     if done.written:
@@ -323,7 +326,8 @@ def _converted(
             f"wrote {done.path} ({done.observations} observations, masks: {policy}; {found}, {predicted} predicted)"
         )
     else:
-        messages.note(f"nothing changed since; using {done.path} ({done.observations} observations)")
+        nothing = "nothing changed since but the notes" if done.noted else "nothing changed since"
+        messages.note(f"{nothing}; using {done.path} ({done.observations} observations)")
     return done.path
 
 
@@ -358,7 +362,7 @@ def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[s
         "adapter", "step_pattern", "weights",
     )  # fmt: skip
     given = [name.replace("_", "-") for name in names if conversion[name] not in (None, (), False)]
-    given += ["output"] if output is not None else []
+    given += ["note"] * bool(conversion["notes"]) + ["output"] * (output is not None)
     if given:
         raise RegimeError(f"{source}: --{given[0]} applies to a directory of checkpoints, not to a trajectory file")
 

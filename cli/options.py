@@ -1,10 +1,11 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
+from regime_proto.schema.errors import RegimeError
 
 from regime_proto.places import as_place
 
@@ -98,6 +99,27 @@ reading = _all(
         help="Which weights, where a checkpoint holds several: the key they lie under (ema), or how their names begin.",
     ),
 )
+
+
+def parse_notes(given: Sequence[str]) -> dict[str, str]:
+    """Return what ``--note KEY=VALUE`` says, by key.
+
+    Raises
+    ------
+    RegimeError
+        One is written otherwise, or a key is given twice.
+    """
+    notes: dict[str, str] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise RegimeError(f"--note {text!r}: expected KEY=VALUE, for example --note optimizer=SGD")
+        if name in notes:
+            raise RegimeError(f"--note {name}: given twice, {notes[name]!r} and {value!r}; give it once")
+        notes[name] = value
+    return notes
+
+
 conversion = _all(
     model,
     probe,
@@ -145,6 +167,14 @@ conversion = _all(
         "--distance",
         is_flag=True,
         help="Keep the distance of the weights from the first checkpoint too; one more state in memory.",
+    ),
+    click.option(
+        "--note",
+        "notes",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Tell something of the run: model, dataset, optimizer, family, seed, batch_size, learning_rate, or what "
+        "you like. May be repeated; a trajectory that is there already gets it too.",
     ),
     batches_per_epoch,
     overwrite,

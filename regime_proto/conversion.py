@@ -18,11 +18,12 @@ from regime_proto.engine.noise import measure_noise
 from regime_proto.places import as_place
 from regime_proto.plan import Plan, make_plan
 from regime_proto.provenance import embedded_files, header_of, provenance
+from regime_proto.schema.assemble import note
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Header
-from regime_proto.schema.layout import DISTANCE
-from regime_proto.schema.policy import MaskPolicy, policy_of
-from regime_proto.schema.reader import existing_attributes, is_present, open_checked
+from regime_proto.schema.notes import Note, as_notes, notes_in
+from regime_proto.schema.policy import MaskPolicy
+from regime_proto.schema.reader import existing_header
 from regime_proto.schema.segments import Segments, discard_segments
 from regime_proto.schema.writer import TrajectoryWriter
 from regime_proto.source import Array, Checkpoint
@@ -50,6 +51,7 @@ def convert(
     masks: str = "auto",
     embed: str = "program",
     distance: bool = False,
+    notes: Mapping[str, object] | None = None,
     adapter: str | None = None,
     step_pattern: str | None = None,
     weights: str | None = None,
@@ -98,6 +100,10 @@ def convert(
     distance : bool
         Keep how far the weights are from those of the first checkpoint, ``weight_distance_l2``, which takes one more
         state in memory. A trajectory that has these distances keeps them.
+    notes : mapping of str to str, int, float or bool, optional
+        What is to be told of the run, by names of letters, digits and underscores: ``model``, ``dataset``,
+        ``optimizer``, ``family``, ``seed``, ``batch_size``, ``learning_rate``, or any other. They are added to those
+        that the trajectory has, or change them; nothing is measured again for them.
     adapter : str, optional
         The adapter that reads the directory, in place of the one that recognises it.
     step_pattern : str, optional
@@ -142,6 +148,7 @@ def convert(
         workers=workers,
         masks=masks,
         embed=embed,
+        notes=notes,
         overwrite=overwrite,
         progress=progress,
     )
@@ -169,11 +176,14 @@ class Done:
         How many it holds.
     written : bool
         False if it was there already.
+    noted : bool
+        Whether notes were added to one that was there already, or changed.
     """
 
     path: Path
     observations: int
     written: bool
+    noted: bool = False
 
 
 def run_plan(
@@ -185,6 +195,7 @@ def run_plan(
     workers: int | None = None,
     masks: str = "auto",
     embed: str = "program",
+    notes: Mapping[str, object] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     grown: Grown | None = None,
@@ -199,28 +210,24 @@ def run_plan(
     """
     plan.source.require_two()
     policy = plan.mask_policy(masks)
+    taken = as_notes(notes or {})
     # Looked at even where it is to be replaced: only a trajectory ever is.
-    existing = existing_attributes(output)
+    existing = existing_header(output)
     if overwrite:
         existing = None
-    held = existing is not None and _has_distance(output)
-    if existing is not None and _is_current(output, existing["source_fingerprint"], plan.fingerprints):
-        if masks != "auto":
-            _require_policy(output, policy_of(existing), policy)
-        if plan.distance and not held:
-            raise RegimeError(
-                f"{output}: exists without distances from the first checkpoint, which were asked for; they take the "
-                "checkpoints again: replace it with --overwrite"
-            )
+    if existing is not None and _is_current(output, existing, plan.fingerprints):
+        _require_kept(output, existing, None if masks == "auto" else policy, distance=plan.distance)
         # A kill between joining the segments and deleting them leaves both.
         discard_segments(output)
-        done = Done(output, len(plan.fingerprints), written=False)
+        done = Done(output, len(plan.fingerprints), written=False, noted=_note(output, existing, taken))
         more = None if grown is None else grown(plan, done)
         if more is None:
             return done
         plan = more
-    # What a run that has grown holds already is not dropped.
-    plan = replace(plan, distance=plan.distance or held)
+    if existing is not None:
+        # What a run that has grown holds already is not dropped.
+        plan = replace(plan, distance=plan.distance or existing.has_distance)
+        taken = notes_in(existing.extra) | taken
     with Segments(output) as segments:
         if overwrite:
             segments.clear()
@@ -228,7 +235,8 @@ def run_plan(
         header = _header(plan, meter, batches_per_epoch).with_attributes(
             mask_policy=str(policy), mask_policy_requested=masks, **_foreseen(plan, policy)
         )
-        writer = TrajectoryWriter(segments, replace(header, embedded=embedded_files(plan.program, plan.probe, embed)))
+        header = replace(header, embedded=embedded_files(plan.program, plan.probe, embed), extra=taken)
+        writer = TrajectoryWriter(segments, header)
         if not writer.resume(plan.fingerprints) and existing is not None:
             writer.take_up(output, plan.fingerprints)
         # After the output was found writable, and what lies there to be of this run: it takes several passes.
@@ -266,20 +274,31 @@ def _observe(
             progress(index + 1, len(checkpoints))
 
 
-def _has_distance(output: Path) -> bool:
-    with open_checked(output) as file:
-        return is_present(file, DISTANCE)
+def _note(output: Path, existing: Header, notes: Mapping[str, Note]) -> bool:
+    """Add notes to a trajectory unless it has them; return whether it had not."""
+    held = notes_in(existing.extra)
+    if all(held.get(name) == value for name, value in notes.items()):
+        return False
+    note(output, notes)
+    return True
 
 
-def _require_policy(output: Path, held: MaskPolicy, policy: MaskPolicy) -> None:
-    if held != policy:
+def _require_kept(output: Path, existing: Header, policy: MaskPolicy | None, *, distance: bool) -> None:
+    """Raise an error unless a trajectory keeps what was asked for; without a policy any masks will do."""
+    held = existing.mask_policy
+    if policy not in (None, held):
         raise RegimeError(
             f"{output}: exists with masks {held}, asked for {policy}; replace it with --overwrite, or make a smaller "
             "copy with regime thin"
         )
+    if distance and not existing.has_distance:
+        raise RegimeError(
+            f"{output}: exists without distances from the first checkpoint, which were asked for; they take the "
+            "checkpoints again: replace it with --overwrite"
+        )
 
 
-def _is_current(output: Path, found: str, fingerprints: list[str]) -> bool:
+def _is_current(output: Path, existing: Header, fingerprints: list[str]) -> bool:
     """Whether `output` holds the whole run; False if it holds the first part of it.
 
     Raises
@@ -287,13 +306,14 @@ def _is_current(output: Path, found: str, fingerprints: list[str]) -> bool:
     RegimeError
         It holds something else.
     """
+    found = existing.attributes["source_fingerprint"]
     if found not in fingerprints:
         raise RegimeError(
             f"{output}: exists, and was made of other checkpoints (some may be gone or touched since), another program "
             f"or another probe; read it as it is with `regime analyze {output}`, choose another output with -o, or "
             "replace it with --overwrite"
         )
-    return found == fingerprints[-1]
+    return bool(found == fingerprints[-1])
 
 
 def _calibrate(plan: Plan, device: str) -> Meter:

@@ -292,7 +292,7 @@ def test_what_a_recording_began_with_cannot_be_changed(whole, tmp_path):
     before = path.read_bytes()
     with pytest.raises(RegimeError, match=r"run\.h5\.start\.npz: missing, the first state, .*put the file back"):
         record(states, [], path, start=7, resume=True)
-    with pytest.raises(RegimeError, match="with distance=True then or now only; go on with the former"):
+    with pytest.raises(RegimeError, match="distance=True was given then or now only; go on with the former"):
         regime_proto.record(make_small(), PROBE, path, resume=True)
     assert path.read_bytes() == before
     assert not segments_folder(path).exists()

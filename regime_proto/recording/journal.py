@@ -15,7 +15,7 @@ from regime_proto.recording.start import read_start, start_path, write_start
 from regime_proto.schema.errors import RegimeWarning, TrajectoryError
 from regime_proto.schema.header import Header, Observation
 from regime_proto.schema.layout import DISTANCE
-from regime_proto.schema.reader import existing_attributes, is_present, open_checked, read_header, read_metrics
+from regime_proto.schema.reader import existing_header, is_present, open_checked, read_header, read_metrics
 from regime_proto.schema.segments import Segments, open_segment
 from regime_proto.schema.writer import TrajectoryWriter
 from regime_proto.source import Array
@@ -78,7 +78,7 @@ class Journal:
             Its first state, from which distances are measured, is not there any more.
         """
         output, paths = self._segments.output, self._segments.paths()
-        left = _left_in(paths[-1:]), _left_in([output] if existing_attributes(output) else [])
+        left = _left_in(paths[-1:]), _left_in([output] if existing_header(output) else [])
         if paths and left[0] >= left[1]:
             for path in paths:
                 with open_segment(path, check=False) as file:
@@ -101,8 +101,8 @@ class Journal:
         self._writer.add_metrics(*metrics)
         if not self._writer.take_up(output, self._fingerprints()):
             raise TrajectoryError(
-                f"{output}: was recorded by another engine, on another device, with other masks, or with "
-                "distance=True then or now only; go on with the former, or choose another output"
+                f"{output}: was recorded by another engine, on another device or with other masks, or distance=True "
+                "was given then or now only; go on with the former, or choose another output"
             )
         self._writer.flush()
 
