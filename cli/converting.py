@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regime_proto.cli import options
 from regime_proto.cli.console import Messages, size
 from regime_proto.cli.interruption import leaving_observations
 from regime_proto.cli.output import would, would_write
@@ -33,10 +34,12 @@ def foresee(
 
     plan, target = _planned(source, messages, conversion), output or default_output(source, conversion)
     keep = ("device", "batches_per_epoch", "masks", "overwrite")
-    foreseen = foresee_plan(plan, target, **{name: conversion[name] for name in keep})
+    notes = options.parse_notes(conversion["notes"])
+    foreseen = foresee_plan(plan, target, notes=notes, **{name: conversion[name] for name in keep})
     count, held = foreseen.observations, foreseen.held
     if held == count and foreseen.where == target:
-        would(f"write nothing: {target} holds all {count} observations")
+        what = "write the notes into" if foreseen.noted else "write nothing:"
+        would(f"{what} {target}{', which' * foreseen.noted} holds all {count} observations")
         return
     there = f"{held} of them are in {foreseen.where}, {count - held} would be added" if held else "none is there yet"
     policy = plan.mask_policy(conversion["masks"])
@@ -48,7 +51,7 @@ def _planned(source: Path, messages: Messages, conversion: dict[str, Any]) -> "P
     """Return what is to be converted, and say what is left out."""
     from regime_proto.plan import make_plan
 
-    what = ("model", "probe", "probe_text", "steps", "every", "gates", "sample_units", "sample_seed")
+    what = ("model", "probe", "probe_text", "steps", "every", "gates", "sample_units", "sample_seed", "distance")
     plan = make_plan(source, reading=reading_of(conversion), **{name: conversion[name] for name in what})
     for reason, names in plan.source.skipped_by_reason().items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -77,6 +80,7 @@ def converted(
     from regime_proto.conversion import run_plan
 
     target = output or default_output(source, conversion)
+    notes = options.parse_notes(conversion["notes"])
     plan = _planned(source, messages, conversion)
     policy = plan.mask_policy(conversion["masks"])
     predicted = size(plan.predicted_file_bytes(policy))
@@ -92,6 +96,7 @@ def converted(
             target,
             progress=progress,
             grown=grown,
+            notes=notes,
             **{name: conversion[name] for name in keep},
         )
     if done.written:
@@ -100,7 +105,8 @@ def converted(
             f"wrote {done.path} ({done.observations} observations, masks: {policy}; {found}, {predicted} predicted)"
         )
     else:
-        messages.note(f"nothing changed since; using {done.path} ({done.observations} observations)")
+        nothing = "nothing changed since but the notes" if done.noted else "nothing changed since"
+        messages.note(f"{nothing}; using {done.path} ({done.observations} observations)")
     return done.path
 
 

@@ -8,8 +8,10 @@ from regime_proto.cli.console import size
 from regime_proto.cli.render import facts_grid, plain_table
 from regime_proto.schema.header import Layer
 from regime_proto.schema.layout import STEP
+from regime_proto.schema.notes import notes_in
 from regime_proto.schema.reader import open_checked, read_header
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from regime_proto import places
 from regime_proto.engine.graph.gates import Gate
@@ -101,6 +103,9 @@ def trajectory(path: Path) -> RenderableType:
         facts.add_row("carries", f"the {name}, {size(len(content))}")
     if header.metrics:
         facts.add_row("metrics", ", ".join(header.metrics))
+    for name, note in notes_in(header.extra).items():
+        # Text of others, in which nothing means a colour.
+        facts.add_row("note", Text(f"{name}: {note}"))
     for name, value in header.attributes.items():
         facts.add_row(name, str(value))
     return Group(facts, "", _gates(header.layers))

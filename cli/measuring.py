@@ -329,8 +329,11 @@ def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[s
             f"{source}: --every needs the checkpoints: the change of weights over several steps does not follow "
             "from a trajectory; run `regime analyze DIR --every K`"
         )
-    names = ("model", "probe", "probe_text", "gates", "sample_units", "workers", "adapter", "step_pattern", "weights")
-    given = [name.replace("_", "-") for name in names if conversion[name] not in (None, ())]
-    given += ["output"] if output is not None else []
+    names = (
+        "model", "probe", "probe_text", "gates", "sample_units", "workers", "distance",
+        "adapter", "step_pattern", "weights",
+    )  # fmt: skip
+    given = [name.replace("_", "-") for name in names if conversion[name] not in (None, (), False)]
+    given += ["note"] * bool(conversion["notes"]) + ["output"] * (output is not None)
     if given:
         raise RegimeError(f"{source}: --{given[0]} applies to a directory of checkpoints, not to a trajectory file")

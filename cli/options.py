@@ -1,11 +1,12 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 from click.shell_completion import CompletionItem
+from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import did_you_mean
 
 from regime_proto.places import as_place
@@ -128,6 +129,27 @@ reading = _all(
         help="Which weights, where a checkpoint holds several: the key they lie under (ema), or how their names begin.",
     ),
 )
+
+
+def parse_notes(given: Sequence[str]) -> dict[str, str]:
+    """Return what ``--note KEY=VALUE`` says, by key.
+
+    Raises
+    ------
+    RegimeError
+        One is written otherwise, or a key is given twice.
+    """
+    notes: dict[str, str] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise RegimeError(f"--note {text!r}: expected KEY=VALUE, for example --note optimizer=SGD")
+        if name in notes:
+            raise RegimeError(f"--note {name}: given twice, {notes[name]!r} and {value!r}; give it once")
+        notes[name] = value
+    return notes
+
+
 conversion = _all(
     model,
     probe,
@@ -170,6 +192,19 @@ conversion = _all(
         default="program",
         show_default=True,
         help="What the trajectory carries for others: the program, or the probe too.",
+    ),
+    click.option(
+        "--distance",
+        is_flag=True,
+        help="Keep the distance of the weights from the first checkpoint too; one more state in memory.",
+    ),
+    click.option(
+        "--note",
+        "notes",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Tell something of the run: model, dataset, optimizer, family, seed, batch_size, learning_rate, or what "
+        "you like. May be repeated; a trajectory that is there already gets it too.",
     ),
     batches_per_epoch,
     overwrite,

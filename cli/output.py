@@ -30,9 +30,9 @@ def refuse_output(output: Path, source: Path | None = None) -> None:
 
 def refuse_existing(output: Path, *, overwrite: bool) -> None:
     """Raise an error for an output that is there; only a trajectory is replaced, and only if that was asked for."""
-    from regime_proto.schema.reader import existing_attributes
+    from regime_proto.schema.reader import existing_header
 
-    if existing_attributes(output) is not None and not overwrite:
+    if existing_header(output) is not None and not overwrite:
         raise RegimeError(f"{output}: exists; replace it with --overwrite")
 
 

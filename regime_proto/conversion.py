@@ -11,17 +11,20 @@ from regime_proto.analyzer.epochs import observations_per_epoch
 from regime_proto.analyzer.series import describe_invalid
 from regime_proto.dataset import open_trajectory
 from regime_proto.directory import Reading
+from regime_proto.engine.deltas import non_finite
 from regime_proto.engine.device import find_device, runtime_version
 from regime_proto.engine.measure import Meter, observe
 from regime_proto.engine.noise import measure_noise
 from regime_proto.places import as_place
 from regime_proto.plan import Plan, make_plan
 from regime_proto.provenance import embedded_files, header_of, provenance
+from regime_proto.schema.assemble import note
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import segments_folder
 from regime_proto.schema.header import Header
-from regime_proto.schema.policy import MaskPolicy, policy_of
-from regime_proto.schema.reader import existing_attributes
+from regime_proto.schema.notes import Note, as_notes, notes_in
+from regime_proto.schema.policy import MaskPolicy
+from regime_proto.schema.reader import existing_header
 from regime_proto.schema.segments import Segments, discard_segments, require_free
 from regime_proto.schema.writer import TrajectoryWriter, rows_to_resume, rows_to_take_up
 from regime_proto.source import Array, Checkpoint
@@ -48,6 +51,8 @@ def convert(
     workers: int | None = None,
     masks: str = "auto",
     embed: str = "program",
+    distance: bool = False,
+    notes: Mapping[str, object] | None = None,
     adapter: str | None = None,
     step_pattern: str | None = None,
     weights: str | None = None,
@@ -93,6 +98,13 @@ def convert(
         file is expected to stay below 2 GB, else thins them evenly. Flips and deltas are always complete.
     embed : {"program", "all", "none"}
         What the trajectory carries, so that others can run the same protocol: the program, and the probe with it.
+    distance : bool
+        Keep how far the weights are from those of the first checkpoint, ``weight_distance_l2``, which takes one more
+        state in memory. A trajectory that has these distances keeps them.
+    notes : mapping of str to str, int, float or bool, optional
+        What is to be told of the run, by names of letters, digits and underscores: ``model``, ``dataset``,
+        ``optimizer``, ``family``, ``seed``, ``batch_size``, ``learning_rate``, or any other. They are added to those
+        that the trajectory has, or change them; nothing is measured again for them.
     adapter : str, optional
         The adapter that reads the directory, in place of the one that recognises it.
     step_pattern : str, optional
@@ -126,6 +138,7 @@ def convert(
         gates=gates,
         sample_units=sample_units,
         sample_seed=sample_seed,
+        distance=distance,
         reading=Reading(adapter, step_pattern, weights),
     )
     done = run_plan(
@@ -136,6 +149,7 @@ def convert(
         workers=workers,
         masks=masks,
         embed=embed,
+        notes=notes,
         overwrite=overwrite,
         progress=progress,
     )
@@ -163,11 +177,14 @@ class Done:
         How many it holds.
     written : bool
         False if it was there already.
+    noted : bool
+        Whether notes were added to one that was there already, or changed.
     """
 
     path: Path
     observations: int
     written: bool
+    noted: bool = False
 
 
 def run_plan(
@@ -179,6 +196,7 @@ def run_plan(
     workers: int | None = None,
     masks: str = "auto",
     embed: str = "program",
+    notes: Mapping[str, object] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     grown: Grown | None = None,
@@ -193,22 +211,27 @@ def run_plan(
     """
     plan.source.require_two()
     policy = plan.mask_policy(masks)
-    holds_all = _holds_all(plan, output, masks=masks, overwrite=overwrite)
-    if holds_all:
+    taken = as_notes(notes or {})
+    existing = _existing(plan, output, masks=masks, overwrite=overwrite)
+    if existing is not None and _is_current(output, existing, plan.fingerprints):
         # A kill between joining the segments and deleting them leaves both.
         discard_segments(output)
-        done = Done(output, len(plan.fingerprints), written=False)
+        done = Done(output, len(plan.fingerprints), written=False, noted=_note(output, existing, taken))
         more = None if grown is None else grown(plan, done)
         if more is None:
             return done
         plan = more
+    if existing is not None:
+        plan = _keeping(plan, existing)
+        taken = notes_in(existing.extra) | taken
     with Segments(output) as segments:
         meter = _calibrate(plan, device)
         header = _header(plan, meter, batches_per_epoch, masks)
         if overwrite and not _begun(plan, output, header):
             segments.clear()
-        writer = TrajectoryWriter(segments, replace(header, embedded=embedded_files(plan.program, plan.probe, embed)))
-        if not writer.resume(plan.fingerprints) and holds_all is not None:
+        embedded = embedded_files(plan.program, plan.probe, embed)
+        writer = TrajectoryWriter(segments, replace(header, embedded=embedded, extra=taken))
+        if not writer.resume(plan.fingerprints) and existing is not None:
             writer.take_up(output, plan.fingerprints)
         # After the output was found writable, and what lies there to be of this run: it takes several passes.
         writer.annotate(**measure_noise(meter, plan.probe, _noise_states(plan)).attributes)
@@ -240,12 +263,15 @@ class Foreseen:
         How many of them are there already.
     where : Path
         What holds these: the trajectory, or the segments of an interrupted conversion.
+    noted : bool
+        Whether it holds all of them, but not the notes.
     """
 
     path: Path
     observations: int
     held: int
     where: Path
+    noted: bool = False
 
 
 def foresee_plan(
@@ -255,6 +281,7 @@ def foresee_plan(
     device: str = "auto",
     batches_per_epoch: float | None = None,
     masks: str = "auto",
+    notes: Mapping[str, object] | None = None,
     overwrite: bool = False,
 ) -> Foreseen:
     """Return what `run_plan` would do, without writing anything: the first checkpoint is run, the others are not read.
@@ -266,34 +293,41 @@ def foresee_plan(
     """
     plan.source.require_two()
     total = len(plan.fingerprints)
-    holds_all = _holds_all(plan, output, masks=masks, overwrite=overwrite)
-    if holds_all:
-        return Foreseen(output, total, total, output)
+    taken = as_notes(notes or {})
+    existing = _existing(plan, output, masks=masks, overwrite=overwrite)
+    if existing is not None and _is_current(output, existing, plan.fingerprints):
+        return Foreseen(output, total, total, output, noted=not _has_notes(existing, taken))
+    if existing is not None:
+        plan = _keeping(plan, existing)
     require_free(output)
     header = _header(plan, _calibrate(plan, device), batches_per_epoch, masks)
     folder = segments_folder(output)
     begun = _begun(plan, output, header) if overwrite else rows_to_resume(folder, header, plan.fingerprints)
-    if begun or holds_all is None:
+    if begun or existing is None:
         return Foreseen(output, total, begun, folder)
     return Foreseen(output, total, rows_to_take_up(output, header), output)
 
 
-def _holds_all(plan: Plan, output: Path, *, masks: str, overwrite: bool) -> bool | None:
-    """Whether `output` holds the whole run; False if it holds the first part, None if it is to be made anew.
+def _existing(plan: Plan, output: Path, *, masks: str, overwrite: bool) -> Header | None:
+    """Return the header of a trajectory that is there already and goes on; None if it is to be made anew.
 
     Raises
     ------
     RegimeError
-        It holds something else, or other masks.
+        It holds something else, other masks, or no distances where these were asked for.
     """
     # Looked at even where it is to be replaced: only a trajectory ever is.
-    existing = existing_attributes(output)
+    existing = existing_header(output)
     if existing is None or overwrite:
         return None
-    current = _is_current(output, existing["source_fingerprint"], plan.fingerprints)
-    if current and masks != "auto":
-        _require_policy(output, policy_of(existing), plan.mask_policy(masks))
-    return current
+    if _is_current(output, existing, plan.fingerprints):
+        _require_kept(output, existing, None if masks == "auto" else plan.mask_policy(masks), distance=plan.distance)
+    return existing
+
+
+def _keeping(plan: Plan, existing: Header) -> Plan:
+    """Return the plan of a run that has grown: what its trajectory holds already is not dropped."""
+    return replace(plan, distance=plan.distance or existing.has_distance)
 
 
 def _begun(plan: Plan, output: Path, header: Header) -> int:
@@ -323,15 +357,35 @@ def _observe(
             progress(index + 1, len(checkpoints))
 
 
-def _require_policy(output: Path, held: MaskPolicy, policy: MaskPolicy) -> None:
-    if held != policy:
+def _note(output: Path, existing: Header, notes: Mapping[str, Note]) -> bool:
+    """Add notes to a trajectory unless it has them; return whether it had not."""
+    if _has_notes(existing, notes):
+        return False
+    note(output, notes)
+    return True
+
+
+def _has_notes(existing: Header, notes: Mapping[str, Note]) -> bool:
+    held = notes_in(existing.extra)
+    return all(held.get(name) == value for name, value in notes.items())
+
+
+def _require_kept(output: Path, existing: Header, policy: MaskPolicy | None, *, distance: bool) -> None:
+    """Raise an error unless a trajectory keeps what was asked for; without a policy any masks will do."""
+    held = existing.mask_policy
+    if policy not in (None, held):
         raise RegimeError(
             f"{output}: exists with masks {held}, asked for {policy}; replace it with --overwrite, or make a smaller "
             "copy with regime thin"
         )
+    if distance and not existing.has_distance:
+        raise RegimeError(
+            f"{output}: exists without distances from the first checkpoint, which were asked for; they take the "
+            "checkpoints again: replace it with --overwrite"
+        )
 
 
-def _is_current(output: Path, found: str, fingerprints: list[str]) -> bool:
+def _is_current(output: Path, existing: Header, fingerprints: list[str]) -> bool:
     """Whether `output` holds the whole run; False if it holds the first part of it.
 
     Raises
@@ -339,26 +393,42 @@ def _is_current(output: Path, found: str, fingerprints: list[str]) -> bool:
     RegimeError
         It holds something else.
     """
+    found = existing.attributes["source_fingerprint"]
     if found not in fingerprints:
         raise RegimeError(
             f"{output}: exists, and was made of other checkpoints (some may be gone or touched since), another program "
             f"or another probe; read it as it is with `regime analyze {output}`, choose another output with -o, or "
             "replace it with --overwrite"
         )
-    return found == fingerprints[-1]
+    return bool(found == fingerprints[-1])
 
 
 def _calibrate(plan: Plan, device: str) -> Meter:
-    """Make the meter, on the first checkpoint."""
+    """Make the meter, on the first checkpoint.
+
+    Raises
+    ------
+    RegimeError
+        Distances are to be measured from there, and there is no number.
+    """
+    first = plan.source.checkpoints[0]
+    weights = _weights(plan, first)
+    broken = non_finite(weights, [tensor.name for tensor in plan.program.trainable]) if plan.distance else []
+    if broken:
+        raise RegimeError(
+            f"{first.path}: {broken[0]} holds NaN or Inf, and no distance can be measured from there; leave the "
+            "checkpoint out (--steps), or --distance"
+        )
     return Meter.calibrate(
         plan.program,
         plan.gates,
         plan.probe,
         find_device(device),
-        _weights(plan, plan.source.checkpoints[0]),
+        weights,
         sample_units=plan.sample_units,
         seed=plan.sample_seed,
         variants=plan.variants,
+        distance=plan.distance,
     )
 
 
@@ -398,5 +468,6 @@ def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None, masks: st
         sample_units=plan.sample_units,
         sample_seed=plan.sample_seed,
         metrics=plan.source.metrics,
+        distance=plan.distance,
     )
     return header.with_attributes(mask_policy=str(policy), mask_policy_requested=masks, **_foreseen(plan, policy))

@@ -59,6 +59,8 @@ class Plan:
         Of their choice.
     weights : str, optional
         See `Reading`.
+    distance : bool
+        Measure how far the weights are from those of the first checkpoint too.
     known_fingerprints : tuple of str
         Of the first checkpoints, some of which may be gone.
     """
@@ -72,6 +74,7 @@ class Plan:
     sample_units: int | None = None
     sample_seed: int = 0
     weights: str | None = None
+    distance: bool = False
     known_fingerprints: tuple[str, ...] = ()
 
     @property
@@ -94,7 +97,7 @@ class Plan:
     @property
     def workers(self) -> int:
         """Checkpoints in flight: one per core, fewer where they would fill more than half of the free memory."""
-        room = (available_bytes() // 2 - self.state_bytes) // (self.state_bytes + self._worker_bytes)
+        room = (available_bytes() // 2 - self._shared_bytes) // (self.state_bytes + self._worker_bytes)
         return max(1, min(cores(), room))
 
     def mask_policy(self, requested: str) -> MaskPolicy:
@@ -121,12 +124,17 @@ class Plan:
         observations = len(self.source.checkpoints)
         masks = STORED_BIT_PER_BIT * self.samples * sum(layer.bytes for layer in self.layers)
         flips = 2 * len(self.gates) * self.samples
-        deltas = 16 * len(self.program.trainable)
+        deltas = (24 if self.distance else 16) * len(self.program.trainable)
         return FILE_OVERHEAD + int(policy.count(observations) * masks + observations * (flips + deltas))
 
     def predicted_memory_bytes(self, workers: int) -> int:
         """Return about how much memory a conversion needs beside the libraries."""
-        return (workers + 1) * self.state_bytes + workers * self._worker_bytes
+        return self._shared_bytes + workers * (self.state_bytes + self._worker_bytes)
+
+    @property
+    def _shared_bytes(self) -> int:
+        # The state before the first in flight; and the one from which distances are measured.
+        return (2 if self.distance else 1) * self.state_bytes
 
     @property
     def _worker_bytes(self) -> int:
@@ -161,6 +169,7 @@ def make_plan(
     gates: Sequence[str] = (),
     sample_units: int | None = None,
     sample_seed: int = 0,
+    distance: bool = False,
     reading: Reading = AS_RECOGNISED,
 ) -> Plan:
     """Recognise a run and what is needed to measure it.
@@ -180,7 +189,7 @@ def make_plan(
         See `Source.select`.
     gates : sequence of str
         See `select_gates`.
-    sample_units, sample_seed : optional
+    sample_units, sample_seed, distance : optional
         See `Plan`.
     reading : Reading
         How the directory is read.
@@ -202,7 +211,16 @@ def make_plan(
     found = find_gates(program)
     _warn_of_nested(found)
     return Plan(
-        source, program, bound, select_gates(found, gates), found, variants, sample_units, sample_seed, reading.weights
+        source,
+        program,
+        bound,
+        select_gates(found, gates),
+        found,
+        variants,
+        sample_units,
+        sample_seed,
+        reading.weights,
+        distance,
     )
 
 

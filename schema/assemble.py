@@ -1,13 +1,15 @@
-"""Makes one trajectory file out of others: joins segments, or leaves masks out.
+"""Makes one trajectory file out of others: joins segments, leaves masks out, or adds notes.
 
-Run as a program, ``python -m regime_proto.schema.assemble join|thin …``, by `join` and `thin`: HDF5 may crash a process
-whose disk is full, so this work is given to a child.
+Run as a program, ``python -m regime_proto.schema.assemble join|thin|note …``, by the functions of these names: HDF5 may
+crash a process whose disk is full, so this work is given to a child.
 """
 
+import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from regime_proto.schema import hdf5, layout
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import describe, sync_folder
 from regime_proto.schema.header import Array, Header
+from regime_proto.schema.notes import Note
 from regime_proto.schema.policy import MaskPolicy, parse_policy, policy_of
 from regime_proto.schema.reader import open_checked, read_header, require_sound, row_blocks
 from regime_proto.schema.segments import Segments, open_segment, segment_paths
@@ -70,6 +73,24 @@ def require_thinnable(source: Path, policy: MaskPolicy) -> None:
         held = policy_of(file.attrs)
     if not held.holds(policy):
         raise TrajectoryError(f"{source}: holds masks by the policy {held}, which lacks some that {policy} keeps")
+
+
+def note(output: Path, notes: Mapping[str, Note]) -> None:
+    """Add notes to a finished trajectory, or change them; a crash leaves the file as it was.
+
+    Parameters
+    ----------
+    output : Path
+    notes : mapping of str to str, int or float
+        As `as_notes` returns them.
+
+    Raises
+    ------
+    TrajectoryError
+        Another process is writing the trajectory, or it could not be written.
+    """
+    with Segments(output):
+        _in_child(["note", str(output), str(output), json.dumps(notes)], output)
 
 
 def _in_child(arguments: list[str], output: Path) -> None:
@@ -137,11 +158,25 @@ def _thin(source: h5py.File, policy: MaskPolicy, output: Path, parent: int) -> N
 
 @contextmanager
 def _written(header: Header, output: Path, parent: int) -> Iterator[h5py.File]:
-    """Yield a trajectory without rows, beside `output`; then hold it against the format, and put it in its place."""
+    """Yield a trajectory without rows, beside `output`, and put it in its place afterwards."""
     temporary = _temporary(output, os.getpid())
     with h5py.File(temporary, "w", **hdf5.CREATE_OPTIONS) as target:
         hdf5.create(target, header)
         yield target
+    _place(temporary, output, parent)
+
+
+def _note(source: Path, notes: Mapping[str, Note], output: Path, parent: int) -> None:
+    temporary = _temporary(output, os.getpid())
+    shutil.copyfile(source, temporary)
+    with h5py.File(temporary, "r+", libver=hdf5.CREATE_OPTIONS["libver"]) as target:
+        extra = target[layout.EXTRA] if layout.EXTRA in target else target.create_group(layout.EXTRA, track_order=True)
+        extra.attrs.update(notes)
+    _place(temporary, output, parent)
+
+
+def _place(temporary: Path, output: Path, parent: int) -> None:
+    """Hold a file against the format, and put it in the place of `output`."""
     with h5py.File(temporary, "r") as written:
         require_sound(file_problems(written), temporary)
     with temporary.open("rb") as file:
@@ -205,13 +240,15 @@ def _copy_chunks(source: h5py.Dataset, target: h5py.Dataset, rows: int) -> None:
             target.id.write_direct_chunk((offset[0] + first, *offset[1:]), content, filter_mask)
 
 
-def main(parent: str, task: str, source: str, output: str, *policy: str) -> None:
-    """Do what `join` and `thin` ask for, in this process."""
+def main(parent: str, task: str, source: str, output: str, *more: str) -> None:
+    """Do what `join`, `thin` and `note` ask for, in this process."""
     if task == "join":
         _join(Path(source), Path(output), int(parent))
+    elif task == "note":
+        _note(Path(source), json.loads(*more), Path(output), int(parent))
     else:
         with open_checked(Path(source)) as file:
-            _thin(file, parse_policy(*policy), Path(output), int(parent))
+            _thin(file, parse_policy(*more), Path(output), int(parent))
 
 
 if __name__ == "__main__":

@@ -185,11 +185,12 @@ class Header:
 
 def _require_names(what: str, names: Sequence[str]) -> None:
     for name, count in Counter(names).items():
-        if not name or "\0" in name or count > 1 or not _is_unicode(name):
+        if not name or "\0" in name or count > 1 or not is_unicode(name):
             raise TrajectoryError(f"{what} {name!r}: expected a name of its own, valid Unicode without NUL")
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: Python's may hold halves of a character."""
     try:
         text.encode()
     except UnicodeEncodeError:

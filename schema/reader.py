@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -73,14 +72,8 @@ def is_present(file: h5py.File, group: str) -> bool:
     return all(variable.name in file for variable in layout.OPTIONAL if variable.group == group)
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
-    """Return the root attributes of a trajectory file."""
-    with open_checked(path) as file:
-        return dict(file.attrs)
-
-
-def existing_attributes(output: Path) -> dict[str, Any] | None:
-    """Return the root attributes of an output that is there already, None if there is none.
+def existing_header(output: Path) -> Header | None:
+    """Return the header of an output that is there already, None if there is none.
 
     Raises
     ------
@@ -90,7 +83,8 @@ def existing_attributes(output: Path) -> dict[str, Any] | None:
     if not output.exists():
         return None
     try:
-        return read_attributes(output)
+        with open_checked(output) as file:
+            return read_header(file)
     except TrajectoryError as error:
         raise TrajectoryError(f"{error}; it is not replaced: choose another output with -o") from None
 

@@ -8,10 +8,11 @@ from recording import assert_same_run, rows
 import regime_proto
 
 
-def assert_recorded(folder, model):
+def assert_recorded(folder, model, *, distance=False):
     """Hold what the first process recorded against the whole states that it saved."""
     checkpoints = folder / "checkpoints"
-    converted = regime_proto.convert(checkpoints, folder / "converted.h5", model=model, probe=training.probe())
+    options = {"model": model, "probe": training.probe(), "distance": distance}
+    converted = regime_proto.convert(checkpoints, folder / "converted.h5", **options)
     paths = [checkpoints / f"step_{step}.pt" for step in range(training.STEPS)]
     assert_same_run(folder / "of_0.h5", converted, paths, training.probe())
     found = rows(folder / "of_0.h5")
@@ -39,7 +40,9 @@ def test_a_sharded_model_is_recorded_as_a_whole(tmp_path):
             assert said[f"{look}, all-reduces"] == training.STEPS
     plain = {training.make_checkpointed: training.make}
     for look, (make, _) in training.LOOKS.items():
-        assert_recorded(tmp_path / look, plain.get(make, make)())
+        assert_recorded(tmp_path / look, plain.get(make, make)(), distance=True)
+        # No process has the first state whole.
+        assert not list((tmp_path / look).glob("*.start.npz"))
 
 
 def test_what_is_not_finite_in_one_process_makes_an_observation_invalid(tmp_path):
@@ -50,7 +53,7 @@ def test_what_is_not_finite_in_one_process_makes_an_observation_invalid(tmp_path
 def test_no_copy_of_a_weight_is_counted_twice(tmp_path):
     run_in_two(training.meshes, tmp_path)
     for name, make in training.MESHES.items():
-        assert_recorded(tmp_path / name, make())
+        assert_recorded(tmp_path / name, make(), distance=True)
 
 
 def test_where_nothing_can_be_recorded_no_process_waits(tmp_path):

@@ -90,7 +90,7 @@ def assert_same(live, converted):
     one, other = rows(live), rows(converted)
     for name in ("step", "valid", "flips", "mask"):
         np.testing.assert_array_equal(one[name], other[name])
-    for name in ("weight_delta_l1", "weight_delta_l2"):
+    for name in ("weight_delta_l1", "weight_delta_l2", "weight_distance_l2"):
         np.testing.assert_allclose(one[name], other[name], rtol=1e-6)
     assert one["weight_delta_l1"][1:].all()
     assert one["flips"][1:].any()
@@ -104,14 +104,14 @@ def test_a_module_of_nnx_as_its_checkpoints(tmp_path):
     live = tmp_path / "live.h5"
     with (
         ocp.CheckpointManager(tmp_path / "checkpoints") as manager,
-        regime_proto.record(module, PROBE, live) as recorder,
+        regime_proto.record(module, PROBE, live, distance=True) as recorder,
     ):
         for step in range(STEPS):
             recorder.observe(step, epoch=step / 3, loss=jnp.float32(step))
             manager.save(step, args=ocp.args.StandardSave(nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState)))))
             improve(module)
     converted = regime_proto.convert(
-        tmp_path / "checkpoints", tmp_path / "converted.h5", model=Module(nnx.Rngs(1)), probe=PROBE
+        tmp_path / "checkpoints", tmp_path / "converted.h5", model=Module(nnx.Rngs(1)), probe=PROBE, distance=True
     )
     assert_same(live, converted)
     np.testing.assert_allclose(rows(live)["epoch"], np.arange(STEPS) / 3)
@@ -130,13 +130,14 @@ def test_a_pair_as_its_checkpoints(tmp_path):
     params, alone = begin(), begin()
     live, checkpoints = tmp_path / "live.h5", tmp_path / "checkpoints"
     checkpoints.mkdir()
-    with regime_proto.record((net, params), PROBE, live) as recorder:
+    with regime_proto.record((net, params), PROBE, live, distance=True) as recorder:
         for step in range(STEPS):
             recorder.observe(step, params=params)
             named = {f"{layer}.{name}": value for layer, held in params.items() for name, value in held.items()}
             np.savez(checkpoints / f"step_{step}.npz", **named)
             params, alone = update(params), update(alone)
-    converted = regime_proto.convert(checkpoints, tmp_path / "converted.h5", model=(net, begin()), probe=PROBE)
+    options = {"model": (net, begin()), "probe": PROBE, "distance": True}
+    converted = regime_proto.convert(checkpoints, tmp_path / "converted.h5", **options)
     assert_same(live, converted)
     assert bits(jax.tree.leaves(params)) == bits(jax.tree.leaves(alone))
 

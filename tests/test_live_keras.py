@@ -91,16 +91,17 @@ def test_a_recording_equals_the_conversion_of_checkpoints(tmp_path):
     path = tmp_path / "live.h5"
     history = fit(
         model,
-        RegimeCallback(PROBE, path),
+        RegimeCallback(PROBE, path, distance=True),
         Saving(tmp_path / "checkpoints"),
         validation_data=(INPUTS, TARGETS),
     ).history
     assert not validate(path)
-    converted = regime_proto.convert(tmp_path / "checkpoints", tmp_path / "converted.h5", model=make(), probe=PROBE)
+    options = {"model": make(), "probe": PROBE, "distance": True}
+    converted = regime_proto.convert(tmp_path / "checkpoints", tmp_path / "converted.h5", **options)
     one, other = rows(path), rows(converted)
     for name in ("step", "valid", "flips", "mask"):
         np.testing.assert_array_equal(one[name], other[name])
-    for name in ("weight_delta_l1", "weight_delta_l2"):
+    for name in ("weight_delta_l1", "weight_delta_l2", "weight_distance_l2"):
         np.testing.assert_allclose(one[name], other[name], rtol=1e-6)
     assert one["weight_delta_l1"][1:].all()
     assert one["flips"][1:].any()

@@ -1,8 +1,10 @@
 """The engine of processes that have nothing to contribute."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from regime_proto.recording.live import Measurement, Pending
+from regime_proto.source import Array
 
 
 class Idle:
@@ -11,7 +13,9 @@ class Idle:
     name = device = ""
     asynchronous = collective = False
 
-    def measure(self, model: object) -> Pending:
+    start: Mapping[str, Array] = MappingProxyType({})
+
+    def measure(self, model: object, *, begins: bool = False) -> Pending:
         """Do nothing."""
         return _nothing
 

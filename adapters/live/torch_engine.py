@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from regime_proto.adapters.live.torch_masks import MaskGraph
 from regime_proto.adapters.live.torch_parts import Parts
-from regime_proto.adapters.live.torch_weights import DeviceWeights, array_of
+from regime_proto.adapters.live.torch_weights import SIZE, DeviceWeights, array_of
 from regime_proto.schema.errors import RegimeError
 from torch import nn
 
@@ -14,6 +14,7 @@ from regime_proto.engine.deltas import KeptWeights
 from regime_proto.engine.measure import Meter
 from regime_proto.engine.noise import SEED, noise_of
 from regime_proto.recording.live import Measurement, Pending, is_finite
+from regime_proto.source import Array
 
 
 class TorchEngine:
@@ -55,12 +56,33 @@ class TorchEngine:
         self._kept = KeptWeights(self._names)
         self._kept_there = DeviceWeights()
 
-    def measure(self, model: object) -> Pending:
+    @property
+    def start(self) -> Mapping[str, Array]:
+        """See `Engine`; each process has its part of sharded weights only, and none has them whole."""
+        if self.collective:
+            return {}
+        there = zip(self._names, self._kept_there.start, strict=True) if self._kept_there.start else ()
+        return {**self._kept.start, **{name: array_of(tensor) for name, tensor in there}}
+
+    @start.setter
+    def start(self, start: Mapping[str, Array]) -> None:
+        if self.collective:
+            raise RegimeError(
+                "distance=True: the weights are spread over processes now, and the first state that was kept is whole; "
+                "a recording with distances can only be gone on with as it began: record into another output"
+            )
+        if self._device.type == "cpu":
+            self._kept.start = start
+            return
+        weights = self._current()
+        self._kept_there.start = [torch.from_numpy(start[name]).to(weights[name]) for name in self._names]
+
+    def measure(self, model: object, *, begins: bool = False) -> Pending:
         """See `Engine`."""
         weights = self._current()
         if self._device.type == "cpu":
-            return self._on_host(weights)
-        return self._on_device(weights)
+            return self._on_host(weights, begins=begins)
+        return self._on_device(weights, begins=begins)
 
     def noise(self, model: object) -> Mapping[str, float]:
         """See `Engine`; every weight is moved by one unit in the last place, up or down at random."""
@@ -90,9 +112,9 @@ class TorchEngine:
         needed = {name: tensor for name, tensor in weights.items() if name in self._needed}
         return self._parts.whole(needed, keep=self._masks is not None)
 
-    def _on_host(self, weights: Mapping[str, torch.Tensor]) -> Pending:
+    def _on_host(self, weights: Mapping[str, torch.Tensor], *, begins: bool = False) -> Pending:
         arrays = {name: array_of(self._parts.local(weights[name])) for name in self._names}
-        sums = self._kept.change(arrays)
+        sums = self._kept.change(arrays, begins=begins)
         finite = is_finite(arrays, self._names, sums)
         counted = [self._parts.counts(weights[name]) for name in self._names]
         sums, finite = self._parts.total(np.where(np.reshape(counted, (-1, 1)), sums, 0.0), finite)
@@ -103,9 +125,9 @@ class TorchEngine:
         measurement = Measurement(sums, masks.packed(), finite and bool(masks.total.isfinite()))
         return lambda: measurement
 
-    def _on_device(self, weights: Mapping[str, torch.Tensor]) -> Pending:
+    def _on_device(self, weights: Mapping[str, torch.Tensor], *, begins: bool = False) -> Pending:
         """Start a measurement; what comes of it is copied while the training goes on."""
-        change = self._kept_there.change([self._parts.local(weights[name]) for name in self._names])
+        change = self._kept_there.change([self._parts.local(weights[name]) for name in self._names], begins=begins)
         counted = torch.tensor([self._parts.counts(weights[name]) for name in self._names], device=self._device)
         change = self._parts.total_there(torch.where(counted[:, None], change, 0.0))
         weights = self._whole(weights)
@@ -122,8 +144,8 @@ class TorchEngine:
             if arrived is not None:
                 arrived.synchronize()
             sums, packed, total = (np.asarray(result.numpy()) for result in results)
-            finite = bool(np.isfinite(sums[:, 2]).all() and np.isfinite(total))
-            return Measurement(sums[:, :2].astype(np.float64), packed, finite)
+            finite = bool(np.isfinite(sums[:, SIZE]).all() and np.isfinite(total))
+            return Measurement(np.delete(sums, SIZE, axis=1).astype(np.float64), packed, finite)
 
         return wait
 

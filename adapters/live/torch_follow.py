@@ -38,10 +38,10 @@ class IdleTorch(Idle):
     def __init__(self, model: nn.Module) -> None:
         self._model = model
 
-    def measure(self, model: object) -> Pending:
+    def measure(self, model: object, *, begins: bool = False) -> Pending:
         """Raise the errors of the process that records, as far as they are common to all, and do nothing else."""
         Whole().weights(self._model)
-        return super().measure(model)
+        return super().measure(model, begins=begins)
 
 
 def leads(model: Any) -> bool:

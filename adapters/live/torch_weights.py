@@ -14,6 +14,8 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from regime_proto.source import Array
 
 HALF = (torch.float16, torch.bfloat16)
+# The column of Σ|w| in what `DeviceWeights.change` returns.
+SIZE = 2
 # What activation checkpointing puts into names, and state dicts leave out.
 _CHECKPOINTED = "_checkpoint_wrapped_module."
 
@@ -61,26 +63,47 @@ class DeviceWeights:
     """One copy of the weights on their device, against which those of the next state are held there.
 
     What `KeptWeights` is for memory of the host: differences are formed in float32 or wider.
+
+    Attributes
+    ----------
+    start : sequence of tensors
+        The state from which distances are measured, a copy of its own; empty where they are not.
     """
 
     def __init__(self) -> None:
         self._kept: list[torch.Tensor] = []
+        self.start: Sequence[torch.Tensor] = ()
 
-    def change(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
+    def change(self, weights: Sequence[torch.Tensor], *, begins: bool = False) -> torch.Tensor:
         """Return the change since the last call, and keep the state in place of the one before.
+
+        Parameters
+        ----------
+        weights : sequence of tensors
+        begins : bool
+            Measure distances from this state, now and later.
 
         Returns
         -------
-        (tensor, 3) tensor
-            Σ|Δ| and ΣΔ², NaN the first time; and Σ|w|, which is finite if the weights are.
+        (tensor, 3) tensor, or (tensor, 4) where distances are measured
+            Σ|Δ| and ΣΔ², NaN the first time; Σ|w|, which is finite if the weights are; Σ(w − w₀)².
         """
         # There is no float64 on Apple's GPUs.
         wide = torch.float32 if weights[0].device.type == "mps" else torch.float64
-        size = torch._foreach_norm(list(weights), 1, wide)
+        if begins:
+            self.start = [weight.clone() for weight in weights]
+        columns = [*self._replaced(weights, wide), torch._foreach_norm(list(weights), 1, wide)]
+        if self.start:
+            # One after the other: the differences of all would take as much memory as another state.
+            columns.append([_squares(*pair, wide) for pair in zip(weights, self.start, strict=True)])
+        return torch.stack([torch.stack(list(column)) for column in columns], dim=1)
+
+    def _replaced(self, weights: Sequence[torch.Tensor], wide: torch.dtype) -> tuple[list[torch.Tensor], ...]:
+        """Return Σ|Δ| and ΣΔ² of every tensor."""
         if not self._kept:
             self._kept = [weight.clone() for weight in weights]
-            unknown = [torch.full_like(norm, torch.nan) for norm in size]
-            return _columns(unknown, unknown, size)
+            unknown = torch.full((), torch.nan, dtype=wide, device=weights[0].device)
+            return [unknown] * len(weights), [unknown] * len(weights)
         half = {index for index, weight in enumerate(weights) if weight.dtype in HALF}
         changes = list(self._kept)
         for index in half:
@@ -90,8 +113,10 @@ class DeviceWeights:
             torch._foreach_sub_([self._kept[index] for index in full], [weights[index] for index in full])
         l1, l2 = torch._foreach_norm(changes, 1, wide), torch._foreach_norm(changes, 2, wide)
         torch._foreach_copy_(self._kept, list(weights))
-        return _columns(l1, l2, size)
+        return list(l1), [norm.square() for norm in l2]
 
 
-def _columns(l1: Sequence[torch.Tensor], l2: Sequence[torch.Tensor], size: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.stack([torch.stack(list(l1)), torch.stack(list(l2)).square(), torch.stack(list(size))], dim=1)
+def _squares(weight: torch.Tensor, start: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
+    """Return Σ(w − w₀)² of one tensor."""
+    delta = weight.float() - start.float() if weight.dtype in HALF else weight - start
+    return torch.linalg.vector_norm(delta, dtype=wide).square()

@@ -1,4 +1,4 @@
-"""Weight change between two states: Σ|Δ| and √ΣΔ² per tensor (PROTOCOL: Eq. 2)."""
+"""How far two states are apart: Σ|Δ| and ΣΔ² per tensor (PROTOCOL: Eq. 2)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,14 +23,25 @@ def weight_deltas(
     l1, l2 : (tensor,) float64
         Σ|Δ| and √ΣΔ²; differences are formed in float32 or wider, sums kept in float64.
     """
+    sums = state_sums(state, previous, names)
+    return sums[:, 0], np.sqrt(sums[:, 1])
+
+
+def weight_distances(state: Mapping[str, Array], start: Mapping[str, Array], names: Sequence[str]) -> Array:
+    """Return √Σ(w − w₀)² of every tensor, (tensor,) float64, as `weight_deltas` does."""
+    return np.sqrt(state_sums(state, start, names)[:, 1])
+
+
+def state_sums(state: Mapping[str, Array], other: Mapping[str, Array], names: Sequence[str]) -> Array:
+    """Return Σ|Δ| and ΣΔ² of every tensor between two states, (tensor, 2) float64."""
     sums = np.zeros((len(names), 2))
     small = [index for index, name in enumerate(names) if 0 < state[name].size <= SMALL]
     if small:
-        sums[small] = small_sums([state[names[index]] for index in small], [previous[names[index]] for index in small])
+        sums[small] = small_sums([state[names[index]] for index in small], [other[names[index]] for index in small])
     for index, name in enumerate(names):
         if state[name].size > SMALL:
-            sums[index] = delta_sums(widest(state[name]), widest(previous[name]))
-    return sums[:, 0], np.sqrt(sums[:, 1])
+            sums[index] = delta_sums(widest(state[name]), widest(other[name]))
+    return sums
 
 
 def small_sums(arrays: Sequence[Array], previous: Sequence[Array]) -> Array:
@@ -86,27 +97,44 @@ class KeptWeights:
     ----------
     names : sequence of str
         The tensors, in order.
+
+    Attributes
+    ----------
+    start : mapping of str to array
+        The state from which distances are measured, a copy of its own; empty where they are not.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
         self._kept: dict[str, Array] = {}
+        self.start: Mapping[str, Array] = {}
 
-    def change(self, state: Mapping[str, Array]) -> Array:
+    def change(self, state: Mapping[str, Array], *, begins: bool = False) -> Array:
         """Return the change since the last call, and keep the state in place of the one before.
 
         Parameters
         ----------
         state : mapping of str to array
             Views of live memory will do: nothing of them is used afterwards.
+        begins : bool
+            Measure distances from this state, now and later.
 
         Returns
         -------
-        (tensor, 2) float64
-            Σ|Δ| and ΣΔ²; NaN the first time.
+        (tensor, 2) float64, or (tensor, 3) where distances are measured
+            Σ|Δ| and ΣΔ², NaN the first time; Σ(w − w₀)².
         """
+        if begins:
+            self.start = self._copied(state)
+        apart = state_sums(state, self.start, self._names)[:, 1:] if self.start else np.empty((len(self._names), 0))
+        return np.concatenate([self._replaced(state), apart], axis=1)
+
+    def _copied(self, state: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: np.array(state[name], order="C") for name in self._names}
+
+    def _replaced(self, state: Mapping[str, Array]) -> Array:
         if not self._kept:
-            self._kept = {name: np.array(state[name], order="C") for name in self._names}
+            self._kept = self._copied(state)
             return np.full((len(self._names), 2), np.nan)
         sums = np.zeros((len(self._names), 2))
         small = [index for index, name in enumerate(self._names) if 0 < state[name].size <= SMALL]

@@ -85,6 +85,7 @@ class Meter:
         seed: int = 0,
         variants: Variants | None = None,
         threads: int = 1,
+        distance: bool = False,
     ) -> "Meter":
         """Make a meter, after finding samples and tokens in every gate.
 
@@ -105,6 +106,8 @@ class Meter:
             Where the checkpoints' graphs differ.
         threads : int
             Of a pass; one, where several are under way at once.
+        distance : bool
+            Measure how far the weights are from the first state too, of which a copy is kept.
 
         Raises
         ------
@@ -126,9 +129,12 @@ class Meter:
             return MaskSession(program, gates, probe, device, dtypes=placer.dtypes, rows=rows, threads=threads)
 
         names = [tensor.name for tensor in program.trainable]
-        comparer: Comparer = HostComparer(names, layers)
+        # A copy: it is needed when the file that it may be a view of was written again, or is gone.
+        start = {name: np.array(first[name]) for name in names} if distance else None
+        comparer: Comparer = HostComparer(names, layers, start)
         if device.resident:
-            comparer = DeviceComparer(device, {name: placed[name] for name in names}, layers)
+            there = None if start is None else placer.place(start, "the first checkpoint")
+            comparer = DeviceComparer(device, {name: placed[name] for name in names}, layers, there)
         others = None if variants is None else VariantSessions(variants, gates, session_of)
         return cls(program, session_of(program, gates), placer, comparer, rows, layers, others)
 
@@ -197,6 +203,7 @@ class Meter:
             mask=current.comparable.packed,
             metrics=current.metrics,
             flip_fraction_error=errors,
+            weight_distance_l2=self.comparer.distance(current.comparable),
         )
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from regime_proto.recording.start import read_start, start_path, write_start
 from regime_proto.schema.errors import RegimeWarning, TrajectoryError
 from regime_proto.schema.header import Header, Observation
-from regime_proto.schema.reader import existing_attributes, open_checked, read_header, read_metrics
+from regime_proto.schema.layout import DISTANCE
+from regime_proto.schema.reader import existing_header, is_present, open_checked, read_header, read_metrics
 from regime_proto.schema.segments import Segments, open_segment
 from regime_proto.schema.writer import TrajectoryWriter
 from regime_proto.source import Array
@@ -45,6 +47,8 @@ class Journal:
     past : list of (int, array or None)
         The observations of an earlier run that were taken up: steps, and flips of each layer, None where the change
         towards the observation is not to be used.
+    start : list of arrays
+        The first state of that run, where distances are measured from it: the trainable tensors in order.
     stopped : str
         Why nothing is written any more; empty while all is well.
     """
@@ -58,6 +62,8 @@ class Journal:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="regime-journal")
         self._waiting: deque[Future[None]] = deque()
         self._resumes: list[str] = []
+        self._has_distance = header.has_distance
+        self.start: list[Array] = []
         self._valid = True
         self.stopped = ""
 
@@ -68,9 +74,11 @@ class Journal:
         ------
         TrajectoryError
             It was made by another program, probe, choice of gates or engine.
+        RegimeError
+            Its first state, from which distances are measured, is not there any more.
         """
         output, paths = self._segments.output, self._segments.paths()
-        left = _left_in(paths[-1:]), _left_in([output] if existing_attributes(output) else [])
+        left = _left_in(paths[-1:]), _left_in([output] if existing_header(output) else [])
         if paths and left[0] >= left[1]:
             for path in paths:
                 with open_segment(path, check=False) as file:
@@ -93,17 +101,25 @@ class Journal:
         self._writer.add_metrics(*metrics)
         if not self._writer.take_up(output, self._fingerprints()):
             raise TrajectoryError(
-                f"{output}: was recorded by another engine, on another device or with other masks; go on with the "
-                "former, or choose another output"
+                f"{output}: was recorded by another engine, on another device or with other masks, or distance=True "
+                "was given then or now only; go on with the former, or choose another output"
             )
         self._writer.flush()
 
     def _read_past(self, file: h5py.File) -> None:
+        if self._has_distance and is_present(file, DISTANCE) and not self.past:
+            run, step = str(file.attrs["run_id"]), int(file["step"][0])
+            self.start = read_start(start_path(self._segments.output), run=run, step=step)
         flips = file["flips"][...].sum(axis=2, dtype=np.int64)
         for step, row, valid in zip(file["step"][...].tolist(), flips, file["valid"][...].tolist(), strict=True):
             usable = bool(self.past) and valid and self._valid
             self.past.append((step, row if usable else None))
             self._valid = bool(valid)
+
+    def keep_start(self, step: int, start: Sequence[Array]) -> None:
+        """Write the state of the first observation, whose step this is, in the background."""
+        path, run = start_path(self._segments.output), str(self._writer.header.attributes["run_id"])
+        self._submit(lambda: write_start(path, start, run=run, step=step))
 
     def _foreign(self, where: object) -> str:
         return (
@@ -136,7 +152,7 @@ class Journal:
             self._writer.cut_back(count, fingerprint=self._chain.value)
             mask = self._writer.row(count - 1).get("mask") if kept else None
         except TrajectoryError as error:
-            self._stop(str(error))
+            self.stop(str(error))
             mask = None
         return (kept[-1], None if mask is None else np.asarray(mask)) if kept else None
 
@@ -184,9 +200,10 @@ class Journal:
         try:
             self._waiting.popleft().result()
         except (TrajectoryError, OSError) as error:
-            self._stop(str(error))
+            self.stop(str(error))
 
-    def _stop(self, reason: str) -> None:
+    def stop(self, reason: str) -> None:
+        """Write nothing any more, and say why."""
         if not self.stopped:
             self.stopped = reason
             warnings.warn(f"recording has stopped, training goes on: {reason}", RegimeWarning, stacklevel=2)

@@ -129,6 +129,18 @@ class Ledger:
         """
         self._packed, self._resumed, self._resuming = state.packed, step, bool(self._journal.past)
 
+    def begins(self, step: int) -> bool:
+        """Whether an observation at this step, the first of this recorder, is the first of the trajectory.
+
+        Also where the first one of an earlier run was made at this step: its state is the one that is there now.
+        """
+        return not self._resuming or self._past_before(step) == 0
+
+    def keep_start(self, step: int, start: Mapping[str, Array]) -> None:
+        """Keep the state of the first observation, whose step this is, for whoever goes on."""
+        if start:
+            self._journal.keep_start(step, list(start.values()))
+
     def enter(
         self, step: int, epoch: float | None, metrics: Mapping[str, object], pending: Pending, *, at_once: bool
     ) -> None:
@@ -203,6 +215,9 @@ class Ledger:
         if self._meter.is_sampled:
             errors = flip_fraction_errors(self._meter.layers, self._meter.rows, measurement.packed, before)
         valid = measurement.finite and connected
+        distance = np.sqrt(measurement.sums[:, 2]) if measurement.sums.shape[1] > 2 else None
+        if distance is not None and not self._status.observations and not np.isfinite(distance).all():
+            self._journal.stop(f"step {entry.step} holds NaN or Inf, and no distance can be measured from there")
         if not measurement.finite:
             self._broken.append(entry.step)
         entry.observation = Observation(
@@ -214,6 +229,7 @@ class Ledger:
             flips=flips,
             mask=measurement.packed,
             flip_fraction_error=errors,
+            weight_distance_l2=distance,
         )
         usable = known and valid and self._valid
         self._packed, self._valid = measurement.packed, valid
@@ -249,8 +265,7 @@ class Ledger:
         if unchanged and step in steps and self._resumed in (None, step):
             self._keep(steps.index(step) + 1)
             return None
-        latest = step - 1 if self._resumed is None else min(self._resumed, step - 1)
-        last = self._keep(sum(kept <= latest for kept in steps))
+        last = self._keep(self._past_before(step))
         if last is None:
             return True
         at, mask = last
@@ -270,6 +285,11 @@ class Ledger:
             stacklevel=2,
         )
         return False
+
+    def _past_before(self, step: int) -> int:
+        """Return how many observations of the earlier run come before the first one to be made, that of `step`."""
+        latest = step - 1 if self._resumed is None else min(self._resumed, step - 1)
+        return sum(kept <= latest for kept, _ in self._journal.past)
 
     def _keep(self, count: int) -> tuple[int, Array | None] | None:
         """Keep the first observations of the earlier run; return step and mask of the last, if there is one."""

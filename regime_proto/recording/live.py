@@ -21,8 +21,8 @@ class Measurement:
 
     Parameters
     ----------
-    sums : (tensor, 2) float64
-        Σ|Δ| and ΣΔ² against the state measured before; NaN for the first.
+    sums : (tensor, 2 or 3) float64
+        Σ|Δ| and ΣΔ² against the state measured before, NaN for the first; Σ(w − w₀)², where distances are measured.
     packed : (sample, byte) uint8
         The masks.
     finite : bool
@@ -48,14 +48,21 @@ class Engine(Protocol):
     """Whether a measurement goes on after `measure` has returned."""
     collective: bool
     """Whether other processes take part in every measurement."""
+    start: Mapping[str, Array]
+    """The state from which distances are measured, whole and on the host; empty if there is none, or no process has it.
 
-    def measure(self, model: object) -> Pending:
+    It may be set to that of an earlier run, unless measuring is collective.
+    """
+
+    def measure(self, model: object, *, begins: bool = False) -> Pending:
         """Measure the state that the model is in now, and keep its weights to compare the next one with.
 
         Parameters
         ----------
         model : object
             The state where it is not part of the model that is followed; None where it is.
+        begins : bool
+            Measure distances from this state, now and later.
         """
 
     def noise(self, model: object) -> Mapping[str, float]:
@@ -113,10 +120,19 @@ class RuntimeEngine:
         self._names = [tensor.name for tensor in live.program.trainable]
         self._kept = KeptWeights(self._names)
 
-    def measure(self, model: object) -> Pending:
+    @property
+    def start(self) -> Mapping[str, Array]:
+        """See `Engine`."""
+        return self._kept.start
+
+    @start.setter
+    def start(self, start: Mapping[str, Array]) -> None:
+        self._kept.start = start
+
+    def measure(self, model: object, *, begins: bool = False) -> Pending:
         """See `Engine`."""
         weights = self._live.tensors(model)
-        sums = self._kept.change(weights)
+        sums = self._kept.change(weights, begins=begins)
         masks = self._meter.run(weights)
         measurement = Measurement(sums, pack_masks(masks), masks.finite and is_finite(weights, self._names, sums))
         return lambda: measurement

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,9 @@ from regime_proto.registry import Following, follower_for
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Header
+from regime_proto.schema.notes import as_notes
 from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
-from regime_proto.schema.reader import existing_attributes
+from regime_proto.schema.reader import existing_header
 from regime_proto.schema.segments import Segments, segment_paths
 
 ENGINES = ("auto", "native", "onnx")
@@ -48,6 +49,8 @@ def record(
     sample_seed: int = 0,
     masks: str = "auto",
     embed: str = "program",
+    distance: bool = False,
+    notes: Mapping[str, object] | None = None,
     batches_per_epoch: float | None = None,
     loader: object = None,
     batch_size: int | None = None,
@@ -84,6 +87,12 @@ def record(
     masks : str
         Which observations keep their masks: ``all``, ``every=N``, ``none``, or ``auto``: as many, evenly spaced, as
         keep 100,000 observations below 2 GB.
+    distance : bool
+        Record how far the weights are from those of the first observation, ``weight_distance_l2``: one more copy of
+        the weights in memory, and one beside the output, ``NAME.h5.start.npz``, to go on with. Sharded weights are not
+        written there, and a recording of them cannot be gone on with.
+    notes : mapping of str to str, int, float or bool, optional
+        As in `regime_proto.convert`.
     batches_per_epoch : float, optional
         For the smoothing, where epochs are not given to `Recorder.observe`.
     loader : iterable, optional
@@ -119,6 +128,7 @@ def record(
     """
     is_due = as_predicate(every)
     settling = settling or Settling()
+    taken = as_notes(notes or {})
     if engine not in ENGINES:
         raise RegimeError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
     follower = follower_for(model)
@@ -126,7 +136,7 @@ def record(
         followed = follower.follow(model, None)
         assert not isinstance(followed, LiveModel)  # noqa: S101
         _begin(followed, None, resume=resume)
-        return Recorder(followed, is_due, None)
+        return Recorder(followed, is_due, None, distance=distance)
     with ExitStack() as stack:
         segments = stack.enter_context(_claimed(Path(output), resume=resume, overwrite=overwrite))
         probe, origin = _probe(follower, model, probe, loader, batch_size, seed)
@@ -155,17 +165,20 @@ def record(
         )
         if batches_per_epoch is not None:
             attributes["observations_per_epoch"] = _per_epoch(batches_per_epoch, every)
-        header = header_of(meter, attributes, sample_units=sample_units, sample_seed=sample_seed)
+        header = header_of(meter, attributes, sample_units=sample_units, sample_seed=sample_seed, distance=distance)
         header = header.with_attributes(mask_policy=str(_policy(masks, header)), mask_policy_requested=masks)
-        header = replace(header, embedded=embedded_files(live.program, live.probe, embed), extra=origin)
+        header = replace(header, embedded=embedded_files(live.program, live.probe, embed), extra=origin | taken)
         journal = Journal(segments, header, protocol, seconds=seconds)
         if resume is not False:
             journal.take_up()
+        if journal.start:
+            names = [tensor.name for tensor in live.program.trainable]
+            chosen.start = dict(zip(names, journal.start, strict=True))
         ledger = Ledger(journal, meter, settling, on_observation=on_observation, on_settled=on_settled)
         _begin(chosen, ledger, resume=resume)
         # From here on it is the recorder that closes both.
         stack.pop_all()
-    return Recorder(chosen, is_due, ledger, takes_params=live.takes_params)
+    return Recorder(chosen, is_due, ledger, takes_params=live.takes_params, distance=distance)
 
 
 def _claimed(output: Path, *, resume: bool | int, overwrite: bool) -> Segments:
@@ -179,7 +192,7 @@ def _claimed(output: Path, *, resume: bool | int, overwrite: bool) -> Segments:
     if resume is not False and overwrite:
         raise RegimeError("resume and overwrite: give one of them")
     # Only a trajectory is ever replaced.
-    exists = existing_attributes(output) is not None
+    exists = existing_header(output) is not None
     segments = Segments(output)
     begun = bool(segment_paths(segments.folder))
     if overwrite:
@@ -228,7 +241,7 @@ def _policy(masks: str, header: Header) -> MaskPolicy:
     if masks != AUTO:
         return parse_policy(masks)
     stored = STORED_BIT_PER_BIT * header.samples * header.mask_bytes
-    other = 2 * len(header.layers) * header.samples + 16 * len(header.tensors)
+    other = 2 * len(header.layers) * header.samples + (24 if header.has_distance else 16) * len(header.tensors)
     return fitting_policy(EXPECTED_OBSERVATIONS * other, int(EXPECTED_OBSERVATIONS * stored))
 
 

@@ -31,15 +31,24 @@ class Recorder:
         None in processes that only contribute their part of a model.
     takes_params : bool
         Whether the model does not hold its parameters itself.
+    distance : bool
+        Whether distances from the first observation are recorded.
     """
 
     def __init__(
-        self, engine: Engine, is_due: Callable[[int], bool], ledger: Ledger | None, *, takes_params: bool = False
+        self,
+        engine: Engine,
+        is_due: Callable[[int], bool],
+        ledger: Ledger | None,
+        *,
+        takes_params: bool = False,
+        distance: bool = False,
     ) -> None:
         self._engine = engine
         self._is_due = is_due
         self._ledger = ledger
         self._takes_params = takes_params
+        self._distance = distance
         self._step: int | None = None
         self._closed = False
         # A training that fails outside of the context forgets its recorder, or ends the interpreter in order.
@@ -74,10 +83,17 @@ class Recorder:
             return
         if self._ledger is not None and self._ledger.stopped and not self._engine.collective:
             return
-        pending = self._engine.measure(params)
+        begins = self._begins(step)
+        pending = self._engine.measure(params, begins=begins)
         self._step = step
         if self._ledger is not None:
             self._ledger.enter(step, epoch, metrics, pending, at_once=not self._engine.asynchronous)
+            if begins:
+                self._ledger.keep_start(step, self._engine.start)
+
+    def _begins(self, step: int) -> bool:
+        """Whether distances are measured from the state of this step on."""
+        return self._distance and self._step is None and (self._ledger is None or self._ledger.begins(step))
 
     def _checked(self, step: int) -> int:
         if self._closed:

@@ -1,0 +1,116 @@
+"""Notes on a run: what people say of it, as attributes of the group that the format leaves to its users."""
+
+import json
+import numbers
+import re
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from regime_proto.schema import layout
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.header import is_unicode
+from regime_proto.schema.reader import open_checked
+
+Note = str | int | float
+
+# What a recorder keeps in the same group.
+OWN = frozenset(
+    {
+        "probe_seed",
+        "probe_drawn",
+        "resumed_from_steps",
+        "settled_at_step",
+        "settling_threshold",
+        "settling_scale",
+        "settling_window",
+    }
+)
+
+# The format allows fewer than 1,000 attributes, and our own are among them.
+MAX_NOTES = 500
+MAX_LETTERS = 64_000
+
+
+def as_notes(given: Mapping[str, object]) -> dict[str, Note]:
+    """Return notes as a trajectory can hold them.
+
+    Parameters
+    ----------
+    given : mapping of str to str, int, float or bool
+        Names are of ASCII letters, digits and underscores. A bool becomes 0 or 1.
+
+    Raises
+    ------
+    RegimeError
+        A name or a value is another, a name is one of the recorder's, or there are too many.
+    """
+    notes = {_name(name): _value(name, value) for name, value in given.items()}
+    if len(notes) > MAX_NOTES or len(json.dumps(notes)) > MAX_LETTERS:
+        raise RegimeError(
+            f"{len(notes)} notes: expected {MAX_NOTES} at most, of {MAX_LETTERS:,} letters together; keep longer texts "
+            "in a file of their own"
+        )
+    return notes
+
+
+def _name(name: object) -> str:
+    if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_]+", name):
+        raise RegimeError(f"note {name!r}: expected a name of ASCII letters, digits and _, for example learning_rate")
+    if name in OWN:
+        raise RegimeError(f"note {name}: the recorder itself keeps something under this name; choose another")
+    return name
+
+
+def _value(name: str, value: object) -> Note:
+    if isinstance(value, str):
+        if "\0" in value or not is_unicode(value):
+            raise RegimeError(f"note {name}: {value[:40]!r} is not text that a file can hold: Unicode without NUL")
+        return value
+    if isinstance(value, np.bool_ | numbers.Integral):
+        number = int(value)
+        if not -(2**63) <= number < 2**63:
+            raise RegimeError(f"note {name}: {number} does not fit into 64 bits; give it as text")
+        return number
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise RegimeError(f"note {name}: expected text, a number or a bool, found {type(value).__name__}")
+
+
+def read_notes(source: str | PathLike[str] | h5py.File) -> dict[str, Note]:
+    """Return the notes in a trajectory, without what the recorder keeps beside them.
+
+    Parameters
+    ----------
+    source : path or h5py.File
+        A trajectory file, or one that is open.
+
+    Raises
+    ------
+    TrajectoryError
+        The file is missing, is not HDF5, or does not follow the format.
+    """
+    if isinstance(source, h5py.File):
+        return notes_in(dict(source[layout.EXTRA].attrs) if layout.EXTRA in source else {})
+    with open_checked(Path(source)) as file:
+        return read_notes(file)
+
+
+def notes_in(extra: Mapping[str, Any]) -> dict[str, Note]:
+    """Return what is a note among the attributes of the group; others may have put anything there."""
+    taken = {name: _plain(value) for name, value in extra.items() if name not in OWN}
+    return {name: value for name, value in taken.items() if value is not None}
+
+
+def _plain(value: object) -> Note | None:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        # Text of a fixed length, as netCDF's libraries write it.
+        return value.decode(errors="replace")
+    if isinstance(value, np.bool_ | np.integer):
+        return int(value)
+    return float(value) if isinstance(value, np.floating) else None
