@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.notes import notes_in
 
 Labels = Mapping[str, str]
 
@@ -23,28 +22,11 @@ SEED = "seed"
 LEADING = ("model", "dataset", "optimizer", SEED, FAMILY)
 FILE = "file"
 
-# What a recorder notes about itself, in the same group as the labels.
-OF_THE_RECORDER = frozenset(
-    {
-        "probe_drawn", "probe_seed", "resumed_from_steps", "settled_at_step", "settling_scale", "settling_threshold",
-        "settling_window",
-    }
-)  # fmt: skip
-
 
 def labels_of(extra: Mapping[str, Any]) -> dict[str, str]:
-    """Return the labels among the attributes of a trajectory's group ``extra``: one line of text each."""
-    plain = {name: _text(value) for name, value in extra.items() if name not in OF_THE_RECORDER}
-    return {name: text for name, text in plain.items() if text}
-
-
-def _text(value: Any) -> str:
-    if np.ndim(value):
-        return ""
-    plain = value.item() if isinstance(value, np.generic) else value
-    if isinstance(plain, bytes):
-        plain = plain.decode(errors="replace")
-    return " ".join(str(plain).split()) if isinstance(plain, str | int | float) else ""
+    """Return the notes among the attributes of a trajectory's group ``extra`` as labels: one line of text each."""
+    lines = {name: " ".join(str(value).split()) for name, value in notes_in(extra).items()}
+    return {name: text for name, text in lines.items() if text}
 
 
 def label_names(labels: Iterable[Labels]) -> tuple[str, ...]:
