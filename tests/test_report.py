@@ -160,3 +160,13 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path):
     with pytest.raises(RegimeError, match="no run given"):
         report([])
     assert Path(tmp_path / "junk.h5").read_bytes() == b"junk"
+
+
+def test_runs_whose_files_have_one_name_are_told_apart(tmp_path):
+    paths = [tmp_path / seed / "run.h5" for seed in "ab"]
+    for path in paths:
+        path.parent.mkdir()
+        regime_proto.synthetic.trajectory(steps=20, path=path)
+    page = report(paths, resamples=0)
+    for path in paths:
+        assert f"<h2>{path}</h2>" in page

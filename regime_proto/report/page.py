@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -81,6 +81,8 @@ def report(
             progress(len(views), len(runs))
     # What is of different kinds is said on the page, beside the numbers.
     found = compare([view.result for view in views], labels=labels, reference=PAPER, mixed=True)
+    if len({view.name for view in views}) < len(views):
+        views = [replace(view, name=row.run) for view, row in zip(views, found.rows, strict=False)]
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
