@@ -166,8 +166,16 @@ def test_a_printed_page_holds_all_runs_in_light(opened):
     page = opened("several", color_scheme="dark")
     total = page.locator(".plot").count()
     assert int(page.evaluate("document.documentElement.dataset.drawn")) < total
-    content = page.pdf()
+    page.evaluate(
+        """() => addEventListener("beforeprint", () => {
+             const right = (one) => one.getBoundingClientRect().right;
+             window.printed = Math.max(...[...document.querySelectorAll(".plot .main-svg")].map(right));
+           })"""
+    )
+    content = page.pdf(format="A4")
     assert content.startswith(b"%PDF")
+    # A4 has 794 pixels, a letter 816, less the margins.
+    assert 600 < page.evaluate("window.printed") < 720
     assert page.evaluate("document.documentElement.dataset.drawn") == str(total)
     page.emulate_media(media="print")
     until(page, THEME, "light")

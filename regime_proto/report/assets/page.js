@@ -7,6 +7,7 @@
   const narrow = matchMedia("(max-width: 600px)");
   const button = document.getElementById("theme");
   let chosen = null;
+  let printing = false;
 
   const plots = new Map();
   for (const source of document.querySelectorAll("script[data-plot]")) {
@@ -14,7 +15,7 @@
   }
 
   function setTheme() {
-    const isDark = !print.matches && (chosen === null ? dark.matches : chosen === "dark");
+    const isDark = !printing && !print.matches && (chosen === null ? dark.matches : chosen === "dark");
     root.dataset.theme = isDark ? "dark" : "light";
     button.textContent = isDark ? "Light" : "Dark";
     button.setAttribute("aria-pressed", String(isDark));
@@ -73,10 +74,11 @@
     const style = getComputedStyle(root);
     const { layout, traces } = switched(plot);
     const config = {
-      responsive: true, displaylogo: false, displayModeBar: false, doubleClick: "reset+autosize",
+      displaylogo: false, displayModeBar: false, doubleClick: "reset+autosize",
       scrollZoom: false,
     };
-    Plotly.react(target, colored(traces, style), colored(shared(layout, style), style), config);
+    const sized = { ...shared(layout, style), width: target.clientWidth };
+    Plotly.react(target, colored(traces, style), colored(sized, style), config);
     if (!plot.drawn) {
       plot.drawn = true;
       target.on("plotly_afterplot", () => reachable(target));
@@ -151,9 +153,19 @@
     chosen = root.dataset.theme === "dark" ? "light" : "dark";
     repaint();
   });
-  addEventListener("beforeprint", () => {
-    for (const details of document.querySelectorAll("details.run")) details.open = true;
-    drawShown({ again: false });
+  // Everything is printed, in light colours, and as wide as a sheet of paper.
+  function setPrinting(begins) {
+    printing = begins;
+    root.toggleAttribute("data-printing", begins);
+    if (begins) for (const details of document.querySelectorAll("details.run")) details.open = true;
+    repaint();
+  }
+  addEventListener("beforeprint", () => setPrinting(true));
+  addEventListener("afterprint", () => setPrinting(false));
+  let waiting = null;
+  addEventListener("resize", () => {
+    clearTimeout(waiting);
+    if (!printing) waiting = setTimeout(() => drawShown({ again: true }), 150);
   });
   for (const query of [dark, print, narrow]) query.addEventListener("change", repaint);
 
