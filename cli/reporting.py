@@ -176,6 +176,9 @@ def plot(
             if progress is not None:
                 progress(len(runs), len(sources))
         content = print_figure.image(runs, form, columns=int(columns), layers=layers, metrics=metrics, dpi=dpi)
+    strides = {run.result.stride for run in runs}
+    if len(strides) > 1:
+        messages.warn("runs of different stride: these are different measurements")
     for run in runs:
         for warning in run.result.warnings:
             messages.warn(f"{run.name}: {warning}")
@@ -212,7 +215,9 @@ def report(
 
     Example: regime report run.h5 -o report.html
     """
-    for source in sources:
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise RegimeError(f"{output}: expected a name that ends with .html")
+    for source in (*sources, *([] if labels is None else [labels])):
         refuse_directory(source)
         refuse_output(output, source)
     from regime_proto.report.page import report as page_of
@@ -221,6 +226,6 @@ def report(
     with messages.collecting(), messages.progress("analyzing") as progress:
         page = page_of(
             sources, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples,
-            labels=labels, progress=progress,
+            labels=labels, progress=progress, warn=messages.warn,
         )  # fmt: skip
     write_output(output, page.encode(), overwrite=overwrite, dry_run=dry_run, messages=messages)

@@ -206,7 +206,7 @@ def test_uneven_strides_are_told(found_in_memory):
 def test_a_run_that_is_not_smoothed_is_told(results, found_in_memory):
     rough = replace(found_in_memory, window=1)
     for found in (regime_proto.compare([*results, rough]), regime_proto.compare([rough], reference="paper")):
-        assert any(text.startswith("not smoothed, unlike the others: run") for text in found.warnings)
+        assert any(text.startswith("not smoothed, unlike the other runs: ") for text in found.warnings)
     assert not regime_proto.compare([rough]).warnings
 
 
@@ -463,7 +463,7 @@ def test_other_uses_are_one_line(paths, tmp_path):
     assert_one_line(regime("compare", paths[0], "-o", tmp_path / "x"), "say what to write there: --to csv, markdown or")
     assert_one_line(regime("compare", paths[0], "--json", "--to", "csv"), "--json and --to csv: give one of them")
     taken = regime("compare", *paths, "--to", "csv", "-o", paths[2], "--overwrite")
-    assert_one_line(taken, "mlp-2.h5: the trajectory itself; choose another output")
+    assert_one_line(taken, "mlp-2.h5: an input of this command; choose another output")
 
 
 def test_the_command_offers_what_the_library_does():

@@ -115,7 +115,7 @@ def test_merge_and_thin_on_the_command_line(valid, tmp_path):
     assert f"wrote {small} (" in done.stderr
     assert small.stat().st_size < valid.stat().st_size
     assert_one_line(regime("thin", valid, "--masks", "none", "-o", small), "exists; replace it with --overwrite")
-    assert_one_line(regime("thin", valid, "--masks", "none", "-o", valid, "--overwrite"), "the trajectory itself")
+    assert_one_line(regime("thin", valid, "--masks", "none", "-o", valid, "--overwrite"), "an input of this command")
     assert_one_line(regime("thin", tmp_path, "--masks", "none", "-o", small, "--overwrite"), "a directory; expected")
 
 

@@ -307,7 +307,7 @@ def test_the_trajectory_is_never_replaced(path, tmp_path):
     (tmp_path / "link.h5").symlink_to(path)
     for output in (path, tmp_path / "link.h5"):
         refused = regime("export", path, "--to", "netcdf", "-o", output, "--overwrite")
-        assert_one_line(refused, "the trajectory itself; choose another output")
+        assert_one_line(refused, "an input of this command; choose another output")
     assert path.read_bytes() == before
 
 

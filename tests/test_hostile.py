@@ -47,7 +47,8 @@ def test_every_reader_refuses_it(valid, tmp_path, rule, spoil, options):
     assert rule in [problem.rule for problem in validate(path)]
     with pytest.raises(regime_proto.TrajectoryError, match=rule):
         regime_proto.open_trajectory(path)
-    assert time.monotonic() - start < 5
+    # Two processes are started; a busy machine takes seconds for that, a hostile file would take minutes.
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize("spoil", [SPOILS["link-hard"][1][0], SPOILS["chunk-inflated"][0][0]])
@@ -141,7 +142,8 @@ def test_masks_that_inflate_to_gigabytes_cost_a_reader_nothing(valid, tmp_path):
     assert path.stat().st_size < 4 * 2**20
     start = time.monotonic()
     assert regime_proto.analyze(path).observations == 70
-    assert time.monotonic() - start < 5
+    # Two processes are started; a busy machine takes seconds for that, a hostile file would take minutes.
+    assert time.monotonic() - start < 30
     assert [problem.rule for problem in validate(path)] == ["mask-flips"]
 
 

@@ -23,7 +23,7 @@ import regime_proto
 
 REGIME = Path(sys.executable).with_name("regime")
 # So many that there is time to interrupt.
-STATES = 300
+STATES = 1000
 
 
 @pytest.fixture(scope="module")

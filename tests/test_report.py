@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as graph
 import pytest
 from regime_proto.schema.errors import RegimeError
+from test_cli import assert_one_line, regime
 from trajectories import write as write_trajectory
 
 import regime_proto
@@ -170,3 +171,17 @@ def test_runs_whose_files_have_one_name_are_told_apart(tmp_path):
     page = report(paths, resamples=0)
     for path in paths:
         assert f"<h2>{path}</h2>" in page
+
+
+def test_the_command_takes_care_of_what_is_there_and_says_what_the_page_warns_of(runs, full_run, tmp_path):
+    page, run = tmp_path / "page.html", tmp_path / "run.h5"
+    run.write_bytes(Path(full_run).read_bytes())
+    done = regime("report", runs[0], run, "-o", page)
+    assert done.exit_code == 0, done.output
+    assert "runs of different stride" in done.stderr
+    assert "runs of different stride" in page.read_text(encoding="utf-8")
+    assert_one_line(regime("report", runs[0], "-o", tmp_path / "page.pdf"), "expected a name that ends with .html")
+    table = regime("compare", runs[0], "--to", "csv", "-o", run, "--overwrite")
+    assert_one_line(table, "run.h5: an HDF5 file, which may be a trajectory; choose another output")
+    assert_one_line(regime("report", run, "-o", page, "--labels", page, "--overwrite"), "an input of this command")
+    assert run.read_bytes() == Path(full_run).read_bytes()

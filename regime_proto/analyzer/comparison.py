@@ -12,7 +12,7 @@ from regime_proto.analyzer import labels as labelling
 from regime_proto.analyzer.analyze import RESAMPLES
 from regime_proto.analyzer.labels import FAMILY, SEED
 from regime_proto.analyzer.result import Result
-from regime_proto.analyzer.rows import PAPER, Row, published, row_of
+from regime_proto.analyzer.rows import PAPER, RUN, Row, published, row_of
 from regime_proto.analyzer.spread import Centre, Spread, centre, spread
 from regime_proto.schema.errors import RegimeError
 
@@ -262,10 +262,12 @@ def few(names: Sequence[str]) -> str:
 def _unlike(rows: Sequence[Row]) -> list[str]:
     """Return what a reader should know of runs that may be compared all the same."""
     warnings = []
-    rough = [row.run for row in rows if not row.is_smoothed]
-    if rough and len(rough) < len(rows):
+    own = [row for row in rows if row.source == RUN]
+    rough = [row.run for row in own if not row.is_smoothed]
+    if rough and len(rough) < len(own):
         warnings.append(
-            f"not smoothed, unlike the others: {few(rough)}; their areas are larger or smaller for that alone"
+            f"not smoothed, unlike the other runs: {few(rough)}; smoothing changes the areas, so part of the "
+            "difference is due to it"
         )
     uneven = [row.run for row in rows if row.stride is None]
     if len(uneven) > 1:

@@ -1,6 +1,7 @@
 """What may be said of a run, in a sentence."""
 
 from regime_proto.analyzer.result import Result
+from regime_proto.analyzer.uncertainty import Uncertainty
 
 
 def verdict(result: Result) -> str:
@@ -12,13 +13,21 @@ def verdict(result: Result) -> str:
         return "The readings disagree on which settled first."
     first, second = ("Patterns", "weights") if low > 1 else ("Weights", "patterns")
     disagree = any(_is_earlier(threshold.step_p, threshold.step_w) == (low <= 1) for threshold in result.thresholds)
-    doubt = "; a threshold below says otherwise" if disagree else ""
+    doubts = _doubts(result.uncertainty)
+    doubts += ["a threshold below says otherwise"] if disagree else []
     sampled = " Which units were looked at adds to the range." if result.pattern_error is not None else ""
-    found = result.uncertainty
-    span = None if found is None else found.rho_span
-    close = span is not None and span[0] <= 1 <= span[1]
-    unsure = " But 1 lies within an interval of ρ: it may be chance." if close else ""
-    return f"{first} settled earlier than {second} in every reading{doubt}.{unsure}{sampled}"
+    settled = "may have settled" if doubts else "settled"
+    unsure = f", but {' and '.join(doubts)}" if doubts else ""
+    return f"{first} {settled} earlier than {second}: every reading says so{unsure}.{sampled}"
+
+
+def _doubts(found: Uncertainty | None) -> list[str]:
+    """Say whether the intervals of ρ leave open which settled first."""
+    spreads = [] if found is None else [spread for spread in (found.probe, found.course) if spread is not None]
+    known = [spread.rho for spread in spreads if spread.rho is not None]
+    count = sum(rho.low <= 1 <= rho.high for rho in known)
+    which = "the interval" if len(known) == 1 else "both intervals" if count == 2 else "one of the intervals"
+    return [f"1 lies within {which} of ρ"] if count else []
 
 
 def _is_earlier(step: int | None, other: int | None) -> bool | None:

@@ -38,15 +38,16 @@ def published(views: Sequence[RunView], found: Comparison) -> Figure:
     known = [row.rho for row in own if math.isfinite(row.rho)]
     centre = next(summary.rho for summary in found.summaries if summary.source == PAPER and summary.by is None)
     below = sum(row.rho < known[0] for row in paper) if len(known) == 1 else None
-    where = f" This run lies above {below} of them." if below is not None else ""
+    where = f" This run lies above {below} of these {len(paper)}." if below is not None else ""
     return Figure(
         key="published",
         title="Beside the published runs",
         caption=(
             f"ρ of the paper's Table II: mean {centre.mean:.2f}, upper and lower semi-deviation +{centre.upper:.2f} "
             f"and −{centre.lower:.2f}, median {centre.median:.2f}; into which family a network falls is our own "
-            f"classification.{where} The batch size, the learning rate and where a run stops move ρ as much as the "
-            "network does: read this as context."
+            f"classification.{where} A bar goes from where to where the 95 % intervals of a run reach together. The "
+            "batch size, the learning rate and where a run stops move ρ as much as the network does: read this as "
+            "context."
         ),
         summary=(
             f"Dot plot of ρ on a logarithmic axis: {len(paper)} published runs in {len(families)} families, and "

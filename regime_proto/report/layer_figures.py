@@ -64,8 +64,8 @@ def layer_areas(view: RunView) -> Figure:
         key="areas",
         title="Which layers settle late",
         caption=(
-            "AUC_P of each layer by itself, by depth: the smaller, the earlier its patterns settled. The line is AUC_P "
-            f"of the network. {words}"
+            "AUC_P of each layer by depth, each scaled by its own smallest and largest changes: the smaller, the "
+            f"earlier its changes fell off, however many they are. The line is AUC_P of the network. {words}"
         ),
         summary=f"Bar chart of AUC_P for {len(layers)} layers. {words}",
         traces=(bars(names, areas, "AUC_P", PATTERN, ".3f"),),
@@ -96,8 +96,8 @@ def _first_and_last(names: list[str], areas: Array) -> str:
         return "No layer has a scale."
     first, last = known[np.argmin(areas[known])], known[np.argmax(areas[known])]
     if areas[first] == areas[last]:
-        return "All layers settled alike."
-    return f"{names[first]} settled first ({areas[first]:.3f}), {names[last]} last ({areas[last]:.3f})."
+        return "All layers have the same area."
+    return f"{names[first]} has the smallest area ({areas[first]:.3f}), {names[last]} the largest ({areas[last]:.3f})."
 
 
 def sample_map(view: RunView) -> Figure:
@@ -126,7 +126,7 @@ def sample_map(view: RunView) -> Figure:
         traces=(heat_map(column_centres(view), names, changes[:, order].T, "Δa"),),
         layout={
             "xaxis": {"title": {"text": view.result.step_kind}},
-            "yaxis": {"autorange": "reversed", "automargin": True, "type": "category", "nticks": 20},
+            "yaxis": {"autorange": "reversed", "automargin": True, "type": "category", "nticks": len(late)},
         },
         table=Table(
             ("sample", "Δa, first quarter", "Δa, last quarter"),

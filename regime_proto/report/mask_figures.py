@@ -23,7 +23,7 @@ def strides(view: RunView, found: Patterns) -> Figure:
     growth = f"{last / first:.1f} times" if first > 0 else "from nothing"
     words = (
         f"Observations {by.steps[-1]:g} {kind}s apart differ in {last:.2%} of the units, {growth} what those "
-        f"{by.steps[0]:g} apart do; were no change ever undone, it would be {times:.0f} times."
+        f"{by.steps[0]:g} apart do, {times:.0f} times as far apart."
     )
     hover = "%{y:.3g} (from %{customdata[0]:.3g} to %{customdata[1]:.3g}, %{customdata[2]} pairs)<extra>%{x}</extra>"
     return Figure(
@@ -111,10 +111,11 @@ def units(view: RunView, found: Patterns) -> Figure:
     dead, always_on = by.dead[-1] / by.stored, by.always_on[-1] / by.stored
     restless = by.restless / by.stored
     worst = int(np.argmax(dead))
+    where = f" (most in {names[worst]}, {dead[worst]:.1%})" if dead[worst] else ""
+    total = by.stored.sum()
     words = (
-        f"At the end {by.dead[-1].sum() / by.stored.sum():.1%} of all units are dead (most in {names[worst]}, "
-        f"{dead[worst]:.1%}), {by.always_on[-1].sum() / by.stored.sum():.1%} always on, and "
-        f"{by.restless.sum() / by.stored.sum():.1%} restless."
+        f"At the end {by.dead[-1].sum() / total:.1%} of all units are dead{where}, "
+        f"{by.always_on[-1].sum() / total:.1%} always on, and {by.restless.sum() / total:.1%} restless."
     )
     shares = ((dead, "dead", NEUTRAL), (always_on, "always on", WEIGHT), (restless, "restless", PATTERN))
     padded = " Units of padding count as off." if view.facts["padded"] else ""

@@ -45,6 +45,7 @@ def report(
     resamples: int = RESAMPLES,
     labels: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> str:
     """Make a page of one run or several.
 
@@ -58,6 +59,8 @@ def report(
         As in `regime_proto.compare`.
     progress : callable, optional
         Called with how many runs are done, of how many.
+    warn : callable, optional
+        Called with each warning on the page.
 
     Returns
     -------
@@ -83,6 +86,9 @@ def report(
     found = compare([view.result for view in views], labels=labels, reference=PAPER, mixed=True)
     if len({view.name for view in views}) < len(views):
         views = [replace(view, name=row.run) for view, row in zip(views, found.rows, strict=False)]
+    if warn is not None:
+        for text in found.warnings:
+            warn(text)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -177,10 +183,10 @@ def _lines(found: Comparison) -> list[str]:
         )
     for repeat in found.repeats:
         lines.append(
-            f"Repeated runs ({len(repeat.runs)}: {', '.join(repeat.runs[:4])}{', …' * (len(repeat.runs) > 4)}), which "
-            f"differ in nothing that is known but the seed: ρ {number(repeat.rho.mean, '.2f')} ± "
-            f"{number(repeat.rho.deviation, '.2f')} (standard deviation), from {number(repeat.rho.lowest, '.2f')} to "
-            f"{number(repeat.rho.highest, '.2f')}."
+            f"{len(repeat.runs)} runs of one program with the same labels ({', '.join(repeat.runs[:4])}"
+            f"{', …' * (len(repeat.runs) > 4)}); if only the seed differs, this is its spread: ρ "
+            f"{number(repeat.rho.mean, '.2f')} ± {number(repeat.rho.deviation, '.2f')} (standard deviation), from "
+            f"{number(repeat.rho.lowest, '.2f')} to {number(repeat.rho.highest, '.2f')}."
         )
     return lines
 

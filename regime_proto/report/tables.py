@@ -40,8 +40,8 @@ RESULTS = (
     Column("AUC_W", lambda row: decimals(row.auc_w)),
     Column("AUC_P", lambda row: decimals(row.auc_p)),
     Column("ρ", lambda row: decimals(row.rho)),
-    # Of ρ, by resampling; and over all readings.
-    Column("95 %", lambda row: _span(row.rho_span)),
+    # Of ρ: from where to where its 95 % intervals reach together; and over all readings.
+    Column("intervals", lambda row: _span(row.rho_span)),
     Column("range", lambda row: _span(row.rho_range)),
 )
 KINDS = (

@@ -17,8 +17,10 @@ def how_measured(view: RunView) -> list[str]:
     said = [measured, _stride(view)]
     if result.window > 1:
         said.append(f"Curves are smoothed over {result.window} observations, 0.3 epochs.")
+    elif any(text.startswith("the curves are not smoothed") for text in result.warnings):
+        said.append("Curves are not smoothed: how many observations make an epoch is not known.")
     else:
-        said.append("Curves are not smoothed: a window of 0.3 epochs is one observation here, or unknown.")
+        said.append("Curves are not smoothed: the window, 0.3 epochs, is a single observation here.")
     if result.distance is not None:
         said.append(
             f"At the end the weights are {result.distance.last:.3g} from their start, ‖w − w₀‖; half as far by "
