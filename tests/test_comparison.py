@@ -205,9 +205,10 @@ def test_uneven_strides_are_told(found_in_memory):
 
 def test_a_run_that_is_not_smoothed_is_told(results, found_in_memory):
     rough = replace(found_in_memory, window=1)
-    for found in (regime_proto.compare([*results, rough]), regime_proto.compare([rough], reference="paper")):
-        assert any(text.startswith("not smoothed, unlike the other runs: ") for text in found.warnings)
-    assert not regime_proto.compare([rough]).warnings
+    found = regime_proto.compare([*results, rough])
+    assert any(text.startswith("not smoothed, unlike the other runs: ") for text in found.warnings)
+    # What the window of the published runs was is not known: a window of one observation may be 0.3 epochs.
+    assert not regime_proto.compare([rough], reference="paper").warnings
 
 
 def test_equal_warnings_are_told_once(found_in_memory):
