@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -74,3 +75,8 @@ def probe_file(tmp_path):
     path = tmp_path / "val.npy"
     np.save(path, nets.probe(nets.make_mlp()))
     return path
+
+
+def heed_interrupts():
+    """Let a child be interrupted, also where the shell ignores SIGINT, as it does for what runs in its background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

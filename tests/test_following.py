@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import save_run
+from conftest import heed_interrupts, save_run
 from regime_proto.cli.main import main
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import segments_folder
@@ -206,7 +206,9 @@ def test_follow_on_the_command_line(whole, part):
     folder, grow = part
     output = folder.parent / "checkpoints.regime.h5"
     command = [REGIME, "analyze", folder, "--follow", "--poll", "0.05", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    ) as process:
         assert "waiting for checkpoints" in process.stderr.readline()
         grow(6)
         lines = [json.loads(process.stdout.readline())]

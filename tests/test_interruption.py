@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import heed_interrupts
 from regime_proto.cli.interruption import Interrupted, leaving
 from regime_proto.cli.output import writing
 from regime_proto.schema.files import segments_folder
@@ -40,7 +41,9 @@ def many(mlp_run, tmp_path_factory):
 
 def interrupted_when(folder, *command):
     """Run a command, send it SIGINT once `folder` holds a segment, and return what it said."""
-    process = subprocess.Popen([REGIME, *command], cwd=folder.parent, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [REGIME, *command], cwd=folder.parent, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    )
     until = time.monotonic() + 60
     while not list(folder.glob("0*.h5")) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.005)
