@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from regime_proto.cli.render import number, plain_table
+from regime_proto.cli.render import plain_table
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
@@ -13,6 +13,7 @@ from regime_proto.analyzer.comparison import Comparison, Repeat, Summary, few, s
 from regime_proto.analyzer.labels import label_names
 from regime_proto.analyzer.rows import PAPER, Row
 from regime_proto.analyzer.spread import Spread
+from regime_proto.report.figure import number
 from regime_proto.report.tables import UNKNOWN, columns
 
 

@@ -9,9 +9,6 @@ from regime_proto.cli.console import Messages, size
 from regime_proto.cli.interruption import leaving, stamp
 from regime_proto.schema.errors import RegimeError
 
-# The first bytes of every HDF5 file.
-_HDF5 = b"\x89HDF\r\n\x1a\n"
-
 
 def refuse_directory(source: Path) -> None:
     """Raise an error for checkpoints, where a trajectory is meant."""
@@ -66,8 +63,6 @@ def write_files(
     """
     from regime_proto.schema.files import files_to_place, place_files
 
-    for path, content in contents.items():
-        _refuse_trajectory(path, content)
     changed = files_to_place(contents, overwrite=overwrite)
     if dry_run and not changed:
         would(f"write nothing: {output} holds it already")
@@ -81,14 +76,6 @@ def write_files(
             messages.note(f"wrote {path}")
     else:
         messages.note(f"nothing changed since; {output} holds it already")
-
-
-def _refuse_trajectory(path: Path, content: bytes) -> None:
-    """Raise an error where something that is no HDF5 file would take the place of one: that may be a run."""
-    if path.is_file() and not content.startswith(_HDF5):
-        with path.open("rb") as file:
-            if file.read(len(_HDF5)) == _HDF5:
-                raise RegimeError(f"{path}: an HDF5 file, which may be a trajectory; choose another output")
 
 
 def would(what: str) -> None:

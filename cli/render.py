@@ -14,6 +14,7 @@ from rich.text import Text
 
 from regime_proto.analyzer.result import LayerResult, Result
 from regime_proto.analyzer.verdict import verdict
+from regime_proto.report.figure import number
 
 SPARK_WIDTH = 60
 SHOWN_LAYERS = 3
@@ -58,11 +59,6 @@ def sparkline(values: Sequence[float] | NDArray[Any], width: int = SPARK_WIDTH) 
         " " if math.isnan(mean) else _BLOCKS[min(len(_BLOCKS) - 1, int(max(mean, 0.0) * len(_BLOCKS)))]
         for mean in means
     )
-
-
-def number(value: float | None, form: str = ".3f") -> str:
-    """Return a number, or a dash where it is undefined."""
-    return "–" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def analysis(result: Result, *, all_layers: bool) -> Group:

@@ -217,9 +217,10 @@ def report(
     """
     if output.suffix.lower() not in (".html", ".htm"):
         raise RegimeError(f"{output}: expected a name that ends with .html")
-    for source in (*sources, *([] if labels is None else [labels])):
+    for source in sources:
         refuse_directory(source)
         refuse_output(output, source)
+    refuse_output(output, labels)
     from regime_proto.report.page import report as page_of
 
     messages = Messages(quiet=quiet, verbose=verbose)

@@ -12,6 +12,10 @@ from regime_proto.schema.errors import RegimeError
 SUFFIX = ".segments"
 
 
+# The first bytes of every HDF5 file.
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
 def segments_folder(output: Path) -> Path:
     """Return the folder that holds the segments of an unfinished `output`."""
     return output.parent / (output.name + SUFFIX)
@@ -66,10 +70,19 @@ def files_to_place(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[P
     """
     wanted = [path for path, content in contents.items() if not (path.is_file() and path.read_bytes() == content)]
     for path in wanted:
+        _refuse_hdf5(path, contents[path])
         if path.exists() and not (overwrite and path.is_file()):
             advice = "replace it with --overwrite" if path.is_file() else "choose another output"
             raise RegimeError(f"{path}: exists and differs; {advice}")
     return wanted
+
+
+def _refuse_hdf5(path: Path, content: bytes) -> None:
+    """Raise an error where something that is no HDF5 file would take the place of one: that may be a run."""
+    if path.is_file() and not content.startswith(_HDF5):
+        with path.open("rb") as file:
+            if file.read(len(_HDF5)) == _HDF5:
+                raise RegimeError(f"{path}: an HDF5 file, which may be a trajectory; choose another output")
 
 
 def place_files(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[Path]:

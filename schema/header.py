@@ -49,6 +49,27 @@ class Layer:
         return layout.packed_bytes(self.width, len(self.thresholds))
 
 
+# The variables that say what the layers are; the last is there only where units were sampled.
+_LAYER_NAMES = ("layer", "layer_op", "layer_kind", "layer_path")
+LAYER_VARIABLES = (*_LAYER_NAMES, "layer_size", "layer_planes", "layer_threshold", "unit_index")
+
+
+def layers_in(values: Mapping[str, Array]) -> tuple[Layer, ...]:
+    """Return the layers of a trajectory from its `LAYER_VARIABLES`, as `Header.arrays` gives them."""
+    planes, index = values["layer_planes"], values.get("unit_index")
+    columns = (
+        *(values[name] for name in _LAYER_NAMES),
+        values["layer_size"],
+        values["layer_threshold"],
+        planes,
+        [None] * len(planes) if index is None else (index >= 0).sum(axis=1).tolist(),
+    )
+    return tuple(
+        Layer(str(name), str(op), str(kind), str(path), int(size), tuple(row[:count].tolist()), width)
+        for name, op, kind, path, size, row, count, width in zip(*columns, strict=True)
+    )
+
+
 @dataclass(frozen=True)
 class Header:
     """The part of a trajectory that does not grow.

@@ -10,7 +10,7 @@ import numpy as np
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeWarning, TrajectoryError
 from regime_proto.schema.files import describe
-from regime_proto.schema.header import Array, Header, Layer
+from regime_proto.schema.header import LAYER_VARIABLES, Array, Header, Layer, layers_in
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.guard import inspect_apart, require_file
 from regime_proto.schema.validation.rules import Problem, errors
@@ -107,18 +107,12 @@ def read_header(file: h5py.File) -> Header:
 
 def read_layers(file: h5py.File) -> tuple[Layer, ...]:
     """Return the layers of an open trajectory."""
-    planes, indices = file["layer_planes"][...], _unit_index(file)
-    stored = [None] * len(planes) if indices is None else [len(row) for row in indices]
-    columns = (
-        *(_strings(file, name) for name in ("layer", "layer_op", "layer_kind", "layer_path")),
-        file["layer_size"][...],
-        file["layer_threshold"][...],
-        planes,
-        stored,
-    )
-    return tuple(
-        Layer(name, op, kind, module, int(size), tuple(row[:count].tolist()), width)
-        for name, op, kind, module, size, row, count, width in zip(*columns, strict=True)
+    stored = {name: file[name] for name in LAYER_VARIABLES if name in file}
+    return layers_in(
+        {
+            name: (values.asstr() if h5py.check_string_dtype(values.dtype) else values)[...]
+            for name, values in stored.items()
+        }
     )
 
 

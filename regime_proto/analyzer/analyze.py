@@ -86,8 +86,9 @@ def analyze(
     if len(series.steps) < FEW:
         warnings.append(f"only {len(series.steps)} changes: scaled to their own extremes, so few say little")
     width = curves.window(per_epoch, len(series.steps))
-    rhos = {choice: curves.ratio(*areas(series, width, choice)) for choice in ALL_READINGS}
-    auc_w, auc_p = areas(series, width, reading)
+    found = {choice: areas(series, width, choice) for choice in ALL_READINGS}
+    rhos = {choice: curves.ratio(*both) for choice, both in found.items()}
+    auc_w, auc_p = found[reading]
     auc_layers = area_of(series.layers, series.lengths, width, reading)
     flat = describe_flat(series, width, reading)
     warnings += [flat] if flat else []

@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 
 from regime_proto.analyzer.series import Array
-from regime_proto.schema.header import Layer
+from regime_proto.schema.hdf5 import MAX_CHUNK_STEPS
+from regime_proto.schema.header import LAYER_VARIABLES, Layer, layers_in
 
 # At most so many bytes are inflated, held, and compared pair by pair.
 READ_BYTES = 1 * 2**30
@@ -17,8 +18,6 @@ COMPARED_BYTES = 2 * 2**30
 PICKS = 64
 MIN_PICKS = 16
 ANCHORS = 16
-# Observations that lie in a chunk together, so that reading one inflates all.
-_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -83,24 +82,10 @@ def select_masks(trajectory: xr.Dataset) -> MaskSelection | None:
         pairs={distance: np.searchsorted(partners, found) for distance, found in pairs.items()},
         paired=masks[np.searchsorted(rows, partners)],
         paired_steps=steps[usable[partners]],
-        layers=layers_of(trajectory),
+        layers=layers_in({name: trajectory[name].to_numpy() for name in LAYER_VARIABLES if name in trajectory}),
         units=trajectory["layer_units"].to_numpy()[:, chosen],
         all_samples=samples,
         stored=len(usable),
-    )
-
-
-def layers_of(trajectory: xr.Dataset) -> tuple[Layer, ...]:
-    """Return the gate layers of a trajectory."""
-    sizes = trajectory["layer_size"].to_numpy().astype(np.int64)
-    index = trajectory.get("unit_index")
-    stored = [None] * len(sizes) if index is None else (index.to_numpy() >= 0).sum(axis=1).tolist()
-    names = (trajectory[name].to_numpy() for name in ("layer", "layer_op", "layer_kind", "layer_path"))
-    planes = trajectory["layer_planes"].to_numpy().tolist()
-    thresholds = trajectory["layer_threshold"].to_numpy()
-    return tuple(
-        Layer(str(name), str(op), str(kind), str(path), int(size), tuple(row[:count].tolist()), width)
-        for name, op, kind, path, size, row, count, width in zip(*names, sizes, thresholds, planes, stored, strict=True)
     )
 
 
@@ -135,7 +120,7 @@ def _pairs(count: int) -> dict[int, Array]:
 
 def _samples(rows: Array, samples: int, row: int) -> Array:
     """Return the samples that are looked at: all, or so many, evenly spaced, as there is room for."""
-    inflated = len(np.unique(rows // _CHUNK)) * _CHUNK * row
+    inflated = len(np.unique(rows // MAX_CHUNK_STEPS)) * MAX_CHUNK_STEPS * row
     affordable = min(READ_BYTES // inflated, HELD_BYTES // (len(rows) * row))
     return _spread(samples, max(1, affordable))
 
@@ -144,8 +129,8 @@ def _read(stored: xr.DataArray, rows: Array, samples: Array) -> Array:
     """Return the masks of some rows and samples, chunk by chunk."""
     parts = []
     every = len(samples) == stored.shape[1]
-    for chunk in np.unique(rows // _CHUNK):
-        inside = rows[rows // _CHUNK == chunk]
+    for chunk in np.unique(rows // MAX_CHUNK_STEPS):
+        inside = rows[rows // MAX_CHUNK_STEPS == chunk]
         block = stored[int(inside[0]) : int(inside[-1]) + 1]
         values = (block if every else block[:, samples]).to_numpy()
         parts.append(values[inside - inside[0]])

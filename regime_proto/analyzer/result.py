@@ -121,9 +121,9 @@ class Result:
         """Return plain values for a JSON object; numbers are finite or None."""
         return {
             "json_version": JSON_VERSION,
-            "rho": _finite(self.rho),
-            "auc_w": _finite(self.auc_w),
-            "auc_p": _finite(self.auc_p),
+            "rho": finite(self.rho),
+            "auc_w": finite(self.auc_w),
+            "auc_p": finite(self.auc_p),
             "rho_range": None if self.rho_range is None else list(self.rho_range),
             "preset": self.preset,
             "observations": self.observations,
@@ -137,13 +137,13 @@ class Result:
                     "op": layer.op,
                     "path": layer.path,
                     "units": layer.units,
-                    "auc_p": _finite(layer.auc_p),
+                    "auc_p": finite(layer.auc_p),
                 }
                 for layer in self.layers
             ],
-            "readings": [{**vars(reading), "rho": _finite(rho)} for reading, rho in self.readings.items()],
+            "readings": [{**vars(reading), "rho": finite(rho)} for reading, rho in self.readings.items()],
             "noise_floor": self.noise_floor,
-            "late_pattern_change": _finite(self.late_pattern_change),
+            "late_pattern_change": finite(self.late_pattern_change),
             "pattern_error": self.pattern_error,
             "distance": None if self.distance is None else vars(self.distance),
             "uncertainty": None if self.uncertainty is None else self.uncertainty.to_json(),
@@ -152,5 +152,6 @@ class Result:
         }
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Return a number that JSON can hold, None for one that is undefined."""
     return value if math.isfinite(value) else None

@@ -1,7 +1,6 @@
 """One row for each run that is compared: what was found in it, and what tells it apart."""
 
 import csv
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,12 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from regime_proto.analyzer.analyze import analyze
 from regime_proto.analyzer.epochs import epochs_spanned
 from regime_proto.analyzer.labels import FAMILY, labels_of
-from regime_proto.analyzer.result import Result
+from regime_proto.analyzer.observed import read_observed
+from regime_proto.analyzer.result import Result, finite
 from regime_proto.schema.reader import open_checked, read_header
 
 # Where a row comes from.
@@ -94,11 +92,6 @@ class Row:
         }
 
 
-def finite(value: float) -> float | None:
-    """Return a number that JSON can hold, None for one that is undefined."""
-    return value if math.isfinite(value) else None
-
-
 @dataclass(frozen=True)
 class Facts:
     """What a trajectory says of its run, beside the result.
@@ -161,18 +154,11 @@ def row_of(
 
 def _facts(path: Path, result: Result, batches_per_epoch: float | None) -> Facts:
     with open_checked(path) as file:
-        header = read_header(file)
-        steps, epochs = file["step"][...], file["epoch"][...]
-    changes = result.curves["step"].to_numpy()
-    # The first change begins one observation earlier.
-    first, last = np.searchsorted(steps, (changes[0], changes[-1]))
-    observed = slice(max(0, first - 1), last + 1)
+        header, observed = read_header(file), read_observed(file, result)
     attributes = header.attributes
-    stored = attributes.get("observations_per_epoch", math.nan)
-    per_epoch = float(stored) if math.isfinite(stored) and stored > 0 else None
     return Facts(
         labels=labels_of(header.extra),
-        epochs=epochs_spanned(steps[observed], epochs[observed], result.step_kind, batches_per_epoch, per_epoch),
+        epochs=epochs_spanned(observed.steps, observed.epochs, result.step_kind, batches_per_epoch, observed.per_epoch),
         run_id=str(attributes["run_id"]),
         program=attributes.get("program_sha256"),
     )

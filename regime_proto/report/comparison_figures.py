@@ -9,9 +9,8 @@ import numpy as np
 from regime_proto.analyzer.comparison import Comparison
 from regime_proto.analyzer.labels import FAMILY
 from regime_proto.analyzer.rows import PAPER, Row
-from regime_proto.report.drawing import line
-from regime_proto.report.figure import FAINT, NEUTRAL, PATTERN, Figure, Table, label, number
-from regime_proto.report.reading_figures import intervals
+from regime_proto.report.drawing import at_one, line
+from regime_proto.report.figure import NEUTRAL, PATTERN, Figure, Table, label, number
 from regime_proto.report.view import RunView
 
 # Okabe and Ito's colours, as page.css gives them for light and dark; further runs take other strokes.
@@ -21,7 +20,7 @@ STROKES = ("solid", "dash", "dot", "dashdot")
 OWN = "this page"
 
 
-def published(views: Sequence[RunView], found: Comparison) -> Figure:
+def published(found: Comparison) -> Figure:
     """Return ρ of the runs of a page, among those of the paper's Table II."""
     paper = [row for row in found.rows if row.source == PAPER]
     own = [row for row in found.rows if row.source != PAPER]
@@ -33,7 +32,7 @@ def published(views: Sequence[RunView], found: Comparison) -> Figure:
             "marker": {"color": NEUTRAL, "size": 9, "opacity": 0.8},
             "text": [_name(row) for row in paper], "hovertemplate": "%{text}: ρ %{x:.2f}<extra></extra>",
         },
-        *(_own(row, view) for row, view in zip(own, views, strict=True)),
+        *map(_own, own),
     ]  # fmt: skip
     known = [row.rho for row in own if math.isfinite(row.rho)]
     centre = next(summary.rho for summary in found.summaries if summary.source == PAPER and summary.by is None)
@@ -59,12 +58,7 @@ def published(views: Sequence[RunView], found: Comparison) -> Figure:
             "xaxis": {"type": "log", "title": {"text": "ρ"}, "dtick": "D2"},
             "yaxis": {"automargin": True, "type": "category"},
             "showlegend": False,
-            "shapes": [
-                {
-                    "type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper",
-                    "line": {"color": FAINT, "width": 1.5, "dash": "dot"},
-                }
-            ],
+            "shapes": [at_one()],
         },
         table=Table(
             ("run", "AUC_W", "AUC_P", "ρ"),
@@ -82,10 +76,9 @@ def _name(row: Row) -> str:
     return f"{row.labels['model']} on {row.labels['dataset']}"
 
 
-def _own(row: Row, view: RunView) -> dict[str, Any]:
-    """Return a run with the widest of its intervals."""
-    spans = list(intervals(view))
-    low, high = (min(low for _, low, _ in spans), max(high for _, _, high in spans)) if spans else (row.rho, row.rho)
+def _own(row: Row) -> dict[str, Any]:
+    """Return a run, with where its intervals reach together."""
+    low, high = row.rho_span or (row.rho, row.rho)
     return {
         "type": "scatter", "mode": "markers", "x": [row.rho], "y": [label(row.run, 30)], "name": OWN,
         "marker": {"color": PATTERN, "size": 13, "symbol": "diamond"},

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from regime_proto.analyzer.series import Array
-from regime_proto.report.figure import label
+from regime_proto.report.figure import FAINT, label
 from regime_proto.report.thinning import extremes
 from regime_proto.report.view import RunView
 
@@ -52,6 +52,14 @@ def span_text(first: int, last: int) -> str:
 def layer_labels(view: RunView) -> list[str]:
     """Return the layers by node and module, each of its own."""
     return [label(f"{layer.layer} · {layer.path}" if layer.path else layer.layer, 34) for layer in view.result.layers]
+
+
+def at_one() -> dict[str, Any]:
+    """Return a line at ρ = 1."""
+    return {
+        "type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper",
+        "line": {"color": FAINT, "width": 1.5, "dash": "dot"},
+    }  # fmt: skip
 
 
 def bars(names: list[str], values: Array, title: str, color: str, form: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What of a run is drawn: its curves over all intervals, with gaps where there are some, and its metrics."""
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from regime_proto.analyzer.analyze import analyze
 from regime_proto.analyzer.epochs import epochs_at
 from regime_proto.analyzer.labels import SEED, labels_of
+from regime_proto.analyzer.observed import read_observed
 from regime_proto.analyzer.result import Result
 from regime_proto.schema.reader import metric_variables, open_checked, read_header
 
@@ -71,24 +71,18 @@ def read_run(
     """
     path = Path(path)
     result = analyze(path, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=0)
-    changes = result.curves["step"].to_numpy()
     with open_checked(path) as file:
-        header = read_header(file)
-        every, epochs = file["step"][...], file["epoch"][...]
-        # The first change begins one observation earlier.
-        first, last = np.searchsorted(every, (changes[0], changes[-1]))
-        observed = slice(first - 1, last + 1)
-        metrics = {variable.meaning: file[variable.name][observed] for variable in metric_variables(file)}
-    stored = header.attributes.get("observations_per_epoch", math.nan)
-    per_epoch = float(stored) if math.isfinite(stored) else None
-    there = np.searchsorted(every[first : last + 1], changes)
+        header, observed = read_header(file), read_observed(file, result)
+        metrics = {variable.meaning: file[variable.name][observed.at] for variable in metric_variables(file)}
+    intervals = len(observed.steps) - 1
+    there = np.searchsorted(observed.steps[1:], result.curves["step"].to_numpy())
     curves = {name: result.curves[f"{name}_normalised"].to_numpy() for name in ("weight", "pattern", "layer_pattern")}
-    spread_out = {name: _with_gaps(values, there, last + 1 - first) for name, values in curves.items()}
+    spread_out = {name: _with_gaps(values, there, intervals) for name, values in curves.items()}
     return Drawn(
         name=_name(labels_of(header.extra), path),
         result=result,
-        steps=every[observed],
-        epochs=epochs_at(every[observed], epochs[observed], result.step_kind, batches_per_epoch, per_epoch),
+        steps=observed.steps,
+        epochs=epochs_at(observed.steps, observed.epochs, result.step_kind, batches_per_epoch, observed.per_epoch),
         weights=spread_out["weight"],
         patterns=spread_out["pattern"],
         layers=spread_out["layer_pattern"],

@@ -18,7 +18,6 @@ WEIGHT = "var(--weight)"
 PATTERN = "var(--pattern)"
 NEUTRAL = "var(--neutral)"
 FAINT = "var(--faint)"
-TEXT = "var(--text)"
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def _compared(views: Sequence[RunView], found: Comparison) -> _Compared:
     shown = [column for column in columns(found) if any(map(column.text, own))]
     several = len(views) > 1
     return _Compared(
-        figures=(*((overlay(views),) if several else ()), published(views, found)),
+        figures=(*((overlay(views),) if several else ()), published(found)),
         header=tuple(column.heading for column in shown),
         rows=tuple(tuple(column.text(row) or "–" for column in shown) for row in own),
         lines=tuple(_lines(found)) if several else (),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from regime_proto.report import style
 from regime_proto.report.drawn import Drawn
+from regime_proto.report.figure import number
 from regime_proto.report.metrics import choose
 from regime_proto.report.thinning import extremes
 from regime_proto.schema.errors import RegimeError
@@ -144,8 +145,8 @@ def _axes(plan: Plan, *, title_lines: int, entries: int) -> tuple[Any, Array]:
     axes = figure.subplots(
         len(heights), plan.across, sharex="all", squeeze=False, gridspec_kw={"height_ratios": heights}
     )
-    for number, panel in enumerate(plan.panels):
-        first, *others = axes[number :: len(plan.panels)].flat
+    for index, panel in enumerate(plan.panels):
+        first, *others = axes[index :: len(plan.panels)].flat
         for other in others if plan.shares(panel) else ():
             other.sharey(first)
     return figure, axes
@@ -267,14 +268,10 @@ def _titles(runs: Sequence[Drawn], plan: Plan) -> list[str]:
 def _numbers(run: Drawn) -> tuple[str, str, str]:
     result = run.result
     return (
-        rf"$\rho$ = {_decimals(result.rho)}",
-        rf"AUC$_W$ {_decimals(result.auc_w)}",
-        rf"AUC$_P$ {_decimals(result.auc_p)}",
+        rf"$\rho$ = {number(result.rho, '.2f')}",
+        rf"AUC$_W$ {number(result.auc_w, '.2f')}",
+        rf"AUC$_P$ {number(result.auc_p, '.2f')}",
     )
-
-
-def _decimals(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "–"
 
 
 def _plain(text: str) -> str:
@@ -290,10 +287,10 @@ def _label(blocks: Array, plan: Plan) -> None:
         "loss": "loss",
         "score": "score",
     }
-    for number, block in enumerate(blocks):
-        is_lowest = number + plan.across >= len(blocks)
+    for index, block in enumerate(blocks):
+        is_lowest = index + plan.across >= len(blocks)
         for panel, axes in zip(plan.panels, block, strict=True):
-            is_left = number % plan.across == 0
+            is_left = index % plan.across == 0
             axes.set_ylabel(names[panel] if is_left else "")
             axes.tick_params(
                 labelleft=is_left or not plan.shares(panel), labelbottom=is_lowest and panel == plan.panels[-1]

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from regime_proto.analyzer.readings import PRESETS, Reading
-from regime_proto.report.figure import FAINT, NEUTRAL, PATTERN, WEIGHT, Figure, Table, number
+from regime_proto.report.drawing import at_one
+from regime_proto.report.figure import NEUTRAL, PATTERN, WEIGHT, Figure, Table, number
 from regime_proto.report.view import RunView
 
 
@@ -68,19 +69,11 @@ def readings(view: RunView) -> Figure:
         layout={
             "xaxis": {"title": {"text": "ρ"}},
             "yaxis": {"automargin": True, "type": "category"},
-            "shapes": [_one()],
+            "shapes": [at_one()],
         },
         table=Table(("reading", "ρ"), tuple(rows)),
         height=170 + 24 * len(rows),
     )
-
-
-def _one() -> dict[str, Any]:
-    """Return a line at ρ = 1."""
-    return {
-        "type": "line", "x0": 1, "x1": 1, "y0": 0, "y1": 1, "yref": "paper",
-        "line": {"color": FAINT, "width": 1.5, "dash": "dot"},
-    }  # fmt: skip
 
 
 def _spell(reading: Reading, named: dict[Reading, str]) -> str:

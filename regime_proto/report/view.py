@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from regime_proto.analyzer.analyze import RESAMPLES, analyze
-from regime_proto.analyzer.patterns import Patterns, read_patterns
+from regime_proto.analyzer.patterns import LATE, Patterns, read_patterns
 from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.samples import read_sample_changes
 from regime_proto.analyzer.selection import restrict
@@ -22,8 +22,6 @@ from regime_proto.schema.layout import METRIC_PREFIX
 
 # Columns of a heat map.
 COLUMNS = 200
-# The last quarter of a run is late, where single samples are concerned.
-LATE = 0.25
 
 
 @dataclass(frozen=True)
