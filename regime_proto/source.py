@@ -57,6 +57,21 @@ class State:
 
 
 @dataclass(frozen=True)
+class OtherOrder:
+    """An order in which the same checkpoints could stand, had another rule been taken.
+
+    Parameters
+    ----------
+    reason : str
+        In words, where it is taken from.
+    paths : tuple of Path
+    """
+
+    reason: str
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class Source:
     """A sequence of checkpoints.
 
@@ -79,6 +94,8 @@ class Source:
     skipped : tuple of Skipped
     metrics : tuple of str
         Names of the metrics that the checkpoints carry.
+    other_orders : tuple of OtherOrder
+        Orders of the same checkpoints that differ from the one taken.
     """
 
     adapter: str
@@ -90,6 +107,7 @@ class Source:
     read: Callable[[Checkpoint], State]
     skipped: tuple[Skipped, ...] = ()
     metrics: tuple[str, ...] = ()
+    other_orders: tuple[OtherOrder, ...] = ()
 
     def select(self, steps: str | None = None, every: int | None = None) -> "Source":
         """Return the source restricted to the steps ``A:B`` (both included) and to every k-th of those."""
