@@ -11,14 +11,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 from regime_proto.schema import hdf5, layout
 from regime_proto.schema.errors import TrajectoryError
-from regime_proto.schema.files import describe, sync_folder
+from regime_proto.schema.files import create_new, describe, put_in_place, temporary_in
 from regime_proto.schema.header import Array, Header
 from regime_proto.schema.notes import Note
 from regime_proto.schema.policy import MaskPolicy, parse_policy, policy_of
@@ -39,7 +39,7 @@ def join(segments: Segments) -> None:
     TrajectoryError
         The output could not be written.
     """
-    _in_child(["join", *map(str, (segments.folder, segments.output))], segments.output)
+    _in_child("join", segments.folder, segments.output, temporary_in(segments.folder))
 
 
 def thin(source: Path, output: Path, policy: MaskPolicy) -> None:
@@ -55,7 +55,7 @@ def thin(source: Path, output: Path, policy: MaskPolicy) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrajectoryError(f"{output}: cannot be written ({error.strerror}); choose another output") from None
-    _in_child(["thin", str(source), str(output), str(policy)], output)
+    _in_child("thin", source, output, temporary_in(output.parent), str(policy))
 
 
 def require_thinnable(source: Path, policy: MaskPolicy) -> None:
@@ -89,11 +89,23 @@ def note(output: Path, notes: Mapping[str, Note]) -> None:
     TrajectoryError
         Another process is writing the trajectory, or it could not be written.
     """
-    with Segments(output):
-        _in_child(["note", str(output), str(output), json.dumps(notes)], output)
+    with Segments(output) as segments:
+        _in_child("note", output, output, temporary_in(segments.folder), json.dumps(notes))
 
 
-def _in_child(arguments: list[str], output: Path) -> None:
+def _in_child(task: str, source: Path, output: Path, temporary: Path, *more: str) -> None:
+    """Let a child make `output`, under another name until it is whole."""
+    try:
+        create_new(temporary).close()
+        _run_child([task, str(source), str(output), str(temporary), *more], output)
+    except OSError as error:
+        raise TrajectoryError(f"{output}: could not be written: {describe(error)}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    trust.record(output)
+
+
+def _run_child(arguments: list[str], output: Path) -> None:
     child = subprocess.Popen(  # noqa: S603
         [sys.executable, "-P", "-m", _MODULE, str(os.getpid()), *arguments],
         stdout=subprocess.DEVNULL,
@@ -103,32 +115,44 @@ def _in_child(arguments: list[str], output: Path) -> None:
     try:
         _, said = child.communicate()
     except BaseException:
-        # Interrupted: what the child has not put in its place must not come later, nor stay half written.
+        # Interrupted: what the child has not put in its place must not come later.
         child.kill()
         child.wait()
-        _temporary(output, child.pid).unlink(missing_ok=True)
         raise
     if child.returncode:
-        _temporary(output, child.pid).unlink(missing_ok=True)
         # What a child said before HDF5 crashed it is not for people, but tells the number of the error.
         crashed = child.returncode < 0 or not said.strip()
         reason = describe(OSError(said or f"signal {-child.returncode}")) if crashed else said.strip().splitlines()[-1]
         raise TrajectoryError(f"{output}: could not be written: {reason}")
-    trust.record(output)
 
 
-def _temporary(output: Path, process: int) -> Path:
-    return output.with_name(f".{output.name}.{process}.tmp")
+@dataclass(frozen=True)
+class _Target:
+    """A file that is to be made.
+
+    Parameters
+    ----------
+    output : Path
+        Its name, once it is whole.
+    temporary : Path
+        Its name until then; there is an empty file.
+    parent : int
+        The process that asked for it.
+    """
+
+    output: Path
+    temporary: Path
+    parent: int
 
 
-def _join(folder: Path, output: Path, parent: int) -> None:
+def _join(folder: Path, made: _Target) -> None:
     paths = segment_paths(folder)
     carried = (folder / name for name in layout.EMBEDDED)
     embedded = {path.name: path.read_bytes() for path in carried if path.is_file()}
     with open_segment(paths[-1]) as last:
         header = read_header(last)
     attributes = {name: value for name, value in header.attributes.items() if name != "first_observation"}
-    with _written(replace(header, attributes=attributes, embedded=embedded), output, parent) as target:
+    with _written(replace(header, attributes=attributes, embedded=embedded), made) as target:
         growing = _growing(target, header)
         for path in paths:
             with open_segment(path, check=False) as segment:
@@ -139,12 +163,12 @@ def _join(folder: Path, output: Path, parent: int) -> None:
             rows.finish()
 
 
-def _thin(source: h5py.File, policy: MaskPolicy, output: Path, parent: int) -> None:
+def _thin(source: h5py.File, policy: MaskPolicy, made: _Target) -> None:
     header = read_header(source)
     kept = np.isin(source["mask_step"][...], policy.chosen(source["step"][...]))
     # What is in the group `extra` is copied as it is.
     thinned = replace(header, extra={}).with_attributes(mask_policy=str(policy))
-    with _written(thinned, output, parent) as target:
+    with _written(thinned, made) as target:
         for name, rows in _growing(target, header).items():
             if name in ("mask_step", "mask"):
                 for at, values in row_blocks(source[name]):
@@ -157,36 +181,33 @@ def _thin(source: h5py.File, policy: MaskPolicy, output: Path, parent: int) -> N
 
 
 @contextmanager
-def _written(header: Header, output: Path, parent: int) -> Iterator[h5py.File]:
-    """Yield a trajectory without rows, beside `output`, and put it in its place afterwards."""
-    temporary = _temporary(output, os.getpid())
-    with h5py.File(temporary, "w", **hdf5.CREATE_OPTIONS) as target:
+def _written(header: Header, made: _Target) -> Iterator[h5py.File]:
+    """Yield a trajectory without rows, and put it in its place afterwards."""
+    with h5py.File(made.temporary, "w", **hdf5.CREATE_OPTIONS) as target:
         hdf5.create(target, header)
         yield target
-    _place(temporary, output, parent)
+    _place(made)
 
 
-def _note(source: Path, notes: Mapping[str, Note], output: Path, parent: int) -> None:
-    temporary = _temporary(output, os.getpid())
-    shutil.copyfile(source, temporary)
-    with h5py.File(temporary, "r+", libver=hdf5.CREATE_OPTIONS["libver"]) as target:
+def _note(source: Path, notes: Mapping[str, Note], made: _Target) -> None:
+    shutil.copyfile(source, made.temporary)
+    with h5py.File(made.temporary, "r+", libver=hdf5.CREATE_OPTIONS["libver"]) as target:
         extra = target[layout.EXTRA] if layout.EXTRA in target else target.create_group(layout.EXTRA, track_order=True)
         extra.attrs.update(notes)
-    _place(temporary, output, parent)
+    _place(made)
 
 
-def _place(temporary: Path, output: Path, parent: int) -> None:
-    """Hold a file against the format, and put it in the place of `output`."""
-    with h5py.File(temporary, "r") as written:
-        require_sound(file_problems(written), temporary)
-    with temporary.open("rb") as file:
+def _place(made: _Target) -> None:
+    """Hold a file against the format, and give it its name."""
+    with h5py.File(made.temporary, "r") as written:
+        require_sound(file_problems(written), made.temporary)
+    with made.temporary.open("rb") as file:
         os.fsync(file.fileno())
-    if os.getppid() != parent:
+    if os.getppid() != made.parent:
         # Whoever asked for it was killed; what stands there now may be another's.
-        temporary.unlink()
+        made.temporary.unlink()
         return
-    temporary.replace(output)
-    sync_folder(output.parent)
+    put_in_place(made.temporary, made.output)
 
 
 def _growing(target: h5py.File, header: Header) -> "dict[str, _Rows]":
@@ -240,15 +261,16 @@ def _copy_chunks(source: h5py.Dataset, target: h5py.Dataset, rows: int) -> None:
             target.id.write_direct_chunk((offset[0] + first, *offset[1:]), content, filter_mask)
 
 
-def main(parent: str, task: str, source: str, output: str, *more: str) -> None:
+def main(parent: str, task: str, source: str, output: str, temporary: str, *more: str) -> None:
     """Do what `join`, `thin` and `note` ask for, in this process."""
+    made = _Target(Path(output), Path(temporary), int(parent))
     if task == "join":
-        _join(Path(source), Path(output), int(parent))
+        _join(Path(source), made)
     elif task == "note":
-        _note(Path(source), json.loads(*more), Path(output), int(parent))
+        _note(Path(source), json.loads(*more), made)
     else:
         with open_checked(Path(source)) as file:
-            _thin(file, parse_policy(*more), Path(output), int(parent))
+            _thin(file, parse_policy(*more), made)
 
 
 if __name__ == "__main__":

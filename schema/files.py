@@ -3,17 +3,19 @@
 import errno
 import os
 import re
-from collections.abc import Mapping
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from regime_proto.schema.errors import RegimeError
 
 # The folder of segments of an unfinished trajectory has its name, and this.
 SUFFIX = ".segments"
-
-
 # The first bytes of every HDF5 file.
-_HDF5 = b"\x89HDF\r\n\x1a\n"
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def segments_folder(output: Path) -> Path:
@@ -21,28 +23,59 @@ def segments_folder(output: Path) -> Path:
     return output.parent / (output.name + SUFFIX)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write `content` so that a crash leaves either the old file or the new one.
+def temporary_in(folder: Path) -> Path:
+    """Return a name in `folder` that nobody can foresee, for a file that is not whole yet."""
+    return folder / f".regime-{secrets.token_hex(8)}.tmp"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one of `temporary_in`."""
+    return re.fullmatch(r"\.regime-[0-9a-f]{16}\.tmp", name) is not None
+
+
+def create_new(path: Path) -> BinaryIO:
+    """Create a file and open it for writing; one that is there, or a link, is an error."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb")
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Give a file that is whole its name; one that it replaces leaves it its permissions."""
+    with suppress(FileNotFoundError):
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            temporary.chmod(stat.S_IMODE(status.st_mode))
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file for what is to be at `path`; a crash leaves either the old file or the new one.
 
     Raises
     ------
     OSError
         The file could not be written; the old one is untouched and nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_in(path.parent)
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
+        with create_new(temporary) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except OSError as error:
         # The other name says nothing to whoever reads this.
         error.filename, error.filename2 = str(path), None
         raise
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write `content` by `replacing`."""
+    with replacing(path) as file:
+        file.write(content)
 
 
 def describe(error: Exception) -> str:
@@ -79,9 +112,9 @@ def files_to_place(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[P
 
 def _refuse_hdf5(path: Path, content: bytes) -> None:
     """Raise an error where something that is no HDF5 file would take the place of one: that may be a run."""
-    if path.is_file() and not content.startswith(_HDF5):
+    if path.is_file() and not content.startswith(HDF5_SIGNATURE):
         with path.open("rb") as file:
-            if file.read(len(_HDF5)) == _HDF5:
+            if file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE:
                 raise RegimeError(f"{path}: an HDF5 file, which may be a trajectory; choose another output")
 
 

@@ -1,28 +1,37 @@
 """The segments of an unfinished trajectory: a folder beside it, in the hands of one process at a time."""
 
-import errno
-import fcntl
-import glob
+import hashlib
 import os
-import shutil
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import h5py
+from regime_proto.schema import layout
 from regime_proto.schema.errors import TrajectoryError
-from regime_proto.schema.files import describe, require_writable, segments_folder
+from regime_proto.schema.files import (
+    HDF5_SIGNATURE,
+    describe,
+    is_temporary,
+    replace_file,
+    require_writable,
+    segments_folder,
+)
+from regime_proto.schema.locks import HOLDER, LOCK, MARK, Hold, Taken, require_not_held
 from regime_proto.schema.reader import require_sound
 from regime_proto.schema.validation.check import file_problems
 
-LOCK = "lock"
+_SEGMENT = re.compile(r"[0-9]{6,}\.h5")
+# What file systems and file managers put beside files of their own accord.
+_OTHERS = re.compile(r"\.nfs|\.DS_Store$|\._")
 
 
 def segment_paths(folder: Path) -> list[Path]:
     """Return the segments in `folder`, in order."""
-    return sorted(folder.glob("[0-9]*.h5"))
+    return sorted(path for path in folder.glob("[0-9]*.h5") if _SEGMENT.fullmatch(path.name))
 
 
 def ordered_segments(folder: Path) -> list[Path]:
@@ -51,7 +60,8 @@ def _segment(folder: Path, index: int) -> Path:
 class Segments:
     """The segments of `output`, held so that no other process writes them.
 
-    Use it as a context. The hold ends with the process, however that ends.
+    Use it as a context. The hold ends with the process, however that ends. Only files that this program wrote are ever
+    removed from the folder.
 
     Parameters
     ----------
@@ -60,44 +70,36 @@ class Segments:
     Raises
     ------
     TrajectoryError
-        Another process holds them, or the folder cannot be made or written to.
+        Another process holds them, the folder holds other files, or it cannot be made or written to.
     """
 
     def __init__(self, output: Path) -> None:
         self.output = output
         self.folder = segments_folder(output)
-        self._descriptor = self._locked()
+        self._hold = self._held()
 
-    def _locked(self) -> int:
+    def _held(self) -> Hold:
         while True:
-            descriptor = self._opened()
-            # Whoever held it may remove the folder before it is opened here, or after.
-            if descriptor is not None and self._is_mine(descriptor):
-                return descriptor
-
-    def _opened(self) -> int | None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):
-                return os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise TrajectoryError(
-                f"{self.output}: cannot be written ({error.strerror}); choose another output"
-            ) from None
-        return None
-
-    def _is_mine(self, descriptor: int) -> bool:
-        _lock(descriptor, self.output)
-        if self._is_current(descriptor):
-            return True
-        os.close(descriptor)
-        return False
-
-    def _is_current(self, descriptor: int) -> bool:
-        try:
-            return os.path.samestat(os.fstat(descriptor), (self.folder / LOCK).stat())
-        except FileNotFoundError:
-            return False
+            _require_own(self.folder, self.output)
+            is_new = not self.folder.exists()
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):
+                    hold = Hold(self.folder)
+                    # Whoever held it may remove the folder before it is opened here, or after.
+                    if hold.is_current():
+                        return hold
+                    hold.release()
+            except Taken as error:
+                raise TrajectoryError(_taken(self.output, error)) from None
+            except OSError as error:
+                if is_new:
+                    with suppress(OSError):
+                        (self.folder / LOCK).unlink()
+                    self._remove_folder()
+                raise TrajectoryError(
+                    f"{self.output}: cannot be written ({error.strerror}); choose another output"
+                ) from None
 
     def path(self, index: int) -> Path:
         """Return the path of segment number `index`."""
@@ -113,19 +115,64 @@ class Segments:
         """
         return ordered_segments(self.folder)
 
-    def clear(self) -> None:
-        """Delete the segments, and what a killed process left half written."""
+    def carry(self, name: str, content: bytes) -> None:
+        """Keep a file for the output beside the segments.
+
+        Raises
+        ------
+        OSError
+            It cannot be written.
+        """
+        self._hold.write(f"{name} {hashlib.sha256(content).hexdigest()}")
+        replace_file(self.folder / name, content)
+
+    def carried(self) -> list[Path]:
+        """Return the files that are kept for the output."""
+        return [path for name in layout.EMBEDDED if (path := self.folder / name).is_file()]
+
+    def remove(self, paths: Sequence[Path]) -> None:
+        """Delete files of the folder; if one of them is not of this program, none.
+
+        Raises
+        ------
+        TrajectoryError
+            One is not, by name or by content.
+        """
+        for path in paths:
+            if not self._is_own(path):
+                raise TrajectoryError(
+                    f"{path}: damaged, or not written by regime, and so not deleted; move it away, and run the same "
+                    "command again"
+                )
         # The last one first: a kill in between leaves the first part of the run, not holes.
-        for path in sorted(self.folder.iterdir(), reverse=True):
-            if path.name != LOCK:
-                path.unlink()
+        for path in sorted(paths, reverse=True):
+            path.unlink(missing_ok=True)
+
+    def _is_own(self, path: Path) -> bool:
+        if is_temporary(path.name):
+            return True
+        if path.is_symlink() or not path.is_file():
+            return False
+        content = path.read_bytes()
+        if path.name in layout.EMBEDDED:
+            said = self._hold.text()
+            return not said or f"{path.name} {hashlib.sha256(content).hexdigest()}" in said.splitlines()
+        return content.startswith(HDF5_SIGNATURE) and b"regime_version" in content
+
+    def clear(self) -> None:
+        """Delete the segments, and what a killed process left half written.
+
+        Raises
+        ------
+        TrajectoryError
+            There is something else among them; then nothing is deleted.
+        """
+        self.remove([*segment_paths(self.folder), *self.carried()])
         self.clear_leftovers()
 
     def clear_leftovers(self) -> None:
         """Delete what a killed process left half written."""
-        name = glob.escape(self.output.name)
-        for leftover in (*self.output.parent.glob(f".{name}.*.tmp"), *self.folder.glob(".*.tmp")):
-            leftover.unlink(missing_ok=True)
+        self.remove([path for path in self.folder.iterdir() if is_temporary(path.name)])
 
     def __enter__(self) -> Self:
         return self
@@ -133,23 +180,52 @@ class Segments:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if [path.name for path in self.folder.glob("*")] == [LOCK]:
-            shutil.rmtree(self.folder)
-        os.close(self._descriptor)
+        is_done = {path.name for path in self.folder.glob("*")} <= {LOCK, HOLDER}
+        if is_done:
+            (self.folder / LOCK).unlink(missing_ok=True)
+        self._hold.release()
+        if is_done:
+            self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        with suppress(OSError):
+            self.folder.rmdir()
 
 
-def _lock(descriptor: int, output: Path) -> None:
-    """Lock an open file; where that fails it is closed."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise TrajectoryError(f"{segments_folder(output)}: cannot be locked ({error.strerror})") from None
+def _require_own(folder: Path, output: Path) -> None:
+    """Raise an error if a folder holds files that are not of this program, by their names or the lock's content."""
+    if folder.is_symlink():
         raise TrajectoryError(
-            f"{output}: another process is writing it, or a recorder of this one that is not closed; wait "
-            "until that ends, or choose another output"
-        ) from None
+            f"{folder}: a link; expected a folder of regime's own: remove it, or choose another output"
+        )
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise TrajectoryError(f"{output}: cannot be written ({error.strerror}); choose another output") from None
+    for entry in entries:
+        if not _OTHERS.match(entry.name) and not _is_own_name(entry):
+            raise TrajectoryError(
+                f"{folder}: holds {entry.name}, which regime did not write; move it away, or choose another output"
+            )
+
+
+def _is_own_name(entry: "os.DirEntry[str]") -> bool:
+    if not entry.is_file(follow_symlinks=False):
+        return False
+    if entry.name == LOCK:
+        content = Path(entry.path).read_bytes()[: len(MARK)]
+        return not content or content == MARK
+    return entry.name in (HOLDER, *layout.EMBEDDED) or bool(_SEGMENT.fullmatch(entry.name)) or is_temporary(entry.name)
+
+
+def _taken(output: Path, error: Taken) -> str:
+    who = f" ({error})" if str(error) else ""
+    return (
+        f"{output}: another process is writing it{who}, or a recorder of this one that is not closed; wait "
+        "until that ends, or choose another output"
+    )
 
 
 def require_free(output: Path) -> None:
@@ -160,11 +236,15 @@ def require_free(output: Path) -> None:
     RegimeError
         Another process holds the segments, or their folder cannot be made or written to.
     """
-    require_writable(segments_folder(output) / LOCK)
-    with suppress(FileNotFoundError):
-        descriptor = os.open(segments_folder(output) / LOCK, os.O_RDWR)
-        _lock(descriptor, output)
-        os.close(descriptor)
+    folder = segments_folder(output)
+    require_writable(folder / LOCK)
+    _require_own(folder, output)
+    try:
+        require_not_held(folder)
+    except Taken as error:
+        raise TrajectoryError(_taken(output, error)) from None
+    except OSError as error:
+        raise TrajectoryError(f"{output}: cannot be written ({error.strerror}); choose another output") from None
 
 
 def kept_observations(output: Path) -> int:

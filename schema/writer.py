@@ -43,6 +43,8 @@ class TrajectoryWriter:
     def __init__(self, segments: Segments, header: Header, *, seconds: float = 30.0) -> None:
         self.header = replace(header, embedded={})
         self.count = 0
+        # How many of them are in segments.
+        self._safe = 0
         self._segments = segments
         self._embedded = dict(header.embedded)
         self._seconds = seconds
@@ -67,13 +69,12 @@ class TrajectoryWriter:
         """
         self._segments.clear_leftovers()
         # What was to be carried before, and may be private, is not to be any more.
-        for name in set(layout.EMBEDDED) - set(self._embedded):
-            (self._segments.folder / name).unlink(missing_ok=True)
+        self._segments.remove([path for path in self._segments.carried() if path.name not in self._embedded])
         paths = self._segments.paths()
         for file, end in _begun(paths, self.header, fingerprints):
             self._adopt(file, end)
-        for path in paths[-(-self.count // self._capacity) :]:
-            path.unlink()
+        self._segments.remove(paths[-(-self.count // self._capacity) :])
+        self._safe = self.count
         return self.count
 
     def take_up(self, trajectory: Path, fingerprints: Sequence[str]) -> int:
@@ -113,10 +114,9 @@ class TrajectoryWriter:
         self.flush()
         full = count // self._capacity
         kept = self._stored(full)[: count % self._capacity] if count % self._capacity else []
-        # The last one first: a kill in between leaves the first part of the run.
-        for path in reversed(self._segments.paths()[full + bool(kept) :]):
-            path.unlink()
+        self._segments.remove(self._segments.paths()[full + bool(kept) :])
         self._rows, self.count, self._fingerprint = kept, count, fingerprint
+        self._safe = min(self._safe, count)
         self.flush()
 
     def row(self, number: int) -> dict[str, Array]:
@@ -205,13 +205,14 @@ class TrajectoryWriter:
         path = self._segments.path(index)
         try:
             while self._embedded:
-                name, embedded = self._embedded.popitem()
-                replace_file(path.with_name(name), embedded)
+                name = next(iter(self._embedded))
+                self._segments.carry(name, self._embedded[name])
+                del self._embedded[name]
             replace_file(path, content)
+            self._safe = self.count
         except OSError as error:
-            kept = self.count - len(self._rows)
             raise TrajectoryError(
-                f"{path}: {describe(error)}; {kept} observations are safe in {path.parent}: "
+                f"{path}: {describe(error)}; {self._safe} observations are safe in {path.parent}: "
                 "mend that and run the same command again to go on"
             ) from None
 

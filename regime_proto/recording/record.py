@@ -20,6 +20,7 @@ from regime_proto.recording.live import Engine, LiveModel, RuntimeEngine
 from regime_proto.recording.recorder import Recorder
 from regime_proto.recording.schedule import Schedule, as_predicate
 from regime_proto.recording.settling import Settling
+from regime_proto.recording.start import require_own, start_path
 from regime_proto.registry import Following, follower_for
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError, RegimeWarning
@@ -174,6 +175,8 @@ def record(
         if journal.start:
             names = [tensor.name for tensor in live.program.trainable]
             chosen.start = dict(zip(names, journal.start, strict=True))
+        elif distance:
+            require_own(start_path(segments.output))
         ledger = Ledger(journal, meter, settling, on_observation=on_observation, on_settled=on_settled)
         _begin(chosen, ledger, resume=resume)
         # From here on it is the recorder that closes both.

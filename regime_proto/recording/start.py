@@ -1,6 +1,5 @@
 """The first state of a recording, kept beside it: whoever goes on measures distances from it."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from zipfile import BadZipFile
@@ -8,7 +7,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.files import sync_folder
+from regime_proto.schema.files import replacing
 from regime_proto.source import Array, widest
 
 SUFFIX = ".start.npz"
@@ -38,17 +37,23 @@ def write_start(path: Path, start: Sequence[Array], *, run: str, step: int) -> N
     OSError
         The disk is full, for instance; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            # Numbered, since names of tensors may be any; the first says what the others are.
-            np.savez(file, np.array(_mark(run, step)), *map(widest, start))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with replacing(path) as file:
+        # Numbered, since names of tensors may be any; the first says what the others are.
+        np.savez(file, np.array(_mark(run, step)), *map(widest, start))
+
+
+def require_own(path: Path) -> None:
+    """Raise a `RegimeError` if something else is where a first state is to be written."""
+    if path.exists() or path.is_symlink():
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                is_own = str(arrays["arr_0"]).startswith("run ")
+        except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile):
+            is_own = False
+        if not is_own:
+            raise RegimeError(
+                f"{path}: exists, and is no first state of a recording; move it away, or record into another output"
+            )
 
 
 def read_start(path: Path, *, run: str, step: int) -> list[Array]:

@@ -1,0 +1,236 @@
+"""One holder of a folder at a time.
+
+A folder is held by the system's lock on a file in it, which ends with the process. Some file systems of clusters
+(mounts of NFS and Lustre) have no such lock. There a second file names the holder by host, process and time, and the
+holder renews that time. What a dead holder left is recognised by its process, or from another host by the file's age.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+LOCK = "lock"
+HOLDER = "holder"
+
+# What the lock file of a folder of segments begins with: a folder with another file of that name is somebody else's.
+MARK = b"regime: segments of an unfinished trajectory\n"
+
+# What the system answers where a file system has no lock.
+_NO_LOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EBADF, errno.EINVAL}
+_TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
+
+RENEWED_SECONDS = 20.0
+STALE_SECONDS = 300.0
+
+
+class Taken(Exception):
+    """A living process holds the folder; the message names it, where that is known."""
+
+
+class Hold:
+    """A folder that this process holds, from here on until `release`.
+
+    Parameters
+    ----------
+    folder : Path
+        It exists.
+
+    Raises
+    ------
+    Taken
+        Another process holds it.
+    OSError
+        The lock file cannot be opened or locked.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        self._holder: _Holder | None = None
+        try:
+            if not _is_locked(self._descriptor):
+                self._holder = _Holder(folder / HOLDER, self._path)
+            if not os.fstat(self._descriptor).st_size:
+                os.write(self._descriptor, MARK)
+        except BaseException:
+            self.release()
+            raise
+
+    def is_current(self) -> bool:
+        """Whether the file that was locked is still the one in the folder: a holder before may have removed it."""
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), self._path.lstat())
+        except FileNotFoundError:
+            return False
+
+    def write(self, line: str) -> None:
+        """Add a line to the lock file."""
+        os.lseek(self._descriptor, 0, os.SEEK_END)
+        os.write(self._descriptor, f"{line}\n".encode())
+
+    def text(self) -> str:
+        """Return what the lock file says."""
+        return os.pread(self._descriptor, 2**20, 0).decode(errors="replace")
+
+    def release(self) -> None:
+        """Let others hold the folder."""
+        if self._holder is not None:
+            self._holder.release()
+        os.close(self._descriptor)
+
+
+def require_not_held(folder: Path) -> None:
+    """Raise what `Hold` would, as far as that shows without writing.
+
+    Raises
+    ------
+    Taken
+        Another process holds the folder.
+    OSError
+        The lock file is there, and cannot be opened.
+    """
+    with suppress(FileNotFoundError):
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            if not _is_locked(descriptor):
+                _require_stale(folder / HOLDER, os.fstat(descriptor).st_mtime)
+        finally:
+            os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Lock an open file; return False where the file system has no lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            raise Taken from None
+        if error.errno not in _NO_LOCK:
+            raise
+        return False
+    return True
+
+
+class _Holder:
+    """A file that names this process, renewed by a thread of its own for as long as it is held."""
+
+    def __init__(self, path: Path, lock: Path) -> None:
+        self._path = path
+        self._said = json.dumps({**_this_process(), "token": secrets.token_hex(8)})
+        while not self._is_created():
+            # The clock of the file system, which need not be that of this host.
+            os.utime(lock)
+            said = _require_stale(path, lock.stat().st_mtime)
+            if said is not None:
+                _remove(path, said)
+        self._released = threading.Event()
+        threading.Thread(target=self._renew, name="regime-holder", daemon=True).start()
+
+    def _is_created(self) -> bool:
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+        except FileExistsError:
+            return False
+        with os.fdopen(descriptor, "w") as file:
+            file.write(self._said)
+        return True
+
+    def _renew(self) -> None:
+        while not self._released.wait(RENEWED_SECONDS):
+            with suppress(OSError):
+                os.utime(self._path)
+
+    def release(self) -> None:
+        self._released.set()
+        with suppress(OSError):
+            _remove(self._path, self._said)
+
+
+def _require_stale(path: Path, now: float) -> str | None:
+    """Return what the file of a dead holder says; None if there is none any more.
+
+    Raises
+    ------
+    Taken
+        Its process lives, or is on another host and has renewed the file not long ago.
+    """
+    try:
+        said, age = path.read_text(encoding="utf-8", errors="replace"), now - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    try:
+        held = json.loads(said)
+        where = {name: held[name] for name in ("host", "boot", "space")}
+        process = int(held["process"]), held["started"]
+    except (ValueError, TypeError, KeyError):
+        # It is being written, or was cut off.
+        if age <= STALE_SECONDS:
+            raise Taken("whose file is being written") from None
+        return said
+    if where == {name: _this_process()[name] for name in where}:
+        is_stale = _started(process[0]) != process[1]
+    else:
+        is_stale = age > STALE_SECONDS
+    if not is_stale:
+        raise Taken(f"process {process[0]} on {where['host']}, since {held.get('time', 'an unknown time')}")
+    return said
+
+
+def _remove(path: Path, said: str) -> None:
+    """Remove a holder's file if it says what it is meant to; whoever took it over meanwhile keeps it."""
+    aside = path.with_name(f".regime-{secrets.token_hex(8)}.tmp")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if aside.read_text(encoding="utf-8", errors="replace") != said:
+        with suppress(OSError):
+            os.link(aside, path)
+    aside.unlink()
+
+
+def _this_process() -> dict[str, object]:
+    """Return what tells this process from those of other hosts, starts of the system and containers."""
+    import datetime
+
+    return {
+        "host": socket.gethostname(),
+        "boot": _said_by_system("/proc/sys/kernel/random/boot_id"),
+        "space": _process_space(),
+        "process": os.getpid(),
+        "started": _started(os.getpid()),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _process_space() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _started(process: int) -> str | None:
+    """Return when a process was started, in ticks of the system, empty where that is not told; None if it is dead."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass
+    # The name of the program, in brackets, may hold anything.
+    after = _said_by_system(f"/proc/{process}/stat").rpartition(")")[2].split()
+    return after[19] if len(after) > 19 else ""
+
+
+def _said_by_system(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
