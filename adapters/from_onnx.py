@@ -19,6 +19,7 @@ from regime_proto.engine.variants import Outline
 from regime_proto.payload import TOP, Label, Payload, label_of, parsed
 from regime_proto.probe import Probe
 from regime_proto.source import Array, widest
+from regime_proto.trial import require_runnable
 
 SUFFIXES = (".onnx",)
 MODELS = "an ONNX model"
@@ -57,6 +58,12 @@ def read(path: Path) -> Payload:
 
 def program_of(path: Path, probe: Probe) -> Program:
     """Return the program of a checkpoint, which is a model too; see `export`."""
+    require_runnable(path, probe, f"{__name__}:take")
+    return take(path, probe)
+
+
+def take(path: Path, probe: Probe) -> Program:
+    """Make a program of a model, which is run on the probe in this process."""
     with _sound(str(path)), silent("onnx_ir"):
         return _program(open_model(path), probe, str(path))
 

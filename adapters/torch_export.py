@@ -23,6 +23,7 @@ from regime_proto.engine.graph.control_flow import InlineConstantBranches
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.engine.graph.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.probe import Probe, ProbeError
+from regime_proto.trial import require_runnable
 
 _NOT_FLOAT32 = (torch.float64, torch.float16, torch.bfloat16, torch.uint8)
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -97,8 +98,14 @@ def export_file(path: Path, probe: Probe) -> Program:
     Raises
     ------
     RegimeError
-        See `exported_program`; or it has nothing to train.
+        See `exported_program`; or it has nothing to train, or takes more than the limits of `trial`.
     """
+    require_runnable(path, probe, f"{__name__}:take_file")
+    return take_file(path, probe)
+
+
+def take_file(path: Path, probe: Probe) -> Program:
+    """Make a program of a ``.pt2`` file, which is exported in this process."""
     program = exported_program.load(path)
     arrays = exported_program.bind(program, probe, str(path))
     exported = _export(program, str(path), {}).model

@@ -16,7 +16,7 @@ from regime_proto.engine.graph.program import Program
 from regime_proto.engine.variants import Outline, Variants
 from regime_proto.factory import load_model
 from regime_proto.memory import available_bytes
-from regime_proto.places import on_disk, stamps
+from regime_proto.places import on_disk, size, stamps
 from regime_proto.probe import COUNTED, Probe, ProbeError, as_probe, load_lines, load_probe, probe_content, probe_sha256
 from regime_proto.probe import FILE_NAME as PROBE_FILE
 from regime_proto.registry import Describing, Outlining, Tokenizing, capable, exporter_for
@@ -26,6 +26,7 @@ from regime_proto.schema.files import place_files
 from regime_proto.schema.header import Layer
 from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
 from regime_proto.source import Array, Checkpoint, Source
+from regime_proto.trial import PROGRAM_FILES, remember, require_runnable
 
 # What gzip leaves of packed masks; measured on real runs.
 STORED_BIT_PER_BIT = 0.33
@@ -346,13 +347,17 @@ def program_files(
     if source is not None:
         first = source.checkpoints[0]
         program.bind(source.read(first), str(first.path))
+    remember(program.content, as_probe(bound))
     return {root / PROGRAM_FILE: program.content, root / PROBE_FILE: probe_content(bound)}
 
 
 def _find_program(root: Path, probe: Probe, source: Source | None) -> Program:
     path = root / PROGRAM_FILE
     if path.is_file():
-        return Program.load(path)
+        with on_disk(path) as local:
+            weights = size(source.checkpoints[0].path) if source is not None and source.checkpoints else 0
+            require_runnable(local, probe, PROGRAM_FILES, weights=weights)
+            return Program.load(local)
     source = source or find_source(root)
     if source is not None and capable(source.adapter, Describing) is not None:
         return _program_of(source.adapter, source.checkpoints[0], probe)

@@ -20,6 +20,8 @@ settings.load_profile("regime")
 
 # What Keras would take by itself is not installed.
 os.environ.setdefault("KERAS_BACKEND", "jax")
+# The graphs that tests make by the hundred are their own; test_trial.py takes this back.
+os.environ["REGIME_TRUST_PROGRAMS"] = "1"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -152,8 +153,9 @@ class Program:
         try:
             description = json.loads(model.metadata_props[METADATA_KEY])
             held = tuple(_tensor(entry) for entry in description["tensors"])
-            return cls(content, held, tuple(description["probe_inputs"]), description["framework"])
-        except (ValueError, KeyError, TypeError) as error:
+            inputs = tuple(map(str, description["probe_inputs"]))
+            return cls(content, held, inputs, dict(description["framework"]))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ProgramError(f"{where}: damaged program description ({error!r})") from None
 
     def save(self, path: Path) -> None:
@@ -241,7 +243,8 @@ class Program:
 
 
 def _tensor(entry: dict[str, Any]) -> Tensor:
-    return Tensor(entry["name"], tuple(entry["shape"]), bool(entry["trainable"]), tuple(entry["aliases"]))
+    shape = tuple(map(operator.index, entry["shape"]))
+    return Tensor(str(entry["name"]), shape, bool(entry["trainable"]), tuple(map(str, entry["aliases"])))
 
 
 def _input(value: ir.Value) -> Input:
