@@ -22,11 +22,11 @@ from regime_proto.schema.files import describe, sync_folder
 from regime_proto.schema.header import Array, Header
 from regime_proto.schema.notes import Note
 from regime_proto.schema.policy import MaskPolicy, parse_policy, policy_of
-from regime_proto.schema.reader import open_checked, read_header, require_sound, row_blocks
-from regime_proto.schema.segments import Segments, open_segment, segment_paths
+from regime_proto.schema.reader import open_checked, read_header, row_blocks
+from regime_proto.schema.segments import Segments, check_segments, open_segment, segment_paths
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.check import file_problems
-from regime_proto.schema.validation.guard import inspect_apart, require_file
+from regime_proto.schema.validation.guard import inspect_apart, require_file, require_sound
 
 _MODULE = "regime_proto.schema.assemble"
 
@@ -39,6 +39,7 @@ def join(segments: Segments) -> None:
     TrajectoryError
         The output could not be written.
     """
+    check_segments(segment_paths(segments.folder))
     _in_child(["join", *map(str, (segments.folder, segments.output))], segments.output)
 
 
@@ -114,7 +115,6 @@ def _in_child(arguments: list[str], output: Path) -> None:
         crashed = child.returncode < 0 or not said.strip()
         reason = describe(OSError(said or f"signal {-child.returncode}")) if crashed else said.strip().splitlines()[-1]
         raise TrajectoryError(f"{output}: could not be written: {reason}")
-    trust.record(output)
 
 
 def _temporary(output: Path, process: int) -> Path:
@@ -125,7 +125,7 @@ def _join(folder: Path, output: Path, parent: int) -> None:
     paths = segment_paths(folder)
     carried = (folder / name for name in layout.EMBEDDED)
     embedded = {path.name: path.read_bytes() for path in carried if path.is_file()}
-    with open_segment(paths[-1]) as last:
+    with open_segment(paths[-1], check=False) as last:
         header = read_header(last)
     attributes = {name: value for name, value in header.attributes.items() if name != "first_observation"}
     with _written(replace(header, attributes=attributes, embedded=embedded), output, parent) as target:
@@ -178,14 +178,17 @@ def _note(source: Path, notes: Mapping[str, Note], output: Path, parent: int) ->
 def _place(temporary: Path, output: Path, parent: int) -> None:
     """Hold a file against the format, and put it in the place of `output`."""
     with h5py.File(temporary, "r") as written:
-        require_sound(file_problems(written), temporary)
+        # Its chunks are ours, or those of a file that was checked.
+        require_sound(file_problems(written, inflate=False), temporary)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
-    if os.getppid() != parent:
-        # Whoever asked for it was killed; what stands there now may be another's.
-        temporary.unlink()
-        return
-    temporary.replace(output)
+        if os.getppid() != parent:
+            # Whoever asked for it was killed; what stands there now may be another's.
+            temporary.unlink()
+            return
+        temporary.replace(output)
+        # Of this file, should there be another by now.
+        trust.record(output, trust.Record(trust.state_of(file.fileno())))
     sync_folder(output.parent)
 
 
