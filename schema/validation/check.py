@@ -20,6 +20,7 @@ from regime_proto.schema.validation.contents import contents_problems
 from regime_proto.schema.validation.guard import BRIEF, OUT_OF_MEMORY, SEGMENT
 from regime_proto.schema.validation.rules import Problem, errors
 from regime_proto.schema.validation.structure import (
+    Objects,
     chunk_problems,
     defers_masks,
     inflated_total,
@@ -113,15 +114,23 @@ def file_problems(
     announce : callable, optional
         Called before chunks are inflated with the bytes that they take.
     """
+    objects = Objects(file)
 
-    def chunks(file: h5py.File) -> Iterator[Problem]:
+    def chunks() -> Iterator[Problem]:
         if inflate:
             announce(inflated_total(file))
-            yield from chunk_problems(file, later=later)
+            yield from chunk_problems(objects, later=later)
 
+    stages: tuple[Callable[[], Iterator[Problem]], ...] = (
+        lambda: structure_problems(objects),
+        chunks,
+        lambda: text_problems(objects),
+        lambda: contents_problems(file),
+        lambda: fixed_problems(file),
+    )
     found: list[Problem] = []
-    for stage in (structure_problems, chunks, text_problems, contents_problems, fixed_problems):
-        found += _first(stage(file))
+    for stage in stages:
+        found += _first(stage())
         if errors(found):
             break
     return found

@@ -7,10 +7,11 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5r
 from regime_proto.schema import layout
 from regime_proto.schema.reader import metric_variables
 from regime_proto.schema.validation.rules import Problem
-from regime_proto.schema.validation.structure import text_of
+from regime_proto.schema.validation.structure import address_of, text_of
 
 _KINDS = {"f8": "fiu", "i8": "iu"}
 _TYPE_NAMES = {"str": "string of variable length", "f8": "number", "i8": "integer"}
@@ -160,7 +161,7 @@ def _length_problems(file: h5py.File, present: tuple[layout.Variable, ...]) -> I
                 )
             if length == 0 and name not in layout.GROWING:
                 yield Problem("dimension-empty", f"/{variable.name}", f"one entry along {name} at least", "none")
-            if not _is_attached(file, stored, axis, name):
+            if not _is_attached(file, stored, axis, variable.name, name):
                 yield Problem(
                     "dimension-scale", f"/{variable.name}", f"axis {axis} attached to /{name}", "another or none"
                 )
@@ -168,14 +169,15 @@ def _length_problems(file: h5py.File, present: tuple[layout.Variable, ...]) -> I
         yield from _scale_problems(file, name)
 
 
-def _is_attached(file: h5py.File, stored: h5py.Dataset, axis: int, name: str) -> bool:
+def _is_attached(file: h5py.File, stored: h5py.Dataset, axis: int, variable: str, name: str) -> bool:
     scale = file.get(name)
     if not isinstance(scale, h5py.Dataset) or scale.shape != (stored.shape[axis],):
         return False
-    if stored.name == scale.name:
+    if variable == name:
         return True
     lists = stored.attrs.get("DIMENSION_LIST")
-    return lists is not None and [file[reference].name for reference in lists[axis]] == [scale.name]
+    attached = [] if lists is None else [address_of(h5r.dereference(found, file.id)) for found in lists[axis]]
+    return attached == [address_of(scale.id)]
 
 
 def _scale_problems(file: h5py.File, name: str) -> Iterator[Problem]:

@@ -7,10 +7,11 @@ it before (chunks that are too short). None of that belongs into a trajectory.
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import h5py
-from h5py import h5a, h5d, h5l, h5o, h5r, h5t, h5z
+from h5py import h5a, h5d, h5g, h5l, h5o, h5r, h5t, h5z
 from regime_proto.schema.layout import BARE_DIMENSION, BY_NAME, MASK, MAX_ENTRY_BYTES, METRIC_PREFIX
 from regime_proto.schema.limits import Limit
 from regime_proto.schema.validation.chunks import inflated_bytes, stored_problems
@@ -37,21 +38,42 @@ _STRING_REFERENCE_BYTES = 16
 _DIMENSION_LIST, _REFERENCE_LIST = b"DIMENSION_LIST", b"REFERENCE_LIST"
 _OF_SCALES = {_DIMENSION_LIST, _REFERENCE_LIST}
 
-_Objects = list[tuple[str, Any]]
 
 
-def structure_problems(
-    file: h5py.File,
-    *,
-    entry_bytes: int = MAX_ENTRY_BYTES,
-    opaque: bool = False,
-    only: Sequence[str] | None = None,
-) -> Iterator[Problem]:
-    """Yield what is wrong with the structure of an open file; nothing is read but metadata.
+@dataclass
+class Objects:
+    """What is looked at in a file.
 
     Parameters
     ----------
     file : h5py.File
+    found : list of (str, identifier)
+        The objects by path, as far as `structure_problems` has come.
+    """
+
+    file: h5py.File
+    found: list[tuple[str, Any]] = field(default_factory=list)
+
+    @property
+    def datasets(self) -> list[tuple[str, Any]]:
+        """Those that hold values."""
+        return [(path, found) for path, found in self.found if isinstance(found, h5d.DatasetID)]
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the file."""
+        return int(self.file.id.get_filesize())
+
+
+def structure_problems(
+    objects: Objects, *, entry_bytes: int = MAX_ENTRY_BYTES, opaque: bool = False, only: Sequence[str] | None = None
+) -> Iterator[Problem]:
+    """Collect the objects of an open file, and yield what is wrong with them; nothing is read but metadata.
+
+    Parameters
+    ----------
+    objects : Objects
+        None are collected yet.
     entry_bytes : int
         The largest dataset, or entry of one that grows.
     opaque : bool
@@ -59,30 +81,27 @@ def structure_problems(
     only : sequence of str, optional
         The paths of the objects that are going to be used; nothing else is looked at.
     """
-    objects: _Objects = []
-    yield from _objects(file, only, objects)
-    for path, found in objects:
+    if only is None:
+        yield from _walk(objects.file.id, objects.found)
+    for path in only or ():
+        yield from _along(objects.file.id, path, objects.found)
+    for path, found in objects.found:
         yield from _attribute_problems(path, found)
         if isinstance(found, h5d.DatasetID):
             yield from _dataset_problems(path, found, entry_bytes, opaque=opaque)
 
 
-def chunk_problems(file: h5py.File, *, only: Sequence[str] | None = None, later: bool = False) -> Iterator[Problem]:
+def chunk_problems(objects: Objects, *, later: bool = False) -> Iterator[Problem]:
     """Yield what is wrong with the stored chunks of a file whose structure is sound; HDF5 has not read any yet.
 
     Parameters
     ----------
-    file : h5py.File
-    only : sequence of str, optional
-        As in `structure_problems`.
+    objects : Objects
     later : bool
         Leave masks out that are inflated when they are read: where `defers_masks`.
     """
-    objects: _Objects = []
-    yield from _objects(file, only, objects)
-    datasets = [(path, found) for path, found in objects if isinstance(found, h5d.DatasetID)]
-    chunked = [(path, found) for path, found in datasets if _is_chunked(path, found)]
-    size = file.id.get_filesize()
+    chunked = [(path, found) for path, found in objects.datasets if _is_chunked(path, found)]
+    size = objects.file_size
     total, most = sum(inflated_bytes(found) for _, found in chunked), FREE_BYTES + INFLATION.value * size
     if total > most:
         advice = INFLATION.advice((total - FREE_BYTES) / max(1, size))
@@ -93,28 +112,19 @@ def chunk_problems(file: h5py.File, *, only: Sequence[str] | None = None, later:
         yield from stored_problems(path, found, size, inflate=not is_later)
 
 
-def _objects(file: h5py.File, only: Sequence[str] | None, objects: _Objects) -> Iterator[Problem]:
-    """Collect the objects of a file that are looked at."""
-    if only is None:
-        yield from _walk(file.id, objects)
-    for path in only or ():
-        yield from _along(file.id, path, objects)
-
-
-def text_problems(file: h5py.File) -> Iterator[Problem]:
+def text_problems(objects: Objects) -> Iterator[Problem]:
     """Yield what is wrong with the names, texts and references in a file whose structure is sound.
 
     All of them are read, as readers do: damage there may keep HDF5 busy for ever.
     """
-    objects: _Objects = []
-    yield from _walk(file.id, objects)
-    size, used = file.id.get_filesize(), 0
-    addresses = {h5o.get_info(found).addr for _, found in objects if isinstance(found, h5d.DatasetID)}
-    for path, found in objects:
-        if not are_utf8([*(found if isinstance(found, h5py.h5g.GroupID) else ()), *_attribute_names(found)]):
+    size, used = objects.file_size, 0
+    addresses = {address_of(found) for _, found in objects.datasets}
+    for path, found in objects.found:
+        names = _attribute_names(found)
+        if not are_utf8([*names, *(found if isinstance(found, h5g.GroupID) else ())]):
             yield Problem("name-unique", path, "names in UTF-8", "other bytes")
             continue
-        sizes = {name: attribute_bytes(h5a.open(found, name)) for name in _attribute_names(found)}
+        sizes = {name: attribute_bytes(h5a.open(found, name)) for name in names}
         large = [f"{path}@{name.decode()}" for name, bytes_ in sizes.items() if bytes_ >= ATTRIBUTE_BYTES]
         if large:
             yield Problem("attribute-size", large[0], f"fewer than {ATTRIBUTE_BYTES:,} bytes", "more")
@@ -161,7 +171,7 @@ def _walk(root: Any, objects: list[tuple[str, Any]]) -> Iterator[Problem]:
             if len(objects) >= OBJECTS:
                 yield Problem("object-kind", "/", f"fewer than {OBJECTS:,} objects", "more")
                 return
-            if isinstance(found, h5py.h5g.GroupID):
+            if isinstance(found, h5g.GroupID):
                 waiting.append((path, found))
             elif not isinstance(found, h5d.DatasetID):
                 yield Problem("object-kind", path, "a dataset or a group", "a named type")
@@ -171,7 +181,7 @@ def _along(root: Any, path: str, objects: list[tuple[str, Any]]) -> Iterator[Pro
     """Collect the objects on a path, as far as it goes, without following anything but hard links."""
     found, place = root, ""
     for name in path.split("/"):
-        if not isinstance(found, h5py.h5g.GroupID) or name.encode() not in list(found):
+        if not isinstance(found, h5g.GroupID) or name.encode() not in list(found):
             return
         place = f"{place}/{name}"
         if found.links.get_info(name.encode()).type != h5l.TYPE_HARD:
@@ -243,7 +253,12 @@ def _leads_to(reference: Any, owner: Any, datasets: set[int]) -> bool:
         found = h5r.dereference(reference, owner)
     except (ValueError, RuntimeError, OSError, KeyError):
         return False
-    return isinstance(found, h5d.DatasetID) and h5o.get_info(found).addr in datasets
+    return isinstance(found, h5d.DatasetID) and address_of(found) in datasets
+
+
+def address_of(found: Any) -> int:
+    """Return what tells an object apart; HDF5 would look for its name through the whole file."""
+    return int(h5o.get_info(found).addr)
 
 
 def _dataset_problems(path: str, dataset: Any, entry_bytes: int, *, opaque: bool) -> Iterator[Problem]:
