@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 from regime_proto.adapters.mapped import map_file
 from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.validation.structure import structure_problems
+from regime_proto.schema.validation.structure import Objects, chunk_problems, structure_problems
 
 from regime_proto.engine.graph.program import Program
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of
@@ -161,8 +161,9 @@ def _opened(path: Path, *, whole: bool = False, only: Sequence[str] | None = Non
     """
     try:
         with _content(path, whole=whole) as content, h5py.File(content, "r") as file:
-            problems = structure_problems(file, entry_bytes=file.id.get_filesize(), opaque=True, only=only)
-            problem = next(problems, None)
+            objects = Objects(file)
+            structure = structure_problems(objects, entry_bytes=objects.file_size, opaque=True, only=only)
+            problem = next(structure, None) or next(chunk_problems(objects), None)
             if problem is not None:
                 raise RegimeError(
                     f"{path}: refused: {problem.where} is {problem.found}, expected {problem.expected}; "

@@ -22,11 +22,11 @@ from regime_proto.schema.files import create_new, describe, put_in_place, tempor
 from regime_proto.schema.header import Array, Header
 from regime_proto.schema.notes import Note
 from regime_proto.schema.policy import MaskPolicy, parse_policy, policy_of
-from regime_proto.schema.reader import open_checked, read_header, require_sound, row_blocks
-from regime_proto.schema.segments import Segments, open_segment, segment_paths
+from regime_proto.schema.reader import open_checked, read_header, row_blocks
+from regime_proto.schema.segments import Segments, check_segments, open_segment, segment_paths
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.check import file_problems
-from regime_proto.schema.validation.guard import inspect_apart, require_file
+from regime_proto.schema.validation.guard import inspect_apart, require_file, require_sound
 
 _MODULE = "regime_proto.schema.assemble"
 
@@ -39,6 +39,7 @@ def join(segments: Segments) -> None:
     TrajectoryError
         The output could not be written.
     """
+    check_segments(segment_paths(segments.folder))
     _in_child("join", segments.folder, segments.output, temporary_in(segments.folder))
 
 
@@ -102,7 +103,6 @@ def _in_child(task: str, source: Path, output: Path, temporary: Path, *more: str
         raise TrajectoryError(f"{output}: could not be written: {describe(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    trust.record(output)
 
 
 def _run_child(arguments: list[str], output: Path) -> None:
@@ -149,7 +149,7 @@ def _join(folder: Path, made: _Target) -> None:
     paths = segment_paths(folder)
     carried = (folder / name for name in layout.EMBEDDED)
     embedded = {path.name: path.read_bytes() for path in carried if path.is_file()}
-    with open_segment(paths[-1]) as last:
+    with open_segment(paths[-1], check=False) as last:
         header = read_header(last)
     attributes = {name: value for name, value in header.attributes.items() if name != "first_observation"}
     with _written(replace(header, attributes=attributes, embedded=embedded), made) as target:
@@ -200,14 +200,17 @@ def _note(source: Path, notes: Mapping[str, Note], made: _Target) -> None:
 def _place(made: _Target) -> None:
     """Hold a file against the format, and give it its name."""
     with h5py.File(made.temporary, "r") as written:
-        require_sound(file_problems(written), made.temporary)
+        # Its chunks are ours, or those of a file that was checked.
+        require_sound(file_problems(written, inflate=False), made.temporary)
     with made.temporary.open("rb") as file:
         os.fsync(file.fileno())
-    if os.getppid() != made.parent:
-        # Whoever asked for it was killed; what stands there now may be another's.
-        made.temporary.unlink()
-        return
-    put_in_place(made.temporary, made.output)
+        if os.getppid() != made.parent:
+            # Whoever asked for it was killed; what stands there now may be another's.
+            made.temporary.unlink()
+            return
+        put_in_place(made.temporary, made.output)
+        # Of this file, should there be another by now.
+        trust.record(made.output, trust.Record(trust.state_of(file.fileno())))
 
 
 def _growing(target: h5py.File, header: Header) -> "dict[str, _Rows]":

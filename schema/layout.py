@@ -16,6 +16,8 @@ LAYER = "layer"
 PLANE = "plane"
 BYTE = "byte"
 UNIT = "unit"
+MASK = "mask"
+FIRST_OBSERVATION = "first_observation"
 PROGRAM_BYTE = "program_byte"
 PROBE_BYTE = "probe_byte"
 
@@ -36,6 +38,17 @@ PROGRAM = "program"
 PROBE = "probe"
 # Files that a trajectory may carry; each is a group of its own.
 EMBEDDED = (PROGRAM, PROBE)
+
+# By these attributes netCDF libraries, xarray among them, change the values of a variable, or leave some out, or make
+# something else of it.
+DECODED = frozenset(
+    {
+        "missing_value", "scale_factor", "add_offset", "valid_min", "valid_max", "valid_range", "_Unsigned",
+        "_Encoding", "dtype", "calendar", "coordinates", "bounds", "climatology", "grid_mapping", "cell_measures",
+        "formula_terms", "geometry", "node_coordinates", "node_count", "part_node_count", "interior_ring", "compress",
+        "sample_dimension", "instance_dimension",
+    }
+)  # fmt: skip
 
 # A variable that does not grow, and one entry of one that grows, are read at once.
 MAX_ENTRY_BYTES = 128 * 2**20

@@ -1,6 +1,7 @@
 """Reads trajectory files, after making sure that they are what the format says."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,9 @@ import numpy as np
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeWarning, TrajectoryError
 from regime_proto.schema.files import describe
-from regime_proto.schema.header import LAYER_VARIABLES, Array, Header, Layer, layers_in
+from regime_proto.schema.header import LAYER_VARIABLES, Array, Header, Layer, is_unicode, layers_in
 from regime_proto.schema.validation import trust
-from regime_proto.schema.validation.guard import inspect_apart, require_file
-from regime_proto.schema.validation.rules import Problem, errors
+from regime_proto.schema.validation.guard import require_checked, require_file
 
 # Values of a growing variable that are read at once, in bytes.
 BLOCK_BYTES = 16 * 2**20
@@ -39,32 +39,42 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
     RegimeWarning
         The file can be read, but holds something that this version does not know.
     """
-    require_file(path)
-    if not trust.is_trusted(path):
-        problems = inspect_apart(path, whole=False)
-        require_sound(problems, path)
-        for problem in problems:
-            warnings.warn(f"{path}: {problem}", RegimeWarning, stacklevel=4)
-    with _opened(path) as file:
+    known = checked(path)
+    with open_known(path, known.state) as file:
         yield file
 
 
-def require_sound(problems: list[Problem], path: Path) -> None:
-    """Raise a `TrajectoryError` that names the first error among `problems`, if there is one."""
-    wrong = errors(problems)
-    if wrong:
-        more = f", and {len(wrong) - 1} more: see regime validate" if len(wrong) > 1 else ""
-        raise TrajectoryError(f"{path}: {wrong[0]}{more}")
+def checked(path: Path) -> trust.Record:
+    """Return what is known of a trajectory file that may be opened; errors and warnings as in `open_checked`."""
+    require_file(path)
+    known = require_checked(path)
+    for problem in known.warnings:
+        warnings.warn(f"{path}: {problem}", RegimeWarning, stacklevel=5)
+    return known
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
+def open_known(path: Path, state: str) -> h5py.File:
+    """Open a file that was checked.
+
+    Parameters
+    ----------
+    path : Path
+    state : str
+        Of the file that was checked, as `trust.state_of` returns it.
+
+    Raises
+    ------
+    TrajectoryError
+        It is damaged, or another file by now.
+    """
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         raise TrajectoryError(f"{path}: a damaged HDF5 file ({describe(error)})") from None
-    with file:
-        yield file
+    if trust.state_of(file.id.get_vfd_handle()) != state:
+        file.close()
+        raise TrajectoryError(f"{path}: changed since it was checked; run the command again when that is over")
+    return file
 
 
 def is_present(file: h5py.File, group: str) -> bool:
@@ -131,17 +141,32 @@ def read_metrics(file: h5py.File) -> tuple[str, ...]:
 
 
 def metric_variables(file: h5py.File) -> tuple[layout.Variable, ...]:
-    """Return the metrics in a file, under the names that they have there."""
+    """Return the metrics in a file, under the names that they have there.
+
+    A metric whose ``long_name`` is missing, stands twice or does not give the variable's name goes by the latter.
+    """
+    stored = [name for name in file if _is_metric(name)]
+    own = [name.removeprefix(layout.METRIC_PREFIX) for name in stored]
+    told = [_long_name(file[name], default) for name, default in zip(stored, own, strict=True)]
+    repeated = {name for name, count in Counter(told).items() if count > 1}
+    names = [default if name in repeated else name for name, default in zip(told, own, strict=True)]
+    derived = [variable.name for variable in layout.metrics(names)]
+    if derived != stored or len(set(names)) < len(names):
+        # Only of the variables' own names it is certain that each leads back to its variable.
+        names = own
     return tuple(
-        layout.Variable(name, (layout.STEP,), "f8", "1", _metric_name(file[name]))
-        for name in file
-        if name.startswith(layout.METRIC_PREFIX)
+        layout.Variable(name, (layout.STEP,), "f8", "1", metric) for name, metric in zip(stored, names, strict=True)
     )
 
 
-def _metric_name(stored: h5py.Dataset) -> str:
-    found = stored.attrs.get("long_name")
-    return found if isinstance(found, str) else str(stored.name).rpartition("/")[2]
+def _is_metric(name: str) -> bool:
+    own = name.removeprefix(layout.METRIC_PREFIX)
+    return name.startswith(layout.METRIC_PREFIX) and bool(own) and layout.metric(own).name == name
+
+
+def _long_name(stored: object, default: str) -> str:
+    found = stored.attrs.get("long_name") if isinstance(stored, h5py.Dataset) else None
+    return found if isinstance(found, str) and found and "\0" not in found and is_unicode(found) else default
 
 
 def read_embedded(file: h5py.File) -> dict[str, bytes]:
@@ -161,12 +186,14 @@ def read_rows(file: h5py.File, header: Header, start: int = 0, stop: int | None 
     return {variable.name: file[variable.name][rows[variable.dims[0]]] for variable in growing}
 
 
-def row_blocks(stored: h5py.Dataset) -> Iterator[tuple[slice, Array]]:
+def row_blocks(stored: h5py.Dataset, samples: slice | None = None) -> Iterator[tuple[slice, Array]]:
     """Yield the rows of a growing variable, some megabytes at a time, along whole chunks where these are not larger.
 
     Parameters
     ----------
     stored : h5py.Dataset
+    samples : slice, optional
+        Of these samples only, where the second axis is that of samples.
 
     Yields
     ------
@@ -180,4 +207,4 @@ def row_blocks(stored: h5py.Dataset) -> Iterator[tuple[slice, Array]]:
         rows -= rows % length
     for start in range(0, len(stored), rows):
         stop = min(start + rows, len(stored))
-        yield slice(start, stop), stored[start:stop]
+        yield slice(start, stop), stored[start:stop] if samples is None else stored[start:stop, samples]

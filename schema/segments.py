@@ -21,8 +21,9 @@ from regime_proto.schema.files import (
     segments_folder,
 )
 from regime_proto.schema.locks import HOLDER, LOCK, MARK, Hold, Taken, require_not_held
-from regime_proto.schema.reader import require_sound
-from regime_proto.schema.validation.check import file_problems
+from regime_proto.schema.validation import trust
+from regime_proto.schema.validation.guard import require_all_checked
+from regime_proto.schema.validation.rules import Problem, errors
 
 _SEGMENT = re.compile(r"[0-9]{6,}\.h5")
 # What file systems and file managers put beside files of their own accord.
@@ -168,6 +169,7 @@ class Segments:
             There is something else among them; then nothing is deleted.
         """
         self.remove([*segment_paths(self.folder), *self.carried()])
+        trust.forget_segments(self.folder)
         self.clear_leftovers()
 
     def clear_leftovers(self) -> None:
@@ -249,8 +251,9 @@ def require_free(output: Path) -> None:
 
 def kept_observations(output: Path) -> int:
     """Return how many observations the segments of `output` hold."""
-    kept = 0
-    for path in segment_paths(segments_folder(output)):
+    kept, paths = 0, segment_paths(segments_folder(output))
+    check_segments(paths)
+    for path in paths:
         with open_segment(path, check=False) as segment:
             kept += len(segment["step"])
     return kept
@@ -263,22 +266,41 @@ def discard_segments(output: Path) -> None:
             segments.clear()
 
 
+def check_segments(paths: Sequence[Path]) -> None:
+    """Hold segments that this machine has neither written nor checked against the format, all in one other process.
+
+    Raises
+    ------
+    TrajectoryError
+        One is damaged, or no segment of a run.
+    """
+    known = trust.segment_states(paths[0].parent) if paths else frozenset()
+    strange = [path for path in paths if trust.state_of(path) not in known]
+    found = require_all_checked(strange, require=_require_undamaged)
+    for path, record in zip(strange, found, strict=True):
+        if record.defers:
+            raise TrajectoryError(f"{path}: larger than a segment can be; it is not of a run of regime")
+        if record.state == trust.state_of(path):
+            trust.add_segment(path)
+
+
 @contextmanager
 def open_segment(path: Path, *, check: bool = True) -> Iterator[h5py.File]:
-    """Open a segment for reading; our own, so it is checked in this process.
+    """Open a segment for reading.
 
     Parameters
     ----------
     path : Path
     check : bool
-        Hold it against the format. Of many segments it is enough to look at the last: they appear whole, in order,
-        and what they are joined into is checked.
+        False where `check_segments` has been called for it, by this process or the one that started it.
 
     Raises
     ------
     TrajectoryError
         It is damaged.
     """
+    if check:
+        check_segments([path])
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -286,6 +308,12 @@ def open_segment(path: Path, *, check: bool = True) -> Iterator[h5py.File]:
             f"{path}: a damaged segment ({describe(error)}); delete it and those after it, then run the command again"
         ) from None
     with file:
-        if check:
-            require_sound(file_problems(file), path)
         yield file
+
+
+def _require_undamaged(problems: list[Problem], path: Path) -> None:
+    wrong = errors(problems)
+    if wrong:
+        raise TrajectoryError(
+            f"{path}: a damaged segment ({wrong[0]}); delete it and those after it, then run the command again"
+        )

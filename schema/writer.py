@@ -21,7 +21,8 @@ from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import describe, replace_file
 from regime_proto.schema.header import Array, Header, Observation
 from regime_proto.schema.reader import is_present, open_checked, read_header, read_metrics, read_rows
-from regime_proto.schema.segments import Segments, open_segment, ordered_segments
+from regime_proto.schema.segments import Segments, check_segments, open_segment, ordered_segments
+from regime_proto.schema.validation import trust
 
 
 class TrajectoryWriter:
@@ -210,6 +211,7 @@ class TrajectoryWriter:
                 del self._embedded[name]
             replace_file(path, content)
             self._safe = self.count
+            trust.add_segment(path)
         except OSError as error:
             raise TrajectoryError(
                 f"{path}: {describe(error)}; {self._safe} observations are safe in {path.parent}: "
@@ -288,8 +290,9 @@ def _begun(paths: Sequence[Path], header: Header, fingerprints: Sequence[str]) -
         They are of another run, or the rows to come would be computed or kept otherwise than those that are there.
     """
     capacity = hdf5.chunk_steps(header)
+    check_segments(paths)
     for index, path in enumerate(paths):
-        with open_segment(path, check=path == paths[-1]) as file:
+        with open_segment(path, check=False) as file:
             end = index * capacity + len(file["step"])
             if end > len(fingerprints) or file.attrs["source_fingerprint"] != fingerprints[end - 1]:
                 if index:

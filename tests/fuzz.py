@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.check import limit, problems_of
-from regime_proto.schema.validation.guard import MEMORY_BYTES, SECONDS
+from regime_proto.schema.validation.guard import MEMORY, SECONDS
 from regime_proto.schema.validation.rules import errors
 
 import regime_proto
@@ -62,13 +62,13 @@ def apart(work):
 
 
 def check(path):
-    limit(MEMORY_BYTES, SECONDS)
+    limit(MEMORY.value * 2**20, SECONDS.value)
     return "refused" if errors(problems_of(path, whole=False)) else "sound"
 
 
 def use(path):
     """Analyze without a guard: whatever passed it may not harm the process of the user."""
-    limit(MEMORY_BYTES, SECONDS)
+    limit(MEMORY.value * 2**20, SECONDS.value)
     warnings.simplefilter("ignore")
     try:
         analyze(path)

@@ -255,7 +255,7 @@ def test_a_merge_does_not_replace_another_run(interrupted, tmp_path):
         ),
         (
             lambda folder: (folder / "000003.h5").write_bytes(b"x" * 9000),
-            "not be written: .*000003.h5: a damaged",
+            "000003.h5: a damaged segment .*delete it",
         ),
     ],
 )

@@ -61,7 +61,13 @@ def from_epochs(epochs: NDArray[Any]) -> float | None:
     if len(changes) < 2 or epochs[changes[-1]] <= epochs[changes[0]]:
         return None
     first, last = changes[0], changes[-1]
-    return float((last - first) / (epochs[last] - epochs[first]))
+    with np.errstate(over="ignore"):
+        return _finite(float((last - first) / (epochs[last] - epochs[first])))
+
+
+def _finite(value: float) -> float | None:
+    """Return a number; None where epochs are so close, or so far apart, that there is none."""
+    return value if math.isfinite(value) else None
 
 
 def epochs_spanned(
@@ -91,10 +97,11 @@ def epochs_spanned(
     # A training begins with epoch 0, whether or not that was said.
     begin = 0.0 if steps[0] == 0 and not np.isfinite(epochs[0]) else None
     if len(known) and (begin is not None or len(known) > 1):
-        return float(epochs[known[-1]] - (epochs[known[0]] if begin is None else begin))
+        with np.errstate(over="ignore"):
+            return _finite(float(epochs[known[-1]] - (epochs[known[0]] if begin is None else begin)))
     if step_kind == "epoch":
         return float(steps[-1] - steps[0])
-    return (len(steps) - 1) / stored if stored else None
+    return _finite((len(steps) - 1) / float(stored)) if stored else None
 
 
 def epochs_at(
@@ -127,4 +134,6 @@ def epochs_at(
     per_epoch = stored or from_epochs(epochs)
     if per_epoch is None or len(steps) < 2:
         return None
-    return np.asarray(steps * (len(steps) - 1) / float(steps[-1] - steps[0]) / per_epoch)
+    with np.errstate(over="ignore"):
+        found = np.asarray(steps * (len(steps) - 1) / float(steps[-1] - steps[0]) / per_epoch)
+    return found if np.isfinite(found).all() else None

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from regime_proto.analyzer.readings import WEIGHT_WEIGHTINGS
+from regime_proto.schema.errors import RegimeError
 
 Array = NDArray[Any]
 
@@ -55,9 +56,12 @@ class Series:
 def read_series(trajectory: xr.Dataset) -> Series:
     """Return the series of a trajectory; intervals that touch an invalid observation are left out."""
     steps = trajectory["step"].to_numpy().astype(np.int64)
+    _require_span(steps)
     kept = usable_intervals(trajectory)
     flips = by_blocks(trajectory["flips"], kept, _layer_flips).astype(np.float64)
     units = trajectory["layer_units"].to_numpy().sum(axis=1).astype(np.float64)
+    if not units.any():
+        raise RegimeError("layer_units is 0 everywhere: no unit counts, so there is no pattern change")
     layers = flips / np.where(units > 0, units, np.nan)
     sizes = trajectory["tensor_size"].to_numpy()
     weights = by_blocks(trajectory["weight_delta_l1"], kept, lambda sums: weight_change(sums, sizes))
@@ -74,6 +78,12 @@ def read_series(trajectory: xr.Dataset) -> Series:
         pattern_error=_pattern_error(trajectory, kept, units > 0),
         distance=_distance(trajectory, kept),
     )
+
+
+def _require_span(steps: Array) -> None:
+    """Raise an error where the distance of steps does not fit into the integers that they are."""
+    if int(steps[-1]) - int(steps[0]) >= 2**63:
+        raise RegimeError(f"the steps run from {steps[0]} to {steps[-1]}: expected fewer than 2^63 from first to last")
 
 
 def usable_intervals(trajectory: xr.Dataset) -> Array:
@@ -113,7 +123,9 @@ def weight_change(sums: Array, sizes: Array) -> Array:
         Weightings in the order of `WEIGHT_WEIGHTINGS`.
     """
     counted = sizes > 0
-    return np.stack([sums.sum(axis=1) / sizes.sum(), (sums[:, counted] / sizes[counted]).mean(axis=1)], axis=1)
+    # In Python's integers: the sizes that somebody wrote may add up to more than 64 bits hold.
+    total = float(sum(sizes.tolist()))
+    return np.stack([sums.sum(axis=1) / total, (sums[:, counted] / sizes[counted]).mean(axis=1)], axis=1)
 
 
 def _layer_flips(flips: Array) -> Array:

@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import h5py
@@ -16,7 +17,7 @@ from regime_proto.schema.errors import RegimeWarning, TrajectoryError
 from regime_proto.schema.header import Header, Observation
 from regime_proto.schema.layout import DISTANCE
 from regime_proto.schema.reader import existing_header, is_present, open_checked, read_header, read_metrics
-from regime_proto.schema.segments import Segments, open_segment
+from regime_proto.schema.segments import Segments, check_segments, open_segment
 from regime_proto.schema.writer import TrajectoryWriter
 from regime_proto.source import Array
 
@@ -24,6 +25,8 @@ from regime_proto.source import Array
 RESUMES = "resumed_from_steps"
 # Observations that may wait to be written: a kill loses them, too.
 _WAITING = 8
+
+Opener = Callable[[Path], AbstractContextManager[h5py.File]]
 
 
 class Journal:
@@ -78,7 +81,8 @@ class Journal:
             Its first state, from which distances are measured, is not there any more.
         """
         output, paths = self._segments.output, self._segments.paths()
-        left = _left_in(paths[-1:]), _left_in([output] if existing_header(output) else [])
+        check_segments(paths)
+        left = _left_in(paths[-1:], open_segment), _left_in([output] if existing_header(output) else [], open_checked)
         if paths and left[0] >= left[1]:
             for path in paths:
                 with open_segment(path, check=False) as file:
@@ -239,10 +243,10 @@ class Journal:
         self._segments.__exit__(None, None, None)
 
 
-def _left_in(paths: Sequence[Path]) -> tuple[int, int]:
+def _left_in(paths: Sequence[Path], opener: Opener) -> tuple[int, int]:
     """Return how often a run had been resumed, and how far it came, as the file says; less than any where none is."""
     for path in paths:
-        with h5py.File(path, "r") as file:
+        with opener(path) as file:
             extra = read_header(file).extra
             return len(str(extra.get(RESUMES, "")).split()), int(file["step"][-1])
     return -1, -1

@@ -160,8 +160,8 @@ def _facts(trajectory: xr.Dataset) -> dict[str, int]:
     return {
         "samples": int(trajectory.sizes["sample"]),
         "layers": int(trajectory.sizes["layer"]),
-        "units": int(trajectory["layer_size"].sum()),
+        "units": sum(trajectory["layer_size"].to_numpy().tolist()),
         "tensors": int(trajectory.sizes["tensor"]),
-        "parameters": int(trajectory["tensor_size"].sum()),
+        "parameters": sum(trajectory["tensor_size"].to_numpy().tolist()),
         "padded": int((trajectory["layer_units"] < trajectory["layer_units"].max("sample")).sum()),
     }

@@ -1,66 +1,136 @@
 """The checks, and the program that runs them in a process of its own.
 
-``python -m regime_proto.schema.validation.check FILE whole|brief MEMORY SECONDS`` prints the problems as JSON.
+``python -m regime_proto.schema.validation.check brief|whole|segment MEMORY SECONDS FILE…`` prints what was found in
+each file as a line of JSON, up to the first that readers refuse.
 """
 
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 from regime_proto.schema.files import describe
 from regime_proto.schema.validation.contents import contents_problems
-from regime_proto.schema.validation.guard import OUT_OF_MEMORY
+from regime_proto.schema.validation.guard import BRIEF, OUT_OF_MEMORY, SEGMENT
 from regime_proto.schema.validation.rules import Problem, errors
-from regime_proto.schema.validation.structure import structure_problems
+from regime_proto.schema.validation.structure import (
+    Objects,
+    chunk_problems,
+    defers_masks,
+    inflated_total,
+    structure_problems,
+    text_problems,
+)
 from regime_proto.schema.validation.values import fixed_problems, row_problems
 
 # Of a file that is wrong everywhere, this much is enough.
 MAX_PROBLEMS = 100
 
-# To read all rows may take a second more for so many bytes, inflated: a third of what it took where it was measured.
+# To inflate chunks, and to read all rows, may each take a second more for so many bytes, inflated: a third of what it
+# took where it was measured.
 ROW_BYTES_PER_SECOND = 25 * 2**20
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
-def problems_of(path: Path, *, whole: bool, before_rows: Callable[[int], None] | None = None) -> list[Problem]:
-    """Return what is wrong with a file; in this process.
+@dataclass(frozen=True)
+class Found:
+    """What a check found in a file.
+
+    Parameters
+    ----------
+    problems : list of Problem
+    defers : bool
+        Whether the chunks of its masks are still to be inflated, by whoever reads them.
+    """
+
+    problems: list[Problem]
+    defers: bool = False
+
+
+def problems_of(path: Path, *, whole: bool, **given: Any) -> list[Problem]:
+    """Return what is wrong with a file; in this process. Options as of `look_at`."""
+    return look_at(path, whole=whole, **given).problems
+
+
+def look_at(
+    path: Path, *, whole: bool, in_run: bool = False, before_content: Callable[[int], None] | None = None
+) -> Found:
+    """Hold a file against the rules; in this process.
 
     Parameters
     ----------
     path : Path
     whole : bool
         Look at the values of all rows too.
-    before_rows : callable, optional
-        Called before that with the bytes that they take, inflated.
+    in_run : bool
+        The file is a segment, which may begin with a change towards its first row.
+    before_content : callable, optional
+        Called before chunks are inflated, and again before rows are read, with the bytes that they take.
     """
     with path.open("rb") as opened:
         if opened.read(len(_SIGNATURE)) != _SIGNATURE:
-            return [Problem("file-hdf5", "/", "a trajectory, which is an HDF5 file", "another kind of file")]
+            return Found([Problem("file-hdf5", "/", "a trajectory, which is an HDF5 file", "another kind of file")])
+    announce = before_content or _say_nothing
     try:
         with h5py.File(path, "r") as file:
-            found = file_problems(file)
+            found = file_problems(file, later=not whole, announce=announce)
             if whole and not errors(found):
-                if before_rows is not None:
-                    before_rows(sum(file[name].nbytes for name in file if isinstance(file[name], h5py.Dataset)))
-                found += _first(row_problems(file))
-            return found
+                announce(inflated_total(file))
+                found += _first(row_problems(file, in_run=in_run))
+            return Found(found, defers=not whole and not errors(found) and defers_masks(file))
     except MemoryError:
         raise
     except Exception as error:
+        if re.search("memory allocation failed|allocate", str(error)):
+            raise MemoryError from None
         # Whatever the library says when it stumbles over damage.
-        return [Problem("file-hdf5", "/", "an undamaged HDF5 file", describe(error))]
+        return Found([Problem("file-hdf5", "/", "an undamaged HDF5 file", describe(error))])
 
 
-def file_problems(file: h5py.File) -> list[Problem]:
-    """Return what is wrong with what every reader relies on, stage by stage: the next trusts the one before."""
+def _say_nothing(count: int) -> None:
+    """Let content be read without a word."""
+    del count
+
+
+def file_problems(
+    file: h5py.File, *, inflate: bool = True, later: bool = False, announce: Callable[[int], None] = _say_nothing
+) -> list[Problem]:
+    """Return what is wrong with what every reader relies on, stage by stage: the next trusts the one before.
+
+    Parameters
+    ----------
+    file : h5py.File
+    inflate : bool
+        False for what this process wrote, of chunks that are known to be whole.
+    later : bool
+        Masks too large to be inflated now may be inflated when they are read.
+    announce : callable, optional
+        Called before chunks are inflated with the bytes that they take.
+    """
+    objects = Objects(file)
+
+    def chunks() -> Iterator[Problem]:
+        if inflate:
+            announce(inflated_total(file))
+            yield from chunk_problems(objects, later=later)
+
+    stages: tuple[Callable[[], Iterator[Problem]], ...] = (
+        lambda: structure_problems(objects),
+        chunks,
+        lambda: text_problems(objects),
+        lambda: contents_problems(file),
+        lambda: fixed_problems(file),
+    )
     found: list[Problem] = []
-    for stage in (structure_problems, contents_problems, fixed_problems):
-        found += _first(stage(file))
+    for stage in stages:
+        found += _first(stage())
         if errors(found):
             break
     return found
@@ -92,20 +162,24 @@ def allow(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 1, most))
 
 
-def main(path: str, extent: str, memory: str, seconds: str) -> int:
-    """Print the problems of a file as JSON."""
+def main(extent: str, memory: str, seconds: str, *paths: str) -> int:
+    """Print what is found in files as JSON."""
     limit(int(memory), float(seconds))
 
-    def before_rows(count: int) -> None:
+    def before_content(count: int) -> None:
         with suppress(ImportError, OSError, ValueError):
             allow(float(seconds) + count / ROW_BYTES_PER_SECOND)
 
     try:
-        found = problems_of(Path(path), whole=extent == "whole", before_rows=before_rows)
+        for path in paths:
+            found = look_at(Path(path), whole=extent != BRIEF, in_run=extent == SEGMENT, before_content=before_content)
+            fields = [[problem.rule, problem.where, problem.expected, problem.found] for problem in found.problems]
+            # At once: the next file may be the end of this process.
+            print(json.dumps([fields, found.defers]), flush=True)  # noqa: T201
+            if errors(found.problems):
+                break
     except MemoryError:
         return OUT_OF_MEMORY
-    fields = [[problem.rule, problem.where, problem.expected, problem.found] for problem in found]
-    sys.stdout.write(json.dumps(fields))
     return 0
 
 

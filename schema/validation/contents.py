@@ -7,9 +7,11 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5r
 from regime_proto.schema import layout
 from regime_proto.schema.reader import metric_variables
 from regime_proto.schema.validation.rules import Problem
+from regime_proto.schema.validation.structure import address_of, text_of
 
 _KINDS = {"f8": "fiu", "i8": "iu"}
 _TYPE_NAMES = {"str": "string of variable length", "f8": "number", "i8": "integer"}
@@ -33,7 +35,7 @@ def contents_problems(file: h5py.File) -> Iterator[Problem]:
 def _version_problems(file: h5py.File) -> Iterator[Problem]:
     where = "/@regime_version"
     found = file.attrs.get("regime_version")
-    match = re.fullmatch(r"(\d{1,6})\.(\d{1,6})", found) if isinstance(found, str) else None
+    match = re.fullmatch(r"([0-9]{1,6})\.([0-9]{1,6})", found) if isinstance(found, str) else None
     if match is None:
         what = "none: an HDF5 file, but not a trajectory" if found is None else repr(found)
         yield Problem("version-present", where, f"a version such as {layout.VERSION}", what)
@@ -59,6 +61,8 @@ def _attribute_problems(file: h5py.File) -> Iterator[Problem]:
             yield Problem("attribute-type", where, f"a single {_TYPE_NAMES[attribute.dtype]}", _shown(value))
         elif attribute.choices and value not in attribute.choices:
             yield Problem("attribute-choice", where, " or ".join(attribute.choices), _shown(value))
+        elif attribute.name == layout.FIRST_OBSERVATION and value < 0:
+            yield Problem("attribute-type", where, "a number from 0", _shown(value))
         elif attribute.name == "created" and not _is_time(value):
             yield Problem("attribute-time", where, "a time such as 2026-01-31T12:00:00+00:00", _shown(value))
 
@@ -99,13 +103,38 @@ def _variable_problems(file: h5py.File, present: tuple[layout.Variable, ...]) ->
             yield Problem("variable-dims", where, _listed(variable.dims), f"{stored.ndim} dimensions")
         if not _has_type(stored, variable.dtype):
             yield Problem("variable-type", where, variable.dtype, str(stored.dtype))
-        if "_FillValue" in stored.attrs:
-            yield Problem("variable-fill", f"{where}@_FillValue", "no such attribute", "one")
-        for name, expected in (("long_name", True), ("units", bool(variable.unit))):
-            if expected and not isinstance(stored.attrs.get(name), str):
-                yield Problem("variable-label", f"{where}@{name}", "a string", "none")
+        yield from _decoded_problems(where, stored.attrs, variable.unit)
+        yield from _label_problems(where, stored.attrs, variable)
         if stored.ndim and variable.grows and stored.maxshape[0] is not None:
             yield Problem("dimension-unlimited", where, "a first axis without limit", f"one of {stored.maxshape[0]}")
+
+
+def _decoded_problems(where: str, attributes: h5py.AttributeManager, unit: str) -> Iterator[Problem]:
+    """Yield the attributes that would change the values for another reader."""
+    if "_FillValue" in attributes:
+        yield Problem("variable-fill", f"{where}@_FillValue", "no such attribute", "one")
+    for name in attributes:
+        if name in layout.DECODED:
+            yield Problem("variable-decoded", f"{where}@{name}", "no attribute that changes values", "one")
+    if "units" in attributes and (not unit or _text(attributes["units"]) != unit):
+        expected = f"{unit!r}" if unit else "no such attribute"
+        yield Problem("variable-decoded", f"{where}@units", expected, _shown(attributes["units"]))
+
+
+def _text(value: Any) -> str | None:
+    """Return an attribute that is one text, of whatever length it was declared."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, str) else None
+
+
+def _label_problems(where: str, attributes: h5py.AttributeManager, variable: layout.Variable) -> Iterator[Problem]:
+    for name, expected in (("long_name", True), ("units", bool(variable.unit))):
+        if expected and not isinstance(attributes.get(name), str):
+            yield Problem("variable-label", f"{where}@{name}", "a string", "none")
+        elif name == "long_name" and variable.name not in layout.BY_NAME and attributes[name] != variable.meaning:
+            found = f"{_shown(attributes[name])}, which is read as {variable.meaning!r}"
+            yield Problem("variable-label", f"{where}@{name}", "a name of its own that gives the variable's", found)
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -132,19 +161,38 @@ def _length_problems(file: h5py.File, present: tuple[layout.Variable, ...]) -> I
                 )
             if length == 0 and name not in layout.GROWING:
                 yield Problem("dimension-empty", f"/{variable.name}", f"one entry along {name} at least", "none")
-            if not _is_attached(file, stored, axis, name):
+            if not _is_attached(file, stored, axis, variable.name, name):
                 yield Problem(
                     "dimension-scale", f"/{variable.name}", f"axis {axis} attached to /{name}", "another or none"
                 )
+    for name in lengths:
+        yield from _scale_problems(file, name)
 
 
-def _is_attached(file: h5py.File, stored: h5py.Dataset, axis: int, name: str) -> bool:
+def _is_attached(file: h5py.File, stored: h5py.Dataset, axis: int, variable: str, name: str) -> bool:
     scale = file.get(name)
-    if not isinstance(scale, h5py.Dataset) or not scale.is_scale or scale.shape[0] != stored.shape[axis]:
+    if not isinstance(scale, h5py.Dataset) or scale.shape != (stored.shape[axis],):
         return False
-    if stored.name == scale.name:
+    if variable == name:
         return True
-    return [found.name for found in stored.dims[axis].values()] == [scale.name]
+    lists = stored.attrs.get("DIMENSION_LIST")
+    attached = [] if lists is None else [address_of(h5r.dereference(found, file.id)) for found in lists[axis]]
+    return attached == [address_of(scale.id)]
+
+
+def _scale_problems(file: h5py.File, name: str) -> Iterator[Problem]:
+    """Yield what is wrong with the marks of a dimension scale."""
+    scale = file.get(name)
+    if not isinstance(scale, h5py.Dataset):
+        return
+    length = scale.shape[0] if scale.shape else 0
+    expected = name if name in layout.BY_NAME else f"{layout.BARE_DIMENSION} {length:10d}"
+    for mark, value in (("CLASS", "DIMENSION_SCALE"), ("NAME", expected)):
+        found = text_of(scale.id, mark.encode())
+        if found != value:
+            yield Problem("dimension-scale", f"/{name}@{mark}", repr(value), "none" if found is None else repr(found))
+    if name not in layout.BY_NAME and scale.dtype.kind not in "iuf":
+        yield Problem("dimension-scale", f"/{name}", "a numeric type", "text")
 
 
 def _unknown_names(file: h5py.File, present: tuple[layout.Variable, ...]) -> Iterator[Problem]:
@@ -153,5 +201,7 @@ def _unknown_names(file: h5py.File, present: tuple[layout.Variable, ...]) -> Ite
         if name not in known:
             yield Problem("name-known", f"/{name}", f"a name of the format, or one in /{layout.EXTRA}", "another name")
     for name in file.attrs:
-        if name not in layout.ATTRIBUTE_BY_NAME and name not in _OTHERS_ATTRIBUTES:
+        if name in layout.DECODED | {"_FillValue"}:
+            yield Problem("variable-decoded", f"/@{name}", "no attribute that changes values", "one")
+        elif name not in layout.ATTRIBUTE_BY_NAME and name not in _OTHERS_ATTRIBUTES:
             yield Problem("name-known", f"/@{name}", "an attribute of the format", "another name")

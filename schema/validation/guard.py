@@ -1,27 +1,33 @@
-"""Checks a file in a process of its own: a file can be made to crash the HDF5 library, or to keep it busy."""
+"""Checks files in a process of its own: a file can be made to crash the HDF5 library, or to keep it busy."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from regime_proto.schema.errors import TrajectoryError
-from regime_proto.schema.files import segments_folder
+from regime_proto.schema.files import SUFFIX, describe, segments_folder
+from regime_proto.schema.limits import Limit
 from regime_proto.schema.nearest import no_such
 from regime_proto.schema.validation import trust
-from regime_proto.schema.validation.rules import Problem
+from regime_proto.schema.validation.rules import Problem, errors
 
-# Beside the interpreter and its libraries.
-MEMORY_BYTES = 400 * 2**20
-SECONDS = 3.0
+# Beside the interpreter and its libraries; a file may take as much again as it is large.
+MEMORY = Limit("MEMORY", 400, "MiB of memory for a check")
+SECONDS = Limit("SECONDS", 3, "seconds of processor time for a check")
 # A file may take a second more for so many bytes.
 BYTES_PER_SECOND = 10 * 2**20
 # Waiting for a slow file system is not counted by the limit above.
 WAITING_SECONDS = 600.0
 
 OUT_OF_MEMORY = 3
+_TOGETHER = 128
+# How much of a file is looked at: what every reader relies on; all rows; all rows of a segment.
+BRIEF, WHOLE, SEGMENT = "brief", "whole", "segment"
 _MODULE = "regime_proto.schema.validation.check"
 
 
@@ -65,24 +71,110 @@ def require_file(path: Path) -> None:
 
 
 def inspect_apart(path: Path, *, whole: bool) -> list[Problem]:
-    """Return what is wrong with a file, found out by a child process; one without problems is trusted from then on.
+    """Return what is wrong with a file, found out by a child process; what readers may open is remembered.
 
     Parameters
     ----------
     path : Path
     whole : bool
         Look at the values of all rows too, not only at what every reader relies on.
+
+    Raises
+    ------
+    TrajectoryError
+        The file cannot be read, or changed while it was looked at.
     """
-    seconds = SECONDS + path.stat().st_size / BYTES_PER_SECOND
-    arguments = [str(path.resolve()), "whole" if whole else "brief", str(MEMORY_BYTES), str(seconds)]
-    problems = outcome(run_child([sys.executable, "-P", "-m", _MODULE, *arguments]), seconds)
-    if not problems:
-        trust.record(path)
+    extent = BRIEF if not whole else SEGMENT if path.absolute().parent.name.endswith(SUFFIX) else WHOLE
+    [(problems, known)] = _examine([path], extent)
+    if known is not None:
+        trust.record(path, known)
     return problems
 
 
-def run_child(command: list[str]) -> "subprocess.CompletedProcess[str]":
-    """Run a check, and wait until it is done or has taken too long."""
+def require_checked(path: Path) -> trust.Record:
+    """Return what is known of a file, after a check if this machine has neither written nor checked it.
+
+    Raises
+    ------
+    TrajectoryError
+        Readers refuse the file; names the first rule that it breaks.
+    """
+    known = trust.recall(path)
+    if known is None:
+        [known] = require_all_checked([path])
+        trust.record(path, known)
+    return known
+
+
+def require_all_checked(
+    paths: Sequence[Path], *, require: Callable[[list[Problem], Path], None] | None = None
+) -> list[trust.Record]:
+    """Return what is known of several files, all checked by one child; nothing is written down.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    require : callable, optional
+        What raises an error if there is one among the problems of a file: `require_sound`, if nothing else is said.
+
+    Raises
+    ------
+    TrajectoryError
+        Readers refuse one.
+    """
+    records = []
+    # A process may have some hundred files open.
+    for start in range(0, len(paths), _TOGETHER):
+        together = paths[start : start + _TOGETHER]
+        for path, (problems, known) in zip(together, _examine(together, BRIEF), strict=False):
+            (require or require_sound)(problems, path)
+            records += [known] if known else []
+    return records
+
+
+def require_sound(problems: list[Problem], path: Path) -> None:
+    """Raise a `TrajectoryError` that names the first error among `problems`, if there is one."""
+    wrong = errors(problems)
+    if wrong:
+        more = f", and {len(wrong) - 1} more: see regime validate" if len(wrong) > 1 else ""
+        raise TrajectoryError(f"{path}: {wrong[0]}{more}")
+
+
+def _examine(paths: Sequence[Path], extent: str) -> list[tuple[list[Problem], trust.Record | None]]:
+    """Look at files in a child process, up to the first that readers refuse; of the others return what to remember."""
+    with ExitStack() as stack:
+        descriptors = [stack.enter_context(_descriptor(path)) for path in paths]
+        before = [trust.state_of(descriptor) for descriptor in descriptors]
+        size = sum(os.fstat(descriptor).st_size for descriptor in descriptors)
+        seconds = SECONDS.value + size / BYTES_PER_SECOND
+        limits = [str(MEMORY.value * 2**20 + size), str(seconds)]
+        # The very files that are open here, whatever is put in the place of their names meanwhile.
+        files = [f"/dev/fd/{descriptor}" for descriptor in descriptors]
+        command = [sys.executable, "-P", "-m", _MODULE, extent, *limits, *files]
+        found = outcome(run_child(command, descriptors), seconds)
+        examined = []
+        for path, descriptor, state, (problems, defers) in zip(paths, descriptors, before, found, strict=False):
+            if not state == trust.state_of(descriptor) == trust.state_of(path):
+                raise TrajectoryError(f"{path}: changed while it was checked; run the command again when that is over")
+            known = None if errors(problems) else trust.Record(state, tuple(problems), defers)
+            examined.append((problems, known))
+        return examined
+
+
+@contextmanager
+def _descriptor(path: Path) -> Iterator[int]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise TrajectoryError(f"{path}: cannot be read ({describe(error)})") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def run_child(command: list[str], descriptors: Sequence[int] = ()) -> "subprocess.CompletedProcess[str]":
+    """Run a check, which may use open files, and wait until it is done or has taken too long."""
     # No filter plug-ins, and no more threads than one, whose stacks would count as memory.
     settings = {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     try:
@@ -93,23 +185,29 @@ def run_child(command: list[str]) -> "subprocess.CompletedProcess[str]":
             capture_output=True,
             text=True,
             timeout=WAITING_SECONDS,
+            pass_fds=descriptors,
             check=False,
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, -signal.SIGXCPU, "", "")
 
 
-def outcome(done: "subprocess.CompletedProcess[str]", seconds: float) -> list[Problem]:
-    """Return the problems that a child reported, or the one that it came to grief."""
+def outcome(done: "subprocess.CompletedProcess[str]", seconds: float) -> list[tuple[list[Problem], bool]]:
+    """Return what a child found in each file and whether masks are left to be checked, or where it came to grief."""
+    lines = [json.loads(line) for line in done.stdout.splitlines(keepends=True) if line.endswith("\n")]
+    looked_at = [([Problem(*fields) for fields in problems], bool(defers)) for problems, defers in lines]
     if done.returncode == 0:
-        return [Problem(*fields) for fields in json.loads(done.stdout)]
+        return looked_at
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        found = f"a file that takes longer than its size explains ({seconds:.0f} s, more where all rows are read)"
+        found = (
+            f"a file that takes longer than its size explains ({seconds:.0f} s, more where much is inflated); "
+            f"{SECONDS.advice()}"
+        )
     elif done.returncode == OUT_OF_MEMORY:
-        found = f"a file that takes more than {MEMORY_BYTES / 2**20:.0f} MiB of memory"
+        found = f"a file that takes more than {MEMORY.value} MiB of memory; {MEMORY.advice()}"
     elif done.returncode < 0:
         found = f"a file that crashes the HDF5 library (signal {-done.returncode})"
     else:
         reason = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise TrajectoryError(f"the check could not run: {reason[0]}")
-    return [Problem("file-safe", "/", "a file that can be read safely", found)]
+    return [*looked_at, ([Problem("file-safe", "/", "a file that can be read safely", found)], False)]

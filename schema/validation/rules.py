@@ -117,6 +117,11 @@ _CONTENTS = (
     Rule("variable-type", ERROR, "A variable MUST have the type that the table gives, in either byte order."),
     Rule("variable-fill", ERROR, "A variable MUST NOT have an attribute `_FillValue`."),
     Rule(
+        "variable-decoded",
+        ERROR,
+        "A variable MUST NOT have an attribute by which netCDF readers change its values, nor `units` of another kind.",
+    ),
+    Rule(
         "variable-label",
         WARNING,
         "A variable SHOULD carry `long_name`, and `units` where it has a unit; metrics their own name as `long_name`.",

@@ -1,42 +1,78 @@
 """The gate: what a file is made of, looked at before anything in it is indexed.
 
 A file can make the HDF5 library read other files (external links and storage, virtual datasets), run other
-code (filter plug-ins) or fill the memory (chunks that inflate). None of that belongs into a trajectory.
+code (filter plug-ins), fill the memory (chunks that inflate, strings that share their bytes) or return what stood in
+it before (chunks that are too short). None of that belongs into a trajectory.
 """
 
 import math
-import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import h5py
-from h5py import h5a, h5d, h5l, h5o, h5t, h5z
-from regime_proto.schema.layout import BARE_DIMENSION, MAX_ENTRY_BYTES
+from h5py import h5a, h5d, h5g, h5l, h5o, h5r, h5t, h5z
+from regime_proto.schema.layout import BARE_DIMENSION, BY_NAME, MASK, MAX_ENTRY_BYTES, METRIC_PREFIX
+from regime_proto.schema.limits import Limit
+from regime_proto.schema.validation.chunks import inflated_bytes, stored_problems
 from regime_proto.schema.validation.rules import Problem
+from regime_proto.schema.validation.strings import are_utf8, attribute_bytes, dataset_bytes, is_utf8, is_variable
 
-MAX_OBJECTS = 10_000
-MAX_ATTRIBUTES = 1_000
-MAX_ATTRIBUTE_BYTES = 2**20
+# An object may have fewer attributes than this, a file fewer objects, and an attribute fewer bytes.
+OBJECTS = 10_000
+ATTRIBUTES = 1_000
+ATTRIBUTE_BYTES = 2**20
 MAX_CHUNK_BYTES = 64 * 2**20
-# Deflate makes at most 1,032 bytes of one: chunks below this cannot become larger than 256 MiB.
-MAX_TRUSTED_STORED_BYTES = 256 * 2**20 // 1032
+
+# What a file inflates to is explained by its size: so many bytes, and so many more for every byte stored. The masks of
+# a network that hardly changes inflate to 50.
+FREE_BYTES = 128 * 2**20
+INFLATION = Limit("INFLATION", 128, "bytes inflated for every byte stored")
+# Larger masks are inflated when they are read, or when all rows are checked.
+EAGER_BYTES = 2**30
 
 _FILTERS = {h5z.FILTER_DEFLATE: "deflate", h5z.FILTER_SHUFFLE: "shuffle", h5z.FILTER_FLETCHER32: "fletcher32"}
-_CHECKSUM_BYTES = 4
 # Length, address and number in a heap.
 _STRING_REFERENCE_BYTES = 16
 # By these HDF5 attaches dimension scales: they refer to objects, but only within the file.
-_OF_SCALES = {b"DIMENSION_LIST", b"REFERENCE_LIST"}
+_DIMENSION_LIST, _REFERENCE_LIST = b"DIMENSION_LIST", b"REFERENCE_LIST"
+_OF_SCALES = {_DIMENSION_LIST, _REFERENCE_LIST}
 
 
-def structure_problems(
-    file: h5py.File, *, entry_bytes: int = MAX_ENTRY_BYTES, opaque: bool = False, only: Sequence[str] | None = None
-) -> Iterator[Problem]:
-    """Yield what is wrong with the structure of an open file; nothing is read but metadata.
+@dataclass
+class Objects:
+    """What is looked at in a file.
 
     Parameters
     ----------
     file : h5py.File
+    found : list of (str, identifier)
+        The objects by path, as far as `structure_problems` has come.
+    """
+
+    file: h5py.File
+    found: list[tuple[str, Any]] = field(default_factory=list)
+
+    @property
+    def datasets(self) -> list[tuple[str, Any]]:
+        """Those that hold values."""
+        return [(path, found) for path, found in self.found if isinstance(found, h5d.DatasetID)]
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the file."""
+        return int(self.file.id.get_filesize())
+
+
+def structure_problems(
+    objects: Objects, *, entry_bytes: int = MAX_ENTRY_BYTES, opaque: bool = False, only: Sequence[str] | None = None
+) -> Iterator[Problem]:
+    """Collect the objects of an open file, and yield what is wrong with them; nothing is read but metadata.
+
+    Parameters
+    ----------
+    objects : Objects
+        None are collected yet.
     entry_bytes : int
         The largest dataset, or entry of one that grows.
     opaque : bool
@@ -44,16 +80,72 @@ def structure_problems(
     only : sequence of str, optional
         The paths of the objects that are going to be used; nothing else is looked at.
     """
-    objects: list[tuple[str, Any]] = []
     if only is None:
-        yield from _walk(file.id, objects)
+        yield from _walk(objects.file.id, objects.found)
     for path in only or ():
-        yield from _along(file.id, path, objects)
-    size = file.id.get_filesize()
-    for path, found in objects:
+        yield from _along(objects.file.id, path, objects.found)
+    for path, found in objects.found:
         yield from _attribute_problems(path, found)
         if isinstance(found, h5d.DatasetID):
-            yield from _dataset_problems(path, found, size, entry_bytes, opaque=opaque)
+            yield from _dataset_problems(path, found, entry_bytes, opaque=opaque)
+
+
+def chunk_problems(objects: Objects, *, later: bool = False) -> Iterator[Problem]:
+    """Yield what is wrong with the stored chunks of a file whose structure is sound; HDF5 has not read any yet.
+
+    Parameters
+    ----------
+    objects : Objects
+    later : bool
+        Leave masks out that are inflated when they are read: where `defers_masks`.
+    """
+    chunked = [(path, found) for path, found in objects.datasets if _is_chunked(path, found)]
+    size = objects.file_size
+    total, most = sum(inflated_bytes(found) for _, found in chunked), FREE_BYTES + INFLATION.value * size
+    if total > most:
+        advice = INFLATION.advice((total - FREE_BYTES) / max(1, size))
+        yield Problem("file-safe", "/", f"at most {most:,} bytes inflated of {size:,}", f"{total:,}; {advice}")
+        return
+    for path, found in chunked:
+        is_later = later and path == f"/{MASK}" and inflated_bytes(found) > EAGER_BYTES
+        yield from stored_problems(path, found, size, inflate=not is_later)
+
+
+def text_problems(objects: Objects) -> Iterator[Problem]:
+    """Yield what is wrong with the names, texts and references in a file whose structure is sound.
+
+    All of them are read, as readers do: damage there may keep HDF5 busy for ever.
+    """
+    size, used = objects.file_size, 0
+    addresses = {address_of(found) for _, found in objects.datasets}
+    for path, found in objects.found:
+        names = _attribute_names(found)
+        if not are_utf8([*names, *(found if isinstance(found, h5g.GroupID) else ())]):
+            yield Problem("name-unique", path, "names in UTF-8", "other bytes")
+            continue
+        sizes = {name: attribute_bytes(h5a.open(found, name)) for name in names}
+        large = [f"{path}@{name.decode()}" for name, bytes_ in sizes.items() if bytes_ >= ATTRIBUTE_BYTES]
+        if large:
+            yield Problem("attribute-size", large[0], f"fewer than {ATTRIBUTE_BYTES:,} bytes", "more")
+        used += sum(sizes.values())
+        if isinstance(found, h5d.DatasetID) and is_variable(found.get_type()):
+            used += dataset_bytes(found, size)
+        if used > size:
+            # Only strings that share their bytes can do that.
+            yield Problem("file-safe", path, f"texts of at most {size:,} bytes, as the file has, together", "more")
+            return
+        yield from _value_problems(path, found, addresses)
+
+
+def defers_masks(file: h5py.File) -> bool:
+    """Whether the masks of a file are so large that they are inflated only when they are read."""
+    stored = file.get(MASK)
+    return isinstance(stored, h5py.Dataset) and inflated_bytes(stored.id) > EAGER_BYTES
+
+
+def inflated_total(file: h5py.File) -> int:
+    """Return the bytes that the datasets in the root group take, inflated."""
+    return sum(stored.nbytes for stored in file.values() if isinstance(stored, h5py.Dataset))
 
 
 def _walk(root: Any, objects: list[tuple[str, Any]]) -> Iterator[Problem]:
@@ -75,10 +167,10 @@ def _walk(root: Any, objects: list[tuple[str, Any]]) -> Iterator[Problem]:
             seen.add(address)
             found = h5o.open(group, name)
             objects.append((path, found))
-            if len(objects) > MAX_OBJECTS:
-                yield Problem("object-kind", "/", f"at most {MAX_OBJECTS:,} objects", "more")
+            if len(objects) >= OBJECTS:
+                yield Problem("object-kind", "/", f"fewer than {OBJECTS:,} objects", "more")
                 return
-            if isinstance(found, h5py.h5g.GroupID):
+            if isinstance(found, h5g.GroupID):
                 waiting.append((path, found))
             elif not isinstance(found, h5d.DatasetID):
                 yield Problem("object-kind", path, "a dataset or a group", "a named type")
@@ -88,7 +180,7 @@ def _along(root: Any, path: str, objects: list[tuple[str, Any]]) -> Iterator[Pro
     """Collect the objects on a path, as far as it goes, without following anything but hard links."""
     found, place = root, ""
     for name in path.split("/"):
-        if not isinstance(found, h5py.h5g.GroupID) or name.encode() not in list(found):
+        if not isinstance(found, h5g.GroupID) or name.encode() not in list(found):
             return
         place = f"{place}/{name}"
         if found.links.get_info(name.encode()).type != h5l.TYPE_HARD:
@@ -98,43 +190,123 @@ def _along(root: Any, path: str, objects: list[tuple[str, Any]]) -> Iterator[Pro
         objects.append((place, found))
 
 
+def _attribute_names(owner: Any) -> list[bytes]:
+    names: list[bytes] = []
+    h5a.iterate(owner, names.append)
+    return names
+
+
 def _attribute_problems(path: str, owner: Any) -> Iterator[Problem]:
     count = h5a.get_num_attrs(owner)
-    if count > MAX_ATTRIBUTES:
-        yield Problem("attribute-size", path, f"at most {MAX_ATTRIBUTES:,} attributes", f"{count:,}")
+    if count >= ATTRIBUTES:
+        yield Problem("attribute-size", path, f"fewer than {ATTRIBUTES:,} attributes", f"{count:,}")
         return
     for index in range(count):
         attribute = h5a.open(owner, index=index)
-        where = f"{path}@{attribute.name.decode(errors='replace')}"
-        size = math.prod(attribute.shape or ()) * _item_bytes(attribute.get_type())
-        if size > MAX_ATTRIBUTE_BYTES:
-            yield Problem("attribute-size", where, f"at most {MAX_ATTRIBUTE_BYTES:,} bytes", f"{size:,}")
-        if attribute.name not in _OF_SCALES and not _is_plain(attribute.get_type()):
-            yield Problem("attribute-kind", where, "a number or a string", _name_of(attribute.get_type()))
+        where, kind = f"{path}@{attribute.name.decode(errors='replace')}", attribute.get_type()
+        size = math.prod(attribute.shape or ()) * _item_bytes(kind)
+        if size >= ATTRIBUTE_BYTES:
+            yield Problem("attribute-size", where, f"fewer than {ATTRIBUTE_BYTES:,} bytes", f"{size:,}")
+        if not (_is_plain(kind) or _attaches(attribute, owner)):
+            yield Problem("attribute-kind", where, "a number or a string", _name_of(kind))
+        elif attribute.name in _OF_SCALES and _is_plain(kind):
+            yield Problem("dimension-scale", where, "references to dimension scales", _name_of(kind))
 
 
-def _dataset_problems(path: str, dataset: Any, file_size: int, entry_bytes: int, *, opaque: bool) -> Iterator[Problem]:
+def _attaches(attribute: Any, owner: Any) -> bool:
+    """Whether an attribute is what HDF5 writes to attach dimension scales."""
+    kind = attribute.get_type()
+    if attribute.name == _DIMENSION_LIST:
+        is_list = isinstance(kind, h5t.TypeVlenID) and kind.get_super().equal(h5t.STD_REF_OBJ)
+        return is_list and isinstance(owner, h5d.DatasetID) and attribute.shape == (owner.rank,)
+    if attribute.name == _REFERENCE_LIST and isinstance(kind, h5t.TypeCompoundID) and kind.get_nmembers() == 2:
+        first, second = kind.get_member_type(0), kind.get_member_type(1)
+        return bool(first.equal(h5t.STD_REF_OBJ)) and isinstance(second, h5t.TypeIntegerID) and kind.get_size() <= 24
+    return False
+
+
+def _value_problems(path: str, owner: Any, datasets: set[int]) -> Iterator[Problem]:
+    """Read the attributes of an object as readers do, and yield what is wrong with them."""
+    attributes = h5py.AttributeManager(_Owner(owner))
+    for name in attributes:
+        where, value = f"{path}@{name}", attributes[name]
+        if name.encode() == _REFERENCE_LIST:
+            # What HDF5 keeps for itself; it may name datasets that were deleted.
+            continue
+        if name.encode() == _DIMENSION_LIST:
+            if not all(_leads_to(reference, owner, datasets) for references in value for reference in references):
+                yield Problem("dimension-scale", where, "references to datasets of this file", "another reference")
+        elif not is_utf8(value):
+            yield Problem("attribute-kind", where, "text in UTF-8", "other bytes")
+
+
+class _Owner:
+    """What h5py asks of an object whose attributes it reads."""
+
+    def __init__(self, identifier: Any) -> None:
+        self.id = identifier
+
+
+def _leads_to(reference: Any, owner: Any, datasets: set[int]) -> bool:
+    try:
+        found = h5r.dereference(reference, owner)
+    except (ValueError, RuntimeError, OSError, KeyError):
+        return False
+    return isinstance(found, h5d.DatasetID) and address_of(found) in datasets
+
+
+def address_of(found: Any) -> int:
+    """Return what tells an object apart; HDF5 would look for its name through the whole file."""
+    return int(h5o.get_info(found).addr)
+
+
+def _dataset_problems(path: str, dataset: Any, entry_bytes: int, *, opaque: bool) -> Iterator[Problem]:
     properties = dataset.get_create_plist()
     layout = properties.get_layout()
     if layout == h5d.VIRTUAL or properties.get_external_count():
         found = "a virtual dataset" if layout == h5d.VIRTUAL else "external storage"
         yield Problem("storage-inside", path, "data in the file", found)
-        return
-    if not _is_plain(dataset.get_type()) and not (opaque and isinstance(dataset.get_type(), h5t.TypeOpaqueID)):
+    elif not _is_plain(dataset.get_type()) and not (opaque and isinstance(dataset.get_type(), h5t.TypeOpaqueID)):
         yield Problem("type-plain", path, "integers, floats or strings", _name_of(dataset.get_type()))
+    elif dataset.shape is None:
+        yield Problem("variable-dims", path, "values, or a length", "neither")
+    elif is_unwritten_dimension(path, dataset):
+        # Only its length means something.
         return
-    if layout == h5d.CHUNKED:
-        yield from _chunk_problems(path, dataset, properties, file_size, entry_bytes)
+    elif layout == h5d.CHUNKED:
+        yield from _chunked_problems(path, dataset, properties, entry_bytes)
     else:
         yield from _contiguous_problems(path, dataset, entry_bytes)
+
+
+def is_unwritten_dimension(path: str, dataset: Any) -> bool:
+    """Whether a dataset is a dimension without values; no variable is."""
+    name = path.rpartition("/")[2]
+    is_variable_here = path == f"/{name}" and (name in BY_NAME or name.startswith(METRIC_PREFIX))
+    if is_variable_here or dataset.rank != 1 or isinstance(dataset.get_type(), h5t.TypeStringID):
+        return False
+    return _stored_bytes(dataset) == 0 and (text_of(dataset, b"NAME") or "").startswith(BARE_DIMENSION)
+
+
+def text_of(dataset: Any, name: bytes) -> str | None:
+    """Return an attribute that is one text of a fixed length, as HDF5 marks dimension scales; None if it is another."""
+    if not h5a.exists(dataset, name):
+        return None
+    attribute = h5a.open(dataset, name)
+    kind = attribute.get_type()
+    if not isinstance(kind, h5t.TypeStringID) or kind.is_variable_str() or attribute.shape != ():
+        return None
+    return bytes(h5py.AttributeManager(_Owner(dataset))[name.decode()]).decode(errors="replace")
+
+
+def _stored_bytes(dataset: Any) -> int:
+    is_chunked = dataset.get_create_plist().get_layout() == h5d.CHUNKED
+    return int(dataset.get_num_chunks() if is_chunked else dataset.get_storage_size())
 
 
 def _contiguous_problems(path: str, dataset: Any, entry_bytes: int) -> Iterator[Problem]:
     declared = math.prod(dataset.shape) * _item_bytes(dataset.get_type())
     stored = dataset.get_storage_size()
-    if stored == 0 and _is_bare_dimension(dataset):
-        # A dimension without values: only its length means something.
-        return
     if stored == 0 and h5a.exists(dataset, b"CLASS"):
         expected = f"a scale with values, or with the NAME {BARE_DIMENSION}…"
         yield Problem("dimension-scale", path, expected, "neither")
@@ -144,19 +316,7 @@ def _contiguous_problems(path: str, dataset: Any, entry_bytes: int) -> Iterator[
         yield Problem("chunk-count", path, f"{declared:,} bytes", f"{stored:,}")
 
 
-def _is_bare_dimension(dataset: Any) -> bool:
-    if not h5a.exists(dataset, b"NAME"):
-        return False
-    name = h5a.open(dataset, b"NAME")
-    return bytes(h5py.Dataset(dataset).attrs["NAME"]).startswith(BARE_DIMENSION.encode()) if _is_text(name) else False
-
-
-def _is_text(attribute: Any) -> bool:
-    kind = attribute.get_type()
-    return isinstance(kind, h5t.TypeStringID) and not kind.is_variable_str() and attribute.shape == ()
-
-
-def _chunk_problems(path: str, dataset: Any, properties: Any, file_size: int, entry_bytes: int) -> Iterator[Problem]:
+def _chunked_problems(path: str, dataset: Any, properties: Any, entry_bytes: int) -> Iterator[Problem]:
     filters = [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
     unknown = [code for code in filters if code not in _FILTERS]
     if unknown or len(set(filters)) < len(filters):
@@ -179,47 +339,11 @@ def _chunk_problems(path: str, dataset: Any, properties: Any, file_size: int, en
     stored = dataset.get_num_chunks()
     if stored != expected:
         yield Problem("chunk-count", path, f"{expected:,} chunks", f"{stored:,}")
-        return
-    yield from _stored_chunk_problems(path, dataset, size, filters, file_size)
 
 
-def _stored_chunk_problems(path: str, dataset: Any, size: int, filters: list[int], file_size: int) -> Iterator[Problem]:
-    limit = size + size // 100 + 128
-    suspects = []
-    total = 0
-
-    def look(chunk: Any) -> Any:
-        nonlocal total
-        total += chunk.size
-        if chunk.size > limit or chunk.byte_offset is None or chunk.byte_offset + chunk.size > file_size:
-            return chunk
-        if chunk.size > MAX_TRUSTED_STORED_BYTES:
-            suspects.append(chunk)
-        return None
-
-    wrong = dataset.chunk_iter(look)
-    if wrong is not None:
-        found = f"{wrong.size:,} bytes at {wrong.byte_offset}"
-        yield Problem("chunk-stored", path, f"at most {limit:,} bytes, inside the file of {file_size:,}", found)
-    elif total > file_size:
-        # Only chunks that share their bytes can do that.
-        yield Problem("chunk-stored", path, f"chunks of at most {file_size:,} bytes together", f"{total:,}")
-    elif h5z.FILTER_DEFLATE in filters:
-        checksum = _CHECKSUM_BYTES if h5z.FILTER_FLETCHER32 in filters else 0
-        for chunk in suspects:
-            inflated = _inflated(dataset.read_direct_chunk(chunk.chunk_offset)[1], size + checksum)
-            if inflated not in (size, size + checksum):
-                yield Problem("chunk-inflated", path, f"{size:,} bytes", "more" if inflated > size else f"{inflated:,}")
-                return
-
-
-def _inflated(content: bytes, limit: int) -> int:
-    """Return how many bytes a deflated chunk becomes, without holding more than `limit` of them."""
-    inflater = zlib.decompressobj()
-    try:
-        return len(inflater.decompress(content, limit + 1))
-    except zlib.error:
-        return 0
+def _is_chunked(path: str, dataset: Any) -> bool:
+    is_chunked = dataset.get_create_plist().get_layout() == h5d.CHUNKED
+    return is_chunked and not is_unwritten_dimension(path, dataset)
 
 
 def _is_plain(kind: Any) -> bool:

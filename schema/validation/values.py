@@ -1,6 +1,7 @@
 """Holds the values of a file against the rules; a block of rows at a time."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,10 @@ from regime_proto.schema.header import Array, Layer
 from regime_proto.schema.policy import policy_of
 from regime_proto.schema.reader import read_layers, row_blocks
 from regime_proto.schema.validation.rules import Problem
+from regime_proto.schema.validation.strings import dataset_bytes, is_variable
+
+# HDF5 takes some kilobytes for every chunk of a selection, and there is a chunk of masks for every sample.
+SAMPLES = 4096
 
 
 def fixed_problems(file: h5py.File) -> Iterator[Problem]:
@@ -22,10 +27,18 @@ def fixed_problems(file: h5py.File) -> Iterator[Problem]:
     yield from _layer_problems(file)
 
 
-def row_problems(file: h5py.File) -> Iterator[Problem]:
-    """Yield what is wrong with the rows, after `fixed_problems` found nothing."""
-    yield from _delta_problems(file)
-    yield from _flip_problems(file)
+def row_problems(file: h5py.File, *, in_run: bool = False) -> Iterator[Problem]:
+    """Yield what is wrong with the rows, after `fixed_problems` found nothing.
+
+    Parameters
+    ----------
+    file : h5py.File
+    in_run : bool
+        Whether the file is a segment of a run: then it may begin with the change towards its first row.
+    """
+    is_first = not (in_run and _first_observation(file))
+    yield from _delta_problems(file, is_first=is_first)
+    yield from _flip_problems(file, is_first=is_first)
     yield from _mask_problems(file)
     yield from _digest_problems(file)
 
@@ -77,9 +90,19 @@ def _name_problems(file: h5py.File) -> Iterator[Problem]:
             continue
         if name in (layout.TENSOR, layout.LAYER) and ("" in found or len(set(found)) < len(found)):
             yield Problem("name-unique", f"/{name}", "names that differ, none empty", "an empty or repeated name")
+        if _holds_nul(file[name], found):
+            yield Problem("name-unique", f"/{name}", "text without NUL", "a NUL")
         if name == "layer_kind" and not set(found) <= set(layout.LAYER_KINDS):
             wrong = next(kind for kind in found if kind not in layout.LAYER_KINDS)
             yield Problem("layer-kind", "/layer_kind", " or ".join(layout.LAYER_KINDS), repr(wrong))
+
+
+def _holds_nul(stored: h5py.Dataset, found: list[str]) -> bool:
+    """Whether one of the texts in a variable goes on after a NUL, where most libraries take it to end."""
+    if not is_variable(stored.id.get_type()):
+        return any("\0" in text for text in found)
+    read = sum(len(text.encode()) for text in found)
+    return dataset_bytes(stored.id, stored.file.id.get_filesize()) > read
 
 
 def _layer_problems(file: h5py.File) -> Iterator[Problem]:
@@ -91,7 +114,7 @@ def _layer_problems(file: h5py.File) -> Iterator[Problem]:
         return
     beyond = np.arange(thresholds.shape[1]) >= planes[:, None]
     falling = (np.diff(thresholds) <= 0) & ~beyond[:, 1:]
-    if np.any(np.isfinite(thresholds) == beyond) or np.any(falling):
+    if np.any(np.isnan(thresholds) != beyond) or np.any(np.isinf(thresholds)) or np.any(falling):
         yield Problem("layer-threshold", "/layer_threshold", "increasing numbers, NaN beyond layer_planes", "others")
     widths = sizes
     if "unit_index" in file:
@@ -101,11 +124,11 @@ def _layer_problems(file: h5py.File) -> Iterator[Problem]:
     units = file["layer_units"][...]
     if np.any(units < 0) or np.any(units > widths[:, None]):
         yield Problem("layer-units", "/layer_units", "0 to the stored units of the layer", "another number")
+    # In Python's integers: sizes of others may be such that sums wrap around.
     lengths = [layout.packed_bytes(int(width), int(count)) for width, count in zip(widths, planes, strict=True)]
-    stops = np.cumsum(lengths)
-    starts = stops - lengths
-    found = file["layer_byte_start"][...], file["layer_byte_stop"][...]
-    if not (np.array_equal(found[0], starts) and np.array_equal(found[1], stops)):
+    stops = list(itertools.accumulate(lengths))
+    starts = [0, *stops[:-1]]
+    if [file["layer_byte_start"][...].tolist(), file["layer_byte_stop"][...].tolist()] != [starts, stops]:
         yield Problem("layer-bytes", "/layer_byte_start", "layers one after the other in their packed sizes", "others")
     elif file["mask"].shape[2] != stops[-1]:
         yield Problem("layer-bytes", "/mask", f"{stops[-1]} bytes a sample", str(file["mask"].shape[2]))
@@ -119,8 +142,8 @@ def _unit_index_problems(index: Array, sizes: Array) -> Iterator[Problem]:
         yield Problem("unit-index", "/unit_index", "increasing units below layer_size, then -1", "others")
 
 
-def _delta_problems(file: h5py.File) -> Iterator[Problem]:
-    valid, is_first = file["valid"][...].astype(bool), _first_observation(file) == 0
+def _delta_problems(file: h5py.File, *, is_first: bool) -> Iterator[Problem]:
+    valid = file["valid"][...].astype(bool)
     both = valid & np.concatenate([[False], valid[:-1]])
     known = (name for name in ("weight_delta_l1", "weight_delta_l2", "weight_distance_l2", "flip_fraction_error"))
     for name in known:
@@ -128,7 +151,10 @@ def _delta_problems(file: h5py.File) -> Iterator[Problem]:
             continue
         first = file[name][0]
         nothing = np.isnan(first) if name.startswith("weight_delta") else first == 0
-        if is_first and valid[0] and not nothing.all():
+        if not valid[0]:
+            # The distance of a state that is not finite from itself is none.
+            nothing |= np.isnan(first)
+        if is_first and not nothing.all():
             expected = "NaN" if name.startswith("weight_delta") else "0"
             yield Problem("first-row", f"/{name}", f"{expected} in the first row", "others")
         for rows, values in row_blocks(file[name]):
@@ -139,9 +165,9 @@ def _delta_problems(file: h5py.File) -> Iterator[Problem]:
                 break
 
 
-def _flip_problems(file: h5py.File) -> Iterator[Problem]:
+def _flip_problems(file: h5py.File, *, is_first: bool) -> Iterator[Problem]:
     flips, units = file["flips"], file["layer_units"][...]
-    if _first_observation(file) == 0 and np.any(flips[0]):
+    if is_first and np.any(flips[0]):
         yield Problem("first-row", "/flips", "0 in the first row", "flips")
     for rows, values in row_blocks(flips):
         wrong = np.any(values > units, axis=(1, 2))
@@ -154,31 +180,42 @@ def _flip_problems(file: h5py.File) -> Iterator[Problem]:
 def _mask_problems(file: h5py.File) -> Iterator[Problem]:
     layers = read_layers(file)
     counter, padding = FlipCounter(layers), _padding(layers)
+    for start in range(0, file["mask"].shape[1], SAMPLES):
+        problem = _wrong_masks(file, counter, padding, slice(start, start + SAMPLES))
+        if problem is not None:
+            yield problem
+            return
+
+
+def _wrong_masks(file: h5py.File, counter: FlipCounter, padding: Array, samples: slice) -> Problem | None:
+    """Return what is wrong with the masks of some samples, and with the flips between them."""
     # Which observation each mask is of.
     numbers = np.searchsorted(file["step"][...], file["mask_step"][...])
-    before = np.zeros((0, *file["mask"].shape[1:]), np.uint8)
-    for rows, masks in row_blocks(file["mask"]):
+    before: Array | None = None
+    for rows, masks in row_blocks(file["mask"], samples):
         for sample in range(masks.shape[1]):
             wrong = np.any(masks[:, sample] & padding, axis=1)
             if wrong.any():
-                found = f"1 in row {rows.start + int(np.flatnonzero(wrong)[0])}, sample {sample}"
-                yield Problem("mask-padding", "/mask", "0 beyond a layer's last unit", found)
-                return
+                found = f"1 in row {rows.start + int(np.flatnonzero(wrong)[0])}, sample {samples.start + sample}"
+                return Problem("mask-padding", "/mask", "0 beyond a layer's last unit", found)
+        before = masks[:0] if before is None else before
         held = numbers[rows.start - len(before) : rows.stop]
-        row = _wrong_flips(file["flips"], counter, held, before, masks)
+        row = _wrong_flips(file["flips"], counter, held, before, masks, samples)
         if row is not None:
             found = f"other numbers in row {row}"
-            yield Problem("mask-flips", "/flips", "the units in which neighbouring masks differ", found)
-            return
+            return Problem("mask-flips", "/flips", "the units in which neighbouring masks differ", found)
         before = masks[-1:]
+    return None
 
 
-def _wrong_flips(stored: h5py.Dataset, counter: FlipCounter, numbers: Array, before: Array, masks: Array) -> int | None:
+def _wrong_flips(
+    stored: h5py.Dataset, counter: FlipCounter, numbers: Array, before: Array, masks: Array, samples: slice
+) -> int | None:
     """Return the first row of flips that is not the difference of its masks and those before, None if all are."""
     neighbours = np.flatnonzero(np.diff(numbers) == 1)
     if not len(neighbours):
         return None
-    flips = stored[numbers[neighbours[0]] + 1 : numbers[neighbours[-1]] + 2]
+    flips = stored[numbers[neighbours[0]] + 1 : numbers[neighbours[-1]] + 2, :, samples]
     rows = numbers[neighbours] + 1
     for sample in range(masks.shape[1]):
         held = np.concatenate([before[:, sample], masks[:, sample]])

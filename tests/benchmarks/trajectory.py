@@ -112,7 +112,7 @@ def measure_reading(files):
     for title, path in files.items():
         forget_checked()
         analyzed, validated = run_task("analyze", path), watch(REGIME, "validate", path)
-        limit = SECONDS + path.stat().st_size / BYTES_PER_SECOND + inflated_bytes(path) / ROW_BYTES_PER_SECOND
+        limit = SECONDS.value + path.stat().st_size / BYTES_PER_SECOND + inflated_bytes(path) / ROW_BYTES_PER_SECOND
         print_row(
             [
                 title,

@@ -1,0 +1,175 @@
+"""Stored chunks: where they lie, and how long they become.
+
+HDF5 takes a chunk that inflates short for a whole one, and reads whatever memory follows; one that inflates long fills
+the memory first. So every chunk is inflated here before HDF5 reads it.
+"""
+
+import itertools
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from h5py import h5d, h5z
+from regime_proto.schema.validation.rules import Problem
+
+# Deflate makes at most 1,032 bytes of one: chunks below this cannot become larger than 256 MiB.
+MAX_TRUSTED_STORED_BYTES = 256 * 2**20 // 1032
+
+_CHECKSUM_BYTES = 4
+# So much is inflated at a time: it stays in the processor's cache.
+_PIECE_BYTES = 2**18
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How the chunks of a dataset are stored.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of a chunk.
+    step : tuple of int
+        Its shape.
+    filters : tuple of (int, int)
+        Code and first parameter of each filter, in the order in which they are applied when a chunk is written.
+    """
+
+    size: int
+    step: tuple[int, ...]
+    filters: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, dataset: Any) -> "Chunking":
+        """Return how a chunked dataset is stored."""
+        properties = dataset.get_create_plist()
+        found = (properties.get_filter(index) for index in range(properties.get_nfilters()))
+        filters = tuple((int(code), int(values[0]) if values else 0) for code, _, values, _ in found)
+        step = properties.get_chunk()
+        return cls(math.prod(step) * dataset.get_type().get_size(), step, filters)
+
+    def length(self, content: bytes, mask: int) -> int:
+        """Return how many bytes HDF5 makes of a stored chunk; -1 if it is damaged, more than `size` if it is a bomb.
+
+        Parameters
+        ----------
+        content : bytes
+        mask : int
+            The filters that were left out for this chunk, as bits.
+        """
+        length = len(content)
+        for number, (code, width) in reversed(list(enumerate(self.filters))):
+            if mask >> number & 1:
+                continue
+            if code == h5z.FILTER_FLETCHER32:
+                content, length = content[:-_CHECKSUM_BYTES], length - _CHECKSUM_BYTES
+            elif code == h5z.FILTER_SHUFFLE:
+                content = _unshuffled(content, width)
+            elif code == h5z.FILTER_DEFLATE:
+                # What comes before the compression does not change the length, but for a checksum.
+                content, length = b"", inflated_length(content, self.size + _CHECKSUM_BYTES)
+        return length
+
+
+def inflated_length(content: bytes, limit: int) -> int:
+    """Return how many bytes a deflated chunk becomes; -1 if it is damaged, ``limit + 1`` if there are more."""
+    inflater, length, waiting = zlib.decompressobj(), 0, content
+    try:
+        while not inflater.eof and length <= limit:
+            piece = inflater.decompress(waiting, _PIECE_BYTES)
+            waiting = inflater.unconsumed_tail
+            length += len(piece)
+            if not (piece or waiting):
+                # The end is missing.
+                return -1
+    except zlib.error:
+        return -1
+    return min(length, limit + 1)
+
+
+def _unshuffled(content: bytes, width: int) -> bytes:
+    whole = len(content) // width * width if width > 1 else 0
+    if not whole:
+        return content
+    return np.frombuffer(content, np.uint8, whole).reshape(width, -1).T.tobytes() + content[whole:]
+
+
+def stored_problems(path: str, dataset: Any, file_size: int, *, inflate: bool) -> Iterator[Problem]:
+    """Yield what is wrong with the stored chunks of a dataset.
+
+    Parameters
+    ----------
+    path : str
+        Of the dataset.
+    dataset : h5py.h5d.DatasetID
+        It is chunked, its filters are known ones, and it has as many chunks as it ought to.
+    file_size : int
+    inflate : bool
+        Inflate every chunk, not only those that could fill the memory.
+    """
+    chunking = Chunking.of(dataset)
+    limit = chunking.size + chunking.size // 100 + 128
+    grid = [-(-length // step) for length, step in zip(dataset.shape, chunking.step, strict=True)]
+    seen = np.zeros(math.prod(grid), bool)
+    suspects: list[Any] = []
+    total = 0
+
+    def look(chunk: Any) -> Any:
+        nonlocal total
+        total += chunk.size
+        if chunk.size > limit or chunk.byte_offset is None or chunk.byte_offset + chunk.size > file_size:
+            return chunk
+        at = 0
+        for offset, step, count in zip(chunk.chunk_offset, chunking.step, grid, strict=True):
+            if offset % step or offset // step >= count:
+                return chunk
+            at = at * count + offset // step
+        seen[at] = True
+        if chunk.size > MAX_TRUSTED_STORED_BYTES or not chunking.filters:
+            suspects.append(chunk)
+        return None
+
+    wrong = dataset.chunk_iter(look)
+    if wrong is not None:
+        found = f"{wrong.size:,} bytes at {wrong.byte_offset}"
+        yield Problem("chunk-stored", path, f"at most {limit:,} bytes, inside the file of {file_size:,}", found)
+    elif not seen.all():
+        yield Problem("chunk-count", path, f"{len(seen):,} chunks, each once", f"{int(seen.sum()):,}")
+    elif total > file_size:
+        # Only chunks that share their bytes can do that.
+        yield Problem("chunk-stored", path, f"chunks of at most {file_size:,} bytes together", f"{total:,}")
+    else:
+        offsets = (chunk.chunk_offset for chunk in suspects)
+        yield from inflated_problems(path, dataset, every_offset(dataset, chunking) if inflate else offsets)
+
+
+def every_offset(
+    dataset: Any, chunking: Chunking, box: Sequence[tuple[int, int]] | None = None
+) -> Iterator[tuple[int, ...]]:
+    """Return the offsets of the chunks of a dataset, or of those that a box touches, ``(start, stop)`` on each axis."""
+    bounds = box or [(0, length) for length in dataset.shape]
+    ranges = (
+        range(start - start % step, stop, step) for (start, stop), step in zip(bounds, chunking.step, strict=True)
+    )
+    return itertools.product(*ranges)
+
+
+def inflated_problems(path: str, dataset: Any, offsets: Iterator[tuple[int, ...]]) -> Iterator[Problem]:
+    """Yield the first of some chunks that does not become as long as it ought to."""
+    chunking = Chunking.of(dataset)
+    for offset in offsets:
+        mask, content = dataset.read_direct_chunk(offset)
+        length = chunking.length(content, mask)
+        if length != chunking.size:
+            found = {-1: "damaged data"}.get(length, f"{length:,}" if length < chunking.size else "more")
+            yield Problem("chunk-inflated", path, f"{chunking.size:,} bytes", found)
+            return
+
+
+def inflated_bytes(dataset: h5d.DatasetID) -> int:
+    """Return how many bytes all chunks of a dataset take together; 0 if it has none."""
+    if dataset.get_create_plist().get_layout() != h5d.CHUNKED:
+        return 0
+    return int(dataset.get_num_chunks()) * Chunking.of(dataset).size

@@ -1,0 +1,83 @@
+"""Texts: how long they are where they are stored, and whether they are UTF-8.
+
+HDF5 keeps a string of variable length in a heap, apart from where it is used: many may share one entry, which only
+multiplies when they are read. Their lengths are asked for as those of sequences of bytes, since a text as such ends at
+its first NUL.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from h5py import h5s, h5t
+
+# So many strings are looked at together.
+_BLOCK = 256
+# Length and address in memory.
+_SEQUENCE = np.dtype([("length", "u8"), ("address", "u8")])
+
+
+def is_variable(kind: Any) -> bool:
+    """Whether a type is a string of variable length."""
+    return isinstance(kind, h5t.TypeStringID) and kind.is_variable_str()
+
+
+def attribute_bytes(attribute: Any) -> int:
+    """Return the bytes of an attribute's value."""
+    count = math.prod(attribute.shape or ())
+    if not is_variable(attribute.get_type()):
+        return count * int(attribute.get_type().get_size())
+    if not count:
+        return 0
+    lengths = np.zeros(attribute.shape, _SEQUENCE)
+    attribute.read(lengths.view("V16"), h5t.vlen_create(h5t.NATIVE_UINT8))
+    return int(lengths["length"].sum())
+
+
+def dataset_bytes(dataset: Any, limit: int) -> int:
+    """Return the bytes of the strings of a dataset; those after the first `limit` bytes are not counted."""
+    count, total = math.prod(dataset.shape), 0
+    space = dataset.get_space()
+    for start in range(0, count, _BLOCK):
+        numbers = np.arange(start, min(start + _BLOCK, count))
+        if dataset.shape:
+            points = np.stack(np.unravel_index(numbers, dataset.shape), axis=1).astype(np.uint64)
+            space.select_elements(points)
+        lengths = np.zeros(len(numbers), _SEQUENCE)
+        dataset.read(h5s.create_simple((len(numbers),)), space, lengths.view("V16"), h5t.vlen_create(h5t.NATIVE_UINT8))
+        total += int(lengths["length"].sum())
+        if total > limit:
+            break
+    return total
+
+
+def is_utf8(value: Any) -> bool:
+    """Whether what h5py returned for a text, or several, was UTF-8."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return all(map(is_utf8, value.ravel().tolist() if isinstance(value, np.ndarray) else value))
+    if isinstance(value, bytes):
+        return _decodes(value)
+    # Other bytes become halves of characters.
+    return not isinstance(value, str) or _encodes(value)
+
+
+def _decodes(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _encodes(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def are_utf8(names: Iterable[bytes]) -> bool:
+    """Whether names are UTF-8."""
+    return all(map(_decodes, names))
