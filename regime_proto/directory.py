@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
-from regime_proto.name_numbers import has_integer, is_pointer
+from regime_proto.name_numbers import has_integer, has_number, is_pointer
 from regime_proto.ordering import Order, by_pattern, order, with_step, without_pointers
 from regime_proto.payload import Incomplete, Label, NotACheckpoint, state_of
 from regime_proto.places import entries, is_remote, on_disk
@@ -156,7 +156,7 @@ def _recognise(root: Path, reading: Reading) -> _Recognised:
     if entries_of(best) == 1 and known[best].SUFFIXES:
         _refuse_parent(root, known)
     # A numbered one may be the first of a run.
-    if not any(has_integer(path.name) for family in claims[best] for path in families[family]):
+    if not any(has_number(path.name) for family in claims[best] for path in families[family]):
         _refuse_single(root, known)
     if not claims[best]:
         raise NoCheckpoint(_nothing(root, [path for members in families.values() for path in members], known))

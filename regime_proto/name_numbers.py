@@ -127,6 +127,11 @@ def has_integer(name: str) -> bool:
     return any(number.value is not None for number in parse(name).numbers)
 
 
+def has_number(name: str) -> bool:
+    """Whether a name has a number of any kind, so that there may be others that differ in it."""
+    return bool(parse(name).numbers)
+
+
 def integer(text: str) -> int | None:
     """Return the integer that a text writes, perhaps as ``1,000``, ``1_000``, ``20k`` or ``1.5B``; None if none."""
     scale = UNITS[text[-1].lower()] if text and text[-1] in UNIT_LETTERS else 1
