@@ -342,7 +342,7 @@ def _several_schemes(
         patterns += choice.doubt.patterns if choice.doubt else _patterns(members, choice.taken) if choice.taken else ()
     if all(len(one.numbers) == 1 and one.numbers[0].role is Role.OTHER for one in parsed):
         # The words may well say nothing: init_0, model_1, model_2.
-        patterns.append(r"(\d+)\D*$")
+        patterns.insert(0, r"(\d+)\D*$")
     return Doubt(f"{len(layouts)} naming schemes ({shown})", tuple(patterns))
 
 

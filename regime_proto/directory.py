@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.name_numbers import has_integer, has_number, is_pointer
-from regime_proto.ordering import Order, by_pattern, order, with_step, without_pointers
+from regime_proto.ordering import Order, by_pattern, order, sequence_of, with_step, without_pointers
 from regime_proto.payload import Incomplete, Label, NotACheckpoint, state_of
 from regime_proto.places import entries, is_remote, on_disk
 from regime_proto.probe import FILE_NAME as PROBE_FILE
@@ -94,7 +94,9 @@ def open_directory(root: Path, reading: Reading = AS_RECOGNISED) -> Source:
         raise NoCheckpoint(f"{root}: no checkpoint found; {others[0].path.name}: {others[0].reason}")
     ordered, skipped = _order(paths, peek, reading.step_pattern)
     checkpoints = [Checkpoint(step, path) for path, step in ordered.steps.items()]
-    skipped += _take_off_unfinished(checkpoints, peek)
+    unfinished = _unfinished([checkpoint.path for checkpoint in checkpoints], peek)
+    checkpoints = checkpoints[: len(checkpoints) - len(unfinished)]
+    skipped += unfinished
     if not checkpoints:
         raise NoCheckpoint(f"{root}: no complete checkpoint yet ({skipped[-1].path.name} may still be being written)")
     load = _guarded(found.reader.read, found.adapter)
@@ -287,8 +289,10 @@ def _order(
             Skipped(path, "--step-pattern is not in its name") for path in paths if path not in ordered.steps
         ]
     kept, pointers = without_pointers(paths)
-    ordered = order(kept, peek, beside=pointers)
-    skipped: list[Skipped] = []
+    # If all are to be asked for their steps, one that is still being written cannot answer.
+    skipped = _unfinished(sequence_of(kept), peek)
+    gone = {entry.path for entry in skipped}
+    ordered = order([path for path in kept if path not in gone], peek, beside=pointers)
     for pointer in pointers:
         found = _step_of_pointer(pointer, ordered, peek)
         if isinstance(found, Skipped):
@@ -311,17 +315,15 @@ def _step_of_pointer(pointer: Path, ordered: Order[Path], peek: Callable[[Path],
     return Skipped(pointer, "it does not say its step, and its name has none")
 
 
-def _take_off_unfinished(checkpoints: list[Checkpoint], peek: Callable[[Path], Label]) -> list[Skipped]:
-    """Remove the checkpoints at the end that are not complete, and return them."""
-    skipped = []
-    while checkpoints:
-        last = checkpoints[-1]
+def _unfinished(paths: Sequence[Path], peek: Callable[[Path], Label]) -> list[Skipped]:
+    """Return those at the end that are not complete."""
+    skipped: list[Skipped] = []
+    for path in reversed(paths):
         try:
-            peek(last.path)
+            peek(path)
         except Incomplete as error:
-            skipped.append(Skipped(last.path, "not complete yet"))
-            warnings.warn(f"{error}; left out, since training may still be writing it", RegimeWarning, stacklevel=3)
-            checkpoints.pop()
+            skipped.append(Skipped(path, "not complete yet"))
+            warnings.warn(f"{error}; left out, since training may still be writing it", RegimeWarning, stacklevel=4)
             continue
         except RegimeError:
             # It is an error when its turn to be read comes, after the steps before it.

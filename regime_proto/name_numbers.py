@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import cached_property, lru_cache
 
 UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 UNIT_LETTERS = "kKmMbBT"
@@ -90,12 +91,12 @@ class Number:
     unit: str = ""
     value: int | None = None
 
-    @property
+    @cached_property
     def role(self) -> Role:
         """What it counts."""
         return role_of(self.word)
 
-    @property
+    @cached_property
     def form(self) -> tuple[str, str]:
         """What is the same in all names of one scheme; all words for a step are one."""
         counts = self.role in (Role.STEP, Role.EPOCH, Role.TOKENS)
@@ -208,6 +209,7 @@ def _word(before: Sequence[str], after: Sequence[str]) -> str:
     return word
 
 
+@lru_cache(4096)
 def role_of(word: str) -> Role:
     """Return what the number with a word counts."""
     return next((role for role, pattern in _PATTERNS if word and pattern.fullmatch(word)), Role.OTHER)

@@ -5,9 +5,9 @@ and copying a folder changes times.
 """
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from pathlib import PurePath
 from typing import Generic, TypeVar
 
@@ -20,6 +20,8 @@ from regime_proto.step_pattern import StepPattern, option
 P = TypeVar("P", bound=str | PurePath)
 
 _PATTERNS_SHOWN = 4
+# Names may be of thousands of schemes; the largest come first.
+_PATTERNS_TRIED = 100
 _SAVE_STEPS = "save the step in the checkpoints, or say where it stands in some names: --step-pattern REGEX"
 _AS_THE_PAYLOADS_SAY = "the number in the name, which the payloads say is the step"
 
@@ -63,6 +65,12 @@ def without_pointers(paths: Sequence[P]) -> tuple[list[P], list[P]]:
     return kept, [path for path in paths if path not in chosen]
 
 
+def sequence_of(paths: Sequence[P]) -> list[P]:
+    """Return checkpoints in the order that their names alone give; none if that is not clear."""
+    choice = choose(_names(paths))
+    return [] if choice.taken is None or choice.doubt else [paths[index] for index in choice.taken.ranks]
+
+
 def by_pattern(pattern: str, paths: Sequence[P]) -> Order[P]:
     """Return the order that ``--step-pattern`` gives those checkpoints whose names it fits.
 
@@ -100,6 +108,8 @@ def order(paths: Sequence[P], peek: Callable[[P], Label] | None = None, *, besid
     RegimeError
         Two files have one step, or no rule tells the steps; the message says which ``--step-pattern`` would.
     """
+    if not paths:
+        return Order({}, "ordinal", "no checkpoint")
     choice = choose(_names(paths))
     sample = _sample(paths, choice, peek)
     quick = _as_sampled(paths, choice, sample)
@@ -189,7 +199,7 @@ def _contradiction(found: Order[P], labels: Mapping[P, Label]) -> str | None:
     steps = [(path, labels[path].step) for path in ranked if labels[path].step is not None]
     epochs = [(path, labels[path].epoch) for path in ranked if labels[path].epoch is not None]
     for what, numbers in (("step", steps), ("epoch", epochs)):
-        for (path, number), (following, next_number) in itertools.pairwise(numbers):
+        for (path, number), (following, next_number) in pairwise(numbers):
             if number is not None and next_number is not None and next_number < number:
                 return (
                     f"the payload of {name_of(path)} says {what} {number:g}, that of {name_of(following)} "
@@ -283,7 +293,7 @@ def _arranged(found: Order[P]) -> Order[P]:
 
 def _repeats(found: Order[P]) -> str:
     paths = sorted(found.steps, key=found.steps.__getitem__)
-    first, second = next(pair for pair in itertools.pairwise(paths) if found.steps[pair[0]] == found.steps[pair[1]])
+    first, second = next(pair for pair in pairwise(paths) if found.steps[pair[0]] == found.steps[pair[1]])
     return f"{first} and {name_of(second)} both have {found.kind} {found.steps[first]} ({found.reason})"
 
 
@@ -313,7 +323,7 @@ class _Refusal(Generic[P]):
 
     def _options(self, patterns: Iterable[str]) -> str:
         """Return those of the proposed options that work, the ones that fit most checkpoints first."""
-        fitting = {pattern: self.fits(pattern) for pattern in dict.fromkeys(patterns)}
+        fitting = {pattern: self.fits(pattern) for pattern in islice(dict.fromkeys(patterns), _PATTERNS_TRIED)}
         best = sorted((pattern for pattern, count in fitting.items() if count > 1), key=lambda found: -fitting[found])
         shown = [f"{option(pattern)} ({fitting[pattern]} of {len(self.paths)})" for pattern in best[:_PATTERNS_SHOWN]]
         return " or ".join(shown) + (" …" if len(best) > _PATTERNS_SHOWN else "")

@@ -443,6 +443,17 @@ def test_a_best_one_beside_numbered_ones_is_a_copy(tmp_path):
     }
 
 
+def test_one_that_is_being_written_does_not_hinder_the_order(tmp_path):
+    for epoch in range(4):
+        torch.save({"model": WEIGHTS, "epoch": epoch}, tmp_path / f"net_{epoch + 1}.pt")
+    last = tmp_path / "net_4.pt"
+    last.write_bytes(last.read_bytes()[:-200])
+    with pytest.warns(RegimeWarning, match="left out, since training may still be writing"):
+        source = open_directory(tmp_path)
+    assert (source.step_kind, [checkpoint.step for checkpoint in source.checkpoints]) == ("epoch", [0, 1, 2])
+    assert source.skipped_by_reason() == {"not complete yet": ["net_4.pt"]}
+
+
 @pytest.mark.parametrize(
     ("facts", "step", "epoch"),
     [
