@@ -2,7 +2,7 @@
 
 import collections
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,9 @@ from regime_proto.name_numbers import Number, Parsed, Role, parse_all
 from regime_proto.step_pattern import pattern_for
 
 _DIGITS_OF_A_DATE = 6
+
+Layouts = dict[tuple[tuple[str, str], ...], dict[int, list[Number]]]
+"""The integers of every name, by the form that names with the same integers have."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def _choice(parsed: Sequence[Parsed]) -> Choice:
     parallel = _parallel(parsed, varying)
     taken: Counter | None
     doubt: Doubt | None
-    if len(layouts) > 1 and (not pool or pool[-1].role not in (Role.STEP, Role.EPOCH)):
+    if len(layouts) > 1 and not (pool and _is_named_throughout(pool[-1], layouts)):
         taken, doubt = None, _several_schemes(parsed, layouts)
     elif not pool:
         taken = _repeated(varying)
@@ -152,6 +155,15 @@ def _choice(parsed: Sequence[Parsed]) -> Choice:
     )
 
 
+def _is_named_throughout(counter: Counter, layouts: Layouts) -> bool:
+    """Whether a counter is a step or an epoch by name, and so are all numbers of names that differ in form.
+
+    One without a word could belong to the counter: an update within an epoch, or thousands.
+    """
+    numbers = (number for layout in layouts.values() for found in layout.values() for number in found)
+    return counter.role in (Role.STEP, Role.EPOCH) and all(number.word for number in numbers)
+
+
 def _of_constants(parsed: Sequence[Parsed], counters: Sequence[Counter]) -> Choice:
     """Return the choice where no integer varies: with one name only, its step, its epoch or its last integer."""
     named = [counter for role in (Role.STEP, Role.EPOCH) for counter in counters if counter.role is role]
@@ -159,15 +171,12 @@ def _of_constants(parsed: Sequence[Parsed], counters: Sequence[Counter]) -> Choi
     return Choice(tuple(counters) if len(parsed) == 1 else (), taken, parsed=tuple(parsed))
 
 
-def _layouts(parsed: Sequence[Parsed]) -> dict[tuple[tuple[str, str], ...], dict[int, list[Number]]]:
-    """Return the integers of every name, by the form that names with the same integers have.
-
-    A number that is a decimal in one name of a form is a score in all of them.
-    """
+def _layouts(parsed: Sequence[Parsed]) -> Layouts:
+    """Return the layouts of names; a number that is a decimal in one name of a form is a score in all of them."""
     forms: dict[tuple[tuple[str, str], ...], list[int]] = {}
     for index, one in enumerate(parsed):
         forms.setdefault(tuple(number.form for number in one.numbers), []).append(index)
-    layouts: dict[tuple[tuple[str, str], ...], dict[int, list[Number]]] = {}
+    layouts: Layouts = {}
     for form, indices in forms.items():
         places = [
             place
@@ -180,7 +189,7 @@ def _layouts(parsed: Sequence[Parsed]) -> dict[tuple[tuple[str, str], ...], dict
     return layouts
 
 
-def _of_one_layout(layouts: Mapping[tuple[tuple[str, str], ...], Mapping[int, list[Number]]]) -> list[Counter]:
+def _of_one_layout(layouts: Layouts) -> list[Counter]:
     (layout,) = layouts.values()
     columns = zip(*(layout[index] for index in range(len(layout))), strict=True)
     return [Counter(tuple(column), place) for place, column in enumerate(columns, start=1)]
@@ -330,9 +339,7 @@ def _parallel(parsed: Sequence[Parsed], varying: Sequence[Counter]) -> Doubt | N
     return None
 
 
-def _several_schemes(
-    parsed: Sequence[Parsed], layouts: Mapping[tuple[tuple[str, str], ...], Mapping[int, list[Number]]]
-) -> Doubt:
+def _several_schemes(parsed: Sequence[Parsed], layouts: Layouts) -> Doubt:
     firsts = [parsed[min(layout)].name for layout in layouts.values()]
     shown = ", ".join(firsts[:3]) + (", …" if len(firsts) > 3 else "")
     patterns: list[str] = []

@@ -186,6 +186,11 @@ UNCLEAR = {
         {r"^epoch_(?P<epoch>\d+)\.pth$": ["epoch_2.pth", "epoch_10.pth"],
          r"^iter_(\d+)\.pth$": ["iter_50.pth", "iter_500.pth"]},
     ),
+    "thousands in some names": (
+        ["step500_0", "step1_000_0", "step2_000_0"],
+        "2 naming schemes",
+        {pattern: ["step1_000_0", "step2_000_0"] for pattern in (r"^step(\d+_000)_\d+$", r"^step(\d+)_\d+_\d+$")},
+    ),
     "words that say nothing": (
         ["init_0.pt", "model_2.pt", "model_10.pt"],
         "2 naming schemes",
