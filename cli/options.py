@@ -121,7 +121,8 @@ reading = _all(
     click.option(
         "--step-pattern",
         metavar="REGEX",
-        help="Where the step stands in the names of files or folders, as one group: 'ckpt_(\\d+)'.",
+        help="Where the step stands in the names of files or folders, as one group: 'ckpt_(\\d+)', or the epoch: "
+        "'ckpt_(?P<epoch>\\d+)'. In the group 20k, 3M, 1B and 1,000 are whole numbers; decimals are refused.",
     ),
     click.option(
         "--weights",

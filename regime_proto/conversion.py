@@ -15,6 +15,7 @@ from regime_proto.engine.deltas import non_finite
 from regime_proto.engine.device import find_device, runtime_version
 from regime_proto.engine.measure import Meter, observe
 from regime_proto.engine.noise import measure_noise
+from regime_proto.ordering import option_for_steps
 from regime_proto.places import as_place
 from regime_proto.plan import Plan, make_plan
 from regime_proto.provenance import embedded_files, header_of, provenance
@@ -457,10 +458,12 @@ def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None, masks: st
     if plan.variants is not None:
         attributes["tensors_compared"] = "those that all checkpoints hold in one shape; their graphs differ"
     if batches_per_epoch is not None:
+        paths = [checkpoint.path for checkpoint in plan.source.checkpoints]
         attributes["observations_per_epoch"] = observations_per_epoch(
             [checkpoint.step for checkpoint in plan.source.checkpoints],
             plan.source.step_kind,
             batches_per_epoch,
+            option=option_for_steps(paths, [entry.path for entry in plan.source.skipped]),
         )
     header = header_of(
         meter,

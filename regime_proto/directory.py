@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
-from regime_proto.ordering import arranged, has_number, is_pointer, number_by, order
+from regime_proto.name_numbers import has_integer, has_number, is_pointer
+from regime_proto.ordering import Order, by_pattern, order, sequence_of, with_step, without_pointers
 from regime_proto.payload import Incomplete, Label, NotACheckpoint, state_of
 from regime_proto.places import entries, is_remote, on_disk
 from regime_proto.probe import FILE_NAME as PROBE_FILE
@@ -18,7 +19,7 @@ from regime_proto.registry import Reader, advice_on, rank, reader_named, readers
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import SUFFIX
 from regime_proto.schema.nearest import no_such
-from regime_proto.source import Checkpoint, Skipped, Source, State
+from regime_proto.source import Checkpoint, OtherOrder, Skipped, Source, State
 
 T = TypeVar("T")
 
@@ -38,15 +39,15 @@ class AdapterError(RegimeError):
 
 @dataclass(frozen=True)
 class Reading:
-    """How a directory is to be read; what is None is found out.
+    r"""How a directory is to be read; what is None is found out.
 
     Parameters
     ----------
     adapter : str, optional
         The adapter that reads it.
     step_pattern : str, optional
-        A regular expression with one group, the step, that is searched in the names of files or folders; those
-        without it are left out.
+        A regular expression with one group, the step, or the epoch if it is named so (``(?P<epoch>\d+)``), that is
+        searched in the names of files or folders; those without it are left out.
     weights : str, optional
         The key under which a checkpoint holds the weights that are meant, or the front of their names.
     """
@@ -91,9 +92,11 @@ def open_directory(root: Path, reading: Reading = AS_RECOGNISED) -> Source:
     paths, others = _without_other_families(found.paths, peek)
     if not paths:
         raise NoCheckpoint(f"{root}: no checkpoint found; {others[0].path.name}: {others[0].reason}")
-    steps, kind, reason, skipped = _order(paths, peek, reading.step_pattern)
-    checkpoints = [Checkpoint(step, path) for path, step in sorted(steps.items(), key=lambda item: item[1])]
-    skipped += _take_off_unfinished(checkpoints, peek)
+    ordered, skipped = _order(paths, peek, reading.step_pattern)
+    checkpoints = [Checkpoint(step, path) for path, step in ordered.steps.items()]
+    unfinished = _unfinished([checkpoint.path for checkpoint in checkpoints], peek)
+    checkpoints = checkpoints[: len(checkpoints) - len(unfinished)]
+    skipped += unfinished
     if not checkpoints:
         raise NoCheckpoint(f"{root}: no complete checkpoint yet ({skipped[-1].path.name} may still be being written)")
     load = _guarded(found.reader.read, found.adapter)
@@ -105,13 +108,14 @@ def open_directory(root: Path, reading: Reading = AS_RECOGNISED) -> Source:
         adapter=found.adapter,
         recognised=found.reason,
         root=root,
-        step_kind=kind,
-        order=reason,
+        step_kind=ordered.kind,
+        order=ordered.reason,
         checkpoints=tuple(checkpoints),
         read=read,
         skipped=(*found.others, *others, *skipped),
         metrics=_metrics(checkpoints, peek),
-    )
+        other_orders=tuple(OtherOrder(other.reason, tuple(other.steps)) for other in ordered.others),
+    ).select()
 
 
 def find_source(root: Path, reading: Reading = AS_RECOGNISED) -> Source | None:
@@ -154,7 +158,7 @@ def _recognise(root: Path, reading: Reading) -> _Recognised:
     if entries_of(best) == 1 and known[best].SUFFIXES:
         _refuse_parent(root, known)
     # A numbered one may be the first of a run.
-    if not any(has_number(path) for family in claims[best] for path in families[family]):
+    if not any(has_number(path.name) for family in claims[best] for path in families[family]):
         _refuse_single(root, known)
     if not claims[best]:
         raise NoCheckpoint(_nothing(root, [path for members in families.values() for path in members], known))
@@ -277,47 +281,49 @@ def _reason_against(members: list[Path], peek: Callable[[Path], Label]) -> str |
 
 def _order(
     paths: list[Path], peek: Callable[[Path], Label], step_pattern: str | None
-) -> tuple[dict[Path, int], str, str, list[Skipped]]:
-    """Return steps, what they count, where they come from, and the entries that have none."""
+) -> tuple[Order[Path], list[Skipped]]:
+    """Return the order of the entries, and those that have no step."""
     if step_pattern is not None:
-        steps = number_by(step_pattern, paths)
-        without = [Skipped(path, "--step-pattern is not in its name") for path in paths if path not in steps]
-        return dict(arranged(steps, "step", "--step-pattern").steps), "step", "--step-pattern", without
-    pointers = [path for path in paths if is_pointer(path) or not has_number(path)]
-    kept = [path for path in paths if path not in pointers]
-    ordered = order(kept or paths, peek)
-    steps = dict(ordered.steps)
-    skipped: list[Skipped] = []
-    for pointer in pointers if kept else ():
-        skipped += _place_pointer(pointer, steps, ordered.kind, peek)
-    return steps, ordered.kind, ordered.reason, skipped
+        ordered = by_pattern(step_pattern, paths)
+        return ordered, [
+            Skipped(path, "--step-pattern is not in its name") for path in paths if path not in ordered.steps
+        ]
+    kept, pointers = without_pointers(paths)
+    # If all are to be asked for their steps, one that is still being written cannot answer.
+    skipped = _unfinished(sequence_of(kept), peek)
+    gone = {entry.path for entry in skipped}
+    ordered = order([path for path in kept if path not in gone], peek, beside=pointers)
+    for pointer in pointers:
+        found = _step_of_pointer(pointer, ordered, peek)
+        if isinstance(found, Skipped):
+            skipped.append(found)
+        else:
+            ordered = with_step(ordered, pointer, found)
+    return ordered, skipped
 
 
-def _place_pointer(pointer: Path, steps: dict[Path, int], kind: str, peek: Callable[[Path], Label]) -> list[Skipped]:
-    """Add a file such as ``last.ckpt`` or ``init.pt`` to `steps` if it says a step of its own; else skip it."""
+def _step_of_pointer(pointer: Path, ordered: Order[Path], peek: Callable[[Path], Label]) -> int | Skipped:
+    """Return the step of a file such as ``last.ckpt`` or ``init.pt`` if it says one of its own; else why not."""
     try:
         step = peek(pointer).step
     except RegimeError as error:
-        return [Skipped(pointer, f"cannot be read: {error}")]
-    if kind != "step" or step is None:
-        return [Skipped(pointer, "it does not say its step, and its name has none")]
-    if step in steps.values():
-        return [Skipped(pointer, f"a copy of step {step}")]
-    steps[pointer] = step
-    return []
+        return Skipped(pointer, f"cannot be read: {error}")
+    if step is not None and ordered.kind == "step":
+        return Skipped(pointer, f"a copy of step {step}") if step in ordered.steps.values() else step
+    if has_integer(pointer.name) and is_pointer(pointer.name):
+        return Skipped(pointer, "it does not say its step, and its name says that it is a copy")
+    return Skipped(pointer, "it does not say its step, and its name has none")
 
 
-def _take_off_unfinished(checkpoints: list[Checkpoint], peek: Callable[[Path], Label]) -> list[Skipped]:
-    """Remove the checkpoints at the end that are not complete, and return them."""
-    skipped = []
-    while checkpoints:
-        last = checkpoints[-1]
+def _unfinished(paths: Sequence[Path], peek: Callable[[Path], Label]) -> list[Skipped]:
+    """Return those at the end that are not complete."""
+    skipped: list[Skipped] = []
+    for path in reversed(paths):
         try:
-            peek(last.path)
+            peek(path)
         except Incomplete as error:
-            skipped.append(Skipped(last.path, "not complete yet"))
-            warnings.warn(f"{error}; left out, since training may still be writing it", RegimeWarning, stacklevel=3)
-            checkpoints.pop()
+            skipped.append(Skipped(path, "not complete yet"))
+            warnings.warn(f"{error}; left out, since training may still be writing it", RegimeWarning, stacklevel=4)
             continue
         except RegimeError:
             # It is an error when its turn to be read comes, after the steps before it.

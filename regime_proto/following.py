@@ -116,5 +116,6 @@ def grown_plan(
             )
         new = tuple(checkpoint for checkpoint in source.checkpoints if checkpoint.step > known[-1].step)
         if new:
-            grown = replace(plan.source, checkpoints=(*known, *new), skipped=source.skipped)
+            # Other orders say nothing of checkpoints that are gone.
+            grown = replace(plan.source, checkpoints=(*known, *new), skipped=source.skipped, other_orders=())
             return replace(plan, source=grown, known_fingerprints=tuple(plan.fingerprints))

@@ -1,178 +1,344 @@
 """Puts checkpoints in step order: by what they say of themselves, else by their names.
 
-Never lexicographic and never by time: ``step_10`` comes after ``step_9``, and copying a folder changes times.
+Never lexicographic, never by a decimal and never by time: ``step_10`` comes after ``step_9``, scores rise and fall,
+and copying a folder changes times.
 """
 
 import contextlib
-import itertools
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from pathlib import PurePath
+from typing import Generic, TypeVar
 
+from regime_proto.counters import Choice, Counter, Doubt, choose
+from regime_proto.name_numbers import has_integer, is_pointer
 from regime_proto.payload import Label
 from regime_proto.schema.errors import RegimeError
+from regime_proto.step_pattern import StepPattern, option
 
-_STEP_NAME = re.compile(r"(?:global_?step|step|iteration|iter)s?[=_\-.]?(\d+)", re.IGNORECASE)
-_EPOCH_NAME = re.compile(r"(?:epoch|ep)[=_\-.]?(\d+)", re.IGNORECASE)
-_LAST_INTEGER = re.compile(r"(\d+)(?=\D*$)")
-_SUFFIX = re.compile(r"(?<=.)\.[A-Za-z_]\w*$")
-_POINTER = re.compile(r"(?:^|[_\-.])(?:last|latest|best|final)(?:$|[_\-.])|-v\d+$", re.IGNORECASE)
+P = TypeVar("P", bound=str | PurePath)
+
+_PATTERNS_SHOWN = 4
+# Names may be of thousands of schemes; the largest come first.
+_PATTERNS_TRIED = 100
+_SAVE_STEPS = "save the step in the checkpoints, or say where it stands in some names: --step-pattern REGEX"
+_AS_THE_PAYLOADS_SAY = "the number in the name, which the payloads say is the step"
 
 
 @dataclass(frozen=True)
-class Order:
+class Order(Generic[P]):
     """Steps of checkpoints.
 
     Parameters
     ----------
-    steps : mapping of Path to int
+    steps : mapping of path or name to int
         In increasing order.
     kind : str
         ``step``, ``epoch`` or ``ordinal``.
     reason : str
         In words, where the steps were taken from.
+    others : tuple of Order
+        Different orders, which other rules would give.
     """
 
-    steps: Mapping[Path, int]
+    steps: Mapping[P, int]
     kind: str
     reason: str
+    others: "tuple[Order[P], ...]" = ()
 
 
-def is_pointer(path: Path) -> bool:
-    """Whether the name says that the file is a copy of another, such as ``last.ckpt``."""
-    return bool(_POINTER.search(_stem(path)))
+def name_of(path: str | PurePath) -> str:
+    """Return the name of a checkpoint: that of its file or folder, or the text itself."""
+    return path if isinstance(path, str) else path.name
 
 
-def has_number(path: Path) -> bool:
-    """Whether the name alone may tell the order."""
-    return bool(_LAST_INTEGER.search(_stem(path)))
+def without_pointers(paths: Sequence[P]) -> tuple[list[P], list[P]]:
+    """Return the checkpoints that are in sequence, and those that the order cannot be taken from.
+
+    The latter are ``last.pt``, ``best.pt`` and the like, and those without a number. Where all names say so, as in a
+    folder of the best checkpoints only, those with a number are the sequence; where there are none, all are.
+    """
+    numbered = [path for path in paths if has_integer(name_of(path))]
+    kept = [path for path in numbered if not is_pointer(name_of(path))] or numbered or list(paths)
+    chosen = set(kept)
+    return kept, [path for path in paths if path not in chosen]
 
 
-def number_by(pattern: str, paths: Sequence[Path]) -> dict[Path, int]:
-    """Return the steps that the group of a regular expression finds in names, for those names that have one.
+def sequence_of(paths: Sequence[P]) -> list[P]:
+    """Return checkpoints in the order that their names alone give; none if that is not clear."""
+    choice = choose(_names(paths))
+    return [] if choice.taken is None or choice.doubt else [paths[index] for index in choice.taken.ranks]
+
+
+def by_pattern(pattern: str, paths: Sequence[P]) -> Order[P]:
+    """Return the order that ``--step-pattern`` gives those checkpoints whose names it fits.
 
     Raises
     ------
     RegimeError
-        It is no regular expression with one group of digits, or fits no name.
+        It is no regular expression with one group of digits, fits no name, or finds one step twice.
     """
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise RegimeError(f"--step-pattern {pattern!r}: no regular expression ({error})") from None
-    if expression.groups != 1:
-        raise RegimeError(
-            f"--step-pattern {pattern!r}: has {expression.groups} groups, expected one around the step, "
-            r"for example 'ckpt_(\d+)'"
-        )
-    found = {path: match[1] for path in paths if (match := expression.search(path.name)) and match[1]}
-    if not found:
-        raise RegimeError(f"--step-pattern {pattern!r}: fits no name, for example not {paths[0].name}")
-    for path, text in found.items():
-        if not text.isdecimal():
-            raise RegimeError(f"--step-pattern {pattern!r}: finds {text!r} in {path.name}, expected digits")
-    return {path: int(text) for path, text in found.items()}
+    expression = StepPattern(pattern)
+    numbers = expression.numbers_in([name_of(path) for path in paths])
+    steps = {path: number for path, number in zip(paths, numbers, strict=True) if number is not None}
+    ordered = _arranged(Order(steps, expression.kind, "--step-pattern"))
+    return replace(ordered, others=_others(ordered, _candidates(list(steps), choose(_names(list(steps))), {})))
 
 
-def order(paths: Sequence[Path], peek: Callable[[Path], Label]) -> Order:
+def order(paths: Sequence[P], peek: Callable[[P], Label] | None = None, *, beside: Sequence[P] = ()) -> Order[P]:
     """Find the step of every checkpoint.
 
-    The rules, in turn: the step in the payload, a step in the name, the epoch in the payload, an epoch in the
-    name, the last integer in the name. The first rule that gives every file a step of its own is taken.
+    The rules, in turn: the step in the payload, a step in the name, the epoch in the payload, an epoch in the name,
+    the integer in the name that enumerates the files. The first that gives every file a step is taken. Names count
+    only where one integer in them can be meant, and where nothing that the payloads say contradicts it.
 
     Parameters
     ----------
-    paths : sequence of Path
-    peek : callable
+    paths : sequence of path or str
+        Paths, of which the names count, or names.
+    peek : callable, optional
         Reads a label. It is called for three files only when their names agree with it, or when it says nothing.
+        Without it, names alone decide.
+    beside : sequence of path or str
+        What else there is; proposed patterns must not find a step twice there either.
 
     Raises
     ------
     RegimeError
-        Two files have one step, or no rule tells the steps.
+        Two files have one step, or no rule tells the steps; the message says which ``--step-pattern`` would.
     """
-    numbered = _by_name(paths, _LAST_INTEGER)
-    named = _by_name(paths, _STEP_NAME)
-    sample = [] if numbered is None else _sample(named or numbered, peek)
-    if named is not None and _is_distinct(named) and all(label.step in (None, named[path]) for path, label in sample):
-        return arranged(named, "step", "a step in the file name")
-    if (
-        numbered is not None
-        and _is_distinct(numbered)
-        and sample
-        and all(label.step == numbered[path] for path, label in sample)
-    ):
-        return arranged(numbered, "step", "the number in the name, which the payloads say is the step")
-    silent = bool(sample) and all(label.step is None and label.epoch is None for _, label in sample)
-    labels = {} if silent else {path: peek(path) for path in paths}
-    in_payload = {path: label.step for path, label in labels.items() if label.step is not None}
+    if not paths:
+        return Order({}, "ordinal", "no checkpoint")
+    choice = choose(_names(paths))
+    sample = _sample(paths, choice, peek)
+    quick = _as_sampled(paths, choice, sample)
+    if quick is not None:
+        return replace(quick, others=_others(quick, _candidates(paths, choice, {})))
+    silent = bool(sample) and all(label.step is None and label.epoch is None for label in sample.values())
+    labels = {} if silent or peek is None else {path: peek(path) for path in paths}
+    doubt = _Refusal([*paths, *beside])
+    taken = _by_payload_step(paths, choice, labels, doubt) or _by_the_rest(paths, choice, labels, doubt)
+    return replace(taken, others=_others(taken, _candidates(paths, choice, labels)))
+
+
+def with_step(ordered: Order[P], path: P, step: int) -> Order[P]:
+    """Return an order with one more checkpoint; in the other orders it keeps to the one that precedes it."""
+    before = [known for known, number in ordered.steps.items() if number < step]
+    others = tuple(_inserted(other, path, after=before[-1] if before else None) for other in ordered.others)
+    return replace(_arranged(replace(ordered, steps={**ordered.steps, path: step})), others=others)
+
+
+def _inserted(ordered: Order[P], path: P, *, after: P | None) -> Order[P]:
+    paths = list(ordered.steps)
+    paths.insert(0 if after is None else paths.index(after) + 1, path)
+    # Only the sequence counts here: what another rule would call a step is not that of this one.
+    return replace(ordered, steps={known: place for place, known in enumerate(paths)}, kind="ordinal")
+
+
+def _names(paths: Iterable[P]) -> list[str]:
+    return [name_of(path) for path in paths]
+
+
+def _by_counter(paths: Sequence[P], counter: Counter) -> Order[P]:
+    return Order(dict(zip(paths, counter.values, strict=True)), counter.kind, str(counter))
+
+
+def _by_steps(labels: Mapping[P, Label]) -> Order[P] | None:
+    steps = {path: label.step for path, label in labels.items() if label.step is not None}
+    return Order(steps, "step", "the step in the payload") if steps and len(steps) == len(labels) else None
+
+
+def _by_epochs(labels: Mapping[P, Label]) -> Order[P] | None:
     epochs = {
         path: int(label.epoch)
         for path, label in labels.items()
         if label.epoch is not None and float(label.epoch).is_integer()
     }
-    rules = (
-        (in_payload if len(in_payload) == len(paths) else None, "step", "the step in the payload"),
-        (named, "step", "a step in the file name"),
-        (epochs if len(epochs) == len(paths) else None, "epoch", "the epoch in the payload"),
-        (_by_name(paths, _EPOCH_NAME), "epoch", "an epoch in the file name"),
-        (numbered, "ordinal", "the last number in the file name"),
+    return Order(epochs, "epoch", "the epoch in the payload") if epochs and len(epochs) == len(labels) else None
+
+
+def _sample(paths: Sequence[P], choice: Choice, peek: Callable[[P], Label] | None) -> dict[P, Label]:
+    """Return the labels of the first, middle and last file, those left out that cannot be read.
+
+    A damaged file is an error when its turn to be read comes, after the steps before it. Names without numbers tell
+    nothing, so that all files must be asked.
+    """
+    if peek is None or not all(has_integer(name) for name in _names(paths)):
+        return {}
+    ranked = [paths[index] for index in choice.taken.ranks] if choice.taken else list(paths)
+    labels = {}
+    for path in dict.fromkeys((ranked[0], ranked[len(ranked) // 2], ranked[-1])):
+        with contextlib.suppress(RegimeError):
+            labels[path] = peek(path)
+    return labels
+
+
+def _as_sampled(paths: Sequence[P], choice: Choice, sample: Mapping[P, Label]) -> Order[P] | None:
+    """Return the order of the names if it is clear that it is that of the steps, and three payloads do not object."""
+    if choice.doubt or choice.taken is None:
+        return None
+    taken = _by_counter(paths, choice.taken)
+    if taken.kind == "step" and _is_distinct(taken) and _agrees(taken, sample):
+        return _arranged(taken)
+    for counter in choice.counters:
+        found = replace(_by_counter(paths, counter), kind="step", reason=_AS_THE_PAYLOADS_SAY)
+        if sample and all(label.step is not None for label in sample.values()) and _agrees(found, sample):
+            return _arranged(found)
+    return None
+
+
+def _agrees(found: Order[P], labels: Mapping[P, Label]) -> bool:
+    says = all(label.step in (None, found.steps[path]) for path, label in labels.items())
+    return says and _contradiction(found, labels) is None
+
+
+def _contradiction(found: Order[P], labels: Mapping[P, Label]) -> str | None:
+    """Return, in words, where payloads count backwards in an order."""
+    ranked = [path for path in sorted(found.steps, key=found.steps.__getitem__) if path in labels]
+    steps = [(path, labels[path].step) for path in ranked if labels[path].step is not None]
+    epochs = [(path, labels[path].epoch) for path in ranked if labels[path].epoch is not None]
+    for what, numbers in (("step", steps), ("epoch", epochs)):
+        for (path, number), (following, next_number) in pairwise(numbers):
+            if number is not None and next_number is not None and next_number < number:
+                return (
+                    f"the payload of {name_of(path)} says {what} {number:g}, that of {name_of(following)} "
+                    f"{next_number:g}, but {found.reason} puts them the other way round"
+                )
+    return None
+
+
+def _by_payload_step(
+    paths: Sequence[P], choice: Choice, labels: Mapping[P, Label], refusal: "_Refusal[P]"
+) -> Order[P] | None:
+    found = _by_steps(labels)
+    if found is None:
+        return None
+    if not _is_distinct(found):
+        raise refusal.repeated(found, choice.doubt or _alternatives(choice))
+    return _of_one_run(paths, choice, found, refusal)
+
+
+def _by_the_rest(paths: Sequence[P], choice: Choice, labels: Mapping[P, Label], refusal: "_Refusal[P]") -> Order[P]:
+    """Return the order by the name, or by the epoch in the payload, which a clear step in the name outweighs."""
+    named = _by_counter(paths, choice.taken) if choice.taken else None
+    epochs = _by_epochs(labels)
+    has_step = named is not None and named.kind == "step" and choice.doubt is None
+    if epochs is not None and _is_distinct(epochs) and not has_step:
+        return _of_one_run(paths, choice, epochs, refusal)
+    if choice.doubt is not None and choice.doubt.reason:
+        raise refusal.unclear(choice.doubt)
+    found = named or epochs
+    if found is None:
+        raise _no_number(paths)
+    if not _is_distinct(found):
+        raise refusal.repeated(found, choice.doubt or _alternatives(choice))
+    contradiction = _contradiction(found, labels)
+    if contradiction is not None:
+        raise refusal.unclear(Doubt(contradiction, choice.patterns))
+    return _arranged(found)
+
+
+def _of_one_run(paths: Sequence[P], choice: Choice, found: Order[P], refusal: "_Refusal[P]") -> Order[P]:
+    """Return an order of the payloads, unless the names say that they are those of several runs."""
+    doubt = choice.parallel or choice.stages_fall([found.steps[path] for path in paths])
+    if doubt is not None:
+        raise refusal.unclear(doubt)
+    return _arranged(found)
+
+
+def _no_number(paths: Sequence[P]) -> RegimeError:
+    unknown = next((path for path in paths if not has_integer(name_of(path))), paths[0])
+    return RegimeError(
+        f"{unknown}: no step in the payload and no number in the name that may count steps; "
+        "name checkpoints like step_000100.pt, or save a dict with a 'step'"
     )
-    usable = [(steps, kind, reason) for steps, kind, reason in rules if steps is not None]
-    if not usable:
-        unknown = next(path for path in paths if not has_number(path))
-        raise RegimeError(
-            f"{unknown}: no step in the payload and no number in the name; "
-            "name checkpoints like step_000100.pt, or save a dict with a 'step'"
-        )
-    for steps, kind, reason in usable:
-        # Several checkpoints may well share an epoch, but not a step.
-        if kind == "step" or _is_distinct(steps):
-            return arranged(steps, kind, reason)
-    return arranged(*usable[-1])
 
 
-def arranged(steps: Mapping[Path, int], kind: str, reason: str) -> Order:
-    """Return checkpoints whose steps are known, in their order.
+def _alternatives(choice: Choice) -> Doubt:
+    return Doubt("", choice.patterns)
+
+
+def _candidates(paths: Sequence[P], choice: Choice, labels: Mapping[P, Label]) -> list[Order[P]]:
+    """Return all orders that could be meant, the payloads' first."""
+    said = [found for found in (_by_steps(labels), _by_epochs(labels)) if found is not None]
+    named = [_by_counter(paths, counter) for counter in choice.counters]
+    return [_arranged(found) for found in (*said, *named) if _is_distinct(found)]
+
+
+def _others(taken: Order[P], candidates: Sequence[Order[P]]) -> tuple[Order[P], ...]:
+    others: dict[tuple[P, ...], Order[P]] = {}
+    for found in candidates:
+        others.setdefault(tuple(found.steps), found)
+    others.pop(tuple(taken.steps), None)
+    return tuple(others.values())
+
+
+def _is_distinct(found: Order[P]) -> bool:
+    return len(set(found.steps.values())) == len(found.steps)
+
+
+def _arranged(found: Order[P]) -> Order[P]:
+    """Return an order with its steps sorted.
 
     Raises
     ------
     RegimeError
-        Two have one step.
+        Two checkpoints have one step.
     """
-    paths = sorted(steps, key=steps.__getitem__)
-    for path, following in itertools.pairwise(paths):
-        if steps[path] == steps[following]:
-            raise RegimeError(
-                f"{path} and {following.name} both have {kind} {steps[path]} ({reason}); "
-                "move one of them out of the folder"
-            )
-    return Order({path: steps[path] for path in paths}, kind, reason)
+    if not _is_distinct(found):
+        raise RegimeError(f"{_repeats(found)}; move one of them out of the folder")
+    return replace(found, steps={path: found.steps[path] for path in sorted(found.steps, key=found.steps.__getitem__)})
 
 
-def _stem(path: Path) -> str:
-    """Return a name without its suffix; what begins with a digit is none (``v1.2``)."""
-    return _SUFFIX.sub("", path.name)
+def _repeats(found: Order[P]) -> str:
+    paths = sorted(found.steps, key=found.steps.__getitem__)
+    first, second = next(pair for pair in pairwise(paths) if found.steps[pair[0]] == found.steps[pair[1]])
+    return f"{first} and {name_of(second)} both have {found.kind} {found.steps[first]} ({found.reason})"
 
 
-def _by_name(paths: Sequence[Path], pattern: re.Pattern[str]) -> dict[Path, int] | None:
-    matches = {path: pattern.findall(_stem(path)) for path in paths}
-    return {path: int(found[-1]) for path, found in matches.items()} if all(matches.values()) else None
+@dataclass(frozen=True)
+class _Refusal(Generic[P]):
+    """Makes the errors where the order is not clear, with the patterns that would make it so.
 
-
-def _is_distinct(steps: Mapping[Path, int]) -> bool:
-    return len(set(steps.values())) == len(steps)
-
-
-def _sample(numbers: Mapping[Path, int], peek: Callable[[Path], Label]) -> list[tuple[Path, Label]]:
-    """Return the labels of the first, middle and last file, those left out that cannot be read.
-
-    A damaged file is an error when its turn to be read comes, after the steps before it.
+    Parameters
+    ----------
+    paths : list of path or str
+        All that a pattern is searched in.
     """
-    paths = sorted(numbers, key=numbers.__getitem__)
-    labels = []
-    for path in dict.fromkeys((paths[0], paths[len(paths) // 2], paths[-1])):
-        with contextlib.suppress(RegimeError):
-            labels.append((path, peek(path)))
-    return labels
+
+    paths: list[P]
+
+    def unclear(self, doubt: Doubt) -> RegimeError:
+        options = self._options(doubt.patterns)
+        first = self.paths[0]
+        where = first if isinstance(first, str) else first.parent
+        decide = f"say what counts: {options}" if options else _SAVE_STEPS
+        return RegimeError(f"{where}: the order of the checkpoints is not clear: {doubt.reason}; {decide}")
+
+    def repeated(self, found: Order[P], doubt: Doubt) -> RegimeError:
+        options = self._options(doubt.patterns)
+        decide = f", or say what counts: {options}" if options else ""
+        return RegimeError(f"{_repeats(found)}; move one of them out of the folder{decide}")
+
+    def _options(self, patterns: Iterable[str]) -> str:
+        """Return those of the proposed options that work, the ones that fit most checkpoints first."""
+        fitting = {pattern: self.fits(pattern) for pattern in islice(dict.fromkeys(patterns), _PATTERNS_TRIED)}
+        best = sorted((pattern for pattern, count in fitting.items() if count > 1), key=lambda found: -fitting[found])
+        shown = [f"{option(pattern)} ({fitting[pattern]} of {len(self.paths)})" for pattern in best[:_PATTERNS_SHOWN]]
+        return " or ".join(shown) + (" …" if len(best) > _PATTERNS_SHOWN else "")
+
+    def fits(self, pattern: str) -> int:
+        """Return how many checkpoints a pattern puts in order; 0 where it fails."""
+        try:
+            numbers = StepPattern(pattern).numbers_in(_names(self.paths))
+        except RegimeError:
+            return 0
+        found = [number for number in numbers if number is not None]
+        return len(found) if len(set(found)) == len(found) else 0
+
+
+def option_for_steps(paths: Sequence[P], beside: Sequence[P] = ()) -> str | None:
+    """Return the option that makes a step of the number by which checkpoints are counted; None if there is none."""
+    refusal = _Refusal([*paths, *beside])
+    return next((option(pattern) for pattern in choose(_names(paths)).patterns if refusal.fits(pattern)), None)

@@ -16,8 +16,9 @@ from regime_proto.source import Array, State
 TOP = ""
 """The key of tensors that lie in a checkpoint under no key."""
 
-_STEP_NAMES = ("global_step", "step", "iteration", "iter", "num_updates", "it")
-_EPOCH_NAMES = ("epoch", "epochs")
+# In the order of preference, in small or capital letters; n_steps in small ones is a length of rollouts.
+_STEP_NAMES = ("global_step", "step", "iteration", "iter", "iter_num", "num_updates", "step_count", "N_steps", "it")
+_EPOCH_NAMES = ("epoch", "epochs", "current_epoch")
 # In the order of preference; weights averaged over time (EMA) are another sequence.
 MODEL_KEYS = (
     "model_state_dict", "state_dict", "model", "model_state", "net", "network", "module", "weights", "params",
@@ -85,11 +86,19 @@ def label_of(facts: Mapping[str, Any]) -> Label:
     A number under another name than those of steps and epochs is a metric: a loss, a score, a rate.
     """
     numbers = numbers_in(facts)
-    step = next((numbers[name] for name in _STEP_NAMES if name in numbers), None)
-    epoch = next((numbers[name] for name in _EPOCH_NAMES if name in numbers), None)
-    metrics = {name: value for name, value in numbers.items() if name not in (*_STEP_NAMES, *_EPOCH_NAMES)}
+    # A name that is written just so goes before one in other letters.
+    counts = {_counted_name(name): value for name, value in numbers.items()} | numbers
+    step = next((counts[name] for name in _STEP_NAMES if name in counts), None)
+    epoch = next((counts[name] for name in _EPOCH_NAMES if name in counts), None)
+    metrics = {
+        name: value for name, value in numbers.items() if _counted_name(name) not in (*_STEP_NAMES, *_EPOCH_NAMES)
+    }
     whole = None if step is None or not math.isfinite(step) else int(step)
     return Label(whole, epoch, metrics)
+
+
+def _counted_name(name: str) -> str:
+    return name if name in _STEP_NAMES else name.lower()
 
 
 def numbers_in(facts: Mapping[Any, Any]) -> dict[str, float]:

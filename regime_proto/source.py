@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,18 @@ class Source:
             if every < 1:
                 raise RegimeError(f"--every {every}: expected 1 or more")
             chosen = chosen[::every]
-        return replace(self, checkpoints=chosen)
+        return replace(self, checkpoints=chosen, other_orders=self._orders_of(chosen))
+
+    def _orders_of(self, chosen: Sequence[Checkpoint]) -> tuple[OtherOrder, ...]:
+        """Return the other orders of some of the checkpoints, as far as they still differ."""
+        taken = tuple(checkpoint.path for checkpoint in chosen)
+        kept = set(taken)
+        others: dict[tuple[Path, ...], OtherOrder] = {}
+        for other in self.other_orders:
+            paths = tuple(path for path in other.paths if path in kept)
+            others.setdefault(paths, replace(other, paths=paths))
+        others.pop(taken, None)
+        return tuple(others.values())
 
     def skipped_by_reason(self) -> dict[str, list[str]]:
         """Return the names of the skipped files, by reason."""

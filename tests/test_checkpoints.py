@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint, entry_points
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from regime_proto import registry
 from regime_proto.directory import Reading, open_directory
 from regime_proto.names import unwrap
-from regime_proto.payload import Label, NotACheckpoint
+from regime_proto.payload import Label, NotACheckpoint, label_of
 
 
 class Config:
@@ -367,6 +368,110 @@ def test_patterns_that_do_not_fit(tmp_path, pattern, message):
     folder = numbered(tmp_path, ["ckpt_10_2.pt", "ckpt_11_2.pt"])
     with pytest.raises(RegimeError, match=message):
         open_directory(folder, Reading(step_pattern=pattern))
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "steps", "kind"),
+    [
+        (["ckpt_10.pt", "ckpt_9.pt"], r"ckpt_(?P<epoch>\d+)", [9, 10], "epoch"),
+        (["ckpt_10.pt", "ckpt_9.pt"], r"ckpt_(?P<step>\d+)", [9, 10], "step"),
+        (["s_2k.pt", "s_500.pt", "s_1.5k.pt", "s_1M.pt"], r"s_([\d.]+[kM]?)\.pt", [500, 1500, 2000, 10**6], "step"),
+        (["s_2,000.pt", "s_500.pt", "s_1_000.pt"], r"s_([\d_,]+)", [500, 1000, 2000], "step"),
+        (["s_2k.pt", "s_3k.pt"], r"s_(\d+)k", [2, 3], "step"),
+        (["s_1.25.pt", "s_2.5.pt"], r"s_(\d+)\.", [1, 2], "step"),
+    ],
+)
+def test_what_a_pattern_may_find(tmp_path, names, pattern, steps, kind):
+    source = open_directory(numbered(tmp_path, names), Reading(step_pattern=pattern))
+    assert ([checkpoint.step for checkpoint in source.checkpoints], source.step_kind) == (steps, kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "message"),
+    [
+        ("s_20k.pt", r"s_(\d+)", r"finds '20' in s_20k.pt, which is a part of '20k'; put all of the number into"),
+        ("s_20k.pt", r"s_(\d)", r"finds '2' in s_20k.pt, which is a part of '20k'"),
+        ("s_1,000.pt", r"s_(\d+)", "part of '1,000'"),
+        ("s_1,000.pt", r"(\d+)\.pt", "part of '1,000'"),
+        ("s-0.25.pt", r"(\d+)\.pt$", "finds '25' in s-0.25.pt, which is a part of '0.25'"),
+        ("s-0.25.pt", r"-(\d+)", "finds '0' in s-0.25.pt, which is a part of '0.25'"),
+        ("s-0.25.pt", r"-([\d.]+)\.pt", "finds '0.25' in s-0.25.pt, expected digits"),
+        ("s-1.2345k.pt", r"-([\d.k]+)\.pt", "finds '1.2345k' in s-1.2345k.pt, expected digits"),
+    ],
+)
+def test_a_pattern_finds_no_part_of_a_number_and_no_decimal(tmp_path, name, pattern, message):
+    with pytest.raises(RegimeError, match=message):
+        open_directory(numbered(tmp_path, [name]), Reading(step_pattern=pattern))
+
+
+def test_a_proposed_pattern_works_on_the_same_directory(tmp_path):
+    folder = numbered(tmp_path, ["net_3_91.pt", "net_10_90.pt", "net_20_95.pt", "last.pt", "best_net_3_91.pt"])
+    torch.save({"state": {}, "param_groups": []}, folder / "optimizer_3_91.pt")
+    with pytest.raises(
+        RegimeError, match=r"the order of the checkpoints is not clear: .* give different orders"
+    ) as found:
+        open_directory(folder)
+    assert str(found.value).startswith(f"{folder}: ")
+    proposed = re.findall(r"--step-pattern '([^']+)' \(3 of 5\)", str(found.value))
+    sequences = [
+        [c.path.name for c in open_directory(folder, Reading(step_pattern=one)).checkpoints] for one in proposed
+    ]
+    assert ["net_3_91.pt", "net_10_90.pt", "net_20_95.pt"] in sequences
+    assert len(sequences) == 2
+
+
+def test_a_source_knows_its_other_orders(tmp_path):
+    for step, score in enumerate((95, 91, 92, 90)):
+        torch.save({"model": WEIGHTS, "step": step}, tmp_path / f"net_{step}_{score}.pt")
+    torch.save({"model": WEIGHTS, "step": 5}, tmp_path / "last.pt")
+    source = open_directory(tmp_path)
+    assert source.step_kind == "step"
+    (other,) = source.other_orders
+    assert other.reason == "number 2 in the file name"
+    backwards = ["net_3_90.pt", "last.pt", "net_1_91.pt", "net_2_92.pt", "net_0_95.pt"]
+    assert [path.name for path in other.paths] == backwards
+    (other,) = source.select("1:").other_orders
+    assert [path.name for path in other.paths] == backwards[:4]
+    # Of these two both orders are one.
+    assert source.select("1:2").other_orders == ()
+
+
+def test_a_best_one_beside_numbered_ones_is_a_copy(tmp_path):
+    source = open_directory(numbered(tmp_path, ["epoch_1.pth", "epoch_2.pth", "best_acc_epoch_2.pth"]))
+    assert source.skipped_by_reason() == {
+        "it does not say its step, and its name says that it is a copy": ["best_acc_epoch_2.pth"]
+    }
+
+
+def test_one_that_is_being_written_does_not_hinder_the_order(tmp_path):
+    for epoch in range(4):
+        torch.save({"model": WEIGHTS, "epoch": epoch}, tmp_path / f"net_{epoch + 1}.pt")
+    last = tmp_path / "net_4.pt"
+    last.write_bytes(last.read_bytes()[:-200])
+    with pytest.warns(RegimeWarning, match="left out, since training may still be writing"):
+        source = open_directory(tmp_path)
+    assert (source.step_kind, [checkpoint.step for checkpoint in source.checkpoints]) == ("epoch", [0, 1, 2])
+    assert source.skipped_by_reason() == {"not complete yet": ["net_4.pt"]}
+
+
+@pytest.mark.parametrize(
+    ("facts", "step", "epoch"),
+    [
+        ({"iter_num": 5}, 5, None),
+        ({"step_count": 5, "current_epoch": 1.5}, 5, 1.5),
+        ({"num_updates": 5, "Epoch": 2}, 5, 2),
+        ({"N_steps": 5, "EPOCH": 2}, 5, 2),
+        ({"Step": 5}, 5, None),
+        ({"iter_num": 6, "global_step": 5}, 5, None),
+        ({"step": 5, "Step": 6}, 5, None),
+    ],
+)
+def test_names_of_steps_and_epochs(facts, step, epoch):
+    assert label_of({**facts, "loss": 0.5}) == Label(step, epoch, {"loss": 0.5})
+
+
+def test_what_is_configured_is_no_step():
+    assert label_of({"n_steps": 2048, "num_epochs": 90}) == Label(metrics={"n_steps": 2048, "num_epochs": 90})
 
 
 def test_an_adapter_by_name(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -296,11 +297,19 @@ def test_ordinal_steps_refuse_batches_per_epoch(run):
     for path in run.glob("*.pt"):
         torch.save(torch.load(path)["model"], run / path.name.replace("step_", "net_"))
         path.unlink()
-    assert_one_line(regime("analyze", run, "--batches-per-epoch", "4"), "only a count of its files")
+    refused = regime("analyze", run, "--batches-per-epoch", "4")
+    assert_one_line(refused, "only a count of its files")
     assert not list(run.parent.glob("*.h5*"))
     found = json.loads(regime("analyze", run, "--json").stdout)
     assert found["step_kind"] == "ordinal"
     assert "not smoothed" in found["warnings"][0]
+    assert "--step-pattern" in found["warnings"][0]
+    # What the error says works as it stands.
+    option = shlex.split(refused.stderr.partition("say so: ")[2].partition("; else")[0])
+    assert option == ["--step-pattern", r"^net_(\d+)\.pt$"]
+    found = json.loads(regime("analyze", run, "--batches-per-epoch", "4", *option, "--overwrite", "--json").stdout)
+    assert (found["step_kind"], found["window"]) == ("step", 1)
+    assert not any("not smoothed" in warning for warning in found["warnings"])
 
 
 def test_nan_weights_are_a_warning(run):

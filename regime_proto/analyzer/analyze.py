@@ -138,7 +138,7 @@ def _observations_per_epoch(trajectory: xr.Dataset, batches_per_epoch: float | N
     if found is not None:
         return found, []
     hint = (
-        "their steps are only a count"
+        "their steps are only a count; if names hold the training step, analyze the checkpoints with --step-pattern"
         if kind == "ordinal"
         else "say how many steps an epoch has with --batches-per-epoch N"
     )

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from regime_proto.schema.errors import RegimeError
 
 
-def observations_per_epoch(steps: Sequence[int] | NDArray[Any], step_kind: str, batches_per_epoch: float) -> float:
+def observations_per_epoch(
+    steps: Sequence[int] | NDArray[Any], step_kind: str, batches_per_epoch: float, *, option: str | None = None
+) -> float:
     """Return the observations per epoch, given the training steps per epoch.
 
     Parameters
@@ -20,6 +22,8 @@ def observations_per_epoch(steps: Sequence[int] | NDArray[Any], step_kind: str, 
     step_kind : str
     batches_per_epoch : float
         Training steps per epoch, divided here by the mean stride of the observations.
+    option : str, optional
+        That which would find training steps in the names of the checkpoints, for the error.
 
     Raises
     ------
@@ -29,9 +33,11 @@ def observations_per_epoch(steps: Sequence[int] | NDArray[Any], step_kind: str, 
     if not 0 < batches_per_epoch < math.inf:
         raise RegimeError(f"--batches-per-epoch {batches_per_epoch:g}: expected a finite number above 0")
     if step_kind == "ordinal":
+        option = option or "--step-pattern REGEX, when the checkpoints are analyzed"
         raise RegimeError(
-            "--batches-per-epoch: the steps of this run are only a count of its files, so their distance in "
-            "training steps is not known; save the step in the checkpoints or in their names (step_000100.pt)"
+            "--batches-per-epoch: the steps of this run are only a count of its files, so their distance in training "
+            f"steps is not known; if the number in their names is the training step, say so: {option}; else save the "
+            "step in the checkpoints or in their names (step_000100.pt)"
         )
     if len(steps) < 2:
         return batches_per_epoch
