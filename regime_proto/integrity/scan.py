@@ -18,7 +18,7 @@ from regime_proto.payload import Inconsistent
 from regime_proto.places import on_disk
 from regime_proto.registry import Sharded, capable_lineage
 from regime_proto.schema.errors import RegimeError
-from regime_proto.source import Array, Checkpoint, Source, State
+from regime_proto.source import Array, Checkpoint, Source, State, is_floating
 
 Progress = Callable[[int, int], None]
 
@@ -39,8 +39,8 @@ class Form:
 
     @property
     def floating(self) -> bool:
-        """Whether its numbers can be trained; those of ml_dtypes (bfloat16, float8) count."""
-        return self.dtype.startswith(("float", "bfloat", "complex"))
+        """Whether its numbers can be trained."""
+        return is_floating(self.dtype)
 
 
 @dataclass(frozen=True)
