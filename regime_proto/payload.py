@@ -215,8 +215,8 @@ def _parameters(tensors: Mapping[str, Array | NotDense]) -> int:
 
 def _has_arrays(tensors: Mapping[str, Array | NotDense]) -> bool:
     """Whether there are weights other than single numbers among tensors."""
-    return bool(_parameters({name: tensor for name, tensor in tensors.items() if np.ndim(tensor)})) or any(
-        isinstance(tensor, NotDense) for tensor in tensors.values()
+    return any(
+        isinstance(tensor, NotDense) or (tensor.ndim and _parameters({"": tensor})) for tensor in tensors.values()
     )
 
 
