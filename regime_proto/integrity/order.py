@@ -14,7 +14,7 @@ import numpy as np
 from regime_proto.integrity.sketch import Sketches
 from regime_proto.source import Array, Checkpoint, Source
 
-# All limits lie between what real trainings give and what the same ones do in a wrong order; `tests/test_order_by_weights.py`.
+# All limits lie between what real trainings give and what the same ones do in a wrong order.
 # So many times the other way round must be shorter.
 _LONGER = 1.25
 # Of the places in an order, nine of ten must not be better swapped: by nothing, and clearly, where nothing else speaks

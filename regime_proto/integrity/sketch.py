@@ -83,6 +83,10 @@ class Sketches:
 
         return sketching
 
+    def hold(self, checkpoints: Sequence[Checkpoint]) -> bool:
+        """Whether there is a sketch of every one of some checkpoints."""
+        return all(checkpoint in self._kept for checkpoint in checkpoints)
+
     def of(self, checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], Array]:
         """Return those of some checkpoints that can be compared, and their sketches.
 
@@ -111,7 +115,8 @@ class Sketches:
         start = 0
         for name, share in zip(names, roots / roots.sum() if len(roots) else (), strict=True):
             size = tensors[name].size
-            flat = np.unique(random.integers(0, size, max(1, int(share * self._elements))))
+            count = 1 + int(share * (self._elements - len(names)))
+            flat = np.unique(random.integers(0, size, count))
             parts.append(_Part(name, tensors[name].shape, flat, slice(start, start + len(flat))))
             start += len(flat)
         return parts
