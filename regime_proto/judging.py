@@ -15,7 +15,7 @@ from regime_proto.schema.writer import TrajectoryWriter
 def sketched(plan: Plan) -> tuple[Plan, Sketches]:
     """Return a plan in which sketches are kept of all states that are read, and these sketches."""
     names = {name for tensor in plan.program.trainable for name in (tensor.name, *tensor.aliases)}
-    sketches = Sketches(len(plan.source.checkpoints), names)
+    sketches = Sketches(names)
     source = replace(plan.source, read=sketches.reading(plan.source.read))
     # What is known of the files is not looked up again.
     return replace(plan, source=source, known_fingerprints=tuple(plan.fingerprints)), sketches

@@ -22,6 +22,7 @@ from trainings import adamw, every, in_memory, sgd, train, warm_restarts
 import regime_proto
 from regime_proto.conversion import run_plan
 from regime_proto.dataset import open_trajectory
+from regime_proto.integrity import sketch
 from regime_proto.integrity.order import contradiction
 from regime_proto.integrity.sketch import Sketches
 from regime_proto.plan import make_plan, write_program
@@ -118,7 +119,7 @@ def judged(states, order, other=None):
         place = {index: checkpoint.path for index, checkpoint in zip(order, source.checkpoints, strict=True)}
         others = (OtherOrder("the names", tuple(place[index] for index in other)),)
         source = replace(source, other_orders=others)
-    sketches = Sketches(len(source.checkpoints))
+    sketches = Sketches()
     for checkpoint in source.checkpoints:
         sketches.add(checkpoint, source.read(checkpoint).tensors)
     return contradiction(source, sketches)
@@ -199,24 +200,30 @@ def test_states_that_cannot_be_compared_are_left_out(runs):
     assert judged({step: {"n": torch.tensor([step])} for step in range(9)}, list(range(9))) is None
 
 
-def test_sketches_are_small_and_of_every_tensor():
+def test_sketches_are_small_and_of_every_tensor(monkeypatch):
     tensors = {
         "a": np.arange(10**6, dtype=np.float32).reshape(1000, 1000),
         "b": np.ones(3, np.float16),
         "n": np.ones(9, int),
     }
     tensors["c"], tensors["norm.running_mean"] = (np.ones((2, 2)) * 1j + 2).T, np.full(5, 7.0)
-    checkpoint = in_memory({0: {}}).checkpoints[0]
-    for count, largest in ((10, 1024), (10**5, 90), (10**7, 64)):
-        sketches = Sketches(count)
-        sketches.add(checkpoint, tensors)
-        _, (sketch,) = sketches.of([checkpoint])
-        assert len(sketch) <= largest
-        assert {1.0, 2.0} < set(sketch.tolist())
-        assert 7.0 not in sketch
-        again = Sketches(count)
-        again.add(checkpoint, {name: np.asfortranarray(tensor) for name, tensor in tensors.items()})
-        np.testing.assert_array_equal(again.of([checkpoint])[1][0], sketch)
+    first, *others = in_memory({step: {} for step in range(20)}).checkpoints
+    monkeypatch.setattr(sketch, "ALL_ELEMENTS", 5000)
+    sketches, lengths = Sketches(), []
+    sketches.add(first, tensors)
+    whole = sketches.of([first])[1][0]
+    assert 900 < len(whole) <= 1024
+    assert {1.0, 2.0} < set(whole.tolist())
+    assert 7.0 not in whole
+    for number, other in enumerate(others, 2):
+        sketches.add(other, {name: np.asfortranarray(tensor) for name, tensor in tensors.items()})
+        known, table = sketches.of([first, *others])
+        assert len(known) == number
+        assert table.size <= 5000
+        assert (table == table[0]).all()
+        lengths.append(table.shape[1])
+    # All are thinned as more come.
+    assert sorted(set(lengths)) == [len(whole[::stride]) for stride in (4, 2, 1)]
 
 
 # --- The check --------------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def scan(source: Source, *, trainable: Collection[str] | None = None, progress: 
     """
     summaries: list[Summary] = []
     unreadable: list[Unreadable] = []
-    sketches = Sketches(len(source.checkpoints), trainable)
+    sketches = Sketches(trainable)
     size, before = 0, None
     with ThreadPoolExecutor(cores()) as pool:
         for done, checkpoint in enumerate(source.checkpoints, 1):
@@ -257,16 +257,16 @@ def _digest(array: Array) -> bytes:
     if width is None:
         digest.update(flat.view(np.uint8).data)
         return digest.digest()[:16]
-    words = flat.view(f"u{width}")
+    words = flat.view(f"i{width}")
     for start in range(0, len(words), _BLOCK):
-        digest.update(_without_negative_zeros(words[start : start + _BLOCK], width).data)
+        digest.update(_without_negative_zeros(words[start : start + _BLOCK]).data)
     return digest.digest()[:16]
 
 
-def _without_negative_zeros(words: Array, width: int) -> Array:
-    """Return numbers, given as unsigned integers of so many bytes, without the sign that a zero may have."""
-    negative = words == 1 << (8 * width - 1)
-    return np.where(negative, np.zeros((), words.dtype), words) if negative.any() else words
+def _without_negative_zeros(words: Array) -> Array:
+    """Return numbers, given as signed integers, without the sign that a zero may have: it makes the least of these."""
+    least = np.iinfo(words.dtype).min
+    return np.where(words == least, np.zeros((), words.dtype), words) if words.min() == least else words
 
 
 def _form(array: Array) -> Form:

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 
 from regime_proto.source import Array, Checkpoint, State, is_floating
 
-# Elements of a sketch, fewer where so many states would fill more than 32 MB.
-_ELEMENTS, _FEWEST_ELEMENTS = 1024, 64
-_ALL_ELEMENTS = 2**23
+# Elements of a sketch, fewer where those of all states would fill more than 32 MB.
+ELEMENTS, FEWEST_ELEMENTS = 1024, 64
+ALL_ELEMENTS = 2**23
 # Running statistics follow the data, not the optimizer, and their scale is another.
 _STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_variance")
 
@@ -49,17 +50,17 @@ class Sketches:
 
     Parameters
     ----------
-    states : int
-        How many will come, about.
     trainable : collection of str, optional
         See `counted_names`.
     """
 
-    def __init__(self, states: int, trainable: Collection[str] | None = None) -> None:
-        self._elements = max(_FEWEST_ELEMENTS, min(_ELEMENTS, _ALL_ELEMENTS // max(1, states)))
+    def __init__(self, trainable: Collection[str] | None = None) -> None:
         self._trainable = trainable
         self._parts: list[_Part] | None = None
         self._kept: dict[Checkpoint, Array] = {}
+        # Of the elements that were chosen, every so many are kept.
+        self._stride = 1
+        self._lock = Lock()
 
     def add(self, checkpoint: Checkpoint, tensors: Mapping[str, Array]) -> None:
         """Keep the sketch of a state."""
@@ -71,7 +72,14 @@ class Sketches:
                 array = tensors.get(part.name)
                 if array is not None and array.shape == part.shape:
                     sketch[part.within] = part.take(array)
-        self._kept[checkpoint] = sketch
+        with self._lock:
+            self._kept[checkpoint] = sketch[:: self._stride].copy()
+            if (
+                len(self._kept) * len(sketch) > self._stride * ALL_ELEMENTS
+                and self._stride < ELEMENTS // FEWEST_ELEMENTS
+            ):
+                self._stride *= 2
+                self._kept = {known: kept[::2].copy() for known, kept in self._kept.items()}
 
     def reading(self, read: Callable[[Checkpoint], State]) -> Callable[[Checkpoint], State]:
         """Return a function that reads as `read` does, and keeps a sketch; the first call must be alone."""
@@ -108,14 +116,14 @@ class Sketches:
     def _chosen(self, tensors: Mapping[str, Array]) -> list[_Part]:
         floating = [name for name, array in tensors.items() if array.size and is_floating(array.dtype.name)]
         names = counted_names(floating, self._trainable)
-        names = sorted(names, key=lambda name: (-tensors[name].size, name))[: self._elements]
+        names = sorted(names, key=lambda name: (-tensors[name].size, name))[:ELEMENTS]
         roots = np.sqrt([tensors[name].size for name in names])
         random = np.random.default_rng(0)
         parts: list[_Part] = []
         start = 0
         for name, share in zip(names, roots / roots.sum() if len(roots) else (), strict=True):
             size = tensors[name].size
-            count = 1 + int(share * (self._elements - len(names)))
+            count = 1 + int(share * (ELEMENTS - len(names)))
             flat = np.unique(random.integers(0, size, count))
             parts.append(_Part(name, tensors[name].shape, flat, slice(start, start + len(flat))))
             start += len(flat)
