@@ -108,10 +108,8 @@ def _entries(path: Path) -> tuple[list[Entry], list[Entry]]:
     }
     wanted = [entry for entry in entries if not _is_left_out(entry, optimizers)]
     tensors = [entry for entry in wanted if entry.dtype is not None]
-    # Beside dicts of tensors, a tensor is a number or a state of random numbers.
-    nested = [entry for entry in tensors if len(entry.path) > 1]
-    numbers = [entry for entry in wanted if _may_be_number(entry, nested=bool(nested))]
-    tensors = nested or tensors
+    nested = any(len(entry.path) > 1 for entry in tensors)
+    numbers = [entry for entry in wanted if _may_be_number(entry, nested=nested)]
     if not tensors:
         raise NotACheckpoint("an optimizer state" if optimizers else "no tensors of a model in it")
     return tensors, numbers
@@ -125,7 +123,7 @@ def _is_left_out(entry: Entry, optimizers: set[tuple[str, ...]]) -> bool:
 
 
 def _may_be_number(entry: Entry, *, nested: bool) -> bool:
-    """Whether an entry may be a number such as the step."""
+    """Whether an entry may be a number such as the step; among tensors of a model alone, one is a parameter."""
     small = all(piece.length <= _LARGEST_NUMBER for piece in entry.pieces)
     return len(entry.path) == 1 and small and (entry.dtype is None or (nested and not entry.size))
 

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     metavar="GLOB",
     help="Tensors that are meant to stay as they are, by name. May be repeated.",
 )
+@click.option(
+    "--against",
+    metavar="DIR",
+    type=options.PLACE,
+    help="Another run: find states that hold its weights. It is read whole, and in the same way.",
+)
 @options.steps
 @click.option("--every", type=int, metavar="K", help="Look at every K-th checkpoint only.")
 @options.reading
@@ -36,6 +42,7 @@ def check(
     /,
     source: Path,
     frozen: tuple[str, ...],
+    against: Path | None,
     steps: str | None,
     every: int | None,
     as_json: bool,
@@ -46,18 +53,23 @@ def check(
     """Look whether a directory of checkpoints is what it claims to be, without a model.
 
     Found are: files that are damaged, states that are equal, final weights under early steps, mixed shards, tensors
-    that never change, are missing or have another shape, steps that are missing, NaN and Inf, sudden jumps.
+    that never change, are missing or have another shape, steps that are missing, NaN and Inf, sudden jumps, an order
+    that the weights contradict, and states of another run.
 
     Exit code 0: nothing is wrong; 1: something is; 2: there is nothing that could be checked.
 
-    Example: regime check checkpoints/ --frozen 'embed.*'
+    For example:
+        regime check checkpoints/ --frozen 'embed.*'
+        regime check checkpoints/ --against other-run/
     """
     from regime_proto.integrity.check import check as report_on
 
     messages = Messages(quiet=quiet, verbose=verbose)
     try:
         with messages.collecting(), messages.progress("checking") as progress:
-            report = report_on(source, frozen=frozen, steps=steps, every=every, progress=progress, **reading)
+            report = report_on(
+                source, frozen=frozen, against=against, steps=steps, every=every, progress=progress, **reading
+            )
     except (RegimeError, OSError) as error:
         message = cannot_open(Path(error.filename or source), error) if isinstance(error, OSError) else str(error)
         if as_json:
@@ -112,6 +124,8 @@ def _looked_at(report: "Report") -> "RenderableType":
     span = f", {kind} {report.steps[0]} to {report.steps[-1]}, {stride}" if count > 1 else f", {kind} {report.steps[0]}"
     facts.add_row("checkpoints", f"{count}{span}")
     facts.add_row("each", f"{report.tensors} tensors, {report.parameters:,} parameters; {size(report.size)} in all")
+    if report.against is not None:
+        facts.add_row("against", Text(report.against, overflow="fold"))
     if report.skipped:
         facts.add_row("left out", f"{len(report.skipped)} other files or folders; regime inspect lists them")
     return facts

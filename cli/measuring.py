@@ -121,7 +121,7 @@ def convert(source: Path, output: Path, dry_run: bool, quiet: bool, verbose: boo
         regime convert checkpoints/ -o run.h5 --dry-run
         regime convert checkpoints/ -o run.h5 --masks every=10
     """
-    from regime_proto.conversion import warn_of_invalid
+    from regime_proto.conversion import warn_of_doubts
 
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
@@ -130,7 +130,7 @@ def convert(source: Path, output: Path, dry_run: bool, quiet: bool, verbose: boo
             return
         trajectory = converted(source, output, messages, conversion)
         with leaving(lambda: f"{trajectory} is complete"):
-            warn_of_invalid(trajectory)
+            warn_of_doubts(trajectory)
 
 
 @command

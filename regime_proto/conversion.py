@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regime_proto.analyzer.epochs import observations_per_epoch
-from regime_proto.analyzer.series import describe_invalid
+from regime_proto.analyzer.series import describe_invalid, describe_order
 from regime_proto.dataset import open_trajectory
 from regime_proto.directory import Reading
 from regime_proto.engine.deltas import non_finite
 from regime_proto.engine.device import find_device, runtime_version
 from regime_proto.engine.measure import Meter, observe
 from regime_proto.engine.noise import measure_noise
+from regime_proto.judging import judging, sketched
 from regime_proto.ordering import option_for_steps
 from regime_proto.places import as_place
 from regime_proto.plan import Plan, make_plan
@@ -154,16 +155,17 @@ def convert(
         overwrite=overwrite,
         progress=progress,
     )
-    warn_of_invalid(done.path)
+    warn_of_doubts(done.path)
     return done.path
 
 
-def warn_of_invalid(path: Path) -> None:
-    """Warn if observations of a trajectory hold NaN or Inf."""
+def warn_of_doubts(path: Path) -> None:
+    """Warn if observations of a trajectory hold NaN or Inf, or if the weights contradict their order."""
     with open_trajectory(path) as trajectory:
-        invalid = describe_invalid(trajectory)
-    if invalid:
-        warnings.warn(f"{path}: {invalid}", RegimeWarning, stacklevel=3)
+        doubts = describe_invalid(trajectory), describe_order(trajectory)
+    for doubt in doubts:
+        if doubt:
+            warnings.warn(f"{path}: {doubt}", RegimeWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,7 @@ def run_plan(
     if existing is not None:
         plan = _keeping(plan, existing)
         taken = notes_in(existing.extra) | taken
+    plan, sketches = sketched(plan)
     with Segments(output) as segments:
         meter = _calibrate(plan, device)
         header = _header(plan, meter, batches_per_epoch, masks)
@@ -238,7 +241,8 @@ def run_plan(
         writer.annotate(**measure_noise(meter, plan.probe, _noise_states(plan)).attributes)
         with writer:
             while True:
-                _observe(plan, meter, writer, workers=workers, progress=progress)
+                with judging(plan, sketches, writer):
+                    _observe(plan, meter, writer, workers=workers, progress=progress)
                 if grown is None:
                     break
                 writer.publish()

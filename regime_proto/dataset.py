@@ -14,6 +14,7 @@ from xarray.core import indexing
 from regime_proto.schema import layout
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import describe
+from regime_proto.schema.notes import ORDER_DOUBT, read_order_doubt
 from regime_proto.schema.reader import checked, metric_variables, open_known
 from regime_proto.schema.validation.chunks import Chunking, every_offset, inflated_problems
 from regime_proto.schema.validation.trust import Record
@@ -42,7 +43,8 @@ def open_trajectory(path: str | os.PathLike[str]) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        The variables of the format; values are read when they are used. Close it, or use it as a context.
+        The variables of the format; values are read when they are used. Close it, or use it as a context. What a
+        conversion found against the order of the checkpoints is among the attributes, ``order_doubt``.
 
     Raises
     ------
@@ -82,6 +84,9 @@ class _Trajectory(BackendEntrypoint):
         # Values first, as xarray itself puts them.
         ordered = sorted(variables, key=lambda name: name in layout.DIMENSIONS)
         dataset = xr.Dataset({name: variables[name] for name in ordered}, attrs=_attributes(file.attrs))
+        doubt = read_order_doubt(file)
+        if doubt is not None:
+            dataset.attrs[ORDER_DOUBT] = doubt
         dataset.encoding = {"unlimited_dims": _unlimited(file), "source": str(path)}
         dataset.set_close(manager.close)
         return dataset

@@ -11,7 +11,7 @@ import numpy as np
 
 from regime_proto.names import unwrap
 from regime_proto.schema.errors import RegimeError
-from regime_proto.source import Array, State
+from regime_proto.source import Array, State, is_floating
 
 TOP = ""
 """The key of tensors that lie in a checkpoint under no key."""
@@ -26,6 +26,8 @@ MODEL_KEYS = (
 _OPTIMIZER = ("optim", "opt_state")
 _NOT_WEIGHTS = ("ema", "sched", "scaler", "loop", "callback", "rng")
 _DEEPEST = 4
+# A single number is no model.
+_FEWEST = 2
 
 
 class NotACheckpoint(RegimeError):
@@ -155,17 +157,19 @@ def state_of(payload: Payload, where: str, *, weights: str | None = None) -> Sta
     where : str
         Named in errors.
     weights : str, optional
-        The key, or the front of the names, of the tensors that are meant; needed for averages (EMA), and where
-        there are several models.
+        The key, or the front of the names, of the tensors that are meant; `TOP` for those under no key. Needed for
+        averages (EMA), and where there are several models.
 
     Raises
     ------
     NotACheckpoint
-        There are no tensors of a model.
+        There are no weights of a model: no floating numbers, or a single one.
     RegimeError
         More than one entry could be meant, there is none of that name, or a tensor is not dense.
     """
     chosen = _default(payload, where) if weights is None else _named(payload, where, weights)
+    if _parameters(chosen) < _FEWEST:
+        raise NotACheckpoint(_no_weights(payload, where, chosen))
     for name, tensor in chosen.items():
         if isinstance(tensor, NotDense):
             raise RegimeError(f"{where}: tensor {name!r} is {tensor.kind}; expected dense numbers")
@@ -175,11 +179,29 @@ def state_of(payload: Payload, where: str, *, weights: str | None = None) -> Sta
 
 def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
     candidates = [key for key in payload.groups if key != TOP and not is_other(key)]
-    # Beside dicts of tensors a single one may lie, such as the state of a random number generator.
+    named = _under_a_model_key(candidates, payload, where)
+    if named is not None:
+        return named
     top = payload.groups.get(TOP, {})
+    # Beside dicts of tensors a single one may lie, such as the state of a random number generator.
     top = {name: tensor for name, tensor in top.items() if not candidates or not is_other(name)}
-    if not candidates and not top:
-        raise NotACheckpoint(f"no tensors of a model in it (keys: {_listed(list(payload.groups))})")
+    fronts = sorted({key.partition(".")[0] for key in candidates})
+    # Steps and other numbers are saved as tensors too.
+    models = [front for front in fronts if _has_arrays(_under(front, payload))] or (fronts if not top else [])
+    if not models:
+        return top
+    if not _has_arrays(top):
+        return _only(models, payload, where)
+    if _parameters(top) < max(_parameters(_under(front, payload)) for front in models):
+        raise RegimeError(
+            f"{where}: weights under no key ({_listed(list(top))}) and more of them under keys ({_listed(models)}); "
+            f"say which are meant: --weights {models[0]}, or --weights '' for those under no key"
+        )
+    return top
+
+
+def _under_a_model_key(candidates: list[str], payload: Payload, where: str) -> Mapping[str, Array | NotDense] | None:
+    """Return what lies under the usual key of a model; None if there is no such key."""
     parents = {key.rsplit(".", depth)[0] for key in candidates for depth in range(key.count(".") + 1)}
     levels = sorted(parents, key=lambda key: key.count("."))
     for name in MODEL_KEYS:
@@ -188,7 +210,34 @@ def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
         found = [key for key in found if key.count(".") == found[0].count(".")]
         if found:
             return _only(found, payload, where)
-    return top or _only(sorted({key.partition(".")[0] for key in candidates}), payload, where)
+    return None
+
+
+def _parameters(tensors: Mapping[str, Array | NotDense]) -> int:
+    """Return how many numbers could be trained; what is not dense counts, and is refused by its name."""
+    return sum(
+        _FEWEST if isinstance(tensor, NotDense) else tensor.size
+        for tensor in tensors.values()
+        if isinstance(tensor, NotDense) or is_floating(tensor.dtype.name)
+    )
+
+
+def _has_arrays(tensors: Mapping[str, Array | NotDense]) -> bool:
+    """Whether there are weights other than single numbers among tensors."""
+    return any(
+        isinstance(tensor, NotDense) or (tensor.ndim and _parameters({"": tensor})) for tensor in tensors.values()
+    )
+
+
+def _no_weights(payload: Payload, where: str, chosen: Mapping[str, Array | NotDense]) -> str:
+    held = _listed([f"{name} ({_spelled(tensor)})" for name, tensor in chosen.items()]) or "nothing"
+    keys = [key for key in payload.groups if key != TOP]
+    beside = f"; it holds the keys {_listed(keys)}: say which are meant with --weights KEY" if keys else ""
+    return f"{where}: no weights of a model in it, only {held}{beside}"
+
+
+def _spelled(tensor: Array | NotDense) -> str:
+    return tensor.kind if isinstance(tensor, NotDense) else f"{tensor.dtype.name}{list(tensor.shape)}"
 
 
 def is_optimizer(key: str) -> bool:
@@ -210,7 +259,7 @@ def _only(keys: list[str], payload: Payload, where: str) -> dict[str, Array | No
 
 
 def _named(payload: Payload, where: str, weights: str) -> Mapping[str, Array | NotDense]:
-    found = _under(weights, payload)
+    found = payload.groups.get(TOP) if weights == TOP else _under(weights, payload)
     if found:
         return found
     keys = list(dict.fromkeys(key.partition(".")[0] for key in payload.groups if key != TOP))

@@ -172,3 +172,8 @@ def widest(array: Array) -> Array:
     if array.dtype.kind in "fc" and array.dtype.itemsize >= 4:
         return array
     return array.astype(np.float32)
+
+
+def is_floating(dtype: str) -> bool:
+    """Whether numbers of a type, given by its name, can be trained; those of ml_dtypes (bfloat16, float8) count."""
+    return dtype.startswith(("float", "bfloat", "complex"))

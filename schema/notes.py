@@ -17,7 +17,10 @@ from regime_proto.schema.reader import open_checked
 
 Note = str | int | float
 
-# What a recorder keeps in the same group.
+ORDER_DOUBT = "order_doubt"
+"""What the weights say against the order of the checkpoints."""
+
+# What a recorder or a conversion keeps in the same group.
 OWN = frozenset(
     {
         "probe_seed",
@@ -27,6 +30,7 @@ OWN = frozenset(
         "settling_threshold",
         "settling_scale",
         "settling_window",
+        ORDER_DOUBT,
     }
 )
 
@@ -61,7 +65,7 @@ def _name(name: object) -> str:
     if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_]+", name):
         raise RegimeError(f"note {name!r}: expected a name of ASCII letters, digits and _, for example learning_rate")
     if name in OWN:
-        raise RegimeError(f"note {name}: the recorder itself keeps something under this name; choose another")
+        raise RegimeError(f"note {name}: regime itself keeps something under this name; choose another")
     return name
 
 
@@ -81,7 +85,7 @@ def _value(name: str, value: object) -> Note:
 
 
 def read_notes(source: str | PathLike[str] | h5py.File) -> dict[str, Note]:
-    """Return the notes in a trajectory, without what the recorder keeps beside them.
+    """Return the notes in a trajectory, without what regime itself keeps beside them.
 
     Parameters
     ----------
@@ -97,6 +101,15 @@ def read_notes(source: str | PathLike[str] | h5py.File) -> dict[str, Note]:
         return notes_in(dict(source[layout.EXTRA].attrs) if layout.EXTRA in source else {})
     with open_checked(Path(source)) as file:
         return read_notes(file)
+
+
+def read_order_doubt(file: h5py.File) -> str | None:
+    """Return what the weights say against the order of the checkpoints; None where they say nothing."""
+    found = _plain(file[layout.EXTRA].attrs.get(ORDER_DOUBT)) if layout.EXTRA in file else None
+    if not isinstance(found, str) or not found:
+        return None
+    # Others may have written this attribute, and anything into it: one line, and not a long one.
+    return "".join(letter if letter.isprintable() else " " for letter in found[:1000])
 
 
 def notes_in(extra: Mapping[str, Any]) -> dict[str, Note]:

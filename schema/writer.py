@@ -152,6 +152,11 @@ class TrajectoryWriter:
         """Add or change attributes of the group `layout.EXTRA`, which the format leaves to its users."""
         self.header = replace(self.header, extra={**self.header.extra, **extra})
         self._empty = b""
+        if self.count and not self._rows:
+            # The last segment is full, and the output takes its attributes from there.
+            self._rows = self._stored((self.count - 1) // self._capacity)
+            self.flush()
+            self._rows = []
 
     def add_metrics(self, *names: str) -> None:
         """Add metrics; observations that lack one hold NaN."""

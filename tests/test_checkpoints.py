@@ -57,6 +57,8 @@ def assert_weights(state):
         {"whatever": WEIGHTS, "config": Config(), "args": argparse.Namespace(lr=1), "loss": np.float64(0.5)},
         {"model": WEIGHTS, "rng": torch.zeros(3), "seen": torch.tensor(5)},
         {"whatever": WEIGHTS, "rng_state": torch.zeros(3)},
+        {"whatever": WEIGHTS, "step": torch.tensor(3), "best": torch.tensor(0.5), "seen": {"n": torch.tensor(1)}},
+        {**WEIGHTS, "train_state": {"step": torch.tensor(3), "losses": torch.zeros(3)}},
         {"trainer": {"net": WEIGHTS, "optimizer": {"m": torch.ones(2)}}, "ema": {"net": {"x": torch.ones(2)}}},
         {"model": {f"module.{name}": tensor for name, tensor in WEIGHTS.items()}},
         {"model": {f"module._orig_mod.{name}": tensor for name, tensor in WEIGHTS.items()}},
@@ -89,6 +91,24 @@ def test_weights_on_request(tmp_path, weights, shift):
         assert set(tensors) == {f"best.{name}" for name in WEIGHTS}
     else:
         np.testing.assert_array_equal(tensors["a.bias"], WEIGHTS["a.bias"].numpy() + shift)
+
+
+def test_weights_under_no_key(tmp_path):
+    larger = {"teacher": {"x": torch.ones(99)}}
+    torch.save({**WEIGHTS, **larger}, tmp_path / "a.pt")
+    with pytest.raises(RegimeError, match=r"--weights teacher, or --weights '' for those under no key"):
+        read(from_torch, tmp_path / "a.pt")
+    assert_weights(read(from_torch, tmp_path / "a.pt", ""))
+    assert read(from_torch, tmp_path / "a.pt", "teacher").tensors["x"].size == 99
+
+
+def test_a_model_of_single_numbers(tmp_path):
+    for content in (
+        {"a": torch.tensor(1.0), "b": torch.tensor(2.0)},
+        {"line": {"a": torch.ones(()), "b": torch.ones(())}},
+    ):
+        torch.save(content, tmp_path / "a.pt")
+        assert set(read(from_torch, tmp_path / "a.pt").tensors) == {"a", "b"}
 
 
 def test_weights_by_the_front_of_their_names(tmp_path):
@@ -194,6 +214,15 @@ def test_an_unknown_callable_becomes_a_stub(tmp_path, monkeypatch):
         ({"step": 3}, NotACheckpoint, "no dict of tensors"),
         ({"gen": WEIGHTS, "dis": WEIGHTS}, RegimeError, "several keys .dis, gen.; say which .*--weights dis"),
         ({"w": torch.eye(2).to_sparse()}, RegimeError, "'w' is sparse"),
+        ({"step": torch.tensor(3)}, NotACheckpoint, r"no weights of a model in it, only step \(int64\[\]\)"),
+        ({"loss": torch.tensor(3.0)}, NotACheckpoint, "no weights of a model in it, only loss"),
+        ({"model": {"seen": torch.arange(3)}, "b": {}}, NotACheckpoint, r"only seen \(int64\[3\]\); it holds the keys"),
+        ({"ema": WEIGHTS}, NotACheckpoint, "only nothing; it holds the keys ema: say which are meant with --weights"),
+        (
+            {"mine": WEIGHTS, "mean": torch.ones(2)},
+            RegimeError,
+            r"no key \(mean\) and more .* \(mine\); .*--weights mine",
+        ),
     ],
 )
 def test_payloads_without_a_state(tmp_path, payload, error, message):

@@ -17,6 +17,7 @@ from reading import assert_same_trajectory, read
 from regime_proto.adapters import dcp_metadata, from_dcp
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 
+import regime_proto
 from regime_proto.directory import open_directory
 from regime_proto.payload import Incomplete, NotACheckpoint
 
@@ -134,18 +135,67 @@ def test_optimizer_states_are_not_read(tmp_path):
         ({"app": {"model": {"a.w": torch.ones(2)}, "optim": {"m": torch.ones(2)}}}, ["a.w"]),
         ({"model": {"_orig_mod.w": torch.ones(2, dtype=torch.bfloat16)}, "rng": torch.get_rng_state()}, ["w"]),
         ({"model": {"w": torch.ones(2)}, "ema": {"w": torch.zeros(2)}, "step": torch.tensor(7)}, ["w"]),
-        ({"model": {"w": torch.ones(2, 0)}}, ["w"]),
+        ({"model": {"w": torch.ones(2, 0), "b": torch.ones(2)}}, ["w", "b"]),
         ({"model": {"w": torch.ones(4, 5)[:, 1:3].T}}, ["w"]),
+        ({"a.w": torch.ones(2), "train_state": {"step": torch.tensor(7)}}, ["a.w"]),
+        ({"a.w": torch.ones(2), "train_state": {"loss": torch.tensor(0.5)}, "step": torch.tensor(7)}, ["a.w", "step"]),
+        ({"a.w": torch.ones(2), "rng": {"cpu": torch.get_rng_state()}, "ema": {"w": torch.zeros(2)}}, ["a.w"]),
+        ({"net7": {"w": torch.ones(2)}, "step": torch.tensor(7), "seen": {"samples": torch.tensor(3)}}, ["w"]),
     ],
-    ids=["flat", "nested", "wrapped", "average", "empty", "a view"],
+    ids=[
+        "flat",
+        "nested",
+        "wrapped",
+        "average",
+        "empty",
+        "a view",
+        "beside a number",
+        "beside numbers",
+        "beside random numbers and an average",
+        "beside numbers, under a key of its own",
+    ],
 )
 def test_what_is_taken_for_the_model(content, names, tmp_path):
     state = read(from_dcp, save(tmp_path / "c", content))
     assert list(state.tensors) == names
-    assert all((tensor == (3 if name == "scale" else 1)).all() for name, tensor in state.tensors.items())
+    other = {"scale": 3, "step": 7}
+    assert all((tensor == other.get(name, 1)).all() for name, tensor in state.tensors.items())
     assert from_dcp.peek(tmp_path / "c").step == (7 if "step" in content else None)
     if "ema" in content:
         assert (read(from_dcp, tmp_path / "c", "ema").tensors["w"] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"train_state": {"step": torch.tensor(7)}, "rng": {"cpu": torch.get_rng_state()}},
+        {"progress": {"loss": torch.tensor(0.5)}},
+        {"seen": torch.arange(9), "mask": torch.ones(4, dtype=torch.bool)},
+        {"model": {"scale": torch.tensor(1.0)}, "other": torch.arange(3)},
+    ],
+    ids=["numbers beside a model's", "a loss", "whole numbers", "a scalar"],
+)
+def test_what_is_no_model_is_refused(content, tmp_path):
+    """It is neither checked nor measured: nothing of it is a weight."""
+    for step in range(3):
+        save(tmp_path / f"run/step-{step}", content)
+    with pytest.raises(NotACheckpoint, match="no weights of a model in it, only"):
+        read(from_dcp, tmp_path / "run/step-0")
+    with pytest.raises(RegimeError, match=r"none of the 3 checkpoints can be read; step 0: no weights of a model"):
+        regime_proto.check(tmp_path / "run")
+    model = nets.make_mlp()
+    with pytest.raises(RegimeError, match="no weights of a model in it, only"):
+        regime_proto.convert(tmp_path / "run", tmp_path / "run.h5", model=model, probe=nets.probe(model))
+
+
+def test_a_model_at_the_top_level_measures_as_its_plain_files_do(tmp_path):
+    def beside(state, step):
+        return {**state, "train_state": {"step": torch.tensor(step), "losses": torch.ones(9)}, "dataloader": {"s": 3}}
+
+    save_run(tmp_path / "dcp", tmp_path / "plain", nets.make_mlp(), beside)
+    model = nets.make_mlp()
+    assert regime_proto.check(tmp_path / "dcp").parameters == regime_proto.check(tmp_path / "plain").parameters
+    assert_same_trajectory(tmp_path / "dcp", tmp_path / "plain", tmp_path, model=model, probe=nets.probe(model))
 
 
 def test_many_files_and_a_dtype_for_each(tmp_path):

@@ -8,16 +8,17 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
+import ml_dtypes
 import nets
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from click.testing import CliRunner
 from regime_proto.cli.main import main
 from regime_proto.schema.errors import RegimeError
 from safetensors.torch import load_file, save_file
 from torch.optim import lr_scheduler as schedules
+from trainings import adamw, every, in_memory, sgd, train, warm_restarts, warm_up
 
 import regime_proto
 from regime_proto.directory import open_directory
@@ -42,49 +43,6 @@ def one_thread():
 
 def regime(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="regime")
-
-
-def train(
-    model, steps, *, seed=0, optimizer=None, schedule=None, batch=16, samples=256, before_step=lambda step, model: None
-):
-    """Return the state after each of `steps`, of a real training on labels that can be learned."""
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(samples, *nets.SHAPES[type(model)], generator=generator)
-    labels = (inputs.flatten(1) @ torch.randn(inputs[0].numel(), 3, generator=generator)).argmax(1)
-    optimizer = (optimizer or sgd(0.1))(model.parameters())
-    scheduler = None if schedule is None else schedule(optimizer)
-    torch.manual_seed(seed)
-    model.train()
-    states = {}
-    for step in range(max(steps) + 1):
-        if step in steps:
-            states[step] = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        before_step(step, model)
-        chosen = torch.randint(0, samples, (batch,), generator=generator)
-        optimizer.zero_grad()
-        F.cross_entropy(model(inputs[chosen]), labels[chosen]).backward()
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-    return states
-
-
-def sgd(rate, momentum=0.9):
-    return lambda parameters: torch.optim.SGD(parameters, rate, momentum)
-
-
-def adamw(rate, decay):
-    return lambda parameters: torch.optim.AdamW(parameters, rate, weight_decay=decay)
-
-
-def in_memory(states):
-    """Return a source whose checkpoints are dicts of tensors."""
-    checkpoints = tuple(Checkpoint(step, Path(f"step_{step}.pt")) for step in sorted(states))
-
-    def read(checkpoint):
-        return State({name: value.numpy() for name, value in states[checkpoint.step].items()})
-
-    return Source("torch", "made here", Path("run"), "step", "made here", checkpoints, read)
 
 
 def found(report):
@@ -294,7 +252,22 @@ def test_tensors_that_never_change(half_frozen):
     report = regime_proto.check(in_memory(half_frozen))
     assert found(report) == [("never-changes", ())]
     assert report.findings[0].tensors == ("body.0.weight", "body.0.bias")
-    assert not report.ok
+    # Nothing says that they are meant to be trained, or used.
+    assert report.ok
+
+
+def test_a_run_in_which_no_weight_changes(half_frozen):
+    """Counters and running statistics change also where nothing is trained."""
+    start = half_frozen[0]
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    states = {
+        step: {name: value if name.endswith(statistics) else start[name] for name, value in state.items()}
+        for step, state in half_frozen.items()
+    }
+    report = regime_proto.check(in_memory(states))
+    assert [(finding.rule, finding.severity) for finding in report.findings] == [("never-changes", "error")]
+    assert "no weights change" in report.findings[0].message
+    assert regime_proto.check(in_memory(states), frozen=["*.weight", "*.bias"]).ok
 
 
 def test_a_bias_that_stands_still_may_well_do_so():
@@ -335,6 +308,44 @@ class WithConstant(nets.Mlp):
 
     def forward(self, features):
         return super().forward(features * self.scale)
+
+
+class Partly(nets.Mlp):
+    """A constant of two axes, a head that nothing uses, and a layer without a learning rate."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.full((1, 12), 2.0))
+        self.head = torch.nn.Linear(5, 4)
+        self.body[4].requires_grad_(False)
+
+    def forward(self, features):
+        return super().forward(features * self.scale)
+
+
+def test_a_constant_and_an_unused_head_are_no_fault(tmp_path, monkeypatch):
+    monkeypatch.setitem(nets.SHAPES, Partly, (12,))
+    torch.manual_seed(0)
+    model = Partly()
+    for step, state in train(model, range(5), optimizer=adamw(1e-3, 0.0)).items():
+        save_torch(tmp_path, step, state)
+    still = {"body.0.bias", "body.4.weight", "body.4.bias", "head.weight", "head.bias"}
+    report = regime_proto.check(tmp_path)
+    assert [finding.severity for finding in report.findings] == ["warning"]
+    assert set(report.findings[0].tensors) - {"body.0.bias"} == {"scale", *still} - {"body.0.bias"}
+    assert regime("check", tmp_path).exit_code == 0
+    # A program says that one of them is trainable and used.
+    model.requires_grad_(True)
+    write_program(tmp_path, model=model, probe=np.zeros((2, 12), np.float32))
+    report = regime_proto.check(tmp_path)
+    assert [(finding.severity, "body.4.weight" in finding.tensors) for finding in report.findings] == [
+        ("error", True),
+        ("warning", False),
+    ]
+    assert report.findings[0].tensors == ("body.4.weight",)
+    assert {"head.weight", "head.bias"} <= set(report.findings[1].tensors) <= still
+    assert regime("check", tmp_path).exit_code == 1
+    assert regime("check", tmp_path, "--frozen", "body.4.*").exit_code == 0
 
 
 def test_a_program_tells_what_is_trainable(tmp_path, monkeypatch):
@@ -444,21 +455,98 @@ def test_frozen_shards_are_sound(before_step, tmp_path):
     assert regime_proto.check(tmp_path).findings == ()
 
 
+# --- Against another run ----------------------------------------------------------------------------------------------
+
+
+def against(run, other, **options):
+    other = replace(in_memory(other), root=Path("other"))
+    return regime_proto.check(in_memory(run), against=other, **options)
+
+
+def test_two_runs_share_nothing(trained):
+    run, other = trained
+    assert against(run, other).findings == ()
+    assert against(run, other).against == "other"
+    assert regime_proto.check(in_memory(run)).against is None
+
+
+def test_states_of_the_other_run(trained):
+    """A switch to another run whose weights are as large shows no jump."""
+    run, other = trained
+    mixed = {step: (other if step in (50, 60, 120) else run)[step] for step in STEPS}
+    shared = [finding for finding in against(mixed, other).findings if finding.rule == "another-run"]
+    assert [(finding.steps, finding.severity) for finding in shared] == [((50, 60, 120), "error")]
+    assert shared[0].message == "weights of other, steps 50, 60, 120 there"
+    # Under other steps, and but for the sign of zeros.
+    signed = {name: torch.where(tensor == 0, -0.0, tensor) for name, tensor in run[100].items()}
+    report = against({step: other[step] for step in STEPS} | {200: signed}, run)
+    assert ("another-run", (200,)) in found(report)
+    assert "step 100 there" in next(one.message for one in report.findings if one.rule == "another-run")
+
+
+def test_a_shard_of_the_other_run(trained):
+    run, other = trained
+    names = sorted(run[0])[: len(run[0]) // SHARDS]
+    mixed = {**run, 90: {**run[90], **{name: other[70][name] for name in names}}}
+    (finding,) = [one for one in against(mixed, other).findings if one.rule == "another-run"]
+    assert (finding.steps, set(finding.tensors)) == ((90,), set(names))
+    assert "of the weights or more are those of other, step 70 there" in finding.message
+
+
+def frozen_at_first(steps, seed):
+    """Train the head alone at first: runs with one initialization share the other weights until then."""
+    torch.manual_seed(0)
+    return train(nets.Encoder(), steps, seed=seed, before_step=freeze_between(0, 100), optimizer=adamw(1e-3, 0.01))
+
+
+def test_runs_from_one_initialization(trained):
+    run, other = frozen_at_first(STEPS, 1), frozen_at_first(STEPS, 2)
+    (finding,) = against(run, other).findings
+    assert (finding.rule, finding.steps, finding.severity) == ("shared-start", (0,), "warning")
+    assert "step 0 there" in finding.message
+    assert against(run, other).ok
+
+
+def test_a_run_that_goes_on_from_the_other(trained):
+    run = {step: state for step, state in trained[0].items() if step <= 100}
+    later = {step: state for step, state in trained[0].items() if step >= 100}
+    for one, other in ((later, run), (run, later)):
+        report = against(one, other)
+        assert [(finding.rule, finding.steps) for finding in report.findings] == [("shared-start", (100,))]
+
+
+def test_a_number_that_two_runs_come_to(trained):
+    """Clipped, or decayed to nothing: few weights, and equal by right."""
+    states = [
+        {step: {**state, "scale": torch.full((), min(step, 50) / 10)} for step, state in run.items()} for run in trained
+    ]
+    assert against(*states).findings == ()
+
+
+def test_check_against_a_directory(saved, form, trained, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for step, state in trained[1].items():
+        FORMS[form](other, step, trained[0][step] if step == 130 else state)
+    result = regime("check", saved[form], "--against", other)
+    assert result.exit_code == 1
+    for words in ("another-run", "130", "against", str(other), "look which run they belong to"):
+        assert words in " ".join(result.stdout.split()), words
+    found_there = json.loads(regime("check", saved[form], "--against", other, "--json").stdout)
+    assert found_there["against"] == str(other)
+    assert [finding["rule"] for finding in found_there["findings"]] == ["another-run"]
+    assert json.loads(regime("check", saved[form], "--json").stdout)["against"] is None
+    for path, message in ((saved[form], "the directory itself"), (tmp_path / "none", "no such")):
+        result = regime("check", saved[form], "--against", path)
+        assert (result.exit_code, message in result.stderr) == (2, True)
+    file_in(path_of(other, 60)).write_bytes(b"nothing")
+    result = regime("check", saved[form], "--against", other, "--steps", "0:100")
+    assert result.exit_code == 0
+    assert "1 of" in result.stdout
+    assert "could not be compared; step 60 there" in " ".join(result.stdout.split())
+
+
 # --- Clean runs, really trained ---------------------------------------------------------------------------------------
-
-
-def every(count, stride=1):
-    return tuple(range(0, count * stride + 1, stride))
-
-
-def warm_restarts(period, growth=1):
-    return lambda optimizer: schedules.CosineAnnealingWarmRestarts(optimizer, period, T_mult=growth)
-
-
-def warm_up(steps, total=math.inf):
-    return lambda optimizer: schedules.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / steps) * max(0, 1 - step / total)
-    )
 
 
 UNEVEN = tuple(itertools.accumulate([0, *np.random.default_rng(0).choice([1, 2, 3, 7, 15, 40], 40).tolist()]))
@@ -644,11 +732,35 @@ def test_a_digest_tells_dtype_shape_and_bits():
         return scan(source).summaries[0].digest
 
     ones = np.ones((2, 3), np.float32)
-    others = [ones.T.copy(), ones.astype(np.float64), -0.0 * ones, 0.0 * ones, ones.view(np.int32)]
+    others = [ones.T.copy(), ones.astype(np.float64), -ones, 0.0 * ones, ones.view(np.int32)]
     digests = [of(array) for array in (ones, *others)]
     assert len(set(digests)) == len(digests)
     assert of(np.asfortranarray(ones)) == of(ones)
     assert combined({"a": b"1", "b": b"2"}, "ab") != combined({"a": b"2", "b": b"1"}, "ab")
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "float16", "bfloat16", "float8_e5m2", "complex64"])
+def test_zeros_of_either_sign_are_one_number(tmp_path, name):
+    """A copy that went through a computation may differ in nothing else."""
+    dtype = np.dtype(getattr(ml_dtypes, name, name))
+    random = np.random.default_rng(0)
+    states = [random.standard_normal((50, 3)).astype(dtype) for _ in range(6)]
+    for state in states:
+        state[:5] = 0
+    states[4] = states[1].copy()
+    states[4][1:4] = np.array(-0.0, dtype)
+    assert states[4].tobytes() != states[1].tobytes()
+    checkpoints = tuple(Checkpoint(step, Path(f"{step}.pt")) for step in range(6))
+    read = lambda checkpoint: State({"w": states[checkpoint.step]})  # noqa: E731
+    source = Source("torch", "made here", Path("run"), "step", "made here", checkpoints, read)
+    assert found(regime_proto.check(source)) == [("duplicate", (1, 4))]
+
+
+def test_the_sign_of_no_other_number_is_left_out():
+    for dtype in (np.int32, np.uint8, ml_dtypes.float8_e4m3fnuz, ml_dtypes.float8_e8m0fnu):
+        sign = 1 << (8 * np.dtype(dtype).itemsize - 1)
+        words = np.array([0, sign], f"u{np.dtype(dtype).itemsize}")
+        assert scan._digest(words[:1].view(dtype)) != scan._digest(words[1:].view(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.complex64, torch.float8_e5m2])
@@ -719,10 +831,10 @@ def test_check_as_json(folder, form, trained):
 def test_check_takes_what_is_frozen(half_frozen, tmp_path):
     for step, state in half_frozen.items():
         save_torch(tmp_path, step, state)
-    assert regime("check", tmp_path).exit_code == 1
+    assert "never-changes" in regime("check", tmp_path).output
     assert regime("check", tmp_path, "--frozen", "body.0.weight", "--frozen", "*.bias").exit_code == 1
     result = regime("check", tmp_path, "--frozen", "body.0.weight", "--frozen", "body.0.bias")
-    assert result.exit_code == 0, result.output
+    assert (result.exit_code, "never-changes" in result.output) == (0, False)
 
 
 @pytest.mark.parametrize("content", [None, "empty", "other"])

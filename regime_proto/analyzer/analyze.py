@@ -16,7 +16,7 @@ from regime_proto.analyzer.readings import ALL_READINGS, Reading
 from regime_proto.analyzer.readings import preset as find_preset
 from regime_proto.analyzer.result import LayerResult, Result, Threshold
 from regime_proto.analyzer.selection import restrict
-from regime_proto.analyzer.series import Array, Series, describe_invalid, read_series
+from regime_proto.analyzer.series import Array, Series, describe_invalid, describe_order, read_series
 from regime_proto.analyzer.uncertainty import uncertainty
 from regime_proto.dataset import open_trajectory
 from regime_proto.schema.errors import RegimeError, TrajectoryError
@@ -76,8 +76,7 @@ def analyze(
     chosen = restrict(trajectory, steps)
     series = read_series(chosen)
     per_epoch, warnings = _observations_per_epoch(chosen, batches_per_epoch)
-    invalid = describe_invalid(chosen)
-    warnings += [invalid] if invalid else []
+    warnings += [doubt for doubt in (describe_order(trajectory), describe_invalid(chosen)) if doubt]
     planned = trajectory.attrs.get("planned_observations")
     if planned is not None and planned > trajectory.sizes["step"]:
         warnings.append(f"the run was cut off: {trajectory.sizes['step']} of {planned} observations are there")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from regime_proto.analyzer.readings import WEIGHT_WEIGHTINGS
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.notes import ORDER_DOUBT
 
 Array = NDArray[Any]
 
@@ -143,6 +144,17 @@ def by_blocks(variable: xr.DataArray, kept: Array, reduce: Callable[[Array], Arr
     bounds = np.linspace(0, len(variable), max(1, len(variable) // rows) + 1, dtype=np.int64)
     blocks = [reduce(variable[start:stop].to_numpy()[chosen[start:stop]]) for start, stop in itertools.pairwise(bounds)]
     return np.concatenate(blocks)
+
+
+def describe_order(trajectory: xr.Dataset) -> str | None:
+    """Say in one line what the weights said against the order of the checkpoints when these were read."""
+    doubt = trajectory.attrs.get(ORDER_DOUBT)
+    if not isinstance(doubt, str) or not doubt:
+        return None
+    return (
+        f"the order of the checkpoints may be wrong: {doubt}; look where it is taken from (regime inspect DIR), and "
+        "convert again in the right one (--step-pattern)"
+    )
 
 
 def describe_invalid(trajectory: xr.Dataset) -> str | None:

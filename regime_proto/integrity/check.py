@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -11,10 +11,12 @@ from regime_proto.directory import Reading, open_directory
 from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.engine.graph.program import Program
 from regime_proto.integrity import rules
+from regime_proto.integrity.against import states_of_another, unread
 from regime_proto.integrity.findings import ADVICE, ERROR, Finding
 from regime_proto.integrity.jumps import counted_tensors, jumps
+from regime_proto.integrity.order import contradiction
 from regime_proto.integrity.scan import Progress, Scan, distances, scan
-from regime_proto.places import as_place, on_disk
+from regime_proto.places import as_place, is_remote, on_disk
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.source import Skipped, Source
 
@@ -46,6 +48,8 @@ class Report:
         Bytes of all tensors that were read.
     skipped : tuple of Skipped
     findings : tuple of Finding
+    against : str, optional
+        The directory of the run that this one was held against.
     """
 
     root: str
@@ -59,6 +63,7 @@ class Report:
     size: int
     skipped: tuple[Skipped, ...]
     findings: tuple[Finding, ...]
+    against: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -76,6 +81,7 @@ class Report:
         return {
             "json_version": 1,
             "path": self.root,
+            "against": self.against,
             "ok": self.ok,
             "error": None,
             "adapter": self.adapter,
@@ -101,6 +107,7 @@ def check(
     adapter: str | None = None,
     step_pattern: str | None = None,
     weights: str | None = None,
+    against: str | os.PathLike[str] | Source | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Look whether a sequence of checkpoints is what it claims to be, without a model.
@@ -118,7 +125,9 @@ def check(
     every : int, optional
         Look at every k-th checkpoint only.
     adapter, step_pattern, weights : str, optional
-        See `directory.Reading`.
+        See `directory.Reading`; they apply to both runs.
+    against : path or Source, optional
+        Another run: find states that hold its weights. All its checkpoints are read, whatever `steps` and `every` say.
     progress : callable, optional
         Called with the number of checkpoints done, and of all.
 
@@ -129,22 +138,22 @@ def check(
     Raises
     ------
     RegimeError
-        There is no sequence of checkpoints.
+        There is no sequence of checkpoints, in one place or the other.
     """
-    if not isinstance(source, Source):
-        source = _opened(source, Reading(adapter, step_pattern, weights))
-    source = source.select(steps, every)
+    reading = Reading(adapter, step_pattern, weights)
+    source = _opened(source, reading).select(steps, every)
     if not source.checkpoints:
         raise RegimeError(f"{source.root}: no checkpoint to check; widen --steps or lower --every")
+    other = None if against is None else _other(against, source, reading)
     # A single pattern is a sequence of letters, which nobody means.
     frozen = (frozen,) if isinstance(frozen, str) else frozen
-    scanned = scan(source, progress=progress)
-    if not scanned.summaries:
-        first = scanned.unreadable[0]
-        raise RegimeError(
-            f"{source.root}: none of the {len(source.checkpoints)} checkpoints can be read; "
-            f"{source.step_kind} {first.step}: {first.reason}"
-        )
+    known, found = _known(source)
+    count = len(source.checkpoints)
+    total = count + (0 if other is None else len(other.checkpoints))
+    scanned = _scanned(source, known.trainable, progress, (0, total))
+    found += _findings(source, scanned, frozen, known)
+    if other is not None:
+        found += _shared(scanned, _scanned(other, None, progress, (count, total)), str(other.root))
     last = scanned.summaries[-1]
     return Report(
         root=str(source.root),
@@ -157,35 +166,85 @@ def check(
         parameters=sum(form.size for form in last.forms.values() if form.floating),
         size=scanned.size,
         skipped=source.skipped,
-        findings=tuple(_findings(source, scanned, frozen)),
+        findings=tuple(_sorted(found)),
+        against=None if other is None else str(other.root),
     )
 
 
 def _opened(source: object, reading: Reading) -> Source:
+    if isinstance(source, Source):
+        return source
     with warnings.catch_warnings():
         # What is not complete becomes a finding.
         warnings.filterwarnings("ignore", ".*training may still be writing it", RegimeWarning)
         return open_directory(as_place(source), reading)
 
 
-def _findings(source: Source, scanned: Scan, frozen: Sequence[str]) -> list[Finding]:
+def _other(against: object, source: Source, reading: Reading) -> Source:
+    other = _opened(against, reading)
+    if _place(other) == _place(source):
+        raise RegimeError(f"{other.root}: the directory itself; give that of another run with --against")
+    return other
+
+
+def _shared(scanned: Scan, others: Scan, where: str) -> Iterator[Finding]:
+    yield from states_of_another(scanned.summaries, others.summaries, where)
+    yield from unread(others, where)
+
+
+def _place(source: Source) -> object:
+    return source.root if is_remote(source.root) else source.root.resolve()
+
+
+def _scanned(
+    source: Source, trainable: Collection[str] | None, progress: Progress | None, part: tuple[int, int]
+) -> Scan:
+    """Scan one of the runs; `part` is how many checkpoints were done before, and how many there are in all."""
+    before, total = part
+    scanned = scan(
+        source,
+        trainable=trainable,
+        progress=None if progress is None else lambda done, _: progress(before + done, total),
+    )
+    if not scanned.summaries:
+        first = scanned.unreadable[0]
+        raise RegimeError(
+            f"{source.root}: none of the {len(source.checkpoints)} checkpoints can be read; "
+            f"{source.step_kind} {first.step}: {first.reason}"
+        )
+    return scanned
+
+
+def _findings(source: Source, scanned: Scan, frozen: Sequence[str], known: "_Known") -> list[Finding]:
     summaries = scanned.summaries
-    trainable, found = _trainable(source)
-    found += _left_out(source)
+    found = list(_left_out(source))
     found += rules.unreadable(scanned.unreadable)
     found += rules.mixed_shards(summaries)
     found += rules.duplicates(summaries)
     found += rules.odd_tensors(summaries)
     found += rules.non_finite(summaries)
     explained = {step for finding in found if finding.rule in _EXPLAINS for step in finding.steps}
-    names = counted_tensors(summaries, trainable)
-    found += [
+    names = counted_tensors(summaries, known.trainable)
+    jumping = [
         finding
         for finding in jumps(summaries, distances(source), names)
         if finding.rule != "detour" or not explained.issuperset(finding.steps)
     ]
+    explained |= {step for finding in jumping if finding.rule == "detour" for step in finding.steps}
+    found += [*jumping, *_misplaced(source, scanned, explained)]
     found += rules.missing_steps([checkpoint.step for checkpoint in source.checkpoints])
-    found += rules.unchanging(summaries, frozen=frozen, trainable=trainable)
+    found += rules.unchanging(summaries, frozen=frozen, trainable=known.trainable, used=known.used)
+    return found
+
+
+def _misplaced(source: Source, scanned: Scan, explained: Collection[int]) -> Iterator[Finding]:
+    """Find an order that the weights contradict."""
+    against = contradiction(source, scanned.sketches, tuple(explained))
+    if against is not None:
+        yield Finding("order", against.message, against.steps)
+
+
+def _sorted(found: Sequence[Finding]) -> list[Finding]:
     rules_in_order = list(ADVICE)
     return sorted(found, key=lambda finding: (finding.severity != ERROR, rules_in_order.index(finding.rule)))
 
@@ -198,14 +257,31 @@ def _left_out(source: Source) -> Iterator[Finding]:
             yield Finding("unreadable", f"{entry.path.name}: {reason}")
 
 
-def _trainable(source: Source) -> tuple[frozenset[str] | None, list[Finding]]:
-    """Return the names that a program in the directory says are trainable; None if there is none."""
+@dataclass(frozen=True)
+class _Known:
+    """What a program in the directory says of the tensors.
+
+    Parameters
+    ----------
+    trainable : frozenset of str, optional
+        Names and aliases; None if there is no program.
+    used : frozenset of str
+        Those of them that its graph takes.
+    """
+
+    trainable: frozenset[str] | None = None
+    used: frozenset[str] = frozenset()
+
+
+def _known(source: Source) -> tuple[_Known, list[Finding]]:
     path = source.root / PROGRAM_FILE
     if not path.is_file():
-        return None, []
+        return _Known(), []
     try:
         with on_disk(path) as local:
             program = Program.load(local)
+        names = {tensor.name: (tensor.name, *tensor.aliases) for tensor in program.trainable}
+        used = {name for tensor, spelled in names.items() if tensor in program.weight_inputs for name in spelled}
     except RegimeError as error:
-        return None, [Finding("unreadable", str(error))]
-    return frozenset(name for tensor in program.trainable for name in (tensor.name, *tensor.aliases)), []
+        return _Known(), [Finding("unreadable", str(error))]
+    return _Known(frozenset(name for spelled in names.values() for name in spelled), frozenset(used)), []

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from regime_proto.integrity.findings import Finding
 from regime_proto.integrity.scan import Summary
+from regime_proto.integrity.sketch import counted_names
 
 Distance = Callable[[int, int, Sequence[str]], float]
 
@@ -15,8 +16,6 @@ _DETOUR, _DETOUR_AROUND, _LONGEST = 5.0, 2, 3
 _RETURN = 1 / 3
 _JUMP, _JUMP_AROUND = 10.0, 3
 _FEWEST = 2
-# Running statistics follow the data, not the optimizer, and their scale is another.
-_STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_variance")
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,9 @@ class Interval:
 
 
 def counted_tensors(summaries: Sequence[Summary], trainable: Collection[str] | None = None) -> list[str]:
-    """Return the tensors whose changes count: the trainable ones, if known, else all but running statistics."""
+    """Return the tensors of some states whose changes count; see `counted_names`."""
     floating = dict.fromkeys(name for summary in summaries for name, form in summary.forms.items() if form.floating)
-    known = [name for name in floating if trainable is not None and name in trainable]
-    return known or [name for name in floating if not name.endswith(_STATISTICS)]
+    return counted_names(floating, trainable)
 
 
 def jumps(summaries: Sequence[Summary], distance: Distance, names: Sequence[str]) -> Iterator[Finding]:

@@ -1,12 +1,13 @@
 """What can be wrong in a sequence of checkpoints: one pure function for each rule, from summaries to findings."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby, pairwise
 
 from regime_proto.integrity.findings import ERROR, WARNING, Finding, spell_names
 from regime_proto.integrity.scan import Form, Summary, Unreadable, combined
+from regime_proto.integrity.sketch import counted_names
 
 # Neighbours on each side that say what is usual on a grid, the share of them that must agree, and how many in all.
 _AROUND, _AGREE, _ENOUGH = 6, 0.6, 4
@@ -26,7 +27,7 @@ def unreadable(found: Sequence[Unreadable]) -> Iterator[Finding]:
 
 
 def duplicates(summaries: Sequence[Summary]) -> Iterator[Finding]:
-    """Find states that are the same bit for bit, and early ones that hold the final weights."""
+    """Find states that are the same in every number, and early ones that hold the final weights."""
     groups: dict[bytes, list[int]] = {}
     for index, summary in enumerate(summaries):
         groups.setdefault(summary.digest, []).append(index)
@@ -40,13 +41,12 @@ def duplicates(summaries: Sequence[Summary]) -> Iterator[Finding]:
         if early:
             steps = tuple(summaries[index].step for index in early)
             verb = "holds" if len(steps) == 1 else "hold"
-            yield Finding(
-                "final-weights", f"{verb} the weights of the last step, {summaries[last].step}, bit for bit", steps
-            )
+            message = f"{verb} the weights of the last step, {summaries[last].step}, in every number"
+            yield Finding("final-weights", message, steps)
         rest = [index for index in group if index not in early]
         if len(rest) < 2:
             continue
-        message = "the same weights, bit for bit"
+        message = "the same weights, in every number"
         steps = tuple(summaries[index].step for index in rest)
         if rest == [0, 1]:
             remark = ": a learning rate of 0 in the first step does this"
@@ -86,7 +86,7 @@ def mixed_shards(summaries: Sequence[Summary]) -> Iterator[Finding]:
         verb = "is" if len(keys) == 1 else "are"
         yield Finding(
             "mixed-shards",
-            f"{shown} {verb} bit for bit that of step {summaries[other].step}, the other shards are not",
+            f"{shown} {verb} in every number that of step {summaries[other].step}, the other shards are not",
             (summaries[suspect].step, summaries[other].step),
             tuple(name for key in keys for name in key),
         )
@@ -132,32 +132,67 @@ def _suspect_first(summaries: Sequence[Summary], names: Sequence[str], pair: tup
 
 
 def unchanging(
-    summaries: Sequence[Summary], *, frozen: Sequence[str] = (), trainable: Collection[str] | None = None
+    summaries: Sequence[Summary],
+    *,
+    frozen: Sequence[str] = (),
+    trainable: Collection[str] | None = None,
+    used: Collection[str] = (),
 ) -> Iterator[Finding]:
-    """Find floating tensors that stay as they are, but are not meant to, and the reverse."""
+    """Find floating tensors that stay as they are, but are not meant to, and the reverse.
+
+    Parameters
+    ----------
+    summaries : sequence of Summary
+    frozen : sequence of str
+        Globs over the names of those that are meant to.
+    trainable, used : collection of str
+        What a program says is trainable, and which of it its output depends on; the former is None without a program.
+    """
     if len({summary.digest for summary in summaries}) < 2:
         return
+    digests = _digests(summaries)
+    meant = {name for name in digests if any(fnmatchcase(name, pattern) for pattern in frozen)}
+    still = [name for name, found in digests.items() if len(found) == 1 and name not in meant]
+    odd = [name for name in still if trainable is None or name in trainable]
+    counted = set(counted_names(digests, trainable))
+    if counted and counted.issubset(odd):
+        yield Finding("never-changes", f"no weights change: {_counted(odd)}", (), tuple(odd))
+    else:
+        forms = {name: form for summary in summaries for name, form in summary.forms.items()}
+        yield from _standing(odd, _untrained(odd, used, forms), len(digests))
+    moved = [name for name in digests if name in meant and len(digests[name]) > 1]
+    if moved:
+        yield Finding("frozen-changes", f"{_counted(moved)} said to be frozen, but not the same", (), tuple(moved))
+
+
+def _digests(summaries: Sequence[Summary]) -> dict[str, set[bytes]]:
+    """Return the digests of every floating tensor that most states have and that may be trained."""
     held: dict[str, list[bytes]] = {}
     for summary in summaries:
         for name, digest in summary.digests.items():
-            if summary.forms[name].floating and summary.forms[name].size:
+            if summary.forms[name].floating and summary.forms[name].size and not name.endswith(_CONSTANT):
                 held.setdefault(name, []).append(digest)
     # What few states have is found by another rule.
-    digests = {name: set(found) for name, found in held.items() if 2 * len(found) > len(summaries)}
-    digests = {name: found for name, found in digests.items() if not name.endswith(_CONSTANT)}
-    meant = {name for name in digests if any(fnmatchcase(name, pattern) for pattern in frozen)}
-    still = {name for name, found in digests.items() if len(found) == 1}
-    odd = [name for name in digests if name in still - meant and (trainable is None or name in trainable)]
-    if odd:
-        forms = {name: form for summary in summaries for name, form in summary.forms.items()}
-        # What is added to something that is normalized afterwards has no gradient: such a bias stands still by itself.
-        severity = ERROR if any(len(forms[name].shape) > 1 for name in odd) else WARNING
-        verb = "is the same" if len(odd) == 1 else "are the same"
-        message = f"{_counted(odd)} of {len(digests)} {verb} in all states"
-        yield Finding("never-changes", message, (), tuple(odd), severity=severity)
-    moved = [name for name in digests if name in meant - still]
-    if moved:
-        yield Finding("frozen-changes", f"{_counted(moved)} said to be frozen, but not the same", (), tuple(moved))
+    return {name: set(found) for name, found in held.items() if 2 * len(found) > len(summaries)}
+
+
+def _untrained(names: Sequence[str], used: Collection[str], forms: Mapping[str, Form]) -> list[str]:
+    """Return those of some tensors that stay as they are of which a gradient would be expected.
+
+    Without a program a constant or a part that is not used cannot be told from them. What is added to something that is
+    normalized afterwards has no gradient: such a bias stands still by itself.
+    """
+    return [name for name in names if name in used and len(forms[name].shape) > 1]
+
+
+def _standing(names: Sequence[str], untrained: Sequence[str], count: int) -> Iterator[Finding]:
+    """Report tensors that stay as they are, of so many: an error for those that are untrained, else a warning."""
+    others = [name for name in names if name not in untrained]
+    for odd, severity in ((untrained, ERROR), (others, WARNING)):
+        if odd:
+            verb = "is the same" if len(odd) == 1 else "are the same"
+            message = f"{_counted(odd)} of {count} {verb} in all states"
+            yield Finding("never-changes", message, (), tuple(odd), severity=severity)
 
 
 def odd_tensors(summaries: Sequence[Summary]) -> Iterator[Finding]:

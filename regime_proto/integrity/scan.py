@@ -1,9 +1,9 @@
-"""Streams a sequence of checkpoints into summaries: digests, forms and changes, but no numbers of the states."""
+"""Streams a sequence of checkpoints into summaries: digests, forms and changes, and of the numbers a sketch only."""
 
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,16 +13,24 @@ import numpy as np
 
 from regime_proto.engine.deltas import non_finite, weight_deltas
 from regime_proto.engine.device import cores
+from regime_proto.integrity.sketch import Sketches
 from regime_proto.names import unwrap
 from regime_proto.payload import Inconsistent
 from regime_proto.places import on_disk
 from regime_proto.registry import Sharded, capable_lineage
 from regime_proto.schema.errors import RegimeError
-from regime_proto.source import Array, Checkpoint, Source, State
+from regime_proto.source import Array, Checkpoint, Source, State, is_floating
 
 Progress = Callable[[int, int], None]
 
 _REMEDY = "; save it again or remove it"
+# Bytes of a number whose zero has a sign, and is all bits 0 but for it; elsewhere those bits are another number.
+_SIGNED = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e5m2": 1, "float8_e4m3fn": 1, "float8_e4m3": 1,
+    "float8_e3m4": 1, "complex64": 4, "complex128": 8,
+}  # fmt: skip
+# Numbers that are looked at while they are in the cache.
+_BLOCK = 2**16
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,8 @@ class Form:
 
     @property
     def floating(self) -> bool:
-        """Whether its numbers can be trained; those of ml_dtypes (bfloat16, float8) count."""
-        return self.dtype.startswith(("float", "bfloat", "complex"))
+        """Whether its numbers can be trained."""
+        return is_floating(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Summary:
     ----------
     step : int
     digests : mapping of str to bytes
-        Of dtype, shape and bytes, by tensor.
+        Of dtype, shape and numbers, by tensor; +0 and −0 are the same number.
     forms : mapping of str to Form
     changes : mapping of str to float
         Σ|Δ| against the state before, for the floating tensors that both have in one shape.
@@ -102,11 +110,14 @@ class Scan:
     unreadable : list of Unreadable
     size : int
         Bytes of all tensors.
+    sketches : Sketches
+        Of the same states.
     """
 
     summaries: list[Summary]
     unreadable: list[Unreadable]
     size: int
+    sketches: Sketches
 
 
 def combined(digests: Mapping[str, bytes], names: Iterable[str]) -> bytes:
@@ -117,10 +128,20 @@ def combined(digests: Mapping[str, bytes], names: Iterable[str]) -> bytes:
     return whole.digest()[:16]
 
 
-def scan(source: Source, *, progress: Progress | None = None) -> Scan:
-    """Read every checkpoint once; at most two states are held at a time."""
+def scan(source: Source, *, trainable: Collection[str] | None = None, progress: Progress | None = None) -> Scan:
+    """Read every checkpoint once; at most two states are held at a time.
+
+    Parameters
+    ----------
+    source : Source
+    trainable : collection of str, optional
+        Names of the tensors that count in sketches, if known.
+    progress : callable, optional
+        Called with the number of checkpoints done, and of all.
+    """
     summaries: list[Summary] = []
     unreadable: list[Unreadable] = []
+    sketches = Sketches(trainable)
     size, before = 0, None
     with ThreadPoolExecutor(cores()) as pool:
         for done, checkpoint in enumerate(source.checkpoints, 1):
@@ -132,12 +153,13 @@ def scan(source: Source, *, progress: Progress | None = None) -> Scan:
                 unreadable.append(Unreadable(checkpoint.step, reason, isinstance(error, Inconsistent)))
             else:
                 summary = _summary(checkpoint.step, state, before, summaries, shards, pool)
+                sketches.add(checkpoint, state.tensors)
                 size += sum(array.nbytes for array in state.tensors.values())
                 summaries.append(summary)
                 before = state
             if progress is not None:
                 progress(done, len(source.checkpoints))
-    return Scan(summaries, unreadable, size)
+    return Scan(summaries, unreadable, size, sketches)
 
 
 def _reason(error: Exception, source: Source, checkpoint: Checkpoint) -> str:
@@ -230,8 +252,21 @@ def _changes(tensors: Mapping[str, Array], earlier: Mapping[str, Array], names: 
 
 def _digest(array: Array) -> bytes:
     digest = hashlib.sha256(repr((array.dtype.name, array.shape)).encode())
-    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    flat = np.ascontiguousarray(array).reshape(-1)
+    width = _SIGNED.get(array.dtype.name)
+    if width is None:
+        digest.update(flat.view(np.uint8).data)
+        return digest.digest()[:16]
+    words = flat.view(f"i{width}")
+    for start in range(0, len(words), _BLOCK):
+        digest.update(_without_negative_zeros(words[start : start + _BLOCK]).data)
     return digest.digest()[:16]
+
+
+def _without_negative_zeros(words: Array) -> Array:
+    """Return numbers, given as signed integers, without the sign that a zero may have: it makes the least of these."""
+    least = np.iinfo(words.dtype).min
+    return np.where(words == least, np.zeros((), words.dtype), words) if words.min() == least else words
 
 
 def _form(array: Array) -> Form:

@@ -1,0 +1,130 @@
+"""Keeps a few hundred weights of every state, from which the length of the path through them follows in any order."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+
+from regime_proto.source import Array, Checkpoint, State, is_floating
+
+# Elements of a sketch, fewer where those of all states would fill more than 32 MB.
+ELEMENTS, FEWEST_ELEMENTS = 1024, 64
+ALL_ELEMENTS = 2**23
+# Running statistics follow the data, not the optimizer, and their scale is another.
+_STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_variance")
+
+
+def counted_names(floating: Collection[str], trainable: Collection[str] | None = None) -> list[str]:
+    """Return the floating tensors whose changes count: the trainable ones, if known, else all but running statistics.
+
+    Parameters
+    ----------
+    floating : collection of str
+    trainable : collection of str, optional
+        What a program says is trainable, under its names.
+    """
+    known = [name for name in floating if trainable is not None and name in trainable]
+    return known or [name for name in floating if not name.endswith(_STATISTICS)]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The elements of one tensor in a sketch."""
+
+    name: str
+    shape: tuple[int, ...]
+    flat: Array
+    within: slice
+
+    def take(self, array: Array) -> Array:
+        taken = array.take(self.flat) if array.flags.c_contiguous else array[np.unravel_index(self.flat, self.shape)]
+        return np.asarray(taken.real if array.dtype.kind == "c" else taken)
+
+
+class Sketches:
+    """Sketches of the states that pass by.
+
+    The first state says which elements are kept: a fixed choice, spread over all tensors that count by the root of
+    their size. What another state does not hold in that shape is NaN in its sketch.
+
+    Parameters
+    ----------
+    trainable : collection of str, optional
+        See `counted_names`.
+    """
+
+    def __init__(self, trainable: Collection[str] | None = None) -> None:
+        self._trainable = trainable
+        self._parts: list[_Part] | None = None
+        self._kept: dict[Checkpoint, Array] = {}
+        # Of the elements that were chosen, every so many are kept.
+        self._stride = 1
+        self._lock = Lock()
+
+    def add(self, checkpoint: Checkpoint, tensors: Mapping[str, Array]) -> None:
+        """Keep the sketch of a state."""
+        if self._parts is None:
+            self._parts = self._chosen(tensors)
+        sketch = np.full(self._parts[-1].within.stop if self._parts else 0, np.nan, np.float32)
+        with np.errstate(over="ignore"):
+            for part in self._parts:
+                array = tensors.get(part.name)
+                if array is not None and array.shape == part.shape:
+                    sketch[part.within] = part.take(array)
+        with self._lock:
+            self._kept[checkpoint] = sketch[:: self._stride].copy()
+            if (
+                len(self._kept) * len(sketch) > self._stride * ALL_ELEMENTS
+                and self._stride < ELEMENTS // FEWEST_ELEMENTS
+            ):
+                self._stride *= 2
+                self._kept = {known: kept[::2].copy() for known, kept in self._kept.items()}
+
+    def reading(self, read: Callable[[Checkpoint], State]) -> Callable[[Checkpoint], State]:
+        """Return a function that reads as `read` does, and keeps a sketch; the first call must be alone."""
+
+        def sketching(checkpoint: Checkpoint) -> State:
+            state = read(checkpoint)
+            self.add(checkpoint, state.tensors)
+            return state
+
+        return sketching
+
+    def hold(self, checkpoints: Sequence[Checkpoint]) -> bool:
+        """Whether there is a sketch of every one of some checkpoints."""
+        return all(checkpoint in self._kept for checkpoint in checkpoints)
+
+    def of(self, checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], Array]:
+        """Return those of some checkpoints that can be compared, and their sketches.
+
+        Returns
+        -------
+        checkpoints : list of Checkpoint
+        sketches : (checkpoint, element) float32
+            Finite; elements that most states lack are left out.
+        """
+        known = [checkpoint for checkpoint in checkpoints if checkpoint in self._kept]
+        if not known:
+            return [], np.empty((0, 0), np.float32)
+        table = np.stack([self._kept[checkpoint] for checkpoint in known])
+        finite = np.isfinite(table)
+        usual = 2 * finite.sum(axis=0) > len(known)
+        whole = finite[:, usual].all(axis=1)
+        return [one for one, sound in zip(known, whole, strict=True) if sound], table[whole][:, usual]
+
+    def _chosen(self, tensors: Mapping[str, Array]) -> list[_Part]:
+        floating = [name for name, array in tensors.items() if array.size and is_floating(array.dtype.name)]
+        names = counted_names(floating, self._trainable)
+        names = sorted(names, key=lambda name: (-tensors[name].size, name))[:ELEMENTS]
+        roots = np.sqrt([tensors[name].size for name in names])
+        random = np.random.default_rng(0)
+        parts: list[_Part] = []
+        start = 0
+        for name, share in zip(names, roots / roots.sum() if len(roots) else (), strict=True):
+            size = tensors[name].size
+            count = 1 + int(share * (ELEMENTS - len(names)))
+            flat = np.unique(random.integers(0, size, count))
+            parts.append(_Part(name, tensors[name].shape, flat, slice(start, start + len(flat))))
+            start += len(flat)
+        return parts
