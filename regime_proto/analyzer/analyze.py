@@ -10,7 +10,7 @@ import xarray as xr
 
 from regime_proto.analyzer import curves
 from regime_proto.analyzer.areas import area_of, areas
-from regime_proto.analyzer.epochs import from_epochs, observations_per_epoch
+from regime_proto.analyzer.epochs import from_epochs, observations_per_epoch, with_start
 from regime_proto.analyzer.flatness import describe_flat
 from regime_proto.analyzer.readings import ALL_READINGS, Reading
 from regime_proto.analyzer.readings import preset as find_preset
@@ -134,7 +134,7 @@ def _observations_per_epoch(trajectory: xr.Dataset, batches_per_epoch: float | N
         return float(stored), []
     if kind == "epoch":
         return observations_per_epoch(steps, kind, 1.0), []
-    found = from_epochs(trajectory["epoch"].to_numpy())
+    found = from_epochs(with_start(steps, trajectory["epoch"].to_numpy(), kind))
     if found is not None:
         return found, []
     hint = (
