@@ -161,9 +161,9 @@ def _layers(result: Result, *, all_layers: bool) -> Table:
         _add_layers(table, layers)
         return table
     known = sorted((layer for layer in layers if math.isfinite(layer.auc_p)), key=lambda layer: -layer.auc_p)
-    _add_layers(table, known[:SHOWN_LAYERS], "slowest")
+    _add_layers(table, known[:SHOWN_LAYERS], "largest")
     table.add_row(Text(f"… {len(layers) - 2 * SHOWN_LAYERS} more, -v shows all", style="dim"))
-    _add_layers(table, known[-SHOWN_LAYERS:], "fastest")
+    _add_layers(table, known[-SHOWN_LAYERS:], "smallest")
     return table
 
 

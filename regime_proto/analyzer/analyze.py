@@ -17,6 +17,7 @@ from regime_proto.analyzer.readings import preset as find_preset
 from regime_proto.analyzer.result import LayerResult, Result, Threshold
 from regime_proto.analyzer.selection import restrict
 from regime_proto.analyzer.series import Array, Series, describe_invalid, read_series
+from regime_proto.analyzer.settled import settled
 from regime_proto.analyzer.uncertainty import uncertainty
 from regime_proto.dataset import open_trajectory
 from regime_proto.schema.errors import RegimeError, TrajectoryError
@@ -122,6 +123,7 @@ def analyze(
         uncertainty=uncertainty(chosen, series, width, reading, resamples=resamples) if resamples else None,
         trajectory=None,
         warnings=tuple(warnings),
+        settled=settled(series, width, reading),
     )
 
 
