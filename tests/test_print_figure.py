@@ -205,7 +205,7 @@ def test_the_axes_reach_over_all_runs(run, layers):
 
 
 def test_several_runs_have_the_same_axes(run, bare):
-    late = replace(bare, steps=run.steps + 100)
+    late = replace(bare, name="late", steps=run.steps + 100)
     drawn = figure([run, bare, late])
     names = {"normalised change", "loss", "score", "step", "not recorded", "bare"}
     assert names < {line for text in texts(drawn) for line in text.split("\n")}
