@@ -11,6 +11,8 @@ from regime_proto.cli.console import Messages, one_line, show_error, size
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import cannot_open
 
+from regime_proto.text import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -102,7 +104,7 @@ def _drawn(report: "Report", *, quiet: bool, everything: bool) -> "RenderableTyp
             )
             if everything:
                 for name in finding.tensors:
-                    table.add_row("", "", Text(f"  {name}", style="dim"))
+                    table.add_row("", "", Text(f"  {printable(name)}", style="dim"))
         advice = facts_grid()
         for rule, what in {finding.rule: finding.advice for finding in report.findings}.items():
             advice.add_row(Text(rule, style="dim"), what)
@@ -118,7 +120,7 @@ def _looked_at(report: "Report") -> "RenderableType":
 
     kind, count = report.step_kind, len(report.steps)
     facts = facts_grid()
-    facts.add_row("directory", Text(report.root, overflow="fold"))
+    facts.add_row("directory", Text(printable(report.root), overflow="fold"))
     facts.add_row("adapter", f"{report.adapter} ({report.recognised})")
     stride = f"stride {report.stride}" if report.stride is not None else "uneven strides"
     span = f", {kind} {report.steps[0]} to {report.steps[-1]}, {stride}" if count > 1 else f", {kind} {report.steps[0]}"

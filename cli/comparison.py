@@ -15,6 +15,7 @@ from regime_proto.analyzer.rows import PAPER, Row
 from regime_proto.analyzer.spread import Spread
 from regime_proto.report.figure import number
 from regime_proto.report.tables import UNKNOWN, columns
+from regime_proto.text import printable
 
 
 def comparison(found: Comparison, target: Console, *, everything: bool) -> Group:
@@ -23,7 +24,7 @@ def comparison(found: Comparison, target: Console, *, everything: bool) -> Group
     shown = len(names) if everything else _labels_that_fit(found, target, len(names))
     parts: list[RenderableType] = [_title(found.rows), "", _runs(found, shown)]
     if shown < len(names):
-        parts.append(Text(f"… {', '.join(names[shown:])}: too wide, -v shows all", style="dim"))
+        parts.append(Text(f"… {printable(', '.join(names[shown:]))}: too wide, -v shows all", style="dim"))
     overall = [summary for summary in found.summaries if summary.by is None]
     parts += ["", _summaries("ρ", overall)]
     by_label = [summary for summary in found.summaries if summary.by is not None]
@@ -59,7 +60,7 @@ def _runs(found: Comparison, labels: int) -> Table:
         table.add_column(column.heading, justify="right" if column.is_number else "left", overflow="fold")
     for row in found.rows:
         style = "dim" if row.source == PAPER and len(found.summaries) > 1 else ""
-        table.add_row(*(Text(column.text(row) or UNKNOWN, style=style) for column in shown))
+        table.add_row(*(Text(printable(column.text(row)) or UNKNOWN, style=style) for column in shown))
     return table
 
 
@@ -72,7 +73,7 @@ def _summaries(first: str, summaries: Sequence[Summary]) -> Table:
         whose = "published" if summary.source == PAPER else "these runs"
         name = summary.value if summary.value is not None else whose
         table.add_row(
-            Text(name),
+            Text(printable(name)),
             str(rho.runs),
             Text(number(rho.mean, ".2f"), style="bold"),
             _signed("+", rho.upper),
@@ -95,7 +96,7 @@ def _repeats(repeats: Sequence[Repeat]) -> RenderableType:
         name = ", ".join(dict.fromkeys(repeat.labels.values())) or few(repeat.runs)
         lines: list[tuple[str, Spread]] = [("ρ", repeat.rho), ("AUC_W", repeat.auc_w), ("AUC_P", repeat.auc_p)]
         for position, (quantity, values) in enumerate(lines):
-            head = (Text(name), str(len(repeat.runs))) if position == 0 else ("", "")
+            head = (Text(printable(name)), str(len(repeat.runs))) if position == 0 else ("", "")
             extremes = f"{number(values.lowest, '.2f')} – {number(values.highest, '.2f')}" if values.runs else UNKNOWN
             table.add_row(*head, quantity, number(values.mean, ".2f"), number(values.deviation, ".3f"), extremes)
     return table

@@ -10,15 +10,23 @@ from dataclasses import dataclass, field
 import rich_click as click
 from regime_proto.schema.errors import RegimeWarning
 
+from regime_proto.text import printable
+
 
 def is_plain() -> bool:
     """Whether the user wants neither colours nor bars, or has a terminal that shows none: no-color.org, TERM=dumb."""
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
+def say(text: str, *, lead: str = "", bold: bool = False, err: bool = False) -> None:
+    """Print a line in which names from files are text; what is styled stands in `lead`, or all of it is bold."""
+    shown = printable(text)
+    click.echo(lead + (click.style(shown, bold=True) if bold else shown), err=err)
+
+
 def warn(text: str) -> None:
     """Print a warning."""
-    click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+    say(text, lead=f"{click.style('warning:', fg='yellow')} ", err=True)
 
 
 @dataclass
@@ -36,10 +44,10 @@ class Messages:
     verbose: bool = False
     warnings: list[str] = field(default_factory=list)
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, *, bold: bool = False) -> None:
         """Say something that a user likes to know."""
         if not self.quiet:
-            click.echo(text, err=True)
+            say(text, bold=bold, err=True)
 
     def warn(self, text: str) -> None:
         """Say something that a user should know."""
@@ -70,7 +78,7 @@ class Messages:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn(label, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(label, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -78,7 +86,7 @@ class Messages:
 
 def show_error(text: str) -> None:
     """Print an error, in one line."""
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {one_line(text)}", err=True)
+    say(one_line(text), lead=f"{click.style('error:', fg='red', bold=True)} ", err=True)
 
 
 def one_line(text: str) -> str:

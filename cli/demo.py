@@ -4,7 +4,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import rich_click as click
 from regime_proto.cli.console import Messages
 from regime_proto.cli.interruption import leaving, same_command
 from regime_proto.cli.output import would_write
@@ -77,5 +76,5 @@ def _run(arguments: list[str], messages: Messages) -> None:
     from regime_proto.cli.main import main
 
     messages.note("")
-    messages.note(click.style("$ regime " + shlex.join(arguments), bold=True))
+    messages.note("$ regime " + shlex.join(arguments), bold=True)
     main.main(arguments + (["--quiet"] if messages.quiet else []), prog_name="regime", standalone_mode=False)

@@ -9,7 +9,7 @@ from typing import Any
 import rich_click as click
 from regime_proto.cli import options
 from regime_proto.cli.command import command
-from regime_proto.cli.console import Messages, show_error, size
+from regime_proto.cli.console import Messages, say, show_error, size
 from regime_proto.cli.interruption import leaving_observations
 from regime_proto.cli.output import (
     refuse_directory,
@@ -24,6 +24,8 @@ from regime_proto.schema import Problem
 from regime_proto.schema import validate as problems_of
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.rules import ERROR, WARNING, errors
+
+from regime_proto.text import printable
 
 
 @command
@@ -72,10 +74,10 @@ def _report(path: Path, problems: list[Problem] | str, messages: Messages) -> No
     numbers = {ERROR: count, WARNING: warned}
     counts = [f"{number} {word}{'s' * (number > 1)}" for word, number in numbers.items() if number]
     if not messages.quiet or count:
-        click.echo(f"{path}: {', '.join([verdict, *counts])}")
+        click.echo(f"{printable(str(path))}: {', '.join([verdict, *counts])}")
     for problem in sorted(problems, key=lambda problem: problem.severity):
         colour = "red" if problem.severity == ERROR else "yellow"
-        click.echo(f"  {click.style(f'{problem.severity:7}', fg=colour)}  {problem}")
+        say(str(problem), lead=f"  {click.style(f'{problem.severity:7}', fg=colour)}  ")
 
 
 @command

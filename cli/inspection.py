@@ -11,7 +11,6 @@ from regime_proto.schema.layout import STEP
 from regime_proto.schema.notes import notes_in
 from regime_proto.schema.reader import open_checked, read_header
 from rich.console import Group, RenderableType
-from rich.text import Text
 
 from regime_proto import places
 from regime_proto.engine.graph.gates import Gate
@@ -104,8 +103,7 @@ def trajectory(path: Path) -> RenderableType:
     if header.metrics:
         facts.add_row("metrics", ", ".join(header.metrics))
     for name, note in notes_in(header.extra).items():
-        # Text of others, in which nothing means a colour.
-        facts.add_row("note", Text(f"{name}: {note}"))
+        facts.add_row("note", f"{name}: {note}")
     for name, value in header.attributes.items():
         facts.add_row(name, str(value))
     return Group(facts, "", _gates(header.layers))

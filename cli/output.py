@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import rich_click as click
-from regime_proto.cli.console import Messages, size
+from regime_proto.cli.console import Messages, say, size
 from regime_proto.cli.interruption import leaving, stamp
 from regime_proto.schema.errors import RegimeError
 
@@ -80,7 +79,7 @@ def write_files(
 
 def would(what: str) -> None:
     """Say what a command would do; this is the result of a dry run, so that --quiet does not silence it."""
-    click.echo(f"dry run: would {what}", err=True)
+    say(f"dry run: would {what}", err=True)
 
 
 def would_write(output: Path, what: str) -> None:

@@ -2,19 +2,21 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from regime_proto.cli.console import is_plain
 from rich.console import Console, Group
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from regime_proto.analyzer.result import LayerResult, Result
 from regime_proto.analyzer.verdict import verdict
 from regime_proto.report.figure import number
+from regime_proto.text import printable
 
 SPARK_WIDTH = 60
 SHOWN_LAYERS = 3
@@ -23,9 +25,25 @@ _ASCII_BLOCKS = "_.-:=+*#"
 _ASCII = {"ρ": "rho", "–": "-", "−": "-", "τ": "tau", "×": "x", "·": "-", "…": "...", "Δ": "d", "‖": "|", "₀": "0"}
 
 
+class _Console(Console):
+    """A console on which names from files are text: they hold no markup, and drive no terminal."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Return what a cell shows, before it is measured."""
+        return super().render_str(printable(text), **settings)
+
+    def render(self, *arguments: Any, **settings: Any) -> Iterator[Segment]:
+        """Yield what is printed; line breaks are those of the layout."""
+        for segment in super().render(*arguments, **settings):
+            yield segment if segment.is_control else segment._replace(text=printable(segment.text, keep="\n"))
+
+
 def console() -> Console:
     """Return the console for results."""
-    return Console(highlight=False, soft_wrap=True, color_system=None if is_plain() else "auto")
+    return _Console(color_system=None if is_plain() else "auto")
 
 
 def show(target: Console, renderable: Any) -> None:
@@ -33,7 +51,7 @@ def show(target: Console, renderable: Any) -> None:
     if _can_print(_BLOCKS + "ρ"):
         target.print(renderable)
         return
-    plain = Console(highlight=False, soft_wrap=True, width=target.width, color_system=None)
+    plain = _Console(width=target.width, color_system=None)
     with plain.capture() as capture:
         plain.print(renderable)
     text = capture.get()
@@ -71,7 +89,7 @@ def analysis(result: Result, *, all_layers: bool) -> Group:
 
 def _title(result: Result) -> Text:
     steps = result.curves["step"].to_numpy()
-    text = Text(result.trajectory or "trajectory", style="bold")
+    text = Text(printable(result.trajectory or "trajectory"), style="bold")
     facts = f"{result.observations} observations to {result.step_kind} {steps[-1]}, {_stride(result)}, "
     facts += f"smoothed over {result.window}, preset {result.preset}"
     return text.append(f"\n{facts}", style="not bold")
@@ -161,9 +179,9 @@ def _layers(result: Result, *, all_layers: bool) -> Table:
         _add_layers(table, layers)
         return table
     known = sorted((layer for layer in layers if math.isfinite(layer.auc_p)), key=lambda layer: -layer.auc_p)
-    _add_layers(table, known[:SHOWN_LAYERS], "slowest")
+    _add_layers(table, known[:SHOWN_LAYERS], "largest")
     table.add_row(Text(f"… {len(layers) - 2 * SHOWN_LAYERS} more, -v shows all", style="dim"))
-    _add_layers(table, known[-SHOWN_LAYERS:], "fastest")
+    _add_layers(table, known[-SHOWN_LAYERS:], "smallest")
     return table
 
 

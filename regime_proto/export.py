@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from regime_proto.analyzer.result import Result
+from regime_proto.text import csv_cell, printable
 
 SERIES = {
     "weight": "weight change, mean over the parameters",
@@ -47,7 +48,8 @@ _NUMBERS = (
 def write_csv(result: Result, file: BinaryIO) -> None:
     """Write one row per series, step and layer (RFC 4180, in UTF-8, with LF at the end of a row).
 
-    Series of the whole network have an empty layer; an undefined value is empty.
+    Series of the whole network have an empty layer; an undefined value is empty. Names that a spreadsheet would take
+    for a formula begin with an apostrophe.
     """
     writer = csv.writer(_Rows(file), lineterminator=_Rows.END)
     writer.writerow(COLUMNS)
@@ -75,7 +77,8 @@ def write_netcdf(result: Result, file: BinaryIO) -> None:
         target.dimensions = dict(result.curves.sizes)
         for name in _present(result.curves):
             _create_variable(target, result.curves[name], _MEANINGS[name])
-        target.attrs.update({name: value for name in _NUMBERS if (value := getattr(result, name)) is not None})
+        found = {name: getattr(result, name) for name in _NUMBERS}
+        target.attrs.update({name: _attribute(value) for name, value in found.items() if value is not None})
     file.write(content.getbuffer())
 
 
@@ -111,7 +114,7 @@ def _rows(curves: xr.Dataset, series: str) -> Iterator[tuple[Any, ...]]:
     layers = curves["layer"].to_numpy() if stages.ndim == 3 else [""]
     for step, values in zip(curves["step"].to_numpy(), stages, strict=True):
         for layer, numbers in zip(layers, _plain(np.atleast_2d(values)), strict=True):
-            yield (step, series, layer, *numbers)
+            yield (step, series, csv_cell(layer), *numbers)
 
 
 def _plain(values: NDArray[Any]) -> list[Any]:
@@ -120,6 +123,11 @@ def _plain(values: NDArray[Any]) -> list[Any]:
     if values.dtype.kind == "f":
         plain[~np.isfinite(values)] = None
     return list(plain.tolist())
+
+
+def _attribute(value: Any) -> Any:
+    """Return a value that HDF5 can hold: names of files may be no text."""
+    return printable(value) if isinstance(value, str) else value
 
 
 def _create_variable(target: h5netcdf.File, values: xr.DataArray, meaning: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import regime_proto
-from regime_proto.analyzer.epochs import from_epochs, observations_per_epoch
+from regime_proto.analyzer.epochs import from_epochs, observations_per_epoch, with_start
 from regime_proto.analyzer.readings import ALL_READINGS, Reading
 from regime_proto.analyzer.series import read_series
 
@@ -216,9 +216,35 @@ def test_epochs_tell_the_observations_per_epoch(per_epoch, epochs, extra):
     assert from_epochs(fractional) == pytest.approx(per_epoch)
 
 
-@pytest.mark.parametrize("epochs", [[np.nan, 1, 2, 3], [1, 1, 1], [0, 0, 1, 1], [3, 2, 1]])
+@given(st.integers(1, 20), st.integers(3, 8), st.data())
+def test_missing_epochs_at_either_end_change_nothing(per_epoch, epochs, data):
+    fractional = np.arange(1, epochs * per_epoch + 1) / per_epoch
+    whole = np.ceil(fractional)
+    known = data.draw(st.integers(0, per_epoch)), data.draw(st.integers(0, per_epoch))
+    for told in (fractional, whole):
+        cut = told.copy()
+        cut[: known[0]] = cut[len(cut) - known[1] :] = np.nan
+        found = from_epochs(cut)
+        assert found is None or found == pytest.approx(per_epoch)
+        assert from_epochs(np.concatenate([[np.nan], told])) == from_epochs(told)
+
+
+@pytest.mark.parametrize(
+    "epochs",
+    [[np.nan, 1, 2], [1, np.nan, 2, np.nan, 3], [np.nan] * 4, [1, 1, 1], [0, 0, 1, 1], [3, 2, 1]],
+)
 def test_epochs_that_tell_nothing(epochs):
     assert from_epochs(np.array(epochs, float)) is None
+
+
+@pytest.mark.parametrize(
+    ("first", "kind", "is_filled"), [(0, "step", True), (1, "step", False), (0, "ordinal", False), (0, "epoch", True)]
+)
+def test_only_the_start_of_a_training_is_taken_for_epoch_0(first, kind, is_filled):
+    steps, epochs = first + np.arange(3), np.array([np.nan, np.nan, 0.5])
+    found = with_start(steps, epochs, kind)
+    np.testing.assert_array_equal(found, [0.0 if is_filled else np.nan, np.nan, 0.5])
+    assert np.isnan(epochs[0])
 
 
 @settings(max_examples=25)

@@ -77,7 +77,7 @@ def test_analyze_a_trajectory(tmp_path):
     strict = regime("analyze", path, "--preset", "strict", "--steps", "10:90")
     assert "preset strict" in strict.stdout
     assert "81 observations" in strict.stdout
-    assert "slowest" in strict.stdout
+    assert "largest" in strict.stdout
     assert "3 more, -v shows all" in strict.stdout
     everything = regime("analyze", path, "-v")
     assert "more, -v" not in everything.stdout

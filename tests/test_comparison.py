@@ -130,6 +130,8 @@ NONE = [math.nan] * 5
         (range(2, 7), NONE, "epoch", None, None, 4.0),
         (range(5), NONE, "step", None, None, None),
         (range(5), NONE, "ordinal", None, None, None),
+        (range(5), [math.nan, 3, math.nan, math.nan, math.nan], "ordinal", None, None, None),
+        (range(5), [math.nan, 3, math.nan, math.nan, math.nan], "step", None, None, 3.0),
         (range(4, 9), [math.nan, 3, math.nan, math.nan, math.nan], "step", None, None, None),
     ],
 )

@@ -124,6 +124,8 @@ def test_few_points_are_kept_as_they_are():
         ([0, 1, 2], [0, 0.5, 1], "step", 1, None, [0, 1, 2]),
         ([2, 4, 6], [NAN] * 3, "step", None, 4.0, [0.25, 0.5, 0.75]),
         (range(8), [0, 0, 1, 1, 2, 2, 3, 3], "step", None, None, np.arange(8) / 2),
+        ([0, 1, 2], [NAN, 0.5, 1], "step", None, None, [0, 0.5, 1]),
+        ([1, 2, 3], [NAN, 0.5, 1], "step", None, None, None),
         ([1, 2, 4], [NAN] * 3, "epoch", None, None, [1, 2, 4]),
         ([0, 1, 2], [NAN] * 3, "ordinal", None, None, None),
         ([0, 1, 2], [NAN] * 3, "step", None, None, None),
@@ -203,7 +205,7 @@ def test_the_axes_reach_over_all_runs(run, layers):
 
 
 def test_several_runs_have_the_same_axes(run, bare):
-    late = replace(bare, steps=run.steps + 100)
+    late = replace(bare, name="late", steps=run.steps + 100)
     drawn = figure([run, bare, late])
     names = {"normalised change", "loss", "score", "step", "not recorded", "bare"}
     assert names < {line for text in texts(drawn) for line in text.split("\n")}

@@ -21,6 +21,7 @@ import regime_proto
 from regime_proto import RegimeError, RegimeWarning, Settling
 from regime_proto.analyzer.labels import labels_of
 from regime_proto.engine.deltas import KeptWeights
+from regime_proto.report.drawn import read_run
 
 MAKERS = [nets.make_mlp, nets.make_conv, nets.make_encoder]
 
@@ -274,6 +275,24 @@ def test_metrics_may_come_late_and_be_new(tmp_path):
         assert "metric_skipped" not in trajectory
     assert accuracy[[49, 99, 149]].tolist() == [49, 99, 149]
     assert np.isnan(np.delete(accuracy, [49, 99, 149])).all()
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_loop_that_gives_no_epoch_for_the_initial_state_is_smoothed(tmp_path, first):
+    """The README's own loop; files that hold NaN there are read in the same way."""
+    model, batches = nets.make_mlp(), 10
+    with regime_proto.record(model, nets.probe(model), tmp_path / "run.h5") as recorder:
+        recorder.observe(first)
+        for step, _ in enumerate(nets.train(model, states=2 * batches), start=first + 1):
+            recorder.observe(step, epoch=step / batches)
+    assert np.isnan(rows(tmp_path / "run.h5")["epoch"][0])
+    result = regime_proto.analyze(tmp_path / "run.h5", resamples=0)
+    assert result.window == round(0.3 * batches)
+    assert not [text for text in result.warnings if "not smoothed" in text]
+    [row] = regime_proto.compare([tmp_path / "run.h5"], resamples=0).rows
+    assert row.epochs == pytest.approx(1.9 if first else 2.0)
+    # Where it starts elsewhere, the epoch of the start is not known.
+    assert (read_run(tmp_path / "run.h5").epochs[0] == 0) == (first == 0)
 
 
 def test_status_and_callbacks(tmp_path):

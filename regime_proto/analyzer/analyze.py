@@ -10,13 +10,14 @@ import xarray as xr
 
 from regime_proto.analyzer import curves
 from regime_proto.analyzer.areas import area_of, areas
-from regime_proto.analyzer.epochs import from_epochs, observations_per_epoch
+from regime_proto.analyzer.epochs import from_epochs, observations_per_epoch, with_start
 from regime_proto.analyzer.flatness import describe_flat
 from regime_proto.analyzer.readings import ALL_READINGS, Reading
 from regime_proto.analyzer.readings import preset as find_preset
 from regime_proto.analyzer.result import LayerResult, Result, Threshold
 from regime_proto.analyzer.selection import restrict
 from regime_proto.analyzer.series import Array, Series, describe_invalid, describe_order, read_series
+from regime_proto.analyzer.settled import settled
 from regime_proto.analyzer.uncertainty import uncertainty
 from regime_proto.dataset import open_trajectory
 from regime_proto.schema.errors import RegimeError, TrajectoryError
@@ -121,6 +122,7 @@ def analyze(
         uncertainty=uncertainty(chosen, series, width, reading, resamples=resamples) if resamples else None,
         trajectory=None,
         warnings=tuple(warnings),
+        settled=settled(series, width, reading),
     )
 
 
@@ -133,7 +135,7 @@ def _observations_per_epoch(trajectory: xr.Dataset, batches_per_epoch: float | N
         return float(stored), []
     if kind == "epoch":
         return observations_per_epoch(steps, kind, 1.0), []
-    found = from_epochs(trajectory["epoch"].to_numpy())
+    found = from_epochs(with_start(steps, trajectory["epoch"].to_numpy(), kind))
     if found is not None:
         return found, []
     hint = (

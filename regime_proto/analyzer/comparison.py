@@ -275,6 +275,12 @@ def _unlike(rows: Sequence[Row]) -> list[str]:
     undefined = [row.run for row in rows if not math.isfinite(row.rho)]
     if undefined:
         warnings.append(f"ρ is undefined, and left out of means: {few(undefined)}")
+    unsettled = [row.run for row in own if math.isfinite(row.rho) and row.settled is not None and not row.settled.both]
+    if unsettled:
+        warnings.append(
+            f"not both curves are known to have settled by the end, so ρ does not say which did so first: "
+            f"{few(unsettled)}"
+        )
     return warnings
 
 

@@ -45,11 +45,29 @@ def observations_per_epoch(
     return (1.0 if step_kind == "epoch" else batches_per_epoch) / stride
 
 
+def with_start(steps: NDArray[Any], epochs: NDArray[Any], step_kind: str) -> NDArray[Any]:
+    """Return the epochs with that of training step 0, which is 0 whether or not it was recorded.
+
+    No other missing epoch is known: a recording, or a part of one, may begin anywhere, and an ordinal 0 is the
+    first file.
+
+    Parameters
+    ----------
+    steps : (step,) int64
+    epochs : (step,) float64
+        NaN where unknown.
+    step_kind : str
+    """
+    if step_kind == "ordinal" or not len(steps) or steps[0] != 0 or not np.isnan(epochs[0]):
+        return epochs
+    return np.concatenate([[0.0], epochs[1:]])
+
+
 def from_epochs(epochs: NDArray[Any]) -> float | None:
-    """Return the observations per epoch, read off the epoch of every observation.
+    """Return the observations per epoch, counted from the epochs that are known.
 
     Counted between the first and the last change of the epoch, so that a first or last epoch which is not
-    whole does no harm.
+    whole does no harm. Changes where the epoch of either neighbour is missing are ignored.
 
     Parameters
     ----------
@@ -61,9 +79,8 @@ def from_epochs(epochs: NDArray[Any]) -> float | None:
     float or None
         None where it cannot be told.
     """
-    if not np.isfinite(epochs).all():
-        return None
-    changes = np.flatnonzero(np.diff(epochs)) + 1
+    between = np.diff(epochs)
+    changes = np.flatnonzero(np.isfinite(between) & (between != 0)) + 1
     if len(changes) < 2 or epochs[changes[-1]] <= epochs[changes[0]]:
         return None
     first, last = changes[0], changes[-1]
@@ -99,12 +116,12 @@ def epochs_spanned(
     """
     if batches_per_epoch is not None:
         return (len(steps) - 1) / observations_per_epoch(steps, step_kind, batches_per_epoch)
-    known = np.flatnonzero(np.isfinite(epochs))
-    # A training begins with epoch 0, whether or not that was said.
-    begin = 0.0 if steps[0] == 0 and not np.isfinite(epochs[0]) else None
-    if len(known) and (begin is not None or len(known) > 1):
+    found = with_start(steps, epochs, step_kind)
+    known = found[np.isfinite(found)]
+    # The start alone says nothing of the length.
+    if len(known) > 1:
         with np.errstate(over="ignore"):
-            return _finite(float(epochs[known[-1]] - (epochs[known[0]] if begin is None else begin)))
+            return _finite(float(known[-1] - known[0]))
     if step_kind == "epoch":
         return float(steps[-1] - steps[0])
     return _finite((len(steps) - 1) / float(stored)) if stored else None
@@ -135,9 +152,10 @@ def epochs_at(
         return steps.astype(np.float64) if step_kind == "epoch" else None
     if batches_per_epoch is not None:
         return np.asarray(steps / batches_per_epoch)
-    if np.isfinite(epochs).all() and (np.diff(epochs) > 0).all():
-        return epochs
-    per_epoch = stored or from_epochs(epochs)
+    found = with_start(steps, epochs, step_kind)
+    if np.isfinite(found).all() and (np.diff(found) > 0).all():
+        return found
+    per_epoch = stored or from_epochs(found)
     if per_epoch is None or len(steps) < 2:
         return None
     with np.errstate(over="ignore"):

@@ -1,13 +1,14 @@
 """What an analysis found: ρ and the areas, when the curves settle, layer by layer."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import xarray as xr
 
 from regime_proto.analyzer.distance import Distance, read_distance
 from regime_proto.analyzer.readings import Reading
+from regime_proto.analyzer.settled import Settled
 from regime_proto.analyzer.uncertainty import Uncertainty
 
 JSON_VERSION = 1
@@ -60,7 +61,7 @@ class Result:
     Parameters
     ----------
     rho, auc_w, auc_p : float
-        NaN where undefined. ρ above 1: the patterns settled earlier than the weights.
+        NaN where undefined. ρ above 1: the patterns settled earlier than the weights, where both settled.
     rho_range : (float, float) or None
         Lowest and highest ρ over all 16 readings; None where none is defined.
     preset : str
@@ -90,6 +91,8 @@ class Result:
     trajectory : str or None
         Path of the file.
     warnings : tuple of str
+    settled : Settled
+        Whether the curves have settled by the end of the run.
     """
 
     rho: float
@@ -111,6 +114,7 @@ class Result:
     uncertainty: Uncertainty | None
     trajectory: str | None
     warnings: tuple[str, ...]
+    settled: Settled = field(default_factory=Settled)
 
     @property
     def distance(self) -> Distance | None:
@@ -131,6 +135,7 @@ class Result:
             "stride": self.stride,
             "window": self.window,
             "thresholds": [vars(threshold) for threshold in self.thresholds],
+            "settled": vars(self.settled),
             "layers": [
                 {
                     "layer": layer.layer,

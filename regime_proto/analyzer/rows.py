@@ -13,6 +13,7 @@ from regime_proto.analyzer.epochs import epochs_spanned
 from regime_proto.analyzer.labels import FAMILY, labels_of
 from regime_proto.analyzer.observed import read_observed
 from regime_proto.analyzer.result import Result, finite
+from regime_proto.analyzer.settled import Settled
 from regime_proto.schema.reader import open_checked, read_header
 
 # Where a row comes from.
@@ -51,6 +52,8 @@ class Row:
     run_id, program : str or None
         The root attributes ``run_id`` and ``program_sha256``.
     warnings : tuple of str
+    settled : Settled or None
+        Whether the curves have settled by the end of the run; None for a published row.
     """
 
     run: str
@@ -71,6 +74,7 @@ class Row:
     run_id: str | None = None
     program: str | None = None
     warnings: tuple[str, ...] = ()
+    settled: Settled | None = None
 
     @property
     def is_smoothed(self) -> bool:
@@ -89,6 +93,7 @@ class Row:
             "rho_range": None if self.rho_range is None else list(self.rho_range),
             "rho_span": None if self.rho_span is None else list(self.rho_span),
             **{name: getattr(self, name) for name in same},
+            "settled": None if self.settled is None else vars(self.settled),
         }
 
 
@@ -149,6 +154,7 @@ def row_of(
         run_id=facts.run_id,
         program=facts.program,
         warnings=result.warnings,
+        settled=result.settled,
     )
 
 

@@ -1,13 +1,16 @@
 """What may be said of a run, in a sentence."""
 
 from regime_proto.analyzer.result import Result
+from regime_proto.analyzer.settled import Settled
 from regime_proto.analyzer.uncertainty import Uncertainty
 
 
 def verdict(result: Result) -> str:
-    """Say in words what the range of ρ, and the thresholds beside it, allow to say."""
+    """Say in words what the ends of the curves, the range of ρ and the thresholds allow to say."""
     if result.rho_range is None:
         return "ρ is undefined: nothing can be said about which settled first."
+    if not result.settled.both:
+        return _unsettled(result.settled)
     low, high = result.rho_range
     if low <= 1 <= high:
         return "The readings disagree on which settled first."
@@ -19,6 +22,21 @@ def verdict(result: Result) -> str:
     settled = "may have settled" if doubts else "settled"
     unsure = f", but {' and '.join(doubts)}" if doubts else ""
     return f"{first} {settled} earlier than {second}: every reading says so{unsure}.{sampled}"
+
+
+def _unsettled(found: Settled) -> str:
+    """Say which curves have settled where not both have: ρ then compares areas, not dates."""
+    states = {"patterns": found.patterns, "weights": found.weights}
+    if set(states.values()) == {False}:
+        said = "Neither patterns nor weights have settled"
+    elif set(states.values()) == {None}:
+        said = "Whether patterns and weights settled cannot be told"
+    else:
+        spelled = {True: "{} settled", False: "{} have not settled", None: "whether {} settled cannot be told"}
+        clauses = [form.format(name) for state, form in spelled.items() for name in states if states[name] is state]
+        said = ", ".join(clauses).capitalize()
+    high = ": their change is still high in the last tenth of the run" if False in states.values() else ""
+    return f"{said}{high}. ρ does not say which settled first."
 
 
 def _doubts(found: Uncertainty | None) -> list[str]:

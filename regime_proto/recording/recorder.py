@@ -65,7 +65,7 @@ class Recorder:
         step : int
             Updates of the weights so far; greater than at the last call.
         epoch : float, optional
-            Whole or fractional epochs; with it the curves are smoothed.
+            Whole or fractional epochs; with it the curves are smoothed. That of step 0 may be left out: it is 0.
         params : optional
             The parameters as they are now, where the model does not hold them itself (a pair of JAX).
         **metrics : float

@@ -9,8 +9,9 @@ import numpy as np
 from regime_proto.analyzer.comparison import Comparison
 from regime_proto.analyzer.labels import FAMILY
 from regime_proto.analyzer.rows import PAPER, Row
-from regime_proto.report.drawing import at_one, line
-from regime_proto.report.figure import NEUTRAL, PATTERN, Figure, Table, label, number
+from regime_proto.report.drawing import LONGEST_RUN, at_one, line
+from regime_proto.report.figure import NEUTRAL, PATTERN, Figure, Table, number
+from regime_proto.report.names import distinct, in_plotly
 from regime_proto.report.view import RunView
 
 # Okabe and Ito's colours, as page.css gives them for light and dark; further runs take other strokes.
@@ -24,7 +25,8 @@ def published(found: Comparison) -> Figure:
     """Return ρ of the runs of a page, among those of the paper's Table II."""
     paper = [row for row in found.rows if row.source == PAPER]
     own = [row for row in found.rows if row.source != PAPER]
-    families = list(dict.fromkeys(row.labels[FAMILY] for row in paper))
+    families = list(dict.fromkeys(f"published: {row.labels[FAMILY]}" for row in paper))
+    names = distinct([*families, *(row.run for row in own)], LONGEST_RUN)[len(families) :]
     traces: list[dict[str, Any]] = [
         {
             "type": "scatter", "mode": "markers", "x": [row.rho for row in paper],
@@ -32,7 +34,7 @@ def published(found: Comparison) -> Figure:
             "marker": {"color": NEUTRAL, "size": 9, "opacity": 0.8},
             "text": [_name(row) for row in paper], "hovertemplate": "%{text}: ρ %{x:.2f}<extra></extra>",
         },
-        *map(_own, own),
+        *map(_own, own, map(in_plotly, names)),
     ]  # fmt: skip
     known = [row.rho for row in own if math.isfinite(row.rho)]
     centre = next(summary.rho for summary in found.summaries if summary.source == PAPER and summary.by is None)
@@ -50,7 +52,7 @@ def published(found: Comparison) -> Figure:
         ),
         summary=(
             f"Dot plot of ρ on a logarithmic axis: {len(paper)} published runs in {len(families)} families, and "
-            + ", ".join(f"{row.run} at {number(row.rho, '.2f')}" for row in own[:8])
+            + ", ".join(f"{name} at {number(row.rho, '.2f')}" for name, row in zip(names[:8], own, strict=False))
             + "."
         ),
         traces=tuple(traces),
@@ -76,30 +78,30 @@ def _name(row: Row) -> str:
     return f"{row.labels['model']} on {row.labels['dataset']}"
 
 
-def _own(row: Row) -> dict[str, Any]:
-    """Return a run, with where its intervals reach together."""
+def _own(row: Row, name: str) -> dict[str, Any]:
+    """Return a run under its name, with where its intervals reach together."""
     low, high = row.rho_span or (row.rho, row.rho)
     return {
-        "type": "scatter", "mode": "markers", "x": [row.rho], "y": [label(row.run, 30)], "name": OWN,
+        "type": "scatter", "mode": "markers", "x": [row.rho], "y": [name], "name": OWN,
         "marker": {"color": PATTERN, "size": 13, "symbol": "diamond"},
         "error_x": {
             "type": "data", "symmetric": False, "array": [high - row.rho], "arrayminus": [row.rho - low],
             "color": PATTERN, "thickness": 2,
         },
-        "hovertemplate": f"ρ %{{x:.2f}} ({low:.2f} – {high:.2f})<extra>{label(row.run, 30)}</extra>",
+        "hovertemplate": f"ρ %{{x:.2f}} ({low:.2f} – {high:.2f})<extra>{name}</extra>",
     }  # fmt: skip
 
 
 def overlay(views: Sequence[RunView]) -> Figure:
     """Return the normalised curves of several runs, over the part of each that is done."""
     traces = []
-    for index, view in enumerate(views):
+    names = [*map(in_plotly, distinct([view.name for view in views], LONGEST_RUN))]
+    for index, (view, name) in enumerate(zip(views, names, strict=True)):
         color, dash = COLORS[index % len(COLORS)], STROKES[index // len(COLORS) % len(STROKES)]
         steps = view.steps.astype(np.float64)
         part = (steps - steps[0]) / max(1.0, steps[-1] - steps[0])
         for axis, series in (("y", "weight"), ("y2", "pattern")):
             values = view.result.curves[f"{series}_normalised"].to_numpy()
-            name = label(view.name, 30)
             more = {"legendgroup": str(index), "showlegend": axis == "y", "yaxis": axis}
             hover = f"%{{y:.3f}}<extra>{name}</extra>"
             traces.append(line(part, values, name, color, dash=dash, hovertemplate=hover, **more))

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from regime_proto.report.binning import bin_edges, bin_means
-from regime_proto.report.drawing import TABLE_ROWS, line, span_text, thinned
-from regime_proto.report.figure import FAINT, NEUTRAL, PATTERN, WEIGHT, Figure, Switch, Table, label, number, numbers
+from regime_proto.report.drawing import LONGEST_METRIC, TABLE_ROWS, line, span_text, thinned
+from regime_proto.report.figure import FAINT, NEUTRAL, PATTERN, WEIGHT, Figure, Switch, Table, number, numbers
+from regime_proto.report.names import distinct, in_plotly
 from regime_proto.report.view import RunView
 
 ROLES = (("weight", "weights", "Δw", WEIGHT, "solid"), ("pattern", "patterns", "Δa", PATTERN, "dash"))
@@ -112,13 +113,13 @@ def raw(view: RunView) -> Figure:
         values = result.curves["weight_distance"].to_numpy()
         hover = "%{y:.3g}<extra>distance from the start</extra>"
         panels.append(("‖w − w₀‖", [line(steps, values, "distance from the start", WEIGHT, hovertemplate=hover)]))
-    for metric in view.metrics:
-        name = label(metric.name, 24)
+    metrics = distinct([metric.name for metric in view.metrics], LONGEST_METRIC)
+    for metric, name in zip(view.metrics, map(in_plotly, metrics), strict=True):
         hover = f"%{{y:.4g}}<extra>{name}</extra>"
         panels.append((name, [line(metric.steps, metric.values, name, NEUTRAL, hovertemplate=hover)]))
     traces, layout = _stacked(panels, result.step_kind)
-    beside = [label(metric.name) for metric in view.metrics]
-    beside = (["the distance of the weights from their start"] if "weight_distance" in result.curves else []) + beside
+    beside = ["the distance of the weights from their start"] if "weight_distance" in result.curves else []
+    beside += metrics
     also = f" Below them {', '.join(beside)}." if beside else ""
     return Figure(
         key="raw",

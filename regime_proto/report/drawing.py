@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from regime_proto.analyzer.series import Array
-from regime_proto.report.figure import FAINT, label
+from regime_proto.report.figure import FAINT
+from regime_proto.report.names import distinct, in_plotly
 from regime_proto.report.thinning import extremes
 from regime_proto.report.view import RunView
 
@@ -13,6 +14,8 @@ from regime_proto.report.view import RunView
 POINTS = 2000
 # So many layers can be named below a bar chart.
 MOST_NAMES = 16
+# Letters of a name in a figure.
+LONGEST_LAYER, LONGEST_RUN, LONGEST_METRIC = 34, 30, 24
 # Of the table behind a figure.
 TABLE_ROWS = 40
 
@@ -50,8 +53,9 @@ def span_text(first: int, last: int) -> str:
 
 
 def layer_labels(view: RunView) -> list[str]:
-    """Return the layers by node and module, each of its own."""
-    return [label(f"{layer.layer} · {layer.path}" if layer.path else layer.layer, 34) for layer in view.result.layers]
+    """Return the layers by node and module, each of its own, as text."""
+    layers = view.result.layers
+    return distinct([f"{layer.layer} · {layer.path}" if layer.path else layer.layer for layer in layers], LONGEST_LAYER)
 
 
 def at_one() -> dict[str, Any]:
@@ -64,10 +68,11 @@ def at_one() -> dict[str, Any]:
 
 def bars(names: list[str], values: Array, title: str, color: str, form: str) -> dict[str, Any]:
     """Return a bar for each layer; layers that are too many to be named below have numbers there."""
-    places = list(range(1, len(names) + 1)) if len(names) > MOST_NAMES else names
+    shown = [*map(in_plotly, names)]
+    places = list(range(1, len(names) + 1)) if len(names) > MOST_NAMES else shown
     return {
         "type": "bar", "x": places, "y": values, "name": title, "marker": {"color": color},
-        "text": names, "textposition": "none", "hovertemplate": f"{title} %{{y:{form}}}<extra>%{{text}}</extra>",
+        "text": shown, "textposition": "none", "hovertemplate": f"{title} %{{y:{form}}}<extra>%{{text}}</extra>",
     }  # fmt: skip
 
 
@@ -83,10 +88,10 @@ def column_centres(view: RunView) -> Array:
     return np.asarray(view.steps[middle])
 
 
-def heat_map(x: Array, y: list[str] | Array, z: Array, title: str) -> dict[str, Any]:
+def heat_map(x: Array, y: list[str], z: Array, title: str) -> dict[str, Any]:
     """Return a heat map; page.js can show its logarithm."""
     return {
-        "type": "heatmap", "x": x, "y": y, "z": z, "colorscale": "Cividis",
+        "type": "heatmap", "x": x, "y": [*map(in_plotly, y)], "z": z, "colorscale": "Cividis",
         "colorbar": {"title": {"text": title}, "thickness": 12},
         "hovertemplate": f"%{{y}}<br>%{{x}}<br>{title} %{{customdata:.3g}}<extra></extra>", "customdata": z,
     }  # fmt: skip

@@ -1,6 +1,5 @@
 """A figure of a page: what is drawn, what it says in words, and the table behind it."""
 
-import html
 import json
 import math
 from collections.abc import Sequence
@@ -9,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from regime_proto.text import printable
 
 # Enough for a screen, and half the bytes of all digits.
 DIGITS = 5
@@ -102,7 +103,7 @@ def in_page(value: object) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return plain lists and numbers, rounded; None for what is not finite."""
+    """Return plain lists and numbers, rounded, and printable text; None for what is not finite."""
     if isinstance(value, dict):
         return {name: plain(entry) for name, entry in value.items()}
     if isinstance(value, np.ndarray):
@@ -111,13 +112,9 @@ def plain(value: Any) -> Any:
         return [plain(entry) for entry in value]
     if isinstance(value, (float, np.floating)):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, str):
+        return printable(value)
     return int(value) if isinstance(value, np.integer) else value
-
-
-def label(text: str, longest: int = 40) -> str:
-    """Return a name from a file as plotly is to show it: without markup, and not too long."""
-    short = text if len(text) <= longest else f"{text[: longest // 2 - 1]}…{text[-longest // 2 :]}"
-    return html.escape(short, quote=False)
 
 
 def number(value: float | None, form: str = ".3f") -> str:

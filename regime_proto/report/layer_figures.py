@@ -62,10 +62,11 @@ def layer_areas(view: RunView) -> Figure:
     words = _first_and_last(names, areas)
     return Figure(
         key="areas",
-        title="Which layers settle late",
+        title="Which layers stay active",
         caption=(
             "AUC_P of each layer by depth, each scaled by its own smallest and largest changes: the smaller, the "
-            f"earlier its changes fell off, however many they are. The line is AUC_P of the network. {words}"
+            "smaller the part of the run in which its changes were high, however many they are. The line is AUC_P of "
+            f"the network. {words}"
         ),
         summary=f"Bar chart of AUC_P for {len(layers)} layers. {words}",
         traces=(bars(names, areas, "AUC_P", PATTERN, ".3f"),),
@@ -90,7 +91,7 @@ def layer_areas(view: RunView) -> Figure:
 
 
 def _first_and_last(names: list[str], areas: Array) -> str:
-    """Say which layer settled first and which last."""
+    """Say which layer has the smallest area and which the largest."""
     known = np.flatnonzero(np.isfinite(areas))
     if not len(known):
         return "No layer has a scale."

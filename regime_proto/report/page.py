@@ -17,6 +17,7 @@ from regime_proto.report.figure import Figure, number
 from regime_proto.report.tables import columns
 from regime_proto.report.view import RunView, read_view
 from regime_proto.schema.errors import RegimeError
+from regime_proto.text import printable
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def report(
         for text in found.warnings:
             warn(text)
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     return str(
         environment.from_string(_asset("page.html.j2")).render(
@@ -115,6 +116,11 @@ def _libraries() -> tuple[Any, Any]:
     except ModuleNotFoundError as error:
         raise RegimeError(f'a report needs {error.name}: pip install "regime-proto[report]"') from None
     return jinja2, plotly
+
+
+def _shown(value: object) -> object:
+    """Return what the template puts into the page; what is marked safe comes from here and not from a file."""
+    return value if hasattr(value, "__html__") else printable(str(value), keep="\t\n")
 
 
 def _asset(name: str) -> str:

@@ -18,8 +18,10 @@ from regime_proto.report import style
 from regime_proto.report.drawn import Drawn
 from regime_proto.report.figure import number
 from regime_proto.report.metrics import choose
+from regime_proto.report.names import distinct
 from regime_proto.report.thinning import extremes
 from regime_proto.schema.errors import RegimeError
+from regime_proto.text import printable
 
 Array = NDArray[Any]
 
@@ -36,6 +38,7 @@ _LINE, _AXIS, _SIDE, _LETTER = 0.16, 0.36, 0.5, 0.066
 
 _ACROSS = {1: 2, 2: 4}
 _LEGEND_COLUMNS = {1: 3, 2: 6}
+_LEGEND_LETTERS = 24
 _FEW_POINTS = 30
 # Of both areas in one line.
 _AREAS_LETTERS = 22
@@ -253,16 +256,25 @@ def _titles(runs: Sequence[Drawn], plan: Plan) -> list[str]:
     """Return what stands above each run: ρ and the areas, and which run it is where there are several."""
     if len(runs) == 1:
         return [", ".join(_numbers(runs[0]))]
-    strides = {(run.result.step_kind, run.result.stride) for run in runs}
     titles = []
-    for run in runs:
-        stride = "uneven strides" if run.result.stride is None else f"stride {run.result.stride}"
-        name = f"{run.name}, {stride}" if len(strides) > 1 else run.name
+    for run, lines in zip(runs, _names(runs, plan), strict=True):
         rho, auc_w, auc_p = _numbers(run)
         areas = f"{auc_w}, {auc_p}" if plan.letters >= _AREAS_LETTERS else f"{auc_w}\n{auc_p}"
-        lines = textwrap.wrap(name, plan.letters, max_lines=2, placeholder="…")
         titles.append("\n".join([*map(_plain, lines), rho, areas]))
     return titles
+
+
+def _names(runs: Sequence[Drawn], plan: Plan) -> list[list[str]]:
+    """Return the name of each run in two lines at most, no two alike, with the stride where it differs."""
+    names, strides = [printable(run.name) for run in runs], [""] * len(runs)
+    if len({(run.result.step_kind, run.result.stride) for run in runs}) > 1:
+        found = [run.result.stride for run in runs]
+        strides = ["uneven strides" if stride is None else f"stride {stride}" for stride in found]
+    whole = [", ".join(filter(None, parts)) for parts in zip(names, strides, strict=True)]
+    lines = [textwrap.wrap(name, plan.letters, max_lines=2, placeholder="…") for name in whole]
+    if len(set(map(tuple, lines))) == len(lines):
+        return lines
+    return [list(filter(None, pair)) for pair in zip(distinct(names, plan.letters), strides, strict=True)]
 
 
 def _numbers(run: Drawn) -> tuple[str, str, str]:
@@ -275,8 +287,8 @@ def _numbers(run: Drawn) -> tuple[str, str, str]:
 
 
 def _plain(text: str) -> str:
-    """Return a text in which nothing is taken for a formula."""
-    return text.replace("$", r"\$")
+    """Return a text in which nothing is hidden, or taken for a formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def _label(blocks: Array, plan: Plan) -> None:
@@ -313,5 +325,8 @@ def _handles(plan: Plan) -> list[Any]:
     if plan.layers == "curves":
         first, last = _layer_colours(2)
         curves |= {"first layer": {"color": first}, "last layer": {"color": last}}
-    metrics = [*zip(plan.losses, style.LOSSES, strict=False), *zip(plan.scores, style.SCORES, strict=False)]
-    return [Line2D([], [], label=_plain(name), **look) for name, look in [*curves.items(), *metrics]]
+    looks = [*style.LOSSES[: len(plan.losses)], *style.SCORES[: len(plan.scores)]]
+    names = distinct([*curves, *plan.losses, *plan.scores], _LEGEND_LETTERS)
+    return [
+        Line2D([], [], label=_plain(name), **look) for name, look in zip(names, [*curves.values(), *looks], strict=True)
+    ]

@@ -61,7 +61,7 @@ def readings(view: RunView) -> Figure:
         caption=(
             "The paper leaves open what the smoothing does at the ends, whether outliers are clipped, and what weighs "
             "the same in Δw (parameters or tensors) and Δa (layers or units): 16 readings of the same run. Above 1, "
-            f"patterns settled earlier than weights.{interval_words}"
+            f"patterns settled earlier than weights, where both settled.{interval_words}"
         ),
         summary=f"Dot plot. ρ lies between {span} over {len(values)} readings; it is {number(result.rho, '.2f')} under "
         f"the preset {result.preset}.",

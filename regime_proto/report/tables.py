@@ -3,12 +3,14 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from regime_proto.analyzer.comparison import Comparison, Summary, spacing
 from regime_proto.analyzer.labels import label_names
 from regime_proto.analyzer.rows import PAPER, Row
+from regime_proto.text import csv_cell, printable
 
 UNKNOWN = "–"
 
@@ -109,14 +111,16 @@ def to_csv(comparison: Comparison) -> str:
     taken = {"run", "source", *own}
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(["run", "source", *(f"label_{name}" if name in taken else name for name in names), *own])
+    heading = ["run", "source", *(f"label_{name}" if name in taken else name for name in names), *own]
+    writer.writerow(map(csv_cell, heading))
     for row in comparison.rows:
         low, high = row.rho_range or (None, None)
         span_low, span_high = row.rho_span or (None, None)
         values = {
             **row.to_json(), "rho_low": low, "rho_high": high, "rho_span_low": span_low, "rho_span_high": span_high,
         }  # fmt: skip
-        writer.writerow([row.run, row.source, *(row.labels.get(name) for name in names), *map(values.get, own)])
+        cells = [row.run, row.source, *(row.labels.get(name) for name in names), *map(values.get, own)]
+        writer.writerow(map(csv_cell, cells))
     return target.getvalue()
 
 
@@ -129,11 +133,16 @@ def to_markdown(comparison: Comparison) -> str:
         *([_escaped(column.text(row) or UNKNOWN) for column in shown] for row in comparison.rows),
     ]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    return table + "".join(f"\n{_escaped(describe(summary))}\n" for summary in comparison.summaries)
+    return table + "".join(f"\n{_as_paragraph(_escaped(describe(summary)))}\n" for summary in comparison.summaries)
 
 
 def _escaped(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|~&$#" else letter for letter in text)
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|~&$#" else letter for letter in printable(text))
+
+
+def _as_paragraph(text: str) -> str:
+    """Return a line that is no item of a list: those begin with ``-``, ``+`` or ``1.``."""
+    return re.sub(r"^(\d*)([-+.)])", r"\1\\\2", text)
 
 
 _LATEX = {
@@ -141,6 +150,9 @@ _LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+    # At the begin of a row they would be an option of the line break before it.
+    **{letter: f"{{{letter}}}" for letter in "[]*"},
+    "|": r"\textbar{}",
     "<": "$<$",
     ">": "$>$",
     "ρ": r"$\rho$",
@@ -174,7 +186,7 @@ def to_latex(comparison: Comparison) -> str:
 
 
 def _in_latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    return "".join(_LATEX.get(letter, letter) for letter in printable(text))
 
 
 FORMATS: dict[str, Callable[[Comparison], str]] = {"csv": to_csv, "markdown": to_markdown, "latex": to_latex}

@@ -64,7 +64,7 @@ def confidence(view: RunView) -> list[tuple[str, str, str, str, str]]:
     result, found = view.result, view.result.uncertainty
     rows = []
     for name, spelled, meaning in (
-        ("rho", "ρ", "above 1: patterns settled earlier than weights"),
+        ("rho", "ρ", "above 1: patterns settled earlier than weights, where both settled"),
         ("auc_w", "AUC_W", "area under the weight curve"),
         ("auc_p", "AUC_P", "area under the pattern curve"),
     ):

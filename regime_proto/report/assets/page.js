@@ -90,11 +90,13 @@
   function reachable(target) {
     target.querySelectorAll(".legend .traces").forEach((entry) => {
       const toggle = entry.querySelector(".legendtoggle");
-      const name = entry.querySelector(".legendtext")?.textContent || "";
       if (!toggle) return;
+      // What is drawn of a name is not what it is written as: "<" is "&lt;".
+      const { name } = entry.__data__[0].trace;
+      const shown = entry.querySelector(".legendtext")?.textContent || "";
       toggle.setAttribute("tabindex", "0");
       toggle.setAttribute("role", "button");
-      toggle.setAttribute("aria-label", name);
+      toggle.setAttribute("aria-label", shown);
       toggle.setAttribute("aria-pressed", String(entry.style.opacity !== "0.5"));
       toggle.onkeydown = (event) => {
         if (event.key !== "Enter" && event.key !== " ") return;
@@ -106,7 +108,7 @@
         const hidden = target._fullData[indices[0]].visible === "legendonly";
         Plotly.restyle(target, { visible: hidden ? true : "legendonly" }, indices).then(() => {
           target.querySelectorAll(".legendtoggle").forEach((other) => {
-            if (other.getAttribute("aria-label") === name) other.focus();
+            if (other.getAttribute("aria-label") === shown) other.focus();
           });
         });
       };

@@ -1,0 +1,122 @@
+"""The sentence below ρ: which curves settled, and only where both did, which was earlier."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import regime_proto
+from regime_proto.analyzer.readings import Reading
+from regime_proto.analyzer.series import Series
+from regime_proto.analyzer.settled import Settled, has_settled, settled
+from regime_proto.analyzer.verdict import verdict
+from regime_proto.report.page import report
+
+STEPS = 200
+TIME = np.linspace(0, 1, STEPS)
+CURVES = {
+    "falling": 1 - TIME,
+    "fast": np.exp(-TIME / 0.1),
+    "to a floor": 0.2 + 0.8 * np.exp(-TIME / 0.05),
+    "rising": 0.05 + 0.9 * TIME**3,
+    "flat": np.full(STEPS, 0.5),
+    "slightly falling": np.linspace(1, 0.8, STEPS),
+    "returning": np.where((TIME < 0.25) | (TIME > 0.85), 1.0, 0.1),
+    "at its end": np.where(TIME < 0.97, 1.0, 0.0),
+}
+BOTH = {"falling", "fast", "to a floor"}
+HIGH = ": their change is still high in the last tenth of the run. ρ does not say which settled first."
+
+
+def analyzed(weights, patterns, *, per_epoch, preset="paper", noise=0.1):
+    trajectory = regime_proto.synthetic.trajectory(
+        weights=CURVES[weights], patterns=CURVES[patterns], steps=STEPS, units=512, noise=noise,
+        observations_per_epoch=per_epoch,
+    )  # fmt: skip
+    return regime_proto.analyze(trajectory, preset=preset, resamples=0)
+
+
+# 60 observations are smoothed over 18: padded ends would bring every curve down at the end.
+@pytest.mark.parametrize(("per_epoch", "preset"), [(1, "paper"), (60, "paper"), (60, "strict")])
+@pytest.mark.parametrize("curve", CURVES)
+def test_a_curve_has_settled_where_it_fell_and_stays_low(curve, per_epoch, preset):
+    found = analyzed(curve, "fast", per_epoch=per_epoch, preset=preset).settled
+    assert found == Settled(weights=curve in BOTH, patterns=True)
+    found = analyzed("fast", curve, per_epoch=per_epoch, preset=preset).settled
+    assert found == Settled(weights=True, patterns=curve in BOTH)
+
+
+@pytest.mark.parametrize(
+    ("weights", "patterns", "sentence"),
+    [
+        ("falling", "fast", "Patterns settled earlier than weights: every reading says so."),
+        ("fast", "falling", "Weights settled earlier than patterns: every reading says so."),
+        ("falling", "rising", f"Weights settled, patterns have not settled{HIGH}"),
+        ("falling", "returning", f"Weights settled, patterns have not settled{HIGH}"),
+        ("falling", "flat", f"Weights settled, patterns have not settled{HIGH}"),
+        ("rising", "fast", f"Patterns settled, weights have not settled{HIGH}"),
+        ("at its end", "fast", f"Patterns settled, weights have not settled{HIGH}"),
+        ("flat", "rising", f"Neither patterns nor weights have settled{HIGH}"),
+        ("rising", "rising", f"Neither patterns nor weights have settled{HIGH}"),
+    ],
+)
+def test_no_curve_that_has_not_settled_is_called_earlier(weights, patterns, sentence):
+    for per_epoch in (1, 60):
+        assert verdict(analyzed(weights, patterns, per_epoch=per_epoch)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (Settled(True, None), "Weights settled, whether patterns settled cannot be told. ρ does"),
+        (Settled(None, False), f"Patterns have not settled, whether weights settled cannot be told{HIGH}"),
+        (Settled(None, None), "Whether patterns and weights settled cannot be told. ρ does"),
+    ],
+)
+def test_what_cannot_be_told_is_said(found, sentence):
+    result = replace(analyzed("falling", "fast", per_epoch=1), settled=found)
+    assert verdict(result).startswith(sentence)
+    assert verdict(replace(result, rho_range=None)).startswith("ρ is undefined")
+
+
+def test_it_cannot_be_told_of_constant_and_short_curves_nor_where_weightings_disagree():
+    assert has_settled(np.ones(50), 1) is None
+    assert has_settled(CURVES["falling"], 150) is None
+    assert has_settled(CURVES["falling"], STEPS) is None
+    assert has_settled(np.array([1.0]), 1) is None
+    one, other = CURVES["falling"], CURVES["rising"]
+    series = Series(
+        np.arange(STEPS),
+        np.ones(STEPS),
+        0,
+        {"parameter": one, "tensor": other},
+        one[:, None],
+        {"layer": one, "unit": one},
+    )
+    assert settled(series, 1, Reading()) == Settled(None, True)
+
+
+def test_one_late_change_of_many_does_not_unsettle_a_curve_unless_the_threshold_says_never():
+    curve = CURVES["fast"].copy()
+    curve[-5] = 0.7
+    assert has_settled(curve, 1)
+    series = Series(np.arange(STEPS), np.ones(STEPS), 0, dict.fromkeys(("parameter", "tensor"), curve), curve[:, None],
+                    {"layer": curve, "unit": curve})  # fmt: skip
+    assert settled(series, 1, Reading()) == Settled(True, True)
+    curve[-1] = 0.7
+    assert settled(series, 1, Reading()) == Settled(False, False)
+
+
+def test_runs_that_have_not_settled_stand_in_warnings_and_in_json(tmp_path):
+    paths = [tmp_path / "fell.h5", tmp_path / "rises.h5"]
+    for path, patterns in zip(paths, ("fast", "rising"), strict=True):
+        regime_proto.synthetic.trajectory(patterns=CURVES[patterns], steps=STEPS, observations_per_epoch=20, path=path)
+    found = regime_proto.compare(paths, reference="paper", resamples=0)
+    [warning] = [text for text in found.warnings if "settled" in text]
+    assert warning.endswith(": rises.h5")
+    assert [run["settled"] for run in found.to_json()["runs"]][:3] == [
+        {"weights": True, "patterns": True}, {"weights": True, "patterns": False}, None,
+    ]  # fmt: skip
+    page = report(paths, resamples=0)
+    assert warning in page
+    assert "Weights settled, patterns have not settled" in page
