@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from regime_proto.adapters import torch_zip
 from regime_proto.adapters.advice import is_script, of_module, of_script
+from regime_proto.adapters.first_bytes import ZIP, first_entry
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.program import Program
@@ -22,8 +23,15 @@ _EXPORTED = ".pt2"
 # Where a whole module may lie in a dict.
 _MODULES = ("model", "net", "network", "module")
 _INSTALL = 'pip install "regime-proto[torch]"'
+# How the first entry of an archive is named; and the number with which the older format begins, a pickle of its own.
+_PICKLE, _MAGIC, _MAGIC_WITHIN = "/data.pkl", b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", 32
 # Where the directory of a zip file ends; a comment of up to 65,535 bytes may follow.
 _END, _END_WITHIN = b"PK\5\6", 65_557
+
+
+def sniff(start: bytes) -> bool:
+    """Whether a file is a zip archive whose first entry is torch's pickle, or begins with torch's magic number."""
+    return (first_entry(start) or "").endswith(_PICKLE) or _MAGIC in start[:_MAGIC_WITHIN]
 
 
 def recognise(path: Path) -> str | None:
@@ -31,12 +39,14 @@ def recognise(path: Path) -> str | None:
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        start = file.read(4)
+        start = file.read(10)
     if start == b"":
         return "an empty file"
-    if start == b"PK\x03\x04":
+    if start.startswith(ZIP):
         return "a zip archive, as torch.save writes"
-    return "a pickle, as old versions of torch.save wrote" if start[:1] == b"\x80" else None
+    # A header of safetensors may be as long as these bytes say.
+    is_pickle = start[:1] == b"\x80" and start[8:] != b'{"'
+    return "a pickle, as old versions of torch.save wrote" if is_pickle else None
 
 
 def peek(path: Path) -> Label:

@@ -314,10 +314,9 @@ def _refuse_other_file(source: Path) -> None:
 
     if not source.is_file() or is_hdf5(source):
         return
-    from regime_proto.registry import readers
+    from regime_proto.registry import is_checkpoint_file
 
-    kinds = {suffix: "checkpoint" for reader in readers().values() for suffix in reader.SUFFIXES}
-    kind = {**kinds, ".onnx": "program"}.get(source.suffix)
+    kind = "program" if source.suffix == ".onnx" else "checkpoint" if is_checkpoint_file(source) else None
     if kind is not None:
         raise RegimeError(f"{source}: a single {kind}; give the directory of the checkpoints, or a trajectory file")
 
