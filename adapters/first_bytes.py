@@ -14,3 +14,9 @@ def first_entry(start: bytes) -> str | None:
         return None
     length = _HEADER.unpack_from(start)[-2]
     return start[_HEADER.size : _HEADER.size + length].decode("utf-8", "replace")
+
+
+def first_content(start: bytes) -> bytes:
+    """Return how the first entry of a zip archive that begins so goes on behind its name, as far as `start` reaches."""
+    *_, name, extra = _HEADER.unpack_from(start)
+    return start[_HEADER.size + name + extra :]

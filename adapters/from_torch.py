@@ -1,18 +1,20 @@
 """Reads PyTorch checkpoints (``.pt .pth .ckpt .bin``) and exports ``torch.nn.Module`` and ``.pt2`` files."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from regime_proto.adapters import torch_zip
-from regime_proto.adapters.advice import is_script, of_module, of_script
 from regime_proto.adapters.first_bytes import ZIP, first_entry
+from regime_proto.adapters.torch_advice import is_script, of_module, of_script
+from regime_proto.adapters.torch_stubs import Stub, is_stub
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.program import Program
-from regime_proto.payload import Incomplete, Label, NotACheckpoint, Payload, label_of, payload_of
+from regime_proto.payload import Incomplete, Label, NotACheckpoint, Payload, is_other, label_of, payload_of
 from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel
 
@@ -20,7 +22,8 @@ SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 MODELS = "a torch.nn.Module"
 
 _EXPORTED = ".pt2"
-# Where a whole module may lie in a dict.
+_DEEPEST = 3
+# Where the model may lie in a dict, of whatever class it is.
 _MODULES = ("model", "net", "network", "module")
 _INSTALL = 'pip install "regime-proto[torch]"'
 # How the first entry of an archive is named; and the number with which the older format begins, a pickle of its own.
@@ -57,13 +60,28 @@ def peek(path: Path) -> Label:
 def read(path: Path) -> Payload:
     """Read a checkpoint; the arrays are mapped from the file where its format allows it."""
     content = load(path)
+    held = dict(_objects(content)) or {key: content[key] for key in _MODULES if is_stub(content.get(key))}
+    instead = _instead(path, held) if held else ""
     try:
-        return payload_of(content)
-    except NotACheckpoint:
-        held = next((content[key] for key in _MODULES if key in content), None)
-        if held is None or isinstance(held, Mapping):
-            raise
-        raise NotACheckpoint(of_module(path, type(held).__name__)) from None
+        return replace(payload_of(content), instead=instead)
+    except NotACheckpoint as error:
+        raise NotACheckpoint(instead or str(error)) from None
+
+
+def _objects(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Stub]]:
+    """Yield the pickled modules in nested dicts, by key."""
+    for key, value in content.items():
+        if is_stub(value) and value.is_module:
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping) and depth < _DEEPEST:
+            yield from _objects(value, f"{prefix}{key}.", depth + 1)
+
+
+def _instead(path: Path, held: Mapping[str, Stub]) -> str:
+    """Say what to do with a file that holds modules, or objects under the keys of models."""
+    models = [key for key in held if not is_other(key)]
+    first = next(iter(models or held))
+    return of_module(path, type(held[first]).__name__, weights=None if models else first)
 
 
 def accepts(model: object) -> bool:

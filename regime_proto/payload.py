@@ -57,10 +57,13 @@ class Payload:
         belong to the payload: nobody writes to them afterwards.
     facts : mapping of str to float
         The numbers beside them: step, epoch, metrics.
+    instead : str
+        What to do where the weights that are meant are not among the tensors: a line for the user; empty if unknown.
     """
 
     groups: Mapping[str, Mapping[str, Array | NotDense]]
     facts: Mapping[str, float] = field(default_factory=dict)
+    instead: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
     top = payload.groups.get(TOP, {})
     top = {name: tensor for name, tensor in top.items() if not candidates or not is_other(name)}
     if not candidates and not top:
-        raise NotACheckpoint(f"no tensors of a model in it (keys: {_listed(list(payload.groups))})")
+        raise NotACheckpoint(payload.instead or f"no tensors of a model in it (keys: {_listed(list(payload.groups))})")
     parents = {key.rsplit(".", depth)[0] for key in candidates for depth in range(key.count(".") + 1)}
     levels = sorted(parents, key=lambda key: key.count("."))
     for name in MODEL_KEYS:
@@ -204,6 +207,8 @@ def _named(payload: Payload, where: str, weights: str) -> Mapping[str, Array | N
     found = _under(weights, payload)
     if found:
         return found
+    if payload.instead:
+        raise RegimeError(payload.instead)
     keys = list(dict.fromkeys(key.partition(".")[0] for key in payload.groups if key != TOP))
     fronts = sorted({name.partition(".")[0] for tensors in payload.groups.values() for name in tensors})
     held = [f"the keys {_listed(keys)}"] if keys else []

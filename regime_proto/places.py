@@ -108,7 +108,7 @@ def first_bytes(place: Path, count: int) -> bytes:
     try:
         if is_remote(place):
             return bytes(place.fs.cat_file(place.path, start=0, end=count))  # type: ignore[attr-defined]
-        with open(place, "rb", buffering=0) as file:
+        with place.open("rb", buffering=0) as file:
             return file.read(count)
     except Exception:
         # Each file system has errors of its own.
