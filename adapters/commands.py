@@ -4,9 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
-FILES = "[p for p in sorted(Path(sys.argv[1]).iterdir()) if re.fullmatch(sys.argv[3], p.name)]"
-"""Code for the files of a folder, the first argument, whose names are like a given one, by the third: `like`."""
-
+# The files in a folder, the first argument, whose names are `like` a given one, the third.
+_FILES = "sorted(Path(sys.argv[1]).iterdir()) if re.fullmatch(sys.argv[3], p.name)"
 _SUFFIX = re.compile(r"(?:\.[A-Za-z_]\w*(?=\.(?:tar|gz|bz2|xz|lzma|z)$))?\.[A-Za-z_]\w*$")
 
 
@@ -28,7 +27,26 @@ def like(path: Path) -> str:
     return r"\d+".join(re.escape(part) for part in re.split(r"\d+", path.name))
 
 
-def for_each(path: Path, out: str, code: str, *, imports: str, before: str = "", more: tuple[str, ...] = ()) -> str:
-    """Return a command that runs `code` for every file ``p`` beside and like a given one; ``o`` is the folder `out`."""
-    whole = f"import re, sys, {imports}; from pathlib import Path; o = Path(sys.argv[2]); o.mkdir(exist_ok=True); "
-    return python(f"{whole}{before}[{code} for p in {FILES}]", path.parent, out, like(path), *more)
+def for_each(
+    path: Path, out: str, code: str, *, imports: str, before: str = "", only: str = "", more: tuple[str, ...] = ()
+) -> str:
+    """Return a command that evaluates `code` for every file ``p`` beside and like a given one.
+
+    Parameters
+    ----------
+    path : Path
+    out : str
+        A folder, ``o`` in the code; it is made.
+    code : str
+    imports : str
+        What is imported first, as behind ``import``.
+    before : str
+        Statements, each with ``; `` behind it.
+    only : str
+        A condition on ``p``.
+    more : tuple of str
+        Arguments from the fourth on.
+    """
+    start = f"import re, sys, {imports}; from pathlib import Path; o = Path(sys.argv[2]); o.mkdir(exist_ok=True); "
+    condition = f" and {only}" if only else ""
+    return python(f"{start}{before}[{code} for p in {_FILES}{condition}]", path.parent, out, like(path), *more)

@@ -27,7 +27,7 @@ def of_saved_model(path: Path) -> str | None:
         return None
     out = f"{path.parent}-onnx"
     command = (
-        f'for d in {quoted(path.parent)}/*/; do if [ -f "$d{_SAVED_MODEL}" ]; then mkdir -p {quoted(out)}; '
+        f'for d in {quoted(path.parent)}/*/; do if [ -f "$d"{_SAVED_MODEL} ]; then mkdir -p {quoted(out)}; '
         f'python -m tf2onnx.convert --saved-model "$d" --output {quoted(out)}/"$(basename "$d")".onnx; fi; done'
     )
     return (
@@ -51,8 +51,8 @@ def _of_tensorflow(path: Path) -> str | None:
     imports = "importlib, os, tensorflow as tf"
     command = for_each(path, out, code, imports=imports, before=before, more=(_FACTORY,))
     return (
-        f"{path}: a checkpoint of TensorFlow; put it into the model that {_FACTORY} builds, in place of model= under "
-        f"the name that the training gave it, and save its weights: {command}; then give {out}"
+        f"{path}: a checkpoint of TensorFlow; put it into the model that {_FACTORY} builds and save its weights (the "
+        f"training may have named it net= or the like in place of model=): {command}; then give {out}"
     )
 
 
@@ -119,9 +119,10 @@ def _of_stable_baselines(path: Path) -> str | None:
         return None
     out = f"{path.parent}-policies"
     code = f"(o / (p.stem + '.pt')).write_bytes(zipfile.ZipFile(p).read('{_POLICY}'))"
+    only = f"zipfile.is_zipfile(p) and '{_POLICY}' in zipfile.ZipFile(p).namelist()"
     return (
         f"{path}: an agent of Stable-Baselines3; take the weights of its policy out with "
-        f"{for_each(path, out, code, imports='zipfile')}; then give {out}"
+        f"{for_each(path, out, code, imports='zipfile', only=only)}; then give {out}"
     )
 
 

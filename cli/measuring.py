@@ -255,8 +255,12 @@ def _inspect_directory(root: Path, messages: Messages, reading: dict[str, str | 
 
     console = render.console()
     how = Reading(**reading)
-    render.show(console, inspection.source(open_directory(root, how), everything=messages.verbose))
+    found = open_directory(root, how)
+    render.show(console, inspection.source(found, everything=messages.verbose))
     render.show(console, "")
+    # What would keep an analysis from beginning or from ending is found here, too.
+    for checkpoint in dict.fromkeys((found.checkpoints[0], found.checkpoints[-1])):
+        found.read(checkpoint)
     try:
         plan = make_plan(root, reading=how, **options)
     except MissingPart as missing:
