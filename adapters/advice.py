@@ -10,17 +10,22 @@ import json
 import lzma
 import re
 import shlex
-import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from regime_proto.adapters.commands import for_each, python
+from regime_proto.adapters.foreign_advice import advice as advice_on_foreign
+from regime_proto.adapters.foreign_advice import of_saved_model
+from regime_proto.adapters.torch_advice import is_script, of_script
 
 _DEEPSPEED = "*_model_states.pt"
 _DEEPSPEED_SCRIPT = "zero_to_fp32.py"
 _MEGATRON = ("latest_checkpointed_iteration.txt", "mp_rank_*/model_optim_rng.pt", "iter_*/mp_rank_*/model_optim_rng.pt")
 _MEGATRON_BACKEND = b"sharded_backend"
 _ADAPTER_CONFIG = "adapter_config.json"
+_TEXTS = (".json", ".txt", ".model", ".jinja")
 _KERAS_INDEX = ".weights.json"
 _PICKLED = re.compile(r"\.(pkl|pickle|joblib)(\.(z|gz|bz2|xz|lzma))?$")
 # What joblib compresses with, by the first bytes.
@@ -43,10 +48,10 @@ _PEFT_CLASSES = {
 def advice(path: Path) -> str | None:
     """Say what a folder or file is, and which command makes readable checkpoints of its like; None if unknown."""
     if path.is_dir():
-        return _of_deepspeed(path) or _of_megatron(path) or _of_adapter(path)
+        return _of_deepspeed(path) or _of_megatron(path) or _of_adapter(path) or of_saved_model(path)
     if path.suffix in (".pt", ".pth") and is_script(path):
         return of_script(path)
-    return _of_estimator(path) or _of_keras(path)
+    return _of_estimator(path) or _of_keras(path) or advice_on_foreign(path)
 
 
 def _of_deepspeed(path: Path) -> str | None:
@@ -106,13 +111,19 @@ def _of_adapter(path: Path) -> str | None:
     root = path.parent
     out = f"{root}-merged"
     code = (
-        f"import sys; from pathlib import Path; from peft import {_PEFT_CLASSES.get(task, 'AutoPeftModel')} as M; "
-        "[M.from_pretrained(str(p.parent), dtype='float32').merge_and_unload().save_pretrained("
-        f"Path(sys.argv[2], p.parent.name)) for p in Path(sys.argv[1]).glob('*/{_ADAPTER_CONFIG}')]"
+        "import sys, shutil; from pathlib import Path; "
+        f"from peft import {_PEFT_CLASSES.get(task, 'AutoPeftModel')} as M; "
+        "new = lambda p: Path(sys.argv[2], p.name); "
+        "merge = lambda p: M.from_pretrained(str(p), dtype='float32').merge_and_unload().save_pretrained(new(p)); "
+        # The tokenizer, and what the Trainer says of the step.
+        f"rest = lambda p: [f for f in p.iterdir() if f.suffix in {_TEXTS} and not (new(p) / f.name).exists() "
+        "and not f.name.startswith('adapter_')]; "
+        "[(merge(p), [shutil.copy(f, new(p)) for f in rest(p)]) "
+        f"for p in (c.parent for c in Path(sys.argv[1]).glob('*/{_ADAPTER_CONFIG}'))]"
     )
     return (
         f"{path}: an adapter (LoRA) without the weights of its base model; merge each into them with "
-        f"{_python(code, root, out)}; then give {out}"
+        f"{python(code, root, out)}; then give {out}"
     )
 
 
@@ -124,15 +135,11 @@ def _of_estimator(path: Path) -> str | None:
     if start[:1] != b"\x80" or _NETWORK not in start:
         return None
     out = f"{path.parent}-skops"
-    code = (
-        "import sys, joblib; from pathlib import Path; from skops.io import dump; o = Path(sys.argv[2]); "
-        f"o.mkdir(exist_ok=True); [dump(joblib.load(p), o / (p.name.removesuffix('{ending[0]}') + '.skops')) "
-        f"for p in Path(sys.argv[1]).glob('*{ending[0]}')]"
-    )
+    code = f"skops.io.dump(joblib.load(p), o / (p.name.removesuffix('{ending[0]}') + '.skops'))"
     return (
         f"{path}: a pickled estimator of scikit-learn, not read, since loading it runs what is in it; save the "
         "model with skops.io.dump(model, 'step_0100.skops'), or, if you trust these files: "
-        f"{_python(code, path.parent, out)}; then give {out}"
+        f"{for_each(path, out, code, imports='joblib, skops.io')}; then give {out}"
     )
 
 
@@ -158,48 +165,3 @@ def _of_keras(path: Path) -> str | None:
         f"{path}: weights of Keras, split over files; put them into the model and save them as one file: "
         f"model.load_weights({str(path)!r}); model.save_weights({whole + '.h5'!r})"
     )
-
-
-def is_script(path: Path) -> bool:
-    """Whether a file is an archive of TorchScript."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (OSError, zipfile.BadZipFile, NotImplementedError):
-        return False
-    return any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names)
-
-
-def of_script(path: Path) -> str:
-    """Say how to take the states out of TorchScript."""
-    command, out = _resaving(path, "torch.jit.load(p, 'cpu').state_dict()")
-    return f"{path}: TorchScript, which holds code; take its tensors out with {command}; then give {out}"
-
-
-def of_module(path: Path, kind: str) -> str:
-    """Say how to take the states out of pickled modules, or of dicts of them."""
-    state = "lambda x: x.state_dict() if hasattr(x, 'state_dict') else x"
-    loaded = "torch.load(p, 'cpu', weights_only=False)"
-    command, out = _resaving(
-        path,
-        f"(lambda c: {{k: s(v) for k, v in c.items()}} if isinstance(c, dict) else s(c))({loaded})",
-        f"s = {state}; ",
-    )
-    return (
-        f"{path}: holds a {kind}, not a dict of tensors; save model.state_dict(), or, where the model's code is and if "
-        f"you trust these files (it runs what is in them): {command}; then give {out}"
-    )
-
-
-def _resaving(path: Path, state: str, before: str = "") -> tuple[str, str]:
-    out = f"{path.parent}-states"
-    code = (
-        f"import sys, torch; from pathlib import Path; o = Path(sys.argv[2]); o.mkdir(exist_ok=True); {before}"
-        f"[torch.save({state}, o / p.name) for p in Path(sys.argv[1]).glob('*{path.suffix}')]"
-    )
-    return _python(code, path.parent, out), out
-
-
-def _python(code: str, root: Path, out: str) -> str:
-    # The code holds nothing that a shell would read between these quotes.
-    return f'python -c "{code}" {shlex.quote(str(root))} {shlex.quote(out)}'

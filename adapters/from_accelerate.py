@@ -60,7 +60,7 @@ def _models(path: Path) -> dict[str, tuple[Path, ModuleType]]:
     """Return, for each model in a folder, where it lies and what reads it."""
     models: dict[str, tuple[Path, ModuleType]] = {}
     folders: dict[str, tuple[Path, ModuleType]] = {}
-    for entry in sorted(path.iterdir()):
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name):
         match = _MODEL.fullmatch(entry.stem if entry.suffix in _FILES else entry.name)
         if entry.is_file() and match and entry.suffix in _FILES:
             models[_name(match[1])] = entry, _FILES[entry.suffix]

@@ -18,10 +18,36 @@ SUFFIXES = (".msgpack",)
 
 _INSTALL = 'pip install "regime-proto[flax]"'
 _FIRST_KEY_AT = {0xDE: 3, 0xDF: 5}
+# By the format's codes: bytes that say how long a text is; where an extension says its kind; how long a number is.
+_TEXT_WIDTHS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+_EXTENSIONS = {0xC7: 2, 0xC8: 3, 0xC9: 5}
+_NUMBERS = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, **{code: 1 + 2 ** (code & 3) for code in range(0xCC, 0xD4)}, 0xCB: 9}
+_EMPTY_MAP = 0x80
 # flax's own: an array, and a number of numpy's.
 _ARRAYS = (1, 3)
+_ARRAY_CODES = (b"\1", b"\3")
 _DTYPE = re.compile(r"bool|u?int\d+|b?float\d+\w*|complex\d+")
 _PARTS = "__msgpack_chunked_array__"
+
+
+def sniff(start: bytes) -> bool:
+    """Whether a file is a map with printable keys, in which numbers and such maps lead to an array of flax."""
+    at = _first_key_at(start)
+    while at < len(start):
+        length, begin = _text_at(start, at)
+        at = begin + length
+        if not length or at >= len(start) or not start[begin:at].decode("utf-8", "replace").isprintable():
+            return False
+        code = start[at]
+        if code in _EXTENSIONS:
+            return start[at + _EXTENSIONS[code] : at + _EXTENSIONS[code] + 1] in _ARRAY_CODES
+        if _is_map(start[at:]):
+            at += _first_key_at(start[at:])
+        elif code <= _EMPTY_MAP or code in _NUMBERS:
+            at += _NUMBERS.get(code, 1)
+        else:
+            return False
+    return False
 
 
 def recognise(path: Path) -> str | None:
@@ -32,9 +58,26 @@ def recognise(path: Path) -> str | None:
         start = file.read(6)
     if not start:
         return "an empty file"
-    at = _FIRST_KEY_AT.get(start[0], 1 if 0x80 < start[0] <= 0x8F else len(start))
-    is_text = len(start) > at and (0xA0 <= start[at] <= 0xBF or 0xD9 <= start[at] <= 0xDB)
+    is_text = _text_at(start, _first_key_at(start)) != (0, 0)
     return "a map of msgpack, as flax.serialization writes" if is_text else None
+
+
+def _is_map(start: bytes) -> bool:
+    return 0x80 < start[0] <= 0x8F or start[0] in _FIRST_KEY_AT
+
+
+def _first_key_at(start: bytes) -> int:
+    """Return where the first key of a map stands; behind the end of what is none."""
+    return _FIRST_KEY_AT.get(start[0], 1) if start and _is_map(start) else len(start)
+
+
+def _text_at(start: bytes, at: int) -> tuple[int, int]:
+    """Return the length of a text and where it begins; (0, 0) if there is none."""
+    code = start[at] if at < len(start) else 0
+    if 0xA0 <= code <= 0xBF:
+        return code - 0xA0, at + 1
+    width = _TEXT_WIDTHS.get(code, 0)
+    return (int.from_bytes(start[at + 1 : at + 1 + width], "big"), at + 1 + width) if width else (0, 0)
 
 
 def peek(path: Path) -> Label:

@@ -8,13 +8,16 @@ from regime_proto.adapters import from_safetensors, from_torch
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.payload import TOP, Incomplete, Inconsistent, Label, Payload
-from regime_proto.registry import Reader
+from regime_proto.places import first_bytes
+from regime_proto.registry import FIRST_BYTES, Reader
 
 SUFFIXES: tuple[str, ...] = ()
 
 _INDEX = (".safetensors.index.json", ".bin.index.json")
 # Where a folder holds several, the first is the model's.
 _USUAL = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "model.bin", "model.pt")
+# So many files of other suffixes are looked at.
+_FEW = 50
 _OTHER = (
     "optim", "sched", "rng", "random", "scaler", "training_args", "adapter_", "sampler", "custom_checkpoint",
     # DeepSpeed's parts of tensors.
@@ -118,10 +121,19 @@ def weights_in(folder: Path) -> Path | None:
     if usual is not None or next(folder.glob("*.distcp"), None) is not None:
         return usual
     suffixes = (".safetensors", *from_torch.SUFFIXES)
-    files = [path for path in sorted(folder.glob("*")) if path.suffix in suffixes and path.is_file()]
-    candidates = [path for path in files if not any(word in path.name.lower() for word in _OTHER)]
+    paths = [path for path in folder.glob("*") if not any(word in path.name.lower() for word in _OTHER)]
+    candidates = [path for path in paths if path.suffix in suffixes and path.is_file()]
+    if not candidates and len(paths) <= _FEW:
+        candidates = [path for path in paths if path.is_file() and _by_content(path) is not None]
     return candidates[0] if len(candidates) == 1 else None
 
 
 def _reader(file: Path) -> Reader:
-    return from_safetensors if file.suffix == ".safetensors" else from_torch
+    if file.suffix == ".safetensors":
+        return from_safetensors
+    return from_torch if file.suffix in from_torch.SUFFIXES else _by_content(file) or from_torch
+
+
+def _by_content(file: Path) -> Reader | None:
+    start = first_bytes(file, FIRST_BYTES)
+    return next((reader for reader in (from_safetensors, from_torch) if reader.sniff(start)), None)

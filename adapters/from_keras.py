@@ -18,6 +18,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from regime_proto.adapters.first_bytes import HDF5, first_entry
 from regime_proto.adapters.mapped import map_file
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.structure import Objects, chunk_problems, structure_problems
@@ -36,6 +37,7 @@ REFINES = ("torch",)
 _INSTALL = 'pip install "regime-proto[keras]"'
 
 _WEIGHTS = "model.weights.h5"
+_ENTRIES = ("metadata.json", "config.json", _WEIGHTS)
 _ARCHIVE, _HDF5 = b"PK\3\4", b"\x89HDF"
 # The optimizer's count of steps; one that scales losses has another inside, and a count of its own that stays 0.
 _COUNTS = ("optimizer/inner_optimizer/vars/0", "optimizer/vars/0")
@@ -47,6 +49,11 @@ _VERSION = re.compile(r"\d[\w.+-]{0,19}")
 _LONGEST_METADATA = 10_000
 # Weights hardly compress: a member that does grows without end.
 _LARGEST_RATIO = 100
+
+
+def sniff(start: bytes) -> bool:
+    """Whether a file is of HDF5, or a zip archive whose first entry is one of Keras'."""
+    return start.startswith(HDF5) or first_entry(start) in _ENTRIES
 
 
 def recognise(path: Path) -> str | None:

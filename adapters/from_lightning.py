@@ -19,6 +19,9 @@ _LOOKED_AT = 2**16
 _USUAL, _CURRENT, _AVERAGE = "state_dict", "current_model_state", "average"
 
 
+sniff = from_torch.sniff
+
+
 def recognise(path: Path) -> str | None:
     """Tell Lightning's version in the pickle."""
     if not path.is_file():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from regime_proto.adapters.first_bytes import first_entry
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of, numbers_in
@@ -13,6 +14,11 @@ from regime_proto.source import Array
 from regime_proto.trees import nested, tree_payload
 
 SUFFIXES = (".npz",)
+
+
+def sniff(start: bytes) -> bool:
+    """Whether a file is a zip archive whose first entry is an array."""
+    return (first_entry(start) or "").endswith(".npy")
 
 
 def recognise(path: Path) -> str | None:

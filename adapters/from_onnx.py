@@ -27,6 +27,13 @@ MODELS = "an ONNX model"
 _OLDEST_OPSET = 7
 # The tags of onnx.ModelProto's fields, from ir_version to opset_import.
 _FIRST_BYTES = b"\x08\x12\x1a\x22\x28\x32\x3a\x42"
+# Its first field, and what may stand there: TensorFlow's models begin with the same field and a 1.
+_VERSION, _VERSIONS = b"\x08", range(3, 64)
+
+
+def sniff(start: bytes) -> bool:
+    """Whether a file begins with the version of ONNX's format, then another field of a model."""
+    return start[:1] == _VERSION and len(start) > 2 and start[1] in _VERSIONS and start[2] in _FIRST_BYTES[1:]
 
 
 def recognise(path: Path) -> str | None:

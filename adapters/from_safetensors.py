@@ -26,6 +26,11 @@ class _CutOff(ValueError):
     """The end of a file is missing."""
 
 
+def sniff(start: bytes) -> bool:
+    """Whether a file begins with a length of credible size, then a JSON object."""
+    return start[8:10] == b'{"' and 2 <= int.from_bytes(start[:8], "little") <= _MAX_HEADER
+
+
 def recognise(path: Path) -> str | None:
     """Tell the length of a header, then a JSON object."""
     if not path.is_file():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from regime_proto.adapters.first_bytes import first_entry
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.program import Program
@@ -22,6 +23,7 @@ from regime_proto.probe import Probe
 from regime_proto.source import Array
 
 SUFFIXES = (".skops",)
+REFINES = ("npz",)
 MODELS = "a neural network of scikit-learn"
 WEIGHTS = ("coefs_", "intercepts_")
 """The attributes that hold the weights, each a list with one array for a layer."""
@@ -35,6 +37,12 @@ _CLASS = re.compile(rb'"__class__": "(\w{1,60})"')
 _MOST_UNPACKED, _SMALL = 100, 2**20
 
 _Node = Mapping[str, Any]
+
+
+def sniff(start: bytes) -> bool:
+    """Whether a file is a zip archive whose first entry is one of those of skops."""
+    entry = first_entry(start) or ""
+    return entry == _SCHEMA or entry.endswith(".npy")
 
 
 def recognise(path: Path) -> str | None:

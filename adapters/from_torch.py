@@ -1,17 +1,20 @@
 """Reads PyTorch checkpoints (``.pt .pth .ckpt .bin``) and exports ``torch.nn.Module`` and ``.pt2`` files."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from regime_proto.adapters import torch_zip
-from regime_proto.adapters.advice import is_script, of_module, of_script
+from regime_proto.adapters.first_bytes import ZIP, first_entry
+from regime_proto.adapters.torch_advice import is_script, of_module, of_script
+from regime_proto.adapters.torch_stubs import Stub, is_stub
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.program import Program
-from regime_proto.payload import Incomplete, Label, NotACheckpoint, Payload, label_of, payload_of
+from regime_proto.payload import Incomplete, Label, NotACheckpoint, Payload, is_other, label_of, payload_of
 from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel
 
@@ -19,11 +22,19 @@ SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 MODELS = "a torch.nn.Module"
 
 _EXPORTED = ".pt2"
-# Where a whole module may lie in a dict.
+_DEEPEST = 3
+# Where the model may lie in a dict, of whatever class it is.
 _MODULES = ("model", "net", "network", "module")
 _INSTALL = 'pip install "regime-proto[torch]"'
+# How the first entry of an archive is named; and the number with which the older format begins, a pickle of its own.
+_PICKLE, _MAGIC, _MAGIC_WITHIN = "/data.pkl", b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", 32
 # Where the directory of a zip file ends; a comment of up to 65,535 bytes may follow.
 _END, _END_WITHIN = b"PK\5\6", 65_557
+
+
+def sniff(start: bytes) -> bool:
+    """Whether a file is a zip archive whose first entry is torch's pickle, or begins with torch's magic number."""
+    return (first_entry(start) or "").endswith(_PICKLE) or _MAGIC in start[:_MAGIC_WITHIN]
 
 
 def recognise(path: Path) -> str | None:
@@ -31,12 +42,14 @@ def recognise(path: Path) -> str | None:
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        start = file.read(4)
+        start = file.read(10)
     if start == b"":
         return "an empty file"
-    if start == b"PK\x03\x04":
+    if start.startswith(ZIP):
         return "a zip archive, as torch.save writes"
-    return "a pickle, as old versions of torch.save wrote" if start[:1] == b"\x80" else None
+    # A header of safetensors may be as long as these bytes say.
+    is_pickle = start[:1] == b"\x80" and start[8:] != b'{"'
+    return "a pickle, as old versions of torch.save wrote" if is_pickle else None
 
 
 def peek(path: Path) -> Label:
@@ -47,13 +60,28 @@ def peek(path: Path) -> Label:
 def read(path: Path) -> Payload:
     """Read a checkpoint; the arrays are mapped from the file where its format allows it."""
     content = load(path)
+    held = dict(_objects(content)) or {key: content[key] for key in _MODULES if is_stub(content.get(key))}
+    instead = _instead(path, held) if held else ""
     try:
-        return payload_of(content)
-    except NotACheckpoint:
-        held = next((content[key] for key in _MODULES if key in content), None)
-        if held is None or isinstance(held, Mapping):
-            raise
-        raise NotACheckpoint(of_module(path, type(held).__name__)) from None
+        return replace(payload_of(content), instead=instead)
+    except NotACheckpoint as error:
+        raise NotACheckpoint(instead or str(error)) from None
+
+
+def _objects(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Stub]]:
+    """Yield the pickled modules in nested dicts, by key."""
+    for key, value in content.items():
+        if is_stub(value) and value.is_module:
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping) and depth < _DEEPEST:
+            yield from _objects(value, f"{prefix}{key}.", depth + 1)
+
+
+def _instead(path: Path, held: Mapping[str, Stub]) -> str:
+    """Say what to do with a file that holds modules, or objects under the keys of models."""
+    models = [key for key in held if not is_other(key)]
+    first = next(iter(models or held))
+    return of_module(path, type(held[first]).__name__, weights=None if models else first)
 
 
 def accepts(model: object) -> bool:

@@ -4,66 +4,45 @@ import io
 import pickle
 import pickletools
 import threading
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from regime_proto.adapters.first_bytes import ZIP, first_content, first_entry
 from regime_proto.adapters.mapped import dtype_named
+from regime_proto.adapters.torch_advice import of_objects
+from regime_proto.adapters.torch_stubs import PickledArray, Refused, is_hostile, is_stub, stand_in
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.payload import NotDense
-
-# No checkpoint needs these. A stub would make them harmless too, but the user should know of such a file.
-_HOSTILE_MODULES = {
-    "asyncio", "code", "codeop", "commands", "ctypes", "importlib", "multiprocessing", "nt", "os", "pickle",
-    "posix", "pty", "runpy", "shutil", "signal", "socket", "subprocess", "sys", "webbrowser",
-}  # fmt: skip
-_HOSTILE_BUILTINS = {
-    "__import__", "breakpoint", "compile", "delattr", "eval", "exec", "getattr", "open", "setattr",
-}  # fmt: skip
-
-# Numbers that were saved as numpy scalars: data, not code.
-_NUMPY: dict[str, Any] = {
-    "numpy._core.multiarray.scalar": np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    "numpy.core.multiarray.scalar": np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    "numpy.dtype": np.dtype,
-}
-_NUMPY_DTYPES = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdg"]
+from regime_proto.registry import FIRST_BYTES
 
 # torch keeps the list of safe globals for the whole process.
 _STUBS_IN_USE = threading.Lock()
-
-
-class _Stub:
-    """Stands for a class of the user's code: takes anything, does nothing."""
-
-    def __new__(cls, *_args: object, **_kwargs: object) -> "_Stub":
-        return super().__new__(cls)
-
-    def __init__(self, *_args: object, **_kwargs: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
+_PROTOCOL = 2
+# Dicts within dicts beyond this hold no weights.
+_DEEPEST = 6
 
 
 def load(path: Path) -> Any:
     """Return what a torch file holds.
 
     Tensors in its dict and in the dicts of that are arrays, mapped into memory where the format allows it. Those
-    that cannot be arrays are `NotDense`.
+    that cannot be arrays are `NotDense`. Objects of the user's classes are stubs; see `torch_stubs`.
 
     Raises
     ------
     RegimeError
-        The file is damaged, or names globals that no checkpoint needs.
+        The file is damaged, names globals that no checkpoint needs, or holds what takes code to read.
     """
     try:
         return _with_arrays(_load(path))
     except RegimeError:
         raise
+    except (Refused, pickle.UnpicklingError) as error:
+        raise RegimeError(of_objects(path, _reason(error))) from None
     except Exception as error:
         raise RegimeError(
             f"{path}: damaged, incomplete or no torch checkpoint ({_first_line(error)}); save it again or remove it"
@@ -89,6 +68,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _load(path: Path) -> Any:
+    protocol = _protocol(path)
+    if protocol not in (None, _PROTOCOL):
+        # torch would warn of it, then stumble.
+        raise Refused(f"pickle protocol {protocol}; torch.save writes {_PROTOCOL} unless told otherwise")
     try:
         return _torch_load(path)
     except (pickle.UnpicklingError, KeyError):
@@ -98,18 +81,54 @@ def _load(path: Path) -> Any:
             return _torch_load(path)
 
 
+def _protocol(path: Path) -> int | None:
+    """Return the protocol of the pickle that a file begins with, if it says so."""
+    with path.open("rb") as file:
+        start = file.read(FIRST_BYTES)
+    content = first_content(start) if (first_entry(start) or "").endswith("data.pkl") else start
+    return content[1] if content[:1] == b"\x80" and len(content) > 1 else None
+
+
 def _torch_load(path: Path) -> Any:
     # The format before torch 1.6 is a plain stream of pickles and cannot be mapped.
     return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
 
 
+def _reason(error: Exception) -> str:
+    """Return what the reader stumbled on, without torch's advice to load the file unsafely."""
+    said = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[0].partition(" Please use `torch")[0][:200] if lines else type(error).__name__
+
+
 def _with_arrays(payload: Any) -> Any:
-    if not isinstance(payload, Mapping):
-        return payload
-    return {
-        key: {name: _array(inner) for name, inner in value.items()} if isinstance(value, Mapping) else _array(value)
-        for key, value in payload.items()
-    }
+    has_tensors = _holds_tensors(payload)
+    return _converted(payload, arrays=not has_tensors)
+
+
+def _mapping(value: Any) -> Mapping[Any, Any] | None:
+    """Return the items of a dict, or of a class of the user's that is one."""
+    if is_stub(value) and value.items:
+        items: Mapping[Any, Any] = value.items
+        return items
+    return value if isinstance(value, Mapping) else None
+
+
+def _holds_tensors(value: Any, depth: int = 0) -> bool:
+    inner = _mapping(value) if depth < _DEEPEST else None
+    if inner is None:
+        return isinstance(value, torch.Tensor)
+    return any(_holds_tensors(part, depth + 1) for part in inner.values())
+
+
+def _converted(value: Any, *, arrays: bool, depth: int = 0) -> Any:
+    """Return tensors in nested dicts as arrays; arrays of numpy's only if `arrays`, as beside tensors they are none."""
+    inner = _mapping(value) if depth < _DEEPEST else None
+    if inner is not None:
+        return {key: _converted(part, arrays=arrays, depth=depth + 1) for key, part in inner.items()}
+    if type(value) is PickledArray:
+        return value.array if arrays else None
+    return _array(value)
 
 
 def _array(value: Any) -> Any:
@@ -131,23 +150,18 @@ def _array(value: Any) -> Any:
 
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+        return file.read(4) == ZIP
 
 
 def _stubs(path: Path) -> list[Any]:
-    """Return a stub for every global that torch does not trust, as its list of safe globals takes them."""
-    stubs: list[Any] = list(_NUMPY_DTYPES)
+    """Return what stands for every global that torch does not trust, as its list of safe globals takes them."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if _is_zip(path) else _old_globals(path)
-    for name in names:
-        module, _, attribute = name.rpartition(".")
-        root = module.partition(".")[0]
-        if root in _HOSTILE_MODULES or (root in ("builtins", "__builtin__") and attribute in _HOSTILE_BUILTINS):
-            raise RegimeError(
-                f"{path}: refused: the pickle calls {name}, which no checkpoint needs; do not trust this file"
-            )
-        known = _NUMPY.get(name) or type(attribute, (_Stub,), {"__module__": module})
-        stubs.append((known, name))
-    return stubs
+    hostile = next((name for name in sorted(names) if is_hostile(name)), None)
+    if hostile is not None:
+        raise RegimeError(
+            f"{path}: refused: the pickle calls {hostile}, which no checkpoint needs; do not trust this file"
+        )
+    return [(stand_in(name), name) for name in names]
 
 
 def _old_globals(path: Path) -> list[str]:
@@ -158,7 +172,10 @@ def _old_globals(path: Path) -> list[str]:
         for _ in range(4):
             for opcode, argument, _ in pickletools.genops(file):
                 if opcode.name == "GLOBAL":
-                    names.add(str(argument).replace(" ", "."))
+                    module, _, name = str(argument).partition(" ")
+                    # torch does the same, as the pickles of Python 2 and of protocol 2 have its names.
+                    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+                    names.add(f"{module}.{name}")
                 elif opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-                    raise RegimeError(f"{path}: refused: not a pickle that torch writes; do not trust this file")
+                    raise Refused(f"{opcode.name}, in a pickle of another protocol than torch writes by itself")
     return sorted(names)

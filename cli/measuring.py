@@ -255,8 +255,12 @@ def _inspect_directory(root: Path, messages: Messages, reading: dict[str, str | 
 
     console = render.console()
     how = Reading(**reading)
-    render.show(console, inspection.source(open_directory(root, how), everything=messages.verbose))
+    found = open_directory(root, how)
+    render.show(console, inspection.source(found, everything=messages.verbose))
     render.show(console, "")
+    # What would keep an analysis from beginning or from ending is found here, too.
+    for checkpoint in dict.fromkeys((found.checkpoints[0], found.checkpoints[-1])):
+        found.read(checkpoint)
     try:
         plan = make_plan(root, reading=how, **options)
     except MissingPart as missing:
@@ -314,10 +318,9 @@ def _refuse_other_file(source: Path) -> None:
 
     if not source.is_file() or is_hdf5(source):
         return
-    from regime_proto.registry import readers
+    from regime_proto.registry import is_checkpoint_file
 
-    kinds = {suffix: "checkpoint" for reader in readers().values() for suffix in reader.SUFFIXES}
-    kind = {**kinds, ".onnx": "program"}.get(source.suffix)
+    kind = "program" if source.suffix == ".onnx" else "checkpoint" if is_checkpoint_file(source) else None
     if kind is not None:
         raise RegimeError(f"{source}: a single {kind}; give the directory of the checkpoints, or a trajectory file")
 

@@ -13,9 +13,9 @@ from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.name_numbers import has_integer, has_number, is_pointer
 from regime_proto.ordering import Order, by_pattern, order, sequence_of, with_step, without_pointers
 from regime_proto.payload import Incomplete, Label, NotACheckpoint, state_of
-from regime_proto.places import entries, is_remote, on_disk
+from regime_proto.places import entries, first_bytes, is_remote, on_disk
 from regime_proto.probe import FILE_NAME as PROBE_FILE
-from regime_proto.registry import Reader, advice_on, rank, reader_named, readers
+from regime_proto.registry import FIRST_BYTES, Reader, Sniffing, advice_on, rank, reader_named, readers
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import SUFFIX
 from regime_proto.schema.nearest import no_such
@@ -26,6 +26,8 @@ T = TypeVar("T")
 _OWN_FILES = (PROGRAM_FILE, PROBE_FILE)
 # Of so many entries with one kind of name it is looked whether they are checkpoints.
 _LOOKS = 3
+# On another machine a look at a file costs a request; so many kinds of names without a known suffix get one.
+_REMOTE_LOOKS = 50
 _SUBFOLDERS = 50
 
 
@@ -55,6 +57,14 @@ class Reading:
     adapter: str | None = None
     step_pattern: str | None = None
     weights: str | None = None
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """Why an adapter takes entries with one kind of name for its own, and whether their suffix is one of its own."""
+
+    reason: str
+    by_suffix: bool
 
 
 @dataclass(frozen=True)
@@ -146,10 +156,8 @@ def _recognise(root: Path, reading: Reading) -> _Recognised:
     """Return the adapter that recognises most entries; of two that recognise the same ones, the more special."""
     known = readers() if reading.adapter is None else {reading.adapter: reader_named(reading.adapter)}
     families = _families(path for path in entries(root) if path.name not in _OWN_FILES)
-    claims: dict[str, dict[str, str]] = {name: {} for name in known}
-    for family, members in families.items():
-        for name, reason in _reasons(known, members).items():
-            claims[name][family] = reason
+    found = _claims(families, known)
+    claims = {name: _by_suffix_or_content(held, families) for name, held in found.items()}
 
     def entries_of(name: str) -> int:
         return sum(len(families[family]) for family in claims[name])
@@ -163,11 +171,40 @@ def _recognise(root: Path, reading: Reading) -> _Recognised:
     if not claims[best]:
         raise NoCheckpoint(_nothing(root, [path for members in families.values() for path in members], known))
     paths = [path for family in claims[best] for path in families[family]]
-    others = [path for family, members in families.items() if family not in claims[best] for path in members]
     largest = max(claims[best], key=lambda family: len(families[family]))
-    return _Recognised(
-        best, known[best], claims[best][largest], paths, [Skipped(path, f"no {best} checkpoint") for path in others]
-    )
+    others = [
+        Skipped(path, f"of a suffix of its own, unlike {families[largest][0].name}")
+        if family in found[best]
+        else Skipped(path, f"no {best} checkpoint")
+        for family, members in families.items()
+        if family not in claims[best]
+        for path in members
+    ]
+    return _Recognised(best, known[best], claims[best][largest].reason, paths, others)
+
+
+def _claims(families: Mapping[str, list[Path]], known: Mapping[str, Reader]) -> dict[str, dict[str, _Claim]]:
+    """Return, for every adapter, the kinds of names that it recognises."""
+    claims: dict[str, dict[str, _Claim]] = {name: {} for name in known}
+    sniffing = _sniffing(known)
+    unknown = 0
+    for family, members in families.items():
+        looks = unknown < _REMOTE_LOOKS or not is_remote(members[0])
+        found = _claims_on(known, members, sniffing if looks else {})
+        unknown += not found
+        for name, claim in found.items():
+            claims[name][family] = claim
+    return claims
+
+
+def _by_suffix_or_content(claims: Mapping[str, _Claim], families: Mapping[str, list[Path]]) -> dict[str, _Claim]:
+    """Return what an adapter reads: what has its suffixes, and all of it where more is known by its content only.
+
+    A directory of ``step_1.pt`` and the like may hold other things that torch saved, ``features_1.pkl``.
+    """
+    with_suffix = {family: claim for family, claim in claims.items() if claim.by_suffix}
+    count = sum(len(families[family]) for family in with_suffix)
+    return with_suffix if 2 * count >= sum(len(families[family]) for family in claims) else dict(claims)
 
 
 def _families(paths: Iterable[Path]) -> dict[str, list[Path]]:
@@ -178,25 +215,58 @@ def _families(paths: Iterable[Path]) -> dict[str, list[Path]]:
     return families
 
 
-def _reasons(known: Mapping[str, Reader], members: Sequence[Path]) -> dict[str, str]:
+def _sniffing(known: Mapping[str, Reader]) -> dict[str, Sniffing]:
+    return {name: reader for name, reader in known.items() if isinstance(reader, Sniffing)}
+
+
+def _claims_on(
+    known: Mapping[str, Reader], members: Sequence[Path], sniffing: Mapping[str, Sniffing]
+) -> dict[str, _Claim]:
     """Return, for the adapters that recognise entries of one kind, what tells that they are checkpoints of theirs."""
     # The last ones may still be being written.
     for place in members[:_LOOKS]:
-        is_folder = place.is_dir()
+        is_folder, suffix = place.is_dir(), place.suffix
         asked = {
             name: reader
             for name, reader in known.items()
-            if (is_folder if not reader.SUFFIXES else place.suffix in reader.SUFFIXES)
+            if (is_folder if not reader.SUFFIXES else suffix in reader.SUFFIXES)
         }
-        if not asked:
-            continue
-        # What lies elsewhere is fetched once for all of them.
-        with on_disk(place) as path:
-            found = {name: _reason_for(name, reader, path) for name, reader in asked.items()}
-        reasons = {name: reason for name, reason in found.items() if reason is not None}
+        reasons = _reasons(asked, place)
+        by_suffix = bool(reasons)
+        # What an adapter recognises by its suffix is not for others to guess at.
+        if not reasons and sniffing and not is_folder:
+            reasons = _reasons({name: known[name] for name in _sniffed(sniffing, place)}, place)
         if reasons:
-            return reasons
+            return {name: _Claim(reason, by_suffix) for name, reason in reasons.items()}
     return {}
+
+
+def _sniffed(sniffing: Mapping[str, Sniffing], place: Path) -> list[str]:
+    """Return the adapters that may read a file by its first bytes; none for a pipe or a device."""
+    start = first_bytes(place, FIRST_BYTES) if place.is_file() else b""
+    return [name for name, reader in sniffing.items() if start and _may_be(name, reader, start, place)]
+
+
+def _may_be(name: str, reader: Sniffing, start: bytes, place: Path) -> bool:
+    try:
+        return reader.sniff(start)
+    except Exception as error:
+        warnings.warn(
+            f"{place}: adapter {name!r} fails on its first bytes ({type(error).__name__}); it is left out here",
+            RegimeWarning,
+            stacklevel=2,
+        )
+        return False
+
+
+def _reasons(asked: Mapping[str, Reader], place: Path) -> dict[str, str]:
+    """Return the words of those of the adapters that recognise an entry."""
+    if not asked:
+        return {}
+    # What lies elsewhere is fetched once for all of them.
+    with on_disk(place) as path:
+        found = {name: _reason_for(name, reader, path) for name, reader in asked.items()}
+    return {name: reason for name, reason in found.items() if reason is not None}
 
 
 def _reason_for(name: str, reader: Reader, path: Path) -> str | None:
@@ -243,14 +313,14 @@ def _nothing(root: Path, paths: list[Path], known: Mapping[str, Reader]) -> str:
         return f"{root}: no checkpoint found, but {count} in {best}; give that directory"
     suffixes = " ".join(sorted({suffix for reader in known.values() for suffix in reader.SUFFIXES}))
     holds = f"it holds {', '.join(path.name for path in paths[:3])}" if paths else "it is empty"
-    expected = f"files of {suffixes}" if suffixes else "folders"
+    expected = f"files of {suffixes}, or with such content" if suffixes else "folders"
     return f"{root}: no checkpoint found ({holds}); expected {expected}"
 
 
 def _recognised_below(folder: Path, known: Mapping[str, Reader]) -> int:
-    counts = Counter[str]()
+    counts, sniffing = Counter[str](), _sniffing(known)
     for members in _families(entries(folder)).values():
-        counts.update(dict.fromkeys(_reasons(known, members), len(members)))
+        counts.update(dict.fromkeys(_claims_on(known, members, sniffing), len(members)))
     return max(counts.values(), default=0)
 
 

@@ -60,10 +60,13 @@ class Payload:
         belong to the payload: nobody writes to them afterwards.
     facts : mapping of str to float
         The numbers beside them: step, epoch, metrics.
+    instead : str
+        What to do where the weights that are meant are not among the tensors: a line for the user; empty if unknown.
     """
 
     groups: Mapping[str, Mapping[str, Array | NotDense]]
     facts: Mapping[str, float] = field(default_factory=dict)
+    instead: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def state_of(payload: Payload, where: str, *, weights: str | None = None) -> Sta
     """
     chosen = _default(payload, where) if weights is None else _named(payload, where, weights)
     if _parameters(chosen) < _FEWEST:
-        raise NotACheckpoint(_no_weights(payload, where, chosen))
+        raise NotACheckpoint(payload.instead or _no_weights(payload, where, chosen))
     for name, tensor in chosen.items():
         if isinstance(tensor, NotDense):
             raise RegimeError(f"{where}: tensor {name!r} is {tensor.kind}; expected dense numbers")
@@ -262,6 +265,8 @@ def _named(payload: Payload, where: str, weights: str) -> Mapping[str, Array | N
     found = payload.groups.get(TOP) if weights == TOP else _under(weights, payload)
     if found:
         return found
+    if payload.instead:
+        raise RegimeError(payload.instead)
     keys = list(dict.fromkeys(key.partition(".")[0] for key in payload.groups if key != TOP))
     fronts = sorted({name.partition(".")[0] for tensors in payload.groups.values() for name in tensors})
     held = [f"the keys {_listed(keys)}"] if keys else []

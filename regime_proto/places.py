@@ -103,6 +103,18 @@ def entries(folder: Path) -> list[Path]:
         raise RegimeError(f"{folder}: cannot be listed ({_described(error)})") from None
 
 
+def first_bytes(place: Path, count: int) -> bytes:
+    """Return the first bytes of a file, no more than these are fetched; nothing of one that cannot be read."""
+    try:
+        if is_remote(place):
+            return bytes(place.fs.cat_file(place.path, start=0, end=count))  # type: ignore[attr-defined]
+        with place.open("rb", buffering=0) as file:
+            return file.read(count)
+    except Exception:
+        # Each file system has errors of its own.
+        return b""
+
+
 def files_in(place: Path) -> list[Path]:
     """Return a file, or all files below a folder, in a fixed order."""
     if not place.is_dir():

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from regime_proto.engine.graph.program import Program
 from regime_proto.engine.variants import Outline
 from regime_proto.payload import Label, Payload
+from regime_proto.places import first_bytes
 from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel
 from regime_proto.schema.errors import RegimeError, RegimeWarning
@@ -23,6 +24,8 @@ from regime_proto.schema.errors import RegimeError, RegimeWarning
 T = TypeVar("T")
 
 GROUP = "regime_proto.adapters"
+FIRST_BYTES = 512
+"""How much of a file `Sniffing` sees."""
 
 
 @runtime_checkable
@@ -35,7 +38,8 @@ class Reader(Protocol):
     def recognise(self, path: Path) -> str | None:
         """Return what tells that `path` is a checkpoint of this kind, in words; None if it is not.
 
-        Cheap, and imports no framework. It is asked of files with the adapter's suffixes, or of folders.
+        Cheap, and imports no framework. It is asked of files with the adapter's suffixes, or of folders; of other
+        files if the adapter is `Sniffing`.
         """
 
     def peek(self, path: Path) -> Label:
@@ -58,6 +62,18 @@ class Reader(Protocol):
         ------
         RegimeError
             The file is damaged or unsafe, or holds no model weights.
+        """
+
+
+@runtime_checkable
+class Sniffing(Protocol):
+    """Knows its files by their first bytes, so that they may have any suffix or none. Beside `Reader`."""
+
+    def sniff(self, start: bytes) -> bool:
+        """Whether a file may be of this kind that begins with `start`, its first `FIRST_BYTES` bytes or all of it.
+
+        It is asked of files whose suffix no adapter takes for its own, of any kind and in large numbers, so a few
+        bytes that other files may begin with by chance are not enough. `Reader.recognise` has the last word.
         """
 
 
@@ -225,6 +241,15 @@ def adapters() -> dict[str, object]:
 def readers() -> dict[str, Reader]:
     """Return the adapters that read checkpoints."""
     return {name: module for name, module in adapters().items() if isinstance(module, Reader)}
+
+
+def is_checkpoint_file(path: Path) -> bool:
+    """Whether a file has the suffix of one that some adapter reads, or begins like one."""
+    start = first_bytes(path, FIRST_BYTES)
+    return any(
+        path.suffix in reader.SUFFIXES or (isinstance(reader, Sniffing) and reader.sniff(start))
+        for reader in readers().values()
+    )
 
 
 def reader_named(name: str) -> Reader:

@@ -14,6 +14,9 @@ from regime_proto.schema.errors import RegimeError
 
 Array = NDArray[Any]
 
+# What numpy.dtype.isbuiltin says of types that another library made.
+_REGISTERED = 2
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -165,6 +168,16 @@ def parse_steps(text: str) -> tuple[float, float]:
     if first > last:
         raise RegimeError(f"--steps {text!r}: the first step lies after the last")
     return first, last
+
+
+def is_numpys(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype of real numbers is NumPy's own; of those of ml_dtypes some have the same kind."""
+    return dtype.kind in "fiub" and dtype.isbuiltin != _REGISTERED
+
+
+def is_real(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype is one of real numbers, NumPy's or one of ml_dtypes (bfloat16, float8)."""
+    return dtype.kind in "fiub" or dtype.isbuiltin == _REGISTERED
 
 
 def widest(array: Array) -> Array:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from regime_proto.schema.errors import RegimeError, RegimeWarning
-from regime_proto.source import Array
+from regime_proto.source import Array, is_numpys
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -50,12 +50,12 @@ class Device:
 
     def takes(self, dtype: np.dtype[Any]) -> bool:
         """Whether arrays of `dtype` can be placed as they are; others are widened to float32."""
-        return dtype.kind in "fiub" or self.kind == "cpu"
+        return is_numpys(dtype) or self.kind == "cpu"
 
     def place(self, array: Array) -> Placed:
         """Place an array; on the CPU that is a view, and `array` must not be written to any more."""
         array = np.ascontiguousarray(array)
-        if array.dtype.kind in "fiub":
+        if is_numpys(array.dtype):
             return onnxruntime.OrtValue.ortvalue_from_numpy(array, self.kind, 0)
         # Types that NumPy does not know by itself, bfloat16 above all.
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, ir.DataType.from_numpy(array.dtype).value)

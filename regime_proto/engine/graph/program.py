@@ -19,7 +19,7 @@ from regime_proto.engine.graph.values import tensors
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file
 from regime_proto.schema.nearest import cannot_open
-from regime_proto.source import Array, State
+from regime_proto.source import Array, State, is_real
 
 METADATA_KEY = "regime_proto"
 FILE_NAME = "program.onnx"
@@ -212,7 +212,7 @@ class Program:
         Raises
         ------
         ProgramError
-            Tensors are missing, unknown, or of another shape.
+            Tensors are missing, unknown, of another shape, or hold no real numbers.
         """
         known = {name for tensor in self.tensors for name in (tensor.name, *tensor.aliases)}
         tensors = matched(state.tensors, known)
@@ -239,6 +239,12 @@ class Program:
         if wrong:
             more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
             raise ProgramError(f"{where}: {'; '.join(wrong[:SHOWN])}{more}; {_OTHER_MODEL}")
+        other = next((name for name, array in bound.items() if not is_real(array.dtype)), None)
+        if other is not None:
+            raise ProgramError(
+                f"{where}: {other} is {bound[other].dtype}; weights are real numbers; save the real and the imaginary "
+                "part as tensors of their own"
+            )
         return bound
 
 
