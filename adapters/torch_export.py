@@ -107,7 +107,7 @@ def export_both(
         )
     values = {name: (tensor, id(tensor)) for name, tensor in state.items()}
     tensors = (*_with_aliases(_tensors(values, trainable, where), aliases or {}), *unused)
-    names = program_names(inputs, {name for tensor in tensors for name in (tensor.name, *tensor.aliases)})
+    names = program_names(inputs, {name for tensor in tensors for name in tensor.names})
     exported = both.exported_program
     in_order = [names[argument] for argument in _in_order(exported, aliases_of)]
     placeholders = dict(zip(exported.graph_signature.user_inputs, in_order, strict=True))
@@ -140,7 +140,7 @@ def export_file(path: Path, probe: Probe) -> Program:
         for name, tensor in state.items()
     }
     tensors = _tensors(values, trainable, str(path))
-    names = program_names(arrays, {name for tensor in tensors for name in (tensor.name, *tensor.aliases)})
+    names = program_names(arrays, {name for tensor in tensors for name in tensor.names})
     return _program(exported, tensors, names, list(names.values()), {})
 
 
@@ -151,7 +151,7 @@ def _program(
     inputs: list[str],
     framework: Mapping[str, str],
 ) -> Program:
-    names = {alias: tensor.name for tensor in tensors for alias in (tensor.name, *tensor.aliases)}
+    names = {alias: tensor.name for tensor in tensors for alias in tensor.names}
     rename_inputs(exported, renamed)
     InlineConstantBranches(weights=names)(exported)
     paths = {str(node.name): module_path(node.metadata_props) for node in exported.graph}
@@ -239,10 +239,10 @@ def _tensors(
 
 
 def _with_aliases(tensors: tuple[Tensor, ...], aliases: Mapping[str, Collection[str]]) -> tuple[Tensor, ...]:
-    taken = {name for tensor in tensors for name in (tensor.name, *tensor.aliases)}
+    taken = {name for tensor in tensors for name in tensor.names}
 
     def further(tensor: Tensor) -> tuple[str, ...]:
-        given = {alias for name in (tensor.name, *tensor.aliases) for alias in aliases.get(name, ())}
+        given = {alias for name in tensor.names for alias in aliases.get(name, ())}
         return (*tensor.aliases, *sorted(given - taken))
 
     return tuple(replace(tensor, aliases=further(tensor)) for tensor in tensors)
