@@ -210,13 +210,17 @@ def _refuse_single(root: Path, known: Mapping[str, Reader]) -> None:
     for reader in known.values():
         reason = None if reader.SUFFIXES else reader.recognise(root)
         if reason is not None:
-            raise RegimeError(
-                f"{root}: a single checkpoint ({reason}); give the directory that holds all of the run; if training "
-                "overwrites it, save each under a name of its own, such as step_000100.pt"
-            )
+            raise RegimeError(_single(root, reason, "pt"))
     advice = advice_on([root, *entries(root)])
     if advice is not None:
         raise NoCheckpoint(advice)
+
+
+def _single(where: Path, reason: str, suffix: str) -> str:
+    return (
+        f"{where}: a single checkpoint ({reason}); give the directory that holds all of the run; if training "
+        f"overwrites it, save each under a name of its own, such as step_000100.{suffix}"
+    )
 
 
 def _refuse_parent(root: Path, known: Mapping[str, Reader]) -> None:
@@ -284,6 +288,8 @@ def _order(
         without = [Skipped(path, "--step-pattern is not in its name") for path in paths if path not in steps]
         return dict(arranged(steps, "step", "--step-pattern").steps), "step", "--step-pattern", without
     pointers = [path for path in paths if is_pointer(path) or not has_number(path)]
+    if len(paths) == len(pointers) == 1 and _says_no_step(paths[0], peek):
+        raise RegimeError(_single(paths[0].parent, paths[0].name, paths[0].suffix[1:] or "pt"))
     kept = [path for path in paths if path not in pointers]
     ordered = order(kept or paths, peek)
     steps = dict(ordered.steps)
@@ -291,6 +297,15 @@ def _order(
     for pointer in pointers if kept else ():
         skipped += _place_pointer(pointer, steps, ordered.kind, peek)
     return steps, ordered.kind, ordered.reason, skipped
+
+
+def _says_no_step(path: Path, peek: Callable[[Path], Label]) -> bool:
+    try:
+        label = peek(path)
+    except RegimeError:
+        # A damaged file is an error of its own.
+        return False
+    return label.step is None and label.epoch is None
 
 
 def _place_pointer(pointer: Path, steps: dict[Path, int], kind: str, peek: Callable[[Path], Label]) -> list[Skipped]:
