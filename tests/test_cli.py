@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nets
 import numpy as np
 import pytest
 import torch
@@ -16,8 +17,10 @@ from regime_proto.cli.main import main
 from regime_proto.cli.render import sparkline
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import segments_folder
+from safetensors.numpy import save_file
 
 import regime_proto
+from regime_proto.directory import open_directory
 from regime_proto.factory import load_model
 
 REGIME = Path(sys.executable).with_name("regime")
@@ -455,3 +458,28 @@ def test_a_module_sees_an_empty_command_line_and_may_print(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "argv", ["regime", "analyze", "run/"])
     assert load_model("talking:make_mlp", apart_from=tmp_path / "run") is not None
     assert capsys.readouterr().err == "loading\nusage: talking [-h] [--width WIDTH]\n"
+
+
+@pytest.mark.parametrize("name", ["program.onnx", "probe.npz", "notes.txt"])
+def test_a_program_goes_into_a_directory(tmp_path, in_tests, name):
+    np.save(tmp_path / "probe.npy", nets.probe(nets.make_mlp()))
+    (tmp_path / "notes.txt").write_text("mine")
+    given = ("program", "--model", "nets:make_mlp", "--probe", tmp_path / "probe.npy", "-o")
+    assert_one_line(regime(*given, tmp_path / name), rf"{name}: a file; -o is the directory .*: -o {tmp_path}")
+    assert not (tmp_path / name).is_dir()
+    # As it says.
+    assert regime(*given, tmp_path).exit_code == 0
+    assert {"program.onnx", "probe.npz"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+def test_a_single_checkpoint_is_named_as_one(tmp_path, suffix):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    weights = {"w": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32)}
+    if suffix == "npz":
+        np.savez(folder / "best.npz", **weights)
+    else:
+        save_file(weights, folder / "best.safetensors")
+    with pytest.raises(RegimeError, match=r"run: a single checkpoint \(.*best\..*\); give the directory that holds all"):
+        open_directory(folder)
