@@ -35,22 +35,22 @@ def program_of(path: Path, probe: Probe) -> Program:
     for name, loaded in names.items():
         aliases.setdefault(loaded, set()).add(name)
     unused = [Tensor(name, held[name].shape, trainable=False) for name in unused_names(model, held, names)]
-    return _exported(model, probe, aliases, unused)[0]
+    return _exported(model, probe, aliases, unused).program
 
 
 def export(model: Any, probe: Probe) -> Program:
     """Export a model; the names that `save_pretrained` gives its weights are known too."""
-    return export_both(model, probe)[0]
+    return export_both(model, probe).program
 
 
-def export_both(model: Any, probe: Probe) -> tuple[Program, Any]:
+def export_both(model: Any, probe: Probe) -> torch_export.Exported:
     """Export a model twice, as `torch_export.export_both` does."""
     return _exported(model, probe, saved_names(model))
 
 
 def _exported(
     model: Any, probe: Probe, aliases: Mapping[str, Collection[str]], unused: Collection[Tensor] = ()
-) -> tuple[Program, Any]:
+) -> torch_export.Exported:
     import transformers
 
     framework = {"transformers": transformers.__version__}

@@ -2,22 +2,19 @@
 
 import contextlib
 import copy
-import functools
-import inspect
-import warnings
+import re
 from collections.abc import Collection, Hashable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from regime_proto.adapters import exported_program
-from regime_proto.adapters.onnx_file import module_path, silent
+from regime_proto.adapters.onnx_file import module_path
+from regime_proto.adapters.torch_inputs import Arguments, program_names, rename_inputs
+from regime_proto.adapters.torch_tracing import tracing
 from regime_proto.schema.errors import RegimeError
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from regime_proto.engine.graph.control_flow import InlineConstantBranches
 from regime_proto.engine.graph.program import Program, Tensor
@@ -26,7 +23,28 @@ from regime_proto.probe import Probe, ProbeError
 from regime_proto.trial import require_runnable
 
 _NOT_FLOAT32 = (torch.float64, torch.float16, torch.bfloat16, torch.uint8)
-_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+# Where the line of the model stands in what torch says of a branch.
+_LINE = re.compile(r'File "([^"]+)", line (\d+), in \w+\s+(.+)')
+_UNKNOWN = re.compile(r"Error when translating node .*?\[target=torch\.ops\.(\S+?)\]", re.DOTALL)
+_INSTEAD = "or export it to ONNX by other means, and give that: --model FILE.onnx"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A module as a program.
+
+    Parameters
+    ----------
+    program : Program
+    exported : torch.export.ExportedProgram
+        What it was made of; operators and their values have the same names in both.
+    inputs : mapping of str to str
+        The inputs of `exported`, each with the input of `program` that it is.
+    """
+
+    program: Program
+    exported: Any
+    inputs: Mapping[str, str]
 
 
 def export(
@@ -41,7 +59,7 @@ def export(
 
     See `export_both`.
     """
-    return export_both(model, probe, aliases=aliases, unused=unused, framework=framework)[0]
+    return export_both(model, probe, aliases=aliases, unused=unused, framework=framework).program
 
 
 def export_both(
@@ -51,10 +69,10 @@ def export_both(
     aliases: Mapping[str, Collection[str]] | None = None,
     unused: Collection[Tensor] = (),
     framework: Mapping[str, str] | None = None,
-) -> tuple[Program, Any]:
+) -> Exported:
     """Export `model` as a program, and as the `torch.export.ExportedProgram` that this was made of.
 
-    Values have the same names in both. The model's mode and its weights are left as they were.
+    The model's mode and its weights are left as they were.
 
     Parameters
     ----------
@@ -72,24 +90,36 @@ def export_both(
     RegimeError
         The model does not run on the probe, has nothing to train, or cannot be exported.
     """
-    arrays = probe.bind(_input_names(model, probe))
+    where, arguments = type(model).__name__, Arguments.of(model, probe)
+    state = model.state_dict(keep_vars=True)
     with _evaluating(model) as evaluated:
         device = next((tensor.device for tensor in evaluated.state_dict().values()), torch.device("cpu"))
-        inputs = {name: torch.from_numpy(array.copy()).to(device) for name, array in arrays.items()}
-        outputs = _try_forward(evaluated, inputs, probe)
-        with _only_tensors(evaluated, outputs):
-            both = _export(evaluated, type(model).__name__, inputs)
+        inputs = {name: torch.from_numpy(array.copy()).to(device) for name, array in arguments.arrays.items()}
+        outputs = _try_forward(evaluated, arguments, inputs, probe)
+        aliases_of = arguments.aliases(state)
+        with arguments.exportable(evaluated, aliases_of, outputs):
+            both = _export(evaluated, where, {aliases_of[name]: tensor for name, tensor in inputs.items()})
     trainable = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
-    values = {name: (tensor, id(tensor)) for name, tensor in model.state_dict(keep_vars=True).items()}
-    otherwise = sorted(trainable - values.keys())
+    otherwise = sorted(trainable - state.keys())
     if otherwise:
         raise RegimeError(
-            f"{type(model).__name__}: its state dict has another name for {otherwise[0]}; give the model without the "
+            f"{where}: its state dict has another name for {otherwise[0]}; give the model without the "
             "wrappers of activation checkpointing"
         )
-    tensors = _with_aliases(_tensors(values, trainable, type(model).__name__), aliases or {})
-    program = _program(both.model, (*tensors, *unused), list(arrays), framework or {})
-    return program, both.exported_program
+    values = {name: (tensor, id(tensor)) for name, tensor in state.items()}
+    tensors = (*_with_aliases(_tensors(values, trainable, where), aliases or {}), *unused)
+    names = program_names(inputs, {name for tensor in tensors for name in tensor.names})
+    exported = both.exported_program
+    in_order = [names[argument] for argument in _in_order(exported, aliases_of)]
+    placeholders = dict(zip(exported.graph_signature.user_inputs, in_order, strict=True))
+    program = _program(both.model, tensors, placeholders, list(names.values()), framework or {})
+    return Exported(program, exported, placeholders)
+
+
+def _in_order(exported: Any, aliases: Mapping[str, str]) -> list[str]:
+    """Return the arguments of a module in the order in which its export takes them."""
+    names = {alias: name for name, alias in aliases.items()}
+    return [names[alias] for alias in exported.call_spec.in_spec.child(1).context]
 
 
 def export_file(path: Path, probe: Probe) -> Program:
@@ -116,29 +146,26 @@ def take_file(path: Path, probe: Probe) -> Program:
         name: (tensor, (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name)
         for name, tensor in state.items()
     }
-    return _program(exported, _tensors(values, trainable, str(path)), list(arrays), {})
+    tensors = _tensors(values, trainable, str(path))
+    names = program_names(arrays, {name for tensor in tensors for name in tensor.names})
+    return _program(exported, tensors, names, list(names.values()), {})
 
 
-def _program(exported: Any, tensors: tuple[Tensor, ...], inputs: list[str], framework: Mapping[str, str]) -> Program:
-    names = {alias: tensor.name for tensor in tensors for alias in (tensor.name, *tensor.aliases)}
+def _program(
+    exported: Any,
+    tensors: tuple[Tensor, ...],
+    renamed: Mapping[str, str],
+    inputs: list[str],
+    framework: Mapping[str, str],
+) -> Program:
+    names = {alias: tensor.name for tensor in tensors for alias in tensor.names}
+    rename_inputs(exported, renamed)
     InlineConstantBranches(weights=names)(exported)
     paths = {str(node.name): module_path(node.metadata_props) for node in exported.graph}
     for rewrite in (StripMetadata(paths), NameNodes(), LiftWeights(names)):
         rewrite(exported)
     versions = {"torch": torch.__version__, **framework}
     return Program.from_model(exported, tensors=tensors, probe_inputs=inputs, framework=versions)
-
-
-def _input_names(model: nn.Module, probe: Probe) -> list[str]:
-    parameters = inspect.signature(model.forward).parameters.values()
-    names = [
-        parameter.name
-        for parameter in parameters
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    ]
-    if not names and probe.names is not None:
-        return list(probe.names)
-    return names
 
 
 @contextlib.contextmanager
@@ -155,12 +182,13 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
 
 
-def _try_forward(model: nn.Module, inputs: dict[str, torch.Tensor], probe: Probe) -> Any:
+def _try_forward(model: nn.Module, arguments: Arguments, inputs: dict[str, torch.Tensor], probe: Probe) -> Any:
     """Run the model once and return its outputs: its own error on a wrong probe is clearer than the exporter's."""
     found = ", ".join(f"{name}: {str(value.dtype)[6:]}{list(value.shape)}" for name, value in inputs.items())
     try:
         with torch.no_grad():
-            return model(**inputs)
+            positional, keywords = arguments.split(inputs)
+            return model(*positional, **keywords)
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         hint = ""
@@ -169,50 +197,36 @@ def _try_forward(model: nn.Module, inputs: dict[str, torch.Tensor], probe: Probe
         raise ProbeError(f"{probe.where}: the model fails on the probe ({found}): {reason}{hint}") from None
 
 
-@contextlib.contextmanager
-def _only_tensors(model: nn.Module, outputs: Any) -> Iterator[None]:
-    """Let a model return the tensors in its outputs, if among these is something the exporter does not know."""
-    if all(leaf is None or isinstance(leaf, torch.Tensor | int | float | str) for leaf in tree_leaves(outputs)):
-        yield
-        return
-    forward, own = model.forward, "forward" in vars(model)
-
-    @functools.wraps(forward)
-    def tensors_only(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
-        return tuple(leaf for leaf in tree_leaves(forward(*args, **kwargs)) if isinstance(leaf, torch.Tensor))
-
-    model.forward = tensors_only
-    try:
-        yield
-    finally:
-        if own:
-            model.forward = forward
-        else:
-            del model.forward
-
-
-class _FloatFirst(TorchFunctionMode):  # type: ignore[misc]
-    """Does ``1.0 - mask`` of whole numbers in two steps: the exporter fails to bring both to one type itself."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.Tensor.__rsub__ and isinstance(args[1], float) and args[0].dtype in _WHOLE:
-            args = (args[0].to(torch.get_default_dtype()), args[1])
-        return func(*args, **(kwargs or {}))
-
-
 def _export(model: Any, where: str, inputs: dict[str, torch.Tensor]) -> Any:
     """Return the `torch.onnx.ONNXProgram`."""
-    with warnings.catch_warnings(), silent("torch"), sdpa_kernel(SDPBackend.MATH), torch.no_grad(), _FloatFirst():
-        warnings.simplefilter("ignore")
+    with tracing(model):
         try:
             # With optimize=True initializers are folded and merged, and other weights give wrong results.
             exported = torch.onnx.export(model, (), kwargs=inputs, dynamo=True, optimize=False, verbose=False)
         except Exception as error:
-            lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
-            reason = lines[0] if lines else type(error).__name__
-            raise RegimeError(f"{where}: torch cannot export this model: {reason}") from None
+            raise RegimeError(f"{where}: torch cannot export this model: {_reason(error)}") from None
     assert exported is not None  # noqa: S101
     return exported
+
+
+def _reason(error: Exception) -> str:
+    """Return why torch cannot export a model, where in the model that is if it says so, and what to do."""
+    text = str(error.__cause__ or error)
+    line = next(iter(text.strip().splitlines()), type(error).__name__).strip()
+    at = _LINE.findall(text)
+    unknown = _UNKNOWN.search(text)
+    if unknown is not None:
+        return (
+            f"ONNX has no operator for {unknown[1]}; leave what comes after the last activation out of its forward, "
+            f"{_INSTEAD}"
+        )
+    if "data-dependent" not in text:
+        return f"{line}; {_INSTEAD}"
+    found = f": `{at[-1][2].strip()}` ({at[-1][0]}:{at[-1][1]})" if at else f" ({line})"
+    return (
+        f"what its forward does depends on values that it computes{found}; write that without a branch, for example by "
+        f"torch.where, {_INSTEAD}"
+    )
 
 
 def _tensors(
@@ -232,10 +246,10 @@ def _tensors(
 
 
 def _with_aliases(tensors: tuple[Tensor, ...], aliases: Mapping[str, Collection[str]]) -> tuple[Tensor, ...]:
-    taken = {name for tensor in tensors for name in (tensor.name, *tensor.aliases)}
+    taken = {name for tensor in tensors for name in tensor.names}
 
     def further(tensor: Tensor) -> tuple[str, ...]:
-        given = {alias for name in (tensor.name, *tensor.aliases) for alias in aliases.get(name, ())}
+        given = {alias for name in tensor.names for alias in aliases.get(name, ())}
         return (*tensor.aliases, *sorted(given - taken))
 
     return tuple(replace(tensor, aliases=further(tensor)) for tensor in tensors)

@@ -172,6 +172,7 @@ def program(
         regime program run.h5 -o others-checkpoints/
     """
     messages = Messages(quiet=quiet, verbose=verbose)
+    _refuse_file_for_directory(output)
     with messages.collecting():
         if trajectory is None:
             if probe_text is None and (model is None or probe is None):
@@ -194,6 +195,15 @@ def program(
         write_files(output, contents, overwrite=overwrite, dry_run=dry_run, messages=messages)
         if note:
             messages.note(note)
+
+
+def _refuse_file_for_directory(output: Path) -> None:
+    """Raise an error for the name of a file, where that of the directory is meant."""
+    if output.is_file() or (output.suffix in (".onnx", ".npz") and not output.is_dir()):
+        raise RegimeError(
+            f"{output}: a file; -o is the directory of the checkpoints, which gets program.onnx and probe.npz: "
+            f"-o {output.parent}"
+        )
 
 
 def _without_probe(trajectory: Path, unpacked: "Unpacked") -> str:

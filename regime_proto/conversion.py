@@ -15,6 +15,7 @@ from regime_proto.engine.deltas import non_finite
 from regime_proto.engine.device import find_device, runtime_version
 from regime_proto.engine.measure import Meter, observe
 from regime_proto.engine.noise import measure_noise
+from regime_proto.existing import refusal
 from regime_proto.judging import judging, sketched
 from regime_proto.ordering import option_for_steps
 from regime_proto.places import as_place
@@ -216,7 +217,7 @@ def run_plan(
     policy = plan.mask_policy(masks)
     taken = as_notes(notes or {})
     existing = _existing(plan, output, masks=masks, overwrite=overwrite)
-    if existing is not None and _is_current(output, existing, plan.fingerprints):
+    if existing is not None and _is_current(output, existing, plan):
         # A kill between joining the segments and deleting them leaves both.
         discard_segments(output)
         done = Done(output, len(plan.fingerprints), written=False, noted=_note(output, existing, taken))
@@ -300,7 +301,7 @@ def foresee_plan(
     total = len(plan.fingerprints)
     taken = as_notes(notes or {})
     existing = _existing(plan, output, masks=masks, overwrite=overwrite)
-    if existing is not None and _is_current(output, existing, plan.fingerprints):
+    if existing is not None and _is_current(output, existing, plan):
         return Foreseen(output, total, total, output, noted=not _has_notes(existing, taken))
     if existing is not None:
         plan = _keeping(plan, existing)
@@ -325,7 +326,7 @@ def _existing(plan: Plan, output: Path, *, masks: str, overwrite: bool) -> Heade
     existing = existing_header(output)
     if existing is None or overwrite:
         return None
-    if _is_current(output, existing, plan.fingerprints):
+    if _is_current(output, existing, plan):
         _require_kept(output, existing, None if masks == "auto" else plan.mask_policy(masks), distance=plan.distance)
     return existing
 
@@ -390,7 +391,7 @@ def _require_kept(output: Path, existing: Header, policy: MaskPolicy | None, *, 
         )
 
 
-def _is_current(output: Path, existing: Header, fingerprints: list[str]) -> bool:
+def _is_current(output: Path, existing: Header, plan: Plan) -> bool:
     """Whether `output` holds the whole run; False if it holds the first part of it.
 
     Raises
@@ -399,13 +400,9 @@ def _is_current(output: Path, existing: Header, fingerprints: list[str]) -> bool
         It holds something else.
     """
     found = existing.attributes["source_fingerprint"]
-    if found not in fingerprints:
-        raise RegimeError(
-            f"{output}: exists, and was made of other checkpoints (some may be gone or touched since), another program "
-            f"or another probe; read it as it is with `regime analyze {output}`, choose another output with -o, or "
-            "replace it with --overwrite"
-        )
-    return bool(found == fingerprints[-1])
+    if found not in plan.fingerprints:
+        raise refusal(plan, output, existing)
+    return bool(found == plan.fingerprints[-1])
 
 
 def _calibrate(plan: Plan, device: str) -> Meter:

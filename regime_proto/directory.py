@@ -284,13 +284,17 @@ def _refuse_single(root: Path, known: Mapping[str, Reader]) -> None:
     for reader in known.values():
         reason = None if reader.SUFFIXES else reader.recognise(root)
         if reason is not None:
-            raise RegimeError(
-                f"{root}: a single checkpoint ({reason}); give the directory that holds all of the run; if training "
-                "overwrites it, save each under a name of its own, such as step_000100.pt"
-            )
+            raise RegimeError(_single(root, reason, "pt"))
     advice = advice_on([root, *entries(root)])
     if advice is not None:
         raise NoCheckpoint(advice)
+
+
+def _single(where: Path, reason: str, suffix: str) -> str:
+    return (
+        f"{where}: a single checkpoint ({reason}); give the directory that holds all of the run; if training "
+        f"overwrites it, save each under a name of its own, such as step_000100.{suffix}"
+    )
 
 
 def _refuse_parent(root: Path, known: Mapping[str, Reader]) -> None:
@@ -359,6 +363,8 @@ def _order(
             Skipped(path, "--step-pattern is not in its name") for path in paths if path not in ordered.steps
         ]
     kept, pointers = without_pointers(paths)
+    if len(paths) == 1 and _is_single(paths[0], peek):
+        raise RegimeError(_single(paths[0].parent, paths[0].name, paths[0].suffix[1:] or "pt"))
     # If all are to be asked for their steps, one that is still being written cannot answer.
     skipped = _unfinished(sequence_of(kept), peek)
     gone = {entry.path for entry in skipped}
@@ -370,6 +376,18 @@ def _order(
         else:
             ordered = with_step(ordered, pointer, found)
     return ordered, skipped
+
+
+def _is_single(path: Path, peek: Callable[[Path], Label]) -> bool:
+    """Whether neither name nor payload says that a checkpoint is the first of a sequence."""
+    if has_integer(path.name) and not is_pointer(path.name):
+        return False
+    try:
+        label = peek(path)
+    except RegimeError:
+        # A damaged file is an error of its own.
+        return False
+    return label.step is None and label.epoch is None
 
 
 def _step_of_pointer(pointer: Path, ordered: Order[Path], peek: Callable[[Path], Label]) -> int | Skipped:

@@ -9,9 +9,13 @@ import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from regime_proto.registry import building_environment, expected_models, is_model
 from regime_proto.schema.errors import RegimeError
+
+# They print how a module is to be called, which is not how regime is.
+_PARSERS = ("argparse", "optparse", "click.utils", "absl.app")
 
 
 def load_model(reference: str, *, apart_from: Path) -> object:
@@ -40,8 +44,15 @@ def load_model(reference: str, *, apart_from: Path) -> object:
         raise RegimeError(
             f"--model {reference!r}: expected MODULE:FACTORY, for example mypkg.net:make, or a .onnx or .pt2 file"
         )
-    with _environment(building_environment()):
-        return _built(name, attribute, reference, apart_from)
+    with _environment(building_environment()), _command_line_of(name) as refused:
+        try:
+            return _built(name, attribute, reference, apart_from)
+        except SystemExit as error:
+            said = "".join(f": {line.strip()}" for line in "".join(refused).splitlines()[-1:])
+            raise RegimeError(
+                f"--model {reference}: {name} ended the program (exit code {error.code}{said}); let it read the "
+                "command line, or exit, under `if __name__ == '__main__':` only"
+            ) from None
 
 
 def _built(name: str, attribute: str, reference: str, apart_from: Path) -> object:
@@ -57,7 +68,7 @@ def _built(name: str, attribute: str, reference: str, apart_from: Path) -> objec
         raise RegimeError(f"--model {reference}: expected a function, found a {type(factory).__name__}")
     try:
         model: object = factory()
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         raise RegimeError(f"--model {reference}: the factory raised {_described(error)}") from None
     if not is_model(model):
         raise RegimeError(
@@ -78,6 +89,37 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+class _WithoutUsage:
+    """A stream that keeps what parsers of command lines write, and passes on the rest at once."""
+
+    def __init__(self, stream: Any, kept: list[str]) -> None:
+        self._stream = stream
+        self._kept = kept
+
+    def write(self, text: str) -> int:
+        if sys._getframe(1).f_globals.get("__name__") in _PARSERS:
+            self._kept.append(text)
+            return len(text)
+        return int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _command_line_of(name: str) -> Iterator[list[str]]:
+    """Give a user's module an empty command line of its own; yield what its parser of such a line says."""
+    kept: list[str] = []
+    before = sys.argv, sys.stdout, sys.stderr
+    sys.argv = [name]
+    sys.stdout, sys.stderr = _WithoutUsage(sys.stdout, kept), _WithoutUsage(sys.stderr, kept)  # type: ignore[assignment]
+    try:
+        yield kept
+        before[2].write("".join(kept))
+    finally:
+        sys.argv, sys.stdout, sys.stderr = before
+
+
 def _import(name: str, reference: str, apart_from: Path) -> ModuleType:
     here = Path.cwd()
     added = [str(here)] if here.resolve() != apart_from.resolve() else []
@@ -93,7 +135,7 @@ def _import(name: str, reference: str, apart_from: Path) -> ModuleType:
         raise RegimeError(
             f"--model {reference}: importing {name} raised {_described(error)}{_set_otherwise()}"
         ) from None
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         raise RegimeError(f"--model {reference}: importing {name} raised {_described(error)}") from None
     finally:
         sys.path[:] = before

@@ -17,9 +17,10 @@ from regime_proto.engine.variants import Outline, Variants
 from regime_proto.factory import load_model
 from regime_proto.memory import available_bytes
 from regime_proto.places import on_disk, size, stamps
-from regime_proto.probe import COUNTED, Probe, ProbeError, as_probe, load_lines, load_probe, probe_content, probe_sha256
 from regime_proto.probe import FILE_NAME as PROBE_FILE
+from regime_proto.probe import Probe, ProbeError, as_probe, load_lines, load_probe, probe_content, probe_sha256
 from regime_proto.registry import Describing, Outlining, Tokenizing, capable, exporter_for
+from regime_proto.sample_axes import axes_of
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import place_files
@@ -47,7 +48,7 @@ class Plan:
     source : Source
     program : Program
     probe : mapping of str to array
-        By program input, and `COUNTED` if the probe has it; the first axis is the sample.
+        By program input, and the reserved arrays of the probe; see `Probe.complete`.
     gates : tuple of Gate
         Those that are tracked.
     all_gates : tuple of Gate
@@ -81,7 +82,7 @@ class Plan:
     @property
     def samples(self) -> int:
         """Probe samples, ``|S|``."""
-        return len(next(iter(self.probe.values())))
+        return axes_of(self.probe, self.program.probe_inputs)[0]
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -289,9 +290,9 @@ def load_program(
         if isinstance(model, str):
             model = load_model(model, apart_from=root)
         program = exporter_for(model).export(model, probe)
-    bound = probe.bind(program.probe_inputs)
+    bound = probe.complete(program.probe_inputs)
     _check_probe(program, bound, probe.where)
-    return program, bound if probe.counted is None else {**bound, COUNTED: probe.counted}
+    return program, bound
 
 
 def write_program(

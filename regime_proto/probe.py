@@ -4,14 +4,18 @@ import difflib
 import hashlib
 import io
 import json
+import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
-from regime_proto.schema.errors import RegimeError
+from regime_proto.sample_axes import AXIS, FIXED, AxisError, axes_of
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.nearest import no_such
 from regime_proto.source import Array
 
@@ -28,13 +32,16 @@ class ProbeError(RegimeError):
 
 @dataclass(frozen=True)
 class Probe:
-    """Arrays whose first axis is the sample.
+    """The inputs of a model for a number of samples.
+
+    The sample is the first axis of an array, unless `sample_axes` finds another or none.
 
     Parameters
     ----------
     arrays : tuple of array
     names : tuple of str, or None
-        Names of the model's inputs; None binds in order.
+        Names of the model's inputs, or reserved ones: `COUNTED`, and those that begin with `sample_axes.AXIS`. None
+        binds in order.
     where : str
         Named in errors.
     """
@@ -46,19 +53,17 @@ class Probe:
     def __post_init__(self) -> None:
         if not self.arrays:
             raise ProbeError(f"{self.where}: holds no array")
-        labels = self.names or tuple(f"array {index}" for index in range(len(self.arrays)))
-        for label, array in zip(labels, self.arrays, strict=True):
-            if array.ndim == 0:
-                raise ProbeError(f"{self.where}: {label} is a single number; the first axis must be the sample")
+        for label, array in self._labelled.items():
             if array.dtype.kind not in "fiub":
                 raise ProbeError(f"{self.where}: {label} holds {array.dtype}; expected numbers")
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ProbeError(f"{self.where}: {label} holds NaN or Inf; remove those samples")
-        lengths = {label: len(array) for label, array in zip(labels, self.arrays, strict=True)}
-        if len(set(lengths.values())) > 1 or 0 in lengths.values():
-            found = ", ".join(f"{label}: {length}" for label, length in lengths.items())
-            raise ProbeError(f"{self.where}: expected one number of samples, 1 or more, in every array; found {found}")
         self._check_counted()
+        if not self._inputs:
+            raise ProbeError(f"{self.where}: holds reserved arrays only, and no input of the model")
+        for label, array in self._inputs.items():
+            # A mask that is the same for all samples may well hold −Inf.
+            wrong = np.isnan(array) if self._axes[label] == FIXED else ~np.isfinite(array)
+            if array.dtype.kind == "f" and wrong.any():
+                raise ProbeError(f"{self.where}: {label} holds NaN or Inf; remove those samples")
 
     def _check_counted(self) -> None:
         counted = self.counted
@@ -71,19 +76,49 @@ class Probe:
             raise ProbeError(f"{self.where}: {COUNTED} is False everywhere: no token counts")
         if len(self.arrays) == 1:
             raise ProbeError(f"{self.where}: holds {COUNTED} only, and no input of the model")
+        if self._inputs and len(counted) != self.samples:
+            raise ProbeError(
+                f"{self.where}: expected one number of samples, 1 or more, in every array; {COUNTED} has "
+                f"{len(counted)}, the inputs have {self.samples}"
+            )
+
+    @cached_property
+    def _labelled(self) -> dict[str, Array]:
+        labels = self.names or tuple(f"array {index}" for index in range(len(self.arrays)))
+        return dict(zip(labels, self.arrays, strict=True))
+
+    @cached_property
+    def _inputs(self) -> dict[str, Array]:
+        return {label: array for label, array in self._labelled.items() if not _is_reserved(label)}
+
+    @cached_property
+    def _layout(self) -> tuple[int, dict[str, int]]:
+        try:
+            return axes_of(self._labelled, list(self._inputs))
+        except AxisError as error:
+            raise ProbeError(f"{self.where}: {error}") from None
+
+    @property
+    def _axes(self) -> dict[str, int]:
+        return self._layout[1]
 
     @property
     def counted(self) -> Array | None:
         """Which tokens count, (sample, token) bool; None if all do."""
-        return dict(zip(self.names or (), self.arrays, strict=False)).get(COUNTED)
+        return self._labelled.get(COUNTED)
 
     @property
     def samples(self) -> int:
         """Number of samples, ``|S|``."""
-        return len(self.arrays[0])
+        return self._layout[0]
+
+    @property
+    def inputs(self) -> tuple[str, ...] | None:
+        """The names of the arrays that are inputs of the model; None where they have none."""
+        return None if self.names is None else tuple(self._inputs)
 
     def bind(self, inputs: Sequence[str]) -> dict[str, Array]:
-        """Return the arrays by input name, without `COUNTED`.
+        """Return the arrays by input name, without reserved ones.
 
         Parameters
         ----------
@@ -95,27 +130,71 @@ class Probe:
         ProbeError
             A name is not an input, or there are more arrays than inputs.
         """
-        if self.names is None:
-            if len(self.arrays) > len(inputs):
-                raise ProbeError(
-                    f"{self.where}: {len(self.arrays)} arrays for {len(inputs)} inputs ({', '.join(inputs)})"
+        return {name: self._inputs[label] for name, label in self._bound(inputs).items()}
+
+    def complete(self, inputs: Sequence[str]) -> dict[str, Array]:
+        """Return the arrays by input name, and the reserved ones: what is measured, and kept for others.
+
+        Where samples lie elsewhere than along the first axis, that is said, however it was found. An array under
+        another name than that of the only input is taken for it, with a warning.
+
+        Parameters
+        ----------
+        inputs : sequence of str
+            As in `bind`, which raises the same errors.
+        """
+        bound = self._bound(inputs)
+        for name, label in bound.items():
+            if self.names is not None and label != name != renamed_input(label):
+                warnings.warn(
+                    f"{self.where}: array {label!r} is taken for {name!r}, the only input of the model",
+                    RegimeWarning,
+                    stacklevel=3,
                 )
-            return dict(zip(inputs, self.arrays, strict=False))
-        given = {name: array for name, array in zip(self.names, self.arrays, strict=True) if name != COUNTED}
-        for name in given:
-            if name not in inputs:
-                near = difflib.get_close_matches(name, inputs, n=1)
+        counted = {} if self.counted is None else {COUNTED: self.counted}
+        axes = {f"{AXIS}{name}": np.array(self._axes[label]) for name, label in bound.items() if self._axes[label]}
+        return {**{name: self._inputs[label] for name, label in bound.items()}, **counted, **axes}
+
+    def _bound(self, inputs: Sequence[str]) -> dict[str, str]:
+        """Return the label of an array for each input that there is an array for."""
+        labels = list(self._inputs)
+        if self.names is None:
+            if len(labels) > len(inputs):
+                raise ProbeError(f"{self.where}: {len(labels)} arrays for {len(inputs)} inputs ({', '.join(inputs)})")
+            return dict(zip(inputs, labels, strict=False))
+        if len(labels) == len(inputs) == 1:
+            return {inputs[0]: labels[0]}
+        bound = {}
+        for label in labels:
+            name = next((name for name in (label, renamed_input(label)) if name in inputs), None)
+            if name is None:
+                near = difflib.get_close_matches(label, inputs, n=1)
                 raise ProbeError(
-                    f"{self.where}: array {name!r} is no input of the model; its inputs are {', '.join(inputs)}"
+                    f"{self.where}: array {label!r} is no input of the model; its inputs are {', '.join(inputs)}"
                     + (f" (nearest: {near[0]!r})" if near else "")
                 )
-        return given
+            bound[name] = label
+        return bound
+
+
+def renamed_input(name: str) -> str:
+    """Return the name, in a program, of an input that is called like one of the model's tensors."""
+    # No argument of a function can have this name.
+    return f"input:{name}"
+
+
+def _is_reserved(name: str) -> bool:
+    return name == COUNTED or name.startswith(AXIS)
 
 
 def probe_content(arrays: Mapping[str, Array]) -> bytes:
     """Return bound arrays as the content of an .npz file, the same for the same arrays."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    # As numpy.savez_compressed, which takes the names for its own arguments.
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
     return buffer.getvalue()
 
 

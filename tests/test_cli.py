@@ -9,15 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nets
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from regime_proto.cli.main import main
 from regime_proto.cli.render import sparkline
+from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import segments_folder
+from safetensors.numpy import save_file
 
 import regime_proto
+from regime_proto.directory import open_directory
+from regime_proto.factory import load_model
 
 REGIME = Path(sys.executable).with_name("regime")
 
@@ -425,3 +430,65 @@ def test_the_demo(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("x")
     assert_one_line(regime("demo", "--out", tmp_path / "mine"), "mine: exists and is not a demo")
+
+
+PARSING = {
+    "parses": ("parser.parse_args()", r"the following arguments are required: --data\); let it read the command line"),
+    "helps": ("parser.print_help(); sys.exit(0)", r"ended the program \(exit code 0.*\); let it read the command line"),
+    "exits": ("sys.exit('no data')", r"ended the program \(exit code no data\); let it"),
+}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("name", PARSING)
+def test_a_module_that_reads_the_command_line_does_not_get_ours(tmp_path, monkeypatch, capsys, name, inside):
+    call, message = PARSING[name]
+    body = "import argparse, sys\nparser = argparse.ArgumentParser()\nparser.add_argument('--data', required=True)\n"
+    module = f"script_{name}_{inside}"
+    lines = f"def make():\n    {call}\n" if inside else f"{call}\n"
+    (tmp_path / f"{module}.py").write_text(body + lines)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["regime", "analyze", "--data", "here"])
+    before = sys.argv, sys.stdout, sys.stderr
+    with pytest.raises(RegimeError, match=rf"--model {module}:make: {module} .*{message}") as caught:
+        load_model(f"{module}:make", apart_from=tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert (sys.argv, sys.stdout, sys.stderr) == before
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_module_sees_an_empty_command_line_and_may_print(tmp_path, monkeypatch, capsys):
+    (tmp_path / "talking.py").write_text(
+        "import argparse, sys\nfrom nets import make_mlp\nprint('loading', file=sys.stderr)\n"
+        "parser = argparse.ArgumentParser()\nparser.add_argument('--width', default=3)\n"
+        "assert parser.parse_args().width == 3\nassert sys.argv == ['talking']\nparser.print_usage(sys.stderr)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["regime", "analyze", "run/"])
+    assert load_model("talking:make_mlp", apart_from=tmp_path / "run") is not None
+    assert capsys.readouterr().err == "loading\nusage: talking [-h] [--width WIDTH]\n"
+
+
+@pytest.mark.parametrize("name", ["program.onnx", "probe.npz", "notes.txt"])
+def test_a_program_goes_into_a_directory(tmp_path, in_tests, name):
+    np.save(tmp_path / "probe.npy", nets.probe(nets.make_mlp()))
+    (tmp_path / "notes.txt").write_text("mine")
+    given = ("program", "--model", "nets:make_mlp", "--probe", tmp_path / "probe.npy", "-o")
+    assert_one_line(regime(*given, tmp_path / name), rf"{name}: a file; -o is the directory .*: -o {tmp_path}")
+    assert not (tmp_path / name).is_dir()
+    # As it says.
+    assert regime(*given, tmp_path).exit_code == 0
+    assert {"program.onnx", "probe.npz"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+def test_a_single_checkpoint_is_named_as_one(tmp_path, suffix):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    weights = {"w": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32)}
+    if suffix == "npz":
+        np.savez(folder / "best.npz", **weights)
+    else:
+        save_file(weights, folder / "best.safetensors")
+    with pytest.raises(RegimeError, match=r"run: a single checkpoint \(.*best\..*\); give the directory that holds all"):
+        open_directory(folder)

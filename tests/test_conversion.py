@@ -272,3 +272,58 @@ def test_half_precision_checkpoints_are_widened(tmp_path):
     ]
     for name in ("mask", "flips", "weight_delta_l1", "weight_delta_l2"):
         np.testing.assert_array_equal(pair[0][name], pair[1][name])
+
+
+def names_padded(run):
+    for path in run.glob("step_*.pt"):
+        path.rename(path.with_name(f"v{9 - int(path.stem[-1])}_{path.name}"))
+
+
+def other_net():
+    """One that has the same tensors, gates and sizes."""
+    net = nets.make_mlp()
+    net.body[1].eps = 0.1
+    return net
+
+
+DIFFERENT = {
+    "order": (
+        {"step_pattern": r"v(\d)_"},
+        r"its steps are 0, 1, 2 … 7, 8 in all .*those asked for 2, 3, 4 .*step-pattern",
+    ),
+    "steps": ({"steps": "2:"}, r"those asked for 2, 3, 4 … 7, 6 in all"),
+    "gates": ({"gates": "node_relu"}, r"the gates are others \(only there: node_relu_1; only asked for: none\)"),
+    "units": ({"sample_units": 4}, r"other units are stored \(--sample-units\)"),
+    "weights": ({"weights": "model"}, r"was made without --weights model"),
+    "probe": ({"probe": nets.probe(nets.make_mlp(), seed=5)}, "the probe is another; read"),
+    "program": ({"model": other_net()}, "the program is another; read"),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_refused_output_says_what_differs(run, tmp_path, name):
+    options, message = DIFFERENT[name]
+    if name == "order":
+        names_padded(run)
+        options["step_pattern"] = r"v(\d)_"
+    if name == "program":
+        options = {**options, "probe": nets.probe(nets.make_mlp())}
+    path = tmp_path / "run.h5"
+    regime_proto.convert(run, path)
+    before = path.read_bytes()
+    with pytest.raises(regime_proto.RegimeError, match=message) as caught:
+        regime_proto.convert(run, path, **options)
+    assert str(caught.value).startswith(f"{path}: exists, and was made of other checkpoints")
+    assert path.read_bytes() == before
+    # What it says is all that differs.
+    others = {"the program", "the probe", "the gates", "other units", "its steps", "--weights"}
+    assert sum(part in str(caught.value) for part in others) == 1
+
+
+def test_files_that_were_touched_are_what_is_left(run, tmp_path):
+    path = regime_proto.convert(run, tmp_path / "run.h5")
+    os.utime(run / "step_0000.pt", (1, 1))
+    with pytest.raises(
+        regime_proto.RegimeError, match=r"units and steps are the same, so a file was replaced or touched;"
+    ):
+        regime_proto.convert(run, path)

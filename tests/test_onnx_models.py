@@ -319,7 +319,6 @@ def test_a_batch_size_baked_into_the_model(tmp_path):
         (probe().astype(float), ProgramError, r"expects float32\[N, 4\], the probe is float64\[6, 4\]; give"),
         (probe(6, 5), ProgramError, r"input 'x' expects float32\[N, 4\], the probe is float32\[6, 5\]"),
         (probe(6, 4, 1), ProgramError, r"the probe is float32\[6, 4, 1\]"),
-        ({"image": probe()}, ProbeError, "array 'image' is no input of the model; its inputs are x"),
         ([probe(), probe()], ProbeError, r"2 arrays for 1 inputs \(x\)"),
     ],
 )

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from regime_proto.schema.errors import RegimeWarning
 from safetensors.numpy import save_file
 
 from regime_proto.probe import Probe, ProbeError, as_probe, load_probe, probe_sha256
+from regime_proto.sample_axes import FIXED, axes_of, reordered
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -76,3 +78,84 @@ def test_pickled_arrays_are_not_loaded(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{"a": 1}]), allow_pickle=True)
     with pytest.raises(ProbeError, match=r"cannot be read as a probe"):
         load_probe(tmp_path / "a.npy")
+
+
+def sized(**shapes):
+    return {
+        name: np.array(shape) if isinstance(shape, int) else np.zeros(shape, np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("arrays", "samples", "elsewhere"),
+    [
+        (sized(x=(6, 3), y=(6, 6)), 6, {}),
+        (sized(x=(6, 512), rate=()), 6, {"rate": FIXED}),
+        (sized(x=(6, 512), rate=(1,), mask=(1, 1, 4, 4)), 6, {"rate": FIXED, "mask": FIXED}),
+        (sized(state=(2, 6, 128), x=(6, 512)), 6, {"state": 1}),
+        (sized(state=(1, 6, 128), x=(6, 512)), 6, {"state": 1}),
+        (sized(x=(7, 6, 2), regime_axis_x=1), 6, {"x": 1}),
+        (sized(x=(6, 3), bank=(5, 3), regime_axis_bank=-1), 6, {"bank": FIXED}),
+        (sized(x=(6, 2), state=(2, 6, 8), regime_axis_x=0), 6, {"state": 1}),
+        (sized(x=(1, 3), y=(1, 3)), 1, {}),
+    ],
+)
+def test_where_the_samples_lie(arrays, samples, elsewhere):
+    probe = as_probe(arrays)
+    inputs = list(probe.inputs)
+    assert probe.samples == samples
+    assert set(probe.bind(inputs)) == set(inputs)
+    complete = probe.complete(inputs)
+    said = {name.removeprefix("regime_axis_"): int(axis) for name, axis in complete.items() if name not in inputs}
+    assert said == elsewhere
+    # What is kept says it, and is read again as the same.
+    assert as_probe(complete).complete(inputs).keys() == complete.keys()
+    order = np.roll(np.arange(samples), 1)
+    moved = reordered(complete, axes_of(complete, inputs)[1], order)
+    for name in inputs:
+        axis = elsewhere.get(name, 0)
+        expected = complete[name] if axis == FIXED else np.take(complete[name], order, axis)
+        np.testing.assert_array_equal(moved[name], expected)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            sized(x=(6, 3), y=(5, 3)),
+            r"found x: 6, y: 5; say where .* arrays such as regime_axis_y=1, or regime_axis_y=-1",
+        ),
+        (sized(x=(6, 2), state=(2, 6, 128)), r"found x: 6, state: 2 \(2 or 6 samples\); say where"),
+        ({**sized(x=(6, 2), y=(5, 2)), "regime_axis_x": 0, "regime_axis_y": 0}, "found x: 6, y: 5"),
+        (
+            {**sized(x=(6, 2)), "regime_axis_x": 2},
+            r"regime_axis_x is 2; expected one axis of x\[6, 2\], 0 for the first",
+        ),
+        ({**sized(x=(6, 2)), "regime_axis_x": -2}, "regime_axis_x is -2; expected one axis"),
+        ({**sized(x=(6, 2)), "regime_axis_x": [0, 1]}, r"regime_axis_x is \[0, 1\]; expected one axis"),
+        ({**sized(x=(6, 2)), "regime_axis_z": 1}, "regime_axis_z: there is no array 'z'; name it after one"),
+        ({**sized(x=(6, 2)), "regime_axis_x": -1}, "x is the same for all samples, and no other input has them"),
+        ({"regime_axis_x": np.array(1)}, "holds reserved arrays only"),
+        ({**sized(x=(6, 2)), "regime_mask": np.ones((5, 2), bool)}, "regime_mask has 5, the inputs have 6"),
+    ],
+)
+def test_where_it_cannot_be_told(arrays, message):
+    with pytest.raises(ProbeError, match=message):
+        as_probe(arrays)
+
+
+def test_infinity_is_no_damage_in_a_mask_that_all_samples_share():
+    mask = np.triu(np.full((4, 4), -np.inf, np.float32), 1)
+    assert as_probe({"x": X, "mask": mask, "regime_axis_mask": -1}).samples == 4
+    with pytest.raises(ProbeError, match="mask holds NaN or Inf"):
+        as_probe({"x": X, "mask": mask})
+
+
+def test_one_array_is_taken_for_the_only_input():
+    probe = as_probe({"input.1": X})
+    assert list(probe.bind(["x"])) == ["x"]
+    with pytest.warns(RegimeWarning, match=r"probe: array 'input.1' is taken for 'x', the only input of the model"):
+        assert list(probe.complete(["x"])) == ["x"]
+    with pytest.raises(ProbeError, match=r"array 'input.1' is no input of the model; its inputs are x, y"):
+        probe.complete(["x", "y"])

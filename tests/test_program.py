@@ -161,7 +161,6 @@ def test_another_shape(conv):
     [
         (np.ones((4, 5), np.float32), r"fails on the probe \(features: float32\[4, 5\]\)"),
         (np.ones((4, 12)), r"the model is run in float32: save the probe with array.astype"),
-        ({"feature": np.ones((4, 12), np.float32)}, "nearest: 'features'"),
     ],
 )
 def test_a_wrong_probe(probe, message):

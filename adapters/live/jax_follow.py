@@ -21,7 +21,7 @@ from regime_proto.adapters.live.idle import Idle
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.program import Program
-from regime_proto.probe import COUNTED, Probe
+from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel
 from regime_proto.source import Array
 
@@ -100,10 +100,7 @@ def _live(program: Program, trees: _Module | _Pair, probe: Probe, *, takes_param
                 )
         return found
 
-    counted = {} if probe.counted is None else {COUNTED: probe.counted}
-    return LiveModel(
-        "jax, live", program, {**probe.bind(program.probe_inputs), **counted}, tensors, takes_params=takes_params
-    )
+    return LiveModel("jax, live", program, probe.complete(program.probe_inputs), tensors, takes_params=takes_params)
 
 
 def _require_paths(

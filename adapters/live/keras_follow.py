@@ -9,7 +9,7 @@ from regime_proto.adapters.live import drawing, jax_arrays
 from regime_proto.adapters.live.idle import Idle
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.probe import COUNTED, Probe
+from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel
 from regime_proto.source import Array
 
@@ -34,8 +34,7 @@ def follow(model: keras.Model, probe: Probe | None) -> LiveModel | Engine:
         _synchronise(model)
         return jax_arrays.on_host({name: _value(variable) for name, variable in followed.items()}, model.name)
 
-    counted = {} if probe.counted is None else {COUNTED: probe.counted}
-    return LiveModel("keras, live", program, {**probe.bind(program.probe_inputs), **counted}, tensors)
+    return LiveModel("keras, live", program, probe.complete(program.probe_inputs), tensors)
 
 
 def draw(model: keras.Model, loader: object, samples: int, seed: int) -> Probe:

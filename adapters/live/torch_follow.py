@@ -19,10 +19,9 @@ from regime_proto.schema.errors import RegimeError
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from regime_proto.engine.graph.program import Program
 from regime_proto.engine.masks import is_same_but_rounding, pack_masks
 from regime_proto.engine.measure import Meter
-from regime_proto.probe import COUNTED, Probe
+from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel, Pending
 from regime_proto.source import Array
 
@@ -77,8 +76,9 @@ def draw(model: Any, loader: object, samples: int, seed: int) -> Probe:
 
 def _live(model: nn.Module, exportable: nn.Module, probe: Probe, parts: Parts) -> LiveModel:
     with undisturbed(), _own_forward(exportable):
-        program, exported = _exported(exportable, probe)
-    bound = probe.bind(program.probe_inputs)
+        exported = _exported(exportable, probe)
+    program = exported.program
+    bound = probe.complete(program.probe_inputs)
     trained = [tensor.name for tensor in program.trainable]
     needed = [name for name in tensors_of(exportable) if name in {*trained, *program.weight_inputs}]
 
@@ -91,11 +91,10 @@ def _live(model: nn.Module, exportable: nn.Module, probe: Probe, parts: Parts) -
         _compare(masks, tensors_of(exportable), pack_masks(meter.run(tensors(None))))
         return TorchEngine(model, trained, parts, meter=meter, masks=masks)
 
-    counted = {} if probe.counted is None else {COUNTED: probe.counted}
-    return LiveModel("torch, live", program, {**bound, **counted}, tensors, native, native_only=parts.collective)
+    return LiveModel("torch, live", program, bound, tensors, native, native_only=parts.collective)
 
 
-def _exported(model: nn.Module, probe: Probe) -> tuple[Program, Any]:
+def _exported(model: nn.Module, probe: Probe) -> torch_export.Exported:
     if from_huggingface.accepts(model):
         from regime_proto.adapters import huggingface_model
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from regime_proto.adapters.live.torch_weights import HALF
+from regime_proto.adapters.torch_export import Exported
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.expose import Rows
@@ -51,10 +52,10 @@ class MaskGraph:
 
     Parameters
     ----------
-    exported : torch.export.ExportedProgram
+    both : torch_export.Exported
         Nothing of its weights is kept.
     gates : sequence of Gate
-        Their values have the names of the nodes in `exported`.
+        Their values have the names of the nodes in `both.exported`.
     rows : sequence of Rows
         How each gate becomes rows of units.
     weights : mapping of str to tensor
@@ -75,7 +76,7 @@ class MaskGraph:
 
     def __init__(
         self,
-        exported: Any,
+        both: Exported,
         gates: Sequence[Gate],
         rows: Sequence[Rows],
         weights: Mapping[str, torch.Tensor],
@@ -84,16 +85,15 @@ class MaskGraph:
         device = next(iter(weights.values())).device
         graph = torch.fx.Graph()
         copies: dict[Any, Any] = {}
+        exported = both.exported
         graph.graph_copy(exported.graph, copies)
         nodes = {original.name: copy for original, copy in copies.items()}
         signature = exported.graph_signature
         targets = {**signature.inputs_to_parameters, **_buffers(signature)}
         constants = {**signature.inputs_to_lifted_tensor_constants, **_buffers(signature, persistent=False)}
         self._fixed = {name: exported.constants[target] for name, target in constants.items()}
-        arguments = exported.call_spec.in_spec.child(1).context
         self._fixed |= {
-            name: torch.from_numpy(probe[argument].copy()).to(device)
-            for name, argument in zip(signature.user_inputs, arguments, strict=True)
+            placeholder: torch.from_numpy(probe[name].copy()).to(device) for placeholder, name in both.inputs.items()
         }
         for name, target in targets.items():
             if weights[target].dtype in HALF:

@@ -11,6 +11,7 @@ from regime_proto.engine.device import Placed, cores
 from regime_proto.engine.graph.expose import Rows
 from regime_proto.engine.graph.gates import Gate
 from regime_proto.engine.session import Masks, MaskSession
+from regime_proto.sample_axes import AXIS, FIXED, axes_of, reordered
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.source import Array
 
@@ -67,9 +68,9 @@ def find_rows(
     RegimeError
         Names a gate that has no such axis: its units mix the samples.
     """
-    samples = len(next(iter(probe.values())))
+    samples, axes = axes_of(probe, session.probe_inputs)
     order = np.roll(np.arange(samples), 1)
-    probes = (probe, {name: array[order] for name, array in probe.items()})
+    probes = (probe, reordered(probe, axes, order))
     with ThreadPoolExecutor(min(2, cores())) as pool:
         masks, permuted = pool.map(lambda given: _by_gate(session.gates, session.run(weights, given).planes), probes)
     found = []
@@ -81,11 +82,7 @@ def find_rows(
         )
         axis = next(fitting, None)
         if axis is None:
-            raise RegimeError(
-                f"gate {gate.node} ({gate.path or 'no module'}): no axis of its shape {list(gate.shape)} follows the "
-                f"{samples} probe samples; the model mixes samples there, or the probe's first axis is not the "
-                f"sample; leave the gate out with --gates '!{gate.node}'"
-            )
+            raise RegimeError(_mixed(gate, samples, axes))
         rows = Rows(samples, axis)
         found.append(rows if counted is None else replace(rows, counted=_counted_units(gate, rows, counted)))
     if counted is not None and all(rows.counted is None for rows in found):
@@ -95,6 +92,16 @@ def find_rows(
             stacklevel=3,
         )
     return tuple(found)
+
+
+def _mixed(gate: Gate, samples: int, axes: Mapping[str, int]) -> str:
+    name = next(iter(axes))
+    return (
+        f"gate {gate.node} ({gate.path or 'no module'}): no axis of its shape {list(gate.shape)} follows the {samples} "
+        f"probe samples; the model mixes samples there: leave the gate out with --gates '!{gate.node}'; or the sample "
+        f"is another axis of the probe: say so by an array {AXIS}{name} in it, 1 for the second axis, {FIXED} for an "
+        f"input that is the same for all samples"
+    )
 
 
 def _by_gate(gates: Sequence[Gate], planes: Sequence[Placed]) -> list[Array]:

@@ -41,7 +41,7 @@ class MaskSession:
     program : Program
     gates : sequence of Gate
     probe : mapping of str to array
-        One array per probe input; the first axis is the sample.
+        One array per probe input.
     device : Device
     dtypes : mapping of str to dtype
         What the states hold, by tensor; the graph widens it.
@@ -76,6 +76,7 @@ class MaskSession:
             NudgeWeights(program.weight_inputs, nudged)(model)
         CastWeights({name: ir.DataType.from_numpy(dtype) for name, dtype in dtypes.items()})(model)
         self._session = device.session(model, threads=threads, brief=brief)
+        self.probe_inputs = program.probe_inputs
         self._probe = {name: device.place(probe[name]) for name in program.probe_inputs if name in self._session.inputs}
         self._planes = [
             plane_name(index, plane) for index, gate in enumerate(gates) for plane in range(len(gate.planes))

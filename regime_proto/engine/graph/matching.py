@@ -1,7 +1,7 @@
-"""Brings the names in a checkpoint to those of a program: prefixes of trainers, weights saved in two parts."""
+"""Brings the names in a checkpoint to those of a program: prefixes, other spellings, weights saved in two parts."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,28 +19,82 @@ class _Parts:
     join: Callable[[Array, Array], Array]
 
 
-def matched(tensors: Mapping[str, Array], known: Collection[str]) -> Mapping[str, Array]:
+Trained = Sequence[tuple[Collection[str], tuple[int, ...]]]
+"""The names and the shape of each tensor that has to be there."""
+
+
+def matched(tensors: Mapping[str, Array], known: Collection[str], trained: Trained = ()) -> Mapping[str, Array]:
     """Return `tensors` under the names that a program knows, as far as they can be brought to them.
+
+    Either side may have a prefix of its own, that of an attribute under which the model was kept, and ``/`` may stand
+    for ``.``; then all names have to fit, and the shapes of `trained` too.
 
     Parameters
     ----------
     tensors : mapping of str to array
     known : collection of str
         Names and aliases of the program's tensors.
+    trained : sequence, optional
     """
     if all(name in known for name in tensors):
         return tensors
+    if any(name in known for name in (*tensors, *_wholes(tensors))):
+        return _joined(tensors, known)
+    for names in _renamings(tensors, known, trained):
+        renamed = {name: tensors[held] for held, name in names.items()}
+        if _fits(renamed, known, trained):
+            return _joined(renamed, known)
     return _joined(_without_prefix(tensors, known), known)
 
 
+def _renamings(tensors: Collection[str], known: Collection[str], trained: Trained) -> Iterator[dict[str, str]]:
+    """Yield the ways to rename `tensors`: a prefix taken off, another put before, and ``.`` for ``/``.
+
+    Names keep their order and differ afterwards, so that no two ways fit `trained` that disagree on a tensor.
+    """
+    spelled = {_dotted(name): name for name in known}
+    held = {name: _dotted(name) for name in tensors}
+    if len(spelled) < len(set(known)) or len(set(held.values())) < len(held):
+        return
+    required = [[_dotted(name) for name in names] for names, _ in trained]
+    for front in ("", *_prefixes([[name] for name in held.values()])):
+        short = {name: dotted.removeprefix(front) for name, dotted in held.items()}
+        for prefix in ("", *_prefixes(required)):
+            yield {name: spelled.get(prefix + dotted, prefix + dotted) for name, dotted in short.items()}
+
+
+def _fits(renamed: Mapping[str, Array], known: Collection[str], trained: Trained) -> bool:
+    """Whether all tensors are known under their new names, and all of `trained` are there in their shapes."""
+    shapes = {name: array.shape for name, array in renamed.items()}
+    for whole, (first, second, _) in _wholes(renamed).items():
+        if whole in known and first not in known:
+            del shapes[first]
+            shapes[whole] = shapes.pop(second)
+    return all(name in known for name in shapes) and all(
+        any(shapes.get(name) == shape for name in names) for names, shape in trained
+    )
+
+
+def _prefixes(tensors: Sequence[Sequence[str]]) -> list[str]:
+    """Return what a name of every tensor begins with, up to a dot."""
+    names = [] if not tensors else tensors[0]
+    prefixes = dict.fromkeys(name[: index + 1] for name in names for index, letter in enumerate(name) if letter == ".")
+    return [prefix for prefix in prefixes if all(any(map(_begins(prefix), names)) for names in tensors)]
+
+
+def _begins(prefix: str) -> Callable[[str], bool]:
+    return lambda name: name.startswith(prefix)
+
+
+def _dotted(name: str) -> str:
+    return name.replace("/", ".")
+
+
 def _without_prefix(tensors: Mapping[str, Array], known: Collection[str]) -> Mapping[str, Array]:
-    """Take off the attribute under which a trainer keeps the model (``model.``), if every tensor has it."""
+    """Take off the attribute under which a trainer keeps the model (``model.``), if that makes any name known."""
     names = [*tensors, *_wholes(tensors)]
-    if not names or any(name in known for name in names):
-        return tensors
-    for dot in [index for index, letter in enumerate(names[0]) if letter == "."]:
-        prefix = names[0][: dot + 1]
-        if all(name.startswith(prefix) for name in names) and any(name.removeprefix(prefix) in known for name in names):
+    for prefix in _prefixes([[name] for name in names]):
+        if any(name.removeprefix(prefix) in known for name in names):
             return {name.removeprefix(prefix): array for name, array in tensors.items()}
     return tensors
 

@@ -52,6 +52,11 @@ class Tensor:
     aliases: tuple[str, ...] = ()
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """All of its names."""
+        return (self.name, *self.aliases)
+
+    @property
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
@@ -214,38 +219,46 @@ class Program:
         ProgramError
             Tensors are missing, unknown, of another shape, or hold no real numbers.
         """
-        known = {name for tensor in self.tensors for name in (tensor.name, *tensor.aliases)}
-        tensors = matched(state.tensors, known)
+        known = {name for tensor in self.tensors for name in tensor.names}
+        trained = [(tensor.names, tensor.shape) for tensor in self.trainable]
+        tensors = matched(state.tensors, known, trained)
+        held = {tensor: next((name for name in tensor.names if name in tensors), None) for tensor in self.tensors}
+        missing = [tensor for tensor, name in held.items() if name is None and self._needs(tensor)]
         unknown = [name for name in tensors if name not in known]
-        bound: dict[str, Array] = {}
-        missing = []
-        for tensor in self.tensors:
-            name = next((name for name in (tensor.name, *tensor.aliases) if name in tensors), None)
-            if name is not None:
-                bound[tensor.name] = tensors[name]
-            elif tensor.trainable or tensor.name in self.weight_inputs:
-                missing.append(tensor.name)
         if missing:
-            statistics = not unknown and not any(name in missing for name in (tensor.name for tensor in self.trainable))
+            statistics = not unknown and not any(tensor.trainable for tensor in missing)
             why = "save running statistics too, as in the model's whole state" if statistics else _OTHER_MODEL
-            raise ProgramError(f"{where}: {_listed(missing, 'missing', unknown or tensors)}; {why}")
+            names = [tensor.name for tensor in missing]
+            raise ProgramError(f"{where}: {_listed(names, 'missing', unknown or tensors)}; {why}")
         if unknown:
             raise ProgramError(f"{where}: {_listed(unknown, 'not in the program', known)}; {_OTHER_MODEL}")
-        wrong = [
-            f"{tensor.name} is {list(bound[tensor.name].shape)}, the program expects {list(tensor.shape)}"
-            for tensor in self.tensors
-            if tensor.name in bound and bound[tensor.name].shape != tensor.shape
-        ]
-        if wrong:
-            more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
-            raise ProgramError(f"{where}: {'; '.join(wrong[:SHOWN])}{more}; {_OTHER_MODEL}")
-        other = next((name for name, array in bound.items() if not is_real(array.dtype)), None)
-        if other is not None:
+        bound = {tensor: tensors[name] for tensor, name in held.items() if name is not None}
+        _require_shapes(bound, where)
+        _require_real(bound, where)
+        return {tensor.name: array for tensor, array in bound.items()}
+
+    def _needs(self, tensor: Tensor) -> bool:
+        return tensor.trainable or tensor.name in self.weight_inputs
+
+
+def _require_shapes(bound: Mapping[Tensor, Array], where: str) -> None:
+    wrong = [
+        f"{tensor.name} is {list(array.shape)}, the program expects {list(tensor.shape)}"
+        for tensor, array in bound.items()
+        if array.shape != tensor.shape
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
+        raise ProgramError(f"{where}: {'; '.join(wrong[:SHOWN])}{more}; {_OTHER_MODEL}")
+
+
+def _require_real(bound: Mapping[Tensor, Array], where: str) -> None:
+    for tensor, array in bound.items():
+        if not is_real(array.dtype):
             raise ProgramError(
-                f"{where}: {other} is {bound[other].dtype}; weights are real numbers; save the real and the imaginary "
+                f"{where}: {tensor.name} is {array.dtype}; weights are real numbers; save the real and the imaginary "
                 "part as tensors of their own"
             )
-        return bound
 
 
 def _tensor(entry: dict[str, Any]) -> Tensor:
