@@ -1,13 +1,12 @@
 """Which number in the names of checkpoints counts them: the integers that vary, and what speaks against each."""
 
-import collections
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from regime_proto.name_numbers import Number, Parsed, Role, parse_all
-from regime_proto.step_pattern import pattern_for
+from regime_proto.step_pattern import loose_pattern, pattern_for
 
 _DIGITS_OF_A_DATE = 6
 
@@ -128,7 +127,7 @@ def _choice(parsed: Sequence[Parsed]) -> Choice:
     if not all(any(number.value is not None for number in one.numbers) for one in parsed):
         return Choice()
     layouts = _layouts(parsed)
-    counters = _of_one_layout(layouts) if len(layouts) == 1 else _of_all_layouts(parsed)
+    counters = _of_one_layout(layouts) if len(layouts) == 1 else _of_all_layouts(layouts)
     varying = [counter for counter in counters if len(set(counter.values)) > 1]
     if not varying and len(layouts) == 1:
         return _of_constants(parsed, counters)
@@ -136,7 +135,7 @@ def _choice(parsed: Sequence[Parsed]) -> Choice:
     parallel = _parallel(parsed, varying)
     taken: Counter | None
     doubt: Doubt | None
-    if len(layouts) > 1 and not (pool and _is_named_throughout(pool[-1], layouts)):
+    if len(layouts) > 1 and not (pool and _is_named_throughout(pool[-1], layouts, counters)):
         taken, doubt = None, _several_schemes(parsed, layouts)
     elif not pool:
         taken = _repeated(varying)
@@ -155,13 +154,17 @@ def _choice(parsed: Sequence[Parsed]) -> Choice:
     )
 
 
-def _is_named_throughout(counter: Counter, layouts: Layouts) -> bool:
-    """Whether a counter is a step or an epoch by name, and so are all numbers of names that differ in form.
+def _is_named_throughout(counter: Counter, layouts: Layouts, common: Sequence[Counter]) -> bool:
+    """Whether a counter is a step or an epoch by name, and further numbers of some names say nothing else.
 
-    One without a word could belong to the counter: an update within an epoch, or thousands.
+    One without a word could be its thousands or an update within it, one with another word a stage of the run.
     """
-    numbers = (number for layout in layouts.values() for found in layout.values() for number in found)
-    return counter.role in (Role.STEP, Role.EPOCH) and all(number.word for number in numbers)
+    ours = {number for other in common for number in other.numbers}
+    further = (number for layout in layouts.values() for found in layout.values() for number in found)
+    return counter.role in (Role.STEP, Role.EPOCH) and all(
+        number in ours or number.role in (Role.STEP, Role.EPOCH, Role.TOKENS) or (number.word and _is_long(number))
+        for number in further
+    )
 
 
 def _of_constants(parsed: Sequence[Parsed], counters: Sequence[Counter]) -> Choice:
@@ -195,13 +198,15 @@ def _of_one_layout(layouts: Layouts) -> list[Counter]:
     return [Counter(tuple(column), place) for place, column in enumerate(columns, start=1)]
 
 
-def _of_all_layouts(parsed: Sequence[Parsed]) -> list[Counter]:
-    """Return the named counters that every name has once, whatever else there is in it."""
+def _of_all_layouts(layouts: Layouts) -> list[Counter]:
+    """Return the integers that go with a word which every name has once, whatever else there is in it."""
+    names = {index: found for layout in layouts.values() for index, found in layout.items()}
+    ordered = [names[index] for index in range(len(names))]
     counters = []
-    for role in (Role.TOKENS, Role.EPOCH, Role.STEP):
-        numbers = [[number for number in one.numbers if number.role is role] for one in parsed]
-        if all(len(found) == 1 and found[0].value is not None for found in numbers):
-            counters.append(Counter(tuple(found[0] for found in numbers), 0))
+    for place, first in enumerate(ordered[0], start=1):
+        columns = [[number for number in found if number.form[0] == first.form[0]] for found in ordered]
+        if first.word and all(len(found) == 1 for found in columns):
+            counters.append(Counter(tuple(found[0] for found in columns), place))
     return counters
 
 
@@ -265,15 +270,20 @@ def _against(parsed: Sequence[Parsed], taken: Counter, varying: Sequence[Counter
                 "several runs, or parts of one",
                 (*_patterns(parsed, taken, split=other), *_patterns(parsed, taken)),
             )
-    return _mixed_words(parsed, taken) or _unclear_units(parsed, taken) or _unclear_thousands(parsed, taken)
+    return _differing_words(parsed, taken) or _unclear_units(parsed, taken) or _unclear_thousands(parsed, taken)
 
 
 def _is_aside(other: Counter, taken: Counter) -> bool:
     """Whether a number beside a named step says nothing of the order: a date, a job's number, a score behind it."""
     if not other.is_distinct or other.role is not Role.OTHER or taken.role is Role.OTHER:
         return False
-    is_long = all(len(number.text) >= _DIGITS_OF_A_DATE for number in other.numbers)
-    return is_long or (other.place > taken.place and not other.numbers[0].word)
+    return all(_is_long(number) for number in other.numbers) or (
+        other.place > taken.place and not other.numbers[0].word
+    )
+
+
+def _is_long(number: Number) -> bool:
+    return len(number.text) >= _DIGITS_OF_A_DATE
 
 
 def _rises(values: Sequence[int]) -> bool:
@@ -310,18 +320,16 @@ def _unclear_thousands(parsed: Sequence[Parsed], taken: Counter) -> Doubt | None
     )
 
 
-def _mixed_words(parsed: Sequence[Parsed], taken: Counter) -> Doubt | None:
-    """Return a doubt where names with other words stand among each other, such as those of two stages."""
-    words = [parsed[index].words for index in taken.ranks]
-    counts = collections.Counter(words)
-    several = [word for word in words if counts[word] > 1]
-    blocks = [word for word, _ in itertools.groupby(several)]
-    if len(blocks) == len(set(blocks)):
+def _differing_words(parsed: Sequence[Parsed], taken: Counter) -> Doubt | None:
+    """Return a doubt where names have different words, such as those of two stages that count anew."""
+    firsts = {one.words: one.name for one in reversed(parsed)}
+    if len(firsts) == 1:
         return None
-    names = [next(one.name for one in parsed if one.words == word) for word in list(dict.fromkeys(blocks))[:2]]
+    loose = loose_pattern(parsed[0], taken.numbers)
     return Doubt(
-        f"names with other words alternate ({', '.join(names)}), so these may be several runs, or parts of one",
-        tuple(_patterns(parsed, taken)),
+        f"names with different words ({', '.join(list(firsts.values())[:-3:-1])}) may be those of several runs, or of "
+        "parts of one",
+        (*_patterns(parsed, taken), *([] if loose is None else [loose])),
     )
 
 

@@ -106,6 +106,12 @@ def pattern_for(parsed: Sequence[Parsed], place: int, fixed: Mapping[int, str]) 
     return f"^{''.join(parts)}$"
 
 
+def loose_pattern(parsed: Parsed, numbers: Sequence[Number]) -> str | None:
+    """Return a pattern of a number behind its word, whatever else there is; None if no word stands before it."""
+    word = re.search(r"[^\W\d_]+[\W_]*$", parsed.name[: numbers[0].start])
+    return f"{escaped(word[0])}{_group(numbers)}" if word else None
+
+
 def _group(numbers: Sequence[Number]) -> str:
     written = "".join(number.text for number in numbers)
     digits = r"\d+"

@@ -141,6 +141,8 @@ PUBLISHED = {
     "thousands by commas": (["step_500", "step_1,000", "step_10,500"], "step", (500, 1000, 10_500)),
     "thousands by lines": (["step_500", "step_1_000", "step_10_500"], "step", (500, 1000, 10_500)),
     "steps that are counted anew": (["epoch_1_step_500", "epoch_2_step_500", "epoch_3_step_437"], "epoch", (1, 2, 3)),
+    "a step behind a constant": (["resnet50-epoch=0-step=10", "resnet50-step=20", "resnet50-step=30"], "step",
+                                 (10, 20, 30)),
     "dates": (["run_20240131_step5", "run_20240129_step7", "run_20240130_step10"], "step", (5, 7, 10)),
     "hashes": (["ckpt_5f3a2b1_step5.pt", "ckpt_1234567_step7.pt", "ckpt_abc1234_step10.pt"], "step", (5, 7, 10)),
     "a score without a point": (["net_1_0.97.pt", "net_2_1.pt", "net_3_0.5.pt"], "ordinal", (1, 2, 3)),
@@ -213,8 +215,19 @@ UNCLEAR = {
     ),
     "two models": (
         ["gen_step_1", "gen_step_3", "disc_step_2", "disc_step_4"],
-        "names with other words alternate .gen_step_1, disc_step_2.",
-        {r"^gen_step_(\d+)$": ["gen_step_1", "gen_step_3"], r"^disc_step_(\d+)$": ["disc_step_2", "disc_step_4"]},
+        "names with different words .gen_step_1, disc_step_2. may be those of several runs",
+        {r"^gen_step_(\d+)$": ["gen_step_1", "gen_step_3"], r"^disc_step_(\d+)$": ["disc_step_2", "disc_step_4"],
+         r"step_(\d+)": ["gen_step_1", "disc_step_2", "gen_step_3", "disc_step_4"]},
+    ),
+    "steps before and after a stage had a number": (
+        ["step10", "step20", "step30", "stage2-step5", "stage2-step15"],
+        "2 naming schemes",
+        {r"^step(\d+)$": ["step10", "step20", "step30"], r"^stage2-step(\d+)$": ["stage2-step5", "stage2-step15"]},
+    ),
+    "words for stages": (
+        ["pretrain_step_100", "finetune_step_50"],
+        "different words",
+        {r"step_(\d+)": ["finetune_step_50", "pretrain_step_100"]},
     ),
     "seeds": (
         ["bert-seed_0-step_20k", "bert-seed_0-step_100k", "bert-seed_1-step_20k", "bert-seed_1-step_100k"],
@@ -422,6 +435,14 @@ def test_parts_of_a_run_are_never_mixed(data):
         sorted(data.draw(st.sets(st.integers(0, 60), min_size=1, max_size=4)))
         for _ in range(data.draw(st.integers(2, 4)))
     ]
+    if data.draw(st.booleans()):
+        # Parts with names, or of which only the later ones have a number.
+        inner = inner if re.search("[a-z]", inner) else "-step"
+        labels = data.draw(
+            st.sampled_from([("pretrain", "anneal", "tune", "rl"), ("", f"{outer or 'x'}2-", "x3-", "x4-")])
+        )
+        never_wrong([f"{labels[part]}{inner}{step}" for part, found in enumerate(steps) for step in found], data)
+        return
     places = [(part, step) for part, counted_anew in enumerate(steps, start=1) for step in counted_anew]
     never_wrong(
         [f"{outer}{part}{inner}{step}{f'-tokens{step // 4}B' if tokens else ''}" for part, step in places], data
