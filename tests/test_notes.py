@@ -109,7 +109,7 @@ def test_many_notes_fit(mlp_run, noted, tmp_path):
         ({"é": 1}, "note 'é': expected a name"),
         ({"seed\n": 1}, r"note 'seed\\n': expected a name"),
         ({5: 1}, "note 5: expected a name"),
-        ({"probe_seed": 1}, "note probe_seed: the recorder itself keeps something under this name"),
+        ({"probe_seed": 1}, "note probe_seed: regime itself keeps something under this name"),
         ({"seed": None}, "note seed: expected text, a number or a bool, found NoneType"),
         ({"seed": [1]}, "note seed: expected text, a number or a bool, found list"),
         ({"seed": 2**63}, "note seed: 9223372036854775808 does not fit into 64 bits"),
@@ -130,7 +130,7 @@ def test_what_cannot_be_kept_is_refused(notes, said):
     [
         (["--note", "seed"], "--note 'seed': expected KEY=VALUE, for example"),
         (["--note", "seed=1", "--note", "seed=2"], "--note seed: given twice, '1' and '2'"),
-        (["--note", "settled_at_step=1"], "note settled_at_step: the recorder itself keeps something"),
+        (["--note", "settled_at_step=1"], "note settled_at_step: regime itself keeps something"),
         (["--note", "=1"], "note '': expected a name"),
     ],
 )
