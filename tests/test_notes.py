@@ -148,7 +148,7 @@ def test_a_recording_keeps_notes_and_its_own_apart(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(12, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3))
     loader = [(torch.from_numpy(nets.probe(nets.make_mlp())), torch.zeros(6))]
     options = {"loader": loader, "batch_size": 15, "settling": regime_proto.Settling(threshold=0.5, window=1)}
-    with pytest.raises(RegimeError, match="note probe_drawn: the recorder itself keeps"):
+    with pytest.raises(RegimeError, match="note probe_drawn: regime itself keeps"):
         regime_proto.record(model, "auto", path, notes={"probe_drawn": 1}, **options)
     with regime_proto.record(model, "auto", path, notes={"seed": 3, "model": "MLP"}, **options) as recorder:
         for step in range(4):
