@@ -9,7 +9,7 @@ import torch
 from recording import extra
 from regime_proto.schema import read_notes, validate
 from regime_proto.schema.files import segments_folder
-from regime_proto.schema.notes import MAX_LETTERS, MAX_NOTES, OWN, as_notes
+from regime_proto.schema.notes import MAX_LETTERS, MAX_NOTES, ORDER_DOUBT, OWN, as_notes
 from regime_proto.schema.segments import Segments
 from test_cli import assert_one_line, regime
 
@@ -159,7 +159,7 @@ def test_a_recording_keeps_notes_and_its_own_apart(tmp_path):
     with regime_proto.record(model, "auto", path, notes={"seed": 4}, resume=3, **options) as recorder:
         recorder.observe(4)
     assert read_notes(path) == {"seed": 4, "model": "MLP"}
-    assert extra(path).keys() - read_notes(path).keys() == OWN
+    assert extra(path).keys() - read_notes(path).keys() == OWN - {ORDER_DOUBT}
 
 
 def test_what_others_put_there_is_passed_over(noted, tmp_path):
