@@ -9,7 +9,7 @@ import torch
 from recording import extra
 from regime_proto.schema import read_notes, validate
 from regime_proto.schema.files import segments_folder
-from regime_proto.schema.notes import MAX_LETTERS, MAX_NOTES, OWN, as_notes
+from regime_proto.schema.notes import MAX_LETTERS, MAX_NOTES, ORDER_DOUBT, OWN, as_notes
 from regime_proto.schema.segments import Segments
 from test_cli import assert_one_line, regime
 
@@ -109,7 +109,7 @@ def test_many_notes_fit(mlp_run, noted, tmp_path):
         ({"é": 1}, "note 'é': expected a name"),
         ({"seed\n": 1}, r"note 'seed\\n': expected a name"),
         ({5: 1}, "note 5: expected a name"),
-        ({"probe_seed": 1}, "note probe_seed: the recorder itself keeps something under this name"),
+        ({"probe_seed": 1}, "note probe_seed: regime itself keeps something under this name"),
         ({"seed": None}, "note seed: expected text, a number or a bool, found NoneType"),
         ({"seed": [1]}, "note seed: expected text, a number or a bool, found list"),
         ({"seed": 2**63}, "note seed: 9223372036854775808 does not fit into 64 bits"),
@@ -130,7 +130,7 @@ def test_what_cannot_be_kept_is_refused(notes, said):
     [
         (["--note", "seed"], "--note 'seed': expected KEY=VALUE, for example"),
         (["--note", "seed=1", "--note", "seed=2"], "--note seed: given twice, '1' and '2'"),
-        (["--note", "settled_at_step=1"], "note settled_at_step: the recorder itself keeps something"),
+        (["--note", "settled_at_step=1"], "note settled_at_step: regime itself keeps something"),
         (["--note", "=1"], "note '': expected a name"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_recording_keeps_notes_and_its_own_apart(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(12, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3))
     loader = [(torch.from_numpy(nets.probe(nets.make_mlp())), torch.zeros(6))]
     options = {"loader": loader, "batch_size": 15, "settling": regime_proto.Settling(threshold=0.5, window=1)}
-    with pytest.raises(RegimeError, match="note probe_drawn: the recorder itself keeps"):
+    with pytest.raises(RegimeError, match="note probe_drawn: regime itself keeps"):
         regime_proto.record(model, "auto", path, notes={"probe_drawn": 1}, **options)
     with regime_proto.record(model, "auto", path, notes={"seed": 3, "model": "MLP"}, **options) as recorder:
         for step in range(4):
@@ -159,7 +159,7 @@ def test_a_recording_keeps_notes_and_its_own_apart(tmp_path):
     with regime_proto.record(model, "auto", path, notes={"seed": 4}, resume=3, **options) as recorder:
         recorder.observe(4)
     assert read_notes(path) == {"seed": 4, "model": "MLP"}
-    assert extra(path).keys() - read_notes(path).keys() == OWN
+    assert extra(path).keys() - read_notes(path).keys() == OWN - {ORDER_DOUBT}
 
 
 def test_what_others_put_there_is_passed_over(noted, tmp_path):

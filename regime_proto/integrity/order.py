@@ -58,7 +58,7 @@ def contradiction(source: Source, sketches: Sketches, without: Sequence[int] = (
         Steps that are left out: their states are known to be out of place.
     """
     checkpoints, table = sketches.of([one for one in source.checkpoints if one.step not in without])
-    if len(table) < _FEWEST_STATES or (np.ptp(table, axis=0) > 0).sum() < _MOVING:
+    if len(table) < _FEWEST_STATES or (table.max(axis=0) != table.min(axis=0)).sum() < _MOVING:
         return None
     way = _Way(table)
     return _against_others(source, checkpoints, way) or _swapped(checkpoints, way) or _shuffled(way)
@@ -74,8 +74,10 @@ class _Way:
     def between(self, some: Array, others: Array) -> Array:
         """Return ‖Δ‖ of pairs of states."""
         blocks = [slice(start, start + 256) for start in range(0, len(some), 256)]
-        squares = [np.square(self._table[some[at]] - self._table[others[at]]).sum(axis=1) for at in blocks]
-        return np.sqrt(np.concatenate(squares, dtype=np.float64)) if squares else np.empty(0)
+        # In float32, squares of large weights would be infinite.
+        deltas = (np.subtract(self._table[some[at]], self._table[others[at]], dtype=np.float64) for at in blocks)
+        squares = [np.square(delta).sum(axis=1) for delta in deltas]
+        return np.sqrt(np.concatenate(squares)) if squares else np.empty(0)
 
     def moving(self, order: Array) -> Array:
         """Return whether enough numbers change in each of three intervals in a row."""
