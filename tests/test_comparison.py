@@ -385,7 +385,7 @@ def test_the_table_of_runs(paths):
         assert word in done.stdout
     assert "lenet.h5" not in done.stdout
     beside = regime("compare", paths[3], "--reference", "paper").stdout
-    for word in ("lenet.h5", "paper 18", "1 run and 18 published runs"):
+    for word in ("lenet.h5", "PyramidViT on TinyImageNet (paper)", "1 run and 18 published runs"):
         assert word in beside
 
 

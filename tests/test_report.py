@@ -69,6 +69,7 @@ def test_figures_hold_what_the_analysis_found(runs):
     markers = plots["r0-curves"]["traces"][2:]
     crossings = [step for threshold in result.thresholds for step in (threshold.step_w, threshold.step_p)]
     assert [marker["x"][0] for marker in markers] == [step for step in crossings if step is not None]
+    assert "“same” takes zeros beyond the ends" in page
     dots = plots["r0-readings"]["traces"][0]["x"]
     np.testing.assert_allclose(sorted(dots), sorted(result.readings.values()), rtol=1e-4)
     np.testing.assert_allclose(plots["r0-areas"]["traces"][0]["y"], [one.auc_p for one in result.layers], rtol=1e-4)
@@ -179,6 +180,7 @@ def test_the_command_takes_care_of_what_is_there_and_says_what_the_page_warns_of
     done = regime("report", runs[0], run, "-o", page)
     assert done.exit_code == 0, done.output
     assert "runs of different stride" in done.stderr
+    assert "18 published runs (stride 1 step)" in done.stderr
     assert "runs of different stride" in page.read_text(encoding="utf-8")
     assert_one_line(regime("report", runs[0], "-o", tmp_path / "page.pdf"), "expected a name that ends with .html")
     table = regime("compare", runs[0], "--to", "csv", "-o", run, "--overwrite")

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
+from trajectories import LAYERS, header
 from trajectories import write as write_trajectory
 
 import regime_proto
@@ -128,6 +130,26 @@ def test_switches_make_scales_logarithmic(opened):
     assert 10**after == pytest.approx(before)
     page.locator("#r0-layers").get_by_label("logarithmic colours").uncheck()
     assert page.evaluate("document.getElementById('r0-layers-plot')._fullData[0].z[0][0]") == before
+
+
+def test_names_are_drawn_letter_by_letter(opened, pages):
+    names = ["<b>bold</b> &lt; %{y}", "var(--weight)"]
+    layers = tuple(replace(layer, name=name, path="") for layer, name in zip(LAYERS, names, strict=True))
+    runs = [pages / "<i>one.h5", pages / "&lt;two.h5"]
+    for number, path in enumerate(runs):
+        head = header(layers=layers)
+        write_trajectory(path, head=head.with_attributes(run_id=str(number)), count=30)
+    (pages / "names.html").write_text(report(runs, resamples=0), encoding="utf-8")
+    page = opened("names")
+    ticks = "[...document.querySelectorAll('#r0-layers-plot .ytick text')].map((tick) => tick.textContent)"
+    assert sorted(page.evaluate(ticks)) == names
+    legend = page.locator("#all-overlay-plot .legendtext")
+    assert legend.all_text_contents() == ["<i>one", "&lt;two"]
+    # By keyboard a run is shown or hidden, whatever it is called.
+    page.locator("#all-overlay-plot .legendtoggle").last.focus()
+    page.keyboard.press("Enter")
+    shown = "document.getElementById('all-overlay-plot')._fullData.map((trace) => trace.visible)"
+    until(page, f"String({shown})", "true,true,legendonly,legendonly")
 
 
 def luminance(color):

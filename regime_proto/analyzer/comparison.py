@@ -241,7 +241,14 @@ def spacing(row: Row) -> str:
 
 def _runs_by(key: Callable[[Row], str | None], rows: Iterable[Row]) -> dict[str, list[str]]:
     """Return the names of the runs by something that can be said of each; None says nothing."""
-    return {value: [row.run for row in group] for value, group in _grouped(key, rows).items()}
+    return {value: _called(group) for value, group in _grouped(key, rows).items()}
+
+
+def _called(rows: Sequence[Row]) -> list[str]:
+    """Return the names of runs; the published ones, which have none, are counted."""
+    own = [row.run for row in rows if row.source == RUN]
+    published = len(rows) - len(own)
+    return own + [f"{published} published runs"] * (published > 0)
 
 
 def _grouped(key: Callable[[Row], str | None], rows: Iterable[Row]) -> dict[str, list[Row]]:

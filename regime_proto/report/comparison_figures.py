@@ -12,6 +12,7 @@ from regime_proto.analyzer.rows import PAPER, Row
 from regime_proto.report.drawing import LONGEST_RUN, at_one, line
 from regime_proto.report.figure import NEUTRAL, PATTERN, Figure, Table, number
 from regime_proto.report.names import distinct, in_plotly
+from regime_proto.report.tables import name_of
 from regime_proto.report.view import RunView
 
 # Okabe and Ito's colours, as page.css gives them for light and dark; further runs take other strokes.
@@ -32,7 +33,7 @@ def published(found: Comparison) -> Figure:
             "type": "scatter", "mode": "markers", "x": [row.rho for row in paper],
             "y": [f"published: {row.labels[FAMILY]}" for row in paper], "name": "published",
             "marker": {"color": NEUTRAL, "size": 9, "opacity": 0.8},
-            "text": [_name(row) for row in paper], "hovertemplate": "%{text}: ρ %{x:.2f}<extra></extra>",
+            "text": [name_of(row) for row in paper], "hovertemplate": "%{text}: ρ %{x:.2f}<extra></extra>",
         },
         *map(_own, own, map(in_plotly, names)),
     ]  # fmt: skip
@@ -65,17 +66,13 @@ def published(found: Comparison) -> Figure:
         table=Table(
             ("run", "AUC_W", "AUC_P", "ρ"),
             tuple(
-                (row.run if row.source != PAPER else _name(row), number(row.auc_w, ".2f"), number(row.auc_p, ".2f"),
+                (name_of(row), number(row.auc_w, ".2f"), number(row.auc_p, ".2f"),
                  number(row.rho, ".2f"))
                 for row in (*own, *paper)
             ),
         ),
         height=160 + 28 * (len(families) + len(own)),
     )  # fmt: skip
-
-
-def _name(row: Row) -> str:
-    return f"{row.labels['model']} on {row.labels['dataset']}"
 
 
 def _own(row: Row, name: str) -> dict[str, Any]:

@@ -60,7 +60,8 @@ def readings(view: RunView) -> Figure:
         title="How much ρ depends on how it is read",
         caption=(
             "The paper leaves open what the smoothing does at the ends, whether outliers are clipped, and what weighs "
-            "the same in Δw (parameters or tensors) and Δa (layers or units): 16 readings of the same run. Above 1, "
+            "the same in Δw (parameters or tensors) and Δa (layers or units): 16 readings of the same run. "
+            "“same” takes zeros beyond the ends, “valid” whole windows only. Above 1, "
             f"patterns settled earlier than weights, where both settled.{interval_words}"
         ),
         summary=f"Dot plot. ρ lies between {span} over {len(values)} readings; it is {number(result.rho, '.2f')} under "

@@ -50,7 +50,12 @@ KINDS = (
     Column("stride", spacing, is_number=False),
     Column("preset", lambda row: row.preset, is_number=False),
 )
-RUN = Column("run", lambda row: row.run, is_number=False)
+RUN = Column("run", lambda row: name_of(row), is_number=False)
+
+
+def name_of(row: Row) -> str:
+    """Return what a row is called for people: a published run has no file, but a model and a data set."""
+    return row.run if row.source != PAPER else f"{row.labels['model']} on {row.labels['dataset']} ({PAPER})"
 
 
 def decimals(value: float) -> str:
