@@ -23,7 +23,8 @@ MODEL_KEYS = (
     "model_state_dict", "state_dict", "model", "model_state", "net", "network", "module", "weights", "params",
 )  # fmt: skip
 _OPTIMIZER = ("optim", "opt_state")
-_NOT_WEIGHTS = ("ema", "sched", "scaler", "loop", "callback", "rng")
+_AVERAGE = "ema"
+_NOT_WEIGHTS = (_AVERAGE, "sched", "scaler", "loop", "callback", "rng")
 _DEEPEST = 4
 
 
@@ -173,7 +174,7 @@ def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
     top = payload.groups.get(TOP, {})
     top = {name: tensor for name, tensor in top.items() if not candidates or not is_other(name)}
     if not candidates and not top:
-        raise NotACheckpoint(payload.instead or f"no tensors of a model in it (keys: {_listed(list(payload.groups))})")
+        raise NotACheckpoint(payload.instead or f"{where}: {_without_model(payload)}")
     parents = {key.rsplit(".", depth)[0] for key in candidates for depth in range(key.count(".") + 1)}
     levels = sorted(parents, key=lambda key: key.count("."))
     for name in MODEL_KEYS:
@@ -183,6 +184,14 @@ def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
         if found:
             return _only(found, payload, where)
     return top or _only(sorted({key.partition(".")[0] for key in candidates}), payload, where)
+
+
+def _without_model(payload: Payload) -> str:
+    keys = [key for key in payload.groups if key != TOP]
+    average = next((key for key in keys if _AVERAGE in key.lower() and not is_optimizer(key)), None)
+    if average is not None:
+        return f"no weights in it but an average; to read that, give --weights {average}"
+    return f"no tensors of a model in it (keys: {_listed(list(payload.groups))})"
 
 
 def is_optimizer(key: str) -> bool:
