@@ -81,7 +81,7 @@ def _of_pickled_arrays(path: Path) -> str | None:
     out = f"{path.parent}-safetensors"
     before = (
         "items = lambda t: dict(t.items()) if hasattr(t, 'items') else {}; "
-        "parts = lambda t: {k: v for k, v in items(t).items() if np.ndim(v) or not isinstance(v, numbers)}; "
+        "parts = lambda t: {k: v for k, v in items(t).items() if not isinstance(v, numbers) or np.ndim(v)}; "
         "model = lambda d, t: d['params'] if list(d) == ['params'] else d or t; "
         "numbers = (int, float, np.generic, jax.Array); "
         "named = lambda t: {keystr(k, simple=True, separator='.'): np.asarray(v) for k, v in flat(t)[0]}; "

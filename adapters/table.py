@@ -37,7 +37,10 @@ class Entry:
 _TORCH = ("cpu", "torch")
 
 SOURCES = (
-    Entry("PyTorch: `.pt .pth .ckpt .bin`", "read; plain files without torch too", "torch", ("torch",), _TORCH),
+    Entry(
+        "PyTorch: `.pt .pth .ckpt .bin`, `.pth.tar`, `.th`, no suffix", "read; plain files without torch too", "torch",
+        ("torch",), _TORCH,
+    ),
     Entry("`torch.export`: `.pt2`", "taken as the model", "torch", ("torch",), _TORCH),
     Entry("safetensors: `.safetensors`", "read", "safetensors", ("safetensors",)),
     Entry("folders of weights, single or sharded: `step1000/`", "read", "folder", ("safetensors",)),
@@ -74,6 +77,12 @@ SOURCES = (
     Entry(
         "pickled estimators of scikit-learn", "refused, with the command that converts them", "advice",
         ("scikit-learn",),
+    ),
+    Entry("Equinox: `.eqx`", "answered with the command that converts them", "advice", ("equinox",)),
+    Entry("pickled parameters of JAX: `.pkl`", "refused, with the command that converts them", "advice", ("jax",)),
+    Entry(
+        "TensorFlow: `.index`, SavedModel; PaddlePaddle: `.pdparams`; Stable-Baselines3: `.zip`",
+        "answered with the command that converts them", "advice", (),
     ),
     Entry("whole pickled modules, TorchScript", "answered with the command that converts them", "torch", ("torch",)),
 )  # fmt: skip

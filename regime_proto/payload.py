@@ -24,7 +24,8 @@ MODEL_KEYS = (
     "model_state_dict", "state_dict", "model", "model_state", "net", "network", "module", "weights", "params",
 )  # fmt: skip
 _OPTIMIZER = ("optim", "opt_state")
-_NOT_WEIGHTS = ("ema", "sched", "scaler", "loop", "callback", "rng")
+_AVERAGE = "ema"
+_NOT_WEIGHTS = (_AVERAGE, "sched", "scaler", "loop", "callback", "rng")
 _DEEPEST = 4
 # A single number is no model.
 _FEWEST = 2
@@ -233,8 +234,11 @@ def _has_arrays(tensors: Mapping[str, Array | NotDense]) -> bool:
 
 
 def _no_weights(payload: Payload, where: str, chosen: Mapping[str, Array | NotDense]) -> str:
-    held = _listed([f"{name} ({_spelled(tensor)})" for name, tensor in chosen.items()]) or "nothing"
     keys = [key for key in payload.groups if key != TOP]
+    average = next((key for key in keys if _AVERAGE in key.lower() and not is_optimizer(key)), None)
+    if average is not None and not chosen:
+        return f"{where}: no weights in it but an average; to read that, give --weights {average}"
+    held = _listed([f"{name} ({_spelled(tensor)})" for name, tensor in chosen.items()]) or "nothing"
     beside = f"; it holds the keys {_listed(keys)}: say which are meant with --weights KEY" if keys else ""
     return f"{where}: no weights of a model in it, only {held}{beside}"
 

@@ -32,7 +32,9 @@ STATES = 4
 def run_the_command(text):
     """Run the command of an advice; return the directory that it names."""
     assert len(text.splitlines()) == 1
-    command, out = re.search(r"((?:python -c|for d in) .*); then give (.*)$", text).groups()
+    command, out = re.search(
+        r"((?:python -c|for d in) .*); then give (.*?)(?: with --weights .*| and, as the model, .*)?$", text
+    ).groups()
     # Where the model's code is, and with this Python.
     places = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
