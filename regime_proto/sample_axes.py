@@ -70,9 +70,6 @@ def find_axes(shapes: Mapping[str, Sequence[int]], declared: Mapping[str, int]) 
     candidates = set(stated.values() or lengths.values())
     fitting = {samples: {name: _axis(shape, samples) for name, shape in open_shapes.items()} for samples in candidates}
     fitting = {samples: axes for samples, axes in fitting.items() if samples and None not in axes.values()}
-    if len(candidates) > 1:
-        # One row for several samples, not one sample.
-        fitting.pop(1, None)
     if len(fitting) != 1 or (stated and len(candidates) > 1):
         raise AxisError(_undecided(stated or lengths, sorted(fitting), {**lengths, **stated}))
     [(samples, axes)] = fitting.items()

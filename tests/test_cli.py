@@ -481,5 +481,5 @@ def test_a_single_checkpoint_is_named_as_one(tmp_path, suffix):
         np.savez(folder / "best.npz", **weights)
     else:
         save_file(weights, folder / "best.safetensors")
-    with pytest.raises(RegimeError, match=r"run: a single checkpoint \(.*best\..*\); give the directory that holds all"):
+    with pytest.raises(RegimeError, match=r"run: a single checkpoint \(.*best\..*\); give the directory that"):
         open_directory(folder)
