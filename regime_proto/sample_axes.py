@@ -32,7 +32,7 @@ def declared_axes(arrays: Mapping[str, Array]) -> dict[str, int]:
         if name not in arrays:
             raise AxisError(f"{AXIS}{name}: there is no array {name!r}; name it after one in the probe")
         number = array.reshape(-1)[0] if array.size == 1 else None
-        if number not in range(FIXED, arrays[name].ndim):
+        if number is None or number not in range(FIXED, arrays[name].ndim):
             shown = array.tolist() if array.size < 5 else f"{array.dtype.name}{list(array.shape)}"
             raise AxisError(
                 f"{AXIS}{name} is {shown}; expected one axis of {name}{list(arrays[name].shape)}, 0 for the first, "

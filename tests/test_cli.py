@@ -209,7 +209,8 @@ def probe_nan(run):
 
 
 def probe_name(run):
-    np.savez(run / "probe.npz", featured=np.ones((6, 12), np.float32))
+    array = np.ones((6, 12), np.float32)
+    np.savez(run / "probe.npz", features=array, featured=array)
 
 
 def no_probe(run):

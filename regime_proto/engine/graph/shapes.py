@@ -87,7 +87,10 @@ class FixInputValues(InPlacePass):
         for value in found:
             tensor = ir.tensor(self.values[str(value.name)], name=f"regime_fixed_{value.name}")
             constant = ir.Value(
-                name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape), const_value=tensor
+                name=tensor.name,
+                type=ir.TensorType(tensor.dtype),
+                shape=ir.Shape(tensor.shape.numpy()),
+                const_value=tensor,
             )
             model.graph.register_initializer(constant)
             ir.convenience.replace_all_uses_with(value, constant)
