@@ -125,6 +125,11 @@ def export(model: object, probe: Probe) -> Program:
 
 
 def _program(model: ir.Model, probe: Probe, where: str) -> Program:
+    held = {
+        str(name): tuple(value.const_value.shape.numpy())
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+    }
     roles = _weights(model, where)
     weights = _arrays(model, roles, where)
     framework = {model.producer_name or "onnx": model.producer_version or "unknown"}
@@ -141,6 +146,9 @@ def _program(model: ir.Model, probe: Probe, where: str) -> Program:
         framework=framework,
         where=where,
         paths={str(node.name): module_path(node.metadata_props) for node in model.graph.all_nodes()},
+        # They say how the model is to run: it may have branches for them.
+        fixed={name: array.item() for name, array in arrays.items() if array.ndim == 0},
+        beside=held,
     )
 
 

@@ -16,6 +16,7 @@ from regime_proto import places
 from regime_proto.engine.graph.gates import Gate
 from regime_proto.engine.graph.program import Program
 from regime_proto.plan import Plan
+from regime_proto.sample_axes import FIXED
 from regime_proto.source import Source
 
 SHOWN = 5
@@ -62,11 +63,13 @@ def plan(found: Plan) -> RenderableType:
 
 def program(found: Program, gates: Sequence[Gate], tracked: Sequence[Gate]) -> RenderableType:
     """Return the inputs, tensors and all gates of a program."""
-    samples = next(iter(found.inputs.values())).shape[0]
+    samples = found.samples
     facts = facts_grid()
     facts.add_row("program", " ".join(f"{name} {version}" for name, version in found.framework.items()))
     for name, spec in found.inputs.items():
-        facts.add_row("probe input", f"{name}: {spec}")
+        axis = found.sample_axes.get(name, 0)
+        where = "" if not axis else f", sample axis {axis}" if axis != FIXED else ", the same for all samples"
+        facts.add_row("probe input", f"{name}: {spec}{where}")
     trainable = found.trainable
     facts.add_row("trainable", f"{len(trainable)} tensors, {sum(tensor.size for tensor in trainable):,} parameters")
     units = sum(gate.layer(samples).size for gate in tracked)

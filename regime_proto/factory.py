@@ -112,7 +112,7 @@ def _command_line_of(name: str) -> Iterator[list[str]]:
     kept: list[str] = []
     before = sys.argv, sys.stdout, sys.stderr
     sys.argv = [name]
-    sys.stdout, sys.stderr = _WithoutUsage(sys.stdout, kept), _WithoutUsage(sys.stderr, kept)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = _WithoutUsage(sys.stdout, kept), _WithoutUsage(sys.stderr, kept)
     try:
         yield kept
         before[2].write("".join(kept))

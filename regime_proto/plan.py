@@ -292,6 +292,8 @@ def load_program(
         program = exporter_for(model).export(model, probe)
     bound = probe.complete(program.probe_inputs)
     _check_probe(program, bound, probe.where)
+    if model is not None or not (root / PROGRAM_FILE).is_file():
+        program = program.with_sample_axes(axes_of(bound, program.probe_inputs)[1])
     return program, bound
 
 
@@ -403,6 +405,11 @@ def _check_probe(program: Program, bound: Mapping[str, Array], where: str) -> No
         if name not in bound:
             raise ProbeError(f"{where}: no array for input {name!r}; expected {expected}")
         found = bound[name]
+        if name in program.fixed and found.ndim == 0 and found.item() != program.fixed[name]:
+            raise ProbeError(
+                f"{where}: {name} is {found.item()}, and the program was made for {program.fixed[name]:g}; "
+                "for another value, export the program again with --model and --probe"
+            )
         if found.shape != expected.shape or found.dtype.name != expected.dtype:
             raise ProbeError(
                 f"{where}: {name} is {found.dtype.name}{list(found.shape)}, the program expects {expected}; "

@@ -32,7 +32,7 @@ def declared_axes(arrays: Mapping[str, Array]) -> dict[str, int]:
         if name not in arrays:
             raise AxisError(f"{AXIS}{name}: there is no array {name!r}; name it after one in the probe")
         number = array.reshape(-1)[0] if array.size == 1 else None
-        if number not in range(FIXED, arrays[name].ndim):
+        if number is None or number not in range(FIXED, arrays[name].ndim):
             shown = array.tolist() if array.size < 5 else f"{array.dtype.name}{list(array.shape)}"
             raise AxisError(
                 f"{AXIS}{name} is {shown}; expected one axis of {name}{list(arrays[name].shape)}, 0 for the first, "
@@ -70,9 +70,6 @@ def find_axes(shapes: Mapping[str, Sequence[int]], declared: Mapping[str, int]) 
     candidates = set(stated.values() or lengths.values())
     fitting = {samples: {name: _axis(shape, samples) for name, shape in open_shapes.items()} for samples in candidates}
     fitting = {samples: axes for samples, axes in fitting.items() if samples and None not in axes.values()}
-    if len(candidates) > 1:
-        # One row for several samples, not one sample.
-        fitting.pop(1, None)
     if len(fitting) != 1 or (stated and len(candidates) > 1):
         raise AxisError(_undecided(stated or lengths, sorted(fitting), {**lengths, **stated}))
     [(samples, axes)] = fitting.items()

@@ -19,6 +19,10 @@ WHEELS = {
         "rapidocr_onnxruntime-1.4.4-py3-none-any.whl",
         "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
     ),
+    "silero-vad==6.2.3": (
+        "silero_vad-6.2.3-py3-none-any.whl",
+        "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+    ),
 }
 GRAPHS = {
     "mnist-conv": ("qonnx==1.0.0", "qonnx/data/onnx/mnist-conv/model.onnx"),
@@ -27,6 +31,10 @@ GRAPHS = {
         "rapidocr-onnxruntime==1.4.4",
         "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
     ),
+    # The same network three times: with all of it in a branch for the rate, with branches inside only, and flat.
+    "speech": ("silero-vad==6.2.3", "silero_vad/data/silero_vad.onnx"),
+    "speech-16k": ("silero-vad==6.2.3", "silero_vad/data/silero_vad_16k_op15.onnx"),
+    "speech-branch": ("silero-vad==6.2.3", "silero_vad/data/silero_vad_op18_ifless.onnx"),
     "ocr-detection": ("rapidocr-onnxruntime==1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"),
 }
 

@@ -570,7 +570,7 @@ def test_other_activations_have_no_gates(activation):
         ),
         (np.ones((4, 7), "f2"), r"float16\[4, 7\], expected .*astype\('float32'\)$"),
         ([np.ones((4, 7)), np.ones((4, 7))], r"2 arrays for 1 inputs \(X\)"),
-        ({"features": np.ones((4, 7))}, "'features' is no input of the model; its inputs are X"),
+        ({"X": np.ones((4, 7)), "more": np.ones((4, 7))}, "'more' is no input of the model; its inputs are X"),
     ],
 )
 def test_probes_that_do_not_fit(probe, match):

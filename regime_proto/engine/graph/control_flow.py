@@ -184,6 +184,7 @@ def _inline(model: ir.Model, node: ir.Node, taken: ir.Graph) -> None:
         replacement = result
         if output.is_graph_output():
             # The graph's outputs keep their names, and a branch may hand out an input, or one value twice.
+            names[f"{node.name}_output"] += 1
             copy = ir.node("Identity", [result], name=_unique(f"{node.name}_output", names))
             replacement = copy.outputs[0]
             replacement.name, replacement.type, output.name = output.name, output.type, None

@@ -9,7 +9,7 @@ from regime_proto.engine.graph.control_flow import InlineConstantBranches
 from regime_proto.engine.graph.pooling import PoolFewerAxes
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.engine.graph.rewrite import NameNodes, StripMetadata
-from regime_proto.engine.graph.shapes import FixInputShapes, RunOnce
+from regime_proto.engine.graph.shapes import FixInputShapes, FixInputValues, RunOnce
 from regime_proto.source import Array
 
 
@@ -22,6 +22,8 @@ def exported_program(
     framework: Mapping[str, str],
     where: str,
     paths: Mapping[str, str] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    beside: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Program:
     """Return a program that stands alone: every shape fixed for the probe, nothing of its origin left in it.
 
@@ -39,6 +41,10 @@ def exported_program(
         Named in errors.
     paths : mapping of str to str, optional
         Module path by node name.
+    fixed : mapping of str to number, optional
+        The inputs that are constants of this program; see `FixInputValues`.
+    beside : mapping of str to tuple of int, optional
+        Shapes of constants that a checkpoint may hold too; those that the graph has no use for are listed as tensors.
 
     Raises
     ------
@@ -49,15 +55,23 @@ def exported_program(
     ir.external_data.load_to_model(model)
     for rewrite in (
         FixInputShapes(probe, where),
+        FixInputValues({name: probe[name] for name in fixed or ()}),
         PoolFewerAxes(),
         InlineConstantBranches(weights=()),
         RunOnce(probe, weights, where),
+        # Shapes that only a run could tell may decide more of them.
+        InlineConstantBranches(weights=()),
+        RunOnce(probe, weights, where, trial=False),
         NameNodes(),
         StripMetadata(paths or {}),
     ):
         rewrite(model)
     forget_origin(model)
-    return Program.from_model(model, tensors=tensors, probe_inputs=list(probe), framework=framework)
+    held = {*model.graph.initializers, *(tensor.name for tensor in tensors)}
+    unused = [Tensor(name, shape, trainable=False) for name, shape in (beside or {}).items() if name not in held]
+    return Program.from_model(
+        model, tensors=[*tensors, *unused], probe_inputs=list(probe), framework=framework, fixed=fixed
+    )
 
 
 def outputs_of(program: Program, arrays: Mapping[str, Array]) -> list[Array]:

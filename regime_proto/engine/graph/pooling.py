@@ -1,6 +1,7 @@
 """Brings pooling over many axes into a form that ONNX Runtime runs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
@@ -16,33 +17,63 @@ class PoolFewerAxes(InPlacePass):
     """
 
     def call(self, model: ir.Model) -> PassResult:
-        """Rewrite; shapes must be known."""
+        """Rewrite those whose shapes are known."""
         found = [node for node in model.graph if node.op_type == "MaxPool" and node.domain == ""]
         rewritten = [_rewrite(node, model.graph) for node in found]
         return PassResult(model, modified=any(rewritten))
 
 
+@dataclass(frozen=True)
+class _Windows:
+    """What a pooling does along each axis after the second."""
+
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+    pads: list[int]
+
+    @classmethod
+    def of(cls, node: ir.Node, count: int) -> "_Windows":
+        """Read the attributes of a pooling over `count` axes."""
+        kernel, strides, dilations = (
+            _numbers(node, name, 1, count) for name in ("kernel_shape", "strides", "dilations")
+        )
+        return cls(kernel, strides, dilations, _numbers(node, "pads", 0, 2 * count))
+
+    def active(self) -> list[int]:
+        """Return the axes along which something is pooled."""
+        count = len(self.kernel)
+        return [
+            axis
+            for axis in range(count)
+            if self.kernel[axis] > 1 or self.strides[axis] > 1 or any(self.pads[axis::count])
+        ]
+
+    def along(self, axes: Sequence[int]) -> list[ir.Attr]:
+        """Return the attributes of a pooling over these axes alone."""
+        kept = {
+            "strides": [self.strides[axis] for axis in axes],
+            "dilations": [self.dilations[axis] for axis in axes],
+            "kernel_shape": [self.kernel[axis] for axis in axes],
+            "pads": [self.pads[axis + end] for end in (0, len(self.kernel)) for axis in axes],
+        }
+        return [ir.AttrInt64s(name, values) for name, values in kept.items()]
+
+
 def _rewrite(node: ir.Node, graph: ir.Graph) -> bool:
     source, result = node.inputs[0], node.outputs[0]
-    if source is None or source.shape is None or result.shape is None or len(node.outputs) > 1:
+    before, after = _static(source), _static(result)
+    if source is None or before is None or after is None or len(node.outputs) > 1:
         return False
-    before, after = source.shape.numpy(), result.shape.numpy()
     count = len(before) - 2
-    windows = {name: _numbers(node, name, default, count) for name, default in (("strides", 1), ("dilations", 1))}
-    windows |= {"kernel_shape": _numbers(node, "kernel_shape", 1, count), "pads": _numbers(node, "pads", 0, 2 * count)}
-    active = [
-        axis
-        for axis in range(count)
-        if windows["kernel_shape"][axis] > 1 or windows["strides"][axis] > 1 or any(windows["pads"][axis::count])
-    ]
+    windows = _Windows.of(node, count)
+    active = windows.active()
     if count <= _AXES or not 0 < len(active) <= _AXES:
         return False
+    attributes = windows.along(active)
+    attributes += [node.attributes[name] for name in ("auto_pad", "ceil_mode") if name in node.attributes]
     others = [axis for axis in range(len(before)) if axis - 2 not in active]
     order = [*others, *(axis + 2 for axis in active)]
-    kept = {name: [values[axis] for axis in active] for name, values in windows.items() if name != "pads"}
-    kept["pads"] = [windows["pads"][axis + end] for end in (0, count) for axis in active]
-    attributes = [ir.AttrInt64s(name, values) for name, values in kept.items()]
-    attributes += [node.attributes[name] for name in ("auto_pad", "ceil_mode") if name in node.attributes]
 
     moved = ir.node("Transpose", [source], {"perm": order})
     flat = _reshaped(moved.outputs[0], [-1, 1, *(before[axis + 2] for axis in active)], f"{node.name}_samples", graph)
@@ -54,6 +85,13 @@ def _rewrite(node: ir.Node, graph: ir.Graph) -> bool:
     ir.convenience.replace_all_uses_with(result, back.outputs[0], replace_graph_outputs=True)
     graph.remove(node, safe=True)
     return True
+
+
+def _static(value: ir.Value | None) -> tuple[int, ...] | None:
+    """Return the shape of a value, None where a length is a symbol or unknown."""
+    if value is None or value.shape is None or not value.shape.is_static():
+        return None
+    return tuple(value.shape.numpy())
 
 
 def _reshaped(value: ir.Value, shape: Sequence[int], name: str, graph: ir.Graph) -> ir.Node:

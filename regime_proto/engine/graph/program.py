@@ -6,11 +6,12 @@ import json
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -96,12 +97,18 @@ class Program:
         The graph inputs that take the probe.
     framework : mapping of str to str
         Names and versions of what the graph was exported with.
+    fixed : mapping of str to number, optional
+        The inputs whose value the graph was made for, such as one that chooses a branch.
+    sample_axes : mapping of str to int, optional
+        By input, where that is not the first; see `sample_axes.find_axes`.
     """
 
     content: bytes
     tensors: tuple[Tensor, ...]
     probe_inputs: tuple[str, ...]
     framework: Mapping[str, str]
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    sample_axes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_model(
@@ -111,6 +118,8 @@ class Program:
         tensors: Iterable[Tensor],
         probe_inputs: Iterable[str],
         framework: Mapping[str, str],
+        fixed: Mapping[str, float] | None = None,
+        sample_axes: Mapping[str, int] | None = None,
     ) -> "Program":
         """Make a program of an ONNX graph whose weights are inputs already (see `rewrite.LiftWeights`)."""
         tensors, probe_inputs = tuple(tensors), tuple(probe_inputs)
@@ -119,11 +128,13 @@ class Program:
             "tensors": [asdict(tensor) for tensor in tensors],
             "probe_inputs": probe_inputs,
             "framework": dict(framework),
+            **({"fixed": dict(fixed)} if fixed else {}),
+            **({"sample_axes": dict(sample_axes)} if sample_axes else {}),
         }
         model.metadata_props.clear()
         model.metadata_props[METADATA_KEY] = json.dumps(description)
         content = ir.to_proto(model).SerializeToString(deterministic=True)
-        return cls(content, tensors, probe_inputs, framework)
+        return cls(content, tensors, probe_inputs, framework, fixed or {}, sample_axes or {})
 
     @classmethod
     def load(cls, path: Path) -> "Program":
@@ -158,10 +169,35 @@ class Program:
         try:
             description = json.loads(model.metadata_props[METADATA_KEY])
             held = tuple(_tensor(entry) for entry in description["tensors"])
-            inputs = tuple(map(str, description["probe_inputs"]))
-            return cls(content, held, inputs, dict(description["framework"]))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            inputs, framework = tuple(map(str, description["probe_inputs"])), dict(description["framework"])
+            fixed = {name: float(value) for name, value in description.get("fixed", {}).items()}
+            axes = {name: int(axis) for name, axis in description.get("sample_axes", {}).items()}
+            return cls(content, held, inputs, framework, fixed, axes)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ProgramError(f"{where}: damaged program description ({error!r})") from None
+
+    def with_sample_axes(self, axes: Mapping[str, int]) -> "Program":
+        """Return the program that says of its inputs where the samples lie, if that is not the first axis of all."""
+        elsewhere = {name: axis for name, axis in axes.items() if axis}
+        if elsewhere == self.sample_axes:
+            return self
+        return Program.from_model(
+            self.parse_model(),
+            tensors=self.tensors,
+            probe_inputs=self.probe_inputs,
+            framework=self.framework,
+            fixed=self.fixed,
+            sample_axes=elsewhere,
+        )
+
+    @property
+    def samples(self) -> int:
+        """Number of samples, ``|S|``, that the graph was made for."""
+        for name, spec in self.inputs.items():
+            axis = self.sample_axes.get(name, 0)
+            if 0 <= axis < len(spec.shape):
+                return spec.shape[axis]
+        raise ProgramError("no input of the program has a sample axis: export it again, with the probe")
 
     def save(self, path: Path) -> None:
         """Write the program file."""
@@ -224,7 +260,7 @@ class Program:
         tensors = matched(state.tensors, known, trained)
         held = {tensor: next((name for name in tensor.names if name in tensors), None) for tensor in self.tensors}
         missing = [tensor for tensor, name in held.items() if name is None and self._needs(tensor)]
-        unknown = [name for name in tensors if name not in known]
+        unknown = [name for name in tensors if name not in known and not self._is_constant(name, tensors[name], where)]
         if missing:
             statistics = not unknown and not any(tensor.trainable for tensor in missing)
             why = "save running statistics too, as in the model's whole state" if statistics else _OTHER_MODEL
@@ -236,6 +272,24 @@ class Program:
         _require_shapes(bound, where)
         _require_real(bound, where)
         return {tensor.name: array for tensor, array in bound.items()}
+
+    def _is_constant(self, name: str, array: Array, where: str) -> bool:
+        """Whether a tensor is one that the graph holds itself.
+
+        Raises
+        ------
+        ProgramError
+            It is, with other numbers.
+        """
+        value = self.model.graph.initializers.get(name)
+        if value is None or value.const_value is None:
+            return False
+        if not np.array_equal(value.const_value.numpy(), array, equal_nan=array.dtype.kind == "f"):
+            raise ProgramError(
+                f"{where}: {name} differs from the constant of that name in the program; export the program again, of "
+                "the model that these checkpoints are of"
+            )
+        return True
 
     def _needs(self, tensor: Tensor) -> bool:
         return tensor.trainable or tensor.name in self.weight_inputs

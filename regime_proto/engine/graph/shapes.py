@@ -69,6 +69,34 @@ class FixInputShapes(InPlacePass):
         raise ProgramError(f"{self.where}: {expected}; {hint}")
 
 
+class FixInputValues(InPlacePass):
+    """Let constants take the place of inputs wherever these are used; the inputs stay.
+
+    Parameters
+    ----------
+    values : mapping of str to array
+        By input.
+    """
+
+    def __init__(self, values: Mapping[str, Array]) -> None:
+        self.values = values
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Add the constants."""
+        found = [value for value in model.graph.inputs if value.name in self.values]
+        for value in found:
+            tensor = ir.tensor(self.values[str(value.name)], name=f"regime_fixed_{value.name}")
+            constant = ir.Value(
+                name=tensor.name,
+                type=ir.TensorType(tensor.dtype),
+                shape=ir.Shape(tensor.shape.numpy()),
+                const_value=tensor,
+            )
+            model.graph.register_initializer(constant)
+            ir.convenience.replace_all_uses_with(value, constant)
+        return PassResult(model, modified=bool(found))
+
+
 class RunOnce(InPlacePass):
     """Run the graph on the probe, and take from there the shapes that inference could not tell.
 
@@ -78,12 +106,17 @@ class RunOnce(InPlacePass):
         Between them one array for every graph input.
     where : str
         Named in errors.
+    trial : bool
+        Run it even if all shapes are known.
     """
 
-    def __init__(self, probe: Mapping[str, Array], weights: Mapping[str, Array], where: str) -> None:
+    def __init__(
+        self, probe: Mapping[str, Array], weights: Mapping[str, Array], where: str, *, trial: bool = True
+    ) -> None:
         self.probe = probe
         self.weights = weights
         self.where = where
+        self.trial = trial
 
     def call(self, model: ir.Model) -> PassResult:
         """Run; the graph's own outputs are left as they are.
@@ -94,6 +127,8 @@ class RunOnce(InPlacePass):
             The model does not run on the probe.
         """
         unknown = [value for node in model.graph for value in node.outputs if value.name and not _is_known(value)]
+        if not (unknown or self.trial):
+            return PassResult(model, modified=False)
         outputs = list(model.graph.outputs)
         model.graph.outputs.clear()
         model.graph.outputs.extend(dict.fromkeys([*outputs, *unknown]))
