@@ -52,14 +52,17 @@ def analyze(
     verbose: bool,
     **conversion: Any,
 ) -> None:
-    """Analyze a directory of checkpoints, or a trajectory file.
+    """Analyze a directory of checkpoints, a sequence on the Hugging Face Hub, or a trajectory file.
 
-    A directory is converted first; the trajectory is kept and used again while nothing changed. Checkpoints that
-    were added since are observed and added. With --json and --follow every update is a line.
+    Checkpoints are converted first; the trajectory is kept and used again while nothing changed. Checkpoints that
+    were added since are observed and added. With --json and --follow every update is a line. Those on the Hub are
+    fetched one at a time: 'hf://ORG/NAME@step*' are branches and tags, 'hf://ORG/relu-{step}B' repositories,
+    'hf://ORG/NAME@main~commits' the commits of a branch.
 
     For example:
         regime analyze checkpoints/ --model mypkg.net:make --probe val.npz
         regime analyze run.h5 --preset strict --json
+        regime analyze 'hf://ORG/NAME@step*' --probe-text lines.txt --dry-run
     """
     import regime_proto
 
@@ -267,6 +270,9 @@ def _inspect_directory(root: Path, messages: Messages, reading: dict[str, str | 
     how = Reading(**reading)
     found = open_directory(root, how)
     render.show(console, inspection.source(found, everything=messages.verbose))
+    if found.copies is not None and not any(options.values()):
+        messages.note("nothing is fetched to inspect it; give --probe or --probe-text to see its gates")
+        return
     render.show(console, "")
     # What would keep an analysis from beginning or from ending is found here, too.
     for checkpoint in dict.fromkeys((found.checkpoints[0], found.checkpoints[-1])):
@@ -344,7 +350,7 @@ def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[s
         )
     names = (
         "model", "probe", "probe_text", "gates", "sample_units", "workers", "distance",
-        "adapter", "step_pattern", "weights",
+        "adapter", "step_pattern", "weights", "keep_downloads",
     )  # fmt: skip
     given = [name.replace("_", "-") for name in names if conversion[name] not in (None, (), False)]
     given += ["note"] * bool(conversion["notes"]) + ["output"] * (output is not None)
