@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.opening import read_json, read_start
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, is_optimizer, label_of, numbers_in
 from regime_proto.source import Array
 from regime_proto.trees import nested, tree_payload
@@ -84,7 +85,7 @@ def read(path: Path) -> Payload:
 def _with_metrics(path: Path, facts: Mapping[str, float]) -> dict[str, float]:
     """Return facts with the metrics that were saved, and the step by which the manager of checkpoints named one."""
     file = path / _METRICS / _METRICS
-    metrics = json.loads(file.read_bytes()) if file.is_file() else {}
+    metrics = read_json(file) if file.is_file() else {}
     facts = {**facts, **numbers_in(metrics)}
     if path.name.isdecimal() and not _is_tree(path) and label_of(facts).step is None:
         facts["step"] = float(path.name)
@@ -103,8 +104,7 @@ def _is_tree(folder: Path) -> bool:
     file = folder / _TREE
     if not file.is_file():
         return False
-    with file.open("rb") as content:
-        start = content.read(4096)
+    start = read_start(file, 4096)
     return not start or b'"tree_metadata"' in start
 
 
@@ -149,7 +149,7 @@ def _handlers(path: Path) -> dict[str, str]:
     file = path / _CHECKPOINT
     if not file.is_file():
         return {}
-    description = json.loads(file.read_bytes())
+    description = read_json(file)
     # Where a folder cannot be renamed, a file of its own says that all is there.
     if description.get("commit_timestamp_nsecs", 0) is None and not (path / _COMMITTED).is_file():
         raise _incomplete(path, f"{_CHECKPOINT} says that it is still being written")
@@ -159,7 +159,7 @@ def _handlers(path: Path) -> dict[str, str]:
 
 def _entries_in(folder: Path) -> list[_Entry]:
     """Return the arrays of one tree; what is empty, and text, is passed over."""
-    metadata = json.loads((folder / _TREE).read_bytes())
+    metadata = read_json(folder / _TREE)
     in_database = metadata.get("use_ocdbt")
     if in_database is None:
         in_database = (folder / _DATABASE).is_file()
@@ -273,6 +273,8 @@ def _explained(path: Path) -> Iterator[None]:
     """Make errors of files, and tensorstore's, ours."""
     try:
         yield
+    except RegimeError:
+        raise
     except RecursionError:
         raise RegimeError(f"{path}: damaged (nested too deeply); save it again or remove it") from None
     except json.JSONDecodeError as error:

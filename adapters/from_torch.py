@@ -11,7 +11,9 @@ from regime_proto.adapters.advice import is_script, of_module, of_script
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.program import Program
-from regime_proto.payload import Incomplete, Label, NotACheckpoint, Payload, label_of, payload_of
+from regime_proto.limits import hold_inflation
+from regime_proto.opening import open_file
+from regime_proto.payload import DEEPEST, Incomplete, Label, NotACheckpoint, Payload, label_of, payload_of
 from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel
 
@@ -30,7 +32,7 @@ def recognise(path: Path) -> str | None:
     """Tell a zip archive or a pickle by its first bytes; empty files count as damaged."""
     if not path.is_file():
         return None
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(4)
     if start == b"":
         return "an empty file"
@@ -111,11 +113,20 @@ def load(path: Path) -> Mapping[str, Any]:
         raise RegimeError(f"{path}: holds a tensor, not a dict of tensors; save model.state_dict() instead")
     if not isinstance(payload, Mapping):
         raise RegimeError(of_module(path, type(payload).__name__))
+    # A tensor may repeat a few numbers any number of times.
+    hold_inflation(f"{path}: its tensors", _bytes_of(payload), path.stat().st_size)
     return payload
 
 
+def _bytes_of(content: Mapping[Any, Any], depth: int = 0) -> int:
+    """Return the bytes that the arrays in nested dicts have in memory once each is written out."""
+    arrays = sum(value.nbytes for value in content.values() if isinstance(value, np.ndarray))
+    below = (value for value in content.values() if isinstance(value, Mapping) and depth < DEEPEST)
+    return arrays + sum(_bytes_of(value, depth + 1) for value in below)
+
+
 def _refuse_cut_off(path: Path) -> None:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(4)
         size = file.seek(0, 2)
         file.seek(max(0, size - _END_WITHIN))

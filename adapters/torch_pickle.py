@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from regime_proto.adapters import pickle_scan
 from regime_proto.adapters.mapped import dtype_named
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.opening import open_file
 from regime_proto.payload import NotDense
 
 # No checkpoint needs these. A stub would make them harmless too, but the user should know of such a file.
@@ -61,6 +63,7 @@ def load(path: Path) -> Any:
         The file is damaged, or names globals that no checkpoint needs.
     """
     try:
+        pickle_scan.check(path)
         return _with_arrays(_load(path))
     except RegimeError:
         raise
@@ -79,7 +82,10 @@ def load_part(content: bytes, where: str) -> Any:
         It is damaged, or holds what torch does not load safely.
     """
     try:
+        pickle_scan.check_content(content, where)
         return _array(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    except RegimeError:
+        raise
     except Exception as error:
         raise RegimeError(f"{where}: damaged or unsafe ({_first_line(error)}); save it again or remove it") from None
 
@@ -130,7 +136,7 @@ def _array(value: Any) -> Any:
 
 
 def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return file.read(4) == b"PK\x03\x04"
 
 
@@ -153,7 +159,7 @@ def _stubs(path: Path) -> list[Any]:
 def _old_globals(path: Path) -> list[str]:
     """Return the globals in a stream of pickles; torch looks up those it trusts before any stub."""
     names = set()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         # Magic number, protocol version, system information, payload.
         for _ in range(4):
             for opcode, argument, _ in pickletools.genops(file):

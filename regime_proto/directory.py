@@ -92,6 +92,7 @@ def open_directory(root: Path, reading: Reading = AS_RECOGNISED) -> Source:
     if not paths:
         raise NoCheckpoint(f"{root}: no checkpoint found; {others[0].path.name}: {others[0].reason}")
     steps, kind, reason, skipped = _order(paths, peek, reading.step_pattern)
+    _refuse_beyond(steps, kind, reason)
     checkpoints = [Checkpoint(step, path) for path, step in sorted(steps.items(), key=lambda item: item[1])]
     skipped += _take_off_unfinished(checkpoints, peek)
     if not checkpoints:
@@ -291,6 +292,16 @@ def _order(
     for pointer in pointers if kept else ():
         skipped += _place_pointer(pointer, steps, ordered.kind, peek)
     return steps, ordered.kind, ordered.reason, skipped
+
+
+def _refuse_beyond(steps: Mapping[Path, int], kind: str, reason: str) -> None:
+    """Raise an error if a step is larger than what a trajectory can hold."""
+    path = next((path for path, step in steps.items() if not -(2**63) <= step < 2**63), None)
+    if path is not None:
+        raise RegimeError(
+            f"{path}: {kind} {steps[path]:.6g} ({reason}), expected a number below 2**63; rename the file, or say with "
+            r"--step-pattern which digits are the step, for example 'step_(\d{1,18})'"
+        )
 
 
 def _place_pointer(pointer: Path, steps: dict[Path, int], kind: str, peek: Callable[[Path], Label]) -> list[Skipped]:
