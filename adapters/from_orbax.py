@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,11 @@ _ARRAYS = ("jax.Array", "np.ndarray", "scalar")
 _NO_TREE = [("checkpoint",)]
 _ALWAYS_READ = 64 * 2**20
 _MOST_PACKED = 1000
-_FAILURES = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError)
+# Of older versions of Orbax; and what none has used.
+_DEFLATED, _NEVER_USED = {"gzip", "zlib"}, {"bz2"}
+# Of zlib: a header of gzip or of its own.
+_ANY_HEADER = 47
+_FAILURES = (OSError, ValueError, zlib.error, LookupError, TypeError, AttributeError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -222,8 +227,40 @@ def _read(entries: Sequence[_Entry], path: Path, size: int) -> list[Array]:
         raise RegimeError(
             f"{path}: its arrays are in more pieces than its files can hold; do not trust this checkpoint"
         )
+    for store in stores:
+        _hold_pieces(store, path)
     reading = [store.read() for store in stores]
     return [np.asarray(future.result()) for future in reading]
+
+
+def _hold_pieces(store: Any, path: Path) -> None:
+    """Raise an error if a piece of an array unpacks to more than it is; tensorstore finds out when it is in memory."""
+    codecs = set(_codecs(store.codec))
+    if codecs & _NEVER_USED or (codecs & _DEFLATED and "zarr3" in codecs):
+        raise RegimeError(f"{path}: its arrays are compressed as Orbax does not compress them: refused; save it again")
+    if not codecs & _DEFLATED:
+        return
+    most = math.prod(_piece(store)) * int(store.dtype.numpy_dtype.itemsize)
+    for key in store.kvstore.list().result():
+        if key.startswith(b"."):
+            continue
+        unpacked = zlib.decompressobj(_ANY_HEADER).decompress(store.kvstore.read(key).result().value, most + 1)
+        if len(unpacked) > most:
+            raise RegimeError(
+                f"{path}: a piece of an array unpacks to more than {most:,} bytes: refused"
+            )
+
+
+def _codecs(codec: Any) -> Iterator[str]:
+    """Yield the names of the compressors of an array."""
+    pending = [None if codec is None else codec.to_json()]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            yield from (str(part[key]) for key in ("id", "name", "driver") if key in part)
+            pending += part.values()
+        elif isinstance(part, list):
+            pending += part
 
 
 def _declared(store: Any) -> int:

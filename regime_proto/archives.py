@@ -26,6 +26,8 @@ _ENTRY_BYTES = 100
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 1
 _ARRAY = ".npy"
+# A third version is for names of fields, which numbers have not.
+_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 @contextmanager
@@ -103,7 +105,10 @@ def read_array(archive: zipfile.ZipFile, name: str, *, single: bool = False) -> 
         shape, in_columns, dtype = read_header(file)
         if single and shape != ():
             return np.empty(0)
-        return _array(file.read(), shape, dtype, in_columns=in_columns)
+        content = file.read()
+        if len(content) != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{len(content):,} bytes for an array {dtype}{list(shape)!r:.100}")
+        return _array(content, shape, dtype, in_columns=in_columns)
 
 
 def read_npy(path: Path) -> Array:
@@ -123,9 +128,10 @@ def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     ValueError
         It is no array, or one of objects.
     """
-    first = np.lib.format.read_magic(file) == (1, 0)
-    reader = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-    shape, in_columns, dtype = reader(file)
+    version = np.lib.format.read_magic(file)
+    if version not in _READERS:
+        raise ValueError(f"version {version[0]} of NumPy's format, expected 1 or 2")
+    shape, in_columns, dtype = _READERS[version](file)
     if dtype.hasobject:
         raise ValueError("an array of objects, which only a pickle could hold")
     return shape, in_columns, dtype

@@ -176,7 +176,7 @@ def _require_text(names: Iterable[str], where: str) -> None:
     """Raise an error if a name cannot be written into a trajectory."""
     for name in names:
         if not _is_text(name):
-            raise RegimeError(f"{where}: the name of tensor {name!a:.100} is no text in UTF-8; rename it and save again")
+            raise RegimeError(f"{where}: the name of tensor {name!a:.100} is no text in UTF-8; rename it")
 
 
 def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:

@@ -31,7 +31,7 @@ from regime_proto.probe import load_probe
 
 MEMORY_BYTES = 2**30
 SECONDS = 10
-WAITING_SECONDS = 25
+WAITING_SECONDS = 200
 MUTATED = 28
 WITHOUT_THREADS = ("torch", "torch-objects", "safetensors", "npz", "keras", "flax", "dcp", "sharded")
 MARK = "pwned"
@@ -80,7 +80,11 @@ def cases(base, seed=0):
     # In a process of its own: the libraries that write start threads, and what forks must have none.
     subprocess.run([sys.executable, Path(__file__).with_name("hostile_kinds.py"), base], check=True)
     kinds = sorted(path.name for path in base.iterdir())
-    made = [(name, lambda folder, write=write: write(folder, base)) for name, write, needs in MADE if needs in (None, *kinds)]
+    made = [
+        (name, lambda folder, write=write: write(folder, base))
+        for name, write, needs in MADE
+        if needs in (None, *kinds)
+    ]
     return [*made, *(case for kind in kinds for case in mutations(base, kind, seed))]
 
 
@@ -96,7 +100,7 @@ def read(root):
             raise AssertionError(f"nobody foresaw it: {error}") from error
         except RegimeError as error:
             if "\n" in str(error):
-                raise AssertionError(f"more than a line: {ascii(str(error))}") from error
+                raise AssertionError(f"more than a line: {str(error)!a}") from error
             said["refused"] += 1
         except OSError:
             said["refused by the system"] += 1
@@ -105,9 +109,11 @@ def read(root):
     attempt(regime_proto.check, root)
     attempt(regime_proto.make_plan if hasattr(regime_proto, "make_plan") else open_directory, root)
     for name, reader in registry.readers().items():
-        paths = [path for path in sorted(root.iterdir()) if path.suffix in reader.SUFFIXES] if reader.SUFFIXES else [
-            path for path in sorted(root.iterdir()) if path.is_dir()
-        ]
+        paths = (
+            [path for path in sorted(root.iterdir()) if path.suffix in reader.SUFFIXES]
+            if reader.SUFFIXES
+            else [path for path in sorted(root.iterdir()) if path.is_dir()]
+        )
         for path in paths[:2]:
             for function in (reader.recognise, reader.peek, reader.read):
                 attempt(guarded(function, name), path)
@@ -188,7 +194,7 @@ def main(folder, every="1", seed="0", only=""):
         write(root)
         said, seconds, memory = apart(root, read)
         if os.environ.get("HOSTILE_SHOW"):
-            print(f"{name:60} {seconds:6.2f} s {memory >> 20:6} MiB {said[-100:]!r}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"{name:60} {seconds:6.2f} s {memory >> 20:6} MiB {said[-300:]!r}\n")
         longest, largest = max(longest, (seconds, name)), max(largest, (memory - least, name))
         if any(folder.rglob(MARK)) or Path(MARK).exists():
             said = "harm: code was run"
@@ -196,7 +202,9 @@ def main(folder, every="1", seed="0", only=""):
             harm[name] = said
         counts["harm" if said.startswith("harm") else "+".join(sorted(json.loads(said)))] += 1
         shutil.rmtree(folder / "case", ignore_errors=True)
-    sys.stdout.write(json.dumps({"cases": len(chosen), "counts": counts, "harm": harm, "longest": longest, "largest": largest}))
+    sys.stdout.write(
+        json.dumps({"cases": len(chosen), "counts": counts, "harm": harm, "longest": longest, "largest": largest})
+    )
 
 
 if __name__ == "__main__":

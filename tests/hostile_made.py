@@ -216,7 +216,13 @@ def state(value):
 
 def archive(path, content, *, method=zipfile.ZIP_STORED, **more):
     with zipfile.ZipFile(path, "w") as file:
-        for name, data in {"data.pkl": content, "byteorder": b"little", "data/0": bytes(24), "version": b"3\n", **more}.items():
+        for name, data in {
+            "data.pkl": content,
+            "byteorder": b"little",
+            "data/0": bytes(24),
+            "version": b"3\n",
+            **more,
+        }.items():
             file.writestr(f"archive/{name}", data, method if name in ("data.pkl", *more) else zipfile.ZIP_STORED)
 
 
@@ -274,7 +280,12 @@ def pickled_metadata(folder, base, name):
 def bomb_in_torch(folder, base, name):
     kinds = {"data.pkl": b"\x80\x02](" + b"N" * 300_000_000 + b"e."}
     for step in (1, 2):
-        archive(folder / f"step_{step}.pt", state(b"N"), method=zipfile.ZIP_DEFLATED, **{name: kinds.get(name, bytes(300_000_000))})
+        archive(
+            folder / f"step_{step}.pt",
+            state(b"N"),
+            method=zipfile.ZIP_DEFLATED,
+            **{name: kinds.get(name, bytes(300_000_000))},
+        )
 
 
 # Archives.
@@ -370,7 +381,9 @@ def same_entry(folder, base, suffix):
 @made(names=("metadata.json", "config.json", "model.weights.h5"))
 def bomb_in_keras(folder, base, name):
     for step in (1, 2):
-        changed(base / "keras" / "step_1.keras", folder / f"step_{step}.keras", name, lambda content: content + bytes(10**9))
+        changed(
+            base / "keras" / "step_1.keras", folder / f"step_{step}.keras", name, lambda content: content + bytes(10**9)
+        )
 
 
 H5 = {
@@ -532,11 +545,15 @@ def extension(content, code=1):
     return b"\xc9" + struct.pack(">Ib", len(content), code) + content
 
 
+def numbered(count):
+    return b"".join(b"\xce" + struct.pack(">I", number) + b"\x80" for number in range(count))
+
+
 MSGPACKS = {
     "lists": lambda: b"\x81\xa1a" + (b"\xdd" + struct.pack(">I", 16_000)) * 1000 + bytes(10**5),
     "lists-long": lambda: b"\x81\xa1a" + (b"\xdd" + struct.pack(">I", 2**20)) * 1000 + bytes(2**21),
     "lists-empty": lambda: b"\x81\xa1a\xdd" + struct.pack(">I", 3 * 10**7) + b"\x90" * 3 * 10**7,
-    "maps-empty": lambda: b"\x81\xa1a\xdf" + struct.pack(">I", 10**7) + b"".join(b"\xce" + struct.pack(">I", n) + b"\x80" for n in range(10**6)) ,
+    "maps-empty": lambda: b"\x81\xa1a\xdf" + struct.pack(">I", 10**6) + numbered(10**6),
     "deep": lambda: b"\x81\xa1a" * 10**6,
     "deep-in-limit": lambda: b"\x81\xa1a" * 1000 + b"\x01",
     "array-large": lambda: b"\x81\xa1a" + extension(packed([[10**6, 10**6], "float32", b""])),
@@ -557,7 +574,10 @@ def msgpacked(folder, base, name):
 
 
 def field(number, content):
-    head, length = bytes([number << 3 | 2]) if number < 16 else bytes([(number << 3 | 2) & 0x7F | 0x80, number >> 4]), len(content)
+    head, length = (
+        bytes([number << 3 | 2]) if number < 16 else bytes([(number << 3 | 2) & 0x7F | 0x80, number >> 4]),
+        len(content),
+    )
     size = b""
     while length > 0x7F:
         size += bytes([length & 0x7F | 0x80])
@@ -645,9 +665,11 @@ def zarr(folder, base, name):
         array.mkdir(parents=True)
         key = {"key_metadata": [{"key": "params", "key_type": 2}, {"key": "w", "key_type": 2}]}
         value = {"value_metadata": {"value_type": "jax.Array", "skip_deserialize": False, "write_shape": [3, 4]}}
-        (item / "_METADATA").write_text(json.dumps({"tree_metadata": {"('params','w')": {**key, **value}}, "use_ocdbt": False}))
-        spec = {"zarr_format": 2, "shape": [3, 4], "chunks": [3, 4], "dtype": "<f4", "compressor": None, "fill_value": None,
-                "order": "C", "filters": None}  # fmt: skip
+        (item / "_METADATA").write_text(
+            json.dumps({"tree_metadata": {"('params','w')": {**key, **value}}, "use_ocdbt": False})
+        )
+        spec = {"zarr_format": 2, "shape": [3, 4], "chunks": [3, 4], "dtype": "<f4", "order": "C"}
+        spec |= {"compressor": None, "fill_value": None, "filters": None}
         (array / ".zarray").write_text(json.dumps({**spec, **ZARRS[name]}))
         content = bytes(48)
         if name == "deflated":
@@ -661,7 +683,8 @@ def zarr(folder, base, name):
 
 NAMES = {
     "beyond-64": "step_99999999999999999999.{}", "digits": "step_" + "9" * 200 + ".{}", "zero": "step_000000000000.{}",
-    "escape": "step_3\x1b[2J.{}", "line": "step_3\n.{}", "right-to-left": "step_3\u202e.{}", "unicode-digits": "step_٣.{}",
+    "escape": "step_3\x1b[2J.{}", "line": "step_3\n.{}", "right-to-left": "step_3\u202e.{}",
+    "unicode-digits": "step_\u0663.{}",
 }  # fmt: skip
 
 
@@ -675,7 +698,7 @@ def named_file(folder, base, name):
 def named_outside_utf_8(folder, base, kind):
     shutil.copytree(base / kind, folder, dirs_exist_ok=True)
     last = sorted(folder.iterdir())[-1]
-    os.rename(last, os.fsencode(folder) + b"/st\xffp_" + os.fsencode(last.name[-20:]))
+    last.rename(folder / f"st\udcffp_{last.name[-20:]}")
 
 
 STEPS = {

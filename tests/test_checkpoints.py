@@ -255,7 +255,9 @@ def test_peek_reads_no_tensors_of_npz_files(tmp_path, monkeypatch):
     read_shapes = []
     made = archives._array
     monkeypatch.setattr(
-        archives, "_array", lambda content, shape, *rest, **more: read_shapes.append(shape) or made(content, shape, *rest, **more)
+        archives,
+        "_array",
+        lambda content, shape, *rest, **more: read_shapes.append(shape) or made(content, shape, *rest, **more),
     )
     assert from_npz.peek(tmp_path / "a.npz").step == 7
     # The numbers step, epoch and opt_state/0/count.
