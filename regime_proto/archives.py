@@ -1,9 +1,12 @@
 """Opens zip archives, and the arrays of NumPy in them, once what they unpack to is credible."""
 
+import bz2
+import io
 import math
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +25,10 @@ _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LONGEST_COMMENT = 2**16
 # An entry of its directory, with a name; a shorter name takes less.
 _ENTRY_BYTES = 100
-# What an inflater returns at once can be bounded for these only.
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# What stands before an entry: these bytes, the last of which say how long two names after them are.
+_HEADER_BYTES, _NAMES_AT = 30, 26
+# LZMA makes at most some 7,000 bytes of one. Where it says how far back it looks, 5.8.8 of APPNOTE.TXT.
+_LZMA_AT_ONCE, _LZMA_WINDOW, _LARGEST_WINDOW = 4096, slice(5, 9), 2**27
 _ENCRYPTED = 1
 _ARRAY = ".npy"
 # A third version is for names of fields, which numbers have not.
@@ -151,12 +156,41 @@ def _opened(archive: zipfile.ZipFile, name: str | zipfile.ZipInfo) -> Iterator[A
     info = archive.getinfo(name) if isinstance(name, str) else name
     if info.flag_bits & _ENCRYPTED:
         raise ValueError(f"{info.filename!r:.100} is locked")
-    if info.compress_type not in _METHODS:
-        raise ValueError(f"{info.filename!r:.100} is compressed in an unusual way; save it with ZIP_DEFLATED")
     size = 0 if archive.fp is None else archive.fp.seek(0, os.SEEK_END)
     hold_inflation(f"{archive.filename}: {info.filename!r:.100}", info.file_size, size)
+    if info.compress_type in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        yield io.BytesIO(_unpacked(archive, info))
+    else:
+        with archive.open(info) as file:
+            yield file
+
+
+def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Return an entry that is compressed in a way in which any part of it may be of any length.
+
+    Raises
+    ------
+    ValueError, OSError, zipfile.BadZipFile
+        It is damaged, or longer than the archive says.
+    """
     with archive.open(info) as file:
-        yield file
+        packed = _packed(archive.fp, info)
+        if info.compress_type == zipfile.ZIP_BZIP2:
+            content = bz2.BZ2Decompressor().decompress(packed, info.file_size + 1)
+            if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
+                raise zipfile.BadZipFile(f"{info.filename!r:.100} is damaged")
+            return content
+        if int.from_bytes(packed[_LZMA_WINDOW], "little") > _LARGEST_WINDOW:
+            raise ValueError(f"{info.filename!r:.100} takes more memory to unpack than it may")
+        return b"".join(iter(lambda: file.read1(_LZMA_AT_ONCE), b""))
+
+
+def _packed(file: Any, info: zipfile.ZipInfo) -> bytes:
+    file.seek(info.header_offset)
+    header = file.read(_HEADER_BYTES)
+    file.seek(sum(struct.unpack_from("<2H", header, _NAMES_AT)), os.SEEK_CUR)
+    content: bytes = file.read(info.compress_size)
+    return content
 
 
 def _directory_bytes(file: BinaryIO) -> int:

@@ -113,6 +113,6 @@ def hold_inflation(where: object, unpacked: int, stored: int) -> None:
     if unpacked > max(ALWAYS_ALLOWED_BYTES, INFLATION.value * stored):
         times = -(-unpacked // max(stored, 1))
         raise TooLarge(
-            f"{where}: refused: {stored:,} bytes that unpack to {unpacked:,}; expected {INFLATION.value} times as many "
+            f"{where}: refused: {stored:,} that unpack to {unpacked:,} bytes; expected {INFLATION.value} times as many "
             f"at most; if you trust this file, set {INFLATION.variable}={times}"
         )

@@ -210,7 +210,7 @@ def _is_installed(name):
 
 
 if __name__ == "__main__":
-    for kind in available():
+    for kind in [kind for kind in available() if kind not in sys.argv[2:]]:
         place = Path(sys.argv[1]) / kind
         place.mkdir(parents=True)
         KINDS[kind](place)
