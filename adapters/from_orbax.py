@@ -246,9 +246,7 @@ def _hold_pieces(store: Any, path: Path) -> None:
             continue
         unpacked = zlib.decompressobj(_ANY_HEADER).decompress(store.kvstore.read(key).result().value, most + 1)
         if len(unpacked) > most:
-            raise RegimeError(
-                f"{path}: a piece of an array unpacks to more than {most:,} bytes: refused"
-            )
+            raise RegimeError(f"{path}: a piece of an array unpacks to more than {most:,} bytes: refused")
 
 
 def _codecs(codec: Any) -> Iterator[str]:

@@ -11,7 +11,7 @@ from regime_proto.adapters.advice import is_script, of_module, of_script
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.program import Program
-from regime_proto.limits import hold_inflation
+from regime_proto.limits import ALWAYS_ALLOWED_BYTES, hold_inflation
 from regime_proto.opening import open_file
 from regime_proto.payload import DEEPEST, Incomplete, Label, NotACheckpoint, Payload, label_of, payload_of
 from regime_proto.probe import Probe
@@ -114,15 +114,21 @@ def load(path: Path) -> Mapping[str, Any]:
     if not isinstance(payload, Mapping):
         raise RegimeError(of_module(path, type(payload).__name__))
     # A tensor may repeat a few numbers any number of times.
-    hold_inflation(f"{path}: its tensors", _bytes_of(payload), path.stat().st_size)
+    size = _bytes_of(payload)
+    if size > ALWAYS_ALLOWED_BYTES:
+        hold_inflation(f"{path}: its tensors", size, path.stat().st_size)
     return payload
 
 
 def _bytes_of(content: Mapping[Any, Any], depth: int = 0) -> int:
     """Return the bytes that the arrays in nested dicts have in memory once each is written out."""
-    arrays = sum(value.nbytes for value in content.values() if isinstance(value, np.ndarray))
-    below = (value for value in content.values() if isinstance(value, Mapping) and depth < DEEPEST)
-    return arrays + sum(_bytes_of(value, depth + 1) for value in below)
+    size = 0
+    for value in content.values():
+        if isinstance(value, np.ndarray):
+            size += value.nbytes
+        elif depth < DEEPEST and isinstance(value, Mapping):
+            size += _bytes_of(value, depth + 1)
+    return size
 
 
 def _refuse_cut_off(path: Path) -> None:

@@ -118,7 +118,7 @@ _RUN = re.compile(
 _MAX_PICKLE = 2**22
 
 # The checkpoints of a run differ in numbers only: what was found to be sound, by length, and which of its bytes count.
-_SOUND: dict[int, tuple[NDArray[np.uint8], NDArray[np.bool_]]] = {}
+_SOUND: dict[int, tuple[NDArray[np.uint8], bytes]] = {}
 _MAX_SOUND, _MAX_SOUND_BYTES = 16, 2**20
 
 
@@ -126,7 +126,7 @@ def _check(content: bytes, size: int) -> None:
     """Raise `NotPlain` unless a pickle in a file of `size` bytes is plain, and nests no more than is credible."""
     found = np.frombuffer(content, np.uint8)
     known = _SOUND.get(len(content))
-    if known is not None and not ((found != known[0]) & known[1]).any():
+    if known is not None and (found & known[0]).tobytes() == known[1]:
         return
     _check_opcodes(content)
     scan = Scan(content, size)
@@ -135,10 +135,10 @@ def _check(content: bytes, size: int) -> None:
     except (Unsafe, RegimeError) as error:
         raise NotPlain(str(error)) from None
     if len(content) <= _MAX_SOUND_BYTES:
-        counts = np.ones(len(content), np.bool_)
+        counts = np.full(len(content), 0xFF, np.uint8)
         for first, past in scan.numbers:
-            counts[first:past] = False
-        _SOUND[len(content)] = found, counts
+            counts[first:past] = 0
+        _SOUND[len(content)] = counts, (found & counts).tobytes()
         for other in list(_SOUND)[:-_MAX_SOUND]:
             _SOUND.pop(other, None)
 

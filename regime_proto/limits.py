@@ -83,7 +83,7 @@ DESCRIPTION_BYTES = Limit("DESCRIPTION_BYTES", 2**26)
 DESCRIPTION_VALUES = Limit("DESCRIPTION_VALUES", 4_000_000)
 """Values in a JSON text, a msgpack or an ONNX file. The index of a model of 1,000 shards has some 100,000."""
 
-OPCODES = Limit("OPCODES", 2_000_000)
+OPCODES = Limit("OPCODES", 1_500_000)
 """Opcodes of a pickle without its tensors. torch writes some 45 a tensor."""
 
 ENTRIES = Limit("ENTRIES", 200_000)
