@@ -6,7 +6,6 @@ TorchScript and pickled modules and estimators hold code; Keras may split weight
 
 import bz2
 import contextlib
-import json
 import lzma
 import re
 import shlex
@@ -20,6 +19,8 @@ from regime_proto.adapters.foreign_advice import advice as advice_on_foreign
 from regime_proto.adapters.foreign_advice import of_saved_model
 from regime_proto.adapters.torch_advice import is_script, of_script
 
+from regime_proto.opening import read_json, read_start
+
 _DEEPSPEED = "*_model_states.pt"
 _DEEPSPEED_SCRIPT = "zero_to_fp32.py"
 _MEGATRON = ("latest_checkpointed_iteration.txt", "mp_rank_*/model_optim_rng.pt", "iter_*/mp_rank_*/model_optim_rng.pt")
@@ -28,10 +29,18 @@ _ADAPTER_CONFIG = "adapter_config.json"
 _TEXTS = (".json", ".txt", ".model", ".jinja")
 _KERAS_INDEX = ".weights.json"
 _PICKLED = re.compile(r"\.(pkl|pickle|joblib)(\.(z|gz|bz2|xz|lzma))?$")
+# More than the strongest preset needs.
+_LZMA_BYTES = 2**27
+
+
+def _unpack_lzma() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(memlimit=_LZMA_BYTES)
+
+
 # What joblib compresses with, by the first bytes.
 _UNPACKERS: dict[bytes, Callable[[], Any]] = {
     b"\x78": lambda: zlib.decompressobj(47), b"\x1f\x8b": lambda: zlib.decompressobj(47), b"BZh": bz2.BZ2Decompressor,
-    b"\xfd7zXZ": lzma.LZMADecompressor, b"\x5d\x00": lzma.LZMADecompressor,
+    b"\xfd7zXZ": _unpack_lzma, b"\x5d\x00": _unpack_lzma,
 }  # fmt: skip
 _NETWORK, _NAMED_WITHIN = b"sklearn.neural_network", 2**20
 # peft's classes by what an adapter is for.
@@ -82,7 +91,7 @@ def _common(names: list[str]) -> str:
 def _of_megatron(path: Path) -> str | None:
     description = path / "metadata.json"
     split = any(next(path.glob(pattern), None) is not None for pattern in _MEGATRON)
-    if not split and not (description.is_file() and _MEGATRON_BACKEND in description.read_bytes()):
+    if not split and not (description.is_file() and _MEGATRON_BACKEND in read_start(description, _NAMED_WITHIN)):
         return None
     root = path.parent if path.name.startswith("iter_") else path
     out = f"{root}-hf"
@@ -105,8 +114,8 @@ def _of_adapter(path: Path) -> str | None:
     if not config.is_file() or next(path.glob("adapter_model.*"), None) is None:
         return None
     try:
-        task = json.loads(config.read_bytes()).get("task_type")
-    except (ValueError, AttributeError):
+        task = read_json(config).get("task_type")
+    except (ValueError, AttributeError, RecursionError, TooLarge):
         return None
     root = path.parent
     out = f"{root}-merged"
@@ -145,11 +154,10 @@ def _of_estimator(path: Path) -> str | None:
 
 def _unpacked_start(path: Path) -> bytes:
     """Return what a file that may be compressed begins with."""
-    with path.open("rb") as file:
-        start = file.read(_NAMED_WITHIN)
+    start = read_start(path, _NAMED_WITHIN)
     for first_bytes, unpacker in _UNPACKERS.items():
         if start.startswith(first_bytes):
-            with contextlib.suppress(zlib.error, lzma.LZMAError, OSError, EOFError):
+            with contextlib.suppress(zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
                 start = unpacker().decompress(start, _NAMED_WITHIN)
             break
     return start

@@ -14,9 +14,14 @@ from typing import Any
 
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.limits import DESCRIPTION_BYTES, OPCODES
+from regime_proto.opening import open_file
 from regime_proto.payload import Incomplete
 
 FILE_NAME = ".metadata"
+
+# Of numpy; torch has no limit that a model comes near to.
+_MOST_AXES = 64
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def entries_of(path: Path) -> list[Entry]:
         It is damaged, names what no checkpoint needs, or is of another version.
     """
     try:
-        metadata = _fields(_interpreted(path.read_bytes()), "Metadata")
+        metadata = _fields(_interpreted(_content(path)), "Metadata")
         version = metadata.get("version") or "1"
         if not isinstance(version, str) or version.partition(".")[0] != "1":
             raise RegimeError(f"{path}: version {version!s:.20} of the format, expected 1; update regime")
@@ -78,6 +83,12 @@ def entries_of(path: Path) -> list[Entry]:
         raise Incomplete(f"{path}: damaged or incomplete (its end is missing); save it again or remove it") from None
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise RegimeError(f"{path}: damaged ({error!r:.200}); save it again or remove it") from None
+
+
+def _content(path: Path) -> bytes:
+    with open_file(path) as file:
+        DESCRIPTION_BYTES.hold(path, path.stat().st_size, "bytes of metadata")
+        return file.read()
 
 
 class _Refused(Exception):
@@ -148,7 +159,7 @@ def _fields(record: object, kind: str) -> dict[str, Any]:
 def _whole(numbers: object) -> tuple[int, ...]:
     if not isinstance(numbers, tuple) or any(type(number) is not int or number < 0 for number in numbers):
         raise ValueError("sizes that are no whole numbers")
-    if math.prod(numbers) >= 2**63:
+    if len(numbers) > _MOST_AXES or math.prod(numbers) >= 2**63:
         raise ValueError("a tensor larger than any")
     return numbers
 
@@ -208,8 +219,11 @@ def _interpreted(content: bytes) -> object:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     argument: Any
-    for opcode, argument, _ in pickletools.genops(content):
+    most = OPCODES.value
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         name: str = opcode.name
+        if count > most:
+            OPCODES.hold("the pickle", count, "opcodes")
         if name in ("PROTO", "FRAME"):
             continue
         if name == "STOP":

@@ -4,22 +4,27 @@ torch itself unpickles some of their parts without restraint and evaluates symbo
 """
 
 import io
-import json
+import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from regime_proto.adapters import pickle_scan
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import cannot_open
 
+from regime_proto.archives import hold_unpacked, open_zip, read_entry
+from regime_proto.limits import DESCRIPTION_BYTES, hold_inflation
+from regime_proto.opening import parse_json
 from regime_proto.probe import Probe, ProbeError
 
-_LARGEST_TEXT = 2**28
 _AGAIN = (
     "export it again, for the probe's shape: torch.export.save(torch.export.export(model.eval(), (x,)), 'model.pt2')"
 )
+# Bytes of an element, at most.
+_WIDEST = 16
 _TRAINS = {torch.ops.aten.dropout.default: 2, torch.ops.aten.batch_norm.default: 5}
 
 
@@ -32,7 +37,8 @@ def load(path: Path) -> torch.export.ExportedProgram:
         It is damaged, was exported for training or for sizes that vary, or names what could run code.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
+            hold_unpacked(archive, path, path.stat().st_size)
             _refuse_code(archive, path)
         program = torch.export.load(path)
     except RegimeError:
@@ -76,12 +82,12 @@ def bind(program: torch.export.ExportedProgram, probe: Probe, where: str) -> dic
 
 def _refuse_code(archive: zipfile.ZipFile, path: Path) -> None:
     """Raise an error if torch would unpickle or evaluate anything in it that could run code."""
-    found = next(_hazards(archive), None)
+    found = next(_hazards(archive, path), None)
     if found is not None:
         raise RegimeError(f"{path}: refused: {found}, which could run code; {_AGAIN}")
 
 
-def _hazards(archive: zipfile.ZipFile) -> Iterator[str]:
+def _hazards(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
     for name in archive.namelist():
         part = name.partition("/")[2]
         if part.startswith("data/aotinductor/"):
@@ -89,12 +95,16 @@ def _hazards(archive: zipfile.ZipFile) -> Iterator[str]:
         elif part.startswith(("data/weights/", "data/constants/")) and part.endswith(".pt"):
             yield f"it holds a pickle ({part})"
         elif part.endswith("_config.json"):
-            yield from _hazards_of_parts(_parsed(archive, name)["config"])
+            parts = _parsed(archive, name)["config"]
+            yield from _hazards_of_parts(parts)
+            _hold_tensors(parts, path)
         elif part.startswith("models/"):
             yield from _hazards_of_graph(_parsed(archive, name))
         elif part.startswith("data/sample_inputs/"):
             try:
-                torch.load(io.BytesIO(archive.read(name)), weights_only=True)
+                content = read_entry(archive, name)
+                pickle_scan.check_content(content, f"{archive.filename}: {part}")
+                torch.load(io.BytesIO(content), weights_only=True)
             except Exception:
                 yield "its sample inputs are more than tensors"
 
@@ -103,6 +113,12 @@ def _hazards_of_parts(parts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, part in parts.items():
         if part["use_pickle"] or not str(part["path_name"]).startswith(("weight_", "tensor_")):
             yield f"{name!r} is stored as a pickle"
+
+
+def _hold_tensors(parts: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Raise `TooLarge` if tensors repeat their numbers beyond measure."""
+    shapes = ([int(size["as_int"]) for size in part["tensor_meta"]["sizes"]] for part in parts.values())
+    hold_inflation(f"{path}: its tensors", _WIDEST * sum(map(math.prod, shapes)), path.stat().st_size)
 
 
 def _hazards_of_graph(model: Mapping[str, Any]) -> Iterator[str]:
@@ -131,6 +147,6 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _parsed(archive: zipfile.ZipFile, name: str) -> Any:
-    if archive.getinfo(name).file_size > _LARGEST_TEXT:
-        raise ValueError(f"{name} is too large")
-    return json.loads(archive.read(name))
+    where = f"{archive.filename}: {name}"
+    DESCRIPTION_BYTES.hold(where, archive.getinfo(name).file_size, "bytes of JSON")
+    return parse_json(read_entry(archive, name), where)

@@ -16,6 +16,8 @@ from regime_proto.adapters.dcp_metadata import Entry, Piece
 from regime_proto.adapters.mapped import dtype_named, map_file
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.limits import hold_inflation
+from regime_proto.opening import read_start
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, NotDense, Payload, label_of, numbers_in
 from regime_proto.source import Array
 
@@ -27,6 +29,9 @@ _NOT_READ = ("optim", "sched", "dataloader")
 _OPTIMIZER = "param_groups"
 _LARGEST_NUMBER = 2**14
 _MEGATRON = b"sharded_backend"
+_NAMED_WITHIN = 2**20
+# The cells into which the edges of pieces cut a tensor; of a grid there is one a piece.
+_MOST_CELLS = 2**22
 
 
 def recognise(path: Path) -> str | None:
@@ -34,7 +39,7 @@ def recognise(path: Path) -> str | None:
     if not path.is_dir() or next(path.glob("*.distcp"), None) is None:
         return None
     description = path / "metadata.json"
-    if description.is_file() and _MEGATRON in description.read_bytes():
+    if description.is_file() and _MEGATRON in read_start(description, _NAMED_WITHIN):
         return None
     return ".distcp files in each folder, as torch.distributed.checkpoint saves"
 
@@ -66,11 +71,18 @@ class _Files:
         ends: dict[str, int] = {}
         for piece in (piece for entry in entries for piece in entry.pieces):
             ends[piece.file] = max(ends.get(piece.file, 0), piece.start + piece.length)
+        self._bytes = self._assembled = 0
         for name, end in ends.items():
             file = folder / name
             size = file.stat().st_size if file.is_file() else 0
             if size < end:
                 raise Incomplete(f"{file}: damaged or incomplete ({size} bytes of {end}); save it again or remove it")
+            self._bytes += size
+
+    def hold(self, count: int) -> None:
+        """Count the bytes of a tensor: pieces may all be the same part of a file."""
+        self._assembled += count
+        hold_inflation(self.folder, self._assembled, self._bytes)
 
     def content(self, piece: Piece) -> Any:
         """Return what was saved as a piece; a tensor is an array."""
@@ -145,6 +157,7 @@ def _assembled(entry: Entry, files: _Files) -> Array:
     # A file could say that a few bytes are a tensor that fills the memory.
     if any(math.prod(piece.sizes) * dtype.itemsize > piece.length for piece in pieces):
         raise RegimeError(f"{files.folder}: tensor {name!r} is larger than its pieces; do not trust this file")
+    files.hold(math.prod(entry.size) * dtype.itemsize)
     if not _is_covered(entry.size, pieces):
         raise RegimeError(f"{files.folder}: the pieces of tensor {name!r} leave gaps or overlap; save it again")
     whole = np.empty(entry.size, dtype)
@@ -176,6 +189,8 @@ def _is_covered(size: tuple[int, ...], pieces: list[Piece]) -> bool:
         for axis in range(len(size))
     ]
     if any(axis[0] != 0 or axis[-1] != length for axis, length in zip(edges, size, strict=True)):
+        return False
+    if math.prod(len(axis) - 1 for axis in edges) > _MOST_CELLS:
         return False
     held = np.zeros([len(axis) - 1 for axis in edges], np.uint8)
     for piece in pieces:

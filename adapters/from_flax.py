@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from regime_proto.adapters.mapped import dtype_named
+from regime_proto.adapters.msgpack_values import hold_values
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.opening import open_file, read_whole
 from regime_proto.payload import Incomplete, Label, NotACheckpoint, Payload, label_of
 from regime_proto.source import Array
 from regime_proto.trees import tree_payload
@@ -28,6 +30,8 @@ _ARRAYS = (1, 3)
 _ARRAY_CODES = (b"\1", b"\3")
 _DTYPE = re.compile(r"bool|u?int\d+|b?float\d+\w*|complex\d+")
 _PARTS = "__msgpack_chunked_array__"
+# Room for a list is made before its values are there. flax has no lists but shapes.
+_LONGEST_LIST = 2**14
 
 
 def sniff(start: bytes) -> bool:
@@ -54,7 +58,7 @@ def recognise(path: Path) -> str | None:
     """Tell a map whose first key is text; empty files count as damaged."""
     if not path.is_file():
         return None
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(6)
     if not start:
         return "an empty file"
@@ -93,11 +97,12 @@ def read(path: Path) -> Payload:
         raise RegimeError(f"{path}: cannot be read without msgpack: {_INSTALL}") from None
 
     def extension(code: int, data: bytes) -> Array | None:
-        return _array(*msgpack.unpackb(data)) if code in _ARRAYS else None
+        return _array(*msgpack.unpackb(data, max_array_len=_LONGEST_LIST)) if code in _ARRAYS else None
 
     try:
-        content = path.read_bytes()
-        tree = _joined(msgpack.unpackb(content, ext_hook=extension, strict_map_key=False))
+        content = read_whole(path)
+        hold_values(content, path, _ARRAYS)
+        tree = _joined(msgpack.unpackb(content, ext_hook=extension, strict_map_key=False, max_array_len=_LONGEST_LIST))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         kind = Incomplete if not path.stat().st_size or "incomplete input" in str(error) else RegimeError
         reason = str(error) or type(error).__name__

@@ -1,12 +1,12 @@
 """Reads folders that hold one set of weights, in one file or in shards: ``step1000/model.safetensors``."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from regime_proto.adapters import from_safetensors, from_torch
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.opening import read_json
 from regime_proto.payload import TOP, Incomplete, Inconsistent, Label, Payload
 from regime_proto.places import first_bytes
 from regime_proto.registry import FIRST_BYTES, Reader
@@ -103,10 +103,10 @@ def weight_map(folder: Path) -> dict[str, str]:
     if index is None:
         return {}
     try:
-        entries = {str(name): str(file) for name, file in json.loads(index.read_bytes())["weight_map"].items()}
+        entries = {str(name): str(file) for name, file in read_json(index)["weight_map"].items()}
         if not entries:
             raise ValueError("it names no tensor")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Incomplete(f"{index}: damaged or incomplete ({error!r}); save it again or remove it") from None
     elsewhere = next((file for file in entries.values() if Path(file).name != file), None)
     if elsewhere is not None:

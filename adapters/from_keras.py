@@ -5,7 +5,6 @@ may run code.
 """
 
 import io
-import json
 import mmap
 import re
 import struct
@@ -23,7 +22,9 @@ from regime_proto.adapters.mapped import map_file
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.structure import Objects, chunk_problems, structure_problems
 
+from regime_proto.archives import open_zip, read_entry
 from regime_proto.engine.graph.program import Program
+from regime_proto.opening import open_file, parse_json, require_file
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of
 from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel
@@ -47,8 +48,6 @@ _OLDER = "model_weights"
 _HEADER_BYTES, _NAMES_AT = 30, 26
 _VERSION = re.compile(r"\d[\w.+-]{0,19}")
 _LONGEST_METADATA = 10_000
-# Weights hardly compress: a member that does grows without end.
-_LARGEST_RATIO = 100
 
 
 def sniff(start: bytes) -> bool:
@@ -60,7 +59,7 @@ def recognise(path: Path) -> str | None:
     """Tell an archive of Keras, or a file of its weights; empty files count as damaged."""
     if not path.is_file() or _is_shard(path):
         return None
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(4)
     if not start:
         return "an empty file"
@@ -148,7 +147,7 @@ def _described(path: Path) -> str | None:
             return None
         try:
             with archive.open("metadata.json") as metadata:
-                found = str(json.loads(metadata.read(_LONGEST_METADATA))["keras_version"])
+                found = str(parse_json(metadata.read(_LONGEST_METADATA), path)["keras_version"])
         except (KeyError, ValueError, TypeError, RecursionError):
             found = ""
         return f"an archive of Keras {found}" if _VERSION.fullmatch(found) else "an archive of Keras"
@@ -186,14 +185,13 @@ def _opened(path: Path, *, whole: bool = False, only: Sequence[str] | None = Non
 @contextmanager
 def _content(path: Path, *, whole: bool) -> Iterator[Path | io.IOBase]:
     if path.suffix != ".keras":
+        require_file(path)
         yield path
         return
     with _archive(path) as archive:
         info = archive.getinfo(_WEIGHTS)
-        if info.file_size > _LARGEST_RATIO * max(info.compress_size, 1) or info.flag_bits & 1:
-            raise RegimeError(f"{path}: {_WEIGHTS} in it is a bomb or locked: refused")
-        if whole or info.compress_type != zipfile.ZIP_STORED:
-            yield io.BytesIO(archive.read(info))
+        if whole or info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            yield io.BytesIO(read_entry(archive, info))
         else:
             yield _Part(map_file(path), info)
 
@@ -235,7 +233,7 @@ class _Part(io.RawIOBase):
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             yield archive
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise Incomplete(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from regime_proto.adapters import from_torch
 
+from regime_proto.opening import open_file
 from regime_proto.payload import Label, Payload, label_of, payload_of
 
 SUFFIXES = (".ckpt",)
@@ -26,7 +27,7 @@ def recognise(path: Path) -> str | None:
     """Tell Lightning's version in the pickle."""
     if not path.is_file():
         return None
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return "Lightning's version in the file" if _VERSION in file.read(_LOOKED_AT) else None
 
 

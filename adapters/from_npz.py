@@ -2,13 +2,15 @@
 
 import contextlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from regime_proto.adapters.first_bytes import first_entry
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.archives import read_arrays
+from regime_proto.opening import open_file
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of, numbers_in
 from regime_proto.source import Array
 from regime_proto.trees import nested, tree_payload
@@ -25,7 +27,7 @@ def recognise(path: Path) -> str | None:
     """Tell a zip archive whose first entry is an array; empty files count as damaged."""
     if not path.is_file():
         return None
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(256)
     if not start:
         return "an empty file"
@@ -51,14 +53,10 @@ def read(path: Path) -> Payload:
 def _arrays(path: Path, *, single: bool) -> dict[str, Array]:
     """Return the arrays of a file, or those that are single numbers and an empty array in place of each other one."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {
-                name: archive[name] if not single or _is_single(archive, name) else np.empty(0)
-                for name in archive.files
-            }
+        return read_arrays(path, single=single)
     except (EOFError, zipfile.BadZipFile) as error:
         raise Incomplete(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, NotImplementedError, zlib.error) as error:
         raise RegimeError(f"{path}: damaged, or more than arrays of numbers ({error}); save it again") from None
 
 
@@ -70,11 +68,3 @@ def _payload(arrays: Mapping[str, Array]) -> Payload:
             return tree_payload(nested((name.split("/"), array) for name, array in arrays.items()))
     facts = {name: array[()] for name, array in arrays.items() if array.ndim == 0 and "." not in name}
     return Payload({TOP: {name: array for name, array in arrays.items() if name not in facts}}, numbers_in(facts))
-
-
-def _is_single(archive: np.lib.npyio.NpzFile, name: str) -> bool:
-    """Whether an array has no axes; its numbers are not read."""
-    with archive.zip.open(f"{name}.npy") as file:  # type: ignore[union-attr]
-        version = np.lib.format.read_magic(file)
-        reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        return reader(file)[0] == ()

@@ -16,6 +16,7 @@ from regime_proto.engine.graph.initializers import GatherInitializers, find_weig
 from regime_proto.engine.graph.program import METADATA_KEY, Program, Tensor
 from regime_proto.engine.graph.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.engine.variants import Outline
+from regime_proto.opening import open_file
 from regime_proto.payload import TOP, Label, Payload, label_of, parsed
 from regime_proto.probe import Probe
 from regime_proto.source import Array, widest
@@ -40,7 +41,7 @@ def recognise(path: Path) -> str | None:
     """Tell an ONNX model that is no program of ours by its first byte; empty files count as damaged."""
     if not path.is_file():
         return None
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(1)
     if start not in _FIRST_BYTES:
         return None

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.opening import read_json, read_start
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, is_optimizer, label_of, numbers_in
 from regime_proto.source import Array
 from regime_proto.trees import nested, tree_payload
@@ -32,7 +34,11 @@ _ARRAYS = ("jax.Array", "np.ndarray", "scalar")
 _NO_TREE = [("checkpoint",)]
 _ALWAYS_READ = 64 * 2**20
 _MOST_PACKED = 1000
-_FAILURES = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError)
+# Of older versions of Orbax; and what none has used.
+_DEFLATED, _NEVER_USED = {"gzip", "zlib"}, {"bz2"}
+# Of zlib: a header of gzip or of its own.
+_ANY_HEADER = 47
+_FAILURES = (OSError, ValueError, zlib.error, LookupError, TypeError, AttributeError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def read(path: Path) -> Payload:
 def _with_metrics(path: Path, facts: Mapping[str, float]) -> dict[str, float]:
     """Return facts with the metrics that were saved, and the step by which the manager of checkpoints named one."""
     file = path / _METRICS / _METRICS
-    metrics = json.loads(file.read_bytes()) if file.is_file() else {}
+    metrics = read_json(file) if file.is_file() else {}
     facts = {**facts, **numbers_in(metrics)}
     if path.name.isdecimal() and not _is_tree(path) and label_of(facts).step is None:
         facts["step"] = float(path.name)
@@ -103,8 +109,7 @@ def _is_tree(folder: Path) -> bool:
     file = folder / _TREE
     if not file.is_file():
         return False
-    with file.open("rb") as content:
-        start = content.read(4096)
+    start = read_start(file, 4096)
     return not start or b'"tree_metadata"' in start
 
 
@@ -149,7 +154,7 @@ def _handlers(path: Path) -> dict[str, str]:
     file = path / _CHECKPOINT
     if not file.is_file():
         return {}
-    description = json.loads(file.read_bytes())
+    description = read_json(file)
     # Where a folder cannot be renamed, a file of its own says that all is there.
     if description.get("commit_timestamp_nsecs", 0) is None and not (path / _COMMITTED).is_file():
         raise _incomplete(path, f"{_CHECKPOINT} says that it is still being written")
@@ -159,7 +164,7 @@ def _handlers(path: Path) -> dict[str, str]:
 
 def _entries_in(folder: Path) -> list[_Entry]:
     """Return the arrays of one tree; what is empty, and text, is passed over."""
-    metadata = json.loads((folder / _TREE).read_bytes())
+    metadata = read_json(folder / _TREE)
     in_database = metadata.get("use_ocdbt")
     if in_database is None:
         in_database = (folder / _DATABASE).is_file()
@@ -222,8 +227,38 @@ def _read(entries: Sequence[_Entry], path: Path, size: int) -> list[Array]:
         raise RegimeError(
             f"{path}: its arrays are in more pieces than its files can hold; do not trust this checkpoint"
         )
+    for store in stores:
+        _hold_pieces(store, path)
     reading = [store.read() for store in stores]
     return [np.asarray(future.result()) for future in reading]
+
+
+def _hold_pieces(store: Any, path: Path) -> None:
+    """Raise an error if a piece of an array unpacks to more than it is; tensorstore finds out when it is in memory."""
+    codecs = set(_codecs(store.codec))
+    if codecs & _NEVER_USED or (codecs & _DEFLATED and "zarr3" in codecs):
+        raise RegimeError(f"{path}: its arrays are compressed as Orbax does not compress them: refused; save it again")
+    if not codecs & _DEFLATED:
+        return
+    most = math.prod(_piece(store)) * int(store.dtype.numpy_dtype.itemsize)
+    for key in store.kvstore.list().result():
+        if key.startswith(b"."):
+            continue
+        unpacked = zlib.decompressobj(_ANY_HEADER).decompress(store.kvstore.read(key).result().value, most + 1)
+        if len(unpacked) > most:
+            raise RegimeError(f"{path}: a piece of an array unpacks to more than {most:,} bytes: refused")
+
+
+def _codecs(codec: Any) -> Iterator[str]:
+    """Yield the names of the compressors of an array."""
+    pending = [None if codec is None else codec.to_json()]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            yield from (str(part[key]) for key in ("id", "name", "driver") if key in part)
+            pending += part.values()
+        elif isinstance(part, list):
+            pending += part
 
 
 def _declared(store: Any) -> int:
@@ -273,6 +308,8 @@ def _explained(path: Path) -> Iterator[None]:
     """Make errors of files, and tensorstore's, ours."""
     try:
         yield
+    except RegimeError:
+        raise
     except RecursionError:
         raise RegimeError(f"{path}: damaged (nested too deeply); save it again or remove it") from None
     except json.JSONDecodeError as error:

@@ -1,6 +1,5 @@
 """Reads ``.safetensors`` checkpoints. Needs no framework."""
 
-import json
 import mmap
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from regime_proto.adapters.mapped import dtype_named, map_file, view
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.opening import open_file, parse_json
 from regime_proto.payload import TOP, Incomplete, Label, Payload, label_of, parsed
 from regime_proto.source import Array
 
@@ -35,7 +35,7 @@ def recognise(path: Path) -> str | None:
     """Tell the length of a header, then a JSON object."""
     if not path.is_file():
         return None
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(9)
     if len(start) < 9:
         return "a safetensors file cut off"
@@ -47,7 +47,7 @@ def peek(path: Path) -> Label:
     """Return step, epoch and metrics from the header's metadata."""
     try:
         file = map_file(path)
-        header, begin = _header(file)
+        header, begin = _header(file, path)
         _refuse_cut_off(file, header, begin)
         return label_of(parsed(header.get("__metadata__", None) or {}))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -60,7 +60,7 @@ def read(path: Path) -> Payload:
 
     try:
         file = map_file(path)
-        header, begin = _header(file)
+        header, begin = _header(file, path)
         _refuse_cut_off(file, header, begin)
         # It checks the header as a whole: no gaps, no overlaps, nothing behind the last tensor.
         with safe_open(path, framework="np"):
@@ -72,12 +72,12 @@ def read(path: Path) -> Payload:
     return Payload({TOP: tensors}, facts)
 
 
-def _header(file: mmap.mmap) -> tuple[dict[str, Any], int]:
+def _header(file: mmap.mmap, where: Path) -> tuple[dict[str, Any], int]:
     """Return the header, and where the numbers begin."""
     begin = 8 + min(int.from_bytes(file[:8], "little"), _MAX_HEADER)
     if begin > len(file):
         raise _CutOff("its header is cut off")
-    header: dict[str, Any] = json.loads(file[8:begin])
+    header: dict[str, Any] = parse_json(file[8:begin], where)
     return header, begin
 
 

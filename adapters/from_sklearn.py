@@ -4,8 +4,6 @@ A file is read as data: of everything in it only the weights and the loss are lo
 """
 
 import contextlib
-import json
-import math
 import re
 import sys
 import zipfile
@@ -13,11 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from regime_proto.adapters.first_bytes import first_entry
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.archives import open_zip, read_array, read_entry
 from regime_proto.engine.graph.program import Program
+from regime_proto.limits import DESCRIPTION_BYTES, hold_inflation
+from regime_proto.opening import open_file, parse_json
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of, numbers_in
 from regime_proto.probe import Probe
 from regime_proto.source import Array
@@ -31,10 +31,7 @@ WEIGHTS = ("coefs_", "intercepts_")
 _KINDS = ("MLPClassifier", "MLPRegressor")
 _INSTALL = 'pip install "regime-proto[sklearn]"'
 _SCHEMA = "schema.json"
-_LARGEST_SCHEMA = 2**26
 _CLASS = re.compile(rb'"__class__": "(\w{1,60})"')
-# Weights hardly get smaller when they are compressed.
-_MOST_UNPACKED, _SMALL = 100, 2**20
 
 _Node = Mapping[str, Any]
 
@@ -49,12 +46,12 @@ def recognise(path: Path) -> str | None:
     """Tell a zip archive with a schema.json in it; empty files and such without their end count as damaged."""
     if not path.is_file():
         return None
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(4)
     if start not in (b"", b"PK\x03\x04"):
         return None
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(_SCHEMA) as schema:
+        with open_zip(path) as archive, archive.open(_SCHEMA) as schema:
             kind = _CLASS.search(schema.read(256))
     except KeyError:
         return None
@@ -120,10 +117,9 @@ class _File:
     def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
         self._archive = archive
         self._path = path
-        size = archive.getinfo(_SCHEMA).file_size
-        if size > _LARGEST_SCHEMA:
-            raise ValueError(f"{_SCHEMA} of {size:,} bytes, expected {_LARGEST_SCHEMA:,} at most")
-        self._root: _Node = json.loads(archive.read(_SCHEMA))
+        where = f"{path}: {_SCHEMA}"
+        DESCRIPTION_BYTES.hold(where, archive.getinfo(_SCHEMA).file_size, "bytes of JSON")
+        self._root: _Node = parse_json(read_entry(archive, _SCHEMA), where)
         self._attributes = self._network()
 
     def facts(self) -> dict[str, float]:
@@ -143,20 +139,15 @@ class _File:
         if len(set(places.values())) < len(places) or not places:
             raise ValueError(f"{len(places)} tensors in {len(set(places.values()))} entries")
         unpacked = sum(self._archive.getinfo(place).file_size for place in places.values())
-        if unpacked > _MOST_UNPACKED * self._path.stat().st_size + _SMALL:
-            raise ValueError(f"its tensors unpack to {unpacked:,} bytes")
+        hold_inflation(self._path, unpacked, self._path.stat().st_size)
         return places
 
     def array(self, place: str, name: str) -> Array:
         """Return the array in an entry of the archive, read-only."""
-        with self._archive.open(place) as file:
-            shape, transposed, dtype = _header(file)
-            if dtype.kind != "f" or dtype.itemsize > 8:
-                raise RegimeError(f"{self._path}: {name} holds {dtype}, expected float32 or float64; save it again")
-            content = file.read()
-        if min(shape, default=1) < 0 or len(content) != math.prod(shape) * dtype.itemsize:
-            raise ValueError(f"{name} is {list(shape)}, and has {len(content)} bytes")
-        array = np.frombuffer(content, dtype).reshape(shape, order="F" if transposed else "C")
+        array = read_array(self._archive, place)
+        dtype = array.dtype
+        if dtype.kind != "f" or dtype.itemsize > 8:
+            raise RegimeError(f"{self._path}: {name} holds {dtype}, expected float32 or float64; save it again")
         return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
     def _network(self) -> _Node:
@@ -179,7 +170,7 @@ class _File:
 
     def _number(self, node: _Node) -> object:
         if node["__loader__"] == "JsonNode":
-            return json.loads(node["content"])
+            return parse_json(str(node["content"]).encode(), self._path)
         array = self.array(str(node["file"]), "loss_")
         return array[()] if array.ndim == 0 else None
 
@@ -188,7 +179,7 @@ class _File:
 def _opened(path: Path) -> Iterator[_File]:
     """Open a file, and say in one line what is wrong with it."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             yield _File(archive, path)
     except RegimeError:
         raise
@@ -198,13 +189,6 @@ def _opened(path: Path) -> Iterator[_File]:
     except Exception as error:
         reason = f"{type(error).__name__}: {_printable(error)}"
         raise RegimeError(f"{path}: damaged, or no file of skops ({reason}); save it again or remove it") from None
-
-
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return shape, order and type of an array in NumPy's format; the file then stands where its numbers begin."""
-    version = np.lib.format.read_magic(file)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    return read_header[version](file)
 
 
 def _nodes(root: object) -> Iterator[_Node]:

@@ -14,7 +14,9 @@ from regime_proto.adapters.torch_stubs import Stub, is_stub
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.program import Program
-from regime_proto.payload import Incomplete, Label, NotACheckpoint, Payload, is_other, label_of, payload_of
+from regime_proto.limits import hold_inflation
+from regime_proto.opening import open_file
+from regime_proto.payload import DEEPEST, Incomplete, Label, NotACheckpoint, Payload, is_other, label_of, payload_of
 from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel
 
@@ -41,7 +43,7 @@ def recognise(path: Path) -> str | None:
     """Tell a zip archive or a pickle by its first bytes; empty files count as damaged."""
     if not path.is_file():
         return None
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(10)
     if start == b"":
         return "an empty file"
@@ -139,11 +141,26 @@ def load(path: Path) -> Mapping[str, Any]:
         raise RegimeError(f"{path}: holds a tensor, not a dict of tensors; save model.state_dict() instead")
     if not isinstance(payload, Mapping):
         raise RegimeError(of_module(path, type(payload).__name__))
+    # A tensor may repeat a few numbers any number of times.
+    size = _bytes_of(payload)
+    if size > ALWAYS_ALLOWED_BYTES:
+        hold_inflation(f"{path}: its tensors", size, path.stat().st_size)
     return payload
 
 
+def _bytes_of(content: Mapping[Any, Any], depth: int = 0) -> int:
+    """Return the bytes that the arrays in nested dicts have in memory once each is written out."""
+    size = 0
+    for value in content.values():
+        if isinstance(value, np.ndarray):
+            size += value.nbytes
+        elif depth < DEEPEST and isinstance(value, Mapping):
+            size += _bytes_of(value, depth + 1)
+    return size
+
+
 def _refuse_cut_off(path: Path) -> None:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(4)
         size = file.seek(0, 2)
         file.seek(max(0, size - _END_WITHIN))

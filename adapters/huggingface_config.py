@@ -1,6 +1,7 @@
 """The JSON files of Hugging Face folders, and transformers without network, code of others, or talk."""
 
-import json
+import contextlib
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,24 +11,36 @@ from typing import Any
 
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.limits import LABELS, LAYERS, TooLarge
+from regime_proto.opening import NotAFile, read_json
+
 CONFIG = "config.json"
 
+# The names of numbers that count parts of a model, and of those that say how large something is.
+_COUNTS = re.compile("layer|depth|block|stage|expert")
+_SIZES = re.compile("size|dim|_id|length|width|norm|window|tokens|capacity|seed")
+
 _INSTALL = 'pip install "regime-proto[huggingface]"'
-_MAX_BYTES = 2**26
 
 
 def config_of(folder: Path) -> dict[str, Any] | None:
     """Return the config of a model; None if there is none that says of which type the model is."""
-    config = json_of(folder / CONFIG)
+    config = None
+    with contextlib.suppress(TooLarge, NotAFile):
+        config = json_of(folder / CONFIG)
     return config if config is not None and isinstance(config.get("model_type"), str) else None
 
 
 def json_of(file: Path) -> dict[str, Any] | None:
-    """Return the object in a file; None if there is none."""
+    """Return the object in a file; None if there is none.
+
+    Raises
+    ------
+    TooLarge, NotAFile
+        See `opening.read_json`.
+    """
     try:
-        if file.stat().st_size > _MAX_BYTES:
-            return None
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
@@ -37,6 +50,26 @@ def refuse_code(file: Path, content: dict[str, Any], instead: str) -> None:
     """Raise an error if a config asks for code beside it, which is never run."""
     if "auto_map" in content:
         raise RegimeError(f"{file}: names code of its own (auto_map), which is not run; {instead}")
+
+
+def hold_counts(file: Path, content: dict[str, Any]) -> None:
+    """Raise an error if a config names more layers or classes than a model has: each is built, one after the other.
+
+    Raises
+    ------
+    TooLarge
+        It does.
+    """
+    for key, value in content.items():
+        if isinstance(value, dict):
+            hold_counts(file, value)
+            continue
+        numbers = [number for number in (value if isinstance(value, list) else [value]) if type(number) is int]
+        largest = max(numbers, default=0)
+        if "label" in key:
+            LABELS.hold(f"{file}: {key!r:.60}", largest, "classes")
+        elif _COUNTS.search(key) and not _SIZES.search(key):
+            LAYERS.hold(f"{file}: {key!r:.60}", largest, "layers or the like")
 
 
 @contextmanager

@@ -7,16 +7,24 @@ from typing import Any
 
 import torch
 from regime_proto.adapters import from_folder, torch_export
-from regime_proto.adapters.huggingface_config import CONFIG, config_of, refuse_code, transformers_apart
+from regime_proto.adapters.huggingface_config import CONFIG, config_of, hold_counts, refuse_code, transformers_apart
 from regime_proto.adapters.huggingface_names import loaded_names, saved_names, unused_names
 from regime_proto.schema.errors import RegimeError
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from regime_proto.engine.graph.program import Program, Tensor
+from regime_proto.limits import ALWAYS_ALLOWED_BYTES, TooLarge
 from regime_proto.payload import state_of
 from regime_proto.probe import Probe
+from regime_proto.source import Array
 
 _INSTEAD = "say how to build the model: --model MODULE:FACTORY"
+# A model may have parts that its checkpoint does not hold, and tables that it makes itself.
+_MOST_TIMES, _ALWAYS_TENSORS = 20, 10_000
+_MAKERS = {
+    getattr(torch.ops.aten, name)
+    for name in ("empty", "empty_strided", "zeros", "ones", "full", "arange", "linspace", "eye", "rand", "randn")
+}
 
 
 def program_of(path: Path, probe: Probe) -> Program:
@@ -28,8 +36,8 @@ def program_of(path: Path, probe: Probe) -> Program:
         transformers has no such model, or keeps its weights in another layout than the checkpoint; or the model
         does not run on the probe.
     """
-    model = build(path)
     held = state_of(from_folder.read(path), str(path)).tensors
+    model = build(path, held)
     aliases = saved_names(model)
     names = loaded_names(model, held, path)
     for name, loaded in names.items():
@@ -58,11 +66,17 @@ def _exported(
         return torch_export.export_both(model, probe, aliases=aliases, unused=unused, framework=framework)
 
 
-def build(path: Path) -> Any:
-    """Return the model that a folder's config.json names, in evaluation mode, with weights of no meaning."""
+def build(path: Path, held: Mapping[str, Array]) -> Any:
+    """Return the model that a folder's config.json names, in evaluation mode, with weights of no meaning.
+
+    Raises
+    ------
+    RegimeError
+        See `load_config`; or it is far larger than the tensors of its checkpoint, `held`.
+    """
     config = load_config(path, _INSTEAD)
     made = class_of(path, config)
-    with transformers_apart(path / CONFIG, _INSTEAD), _WithoutRandom():
+    with transformers_apart(path / CONFIG, _INSTEAD), _Building(path / CONFIG, held):
         # With eager attention the graph is the same whatever the machine; float32 is what it is run in.
         return made._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
 
@@ -80,6 +94,7 @@ def load_config(path: Path, instead: str) -> Any:
     if content is None:
         raise RegimeError(f"{file}: no config with a model_type; {instead}")
     refuse_code(file, content, instead)
+    hold_counts(file, content)
     with transformers_apart(file, instead) as transformers:
         kind = content["model_type"]
         if kind not in transformers.CONFIG_MAPPING:
@@ -108,10 +123,29 @@ def class_of(path: Path, config: Any) -> Any:
         return found
 
 
-class _WithoutRandom(TorchDispatchMode):  # type: ignore[misc]
-    """Fills with zeros what would be drawn at random: it takes no time, and leaves the random numbers alone."""
+class _Building(TorchDispatchMode):  # type: ignore[misc]
+    """Watches over a model as it is built.
+
+    What would be drawn at random is filled with zeros: it takes no time, and leaves the random numbers alone. And a
+    config can say that a model is larger than any machine: no more is made than a checkpoint of it can hold.
+    """
+
+    def __init__(self, file: Path, held: Mapping[str, Array]) -> None:
+        super().__init__()
+        self._file = file
+        self._elements = _MOST_TIMES * sum(array.size for array in held.values()) + ALWAYS_ALLOWED_BYTES
+        self._tensors = _MOST_TIMES * len(held) + _ALWAYS_TENSORS
+
+    def _count(self, func: Any, args: Any, kwargs: Any) -> None:
+        shaped = func(*args, **{**kwargs, "device": "meta"})
+        self._elements -= shaped.numel()
+        self._tensors -= 1
+        if self._elements < 0 or self._tensors < 0:
+            raise TooLarge(f"{self._file}: names a far larger model than the checkpoint beside it is; {_INSTEAD}")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in _MAKERS:
+            self._count(func, args, kwargs or {})
         if func.overloadpacket in (torch.ops.aten.normal_, torch.ops.aten.uniform_):
             return args[0].zero_()
         return func(*args, **(kwargs or {}))

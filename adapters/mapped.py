@@ -1,12 +1,14 @@
 """Files mapped into memory, and arrays that view them without a copy."""
 
 import mmap
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from regime_proto.opening import descriptor_of
 from regime_proto.source import Array
 
 
@@ -17,11 +19,16 @@ def map_file(path: Path) -> mmap.mmap:
     ------
     OSError
         It cannot be opened.
+    NotAFile
+        It is no regular file.
     ValueError
         It is empty.
     """
-    with path.open("rb", buffering=0) as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    descriptor, _ = descriptor_of(path)
+    try:
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(descriptor)
 
 
 @cache

@@ -10,10 +10,13 @@ from typing import BinaryIO
 import numpy as np
 import onnx
 import onnx_ir as ir
+from regime_proto.adapters.onnx_parts import hold_parts
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import cannot_open
 
 from regime_proto.engine.graph.values import tensors
+from regime_proto.limits import NODES
+from regime_proto.opening import open_file, read_whole
 from regime_proto.payload import Incomplete
 from regime_proto.source import Array
 
@@ -39,7 +42,7 @@ def metadata_of(path: Path) -> dict[str, str]:
         The file is damaged.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             end = path.stat().st_size
             if not end:
                 raise _CutOff("a field goes beyond the end")
@@ -64,9 +67,13 @@ def open_model(path: Path) -> ir.Model:
         The file is damaged, or refers to data outside its folder or beyond the end of a file.
     """
     try:
-        proto = onnx.ModelProto.FromString(path.read_bytes())
+        content = read_whole(path)
+        hold_parts(content, path)
+        proto = onnx.ModelProto.FromString(content)
     except OSError as error:
         raise RegimeError(cannot_open(path, error)) from None
+    except RegimeError:
+        raise
     except Exception as error:
         raise _damaged(path, error) from None
     return model_of(proto, str(path), path.absolute().parent)
@@ -163,8 +170,10 @@ def _check_external(tensor: ir.ExternalTensor, folder: Path, where: str) -> None
 
 def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:
     """Yield number, start and length of the fields of a protobuf message, from where `file` stands to `end`."""
-    position = file.tell()
+    position, count = file.tell(), 0
     while position < end:
+        count += 1
+        NODES.hold("a model or its metadata", count, "fields")
         file.seek(position)
         number, wire = divmod(_varint(file), 8)
         if wire == 2:

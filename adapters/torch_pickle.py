@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from regime_proto.adapters import pickle_scan
 from regime_proto.adapters.first_bytes import ZIP, first_content, first_entry
 from regime_proto.adapters.mapped import dtype_named
 from regime_proto.adapters.torch_advice import of_objects
 from regime_proto.adapters.torch_stubs import PickledArray, Refused, is_hostile, is_stub, stand_in
 from regime_proto.schema.errors import RegimeError
 
+from regime_proto.opening import open_file
 from regime_proto.payload import NotDense
 from regime_proto.registry import FIRST_BYTES
 
@@ -38,6 +40,7 @@ def load(path: Path) -> Any:
         The file is damaged, names globals that no checkpoint needs, or holds what takes code to read.
     """
     try:
+        pickle_scan.check(path)
         return _with_arrays(_load(path))
     except RegimeError:
         raise
@@ -58,7 +61,10 @@ def load_part(content: bytes, where: str) -> Any:
         It is damaged, or holds what torch does not load safely.
     """
     try:
+        pickle_scan.check_content(content, where)
         return _array(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    except RegimeError:
+        raise
     except Exception as error:
         raise RegimeError(f"{where}: damaged or unsafe ({_first_line(error)}); save it again or remove it") from None
 
@@ -149,7 +155,7 @@ def _array(value: Any) -> Any:
 
 
 def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return file.read(4) == ZIP
 
 
@@ -167,7 +173,7 @@ def _stubs(path: Path) -> list[Any]:
 def _old_globals(path: Path) -> list[str]:
     """Return the globals in a stream of pickles; torch looks up those it trusts before any stub."""
     names = set()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         # Magic number, protocol version, system information, payload.
         for _ in range(4):
             for opcode, argument, _ in pickletools.genops(file):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from regime_proto import measured
 from regime_proto.analyzer.epochs import observations_per_epoch
 from regime_proto.analyzer.series import describe_invalid, describe_order
 from regime_proto.dataset import open_trajectory
@@ -244,6 +245,7 @@ def run_plan(
         writer = TrajectoryWriter(segments, replace(header, embedded=embedded, extra=taken))
         if not writer.resume(plan.fingerprints) and existing is not None:
             writer.take_up(output, plan.fingerprints)
+        _require_unchanged(plan, writer.count)
         # After the output was found writable, and what lies there to be of this run: it takes several passes.
         writer.annotate(**measure_noise(meter, plan.probe, _noise_states(plan)).attributes)
         with writer:
@@ -343,7 +345,9 @@ def _existing(plan: Plan, output: Path, *, masks: str, overwrite: bool) -> Heade
     existing = existing_header(output)
     if existing is None or overwrite:
         return None
-    if _is_current(output, existing, plan):
+    current = _is_current(output, existing, plan)
+    _require_unchanged(plan, plan.fingerprints.index(existing.attributes["source_fingerprint"]) + 1)
+    if current:
         _require_kept(output, existing, None if masks == "auto" else plan.mask_policy(masks), distance=plan.distance)
     return existing
 
@@ -380,10 +384,27 @@ def _observe(
     observations = observe(
         meter, checkpoints, source.read, first=first, workers=workers or plan.workers, copies=source.copies
     )
-    for index, observation in enumerate(observations, start=first):
-        writer.append(observation, fingerprint=plan.fingerprints[index])
-        if progress is not None:
-            progress(index + 1, len(checkpoints))
+    try:
+        for index, observation in enumerate(observations, start=first):
+            writer.append(observation, fingerprint=plan.fingerprints[index])
+            if progress is not None:
+                progress(index + 1, len(checkpoints))
+    finally:
+        # What is fetched is known by its commit.
+        if source.copies is None:
+            measured.remember(plan.fingerprints, checkpoints, first, writer.count)
+
+
+def _require_unchanged(plan: Plan, count: int) -> None:
+    """Raise an error if one of the first `count` checkpoints is another than the one that was measured."""
+    path = (
+        None if plan.source.copies is not None else measured.changed(plan.fingerprints, plan.source.checkpoints, count)
+    )
+    if path is not None:
+        raise RegimeError(
+            f"{path}: changed since it was measured, although its size and time did not; measure all again with "
+            "--overwrite, or choose another output with -o"
+        )
 
 
 def _note(output: Path, existing: Header, notes: Mapping[str, Note]) -> bool:

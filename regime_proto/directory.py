@@ -107,6 +107,7 @@ def open_directory(root: Path, reading: Reading = AS_RECOGNISED) -> Source:
     if not paths:
         raise NoCheckpoint(f"{root}: no checkpoint found; {others[0].path.name}: {others[0].reason}")
     ordered, skipped = _order(paths, peek, reading.step_pattern)
+    _refuse_beyond(ordered)
     checkpoints = [Checkpoint(step, path) for path, step in ordered.steps.items()]
     unfinished = _unfinished([checkpoint.path for checkpoint in checkpoints], peek)
     checkpoints = checkpoints[: len(checkpoints) - len(unfinished)]
@@ -446,6 +447,16 @@ def _order(
         else:
             ordered = with_step(ordered, pointer, found)
     return ordered, skipped
+
+
+def _refuse_beyond(ordered: Order[Path]) -> None:
+    """Raise an error if a step is larger than what a trajectory can hold."""
+    path = next((path for path, step in ordered.steps.items() if not -(2**63) <= step < 2**63), None)
+    if path is not None:
+        raise RegimeError(
+            f"{path}: {ordered.kind} {ordered.steps[path]:.6g} ({ordered.reason}), expected a number below 2**63; "
+            r"rename the file, or say with --step-pattern which digits are the step, for example 'step_(\d{1,18})'"
+        )
 
 
 def _is_single(path: Path, peek: Callable[[Path], Label]) -> bool:

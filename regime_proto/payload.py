@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -26,7 +26,8 @@ MODEL_KEYS = (
 _OPTIMIZER = ("optim", "opt_state")
 _AVERAGE = "ema"
 _NOT_WEIGHTS = (_AVERAGE, "sched", "scaler", "loop", "callback", "rng")
-_DEEPEST = 4
+DEEPEST = 4
+"""How many dicts within one another are looked at for tensors."""
 # A single number is no model.
 _FEWEST = 2
 
@@ -96,9 +97,8 @@ def label_of(facts: Mapping[str, Any]) -> Label:
     counts = {_counted_name(name): value for name, value in numbers.items()} | numbers
     step = next((counts[name] for name in _STEP_NAMES if name in counts), None)
     epoch = next((counts[name] for name in _EPOCH_NAMES if name in counts), None)
-    metrics = {
-        name: value for name, value in numbers.items() if _counted_name(name) not in (*_STEP_NAMES, *_EPOCH_NAMES)
-    }
+    others = (name for name in numbers if _counted_name(name) not in (*_STEP_NAMES, *_EPOCH_NAMES))
+    metrics = {name: numbers[name] for name in others if _is_text(name)}
     whole = None if step is None or not math.isfinite(step) else int(step)
     return Label(whole, epoch, metrics)
 
@@ -148,7 +148,7 @@ def _groups(content: Mapping[Any, Any], prefix: str = TOP, depth: int = 0) -> It
     if tensors:
         yield prefix, tensors
     for key, value in content.items():
-        if isinstance(value, Mapping) and depth < _DEEPEST:
+        if isinstance(value, Mapping) and depth < DEEPEST:
             yield from _groups(value, f"{prefix}.{key}" if prefix else str(key), depth + 1)
 
 
@@ -177,8 +177,21 @@ def state_of(payload: Payload, where: str, *, weights: str | None = None) -> Sta
     for name, tensor in chosen.items():
         if isinstance(tensor, NotDense):
             raise RegimeError(f"{where}: tensor {name!r} is {tensor.kind}; expected dense numbers")
+    _require_text(chosen, where)
     label = label_of(payload.facts)
     return State(unwrap(chosen, where), math.nan if label.epoch is None else label.epoch, label.metrics)  # type: ignore[arg-type]
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written in UTF-8, without a character that ends it."""
+    return "\0" not in name and (name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name))
+
+
+def _require_text(names: Iterable[str], where: str) -> None:
+    """Raise an error if a name cannot be written into a trajectory."""
+    for name in names:
+        if not _is_text(name):
+            raise RegimeError(f"{where}: the name of tensor {name!a:.100} is no text in UTF-8; rename it")
 
 
 def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:

@@ -6,6 +6,7 @@ import io
 import json
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from regime_proto.archives import read_arrays, read_npy
 from regime_proto.sample_axes import AXIS, FIXED, AxisError, axes_of
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.nearest import no_such
@@ -245,15 +247,14 @@ def load_probe(path: Path) -> Probe:
         raise ProbeError(no_such(path, "file"))
     try:
         if path.suffix == ".npy":
-            return Probe((np.load(path, allow_pickle=False),), None, str(path))
+            return Probe((read_npy(path),), None, str(path))
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
+            arrays = read_arrays(path)
         elif path.suffix == ".safetensors":
             arrays = _load_safetensors(path)
         else:
             raise ProbeError(f"{path}: expected a probe in {', '.join(SUFFIXES)}")
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
+    except (ValueError, KeyError, OSError, EOFError, BadZipFile, NotImplementedError, zlib.error) as error:
         raise ProbeError(f"{path}: cannot be read as a probe ({error})") from None
     unnamed = all(name == f"arr_{index}" for index, name in enumerate(arrays))
     return Probe(tuple(arrays.values()), None if unnamed else tuple(arrays), str(path))

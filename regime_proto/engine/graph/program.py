@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from regime_proto.engine.graph.matching import matched
 from regime_proto.engine.graph.values import tensors
+from regime_proto.opening import read_whole
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file
 from regime_proto.schema.nearest import cannot_open
@@ -146,7 +147,7 @@ class Program:
             The file is missing, is no ONNX model, or was not written by `regime program`.
         """
         try:
-            content = path.read_bytes()
+            content = read_whole(path)
         except OSError as error:
             raise ProgramError(cannot_open(path, error)) from None
         return cls.parse(content, str(path))
