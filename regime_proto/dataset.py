@@ -92,10 +92,12 @@ class _Trajectory(BackendEntrypoint):
         return dataset
 
 
-class _Stored(BackendArray):  # type: ignore[misc]
+class _Stored(BackendArray):
     """The values of a variable, read when they are used."""
 
-    def __init__(self, manager: CachingFileManager, path: Path, stored: h5py.Dataset, *, inflate: bool) -> None:
+    def __init__(
+        self, manager: "CachingFileManager[h5py.File]", path: Path, stored: h5py.Dataset, *, inflate: bool
+    ) -> None:
         self.shape, self.dtype = stored.shape, stored.dtype.newbyteorder("=")
         self._manager, self._path, self._name = manager, path, stored.name
         self._inflate = inflate and self._name == f"/{layout.MASK}"

@@ -7,7 +7,7 @@ import netCDF4
 import pytest
 import regime_proto.schema
 from regime_proto.schema import hdf5, layout, validate
-from regime_proto.schema.validation import structure
+from regime_proto.schema.validation import guard, structure
 from regime_proto.schema.validation.rules import RULES
 
 FORMAT = (Path(regime_proto.schema.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
@@ -70,15 +70,26 @@ def test_rules_say_which_word_of_rfc_2119_they_mean():
 @pytest.mark.parametrize(
     ("rule", "number"),
     [
-        ("object-kind", f"{structure.MAX_OBJECTS:,}"),
-        ("attribute-size", f"{structure.MAX_ATTRIBUTE_BYTES // 2**20} MiB"),
-        ("attribute-size", f"{structure.MAX_ATTRIBUTES:,}"),
+        ("object-kind", f"{structure.OBJECTS:,}"),
+        ("attribute-size", f"{structure.ATTRIBUTE_BYTES // 2**20} MiB"),
+        ("attribute-size", f"{structure.ATTRIBUTES:,}"),
         ("size-limit", f"{structure.MAX_CHUNK_BYTES // 2**20} MiB"),
         ("size-limit", f"{layout.MAX_ENTRY_BYTES // 2**20} MiB"),
     ],
 )
 def test_limits_are_those_of_the_check(rule, number):
     assert number in RULES[rule].text
+
+
+@pytest.mark.parametrize("limit", [structure.INFLATION, guard.MEMORY, guard.SECONDS], ids=lambda limit: limit.name)
+def test_the_table_of_limits(limit):
+    [row] = [row for row in rows("Limits") if f"`{limit.variable}`" in row[-1]]
+    assert f"({limit.default}" in row[-1]
+    assert str(limit.default) in row[1]
+
+
+def test_the_clarifications_name_what_is_decoded():
+    assert set(re.findall(r"`(\w+)`", section("Clarifications"))) >= layout.DECODED
 
 
 def test_the_writer_stays_within_the_limits():

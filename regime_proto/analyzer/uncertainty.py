@@ -84,7 +84,9 @@ class Uncertainty:
 
 
 def _plain(interval: Interval | None) -> dict[str, float] | None:
-    return None if interval is None else dict(vars(interval))
+    """Return an interval for JSON; None where one of its ends is not finite."""
+    ends = {} if interval is None else dict(vars(interval))
+    return ends if ends and all(map(math.isfinite, ends.values())) else None
 
 
 def uncertainty(

@@ -32,6 +32,11 @@ INFLATION = Limit("INFLATION", 128, "bytes inflated for every byte stored")
 EAGER_BYTES = 2**30
 
 _FILTERS = {h5z.FILTER_DEFLATE: "deflate", h5z.FILTER_SHUFFLE: "shuffle", h5z.FILTER_FLETCHER32: "fletcher32"}
+# Of the types that are no strings, the plain ones.
+_STANDARD = [
+    *(getattr(h5t, f"STD_{sign}{bits}{order}") for sign in "IU" for bits in (8, 16, 32, 64) for order in ("LE", "BE")),
+    *(getattr(h5t, f"IEEE_F{bits}{order}") for bits in (16, 32, 64) for order in ("LE", "BE")),
+]
 # Length, address and number in a heap.
 _STRING_REFERENCE_BYTES = 16
 # By these HDF5 attaches dimension scales: they refer to objects, but only within the file.
@@ -347,9 +352,12 @@ def _is_chunked(path: str, dataset: Any) -> bool:
 
 
 def _is_plain(kind: Any) -> bool:
+    """Whether a type is a string, an integer that uses all of its bits, or a float of IEEE 754."""
     if isinstance(kind, h5t.TypeStringID):
         return True
-    return isinstance(kind, h5t.TypeIntegerID | h5t.TypeFloatID) and kind.get_size() in (1, 2, 4, 8)
+    if not isinstance(kind, h5t.TypeIntegerID | h5t.TypeFloatID):
+        return False
+    return kind.get_size() in (1, 2, 4, 8) and any(kind.equal(standard) for standard in _STANDARD)
 
 
 def _item_bytes(kind: Any) -> int:
