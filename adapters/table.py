@@ -45,6 +45,10 @@ SOURCES = (
         "Hugging Face: `checkpoint-500/`", "read; the model is built from `config.json`", "huggingface",
         ("transformers",), ("cpu", "huggingface"),
     ),
+    Entry(
+        "Hugging Face Hub: `'hf://ORG/NAME@step*'`", "fetched one by one: branches and tags, repositories, commits",
+        "huggingface", ("huggingface-hub",), ("cpu", "hub", "huggingface"),
+    ),
     Entry("Lightning: `.ckpt`", "read", "lightning", ("lightning",), _TORCH),
     Entry("accelerate: `checkpoint_3/`", "read; its counter is no step", "accelerate", ("accelerate",), _TORCH),
     Entry("FSDP, torch distributed checkpoints: `.distcp`", "read, without a process group", "dcp", ("torch",), _TORCH),

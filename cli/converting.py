@@ -9,13 +9,16 @@ from regime_proto.cli import options
 from regime_proto.cli.console import Messages, size
 from regime_proto.cli.interruption import leaving_observations
 from regime_proto.cli.output import would, would_write
+from regime_proto.schema.errors import RegimeError
 
-from regime_proto.places import is_remote
+from regime_proto.hub.downloads import downloads_folder
+from regime_proto.places import downloading, is_published, is_remote
 
 if TYPE_CHECKING:
-    from regime_proto.conversion import Grown
+    from regime_proto.conversion import Done, Grown
     from regime_proto.directory import Reading
     from regime_proto.plan import Plan
+    from regime_proto.source import Source
 
 
 def foresee(
@@ -30,9 +33,12 @@ def foresee(
         if missing is not None:
             would(f"wait for checkpoints ({missing}), and write {output or default_output(source, conversion)} then")
             return
+    if is_published(source) and not _foresee_published(source, output, messages, conversion):
+        return
     from regime_proto.conversion import foresee_plan
 
-    plan, target = _planned(source, messages, conversion), output or default_output(source, conversion)
+    target = output or default_output(source, conversion)
+    plan = _planned(source, messages, conversion)
     keep = ("device", "batches_per_epoch", "masks", "overwrite")
     notes = options.parse_notes(conversion["notes"])
     foreseen = foresee_plan(plan, target, notes=notes, **{name: conversion[name] for name in keep})
@@ -41,10 +47,41 @@ def foresee(
         what = "write the notes into" if foreseen.noted else "write nothing:"
         would(f"{what} {target}{', which' * foreseen.noted} holds all {count} observations")
         return
+    if plan.source.copies is not None:
+        _say_fetched(plan.source)
     there = f"{held} of them are in {foreseen.where}, {count - held} would be added" if held else "none is there yet"
     policy = plan.mask_policy(conversion["masks"])
     predicted = size(plan.predicted_file_bytes(policy))
     would_write(target, f"{count} observations, {there}; masks: {policy}; about {predicted}")
+
+
+def _foresee_published(source: Path, output: Path | None, messages: Messages, conversion: dict[str, Any]) -> bool:
+    """Return whether what a conversion would write shows without fetching weights; if not, say what can be said."""
+    from regime_proto.directory import open_directory
+    from regime_proto.hub.places import is_outlined
+
+    found = open_directory(source, reading_of(conversion)).select(conversion["steps"], conversion["every"])
+    found.require_two()
+    if is_outlined(found):
+        return True
+    _say_skipped(found, messages)
+    _say_fetched(found)
+    would_write(output or default_output(source, conversion), f"{len(found.checkpoints)} observations at most")
+    return False
+
+
+def _say_fetched(found: "Source") -> None:
+    """Say how much a conversion would fetch."""
+    from regime_proto.hub.places import most_at_once, sizes
+
+    each = sizes(found)
+    would(f"fetch {len(each)} checkpoints at most, {size(sum(each))}, and hold {size(most_at_once(each))} at a time")
+
+
+def _say_skipped(found: "Source", messages: Messages) -> None:
+    for reason, names in found.skipped_by_reason().items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        messages.note(f"skipped {', '.join(names[:3])}{more}: {reason}")
 
 
 def _planned(source: Path, messages: Messages, conversion: dict[str, Any]) -> "Plan":
@@ -53,9 +90,7 @@ def _planned(source: Path, messages: Messages, conversion: dict[str, Any]) -> "P
 
     what = ("model", "probe", "probe_text", "steps", "every", "gates", "sample_units", "sample_seed", "distance")
     plan = make_plan(source, reading=reading_of(conversion), **{name: conversion[name] for name in what})
-    for reason, names in plan.source.skipped_by_reason().items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        messages.note(f"skipped {', '.join(names[:3])}{more}: {reason}")
+    _say_skipped(plan.source, messages)
     return plan
 
 
@@ -75,30 +110,15 @@ def converted(
     grown: "Grown | None" = None,
 ) -> Path:
     """Convert a directory unless that is done already, say what was written, and return the trajectory."""
-    from regime_proto.schema.policy import ALL
-
-    from regime_proto.conversion import run_plan
-
     target = output or default_output(source, conversion)
-    notes = options.parse_notes(conversion["notes"])
-    plan = _planned(source, messages, conversion)
-    policy = plan.mask_policy(conversion["masks"])
-    predicted = size(plan.predicted_file_bytes(policy))
-    if conversion["masks"] == "auto" and policy != ALL:
-        every = size(plan.predicted_file_bytes(ALL))
-        messages.note(f"masks: {policy}, for about {predicted}; --masks all would take about {every}")
-    keep = ("device", "workers", "batches_per_epoch", "masks", "embed", "overwrite")
-    # A result that is drawn in between would break the bar.
-    bar = messages.progress("observing") if grown is None else nullcontext()
-    with leaving_observations(target, len(plan.source.checkpoints)), bar as progress:
-        done = run_plan(
-            plan,
-            target,
-            progress=progress,
-            grown=grown,
-            notes=notes,
-            **{name: conversion[name] for name in keep},
-        )
+    keep = conversion["keep_downloads"]
+    if keep and not is_published(source):
+        raise RegimeError(f"{source}: --keep-downloads applies to checkpoints on the Hugging Face Hub (hf://…)")
+    with downloading(source, target, keep=keep, say=messages.note if messages.verbose else None) as place:
+        with leaving_observations(target):
+            plan = _planned(place, messages, conversion)
+        policy, predicted = plan.mask_policy(conversion["masks"]), _predicted(plan, messages, conversion)
+        done = _run(plan, target, messages, conversion, grown)
     if done.written:
         found = size(done.path.stat().st_size)
         messages.note(
@@ -107,7 +127,34 @@ def converted(
     else:
         nothing = "nothing changed since but the notes" if done.noted else "nothing changed since"
         messages.note(f"{nothing}; using {done.path} ({done.observations} observations)")
+    if keep:
+        messages.note(f"kept the checkpoints in {downloads_folder(target)}")
     return done.path
+
+
+def _predicted(plan: "Plan", messages: Messages, conversion: dict[str, Any]) -> str:
+    """Return about how large the trajectory will be, and say so where masks are thinned for it."""
+    from regime_proto.schema.policy import ALL
+
+    policy = plan.mask_policy(conversion["masks"])
+    predicted = size(plan.predicted_file_bytes(policy))
+    if conversion["masks"] == "auto" and policy != ALL:
+        every = size(plan.predicted_file_bytes(ALL))
+        messages.note(f"masks: {policy}, for about {predicted}; --masks all would take about {every}")
+    return predicted
+
+
+def _run(plan: "Plan", target: Path, messages: Messages, conversion: dict[str, Any], grown: "Grown | None") -> "Done":
+    from regime_proto.conversion import run_plan
+
+    keep = ("device", "workers", "batches_per_epoch", "masks", "embed", "overwrite")
+    notes = options.parse_notes(conversion["notes"])
+    # A result that is drawn in between would break the bar.
+    bar = messages.progress("observing") if grown is None else nullcontext()
+    with leaving_observations(target, len(plan.source.checkpoints)), bar as progress:
+        return run_plan(
+            plan, target, progress=progress, grown=grown, notes=notes, **{name: conversion[name] for name in keep}
+        )
 
 
 def default_output(source: Path, conversion: dict[str, Any]) -> Path:

@@ -16,6 +16,7 @@ from rich.text import Text
 from regime_proto import places
 from regime_proto.engine.graph.gates import Gate
 from regime_proto.engine.graph.program import Program
+from regime_proto.hub.places import most_at_once, sizes
 from regime_proto.plan import Plan
 from regime_proto.source import Source
 
@@ -29,6 +30,9 @@ def source(found: Source, *, everything: bool) -> RenderableType:
     facts.add_row("directory", str(found.root))
     facts.add_row("adapter", f"{found.adapter} ({found.recognised})")
     facts.add_row("checkpoints", f"{len(checkpoints)}, by {found.order} ({found.step_kind})")
+    if found.copies is not None:
+        each = sizes(found)
+        facts.add_row("to fetch", f"{size(sum(each))} in all, {size(most_at_once(each))} of them at a time")
     files = plain_table(found.step_kind, ("file", "left"), ("size", "right"))
     for checkpoint in checkpoints if everything else checkpoints[:SHOWN]:
         files.add_row(str(checkpoint.step), checkpoint.path.name, size(places.size(checkpoint.path)))

@@ -33,18 +33,21 @@ def leaving(remains: Callable[[], str]) -> Iterator[None]:
 
 
 @contextmanager
-def leaving_observations(output: Path, count: int) -> Iterator[None]:
+def leaving_observations(output: Path, count: int | None = None) -> Iterator[None]:
     """Say how many observations an interruption leaves, where, and the command that goes on.
 
     Parameters
     ----------
     output : Path
         The trajectory that is being written.
-    count : int
-        The observations that it is to hold.
+    count : int, optional
+        The observations that it is to hold, once they are known.
     """
     from regime_proto.schema.files import segments_folder
     from regime_proto.schema.segments import kept_observations
+
+    from regime_proto.hub.client import NotFetched
+    from regime_proto.hub.downloads import downloads_folder
 
     before = stamp(output)
 
@@ -52,12 +55,22 @@ def leaving_observations(output: Path, count: int) -> Iterator[None]:
         kept = kept_observations(output)
         if kept:
             # A run that is followed may have grown.
-            there = f"{kept} of {max(kept, count)} observations are kept in {segments_folder(output)}"
-            return f"{there}; go on with {same_command()}"
-        return f"{output} is written" if stamp(output) != before else ""
+            of = "" if count is None else f" of {max(kept, count)}"
+            there = f"{kept}{of} observations are kept in {segments_folder(output)}"
+            return f"{there}; go on with {same_command()}{downloads()}"
+        if stamp(output) != before:
+            return f"{output} is written"
+        return f"nothing was written to {output}{downloads()}" if downloads() else ""
 
-    with leaving(remains):
-        yield
+    def downloads() -> str:
+        folder = downloads_folder(output)
+        return f" (downloads are kept in {folder}; remove it if you do not)" if folder.is_dir() else ""
+
+    try:
+        with leaving(remains):
+            yield
+    except NotFetched as error:
+        raise NotFetched("; ".join(part for part in (str(error), remains()) if part)) from None
 
 
 def same_command() -> str:

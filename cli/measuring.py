@@ -52,14 +52,17 @@ def analyze(
     verbose: bool,
     **conversion: Any,
 ) -> None:
-    """Analyze a directory of checkpoints, or a trajectory file.
+    """Analyze a directory of checkpoints, a sequence on the Hugging Face Hub, or a trajectory file.
 
-    A directory is converted first; the trajectory is kept and used again while nothing changed. Checkpoints that
-    were added since are observed and added. With --json and --follow every update is a line.
+    Checkpoints are converted first; the trajectory is kept and used again while nothing changed. Checkpoints that
+    were added since are observed and added. With --json and --follow every update is a line. Those on the Hub are
+    fetched one at a time: 'hf://ORG/NAME@step*' are branches and tags, 'hf://ORG/relu-{step}B' repositories,
+    'hf://ORG/NAME@main~commits' the commits of a branch.
 
     For example:
         regime analyze checkpoints/ --model mypkg.net:make --probe val.npz
         regime analyze run.h5 --preset strict --json
+        regime analyze 'hf://ORG/NAME@step*' --probe-text lines.txt --dry-run
     """
     import regime_proto
 
@@ -255,7 +258,11 @@ def _inspect_directory(root: Path, messages: Messages, reading: dict[str, str | 
 
     console = render.console()
     how = Reading(**reading)
-    render.show(console, inspection.source(open_directory(root, how), everything=messages.verbose))
+    found = open_directory(root, how)
+    render.show(console, inspection.source(found, everything=messages.verbose))
+    if found.copies is not None and not any(options.values()):
+        messages.note("nothing is fetched to inspect it; give --probe or --probe-text to see its gates")
+        return
     render.show(console, "")
     try:
         plan = make_plan(root, reading=how, **options)
@@ -331,7 +338,7 @@ def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[s
         )
     names = (
         "model", "probe", "probe_text", "gates", "sample_units", "workers", "distance",
-        "adapter", "step_pattern", "weights",
+        "adapter", "step_pattern", "weights", "keep_downloads",
     )  # fmt: skip
     given = [name.replace("_", "-") for name in names if conversion[name] not in (None, (), False)]
     given += ["note"] * bool(conversion["notes"]) + ["output"] * (output is not None)

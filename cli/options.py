@@ -207,6 +207,11 @@ conversion = _all(
         help="Tell something of the run: model, dataset, optimizer, family, seed, batch_size, learning_rate, or what "
         "you like. May be repeated; a trajectory that is there already gets it too.",
     ),
+    click.option(
+        "--keep-downloads",
+        is_flag=True,
+        help="Keep the checkpoints that are fetched from the Hugging Face Hub, in OUTPUT.downloads.",
+    ),
     batches_per_epoch,
     overwrite,
     dry_run,

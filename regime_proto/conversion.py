@@ -16,7 +16,7 @@ from regime_proto.engine.device import find_device, runtime_version
 from regime_proto.engine.measure import Meter, observe
 from regime_proto.engine.noise import measure_noise
 from regime_proto.ordering import option_for_steps
-from regime_proto.places import as_place
+from regime_proto.places import as_place, downloading
 from regime_proto.plan import Plan, make_plan
 from regime_proto.provenance import embedded_files, header_of, provenance
 from regime_proto.schema.assemble import note
@@ -26,7 +26,7 @@ from regime_proto.schema.header import Header
 from regime_proto.schema.notes import Note, as_notes, notes_in
 from regime_proto.schema.policy import MaskPolicy
 from regime_proto.schema.reader import existing_header
-from regime_proto.schema.segments import Segments, discard_segments, require_free
+from regime_proto.schema.segments import Segments, discard_segments, kept_observations, require_free
 from regime_proto.schema.writer import TrajectoryWriter, rows_to_resume, rows_to_take_up
 from regime_proto.source import Array, Checkpoint
 
@@ -57,6 +57,7 @@ def convert(
     adapter: str | None = None,
     step_pattern: str | None = None,
     weights: str | None = None,
+    keep_downloads: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -68,7 +69,8 @@ def convert(
     Parameters
     ----------
     source : path
-        Directory of checkpoints, or its URL (``s3://bucket/run``), which fsspec opens.
+        Directory of checkpoints, or its URL (``s3://bucket/run``), which fsspec opens; or a sequence that is
+        published on the Hugging Face Hub: ``hf://ORG/NAME@GLOB``, see `hub.address`.
     output : path
         The trajectory file to write.
     model : torch.nn.Module or "MODULE:FACTORY", optional
@@ -113,6 +115,9 @@ def convert(
     weights : str, optional
         The key of the weights in the checkpoints, or the front of their names: for averages (``ema``), or one of
         several models.
+    keep_downloads : bool
+        Keep the checkpoints that are fetched from the Hub, in the folder ``OUTPUT.downloads``; else each is removed
+        once its successor was compared with it.
     overwrite : bool
         Replace a trajectory, or discard an unfinished one that was made of other inputs. Other files are never
         replaced.
@@ -129,31 +134,32 @@ def convert(
     RegimeError
         Says where, what was expected and found, and what to do. Observations made before it are kept.
     """
-    plan = make_plan(
-        as_place(source),
-        model=model,
-        probe=probe,
-        probe_text=None if probe_text is None else Path(probe_text),
-        steps=steps,
-        every=every,
-        gates=gates,
-        sample_units=sample_units,
-        sample_seed=sample_seed,
-        distance=distance,
-        reading=Reading(adapter, step_pattern, weights),
-    )
-    done = run_plan(
-        plan,
-        Path(output),
-        device=device,
-        batches_per_epoch=batches_per_epoch,
-        workers=workers,
-        masks=masks,
-        embed=embed,
-        notes=notes,
-        overwrite=overwrite,
-        progress=progress,
-    )
+    with downloading(as_place(source), Path(output), keep=keep_downloads) as place:
+        plan = make_plan(
+            place,
+            model=model,
+            probe=probe,
+            probe_text=None if probe_text is None else Path(probe_text),
+            steps=steps,
+            every=every,
+            gates=gates,
+            sample_units=sample_units,
+            sample_seed=sample_seed,
+            distance=distance,
+            reading=Reading(adapter, step_pattern, weights),
+        )
+        done = run_plan(
+            plan,
+            Path(output),
+            device=device,
+            batches_per_epoch=batches_per_epoch,
+            workers=workers,
+            masks=masks,
+            embed=embed,
+            notes=notes,
+            overwrite=overwrite,
+            progress=progress,
+        )
     warn_of_invalid(done.path)
     return done.path
 
@@ -301,12 +307,23 @@ def foresee_plan(
     if existing is not None:
         plan = _keeping(plan, existing)
     require_free(output)
+    if plan.source.copies is not None:
+        # To run the first checkpoint it would have to be fetched.
+        return _foreseen_unseen(plan, output, existing)
     header = _header(plan, _calibrate(plan, device), batches_per_epoch, masks)
     folder = segments_folder(output)
     begun = _begun(plan, output, header) if overwrite else rows_to_resume(folder, header, plan.fingerprints)
     if begun or existing is None:
         return Foreseen(output, total, begun, folder)
     return Foreseen(output, total, rows_to_take_up(output, header), output)
+
+
+def _foreseen_unseen(plan: Plan, output: Path, existing: Header | None) -> Foreseen:
+    """Return what `run_plan` would do as far as that shows without a state."""
+    total, begun = len(plan.fingerprints), kept_observations(output)
+    if begun or existing is None:
+        return Foreseen(output, total, begun, segments_folder(output))
+    return Foreseen(output, total, 1 + plan.fingerprints.index(str(existing.attributes["source_fingerprint"])), output)
 
 
 def _existing(plan: Plan, output: Path, *, masks: str, overwrite: bool) -> Header | None:
@@ -351,7 +368,13 @@ def _observe(
 ) -> None:
     """Write the observations of a plan that are not written yet."""
     checkpoints, first = plan.source.checkpoints, writer.count
-    observations = observe(meter, checkpoints, plan.source.read, first=first, workers=workers or plan.workers)
+    source = plan.source
+    for checkpoint in checkpoints[: max(0, first - 1)]:
+        # Some of them were needed to begin with.
+        source.release(checkpoint)
+    observations = observe(
+        meter, checkpoints, source.read, first=first, workers=workers or plan.workers, copies=source.copies
+    )
     for index, observation in enumerate(observations, start=first):
         writer.append(observation, fingerprint=plan.fingerprints[index])
         if progress is not None:

@@ -1,15 +1,17 @@
 """Recognises the checkpoints in a directory and puts them in order."""
 
 import re
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
+from regime_proto.hub.places import HubCheckpoint, HubRun, Listing
 from regime_proto.name_numbers import has_integer, has_number, is_pointer
 from regime_proto.ordering import Order, by_pattern, order, sequence_of, with_step, without_pointers
 from regime_proto.payload import Incomplete, Label, NotACheckpoint, state_of
@@ -81,6 +83,8 @@ def open_directory(root: Path, reading: Reading = AS_RECOGNISED) -> Source:
     RegimeError
         There is no checkpoint, or their order cannot be told.
     """
+    if isinstance(root, HubRun):
+        return _open_published(root, reading)
     if not root.exists():
         raise NoCheckpoint(no_such(root))
     if not root.is_dir():
@@ -116,6 +120,72 @@ def open_directory(root: Path, reading: Reading = AS_RECOGNISED) -> Source:
         metrics=_metrics(checkpoints, peek),
         other_orders=tuple(OtherOrder(other.reason, tuple(other.steps)) for other in ordered.others),
     ).select()
+
+
+def _open_published(run: HubRun, reading: Reading) -> Source:
+    """Return a published sequence; it is ordered by names, and of the checkpoints only one config is fetched."""
+    listing = run.listing()
+    ordered, skipped = _order_published(run, listing, reading.step_pattern)
+    adapter, recognised = _recognise_published(run, list(ordered.steps), reading)
+    load = _guarded(reader_named(adapter).read, adapter)
+
+    def read(checkpoint: Checkpoint) -> State:
+        return state_of(load(checkpoint.path), str(checkpoint.path), weights=reading.weights)
+
+    return Source(
+        adapter=adapter,
+        recognised=recognised,
+        root=cast(Path, run),
+        step_kind=ordered.kind,
+        order=ordered.reason,
+        checkpoints=tuple(Checkpoint(step, path) for path, step in ordered.steps.items()),
+        read=read,
+        skipped=(*(Skipped(cast(Path, path), why) for path, why in listing.left_out.items()), *skipped),
+        other_orders=tuple(OtherOrder(other.reason, tuple(other.steps)) for other in ordered.others),
+        copies=run.downloads,
+    ).select()
+
+
+def _order_published(run: HubRun, listing: Listing, step_pattern: str | None) -> tuple[Order[Path], list[Skipped]]:
+    paths = cast(list[Path], list(listing.found))
+    if listing.steps is not None and step_pattern is None:
+        steps = {path: listing.steps[path.name] for path in paths}
+        ranked = sorted(steps, key=steps.__getitem__)
+        return Order({path: steps[path] for path in ranked}, listing.kind, listing.reason), []
+    if step_pattern is None and not any(has_integer(path.name) for path in paths):
+        shown = ", ".join(path.name for path in paths[:3])
+        raise RegimeError(
+            f"{run.address.quoted}: no name that fits has a number in it ({shown}); give a pattern that fits names "
+            "with the step in them"
+        )
+    try:
+        return _order(paths, lambda _: Label(), step_pattern)
+    except RegimeError as error:
+        raise RegimeError(
+            f"{run.address.quoted}: {error}; or give a pattern that fits the checkpoints of one run only, "
+            "with {step} where the step stands"
+        ) from None
+
+
+def _recognise_published(run: HubRun, paths: Sequence[Path], reading: Reading) -> tuple[str, str]:
+    """Return the adapter that reads a published sequence, and what tells that."""
+    known = readers() if reading.adapter is None else {reading.adapter: reader_named(reading.adapter)}
+    for path in paths[:_LOOKS]:
+        with tempfile.TemporaryDirectory(prefix="regime-") as folder:
+            outline = Path(folder) / "checkpoint"
+            outline.mkdir()
+            cast(HubCheckpoint, path).outline(outline)
+            asked = {name: reader for name, reader in known.items() if not reader.SUFFIXES}
+            reasons = {name: _reason_for(name, reader, outline) for name, reader in asked.items()}
+        found = {name: reason for name, reason in reasons.items() if reason is not None}
+        if found:
+            best = max(found, key=rank)
+            return best, found[best]
+    where = f"weights that can be read in {paths[0].name}" if paths else "commit with weights that can be read"
+    raise NoCheckpoint(
+        f"{run.address.quoted}: no {where}; expected model.safetensors or "
+        "pytorch_model.bin, whole or in shards, at the top of the repository"
+    )
 
 
 def find_source(root: Path, reading: Reading = AS_RECOGNISED) -> Source | None:

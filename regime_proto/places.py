@@ -1,15 +1,20 @@
-"""Where checkpoints lie: on this machine, or on another one that fsspec reaches.
+"""Where checkpoints lie: on this machine, on another one that fsspec reaches, or published on the Hugging Face Hub.
 
-A place is a `pathlib.Path`, or a `upath.UPath` with the same methods. Adapters see files of this machine only.
+A place is a `pathlib.Path`, a `upath.UPath` with the same methods, or a `hub.places.HubPlace` with some of them.
+Adapters see files of this machine only.
 """
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from regime_proto.hub.address import SCHEME, parse
+from regime_proto.hub.client import require_client
+from regime_proto.hub.downloads import Downloads, downloads_folder
+from regime_proto.hub.places import HubCheckpoint, HubPlace, HubRun
 from regime_proto.schema.errors import RegimeError
 
 _INSTALL = 'pip install "regime-proto[remote]"'
@@ -26,6 +31,22 @@ def as_place(address: object) -> Path:
     text = str(address)
     if not isinstance(address, str) or "://" not in text:
         return address if is_remote(address) else Path(text)  # type: ignore[return-value]
+    published = _published(text) if text.startswith(SCHEME) else None
+    return _through_fsspec(text) if published is None else published  # type: ignore[return-value]
+
+
+def _published(text: str) -> HubRun | None:
+    """Return the sequence at an address of the Hub; None for a folder in one revision."""
+    address = parse(text)
+    if address is None:
+        return None
+    require_client(text)
+    run = HubRun(address)
+    # One revision is a folder like others, perhaps of checkpoints.
+    return None if "@" not in text and not address.is_family and not run.has_revisions() else run
+
+
+def _through_fsspec(text: str) -> Path:
     try:
         from upath import UPath
     except ImportError:
@@ -48,14 +69,55 @@ def as_place(address: object) -> Path:
 
 def is_remote(place: object) -> bool:
     """Whether a place is one of another machine."""
-    return not isinstance(place, Path) and hasattr(place, "fs")
+    return isinstance(place, HubPlace) or (not isinstance(place, Path) and hasattr(place, "fs"))
+
+
+def is_published(place: object) -> bool:
+    """Whether a place is a sequence on the Hugging Face Hub."""
+    return isinstance(place, HubRun)
 
 
 @contextmanager
-def on_disk(place: Path) -> Iterator[Path]:
+def downloading(
+    place: Path, output: Path, *, keep: bool = False, say: Callable[[str], None] | None = None
+) -> Iterator[Path]:
+    """Yield a place whose checkpoints, if they are published on the Hub, are fetched to a folder beside an output.
+
+    They are removed at the end; after an error they stay for whoever goes on.
+
+    Parameters
+    ----------
+    place : Path
+    output : Path
+        The trajectory that is made of them.
+    keep : bool
+        Whether they stay there.
+    say : callable, optional
+        Called with a line before each download.
+    """
+    if not isinstance(place, HubRun):
+        yield place
+        return
+    downloads = Downloads(place.downloads.hub, downloads_folder(output), keep, say)
+    try:
+        yield place.downloading_to(downloads)  # type: ignore[misc]
+    except BaseException:
+        downloads.stop()
+        raise
+    downloads.clear()
+
+
+@contextmanager
+def on_disk(place: Path, *, values: bool = True) -> Iterator[Path]:
     """Yield a file or folder of this machine that holds what is at `place`.
 
-    What comes from elsewhere is removed afterwards; arrays that view it stay valid.
+    What comes from elsewhere is removed afterwards, or when it is released; arrays that view it stay valid.
+
+    Parameters
+    ----------
+    place : Path
+    values : bool
+        Whether the numbers of the tensors are needed; else they may be zeros, where that saves a download.
 
     Raises
     ------
@@ -65,13 +127,21 @@ def on_disk(place: Path) -> Iterator[Path]:
     if not is_remote(place):
         yield place
         return
+    copy = place.copied(values=values) if isinstance(place, HubCheckpoint) else _copied(place)
+    with copy as local:
+        try:
+            yield local
+        except RegimeError as error:
+            raise type(error)(str(error).replace(str(local), str(place))) from None
+
+
+@contextmanager
+def _copied(place: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="regime-"))
     local = folder / place.name
     try:
         _fetch(place, local)
         yield local
-    except RegimeError as error:
-        raise type(error)(str(error).replace(str(local), str(place))) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -111,12 +181,19 @@ def files_in(place: Path) -> list[Path]:
 
 
 def size(place: Path) -> int:
-    """Return the bytes of a file, or of all files below a folder."""
+    """Return the bytes of a file, or of all files below a folder; of what is fetched to read it, if it is published."""
+    if isinstance(place, HubCheckpoint):
+        return place.size()
     return sum(path.stat().st_size for path in files_in(place))
 
 
 def stamps(place: Path) -> list[list[Any]]:
-    """Return what tells whether files have changed: name, size and time of each, or the tag that a store gives it."""
+    """Return what tells whether files have changed: name, size and time of each, or the tag that a store gives it.
+
+    What is published is told by its commit.
+    """
+    if isinstance(place, HubCheckpoint):
+        return place.stamps()
     return [[path.name, *_stamp(path)] for path in files_in(place)]
 
 

@@ -96,9 +96,13 @@ class Plan:
 
     @property
     def workers(self) -> int:
-        """Checkpoints in flight: one per core, fewer where they would fill more than half of the free memory."""
+        """Checkpoints in flight: one per core, fewer where they would fill more than half of the free memory.
+
+        Where they are fetched first, one is measured while the next one comes.
+        """
+        most = cores() if self.source.copies is None else min(cores(), 2)
         room = (available_bytes() // 2 - self._shared_bytes) // (self.state_bytes + self._worker_bytes)
-        return max(1, min(cores(), room))
+        return max(1, min(most, room))
 
     def mask_policy(self, requested: str) -> MaskPolicy:
         """Return which observations keep their masks.
@@ -245,7 +249,8 @@ def _find_variants(source: Source, probe: Probe) -> Variants | None:
 def _program_of(adapter: str, checkpoint: Checkpoint, probe: Probe) -> Program:
     module = capable(adapter, Describing)
     assert module is not None  # noqa: S101
-    with on_disk(checkpoint.path) as path:
+    # Of the weights only names and shapes count.
+    with on_disk(checkpoint.path, values=False) as path:
         return module.program_of(path, probe)
 
 
@@ -388,7 +393,7 @@ def _tokenized(text: str | Path, probe: object, source: Source | None) -> Probe:
             f"--probe-text needs a tokenizer beside the weights, as transformers saves it, and {source.root} holds "
             f"{source.adapter} checkpoints; give token ids in place of text: --probe FILE"
         )
-    with on_disk(source.checkpoints[0].path) as path:
+    with on_disk(source.checkpoints[0].path, values=False) as path:
         return adapter.tokenize(path, lines, str(text))
 
 

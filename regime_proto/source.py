@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,16 @@ class OtherOrder:
     paths: tuple[Path, ...]
 
 
+class Copies(Protocol):
+    """Copies of checkpoints that lie elsewhere, each made when it is read."""
+
+    def release(self, path: Path) -> None:
+        """Remove the copy of a checkpoint; the arrays that were read from it stay valid."""
+
+    def stop(self) -> None:
+        """Give up the copy that is being made: nobody waits for it any more."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A sequence of checkpoints.
@@ -96,6 +106,8 @@ class Source:
         Names of the metrics that the checkpoints carry.
     other_orders : tuple of OtherOrder
         Orders of the same checkpoints that differ from the one taken.
+    copies : Copies, optional
+        Where reading a checkpoint leaves a copy of it on this machine.
     """
 
     adapter: str
@@ -108,6 +120,7 @@ class Source:
     skipped: tuple[Skipped, ...] = ()
     metrics: tuple[str, ...] = ()
     other_orders: tuple[OtherOrder, ...] = ()
+    copies: Copies | None = None
 
     def select(self, steps: str | None = None, every: int | None = None) -> "Source":
         """Return the source restricted to the steps ``A:B`` (both included) and to every k-th of those."""
@@ -131,6 +144,11 @@ class Source:
             others.setdefault(paths, replace(other, paths=paths))
         others.pop(taken, None)
         return tuple(others.values())
+
+    def release(self, checkpoint: Checkpoint) -> None:
+        """Remove the copy that reading a checkpoint may have left; its arrays stay valid."""
+        if self.copies is not None:
+            self.copies.release(checkpoint.path)
 
     def skipped_by_reason(self) -> dict[str, list[str]]:
         """Return the names of the skipped files, by reason."""

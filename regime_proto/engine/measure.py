@@ -19,7 +19,7 @@ from regime_proto.engine.session import Masks, MaskSession, Placer
 from regime_proto.engine.variants import Variants, VariantSessions
 from regime_proto.probe import COUNTED
 from regime_proto.schema.header import Layer, Observation
-from regime_proto.source import Array, Checkpoint, State
+from regime_proto.source import Array, Checkpoint, Copies, State
 
 # Observations that may wait to be taken: some, and not more than so many bytes of masks.
 _AHEAD = 64
@@ -214,6 +214,7 @@ def observe(
     *,
     first: int = 0,
     workers: int = 2,
+    copies: Copies | None = None,
 ) -> Iterator[Observation]:
     """Yield the observations of `checkpoints` from number `first` on, in order.
 
@@ -231,6 +232,8 @@ def observe(
         Where to begin; the checkpoint before it is read once more, to compare with.
     workers : int
         States in flight. The result does not depend on it.
+    copies : Copies, optional
+        Those that reading leaves: that of a checkpoint goes once its successor was compared with it.
     """
 
     def work(checkpoint: Checkpoint, before: "Future[Measured] | None", own: "Future[Measured]") -> Observation:
@@ -240,7 +243,11 @@ def observe(
             own.set_exception(error)
             raise
         own.set_result(measured)
-        return meter.compare(measured, before.result() if before else None)
+        previous = before.result() if before else None
+        observation = meter.compare(measured, previous)
+        if copies is not None and previous is not None:
+            copies.release(previous.checkpoint.path)
+        return observation
 
     start = max(0, first - 1)
     ahead = min(_AHEAD, _AHEAD_BYTES // max(1, sum(layer.bytes for layer in meter.layers) * meter.rows[0].samples))
@@ -259,5 +266,10 @@ def observe(
                 yield in_flight.popleft().result()
         while in_flight:
             yield in_flight.popleft().result()
+    except BaseException:
+        # Else the pool would wait for downloads that nobody needs.
+        if copies is not None:
+            copies.stop()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -135,6 +135,7 @@ def scan(source: Source, *, progress: Progress | None = None) -> Scan:
                 size += sum(array.nbytes for array in state.tensors.values())
                 summaries.append(summary)
                 before = state
+            source.release(checkpoint)
             if progress is not None:
                 progress(done, len(source.checkpoints))
     return Scan(summaries, unreadable, size)
@@ -159,6 +160,8 @@ def distances(source: Source) -> Callable[[int, int, Sequence[str]], float]:
             tensors, others = (source.read(by_step[each]).tensors for each in (step, other))
         except (RegimeError, OSError):
             return math.nan
+        for each in (step, other):
+            source.release(by_step[each])
         return sum(_changes(tensors, others, [name for name in names if name in tensors]).values())
 
     return distance
