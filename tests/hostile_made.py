@@ -278,13 +278,13 @@ def pickled_metadata(folder, base, name):
 
 @made(names=("data.pkl", "version", "byteorder", ".data/serialization_id"))
 def bomb_in_torch(folder, base, name):
-    kinds = {"data.pkl": b"\x80\x02](" + b"N" * 300_000_000 + b"e."}
+    kinds = {"data.pkl": b"\x80\x02](" + b"N" * 100_000_000 + b"e."}
     for step in (1, 2):
         archive(
             folder / f"step_{step}.pt",
             state(b"N"),
             method=zipfile.ZIP_DEFLATED,
-            **{name: kinds.get(name, bytes(300_000_000))},
+            **{name: kinds.get(name, bytes(100_000_000))},
         )
 
 
@@ -315,7 +315,7 @@ ARRAYS = {
     "void": npy((), "|V2000000000"),
     "objects": npy((2,), "|O", pickle.dumps([1, 2])),
     "code": npy((2,), "|O", b"cos\nmkdir\n(S'pwned'\ntR."),
-    "zeros": npy((250_000_000,), content=bytes(10**9)),
+    "zeros": npy((50_000_000,), content=bytes(2 * 10**8)),
     "header": b"\x93NUMPY\x02\x00" + struct.pack("<I", 10**7) + b"{'descr': " + b"(" * (10**7 - 10),
     "magic": b"\x93NUMPX\x01\x00",
     "deep": b"\x93NUMPY\x01\x00" + struct.pack("<H", 9000) + b"(" * 9000,
@@ -382,14 +382,17 @@ def same_entry(folder, base, suffix):
 def bomb_in_keras(folder, base, name):
     for step in (1, 2):
         changed(
-            base / "keras" / "step_1.keras", folder / f"step_{step}.keras", name, lambda content: content + bytes(10**9)
+            base / "keras" / "step_1.keras",
+            folder / f"step_{step}.keras",
+            name,
+            lambda content: content + bytes(2 * 10**8),
         )
 
 
 H5 = {
     "shape": {"shape": (10**6, 10**6), "dtype": "f4", "chunks": (1000, 1000)},
     "contiguous": {"shape": (10**6, 10**6), "dtype": "f4"},
-    "deflated": {"data": np.zeros(2 * 10**8, np.float32), "compression": "gzip", "chunks": (10**6,)},
+    "deflated": {"data": np.zeros(4 * 10**7, np.float32), "compression": "gzip", "chunks": (10**6,)},
     "void": {"shape": (10,), "dtype": "V10000000"},
     "text": {"shape": (10**6,), "dtype": h5py.string_dtype()},
 }
@@ -673,9 +676,9 @@ def zarr(folder, base, name):
         (array / ".zarray").write_text(json.dumps({**spec, **ZARRS[name]}))
         content = bytes(48)
         if name == "deflated":
-            content = gzip.compress(bytes(4 * 10**9 // 2), 6)
+            content = gzip.compress(bytes(3 * 10**8), 6)
         elif name == "deflated-zlib":
-            content = zlib.compress(bytes(4 * 10**9 // 2), 6)
+            content = zlib.compress(bytes(3 * 10**8), 6)
         (array / "0.0").write_bytes(content)
 
 
