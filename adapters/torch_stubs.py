@@ -83,10 +83,10 @@ def is_stub(value: object) -> bool:
 
 def _attribute(owner: object, name: object, *_default: object) -> Kind:
     """Stand for ``getattr``, by which a pickle names nested classes, members of enums and bound methods."""
-    kind = owner if type(owner) is Kind else type(owner)
+    kind: object = owner if type(owner) is Kind else type(owner)
     # Of a real object an attribute may be anything, a way to code among it.
     if not isinstance(kind, Kind) or type(name) is not str:
-        raise Refused(f"an attribute {name!r:.50} of a {kind.__name__}")
+        raise Refused(f"an attribute {name!r:.50} of a {type(owner).__name__}")
     return kind
 
 
