@@ -20,6 +20,7 @@ from regime_proto.adapters.foreign_advice import of_saved_model
 from regime_proto.adapters.torch_advice import is_script, of_script
 
 from regime_proto.opening import read_json, read_start
+from regime_proto.schema.errors import RegimeError
 
 _DEEPSPEED = "*_model_states.pt"
 _DEEPSPEED_SCRIPT = "zero_to_fp32.py"
@@ -115,7 +116,7 @@ def _of_adapter(path: Path) -> str | None:
         return None
     try:
         task = read_json(config).get("task_type")
-    except (ValueError, AttributeError, RecursionError, TooLarge):
+    except (ValueError, AttributeError, RecursionError, RegimeError):
         return None
     root = path.parent
     out = f"{root}-merged"

@@ -1,6 +1,7 @@
 """Reads folders that hold one set of weights, in one file or in shards: ``step1000/model.safetensors``."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from regime_proto.adapters import from_safetensors, from_torch
@@ -9,7 +10,7 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.opening import read_json
 from regime_proto.payload import TOP, Incomplete, Inconsistent, Label, Payload
 from regime_proto.places import first_bytes
-from regime_proto.registry import FIRST_BYTES, Reader
+from regime_proto.registry import FIRST_BYTES
 
 SUFFIXES: tuple[str, ...] = ()
 
@@ -128,12 +129,12 @@ def weights_in(folder: Path) -> Path | None:
     return candidates[0] if len(candidates) == 1 else None
 
 
-def _reader(file: Path) -> Reader:
+def _reader(file: Path) -> ModuleType:
     if file.suffix == ".safetensors":
         return from_safetensors
     return from_torch if file.suffix in from_torch.SUFFIXES else _by_content(file) or from_torch
 
 
-def _by_content(file: Path) -> Reader | None:
+def _by_content(file: Path) -> ModuleType | None:
     start = first_bytes(file, FIRST_BYTES)
     return next((reader for reader in (from_safetensors, from_torch) if reader.sniff(start)), None)

@@ -14,7 +14,7 @@ from regime_proto.adapters.torch_stubs import Stub, is_stub
 from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.program import Program
-from regime_proto.limits import hold_inflation
+from regime_proto.limits import ALWAYS_ALLOWED_BYTES, hold_inflation
 from regime_proto.opening import open_file
 from regime_proto.payload import DEEPEST, Incomplete, Label, NotACheckpoint, Payload, is_other, label_of, payload_of
 from regime_proto.probe import Probe
@@ -61,7 +61,9 @@ def peek(path: Path) -> Label:
 
 def read(path: Path) -> Payload:
     """Read a checkpoint; the arrays are mapped from the file where its format allows it."""
-    content = load(path)
+    content, is_plain = _loaded(path)
+    if is_plain:
+        return payload_of(content)
     held = dict(_objects(content)) or {key: content[key] for key in _MODULES if is_stub(content.get(key))}
     instead = _instead(path, held) if held else ""
     try:
@@ -130,13 +132,19 @@ def _live() -> Any:
 
 def load(path: Path) -> Mapping[str, Any]:
     """Return the payload of a checkpoint; its tensors are arrays."""
+    return _loaded(path)[0]
+
+
+def _loaded(path: Path) -> tuple[Mapping[str, Any], bool]:
+    """Return the payload of a checkpoint, and whether it holds nothing but tensors and plain data."""
+    is_plain = True
     try:
         payload = torch_zip.load(path)
     except torch_zip.NotPlain as reason:
         _refuse_cut_off(path)
         if is_script(path):
             raise RegimeError(of_script(path)) from None
-        payload = _load_with_torch(path, str(reason))
+        payload, is_plain = _load_with_torch(path, str(reason)), False
     if isinstance(payload, np.ndarray):
         raise RegimeError(f"{path}: holds a tensor, not a dict of tensors; save model.state_dict() instead")
     if not isinstance(payload, Mapping):
@@ -145,7 +153,7 @@ def load(path: Path) -> Mapping[str, Any]:
     size = _bytes_of(payload)
     if size > ALWAYS_ALLOWED_BYTES:
         hold_inflation(f"{path}: its tensors", size, path.stat().st_size)
-    return payload
+    return payload, is_plain
 
 
 def _bytes_of(content: Mapping[Any, Any], depth: int = 0) -> int:

@@ -83,16 +83,16 @@ def is_stub(value: object) -> bool:
 
 def _attribute(owner: object, name: object, *_default: object) -> Kind:
     """Stand for ``getattr``, by which a pickle names nested classes, members of enums and bound methods."""
-    kind = owner if type(owner) is Kind else type(owner)
+    kind: object = owner if type(owner) is Kind else type(owner)
     # Of a real object an attribute may be anything, a way to code among it.
-    if type(kind) is not Kind or type(name) is not str:
-        raise Refused(f"an attribute {name!r:.50} of a {getattr(kind, '__name__', 'value')}")
+    if not isinstance(kind, Kind) or type(name) is not str:
+        raise Refused(f"an attribute {name!r:.50} of a {type(owner).__name__}")
     return kind
 
 
 def _list(items: object = (), *_longest: object) -> list[Any]:
     """Stand for a deque."""
-    return list(items) if type(items) in (list, tuple) else []  # type: ignore[call-overload, no-any-return]
+    return list(items) if type(items) in (list, tuple) else []  # type: ignore[call-overload]
 
 
 def _dict(*_factory: object) -> dict[Any, Any]:

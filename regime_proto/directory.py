@@ -17,13 +17,14 @@ from regime_proto.ordering import Order, by_pattern, order, sequence_of, with_st
 from regime_proto.payload import Incomplete, Label, NotACheckpoint, state_of
 from regime_proto.places import entries, first_bytes, is_remote, on_disk
 from regime_proto.probe import FILE_NAME as PROBE_FILE
-from regime_proto.registry import FIRST_BYTES, Reader, Sniffing, advice_on, rank, reader_named, readers
+from regime_proto.registry import FIRST_BYTES, Reader, advice_on, rank, reader_named, readers
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import SUFFIX
 from regime_proto.schema.nearest import no_such
 from regime_proto.source import Checkpoint, OtherOrder, Skipped, Source, State
 
 T = TypeVar("T")
+Sniff = Callable[[bytes], bool]
 
 _OWN_FILES = (PROGRAM_FILE, PROBE_FILE)
 # Of so many entries with one kind of name it is looked whether they are checkpoints.
@@ -286,12 +287,13 @@ def _families(paths: Iterable[Path]) -> dict[str, list[Path]]:
     return families
 
 
-def _sniffing(known: Mapping[str, Reader]) -> dict[str, Sniffing]:
-    return {name: reader for name, reader in known.items() if isinstance(reader, Sniffing)}
+def _sniffing(known: Mapping[str, Reader]) -> dict[str, Sniff]:
+    # To ask for the protocol would cost as much as the rest of a short listing.
+    return {name: reader.sniff for name, reader in known.items() if hasattr(reader, "sniff")}
 
 
 def _claims_on(
-    known: Mapping[str, Reader], members: Sequence[Path], sniffing: Mapping[str, Sniffing]
+    known: Mapping[str, Reader], members: Sequence[Path], sniffing: Mapping[str, Sniff]
 ) -> dict[str, _Claim]:
     """Return, for the adapters that recognise entries of one kind, what tells that they are checkpoints of theirs."""
     # The last ones may still be being written.
@@ -312,15 +314,15 @@ def _claims_on(
     return {}
 
 
-def _sniffed(sniffing: Mapping[str, Sniffing], place: Path) -> list[str]:
+def _sniffed(sniffing: Mapping[str, Sniff], place: Path) -> list[str]:
     """Return the adapters that may read a file by its first bytes; none for a pipe or a device."""
     start = first_bytes(place, FIRST_BYTES) if place.is_file() else b""
-    return [name for name, reader in sniffing.items() if start and _may_be(name, reader, start, place)]
+    return [name for name, sniff in sniffing.items() if start and _may_be(name, sniff, start, place)]
 
 
-def _may_be(name: str, reader: Sniffing, start: bytes, place: Path) -> bool:
+def _may_be(name: str, sniff: Sniff, start: bytes, place: Path) -> bool:
     try:
-        return reader.sniff(start)
+        return sniff(start)
     except Exception as error:
         warnings.warn(
             f"{place}: adapter {name!r} fails on its first bytes ({type(error).__name__}); it is left out here",

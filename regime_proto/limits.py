@@ -3,102 +3,33 @@
 A file is measured against these before it is read. Each can be raised by an environment variable.
 """
 
-import os
-from dataclasses import dataclass
-
-from regime_proto.schema.errors import RegimeError
-
-_PREFIX = "REGIME_LIMIT_"
+from regime_proto.schema.limits import Limit, TooLarge
 
 ALWAYS_ALLOWED_BYTES = 2**26
 """What any file may expand to, however small it is."""
 
-
-class TooLarge(RegimeError):
-    """A file asks for more than a limit allows."""
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A limit on files.
-
-    Parameters
-    ----------
-    name : str
-        In capitals: the environment variable is ``REGIME_LIMIT_<NAME>``.
-    default : int
-    """
-
-    name: str
-    default: int
-
-    @property
-    def variable(self) -> str:
-        """The environment variable that overrides the default."""
-        return f"{_PREFIX}{self.name}"
-
-    @property
-    def value(self) -> int:
-        """The limit that holds.
-
-        Raises
-        ------
-        RegimeError
-            The variable is set to something that is no positive whole number.
-        """
-        text = os.environ.get(self.variable)
-        if text is None:
-            return self.default
-        if not text.isascii() or not text.isdecimal() or not 0 < len(text) < 19:
-            raise RegimeError(f"{self.variable}={text[:40]!r}: expected a whole number, for example {self.default}")
-        return int(text)
-
-    def hold(self, where: object, found: int, what: str) -> None:
-        """Raise an error if `found` is above the limit.
-
-        Parameters
-        ----------
-        where : object
-            Named in the error.
-        found : int
-        what : str
-            What is counted, in words.
-
-        Raises
-        ------
-        TooLarge
-            It is.
-        """
-        most = self.value
-        if found > most:
-            raise TooLarge(
-                f"{where}: refused: {found:,} {what}; expected {most:,} at most; if you trust this file, set "
-                f"{self.variable}={found}"
-            )
-
-
-DESCRIPTION_BYTES = Limit("DESCRIPTION_BYTES", 2**26)
+DESCRIPTION_BYTES = Limit("DESCRIPTION_BYTES", 2**26, "bytes of JSON or of a pickle")
 """Bytes of a JSON text, and of a pickle without its tensors."""
 
-DESCRIPTION_VALUES = Limit("DESCRIPTION_VALUES", 4_000_000)
+DESCRIPTION_VALUES = Limit("DESCRIPTION_VALUES", 4_000_000, "values in JSON, msgpack or ONNX")
 """Values in a JSON text, a msgpack or an ONNX file. The index of a model of 1,000 shards has some 100,000."""
 
-OPCODES = Limit("OPCODES", 1_500_000)
+OPCODES = Limit("OPCODES", 1_500_000, "opcodes of a pickle")
 """Opcodes of a pickle without its tensors. torch writes some 45 a tensor."""
 
-ENTRIES = Limit("ENTRIES", 200_000)
+ENTRIES = Limit("ENTRIES", 200_000, "entries of an archive")
 """Entries of a zip archive. torch writes one a tensor."""
 
-INFLATION = Limit("INFLATION", 100)
+INFLATION = Limit("INFLATION", 128, "bytes unpacked for every byte stored")
 """How many times its size a file may unpack to, or its tensors may have by repeating their numbers."""
 
-LAYERS = Limit("LAYERS", 10_000)
+LAYERS = Limit("LAYERS", 10_000, "layers in a config")
 """A config's numbers of layers, blocks, stages and experts."""
 
-LABELS = Limit("LABELS", 1_000_000)
+LABELS = Limit("LABELS", 1_000_000, "classes in a config")
 """A config's number of classes."""
 
-NODES = Limit("NODES", 100_000)
+NODES = Limit("NODES", 100_000, "nodes of an ONNX graph")
 """Nodes, initializers and other parts of an ONNX graph, its subgraphs included."""
 
 

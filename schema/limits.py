@@ -8,6 +8,10 @@ from regime_proto.schema.errors import RegimeError
 PREFIX = "REGIME_LIMIT_"
 
 
+class TooLarge(RegimeError):
+    """A file asks for more than a limit allows."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """One number that bounds what reading a file from elsewhere may take.
@@ -56,3 +60,26 @@ class Limit:
         """
         enough = 2 * self.value if needed is None else max(self.value + 1, int(-(-needed // 1)))
         return f"if you trust where it comes from, set {self.variable}={enough} ({self.unit})"
+
+    def hold(self, where: object, found: int, what: str) -> None:
+        """Raise an error if `found` is above the limit.
+
+        Parameters
+        ----------
+        where : object
+            Named in the error.
+        found : int
+        what : str
+            What is counted, in words.
+
+        Raises
+        ------
+        TooLarge
+            It is.
+        """
+        most = self.value
+        if found > most:
+            raise TooLarge(
+                f"{where}: refused: {found:,} {what}; expected {most:,} at most; if you trust this file, set "
+                f"{self.variable}={found}"
+            )
