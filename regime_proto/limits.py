@@ -3,7 +3,7 @@
 A file is measured against these before it is read. Each can be raised by an environment variable.
 """
 
-from regime_proto.schema.limits import Limit, TooLarge
+from regime_proto.schema.limits import INFLATION, Limit, TooLarge
 
 ALWAYS_ALLOWED_BYTES = 2**26
 """What any file may expand to, however small it is."""
@@ -19,9 +19,6 @@ OPCODES = Limit("OPCODES", 1_500_000, "opcodes of a pickle")
 
 ENTRIES = Limit("ENTRIES", 200_000, "entries of an archive")
 """Entries of a zip archive. torch writes one a tensor."""
-
-INFLATION = Limit("INFLATION", 128, "bytes unpacked for every byte stored")
-"""How many times its size a file may unpack to, or its tensors may have by repeating their numbers."""
 
 LAYERS = Limit("LAYERS", 10_000, "layers in a config")
 """A config's numbers of layers, blocks, stages and experts."""

@@ -83,3 +83,7 @@ class Limit:
                 f"{where}: refused: {found:,} {what}; expected {most:,} at most; if you trust this file, set "
                 f"{self.variable}={found}"
             )
+
+
+INFLATION = Limit("INFLATION", 128, "bytes unpacked for every byte stored")
+"""How many times its size a file may unpack to, or its tensors may have by repeating their numbers."""

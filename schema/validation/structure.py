@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 from h5py import h5a, h5d, h5g, h5l, h5o, h5r, h5t, h5z
 from regime_proto.schema.layout import BARE_DIMENSION, BY_NAME, MASK, MAX_ENTRY_BYTES, METRIC_PREFIX
-from regime_proto.schema.limits import Limit
+from regime_proto.schema.limits import INFLATION
 from regime_proto.schema.validation.chunks import inflated_bytes, stored_problems
 from regime_proto.schema.validation.rules import Problem
 from regime_proto.schema.validation.strings import are_utf8, attribute_bytes, dataset_bytes, is_utf8, is_variable
@@ -27,7 +27,6 @@ MAX_CHUNK_BYTES = 64 * 2**20
 # What a file inflates to is explained by its size: so many bytes, and so many more for every byte stored. The masks of
 # a network that hardly changes inflate to 50.
 FREE_BYTES = 128 * 2**20
-INFLATION = Limit("INFLATION", 128, "bytes inflated for every byte stored")
 # Larger masks are inflated when they are read, or when all rows are checked.
 EAGER_BYTES = 2**30
 
