@@ -10,8 +10,9 @@ from types import ModuleType
 from typing import Any
 
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.limits import TooLarge
 
-from regime_proto.limits import LABELS, LAYERS, TooLarge
+from regime_proto.limits import LABELS, LAYERS
 from regime_proto.opening import NotAFile, read_json
 
 CONFIG = "config.json"

@@ -80,7 +80,8 @@ def read_entry(archive: zipfile.ZipFile, name: str | zipfile.ZipInfo) -> bytes:
         It is damaged, locked, or compressed in an unusual way.
     """
     with _opened(archive, name) as file:
-        return file.read()
+        content: bytes = file.read()
+        return content
 
 
 def read_arrays(path: Path, *, single: bool = False) -> dict[str, Array]:
@@ -182,7 +183,8 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
             return content
         if int.from_bytes(packed[_LZMA_WINDOW], "little") > _LARGEST_WINDOW:
             raise ValueError(f"{info.filename!r:.100} takes more memory to unpack than it may")
-        return b"".join(iter(lambda: file.read1(_LZMA_AT_ONCE), b""))
+        part: Any = file
+        return b"".join(iter(lambda: part.read1(_LZMA_AT_ONCE), b""))
 
 
 def _packed(file: Any, info: zipfile.ZipInfo) -> bytes:

@@ -9,9 +9,10 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from regime_proto.limits import DESCRIPTION_BYTES, DESCRIPTION_VALUES, TooLarge
+from regime_proto.limits import DESCRIPTION_BYTES, DESCRIPTION_VALUES
 from regime_proto.memory import available_bytes
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.limits import TooLarge
 
 # A pipe or a device is opened without waiting for it, only to see that it is one.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -206,7 +207,7 @@ def run_once(program: Program, probe: Probe) -> None:
     session.run({name: device.place(array) for name, array in weights.items()})
 
 
-def _drawn(shape: tuple[int, ...], dtype: np.dtype) -> Array:  # type: ignore[type-arg]
+def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     drawn = np.random.default_rng(0).standard_normal(shape, np.float32)
     # Small, so that deep networks do not overflow.
     return (0.05 * drawn).astype(dtype)
