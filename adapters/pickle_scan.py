@@ -9,7 +9,6 @@ import math
 import mmap
 import os
 import pickle
-import re
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -30,8 +29,6 @@ _MOST_HASHED = 10_000_000
 _MOST_ASKED = 2**20
 # Magic number, version of the format, of the system, content, keys of the storages.
 _PICKLES_OF_A_STREAM = 5
-_DTYPE = re.compile(r"[<>=|]?[A-Za-z?]\d{0,4}")
-_LARGEST_DTYPE = 10_000
 _LONGEST_TEXT = 200
 _ITEM_BYTES = {
     "Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "ComplexDouble": 16,
@@ -39,9 +36,9 @@ _ITEM_BYTES = {
 }  # fmt: skip
 _REBUILDS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_qtensor")
 _OF_A_TYPE = "torch._tensor._rebuild_from_type_v2"
-_SIZE, _DTYPE_OF_NUMPY = "torch.Size", "numpy.dtype"
-# What these make is as large as the numbers that they are given say.
-_MAKERS = ("torch.", "numpy.", "builtins.", "__builtin__.", "collections.")
+_SIZE = "torch.Size"
+# What these make is as large as the numbers that they are given say. Of other modules stand-ins are called only.
+_MAKERS = ("torch.", "builtins.", "__builtin__.")
 _NO_MAKERS = ("torch._utils.", "torch.device", "builtins.complex", _SIZE)
 
 
@@ -85,7 +82,6 @@ class _Other:
 
 
 _OTHER = _Other()
-_OF_DTYPE = _Other()
 _EMPTY = _Tuple([])
 _TRUE, _FALSE = True, False
 
@@ -236,21 +232,14 @@ class Scan:
             return items[0] if items else _OTHER
         if function.startswith(_REBUILDS):
             self.view(items)
-        elif function == _DTYPE_OF_NUMPY:
-            if not isinstance(items[0], str) or not _DTYPE.fullmatch(items[0]):
-                raise Unsafe("a number of numpy's of no usual dtype")
-            return _OF_DTYPE
         elif function.startswith(_MAKERS) and not function.startswith(_NO_MAKERS):
             self.room(_product(arguments), self.size)
         return _OTHER
 
-    def build(self, value: Any, state: Any) -> None:
+    def build(self, state: Any) -> None:
         """Look at a state that is given to a value."""
-        if type(state) is _Tuple:
-            if value is _OF_DTYPE:
-                self.room(_product(state), _LARGEST_DTYPE)
-            elif state.items and type(state.items[0]) is _Storage:
-                self.view(state.items)
+        if type(state) is _Tuple and state.items and type(state.items[0]) is _Storage:
+            self.view(state.items)
 
     def room(self, asked: int, most: int) -> None:
         """Refuse to make room for more than there can be."""
@@ -398,7 +387,7 @@ def _reduce(scan: Scan) -> None:
 
 def _build(scan: Scan) -> None:
     state = scan.stack.pop()
-    scan.build(scan.stack[-1], state)
+    scan.build(state)
 
 
 def _persistent(scan: Scan) -> None:

@@ -274,9 +274,10 @@ def _inspect_directory(root: Path, messages: Messages, reading: dict[str, str | 
         messages.note("nothing is fetched to inspect it; give --probe or --probe-text to see its gates")
         return
     render.show(console, "")
-    # What would keep an analysis from beginning or from ending is found here, too.
-    for checkpoint in dict.fromkeys((found.checkpoints[0], found.checkpoints[-1])):
-        found.read(checkpoint)
+    if found.copies is None:
+        # What would keep an analysis from beginning or from ending is found here, too.
+        for checkpoint in dict.fromkeys((found.checkpoints[0], found.checkpoints[-1])):
+            found.read(checkpoint)
     try:
         plan = make_plan(root, reading=how, **options)
     except MissingPart as missing:

@@ -237,8 +237,9 @@ def _recognise(root: Path, reading: Reading) -> _Recognised:
     best = max(known, key=lambda name: (entries_of(name), rank(name)))
     if entries_of(best) == 1 and known[best].SUFFIXES:
         _refuse_parent(root, known)
-    # A numbered one may be the first of a run.
-    if not any(has_number(path.name) for family in claims[best] for path in families[family]):
+    # A numbered one may be the first of a run, or, where its name says nothing of its kind, a part of one checkpoint.
+    is_first = any(has_number(path.name) for family in claims[best] for path in families[family])
+    if not is_first or not any(claim.by_suffix for claim in claims[best].values()):
         _refuse_single(root, known)
     if not claims[best]:
         raise NoCheckpoint(_nothing(root, [path for members in families.values() for path in members], known))

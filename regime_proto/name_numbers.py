@@ -40,8 +40,6 @@ _HASH = r"(?<![^\W_])(?!\d+[bB](?![^\W_]))(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a
 _NUMBERS = re.compile(_NUMBER, re.VERBOSE)
 _NUMBERS_OR_HASHES = re.compile(_HASH + _NUMBER, re.VERBOSE)
 _INTEGER = re.compile(r"\d+|\d{1,3}(?:[,_]\d{3})+")
-# Steps are 64-bit integers in a trajectory.
-_LARGEST = 2**63 - 1
 
 
 class Role(enum.Enum):
@@ -143,7 +141,7 @@ def integer(text: str) -> int | None:
         value = int(exact)
     else:
         return None
-    return value if value <= _LARGEST else None
+    return value
 
 
 def parse(name: str, *, hashes: bool = False) -> Parsed:

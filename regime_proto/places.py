@@ -15,6 +15,7 @@ from regime_proto.hub.address import SCHEME, parse
 from regime_proto.hub.client import require_client
 from regime_proto.hub.downloads import Downloads, downloads_folder
 from regime_proto.hub.places import HubCheckpoint, HubPlace, HubRun
+from regime_proto.opening import read_start
 from regime_proto.schema.errors import RegimeError
 
 _INSTALL = 'pip install "regime-proto[remote]"'
@@ -178,8 +179,7 @@ def first_bytes(place: Path, count: int) -> bytes:
     try:
         if is_remote(place):
             return bytes(place.fs.cat_file(place.path, start=0, end=count))  # type: ignore[attr-defined]
-        with place.open("rb", buffering=0) as file:
-            return file.read(count)
+        return read_start(place, count)
     except Exception:
         # Each file system has errors of its own.
         return b""

@@ -638,7 +638,8 @@ def use(path, folder):
     attempt(load)
     attempt(lambda: inspection.trajectory(path) and None)
     attempt(export)
-    attempt(lambda: assemble.main(str(os.getppid()), "thin", str(path), str(folder / "thinned.h5"), "none"))
+    thinned = [str(folder / name) for name in ("thinned.h5", ".regime-0123456789abcdef.tmp")]
+    attempt(lambda: assemble.main(str(os.getppid()), "thin", str(path), *thinned, "none"))
     return ["used", said]
 
 

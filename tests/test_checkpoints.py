@@ -217,7 +217,7 @@ def test_an_unknown_callable_becomes_a_stub(tmp_path, monkeypatch):
         ({"step": torch.tensor(3)}, NotACheckpoint, r"no weights of a model in it, only step \(int64\[\]\)"),
         ({"loss": torch.tensor(3.0)}, NotACheckpoint, "no weights of a model in it, only loss"),
         ({"model": {"seen": torch.arange(3)}, "b": {}}, NotACheckpoint, r"only seen \(int64\[3\]\); it holds the keys"),
-        ({"ema": WEIGHTS}, NotACheckpoint, "only nothing; it holds the keys ema: say which are meant with --weights"),
+        ({"ema": WEIGHTS}, NotACheckpoint, "no weights in it but an average; to read that, give --weights ema"),
         (
             {"mine": WEIGHTS, "mean": torch.ones(2)},
             RegimeError,

@@ -378,7 +378,8 @@ def test_the_table_of_the_published_runs():
     assert "too wide" not in everything.stdout
 
 
-def test_the_table_of_runs(paths):
+def test_the_table_of_runs(paths, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     done = regime("compare", *paths)
     assert done.exit_code == 0, done.output
     for word in ("4 runs", "stride 1 step, preset paper", "LeNet_5", "convolutional", "repeated runs", "these runs"):

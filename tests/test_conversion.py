@@ -50,7 +50,8 @@ def test_small_segments_give_the_same_file(mlp_run, reference, tmp_path, monkeyp
 
     def join(segments):
         joined.extend(segments.paths())
-        assemble.main(str(os.getppid()), "join", str(segments.folder), str(segments.output))
+        made = segments.folder / ".regime-0123456789abcdef.tmp"
+        assemble.main(str(os.getppid()), "join", str(segments.folder), str(segments.output), str(made))
 
     monkeypatch.setattr(writer, "join", join)
     path = regime_proto.convert(mlp_run, tmp_path / "run.h5")

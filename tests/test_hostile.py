@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -115,8 +116,8 @@ def test_changed_bytes_do_no_harm(valid, tmp_path, seed):
     assert sum(number for outcome, number in counts.items() if outcome.startswith("guarded")) < 20
 
 
-def test_masks_that_inflate_to_gigabytes_cost_a_reader_nothing(valid, tmp_path):
-    """Some megabytes of chunks, each within its limits; only who asks for all rows to be checked waits for them."""
+def test_masks_that_inflate_to_gigabytes_cost_a_reader_nothing(valid, tmp_path, monkeypatch):
+    """They are refused; to who trusts them only asking for all rows to be checked costs time."""
     path = tmp_path / "hostile.h5"
     shutil.copy(valid, path)
     with h5py.File(path, "r+") as file:
@@ -140,6 +141,10 @@ def test_masks_that_inflate_to_gigabytes_cost_a_reader_nothing(valid, tmp_path):
         bare.make_scale(f"This is a netCDF dimension but not a netCDF variable. {width:10d}")
         stored.dims[2].attach_scale(bare)
     assert path.stat().st_size < 4 * 2**20
+    with pytest.raises(regime_proto.TrajectoryError, match=r"REGIME_LIMIT_INFLATION=(\d+)") as refused:
+        regime_proto.analyze(path)
+    variable, number = re.search(r"(REGIME_LIMIT_INFLATION)=(\d+)", str(refused.value)).groups()
+    monkeypatch.setenv(variable, number)
     start = time.monotonic()
     assert regime_proto.analyze(path).observations == 70
     # Two processes are started; a busy machine takes seconds for that, a hostile file would take minutes.

@@ -109,7 +109,9 @@ def test_only_regular_files_are_opened(tmp_path, make, kind):
 HARMLESS = {"sound", "deep-list", "deep-dict", "number-long", "surrogate", "nul", "escape", "stack-empty", "negative"}
 # What torch itself refuses before anything is made.
 REFUSED_BY_TORCH = {"system", "eval", "getattr", "long", "text-beyond", "memo-far", "deep-value", "array"}
-NO_CHECK = {name for name in PICKLES if name in HARMLESS | REFUSED_BY_TORCH or name.startswith("code")}
+# What stands for numpy's functions makes nothing larger than the file.
+STOOD_IN = {"dtype", "dtype-newer", "dtype-set"}
+NO_CHECK = STOOD_IN | {name for name in PICKLES if name in HARMLESS | REFUSED_BY_TORCH or name.startswith("code")}
 
 
 @pytest.mark.parametrize("name", sorted(set(PICKLES) - NO_CHECK))
@@ -148,7 +150,7 @@ def test_a_limit_is_raised_as_its_message_says(monkeypatch, limit):
     monkeypatch.setenv(limit.variable, str(limit.default + 1))
     limit.hold("x", limit.default + 1, "things")
     monkeypatch.setenv(limit.variable, "many")
-    with pytest.raises(RegimeError, match=rf"{limit.variable}='many': expected a whole number"):
+    with pytest.raises(RegimeError, match=rf"{limit.variable}=many: expected a positive number"):
         limit.hold("x", 1, "things")
 
 

@@ -28,8 +28,11 @@ def blocks(language):
 
 @pytest.fixture
 def workplace(probe_file, tmp_path, monkeypatch):
-    """A folder with what the README speaks of: checkpoints/, val.npz and mypkg.net:make."""
+    """A folder with what the README speaks of: checkpoints/, other-run/, val.npz and mypkg.net:make."""
     save_run(tmp_path / "checkpoints", nets.make_mlp(), states=24)
+    other = nets.make_mlp()
+    torch.nn.init.normal_(next(other.parameters()))
+    save_run(tmp_path / "other-run", other)
     np.savez(tmp_path / "val.npz", np.load(probe_file))
     (tmp_path / "mypkg").mkdir()
     (tmp_path / "mypkg/__init__.py").touch()

@@ -299,9 +299,18 @@ def test_what_cannot_be_exported_is_said_in_one_line(name, capfd):
     assert_as_it_was()
 
 
+@pytest.fixture(autouse=True)
+def checked_distributions():
+    """Other libraries may have switched the checks of distributions off in this process."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(True)
+    yield
+    Distribution.set_default_validate_args(before)
+
+
 def assert_as_it_was():
     assert torch.backends.mha.get_fastpath_enabled()
-    assert Distribution._validate_args is __debug__
+    assert Distribution._validate_args
     assert torch.is_grad_enabled()
     with pytest.raises(ValueError, match="Expected parameter loc"):
         Normal(torch.tensor([float("nan")]), torch.ones(1))
