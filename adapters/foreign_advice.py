@@ -7,6 +7,8 @@ from pathlib import Path
 from regime_proto.adapters.commands import for_each, quoted
 from regime_proto.adapters.first_bytes import first_entry
 
+from regime_proto.places import first_bytes
+
 _FACTORY = "MODULE:FACTORY"
 _SAVED_MODEL = "saved_model.pb"
 _POLICY = "policy.pth"
@@ -73,8 +75,7 @@ def _of_equinox(path: Path) -> str:
 
 
 def _of_pickled_arrays(path: Path) -> str | None:
-    with path.open("rb") as file:
-        start = file.read(_LOOKED_AT)
+    start = first_bytes(path, _LOOKED_AT)
     is_numbered = any(letter.isdecimal() for letter in path.stem)
     if start[:1] != b"\x80" or not (_OF_JAX.search(start) or (is_numbered and _OF_NUMPY in start)):
         return None
@@ -113,8 +114,7 @@ def _of_paddle(path: Path) -> str:
 
 
 def _of_stable_baselines(path: Path) -> str | None:
-    with path.open("rb") as file:
-        start = file.read(64)
+    start = first_bytes(path, 64)
     if first_entry(start) != "data":
         return None
     out = f"{path.parent}-policies"

@@ -4,6 +4,9 @@ import zipfile
 from pathlib import Path
 
 from regime_proto.adapters.commands import for_each
+from regime_proto.schema.errors import RegimeError
+
+from regime_proto.archives import open_zip
 
 # Tensors and numbers in nested dicts are kept, of modules and optimizers the states, of all else nothing.
 _STATES = (
@@ -18,9 +21,9 @@ _TRUSTED = "where the code of its classes is and if you trust these files (it ru
 def is_script(path: Path) -> bool:
     """Whether a file is an archive of TorchScript."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             names = archive.namelist()
-    except (OSError, zipfile.BadZipFile, NotImplementedError):
+    except (OSError, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, RegimeError):
         return False
     return any(name.endswith("/constants.pkl") for name in names) and any("/code/" in name for name in names)
 

@@ -17,7 +17,7 @@ from regime_proto.adapters.torch_advice import of_objects
 from regime_proto.adapters.torch_stubs import PickledArray, Refused, is_hostile, is_stub, stand_in
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.opening import open_file
+from regime_proto.opening import open_file, read_start
 from regime_proto.payload import NotDense
 from regime_proto.registry import FIRST_BYTES
 
@@ -89,8 +89,7 @@ def _load(path: Path) -> Any:
 
 def _protocol(path: Path) -> int | None:
     """Return the protocol of the pickle that a file begins with, if it says so."""
-    with path.open("rb") as file:
-        start = file.read(FIRST_BYTES)
+    start = read_start(path, FIRST_BYTES)
     content = first_content(start) if (first_entry(start) or "").endswith("data.pkl") else start
     return content[1] if content[:1] == b"\x80" and len(content) > 1 else None
 

@@ -30,6 +30,7 @@ from regime_proto.engine.graph.gates import find_gates
 from regime_proto.engine.graph.program import Program, ProgramError
 from regime_proto.engine.session import MaskSession
 from regime_proto.memory import available_bytes
+from regime_proto.opening import read_whole
 from regime_proto.probe import Probe, ProbeError
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.limits import Limit
@@ -75,7 +76,7 @@ def require_runnable(path: Path, probe: Probe, make: str, *, weights: int = 0) -
     if os.environ.get(TRUST) == "1":
         return
     try:
-        content = path.read_bytes()
+        content = read_whole(path)
     except OSError:
         # Whoever reads it next says so.
         return
