@@ -144,6 +144,7 @@ def integer(text: str) -> int | None:
     return value
 
 
+@lru_cache(2**15)
 def parse(name: str, *, hashes: bool = False) -> Parsed:
     """Return the numbers in a name, its suffix left out.
 
