@@ -17,7 +17,7 @@ from regime_proto.analyzer.readings import preset as find_preset
 from regime_proto.analyzer.result import LayerResult, Result, Threshold
 from regime_proto.analyzer.selection import restrict
 from regime_proto.analyzer.series import Array, Series, describe_invalid, describe_order, read_series
-from regime_proto.analyzer.settled import settled
+from regime_proto.analyzer.settled import FEW, settled
 from regime_proto.analyzer.uncertainty import uncertainty
 from regime_proto.dataset import open_trajectory
 from regime_proto.schema.errors import RegimeError, TrajectoryError
@@ -28,9 +28,6 @@ ABOVE_NOISE = 10.0
 
 RESAMPLES = 200
 MIN_RESAMPLES = 20
-
-# Below this many changes the percentiles that scale a curve are its extremes.
-FEW = 20
 
 
 def analyze(

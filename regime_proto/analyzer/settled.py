@@ -13,6 +13,10 @@ from regime_proto.analyzer.series import Array, Series
 # A settled curve is below this height over the last part of the run at least.
 HEIGHT = 0.5
 LATE = 0.1
+# One that does not stay below this height may be noise about a plateau.
+LOW = 0.25
+# Below this many changes the percentiles that scale a curve are its extremes.
+FEW = 20
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,8 @@ class Settled:
     Parameters
     ----------
     weights, patterns : bool or None
-        None where it cannot be told: the curve is constant or shorter than the smoothing window, or the weightings
-        disagree.
+        None where it cannot be told: the curve is constant, of few changes or shorter than the smoothing window, it
+        stays below a half but not below a quarter, or the weightings disagree.
     """
 
     weights: bool | None = None
@@ -56,7 +60,8 @@ def _in_every_weighting(weightings: Mapping[str, Array], shown: str, width: int)
     found = {has_settled(values, width) for values in weightings.values()}
     if found == {True}:
         curve = curves.normalise(curves.smooth(weightings[shown], width, ends="valid"), clip=True)
-        return curves.settled_from(curve, HEIGHT, at_least=width) is not None
+        is_below = {height: curves.settled_from(curve, height, at_least=width) is not None for height in (HEIGHT, LOW)}
+        return (is_below[LOW] or None) if is_below[HEIGHT] else False
     return found.pop() if len(found) == 1 else None
 
 
@@ -72,7 +77,7 @@ def has_settled(values: Array, width: int) -> bool | None:
     width : int
         Length of the moving average; padded ends would make every curve settle, so only whole windows count.
     """
-    if curves.is_constant(values):
+    if curves.is_constant(values) or len(values) < FEW:
         return None
     smoothed = curves.smooth(values, max(width, round(PART * len(values))), ends="valid")
     if len(smoothed) < max(2, width):
