@@ -253,7 +253,10 @@ def load_probe(path: Path) -> Probe:
         elif path.suffix == ".safetensors":
             arrays = _load_safetensors(path)
         else:
-            raise ProbeError(f"{path}: expected a probe in {', '.join(SUFFIXES)}")
+            raise ProbeError(
+                f"{path}: expected a probe in {', '.join(SUFFIXES)}; of a tensor make one with "
+                "numpy.save('probe.npy', x.numpy())"
+            )
     except (ValueError, KeyError, OSError, EOFError, BadZipFile, NotImplementedError, zlib.error) as error:
         raise ProbeError(f"{path}: cannot be read as a probe ({error})") from None
     unnamed = all(name == f"arr_{index}" for index, name in enumerate(arrays))
