@@ -10,6 +10,7 @@ from regime_proto.plan import Plan
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.notes import ORDER_DOUBT
 from regime_proto.schema.writer import TrajectoryWriter
+from regime_proto.source import Source
 
 
 def sketched(plan: Plan) -> tuple[Plan, Sketches]:
@@ -33,14 +34,20 @@ def judging(plan: Plan, sketches: Sketches, writer: TrajectoryWriter) -> Iterato
     except BaseException:
         # The error under way is the one to report.
         with contextlib.suppress(RegimeError):
-            _note_order(plan, sketches, writer)
+            _note_order(_written(plan.source, writer.count), sketches, writer)
         raise
-    _note_order(plan, sketches, writer)
+    _note_order(plan.source, sketches, writer)
 
 
-def _note_order(plan: Plan, sketches: Sketches, writer: TrajectoryWriter) -> None:
-    against = contradiction(plan.source, sketches)
+def _written(source: Source, count: int) -> Source:
+    """Return the first checkpoints; which of those after them were read ahead is a matter of chance."""
+    last = source.checkpoints[count - 1].step if count else source.checkpoints[0].step
+    return source.select(steps=f":{last}")
+
+
+def _note_order(source: Source, sketches: Sketches, writer: TrajectoryWriter) -> None:
+    against = contradiction(source, sketches)
     if against is not None:
         writer.note(**{ORDER_DOUBT: against.message})
-    elif writer.header.extra.get(ORDER_DOUBT) and sketches.hold(plan.source.checkpoints):
+    elif writer.header.extra.get(ORDER_DOUBT) and sketches.hold(source.checkpoints):
         writer.note(**{ORDER_DOUBT: ""})

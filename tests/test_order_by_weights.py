@@ -334,7 +334,6 @@ def interrupt_after(count):
     return progress
 
 
-@pytest.mark.xfail(reason="a finding made before an interruption is lost when the conversion is resumed: to be mended")
 def test_what_was_found_before_an_interruption_is_kept(states, root, tmp_path):
     order = [*shuffled(40), *range(40, 60)]
     saved(root, states, order)
