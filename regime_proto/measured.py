@@ -14,9 +14,11 @@ from typing import Any
 
 from regime_proto.opening import descriptor_of
 from regime_proto.places import files_in, is_remote
+from regime_proto.schema import records
 from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Checkpoint
 
+_KIND = "measured"
 MAX_RECORDS = 1024
 # Training changes weights everywhere. The end of a zip archive holds a checksum of each entry.
 _SAMPLES, _SAMPLE_BYTES, _END_BYTES = 8, 1024, 4096
@@ -40,10 +42,7 @@ def remember(fingerprints: Sequence[str], checkpoints: Sequence[Checkpoint], fir
     with suppress(OSError, RuntimeError, RegimeError):
         before = _recalled(fingerprints[first - 1]) if first else []
         entries = [*(before or [None] * first), *(_entry(found.path) for found in checkpoints[first:count])]
-        place = _place(fingerprints[count - 1])
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        place.write_text(json.dumps(entries), encoding="utf-8")
-        _forget_oldest(place.parent)
+        records.write(_KIND, fingerprints[count - 1], json.dumps(entries), most=MAX_RECORDS)
 
 
 def changed(fingerprints: Sequence[str], checkpoints: Sequence[Checkpoint], count: int) -> Path | None:
@@ -95,20 +94,7 @@ def _digest(path: Path) -> str:
 
 def _recalled(fingerprint: str) -> list[_Entry] | None:
     try:
-        found: list[_Entry] = json.loads(_place(fingerprint).read_bytes())
-    except (OSError, RuntimeError, ValueError):
+        found: list[_Entry] = json.loads(records.read(_KIND, fingerprint) or "null")
+    except ValueError:
         return None
     return found if isinstance(found, list) else None
-
-
-def _place(fingerprint: str) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "regime-proto" / "measured" / fingerprint
-
-
-def _forget_oldest(folder: Path) -> None:
-    records = list(folder.iterdir())
-    if len(records) > MAX_RECORDS:
-        records.sort(key=lambda path: path.stat().st_mtime)
-        for old in records[: MAX_RECORDS // 2]:
-            old.unlink(missing_ok=True)

@@ -13,7 +13,6 @@ import math
 import os
 import re
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -32,9 +31,11 @@ from regime_proto.engine.session import MaskSession
 from regime_proto.memory import available_bytes
 from regime_proto.opening import read_whole
 from regime_proto.probe import Probe, ProbeError
+from regime_proto.schema import records
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.limits import Limit
 from regime_proto.schema.validation.check import limit
+from regime_proto.schema.validation.guard import run_child
 from regime_proto.source import Array
 
 SECONDS = Limit("PROGRAM_SECONDS", 10, "seconds of processor time, and more for large weights and probes")
@@ -51,6 +52,8 @@ _MODULE = "regime_proto.trial"
 # What makes a program of a file that `regime program` wrote.
 PROGRAM_FILES = f"{_MODULE}:load"
 _FAILED = 3
+_KIND = "programs"
+MAX_RECORDS = 4096
 # A file system may be slow; the limit on processor time does not count waiting.
 _WAITING = 20
 
@@ -109,21 +112,7 @@ def _limits(stored: int, probe: int) -> tuple[float, int]:
 
 
 def _run(arguments: list[str], seconds: float) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-P", "-m", _MODULE, *arguments]
-    settings = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    try:
-        return subprocess.run(  # noqa: S603
-            command,
-            env={**os.environ, **settings},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_WAITING * (seconds + 10),
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, -signal.SIGXCPU, "", "")
+    return run_child([sys.executable, "-P", "-m", _MODULE, *arguments], waiting=_WAITING * (seconds + 10))
 
 
 def _require_done(done: "subprocess.CompletedProcess[str]", path: Path, seconds: float, memory: int) -> None:
@@ -148,27 +137,13 @@ def _record(content: bytes, probe: Probe) -> str:
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "regime-proto" / "programs"
-
-
 def _is_known(record: str) -> bool:
-    try:
-        return all(_is_ours(place) for place in (_folder(), _folder() / record))
-    except (OSError, RuntimeError):
-        return False
-
-
-def _is_ours(place: Path) -> bool:
-    status = place.lstat()
-    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return records.read(_KIND, record) is not None
 
 
 def _remember(record: str) -> None:
     with suppress(OSError, RuntimeError):
-        _folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(_folder() / record, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+        records.write(_KIND, record, "", most=MAX_RECORDS)
 
 
 def _probe_content(probe: Probe) -> bytes:

@@ -173,7 +173,9 @@ def _descriptor(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def run_child(command: list[str], descriptors: Sequence[int] = ()) -> "subprocess.CompletedProcess[str]":
+def run_child(
+    command: list[str], descriptors: Sequence[int] = (), *, waiting: float = WAITING_SECONDS
+) -> "subprocess.CompletedProcess[str]":
     """Run a check, which may use open files, and wait until it is done or has taken too long."""
     # No filter plug-ins, and no more threads than one, whose stacks would count as memory.
     settings = {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -184,7 +186,8 @@ def run_child(command: list[str], descriptors: Sequence[int] = ()) -> "subproces
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=WAITING_SECONDS,
+            errors="replace",
+            timeout=waiting,
             pass_fds=descriptors,
             check=False,
         )

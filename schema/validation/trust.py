@@ -8,14 +8,14 @@ looked at, by its descriptor, whatever stands under its name by then.
 import hashlib
 import json
 import os
-import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from regime_proto.schema import layout
+from regime_proto.schema import layout, records
 from regime_proto.schema.validation.rules import Problem
 
+_KIND = "checked"
 MAX_RECORDS = 4096
 # Raised when the checks become stricter: what passed them before is checked again.
 CHECKS = 2
@@ -59,25 +59,18 @@ def record(path: Path, known: Record | None = None) -> None:
     """
     with suppress(OSError, RuntimeError):
         known = known or Record(state_of(path))
-        place = _place(path)
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         problems = [[problem.rule, problem.where, problem.expected, problem.found] for problem in known.warnings]
-        # Another process may read it at any time; the group may not write it, whatever the umask.
-        temporary = place.with_name(f".{place.name}.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump([known.state, problems, known.defers], file)
-        temporary.replace(place)
-        _forget_oldest(place.parent)
+        text = json.dumps([known.state, problems, known.defers])
+        records.write(_KIND, _key(path), text, most=MAX_RECORDS)
 
 
 def recall(path: Path) -> Record | None:
     """Return what is known of `path` as it is now; None if it has to be checked."""
     try:
-        place = _place(path)
-        if not (_is_ours(place.parent) and _is_ours(place)):
+        text = records.read(_KIND, _key(path))
+        if text is None:
             return None
-        state, problems, defers = json.loads(place.read_text(encoding="utf-8"))
+        state, problems, defers = json.loads(text)
         known = Record(state, tuple(Problem(*fields) for fields in problems), bool(defers))
         return known if known.state == state_of(path) else None
     except (OSError, RuntimeError, ValueError, TypeError):
@@ -92,8 +85,7 @@ def is_trusted(path: Path) -> bool:
 def add_segment(segment: Path) -> None:
     """Remember that this machine wrote a segment of a run, or has checked it, as it is now."""
     with suppress(OSError, RuntimeError):
-        place = _place(segment.parent)
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place = records.made_place(_KIND, _key(segment.parent))
         descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(state_of(segment) + "\n")
@@ -102,11 +94,8 @@ def add_segment(segment: Path) -> None:
 def segment_states(folder: Path) -> frozenset[str]:
     """Return the states of segments in a folder that `add_segment` remembered."""
     try:
-        place = _place(folder)
-        if not (_is_ours(place.parent) and _is_ours(place)):
-            return frozenset()
-        return frozenset(place.read_text(encoding="utf-8").splitlines())
-    except (OSError, RuntimeError, ValueError):
+        return frozenset((records.read(_KIND, _key(folder)) or "").splitlines())
+    except (OSError, RuntimeError):
         return frozenset()
 
 
@@ -116,21 +105,9 @@ def forget_segments(folder: Path) -> None:
         _place(folder).unlink(missing_ok=True)
 
 
-def _is_ours(place: Path) -> bool:
-    """Whether nobody else can have written a record, or a folder of records."""
-    status = place.lstat()
-    is_plain = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
-    return is_plain and status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
 def _place(path: Path) -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "regime-proto" / "checked" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+    return records.place(_KIND, _key(path))
 
 
-def _forget_oldest(folder: Path) -> None:
-    records = list(folder.iterdir())
-    if len(records) > MAX_RECORDS:
-        records.sort(key=lambda path: path.stat().st_mtime)
-        for old in records[: MAX_RECORDS // 2]:
-            old.unlink(missing_ok=True)
+def _key(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
