@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from regime_proto.hub.address import SCHEME, Address, literal, steps_in
 from regime_proto.hub.client import File, Hub, NotFetched
 from regime_proto.hub.downloads import Downloads
 from regime_proto.hub.files import CONFIG, HEADED, text_among, weights_among
 from regime_proto.schema.errors import RegimeError
-from regime_proto.source import Source
+
+if TYPE_CHECKING:
+    from regime_proto.source import Source
 
 _STEP_IN_TITLE = re.compile(r"\bstep[ =_-]?(\d+)\b", re.IGNORECASE)
 _AT_ONCE = 5
@@ -317,12 +319,12 @@ def _sizes(found: Sequence[HubCheckpoint]) -> list[int]:
         return list(pool.map(HubCheckpoint.size, found))
 
 
-def sizes(source: Source) -> list[int]:
+def sizes(source: "Source") -> list[int]:
     """Return the bytes to fetch for each checkpoint of a published sequence."""
     return _sizes([cast(HubCheckpoint, checkpoint.path) for checkpoint in source.checkpoints])
 
 
-def is_outlined(source: Source) -> bool:
+def is_outlined(source: "Source") -> bool:
     """Whether the program of a published sequence can be made without fetching weights."""
     return cast(HubCheckpoint, source.checkpoints[0].path).is_outlined
 
