@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from regime_proto.name_numbers import Number, Parsed, Role, parse_all
 from regime_proto.step_pattern import loose_pattern, pattern_for
@@ -120,6 +120,12 @@ class Choice:
 
 def choose(names: Sequence[str]) -> Choice:
     """Find the integer in names that enumerates them."""
+    return _chosen(tuple(names))
+
+
+# A directory is recognised by the names in it, and put in order by them.
+@lru_cache(4)
+def _chosen(names: tuple[str, ...]) -> Choice:
     return _choice(parse_all(names))
 
 

@@ -29,6 +29,7 @@ Sniff = Callable[[bytes], bool]
 _OWN_FILES = (PROGRAM_FILE, PROBE_FILE)
 # Of so many entries with one kind of name it is looked whether they are checkpoints.
 _LOOKS = 3
+_DIGITS = re.compile(r"\d+")
 # On another machine a look at a file costs a request; so many kinds of names without a known suffix get one.
 _REMOTE_LOOKS = 50
 _SUBFOLDERS = 50
@@ -284,7 +285,7 @@ def _families(paths: Iterable[Path]) -> dict[str, list[Path]]:
     """Return entries by name without digits: what differs in digits only is of one kind."""
     families: dict[str, list[Path]] = {}
     for path in paths:
-        families.setdefault(re.sub(r"\d+", "#", path.name), []).append(path)
+        families.setdefault(_DIGITS.sub("#", path.name), []).append(path)
     return families
 
 
@@ -441,8 +442,10 @@ def _order(
         raise RegimeError(_single(paths[0].parent, paths[0].name, paths[0].suffix[1:] or "pt"))
     # If all are to be asked for their steps, one that is still being written cannot answer.
     skipped = _unfinished(sequence_of(kept), peek)
-    gone = {entry.path for entry in skipped}
-    ordered = order([path for path in kept if path not in gone], peek, beside=pointers)
+    if skipped:
+        gone = {entry.path for entry in skipped}
+        kept = [path for path in kept if path not in gone]
+    ordered = order(kept, peek, beside=pointers)
     for pointer in pointers:
         found = _step_of_pointer(pointer, ordered, peek)
         if isinstance(found, Skipped):

@@ -3,9 +3,10 @@
 import enum
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
-from functools import cached_property, lru_cache
+from functools import lru_cache
+from typing import NamedTuple
 
 UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 UNIT_LETTERS = "kKmMbBT"
@@ -40,6 +41,7 @@ _HASH = r"(?<![^\W_])(?!\d+[bB](?![^\W_]))(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a
 _NUMBERS = re.compile(_NUMBER, re.VERBOSE)
 _NUMBERS_OR_HASHES = re.compile(_HASH + _NUMBER, re.VERBOSE)
 _INTEGER = re.compile(r"\d+|\d{1,3}(?:[,_]\d{3})+")
+_ANY_DIGIT = str.maketrans("123456789", "000000000")
 
 
 class Role(enum.Enum):
@@ -60,8 +62,7 @@ _PATTERNS = [(role, re.compile(role.value)) for role in Role if role is not Role
 _AFTER = (Role.STEP, Role.EPOCH, Role.TOKENS)
 
 
-@dataclass(frozen=True)
-class Number:
+class Number(NamedTuple):
     """A number in a name.
 
     Parameters
@@ -89,20 +90,18 @@ class Number:
     unit: str = ""
     value: int | None = None
 
-    @cached_property
+    @property
     def role(self) -> Role:
         """What it counts."""
         return role_of(self.word)
 
-    @cached_property
+    @property
     def form(self) -> tuple[str, str]:
         """What is the same in all names of one scheme; all words for a step are one."""
-        counts = self.role in (Role.STEP, Role.EPOCH, Role.TOKENS)
-        return (self.role.name if counts else self.word), self.tail
+        return _form_of(self.word, self.tail)
 
 
-@dataclass(frozen=True)
-class Parsed:
+class Parsed(NamedTuple):
     """A name, the numbers in it, and the words that go with none of them."""
 
     name: str
@@ -133,6 +132,8 @@ def has_number(name: str) -> bool:
 
 def integer(text: str) -> int | None:
     """Return the integer that a text writes, perhaps as ``1,000``, ``1_000``, ``20k`` or ``1.5B``; None if none."""
+    if text.isdecimal():
+        return int(text)
     scale = UNITS[text[-1].lower()] if text and text[-1] in UNIT_LETTERS else 1
     digits = text if scale == 1 else text[:-1]
     if _INTEGER.fullmatch(digits):
@@ -154,31 +155,56 @@ def parse(name: str, *, hashes: bool = False) -> Parsed:
     hashes : bool
         Whether six or more hexadecimal digits are one hash, not words and numbers.
     """
-    stem = _SUFFIX.sub("", name)
-    matches = list((_NUMBERS_OR_HASHES if hashes else _NUMBERS).finditer(stem))
+    slots, free = _slots(_SUFFIX.sub("", name).translate(_ANY_DIGIT), _NUMBERS_OR_HASHES if hashes else _NUMBERS)
+    numbers = []
+    for slot in slots:
+        text = name[slot.start : slot.stop]
+        value = None if slot.is_negative else integer(text)
+        number = Number(text, slot.start, slot.stop, slot.word, slot.tail, slot.unit, value)
+        numbers.append(number)
+        # All words before a score are its name.
+        free += () if value is None or number.role is Role.SCORE else slot.words_before
+    return Parsed(name, tuple(numbers), tuple(sorted(free)))
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where names that differ in digits only have a number."""
+
+    start: int
+    stop: int
+    word: str
+    tail: str
+    unit: str
+    is_negative: bool
+    words_before: tuple[str, ...]
+    """Those that are not its word."""
+
+
+@lru_cache(4096)
+def _slots(stem: str, numbers: re.Pattern[str]) -> tuple[tuple[_Slot, ...], tuple[str, ...]]:
+    """Return the places of numbers in a name whose digits are masked, and the words behind the last."""
+    matches = list(numbers.finditer(stem))
     edges = [0, *(edge for match in matches for edge in match.span()), len(stem)]
     gaps = [stem[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True)]
     tails = ["", *(_tail(gap, is_last=place == len(matches)) for place, gap in enumerate(gaps) if place)]
     words = [_LETTERS.findall(gap[len(tail) :].lower()) for gap, tail in zip(gaps, tails, strict=True)]
-    numbers: list[Number] = []
-    free = list(words[-1])
+    slots = []
     for place, match in enumerate(matches):
         follows = [tails[place + 1].lower()] if tails[place + 1] else words[place + 1]
         # The only word between two numbers belongs to the second.
         is_free = bool(tails[place + 1]) or place + 1 == len(matches) or len(follows) > 1
         is_part = words[place + 1] == ["of"] and place + 1 < len(matches)
-        number = Number(
-            match[0],
+        slot = _Slot(
             *match.span(),
             word=_PART if is_part else _word(words[place][-1:], follows[:1] if is_free else []),
             tail=tails[place + 1],
             unit=(match["unit"] or "").lower(),
-            value=None if gaps[place].endswith("=-") else integer(match[0]),
+            is_negative=gaps[place].endswith("=-"),
+            words_before=tuple(words[place][:-1]),
         )
-        numbers.append(number)
-        # All words before a score are its name.
-        free += [] if number.value is None or number.role is Role.SCORE else words[place][:-1]
-    return Parsed(name, tuple(numbers), tuple(sorted(free)))
+        slots.append(slot)
+    return tuple(slots), tuple(words[-1])
 
 
 def parse_all(names: Sequence[str]) -> list[Parsed]:
@@ -214,9 +240,17 @@ def role_of(word: str) -> Role:
     return next((role for role, pattern in _PATTERNS if word and pattern.fullmatch(word)), Role.OTHER)
 
 
+@lru_cache(4096)
+def _form_of(word: str, tail: str) -> tuple[str, str]:
+    role = role_of(word)
+    return (role.name if role in (Role.STEP, Role.EPOCH, Role.TOKENS) else word), tail
+
+
 def _with_thousands(parsed: list[Parsed]) -> list[Parsed]:
     """Join ``1_000`` where the step is written so, which only shows beside steps below 1000 that are not."""
     joined = [_joined(one) for one in parsed]
+    if all(before is after for before, after in zip(parsed, joined, strict=True)):
+        return parsed
     plain, grouped = set(), set()
     for before, after in zip(parsed, joined, strict=True):
         steps = [number for number in after.numbers if number.role is Role.STEP]
@@ -234,6 +268,8 @@ def _with_thousands(parsed: list[Parsed]) -> list[Parsed]:
 
 
 def _joined(parsed: Parsed) -> Parsed:
+    if len(parsed.numbers) < 2:
+        return parsed
     numbers: list[Number] = []
     for number in parsed.numbers:
         first = numbers[-1] if numbers else None
@@ -245,7 +281,7 @@ def _joined(parsed: Parsed) -> Parsed:
             and re.fullmatch(r"[1-9]\d{0,2}(?:_\d{3})*", first.text)
         ):
             text = f"{first.text}_{number.text}"
-            numbers[-1] = replace(first, text=text, stop=number.stop, tail=number.tail, value=integer(text))
+            numbers[-1] = first._replace(text=text, stop=number.stop, tail=number.tail, value=integer(text))
         else:
             numbers.append(number)
     return parsed if len(numbers) == len(parsed.numbers) else Parsed(parsed.name, tuple(numbers), parsed.words)

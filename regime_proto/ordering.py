@@ -61,6 +61,8 @@ def without_pointers(paths: Sequence[P]) -> tuple[list[P], list[P]]:
     """
     numbered = [path for path in paths if has_integer(name_of(path))]
     kept = [path for path in numbered if not is_pointer(name_of(path))] or numbered or list(paths)
+    if len(kept) == len(paths):
+        return kept, []
     chosen = set(kept)
     return kept, [path for path in paths if path not in chosen]
 
@@ -164,7 +166,7 @@ def _sample(paths: Sequence[P], choice: Choice, peek: Callable[[P], Label] | Non
     A damaged file is an error when its turn to be read comes, after the steps before it. Names without numbers tell
     nothing, so that all files must be asked.
     """
-    if peek is None or not all(has_integer(name) for name in _names(paths)):
+    if peek is None or not choice.parsed:
         return {}
     ranked = [paths[index] for index in choice.taken.ranks] if choice.taken else list(paths)
     labels = {}
@@ -267,10 +269,11 @@ def _candidates(paths: Sequence[P], choice: Choice, labels: Mapping[P, Label]) -
 
 
 def _others(taken: Order[P], candidates: Sequence[Order[P]]) -> tuple[Order[P], ...]:
+    sequence = list(taken.steps)
     others: dict[tuple[P, ...], Order[P]] = {}
     for found in candidates:
-        others.setdefault(tuple(found.steps), found)
-    others.pop(tuple(taken.steps), None)
+        if list(found.steps) != sequence:
+            others.setdefault(tuple(found.steps), found)
     return tuple(others.values())
 
 

@@ -410,12 +410,6 @@ def test_help_answers_at_once():
     assert min(times) < 0.4
 
 
-def test_help_needs_nothing_heavy():
-    code = "import sys, regime_proto.cli.main; print(sorted({'numpy', 'h5py', 'xarray', 'onnx'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout == "[]\n"
-
-
 def test_the_demo(tmp_path):
     result = regime("demo", "--out", tmp_path / "demo")
     assert result.exit_code == 0, result.output
