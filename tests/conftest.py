@@ -14,6 +14,8 @@ from hypothesis import settings
 
 from regime_proto.plan import write_program
 
+pytest_plugins = ["processor_time"]
+
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("regime", deadline=None)
 settings.load_profile("regime")
