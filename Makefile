@@ -28,7 +28,7 @@ demo: $(VENV)/.installed
 	$(BIN)/regime demo --out $(DEMO_OUT)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto -m "not slow and not libraries"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not libraries"
 
 $(VENV)/.sources-installed: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(RUNTIME),torch,sources]'
@@ -36,10 +36,10 @@ $(VENV)/.sources-installed: $(VENV)/.installed
 
 # What a library of the extra `sources` saved is read; a missing library fails.
 test-libraries: $(VENV)/.sources-installed
-	REGIME_REQUIRE_LIBRARIES=1 $(BIN)/python -m pytest -n auto -m "libraries and not slow"
+	REGIME_REQUIRE_LIBRARIES=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "libraries and not slow"
 
 test-all: $(VENV)/.sources-installed
-	REGIME_REQUIRE_LIBRARIES=1 $(BIN)/python -m pytest -n auto
+	REGIME_REQUIRE_LIBRARIES=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 $(VENV)/.bench-installed: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(RUNTIME),torch,bench]'
