@@ -22,6 +22,7 @@ from regime_proto.ordering import option_for_steps
 from regime_proto.places import as_place, downloading
 from regime_proto.plan import Plan, make_plan
 from regime_proto.provenance import embedded_files, header_of, provenance
+from regime_proto.quantities.known import asked_for, choose, known_quantities
 from regime_proto.schema.assemble import note
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import segments_folder
@@ -55,6 +56,7 @@ def convert(
     workers: int | None = None,
     masks: str = "auto",
     embed: str = "program",
+    measure: str | Sequence[str] = (),
     distance: bool = False,
     notes: Mapping[str, object] | None = None,
     adapter: str | None = None,
@@ -104,9 +106,12 @@ def convert(
         file is expected to stay below 2 GB, else thins them evenly. Flips and deltas are always complete.
     embed : {"program", "all", "none"}
         What the trajectory carries, so that others can run the same protocol: the program, and the probe with it.
+    measure : str or sequence of str
+        Quantities to measure beside weight deltas and flips, by name, or ``"all"``, ``"weights"``, ``"masks"``;
+        `regime quantities` lists them. Those against the first checkpoint take one more state in memory. A trajectory
+        that has a quantity keeps it.
     distance : bool
-        Keep how far the weights are from those of the first checkpoint, ``weight_distance_l2``, which takes one more
-        state in memory. A trajectory that has these distances keeps them.
+        The same as ``measure="weight_distance_l2"``, for older scripts.
     notes : mapping of str to str, int, float or bool, optional
         What is to be told of the run, by names of letters, digits and underscores: ``model``, ``dataset``,
         ``optimizer``, ``family``, ``seed``, ``batch_size``, ``learning_rate``, or any other. They are added to those
@@ -148,7 +153,7 @@ def convert(
             gates=gates,
             sample_units=sample_units,
             sample_seed=sample_seed,
-            distance=distance,
+            measure=asked_for(measure, distance=distance),
             reading=Reading(adapter, step_pattern, weights),
         )
         done = run_plan(
@@ -339,7 +344,7 @@ def _existing(plan: Plan, output: Path, *, masks: str, overwrite: bool) -> Heade
     Raises
     ------
     RegimeError
-        It holds something else, other masks, or no distances where these were asked for.
+        It holds something else, other masks, or not all quantities that were asked for.
     """
     # Looked at even where it is to be replaced: only a trajectory ever is.
     existing = existing_header(output)
@@ -348,13 +353,20 @@ def _existing(plan: Plan, output: Path, *, masks: str, overwrite: bool) -> Heade
     current = _is_current(output, existing, plan)
     _require_unchanged(plan, plan.fingerprints.index(existing.attributes["source_fingerprint"]) + 1)
     if current:
-        _require_kept(output, existing, None if masks == "auto" else plan.mask_policy(masks), distance=plan.distance)
+        _require_kept(plan, output, existing, None if masks == "auto" else plan.mask_policy(masks))
     return existing
 
 
 def _keeping(plan: Plan, existing: Header) -> Plan:
     """Return the plan of a run that has grown: what its trajectory holds already is not dropped."""
-    return replace(plan, distance=plan.distance or existing.has_distance)
+    chosen = {quantity.name for quantity in plan.quantities}
+    missing = [quantity.name for quantity in existing.quantities if quantity.name not in known_quantities()]
+    if missing:
+        raise RegimeError(
+            f"the trajectory holds the quantity {missing[0]}, which is not installed here, and it goes on with what it "
+            "holds: install what measures it, or choose another output with -o"
+        )
+    return replace(plan, quantities=choose(chosen | {quantity.name for quantity in existing.quantities}))
 
 
 def _begun(plan: Plan, output: Path, header: Header) -> int:
@@ -420,7 +432,7 @@ def _has_notes(existing: Header, notes: Mapping[str, Note]) -> bool:
     return all(held.get(name) == value for name, value in notes.items())
 
 
-def _require_kept(output: Path, existing: Header, policy: MaskPolicy | None, *, distance: bool) -> None:
+def _require_kept(plan: Plan, output: Path, existing: Header, policy: MaskPolicy | None) -> None:
     """Raise an error unless a trajectory keeps what was asked for; without a policy any masks will do."""
     held = existing.mask_policy
     if policy not in (None, held):
@@ -428,10 +440,11 @@ def _require_kept(output: Path, existing: Header, policy: MaskPolicy | None, *, 
             f"{output}: exists with masks {held}, asked for {policy}; replace it with --overwrite, or make a smaller "
             "copy with regime thin"
         )
-    if distance and not existing.has_distance:
+    missing = [quantity.name for quantity in plan.quantities if not existing.holds(quantity.name)]
+    if missing:
         raise RegimeError(
-            f"{output}: exists without distances from the first checkpoint, which were asked for; they take the "
-            "checkpoints again: replace it with --overwrite"
+            f"{output}: exists, but holds no {', '.join(missing)}; to add what is missing, all checkpoints must be read "
+            "again: pass --overwrite"
         )
 
 
@@ -455,15 +468,16 @@ def _calibrate(plan: Plan, device: str) -> Meter:
     Raises
     ------
     RegimeError
-        Distances are to be measured from there, and there is no number.
+        Later states are to be held against it, and it holds NaN or Inf.
     """
     first = plan.source.checkpoints[0]
     weights = _weights(plan, first)
-    broken = non_finite(weights, [tensor.name for tensor in plan.program.trainable]) if plan.distance else []
+    held = [quantity.name for quantity in plan.quantities if quantity.against == "first"]
+    broken = non_finite(weights, [tensor.name for tensor in plan.program.trainable]) if held else []
     if broken:
         raise RegimeError(
-            f"{first.path}: {broken[0]} holds NaN or Inf, and no distance can be measured from there; leave the "
-            "checkpoint out (--steps), or --distance"
+            f"{first.path}: {broken[0]} holds NaN or Inf, so later states cannot be held against this one; leave the "
+            f"checkpoint out (--steps), or the quantity {held[0]}"
         )
     return Meter.calibrate(
         plan.program,
@@ -474,7 +488,7 @@ def _calibrate(plan: Plan, device: str) -> Meter:
         sample_units=plan.sample_units,
         seed=plan.sample_seed,
         variants=plan.variants,
-        distance=plan.distance,
+        measured=plan.quantities,
     )
 
 
@@ -516,6 +530,5 @@ def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None, masks: st
         sample_units=plan.sample_units,
         sample_seed=plan.sample_seed,
         metrics=plan.source.metrics,
-        distance=plan.distance,
     )
     return header.with_attributes(mask_policy=str(policy), mask_policy_requested=masks, **_foreseen(plan, policy))

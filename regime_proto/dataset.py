@@ -15,7 +15,7 @@ from regime_proto.schema import layout
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import describe
 from regime_proto.schema.notes import ORDER_DOUBT, read_order_doubt
-from regime_proto.schema.reader import checked, metric_variables, open_known
+from regime_proto.schema.reader import checked, metric_variables, open_known, read_quantities
 from regime_proto.schema.validation.chunks import Chunking, every_offset, inflated_problems
 from regime_proto.schema.validation.trust import Record
 
@@ -75,7 +75,9 @@ class _Trajectory(BackendEntrypoint):
         # An opened file that was closed meanwhile, or is needed in another process, is opened again.
         manager = CachingFileManager(open_known, path, known.state)
         file = manager.acquire()
-        present = {variable.name: variable for variable in (*layout.BY_NAME.values(), *metric_variables(file))}
+        quantities = (quantity.variable for quantity in read_quantities(file))
+        known_here = (*layout.BY_NAME.values(), *metric_variables(file), *quantities)
+        present = {variable.name: variable for variable in known_here}
         variables = {
             name: _variable(file[name], present[name].dims, _Stored(manager, path, file[name], inflate=known.defers))
             for name in file

@@ -19,6 +19,9 @@ from regime_proto.memory import available_bytes
 from regime_proto.places import on_disk, size, stamps
 from regime_proto.probe import FILE_NAME as PROBE_FILE
 from regime_proto.probe import Probe, ProbeError, as_probe, load_lines, load_probe, probe_content, probe_sha256
+from regime_proto.quantities.base import Quantity
+from regime_proto.quantities.known import choose
+from regime_proto.quantities.measuring import stored_bytes
 from regime_proto.registry import Describing, Outlining, Tokenizing, capable, exporter_for
 from regime_proto.sample_axes import axes_of
 from regime_proto.schema import layout
@@ -61,8 +64,8 @@ class Plan:
         Of their choice.
     weights : str, optional
         See `Reading`.
-    distance : bool
-        Measure how far the weights are from those of the first checkpoint too.
+    quantities : tuple of Quantity
+        What is measured beside weight deltas and flips.
     known_fingerprints : tuple of str
         Of the first checkpoints, some of which may be gone.
     """
@@ -76,7 +79,7 @@ class Plan:
     sample_units: int | None = None
     sample_seed: int = 0
     weights: str | None = None
-    distance: bool = False
+    quantities: tuple[Quantity, ...] = ()
     known_fingerprints: tuple[str, ...] = ()
 
     @property
@@ -130,8 +133,10 @@ class Plan:
         observations = len(self.source.checkpoints)
         masks = STORED_BIT_PER_BIT * self.samples * sum(layer.bytes for layer in self.layers)
         flips = 2 * len(self.gates) * self.samples
-        deltas = (24 if self.distance else 16) * len(self.program.trainable)
-        return FILE_OVERHEAD + int(policy.count(observations) * masks + observations * (flips + deltas))
+        tensors = len(self.program.trainable)
+        sizes = {layout.TENSOR: tensors, layout.LAYER: len(self.gates), layout.SAMPLE: self.samples}
+        others = 16 * tensors + stored_bytes(self.quantities, sizes)
+        return FILE_OVERHEAD + int(policy.count(observations) * masks + observations * (flips + others))
 
     def predicted_memory_bytes(self, workers: int) -> int:
         """Return about how much memory a conversion needs beside the libraries."""
@@ -139,8 +144,8 @@ class Plan:
 
     @property
     def _shared_bytes(self) -> int:
-        # The state before the first in flight; and the one from which distances are measured.
-        return (2 if self.distance else 1) * self.state_bytes
+        # The state before the first in flight; and the first, where others are held against it.
+        return (2 if any(quantity.against == "first" for quantity in self.quantities) else 1) * self.state_bytes
 
     @property
     def _worker_bytes(self) -> int:
@@ -154,7 +159,7 @@ class Plan:
         A hash over program, probe and options, continued over name, size and time of each file: a conversion whose
         fingerprint is in the list was made of the first checkpoints of this run.
         """
-        protocol: list[object] = [layout.VERSION, self.program.sha256, probe_sha256(self.probe)]
+        protocol: list[object] = [layout.PLAIN_VERSION, self.program.sha256, probe_sha256(self.probe)]
         protocol += [[gate.node for gate in self.gates], self.sample_units, self.sample_seed, self.weights]
         protocol += [self.source.step_kind]
         chain = list(self.known_fingerprints)
@@ -175,7 +180,7 @@ def make_plan(
     gates: Sequence[str] = (),
     sample_units: int | None = None,
     sample_seed: int = 0,
-    distance: bool = False,
+    measure: Sequence[str] = (),
     reading: Reading = AS_RECOGNISED,
 ) -> Plan:
     """Recognise a run and what is needed to measure it.
@@ -195,8 +200,10 @@ def make_plan(
         See `Source.select`.
     gates : sequence of str
         See `select_gates`.
-    sample_units, sample_seed, distance : optional
+    sample_units, sample_seed : optional
         See `Plan`.
+    measure : sequence of str
+        See `quantities.known.choose`.
     reading : Reading
         How the directory is read.
 
@@ -226,7 +233,7 @@ def make_plan(
         sample_units,
         sample_seed,
         reading.weights,
-        distance,
+        choose((measure,) if isinstance(measure, str) else measure),
     )
 
 

@@ -61,7 +61,6 @@ def header_of(
     sample_units: int | None = None,
     sample_seed: int = 0,
     metrics: Sequence[str] = (),
-    distance: bool = False,
 ) -> Header:
     """Return the header of a trajectory that is measured by `meter`."""
     sampled = {"sample_units": sample_units, "sample_units_seed": sample_seed} if meter.is_sampled else {}
@@ -73,7 +72,7 @@ def header_of(
         metrics=tuple(metrics),
         layer_units=meter.layer_units,
         unit_index=meter.unit_index,
-        has_distance=distance,
+        quantities=tuple(quantity.stored for quantity in meter.measures.quantities),
     )
 
 

@@ -62,8 +62,11 @@ def create(file: h5py.File, header: Header) -> None:
         file[variable.name].attrs["long_name"] = variable.meaning
         if variable.unit:
             file[variable.name].attrs["units"] = variable.unit
+    for quantity in header.quantities:
+        file[quantity.variable.name].attrs.update(quantity.attributes)
     _attach_dimensions(file, sizes, variables)
-    for name, value in {"regime_version": layout.VERSION, **header.attributes}.items():
+    version = layout.version_for(header.quantities)
+    for name, value in {**header.attributes, "regime_version": version}.items():
         file.attrs[name] = value
     if header.extra:
         extra = file.create_group(layout.EXTRA, track_order=True)

@@ -1,5 +1,6 @@
 """What is fixed for a whole trajectory: tensors, layers, samples and provenance."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -90,8 +91,8 @@ class Header:
         Units that count, where padding or sampling leaves some out; None where all do.
     unit_index : tuple of arrays, optional
         For each layer the units that are stored, where only some are.
-    has_distance : bool
-        Whether the distance from the first observation is recorded.
+    quantities : tuple of layout.Quantity
+        What is recorded beside weight deltas, flips and masks.
     embedded : mapping of str to bytes
         Files that the trajectory carries: `layout.PROGRAM`, `layout.PROBE`.
     extra : mapping
@@ -110,7 +111,7 @@ class Header:
     metrics: tuple[str, ...] = ()
     layer_units: Array | None = None
     unit_index: tuple[Array, ...] | None = None
-    has_distance: bool = False
+    quantities: tuple[layout.Quantity, ...] = ()
     embedded: Mapping[str, bytes] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -120,7 +121,10 @@ class Header:
             raise TrajectoryError(
                 f"a trajectory needs one {'layer' if self.tensors else 'tensor'} at least, found none"
             )
-        for what, names in (("tensor", list(self.tensors)), ("layer", layers), ("metric", self.metrics)):
+        quantities = [quantity.name for quantity in self.quantities]
+        for what, names in (
+            ("tensor", list(self.tensors)), ("layer", layers), ("metric", self.metrics), ("quantity", quantities),
+        ):  # fmt: skip
             _require_names(what, names)
         if self.samples < 1:
             raise TrajectoryError("a trajectory needs one probe sample at least, found none")
@@ -132,17 +136,31 @@ class Header:
                 f"the masks of one observation take {self.samples * self.mask_bytes:,} bytes, the format allows "
                 f"{layout.MAX_ENTRY_BYTES:,}: look at fewer units (--sample-units), gates (--gates) or samples"
             )
+        for quantity in self.quantities:
+            size = 8 * math.prod(self.sizes[name] for name in quantity.dims)
+            if size > layout.MAX_ENTRY_BYTES:
+                raise TrajectoryError(
+                    f"one observation of {quantity.name} takes {size:,} bytes, the format allows "
+                    f"{layout.MAX_ENTRY_BYTES:,}: leave the quantity out, or look at fewer gates (--gates) or samples"
+                )
 
     @property
     def groups(self) -> frozenset[str]:
         """The groups of optional variables in the file."""
-        present = {layout.SAMPLED: self.unit_index is not None, layout.DISTANCE: self.has_distance}
+        present = {
+            layout.SAMPLED: self.unit_index is not None,
+            layout.DISTANCE: self.holds(layout.WEIGHT_DISTANCE.name),
+        }
         return frozenset({group for group, is_there in present.items() if is_there} | set(self.embedded))
 
     @property
     def variables(self) -> tuple[layout.Variable, ...]:
         """The variables of the file."""
-        return layout.variables(self.metrics, groups=self.groups)
+        return layout.variables(self.metrics, groups=self.groups, quantities=self.quantities)
+
+    def holds(self, quantity: str) -> bool:
+        """Whether a quantity of that name is recorded."""
+        return any(quantity == one.name for one in self.quantities)
 
     @property
     def mask_policy(self) -> MaskPolicy:
@@ -239,8 +257,8 @@ class Observation:
     metrics : mapping of str to float
     flip_fraction_error : (layer,) float64, optional
         Standard error of each layer's flip fraction, where only some units are stored.
-    weight_distance_l2 : (tensor,) float64, optional
-        Distance from the first observation, where it is recorded.
+    quantities : mapping of str to array
+        The values of `Header.quantities`, by name.
     """
 
     step: int
@@ -252,7 +270,7 @@ class Observation:
     mask: Array
     metrics: Mapping[str, float] = field(default_factory=dict)
     flip_fraction_error: Array | None = None
-    weight_distance_l2: Array | None = None
+    quantities: Mapping[str, Array] = field(default_factory=dict)
 
     def arrays(self, header: Header) -> dict[str, Array]:
         """Return this observation's row of every growing variable of `header`."""
@@ -266,8 +284,9 @@ class Observation:
             "mask_step": np.int64(self.step),
             "mask": self.mask,
         }
-        optional = {"flip_fraction_error": self.flip_fraction_error, "weight_distance_l2": self.weight_distance_l2}
-        row |= {name: values for name, values in optional.items() if values is not None}
+        if self.flip_fraction_error is not None:
+            row["flip_fraction_error"] = self.flip_fraction_error
+        row |= {quantity.variable.name: self.quantities[quantity.name] for quantity in header.quantities}
         for name, variable in zip(header.metrics, layout.metrics(header.metrics), strict=True):
             row[variable.name] = np.float64(self.metrics.get(name, np.nan))
         return row

@@ -3,10 +3,13 @@
 FORMAT.md says the same in words; a test holds the two together.
 """
 
+import re
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 
-VERSION = "1.0"
+VERSION = "1.1"
+# A file says the oldest version that has all of it, so that older readers know what they may rely on.
+PLAIN_VERSION = "1.0"
 
 STEP = "step"
 MASK_STEP = "mask_step"
@@ -28,6 +31,13 @@ GROWING = (STEP, MASK_STEP)
 BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 
 METRIC_PREFIX = "metric_"
+QUANTITY_PREFIX = "quantity_"
+# What a quantity may have a value for, at every step; nothing, where it has one for the whole network.
+QUANTITY_DIMENSIONS = ((), (TENSOR,), (LAYER,), (SAMPLE,), (LAYER, SAMPLE))
+# The observations that a quantity may hold the current one against.
+AGAINST = ("", "previous", "first", "last")
+# How the values of one step become one number, for a curve.
+CURVES = ("mean", "sum", "root_sum_squares", "min", "max")
 # Anybody's group: what is in it is nobody else's business.
 EXTRA = "extra"
 
@@ -49,6 +59,8 @@ DECODED = frozenset(
         "sample_dimension", "instance_dimension",
     }
 )  # fmt: skip
+
+_TIMES = {"nanosecond", "microsecond", "millisecond", "second", "minute", "hour", "day", "week", "month", "year"}
 
 # A variable that does not grow, and one entry of one that grows, are read at once.
 MAX_ENTRY_BYTES = 128 * 2**20
@@ -87,6 +99,51 @@ class Variable:
     def grows(self) -> bool:
         """Whether the first axis is an unlimited one."""
         return self.dims[0] in GROWING
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a file says of an optional quantity.
+
+    Parameters
+    ----------
+    name : str
+        Of ASCII letters, digits and underscores.
+    dims : tuple of str
+        What there is a value for at every step, one of `QUANTITY_DIMENSIONS`.
+    unit : str
+        UDUNITS-style, ``"1"`` for a pure number.
+    meaning : str
+        One line.
+    against : str
+        The observation that the current one is held against, one of `AGAINST`.
+    definition : str
+        The formula.
+    curve : str
+        How the values of one step become one number, one of `CURVES`.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    unit: str = "1"
+    meaning: str = ""
+    against: str = ""
+    definition: str = ""
+    curve: str = CURVES[0]
+
+    @property
+    def variable(self) -> Variable:
+        """The variable that holds it."""
+        if self.name in BY_NAME:
+            return BY_NAME[self.name]
+        return Variable(QUANTITY_PREFIX + self.name, (STEP, *self.dims), "f8", self.unit, self.meaning)
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """The attributes of the variable beside its label and unit."""
+        if self.name in BY_NAME:
+            return {}
+        return {"against": self.against, "definition": self.definition, "curve": self.curve}
 
 
 VARIABLES = (
@@ -160,6 +217,16 @@ OPTIONAL = (
 )
 
 BY_NAME = {variable.name: variable for variable in (*VARIABLES, *OPTIONAL)}
+
+WEIGHT_DISTANCE = Quantity(
+    "weight_distance_l2",
+    (TENSOR,),
+    meaning=BY_NAME["weight_distance_l2"].meaning,
+    against="first",
+    definition="sqrt(sum((w_i - w_0)^2))",
+    curve="root_sum_squares",
+)
+"""The quantity that version 1.0 has under a name of its own."""
 
 
 @dataclass(frozen=True)
@@ -241,9 +308,30 @@ def metrics(names: Iterable[str]) -> tuple[Variable, ...]:
     return tuple(found.values())
 
 
-def variables(names: Iterable[str] = (), *, groups: Container[str] = ()) -> tuple[Variable, ...]:
-    """Return every variable of a file that holds the metrics `names` and these groups of optional variables."""
-    return (*VARIABLES, *(variable for variable in OPTIONAL if variable.group in groups), *metrics(names))
+def variables(
+    names: Iterable[str] = (), *, groups: Container[str] = (), quantities: Iterable[Quantity] = ()
+) -> tuple[Variable, ...]:
+    """Return every variable of a file that holds the metrics `names`, groups of optional variables and quantities."""
+    optional = (variable for variable in OPTIONAL if variable.group in groups)
+    # Where it is a variable of version 1.0, it is among the optional ones.
+    further = (quantity.variable for quantity in quantities if quantity.name not in BY_NAME)
+    return (*VARIABLES, *optional, *further, *metrics(names))
+
+
+def means_time(unit: str) -> bool:
+    """Whether netCDF readers make times of numbers in a unit."""
+    return re.search(r"\bsince\b", unit) is not None or unit.lower().rstrip("s") in _TIMES
+
+
+def is_quantity(name: str) -> bool:
+    """Whether a variable of that name holds a quantity."""
+    own = name.removeprefix(QUANTITY_PREFIX)
+    return own != name and re.fullmatch("[A-Za-z0-9_]+", own) is not None and own not in BY_NAME
+
+
+def version_for(quantities: Iterable[Quantity]) -> str:
+    """Return the version of a file that holds these quantities."""
+    return VERSION if any(quantity.name not in BY_NAME for quantity in quantities) else PLAIN_VERSION
 
 
 def packed_bytes(size: int, planes: int) -> int:

@@ -109,7 +109,7 @@ def read_header(file: h5py.File) -> Header:
         metrics=read_metrics(file),
         layer_units=file["layer_units"][...],
         unit_index=_unit_index(file),
-        has_distance=is_present(file, layout.DISTANCE),
+        quantities=read_quantities(file),
         embedded=read_embedded(file),
         extra=dict(file[layout.EXTRA].attrs) if layout.EXTRA in file else {},
     )
@@ -167,6 +167,47 @@ def _is_metric(name: str) -> bool:
 def _long_name(stored: object, default: str) -> str:
     found = stored.attrs.get("long_name") if isinstance(stored, h5py.Dataset) else None
     return found if isinstance(found, str) and found and "\0" not in found and is_unicode(found) else default
+
+
+def read_quantities(file: h5py.File) -> tuple[layout.Quantity, ...]:
+    """Return what a file says of its quantities, in the order of their variables."""
+    distance = (layout.WEIGHT_DISTANCE,) if is_present(file, layout.DISTANCE) else ()
+    return (*distance, *(_quantity(file, name) for name in quantity_names(file)))
+
+
+def quantity_names(file: h5py.File) -> list[str]:
+    """Return the names of the variables that hold quantities; version 1.0 has none."""
+    if str(file.attrs.get("regime_version")) == layout.PLAIN_VERSION:
+        return []
+    return [name for name in file if layout.is_quantity(name)]
+
+
+def _quantity(file: h5py.File, name: str) -> layout.Quantity:
+    """Return what a file says of a quantity; what a newer version may say of it gives way to what this one knows."""
+    stored = file[name]
+    against, curve = (_text(stored, key, "") for key in ("against", "curve"))
+    return layout.Quantity(
+        name.removeprefix(layout.QUANTITY_PREFIX),
+        attached_dimensions(stored)[1:],
+        unit=_text(stored, "units", "1"),
+        meaning=_text(stored, "long_name", name),
+        against=against if against in layout.AGAINST else "",
+        definition=_text(stored, "definition", ""),
+        curve=curve if curve in layout.CURVES else layout.CURVES[0],
+    )
+
+
+def _text(stored: h5py.Dataset, attribute: str, default: str) -> str:
+    found = stored.attrs.get(attribute)
+    return found if isinstance(found, str) else default
+
+
+def attached_dimensions(stored: h5py.Dataset) -> tuple[str, ...]:
+    """Return the names of the dimensions that a variable is attached to; an empty one where there is none."""
+    lists = stored.attrs.get("DIMENSION_LIST")
+    if lists is None:
+        return ("",) * stored.ndim
+    return tuple(stored.file[references[0]].name.removeprefix("/") if len(references) else "" for references in lists)
 
 
 def read_embedded(file: h5py.File) -> dict[str, bytes]:

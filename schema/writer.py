@@ -20,7 +20,7 @@ from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import describe, replace_file
 from regime_proto.schema.header import Array, Header, Observation
-from regime_proto.schema.reader import is_present, open_checked, read_header, read_metrics, read_rows
+from regime_proto.schema.reader import open_checked, read_header, read_metrics, read_quantities, read_rows
 from regime_proto.schema.segments import Segments, check_segments, open_segment, ordered_segments
 from regime_proto.schema.validation import trust
 
@@ -92,7 +92,7 @@ class TrajectoryWriter:
         -------
         int
             0 where its rows would not go with those to come: made by another engine, with other masks, metrics or
-            distances.
+            quantities.
         """
         with open_checked(trajectory) as file:
             if not _goes_on(file, self.header):
@@ -325,8 +325,9 @@ def _difference(file: h5py.File, header: Header) -> str | None:
         begun, now = (attributes.get(name) for attributes in (file.attrs, header.attributes))
         if begun != now:
             return f"{name} {begun}, now {now}"
-    if is_present(file, layout.DISTANCE) != header.has_distance:
-        return "no weight distances, now with them" if header.has_distance else "weight distances, now without"
+    begun_names, names = ([one.name for one in held] for held in (read_quantities(file), header.quantities))
+    if sorted(begun_names) != sorted(names):
+        return f"the quantities {', '.join(begun_names) or 'none'}, now {', '.join(names) or 'none'}"
     return None
 
 

@@ -21,6 +21,7 @@ ATTRIBUTES = trajectories.ATTRIBUTES
 
 # Everything that HDF5 strings can hold: slashes, quotes, accents, emoji, line breaks.
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
+QUANTITIES = (layout.WEIGHT_DISTANCE, *trajectories.QUANTITIES)
 thresholds = st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=4, unique=True).map(
     lambda found: tuple(sorted(found))
 )
@@ -44,7 +45,7 @@ def headers(draw):
         attributes=ATTRIBUTES | {"mask_policy": draw(st.sampled_from(["all", "none", "every=2", "every=3"]))},
         metrics=tuple(draw(st.lists(names, unique=True, max_size=3))),
         unit_index=tuple(index) if sampled else None,
-        has_distance=draw(st.booleans()),
+        quantities=tuple(draw(st.lists(st.sampled_from(QUANTITIES), unique=True))),
         embedded=draw(st.dictionaries(st.sampled_from([layout.PROGRAM, layout.PROBE]), st.binary(min_size=1))),
     )
 
@@ -66,7 +67,7 @@ def test_round_trip(tmp_path_factory, header, count, seed):
     assert found.samples == header.samples
     assert found.metrics == header.metrics
     assert found.embedded == header.embedded
-    assert found.has_distance == header.has_distance
+    assert set(found.quantities) == set(header.quantities)
     assert found.mask_policy == header.mask_policy
     if header.unit_index is not None:
         for units, known in zip(found.unit_index, header.unit_index, strict=True):

@@ -22,6 +22,12 @@ LAYERS = (
     Layer("second/é", "Clip", "piecewise", "net/1", 16, (0.0, 6.0)),
 )
 
+QUANTITIES = tuple(
+    layout.Quantity("_".join(("of", *dims)), dims, against=against, meaning=f"something, {dims}", definition="random")
+    for dims, against in zip(layout.QUANTITY_DIMENSIONS, ("", "first", "previous", "last", ""), strict=True)
+)
+"""One of every shape."""
+
 
 def header(*, sampled=False, policy="all", **given):
     layers, index = LAYERS, None
@@ -36,7 +42,7 @@ def header(*, sampled=False, policy="all", **given):
         "attributes": ATTRIBUTES | {"mask_policy": policy, "program_sha256": hashlib.sha256(program).hexdigest()},
         "metrics": ("loss", "val acc"),
         "unit_index": index,
-        "has_distance": True,
+        "quantities": (layout.WEIGHT_DISTANCE, *QUANTITIES),
         "embedded": {"program": program, "probe": b"nor a probe"},
     }
     return Header(**{**parts, **given})
@@ -68,9 +74,16 @@ def observations(head, count=70, seed=0):
             mask=mask,
             metrics={"loss": 1 / (number + 1)},
             flip_fraction_error=np.zeros(len(head.layers)) if head.unit_index is not None else None,
-            weight_distance_l2=np.full(tensors, 0.0 if before is None else 1.0) if head.has_distance else None,
+            quantities={quantity.name: _values(quantity, head, before is None, random) for quantity in head.quantities},
         )
         before = mask
+
+
+def _values(quantity, head, is_first, random):
+    shape = tuple(head.sizes[name] for name in quantity.dims)
+    if quantity == layout.WEIGHT_DISTANCE:
+        return np.full(shape, 0.0 if is_first else 1.0)
+    return np.full(shape, np.nan) if is_first and quantity.against == "previous" else random.random(shape)
 
 
 def growing_rows(head, count, seed=0):

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from regime_proto.engine.deltas import weight_deltas, weight_distances
+from regime_proto.engine.deltas import weight_deltas
 from regime_proto.engine.device import Device, Placed
 from regime_proto.engine.graph.edit import new_constant, new_node
 from regime_proto.schema.flips import FlipCounter
@@ -42,9 +42,6 @@ class Comparer(Protocol):
     def compare(self, current: Comparable, previous: Comparable) -> tuple[Array, Array, Array]:
         """Return Σ|Δ| and √ΣΔ², both (tensor,) float64, and flips, (layer, sample) uint32."""
 
-    def distance(self, current: Comparable) -> Array | None:
-        """Return √Σ(w − w₀)² from the start, (tensor,) float64; None where there is no start."""
-
 
 class HostComparer:
     """NumPy, on the arrays of the state and on packed masks.
@@ -54,23 +51,16 @@ class HostComparer:
     names : sequence of str
         The trainable tensors.
     layers : sequence of Layer
-    start : mapping of str to array, optional
-        The state from which distances are measured.
     """
 
-    def __init__(self, names: Sequence[str], layers: Sequence[Layer], start: Mapping[str, Array] | None = None) -> None:
+    def __init__(self, names: Sequence[str], layers: Sequence[Layer]) -> None:
         self._names = names
         self._flips = FlipCounter(layers)
-        self._start = start
 
     def compare(self, current: Comparable, previous: Comparable) -> tuple[Array, Array, Array]:
         """See `Comparer`."""
         l1, l2 = weight_deltas(current.weights, previous.weights, self._names)
         return l1, l2, self._flips.count(current.packed, previous.packed)
-
-    def distance(self, current: Comparable) -> Array | None:
-        """See `Comparer`."""
-        return None if self._start is None else weight_distances(current.weights, self._start, self._names)
 
 
 class DeviceComparer:
@@ -82,23 +72,12 @@ class DeviceComparer:
     tensors : mapping of str to placed array
         The trainable tensors of some state: their types and ranks.
     layers : sequence of Layer
-    start : mapping of str to placed array, optional
-        The state from which distances are measured.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        tensors: Mapping[str, Placed],
-        layers: Sequence[Layer],
-        start: Mapping[str, Placed] | None = None,
-    ) -> None:
+    def __init__(self, device: Device, tensors: Mapping[str, Placed], layers: Sequence[Layer]) -> None:
         self._names = list(tensors)
         planes = [len(layer.thresholds) for layer in layers]
         self._session = device.session(_comparing_graph(list(tensors.values()), planes))
-        self._start = start
-        # The same graph, without masks.
-        self._apart = None if start is None else device.session(_comparing_graph(list(tensors.values()), []))
 
     def compare(self, current: Comparable, previous: Comparable) -> tuple[Array, Array, Array]:
         """See `Comparer`."""
@@ -108,13 +87,6 @@ class DeviceComparer:
         outputs = self._session.run(feeds)
         l1, squares, flips = (outputs[name].numpy() for name in ("l1", "squares", "flips"))
         return l1, np.sqrt(squares), flips.astype(np.uint32)
-
-    def distance(self, current: Comparable) -> Array | None:
-        """See `Comparer`."""
-        if self._apart is None or self._start is None:
-            return None
-        outputs = self._apart.run(self._weights("current", current.placed) | self._weights("previous", self._start))
-        return np.asarray(np.sqrt(outputs["squares"].numpy()))
 
     def _weights(self, side: str, placed: Mapping[str, Placed]) -> dict[str, Placed]:
         return {f"{side}.weight.{index}": placed[name] for index, name in enumerate(self._names)}
@@ -168,6 +140,5 @@ def _comparing_graph(tensors: Sequence[Placed], planes: Sequence[int]) -> ir.Mod
         flips.append(node("Cast", node("ReduceSum", ones, units, keepdims=0), to=ir.DataType.INT64.value))
     joined(l1, "l1", double)
     joined(squares, "squares", double)
-    if flips:
-        joined(flips, "flips", ir.DataType.INT64)
+    joined(flips, "flips", ir.DataType.INT64)
     return ir.Model(graph, ir_version=10)

@@ -27,11 +27,6 @@ def weight_deltas(
     return sums[:, 0], np.sqrt(sums[:, 1])
 
 
-def weight_distances(state: Mapping[str, Array], start: Mapping[str, Array], names: Sequence[str]) -> Array:
-    """Return √Σ(w − w₀)² of every tensor, (tensor,) float64, as `weight_deltas` does."""
-    return np.sqrt(state_sums(state, start, names)[:, 1])
-
-
 def state_sums(state: Mapping[str, Array], other: Mapping[str, Array], names: Sequence[str]) -> Array:
     """Return Σ|Δ| and ΣΔ² of every tensor between two states, (tensor, 2) float64."""
     sums = np.zeros((len(names), 2))

@@ -12,12 +12,15 @@ from regime_proto.engine.deltas import non_finite
 from regime_proto.engine.device import Device
 from regime_proto.engine.graph.expose import Rows
 from regime_proto.engine.graph.gates import Gate
+from regime_proto.engine.graph.output_units import find_output_units
 from regime_proto.engine.graph.program import Program
 from regime_proto.engine.masks import find_rows, pack_masks
 from regime_proto.engine.sampling import choose_units, flip_fraction_errors
 from regime_proto.engine.session import Masks, MaskSession, Placer
 from regime_proto.engine.variants import Variants, VariantSessions
 from regime_proto.probe import COUNTED
+from regime_proto.quantities import base as quantities
+from regime_proto.quantities.measuring import Measures
 from regime_proto.schema.header import Layer, Observation
 from regime_proto.source import Array, Checkpoint, Copies, State
 
@@ -60,6 +63,10 @@ class Meter:
     rows : tuple of Rows
         How each gate becomes rows of units.
     layers : tuple of Layer
+    measures : Measures
+        The quantities beside weight deltas and flips.
+    first : State, optional
+        A copy of the first state, where quantities are held against it.
     others : VariantSessions, optional
         Programs and sessions of checkpoints whose graphs differ.
     """
@@ -70,6 +77,8 @@ class Meter:
     comparer: Comparer
     rows: tuple[Rows, ...]
     layers: tuple[Layer, ...]
+    measures: Measures
+    first: quantities.State | None = None
     others: VariantSessions | None = None
 
     @classmethod
@@ -85,7 +94,7 @@ class Meter:
         seed: int = 0,
         variants: Variants | None = None,
         threads: int = 1,
-        distance: bool = False,
+        measured: Sequence[quantities.Quantity] = (),
     ) -> "Meter":
         """Make a meter, after finding samples and tokens in every gate.
 
@@ -106,8 +115,8 @@ class Meter:
             Where the checkpoints' graphs differ.
         threads : int
             Of a pass; one, where several are under way at once.
-        distance : bool
-            Measure how far the weights are from the first state too, of which a copy is kept.
+        measured : sequence of Quantity
+            What is to be measured beside weight deltas and flips.
 
         Raises
         ------
@@ -129,25 +138,23 @@ class Meter:
             return MaskSession(program, gates, probe, device, dtypes=placer.dtypes, rows=rows, threads=threads)
 
         names = [tensor.name for tensor in program.trainable]
-        # A copy: it is needed when the file that it may be a view of was written again, or is gone.
-        start = {name: np.array(first[name]) for name in names} if distance else None
-        comparer: Comparer = HostComparer(names, layers, start)
+        comparer: Comparer = HostComparer(names, layers)
         if device.resident:
-            there = None if start is None else placer.place(start, "the first checkpoint")
-            comparer = DeviceComparer(device, {name: placed[name] for name in names}, layers, there)
+            comparer = DeviceComparer(device, {name: placed[name] for name in names}, layers)
+        session = session_of(program, gates)
+        measures = Measures(tuple(measured), _network(program, layers, _counted(layers, rows)))
+        kept = None
+        if measures.keep_first:
+            masks = pack_masks(session.run(placed)) if measures.keep_first_masks else None
+            # A copy: it is needed when the file that it may be a view of was written again, or is gone.
+            kept = quantities.State({name: np.array(first[name]) for name in names}, masks)
         others = None if variants is None else VariantSessions(variants, gates, session_of)
-        return cls(program, session_of(program, gates), placer, comparer, rows, layers, others)
+        return cls(program, session, placer, comparer, rows, layers, measures, kept, others)
 
     @property
     def layer_units(self) -> Array:
         """Units that count, (layer, sample) int64."""
-        return np.array(
-            [
-                np.full(row.samples, layer.width) if row.counted is None else row.counted.sum(axis=1)
-                for layer, row in zip(self.layers, self.rows, strict=True)
-            ],
-            np.int64,
-        )
+        return self.measures.network.layer_units
 
     @property
     def is_sampled(self) -> bool:
@@ -203,8 +210,34 @@ class Meter:
             mask=current.comparable.packed,
             metrics=current.metrics,
             flip_fraction_error=errors,
-            weight_distance_l2=self.comparer.distance(current.comparable),
+            quantities=self.measures.row(
+                self._seen(current),
+                None if previous is None else self._seen(previous),
+                self.first,
+                str(current.checkpoint.path),
+            ),
         )
+
+    def _seen(self, measured: Measured) -> quantities.State:
+        """Return what quantities see of a state."""
+        weights = {name: measured.comparable.weights[name] for name in self.measures.network.tensors}
+        return quantities.State(weights, measured.comparable.packed)
+
+
+def _counted(layers: Sequence[Layer], rows: Sequence[Rows]) -> Array:
+    return np.array(
+        [
+            np.full(row.samples, layer.width) if row.counted is None else row.counted.sum(axis=1)
+            for layer, row in zip(layers, rows, strict=True)
+        ],
+        np.int64,
+    )
+
+
+def _network(program: Program, layers: tuple[Layer, ...], layer_units: Array) -> quantities.Network:
+    """Return what quantities may know of a program."""
+    shapes = {tensor.name: tensor.shape for tensor in program.trainable}
+    return quantities.Network(shapes, layers, layer_units, find_output_units(program))
 
 
 def observe(

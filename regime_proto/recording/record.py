@@ -154,7 +154,7 @@ def record(
             threads=cores(),
         )
         chosen = _engine(engine, live, meter)
-        protocol: list[object] = [layout.VERSION, live.program.sha256, probe_sha256(live.probe)]
+        protocol: list[object] = [layout.PLAIN_VERSION, live.program.sha256, probe_sha256(live.probe)]
         protocol += [[gate.node for gate in meter.session.gates], sample_units, sample_seed]
         attributes = provenance(
             live.program,

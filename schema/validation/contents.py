@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from h5py import h5r
 from regime_proto.schema import layout
-from regime_proto.schema.reader import metric_variables
+from regime_proto.schema.reader import attached_dimensions, metric_variables, quantity_names
 from regime_proto.schema.validation.rules import Problem
 from regime_proto.schema.validation.structure import address_of, text_of
 
@@ -88,7 +88,21 @@ def _shown(value: Any) -> str:
 def _present(file: h5py.File) -> tuple[layout.Variable, ...]:
     """Return the variables of the table that the file ought to have: required ones, and groups that are begun."""
     groups = {variable.group for variable in layout.OPTIONAL if variable.name in file}
-    return (*layout.variables(groups=groups), *metric_variables(file))
+    quantities = (_quantity_variable(file[name]) for name in quantity_names(file) if _is_variable(file, name))
+    return (*layout.variables(groups=groups), *metric_variables(file), *quantities)
+
+
+def _is_variable(file: h5py.File, name: str) -> bool:
+    return isinstance(file.get(name), h5py.Dataset)
+
+
+def _quantity_variable(stored: h5py.Dataset) -> layout.Variable:
+    """Return a quantity as a variable of the table, with the dimensions and the unit that it says it has."""
+    found = attached_dimensions(stored)
+    dims = found if found[:1] == (layout.STEP,) and found[1:] in layout.QUANTITY_DIMENSIONS else (layout.STEP,)
+    name = stored.name.removeprefix("/")
+    unit, meaning = (_text(stored.attrs.get(key)) for key in ("units", "long_name"))
+    return layout.Variable(name, dims, "f8", unit or "1", meaning or name)
 
 
 def _variable_problems(file: h5py.File, present: tuple[layout.Variable, ...]) -> Iterator[Problem]:
@@ -103,10 +117,26 @@ def _variable_problems(file: h5py.File, present: tuple[layout.Variable, ...]) ->
             yield Problem("variable-dims", where, _listed(variable.dims), f"{stored.ndim} dimensions")
         if not _has_type(stored, variable.dtype):
             yield Problem("variable-type", where, variable.dtype, str(stored.dtype))
+        if layout.is_quantity(variable.name):
+            yield from _quantity_problems(where, stored, variable)
         yield from _decoded_problems(where, stored.attrs, variable.unit)
         yield from _label_problems(where, stored.attrs, variable)
         if stored.ndim and variable.grows and stored.maxshape[0] is not None:
             yield Problem("dimension-unlimited", where, "a first axis without limit", f"one of {stored.maxshape[0]}")
+
+
+def _quantity_problems(where: str, stored: h5py.Dataset, variable: layout.Variable) -> Iterator[Problem]:
+    if attached_dimensions(stored) != variable.dims:
+        expected = " or ".join(_listed((layout.STEP, *dims)) for dims in layout.QUANTITY_DIMENSIONS)
+        yield Problem("quantity-dims", where, expected, _listed(attached_dimensions(stored)))
+    if layout.means_time(variable.unit):
+        yield Problem("variable-decoded", f"{where}@units", "no unit that is decoded as a time", repr(variable.unit))
+    for name, choices in (("against", layout.AGAINST), ("curve", layout.CURVES)):
+        if stored.attrs.get(name) not in choices:
+            expected = ", ".join(choice or "an empty string" for choice in choices)
+            yield Problem("quantity-says", f"{where}@{name}", f"one of {expected}", _shown(stored.attrs.get(name)))
+    if not isinstance(stored.attrs.get("definition"), str):
+        yield Problem("quantity-says", f"{where}@definition", "a formula", "none")
 
 
 def _decoded_problems(where: str, attributes: h5py.AttributeManager, unit: str) -> Iterator[Problem]:

@@ -117,6 +117,16 @@ _CONTENTS = (
     Rule("variable-type", ERROR, "A variable MUST have the type that the table gives, in either byte order."),
     Rule("variable-fill", ERROR, "A variable MUST NOT have an attribute `_FillValue`."),
     Rule(
+        "quantity-dims",
+        ERROR,
+        "A quantity MUST lie over `step`, or over `step` and `tensor`, `layer`, `sample`, or `layer` and `sample`.",
+    ),
+    Rule(
+        "quantity-says",
+        WARNING,
+        "A quantity SHOULD carry `against` and `curve`, each one of the words for it, and `definition`.",
+    ),
+    Rule(
         "variable-decoded",
         ERROR,
         "A variable MUST NOT have an attribute by which netCDF readers change its values, nor `units` of another kind.",
@@ -154,7 +164,12 @@ _VALUES = (
     Rule("layer-units", ERROR, "`layer_units` MUST lie between 0 and the units of the layer that are stored."),
     Rule("layer-bytes", ERROR, "Layers MUST follow one another along `byte` without a gap, in their packed sizes."),
     Rule("unit-index", ERROR, "`unit_index` MUST increase strictly, below `layer_size`, and be -1 beyond."),
-    Rule("first-row", ERROR, "In the first row changes of weights MUST be NaN, flips, errors and distances 0."),
+    Rule(
+        "first-row",
+        ERROR,
+        "In the first row changes of weights MUST be NaN, flips, errors and distances 0, and quantities against the "
+        "previous observation NaN.",
+    ),
     Rule(
         "delta-value",
         ERROR,

@@ -12,7 +12,7 @@ from typing import Any
 
 import h5py
 from h5py import h5a, h5d, h5g, h5l, h5o, h5r, h5t, h5z
-from regime_proto.schema.layout import BARE_DIMENSION, BY_NAME, MASK, MAX_ENTRY_BYTES, METRIC_PREFIX
+from regime_proto.schema.layout import BARE_DIMENSION, BY_NAME, MASK, MAX_ENTRY_BYTES, METRIC_PREFIX, QUANTITY_PREFIX
 from regime_proto.schema.limits import INFLATION
 from regime_proto.schema.validation.chunks import inflated_bytes, stored_problems
 from regime_proto.schema.validation.rules import Problem
@@ -286,7 +286,7 @@ def _dataset_problems(path: str, dataset: Any, entry_bytes: int, *, opaque: bool
 def is_unwritten_dimension(path: str, dataset: Any) -> bool:
     """Whether a dataset is a dimension without values; no variable is."""
     name = path.rpartition("/")[2]
-    is_variable_here = path == f"/{name}" and (name in BY_NAME or name.startswith(METRIC_PREFIX))
+    is_variable_here = path == f"/{name}" and (name in BY_NAME or name.startswith((METRIC_PREFIX, QUANTITY_PREFIX)))
     if is_variable_here or dataset.rank != 1 or isinstance(dataset.get_type(), h5t.TypeStringID):
         return False
     return _stored_bytes(dataset) == 0 and (text_of(dataset, b"NAME") or "").startswith(BARE_DIMENSION)

@@ -12,7 +12,7 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.flips import FlipCounter
 from regime_proto.schema.header import Array, Layer
 from regime_proto.schema.policy import policy_of
-from regime_proto.schema.reader import read_layers, row_blocks
+from regime_proto.schema.reader import read_layers, read_quantities, row_blocks
 from regime_proto.schema.validation.rules import Problem
 from regime_proto.schema.validation.strings import dataset_bytes, is_variable
 
@@ -38,6 +38,8 @@ def row_problems(file: h5py.File, *, in_run: bool = False) -> Iterator[Problem]:
     """
     is_first = not (in_run and _first_observation(file))
     yield from _delta_problems(file, is_first=is_first)
+    if is_first:
+        yield from _first_quantity_problems(file)
     yield from _flip_problems(file, is_first=is_first)
     yield from _mask_problems(file)
     yield from _digest_problems(file)
@@ -163,6 +165,13 @@ def _delta_problems(file: h5py.File, *, is_first: bool) -> Iterator[Problem]:
                 at = rows.start + int(np.flatnonzero(wrong)[0])
                 yield Problem("delta-value", f"/{name}", "finite numbers from 0", f"others in row {at}")
                 break
+
+
+def _first_quantity_problems(file: h5py.File) -> Iterator[Problem]:
+    for quantity in read_quantities(file):
+        name = quantity.variable.name
+        if quantity.against == "previous" and not np.isnan(file[name][0]).all():
+            yield Problem("first-row", f"/{name}", "NaN in the first row", "numbers")
 
 
 def _flip_problems(file: h5py.File, *, is_first: bool) -> Iterator[Problem]:

@@ -1,0 +1,218 @@
+"""What a quantity is: a record that says what it means, what it needs, and how it is computed.
+
+Adding one takes one module with such a record and an entry in the group ``regime_proto.quantities``; the file, the
+curves, the export and the report follow from the record.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regime_proto.schema import layout
+from regime_proto.schema.header import Layer
+
+Array = NDArray[Any]
+
+WEIGHTS = "weights"
+MASKS = "masks"
+NEEDS = (WEIGHTS, MASKS)
+"""What a quantity may be computed from."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a quantity sees of one state.
+
+    Parameters
+    ----------
+    weights : mapping of str to array
+        The trainable tensors, in the order and under the names of the trajectory. Read only, and of any float type.
+    masks : (sample, byte) uint8, optional
+        Packed masks, 8 units per byte, first unit in the highest bit; None for a quantity that does not need them.
+    """
+
+    weights: Mapping[str, Array]
+    masks: Array | None = None
+
+
+@dataclass(frozen=True)
+class OutputUnits:
+    """How the units that a weight leads to lie in it.
+
+    Parameters
+    ----------
+    axis : int
+        The axis of the weight that counts them.
+    bias : str, optional
+        The trainable tensor that is added to them, one element a unit.
+    """
+
+    axis: int
+    bias: str | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is the same for all states of a run.
+
+    Parameters
+    ----------
+    tensors : mapping of str to tuple of int
+        Shapes of the trainable tensors, in the order of the trajectory.
+    layers : tuple of Layer
+        The tracked gates, in execution order.
+    layer_units : (layer, sample) int64
+        Units that count.
+    output_units : mapping of str to OutputUnits
+        Those of tensors that have two axes or more.
+    """
+
+    tensors: Mapping[str, tuple[int, ...]]
+    layers: tuple[Layer, ...]
+    layer_units: Array
+    output_units: Mapping[str, OutputUnits] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """Probe samples."""
+        return int(self.layer_units.shape[1])
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Lengths of the dimensions that a quantity may have."""
+        return {layout.TENSOR: len(self.tensors), layout.LAYER: len(self.layers), layout.SAMPLE: self.samples}
+
+
+Compute = Callable[[State, State | None, Network], Any]
+"""From the current state, the one that it is held against, and the network, to an array over the quantity's `dims`."""
+
+Term = Callable[[Any, Any], Any]
+"""From a block of a tensor and the same block of the state that it is held against, None where there is none, to values
+whose sum over the whole tensor is wanted. Blocks are float64 arrays of NumPy, or tensors of torch where the weights are on
+a GPU: operators and `abs` work on both."""
+
+
+def _unchanged(sums: Array) -> Array:
+    return sums
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """One quantity.
+
+    It is given either `compute`, or, where it is a function of sums over the elements of each tensor, `term`, which
+    needs no more memory than a block, runs on a GPU, and adds up over processes that hold parts of the weights.
+
+    Parameters
+    ----------
+    name : str
+        Of small ASCII letters, digits and underscores, for example ``weight_norm_l2``.
+    dims : tuple of str
+        What it has a value for at every step: nothing, ``("tensor",)``, ``("layer",)``, ``("sample",)`` or
+        ``("layer", "sample")``.
+    meaning : str
+        One line, written into files as ``long_name``.
+    definition : str
+        The formula, in plain text.
+    unit : str
+        UDUNITS-style; ``"1"`` for a pure number.
+    against : {"", "previous", "first"}
+        The observation that the current one is held against. Where there is none before it, the row is NaN.
+    needs : tuple of str
+        Out of `NEEDS`.
+    compute : callable, optional
+        See `Compute`. It is called by several threads at once, and must not change what it is given.
+    term : callable, optional
+        See `Term`; `dims` are then ``("tensor",)``.
+    host_sums : callable, optional
+        A faster way to the sums of `term` for arrays of the host: from the weights, those that they are held against and
+        the names of the tensors to (tensor,) float64.
+    finish : callable
+        From the sums of `term`, (tensor,) float64, to the values.
+    curve : {"mean", "sum", "root_sum_squares", "min", "max"}
+        How the values of one step become one number for a curve; NaN is left out.
+    cost : str
+        What it takes per observation, in words.
+    source : str
+        Paper and equation, or who else measures it.
+
+    Raises
+    ------
+    ValueError
+        The record contradicts itself.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    meaning: str
+    definition: str
+    unit: str = "1"
+    against: str = ""
+    needs: tuple[str, ...] = (WEIGHTS,)
+    compute: Compute | None = None
+    term: Term | None = None
+    host_sums: Callable[[Mapping[str, Array], Any, Sequence[str]], Array] | None = None
+    finish: Callable[[Array], Array] = _unchanged
+    curve: str = "mean"
+    cost: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for what, value, expected in (
+            ("dims", self.dims, layout.QUANTITY_DIMENSIONS),
+            ("against", self.against, ("", "previous", "first")),
+            ("curve", self.curve, layout.CURVES),
+        ):
+            if value not in expected:
+                raise ValueError(f"quantity {self.name!r}: {what} is {value!r}, expected one of {expected}")
+        if not re.fullmatch("[a-z][a-z0-9_]*", self.name):
+            raise ValueError(f"quantity {self.name!r}: expected a name of small letters, digits and underscores")
+        if not self.needs or not set(self.needs) <= set(NEEDS):
+            raise ValueError(f"quantity {self.name!r}: needs {self.needs!r}, expected some of {NEEDS}")
+        if self.term is not None and (self.compute is not None or self.dims != (layout.TENSOR,)):
+            raise ValueError(f"quantity {self.name!r}: a term stands in place of compute, and gives a value per tensor")
+        if layout.means_time(self.unit):
+            raise ValueError(f"quantity {self.name!r}: the unit {self.unit!r} would be decoded as a time")
+
+    @property
+    def stored(self) -> layout.Quantity:
+        """What a file says of it."""
+        return layout.Quantity(
+            self.name, self.dims, self.unit, self.meaning, self.against, self.definition, self.curve
+        )
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether every trajectory holds it: weight deltas and flips, which the engine itself measures."""
+        return self.compute is None and self.term is None
+
+
+def sums_of(
+    quantity: Quantity, weights: Mapping[str, Array], other: Mapping[str, Array] | None, names: Sequence[str]
+) -> Array:
+    """Return the sums of a quantity's term over every tensor, (tensor,) float64."""
+    if quantity.host_sums is not None:
+        return quantity.host_sums(weights, other, names)
+    assert quantity.term is not None  # noqa: S101
+    term = quantity.term
+    return np.array([_term_sum(term, weights[name], None if other is None else other[name]) for name in names])
+
+
+# A block and what the term makes of it stay in the cache.
+_BLOCK = 131_072
+
+
+def _term_sum(term: Term, values: Array, other: Array | None) -> float:
+    values, other = values.reshape(-1), None if other is None else other.reshape(-1)
+    total = 0.0
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        for start in range(0, values.size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            wide = values[block].astype(np.float64)
+            against = None if other is None else other[block].astype(np.float64)
+            total += float(np.sum(term(wide, against), dtype=np.float64))
+    return total

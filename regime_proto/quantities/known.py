@@ -1,0 +1,86 @@
+"""Finds the quantities, built in or third-party, through the entry-point group ``regime_proto.quantities``."""
+
+import warnings
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import entry_points
+
+from regime_proto.quantities.base import MASKS, WEIGHTS, Quantity
+from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.schema.layout import BY_NAME, WEIGHT_DISTANCE
+from regime_proto.schema.nearest import did_you_mean
+
+GROUP = "regime_proto.quantities"
+
+GROUPS = {
+    "all": lambda _: True,
+    WEIGHTS: lambda quantity: quantity.needs == (WEIGHTS,),
+    MASKS: lambda quantity: quantity.needs == (MASKS,),
+}
+"""Words that stand for several quantities at once."""
+
+
+@cache
+def known_quantities() -> dict[str, Quantity]:
+    """Return the quantities by name. One that cannot be used is left out, with a warning."""
+    found: dict[str, Quantity] = {}
+    # Those of this distribution first, so that nobody takes the place of one by its name.
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (not _is_ours(entry.value), entry.name)):
+        try:
+            quantity = entry.load()
+            _check(quantity, found, is_ours=_is_ours(entry.value))
+            found[quantity.name] = quantity
+        except Exception as error:
+            warnings.warn(
+                f"quantity {entry.name!r} ({entry.value}) is left out: {type(error).__name__}: {error}",
+                RegimeWarning,
+                stacklevel=2,
+            )
+    return found
+
+
+def _is_ours(value: str) -> bool:
+    return value.startswith("regime_proto.")
+
+
+def _check(quantity: object, found: dict[str, Quantity], *, is_ours: bool) -> None:
+    if not isinstance(quantity, Quantity):
+        raise TypeError(f"expected a regime_proto.quantities.base.Quantity, found {type(quantity).__name__}")
+    if quantity.name in GROUPS or quantity.name in found or (not is_ours and quantity.name in BY_NAME):
+        raise ValueError(f"the name {quantity.name!r} is taken")
+    if not is_ours and quantity.is_built_in:
+        raise ValueError("expected compute or term")
+
+
+def asked_for(measure: str | Iterable[str], *, distance: bool) -> tuple[str, ...]:
+    """Return the names in ``measure=``, with the one that ``distance=True`` stands for."""
+    names = (measure,) if isinstance(measure, str) else tuple(measure)
+    return (*names, WEIGHT_DISTANCE.name) if distance else names
+
+
+def choose(names: Iterable[str]) -> tuple[Quantity, ...]:
+    """Return the quantities of these names, without those that every trajectory holds.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Names of quantities, or of `GROUPS`.
+
+    Raises
+    ------
+    RegimeError
+        There is none of that name.
+    """
+    known = known_quantities()
+    chosen: set[str] = set()
+    for name in names:
+        if name in GROUPS:
+            chosen |= {quantity.name for quantity in known.values() if GROUPS[name](quantity)}
+        elif name in known:
+            chosen.add(name)
+        else:
+            words = [*known, *GROUPS]
+            raise RegimeError(
+                f"--measure {name!r}: no such quantity{did_you_mean(name, words)}; `regime quantities` lists all"
+            )
+    return tuple(quantity for quantity in known.values() if quantity.name in chosen and not quantity.is_built_in)

@@ -1,0 +1,108 @@
+"""Computes the chosen quantities of one state after the other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from regime_proto.quantities.base import MASKS, Array, Network, Quantity, State, sums_of
+from regime_proto.schema.errors import RegimeError
+
+
+@dataclass(frozen=True)
+class Measures:
+    """The quantities that are measured of a run.
+
+    Parameters
+    ----------
+    quantities : tuple of Quantity
+    network : Network
+    """
+
+    quantities: tuple[Quantity, ...]
+    network: Network
+
+    @property
+    def keep_first(self) -> bool:
+        """Whether a state is held against the first one, of which a copy is needed."""
+        return any(quantity.against == "first" for quantity in self.quantities)
+
+    @property
+    def keep_first_masks(self) -> bool:
+        """Whether the masks of the first state are needed too."""
+        return any(quantity.against == "first" and MASKS in quantity.needs for quantity in self.quantities)
+
+    def row(self, current: State, previous: State | None, first: State | None, where: str) -> dict[str, Array]:
+        """Return the values of one observation by quantity.
+
+        Parameters
+        ----------
+        current : State
+        previous : State, optional
+            None where nothing precedes, or where that is not known.
+        first : State, optional
+            None where no quantity needs it.
+        where : str
+            Named in errors.
+
+        Raises
+        ------
+        RegimeError
+            A quantity fails; names it.
+        """
+        others = {"": None, "previous": previous, "first": first}
+        return {
+            quantity.name: self.values(quantity, current, others[quantity.against], where)
+            for quantity in self.quantities
+        }
+
+    def values(self, quantity: Quantity, current: State, other: State | None, where: str) -> Array:
+        """Return the values of one quantity; NaN where there is nothing to hold the state against."""
+        if quantity.against and other is None:
+            return self.unknown(quantity)
+        try:
+            if quantity.term is not None:
+                held = None if other is None else other.weights
+                found = quantity.finish(sums_of(quantity, current.weights, held, list(self.network.tensors)))
+            else:
+                assert quantity.compute is not None  # noqa: S101
+                found = quantity.compute(current, other, self.network)
+        except Exception as error:
+            # The author of a quantity may be anybody.
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise RegimeError(f"{where}: {_fails(quantity)} ({reason})") from error
+        return self.checked(quantity, found, where)
+
+    def checked(self, quantity: Quantity, found: object, where: str) -> Array:
+        """Return what a quantity came to as the array that is stored.
+
+        Raises
+        ------
+        RegimeError
+            It has another shape, or holds no numbers.
+        """
+        try:
+            values = np.asarray(found, np.float64)
+        except (TypeError, ValueError):
+            raise RegimeError(f"{where}: {_fails(quantity)} (it gives no numbers)") from None
+        if values.shape != self.shape(quantity):
+            expected = f"{list(self.shape(quantity))}, for ({', '.join(quantity.dims)})"
+            raise RegimeError(f"{where}: {_fails(quantity)} (it gives an array of {list(values.shape)}, not {expected})")
+        return values
+
+    def shape(self, quantity: Quantity) -> tuple[int, ...]:
+        """Return the shape of the values of one observation."""
+        return tuple(self.network.sizes[name] for name in quantity.dims)
+
+    def unknown(self, quantity: Quantity) -> Array:
+        """Return the values where the quantity is not known."""
+        return np.full(self.shape(quantity), np.nan)
+
+
+def _fails(quantity: Quantity) -> str:
+    return f"quantity {quantity.name} fails; leave it out of --measure, or mend what computes it"
+
+
+def stored_bytes(quantities: Sequence[Quantity], sizes: dict[str, int]) -> int:
+    """Return the bytes of one observation of some quantities, uncompressed."""
+    return 8 * sum(int(np.prod([sizes[name] for name in quantity.dims])) for quantity in quantities)
