@@ -87,9 +87,12 @@ def _say_skipped(found: "Source", messages: Messages) -> None:
 def _planned(source: Path, messages: Messages, conversion: dict[str, Any]) -> "Plan":
     """Return what is to be converted, and say what is left out."""
     from regime_proto.plan import make_plan
+    from regime_proto.quantities.known import asked_for
 
-    what = ("model", "probe", "probe_text", "steps", "every", "gates", "sample_units", "sample_seed", "distance")
-    plan = make_plan(source, reading=reading_of(conversion), **{name: conversion[name] for name in what})
+    what = ("model", "probe", "probe_text", "steps", "every", "gates", "sample_units", "sample_seed")
+    measure = asked_for(conversion["measure"], distance=conversion["distance"])
+    given = {name: conversion[name] for name in what}
+    plan = make_plan(source, reading=reading_of(conversion), measure=measure, **given)
     _say_skipped(plan.source, messages)
     return plan
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import rich_click as click
 from click.exceptions import Exit
-from regime_proto.cli import checking, exchange, measuring, reporting
+from regime_proto.cli import checking, exchange, measuring, quantities, reporting
 from regime_proto.cli.command import usage_line
 from regime_proto.cli.console import is_plain, show_error
 from regime_proto.cli.interruption import TYPED
@@ -103,6 +103,7 @@ for command in (
     measuring.inspect,
     measuring.demo,
     checking.check,
+    quantities.quantities,
     reporting.compare,
     reporting.plot,
     reporting.report,

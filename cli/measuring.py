@@ -350,7 +350,7 @@ def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[s
             "from a trajectory; run `regime analyze DIR --every K`"
         )
     names = (
-        "model", "probe", "probe_text", "gates", "sample_units", "workers", "distance",
+        "model", "probe", "probe_text", "gates", "sample_units", "workers", "measure", "distance",
         "adapter", "step_pattern", "weights", "keep_downloads",
     )  # fmt: skip
     given = [name.replace("_", "-") for name in names if conversion[name] not in (None, (), False)]

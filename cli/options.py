@@ -195,10 +195,13 @@ conversion = _all(
         help="What the trajectory carries for others: the program, or the probe too.",
     ),
     click.option(
-        "--distance",
-        is_flag=True,
-        help="Keep the distance of the weights from the first checkpoint too; one more state in memory.",
+        "--measure",
+        multiple=True,
+        metavar="NAME",
+        help="Measure a quantity beside weight and pattern changes: a name that `regime quantities` lists, or all, "
+        "weights, masks. May be repeated.",
     ),
+    click.option("--distance", is_flag=True, help="The same as --measure weight_distance_l2."),
     click.option(
         "--note",
         "notes",

@@ -83,7 +83,7 @@ def analysis(result: Result, *, all_layers: bool) -> Group:
     """Return the report of one analysis."""
     return Group(
         _title(result), "", _numbers(result), Text(verdict(result)), "", _curves(result), "", _thresholds(result), "",
-        _layers(result, all_layers=all_layers),
+        _layers(result, all_layers=all_layers), *(["", _quantities(result)] if result.quantities else []),
     )  # fmt: skip
 
 
@@ -182,6 +182,14 @@ def _layers(result: Result, *, all_layers: bool) -> Table:
     _add_layers(table, known[:SHOWN_LAYERS], "largest")
     table.add_row(Text(f"… {len(layers) - 2 * SHOWN_LAYERS} more, -v shows all", style="dim"))
     _add_layers(table, known[-SHOWN_LAYERS:], "smallest")
+    return table
+
+
+def _quantities(result: Result) -> Table:
+    table = plain_table("quantity", ("first", "right"), ("last", "right"), ("unit", "left"))
+    for name, quantity in result.quantities.items():
+        unit = "" if quantity.unit == "1" else quantity.unit
+        table.add_row(name, number(quantity.first, ".3g"), number(quantity.last, ".3g"), unit)
     return table
 
 

@@ -443,8 +443,8 @@ def _require_kept(plan: Plan, output: Path, existing: Header, policy: MaskPolicy
     missing = [quantity.name for quantity in plan.quantities if not existing.holds(quantity.name)]
     if missing:
         raise RegimeError(
-            f"{output}: exists, but holds no {', '.join(missing)}; to add what is missing, all checkpoints must be read "
-            "again: pass --overwrite"
+            f"{output}: exists, but holds no {', '.join(missing)}; to add that, all checkpoints must be read again: "
+            "pass --overwrite"
         )
 
 

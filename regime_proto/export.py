@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, BinaryIO
 
 import h5netcdf
@@ -12,7 +12,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from regime_proto.analyzer.derived import EACH
+from regime_proto.analyzer.quantity_curves import labels_of
 from regime_proto.analyzer.result import Result
+from regime_proto.schema.layout import QUANTITY_PREFIX
 from regime_proto.text import csv_cell, printable
 
 SERIES = {
@@ -48,13 +51,16 @@ _NUMBERS = (
 def write_csv(result: Result, file: BinaryIO) -> None:
     """Write one row per series, step and layer (RFC 4180, in UTF-8, with LF at the end of a row).
 
-    Series of the whole network have an empty layer; an undefined value is empty. Names that a spreadsheet would take
-    for a formula begin with an apostrophe.
+    Series of the whole network have an empty layer; an undefined value is empty. A quantity is a series of its own
+    name, whose values stand under ``change``, and its tensors, layers or samples under ``layer``. Names that a
+    spreadsheet would take for a formula begin with an apostrophe.
     """
     writer = csv.writer(_Rows(file), lineterminator=_Rows.END)
     writer.writerow(COLUMNS)
     for series in SERIES:
         writer.writerows(_rows(result.curves, series))
+    for name in result.quantities:
+        writer.writerows(_quantity_rows(result.curves, name))
 
 
 def write_json(result: Result, file: BinaryIO) -> None:
@@ -75,8 +81,8 @@ def write_netcdf(result: Result, file: BinaryIO) -> None:
     content = io.BytesIO()
     with h5netcdf.File(content, "w") as target:
         target.dimensions = dict(result.curves.sizes)
-        for name in _present(result.curves):
-            _create_variable(target, result.curves[name], _MEANINGS[name])
+        for name, meaning in _present(result.curves).items():
+            _create_variable(target, result.curves[name], meaning)
         found = {name: getattr(result, name) for name in _NUMBERS}
         target.attrs.update({name: _attribute(value) for name, value in found.items() if value is not None})
     file.write(content.getbuffer())
@@ -89,8 +95,15 @@ FORMATS: dict[str, Callable[[Result, BinaryIO], None]] = {
 }
 
 
-def _present(curves: xr.Dataset) -> list[str]:
-    return [name for name in _MEANINGS if name in curves]
+def _present(curves: xr.Dataset) -> dict[str, str]:
+    """Return the variables of a result, and what each means."""
+    quantities = {name: str(curves[name].attrs["long_name"]) for name in curves.data_vars if _is_quantity(name)}
+    meanings = _MEANINGS | ({"tensor": "trainable tensor"} if "tensor" in curves else {})
+    return {name: meaning for name, meaning in meanings.items() if name in curves} | quantities
+
+
+def _is_quantity(name: Hashable) -> bool:
+    return str(name).startswith(QUANTITY_PREFIX)
 
 
 class _Rows:
@@ -115,6 +128,20 @@ def _rows(curves: xr.Dataset, series: str) -> Iterator[tuple[Any, ...]]:
     for step, values in zip(curves["step"].to_numpy(), stages, strict=True):
         for layer, numbers in zip(layers, _plain(np.atleast_2d(values)), strict=True):
             yield (step, series, csv_cell(layer), *numbers)
+
+
+def _quantity_rows(curves: xr.Dataset, name: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of one quantity; nothing of it is smoothed."""
+    variable = f"{QUANTITY_PREFIX}{name}"
+    steps, empty = curves["step"].to_numpy(), ("",) * (len(STAGES) - 1)
+    for step, value in zip(steps, _plain(curves[variable].to_numpy()), strict=True):
+        yield (step, name, "", value, *empty)
+    each = curves.get(f"{variable}{EACH}")
+    if each is not None:
+        labels = labels_of(curves, str(each.dims[1]))
+        for step, values in zip(steps, each.to_numpy(), strict=True):
+            for label, value in zip(labels, _plain(values), strict=True):
+                yield (step, name, csv_cell(label), value, *empty)
 
 
 def _plain(values: NDArray[Any]) -> list[Any]:

@@ -216,6 +216,7 @@ def make_plan(
         raise RegimeError(f"--sample-units {sample_units}: expected 2 or more")
     # A single pattern is a sequence of letters, which nobody means.
     gates = (gates,) if isinstance(gates, str) else gates
+    quantities = choose((measure,) if isinstance(measure, str) else measure)
     source = open_directory(root, reading).select(steps, every)
     probe = _find_probe(root, probe if probe_text is None else _tokenized(probe_text, probe, source))
     program, bound = load_program(root, model=model, probe=probe, source=source)
@@ -233,7 +234,7 @@ def make_plan(
         sample_units,
         sample_seed,
         reading.weights,
-        choose((measure,) if isinstance(measure, str) else measure),
+        quantities,
     )
 
 

@@ -22,9 +22,12 @@ from regime_proto.conversion import run_plan
 from regime_proto.engine.deltas import KeptWeights
 from regime_proto.following import grown_plan
 from regime_proto.plan import make_plan
+from regime_proto.quantities.known import choose
+from regime_proto.quantities.measuring import term_columns
 from regime_proto.recording.start import read_start, start_path, write_start
 
 STATES = 8
+TERMS = [quantity for quantity in choose(["weights"]) if quantity.term is not None]
 
 
 def by_definition(states, names):
@@ -72,7 +75,7 @@ def test_none_are_kept_that_nobody_asked_for(mlp_run, tmp_path):
 
 
 def test_they_are_counted_in_what_is_foreseen(mlp_run):
-    bare, plan = make_plan(mlp_run), make_plan(mlp_run, distance=True)
+    bare, plan = make_plan(mlp_run), make_plan(mlp_run, measure=["weight_distance_l2"])
     assert plan.predicted_memory_bytes(2) == bare.predicted_memory_bytes(2) + bare.state_bytes
     masks = plan.mask_policy("all")
     extra = plan.predicted_file_bytes(masks) - bare.predicted_file_bytes(masks)
@@ -91,10 +94,10 @@ def test_on_the_host_and_on_a_device(dtype, device):
         for _ in range(3)
     ]
     given = copy.deepcopy(states)
-    meter = meter_of(made, {"x": quarters((7, 300), 1)}, given[0], device=device, distance=True)
+    meter = meter_of(made, {"x": quarters((7, 300), 1)}, given[0], device=device, measured=choose(["weight_distance_l2"]))
     # The first state is kept as it was, whatever becomes of the memory that it was read from.
     given[0]["w"][...] = 0
-    observed = [observation.weight_distance_l2 for observation in observe(meter, *states)]
+    observed = [observation.quantities["weight_distance_l2"] for observation in observe(meter, *states)]
     wide = [{name: array.astype(np.float64) for name, array in state.items()} for state in states]
     expected = [[np.sqrt(np.sum((state[name] - wide[0][name]) ** 2)) for name in ("w", "v")] for state in wide]
     # Differences are formed in float32 where that is the wider type.
@@ -353,7 +356,7 @@ def test_a_first_state_that_is_no_number_ends_the_recording_and_not_the_training
     broken["0.weight"][0, 0] = float("inf")
     with pytest.warns(RegimeWarning) as warned:
         path = record([broken, *states[1:]], range(4), tmp_path / "run.h5")
-    assert "recording has stopped, training goes on: step 0 holds NaN or Inf, and no distance" in str(warned[0].message)
+    assert "recording has stopped, training goes on: step 0 holds NaN or Inf, so later states" in str(warned[0].message)
     assert not path.exists()
     assert not segments_folder(path).exists()
 
@@ -367,11 +370,18 @@ def test_the_path_of_a_gpu_measures_the_same():
         host, there = KeptWeights(names), DeviceWeights()
         for step in range(4):
             weights = tensors_of(made)
-            found = there.change([weights[name] for name in names], begins=step == 1).numpy()
-            expected = host.change({name: array_of(weights[name]) for name in names}, begins=step == 1)
-            np.testing.assert_allclose(np.delete(found, SIZE, axis=1), expected, rtol=1e-6)
-            assert expected.shape == (len(names), 3 if step else 2)
-            assert bool(expected[:, 2:].any()) == (step > 1)
+            tensors, arrays = [weights[name] for name in names], {name: array_of(weights[name]) for name in names}
+            if step == 1:
+                there.begin(tensors)
+                host.begin(arrays)
+            others = {"previous": host.previous, "first": host.first}
+            expected = term_columns(TERMS, arrays, others, names)
+            np.testing.assert_allclose(there.terms(TERMS, tensors).numpy(), expected, rtol=1e-6)
+            assert np.isnan(expected).any(axis=0).tolist() == [
+                {"": False, "previous": step < 1, "first": step < 1}[quantity.against] for quantity in TERMS
+            ]
+            found = there.change(tensors).numpy()
+            np.testing.assert_allclose(np.delete(found, SIZE, axis=1), host.change(arrays), rtol=1e-6)
             with torch.no_grad():
                 for parameter in made.parameters():
                     parameter += 0.1 * torch.randn(parameter.shape).to(parameter.dtype)

@@ -1,6 +1,7 @@
 """Measures a torch module in training with torch itself, where the model is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,10 @@ from torch import nn
 from regime_proto.engine.deltas import KeptWeights
 from regime_proto.engine.measure import Meter
 from regime_proto.engine.noise import SEED, noise_of
+from regime_proto.quantities.known import choose
+from regime_proto.quantities.measuring import Measures, term_columns
 from regime_proto.recording.live import Measurement, Pending, is_finite
+from regime_proto.recording.quantified import WHERE, Quantified
 from regime_proto.source import Array
 
 
@@ -42,9 +46,15 @@ class TorchEngine:
     ) -> None:
         self.name = f"torch {torch.__version__}"
         self._model = model
-        needed = () if masks is None else masks.weights
-        self._names, self._needed = parts.agreed((list(names), needed))
+        measures = None if meter is None else meter.measures
+        needed = set() if masks is None else set(masks.weights)
+        if measures is not None and measures.computed.quantities:
+            needed |= set(names)
+        chosen = () if measures is None else tuple(one.name for one in measures.terms)
+        self._names, self._needed, chosen = parts.agreed((list(names), needed, chosen))
+        self._terms = choose(chosen)
         self._parts = parts
+        self._held = None if measures is None else _Held(Quantified(measures.computed), measures, self._names)
         self._meter = meter
         self._masks = masks
         weights = parts.weights(model)
@@ -61,21 +71,23 @@ class TorchEngine:
         """See `Engine`; each process has its part of sharded weights only, and none has them whole."""
         if self.collective:
             return {}
-        there = zip(self._names, self._kept_there.start, strict=True) if self._kept_there.start else ()
-        return {**self._kept.start, **{name: array_of(tensor) for name, tensor in there}}
+        there = zip(self._names, self._kept_there.first, strict=True) if self._kept_there.first else ()
+        return {**self._kept.first, **{name: array_of(tensor) for name, tensor in there}}
 
     @start.setter
     def start(self, start: Mapping[str, Array]) -> None:
         if self.collective:
             raise RegimeError(
-                "distance=True: the weights are spread over processes now, and the first state that was kept is whole; "
-                "a recording with distances can only be gone on with as it began: record into another output"
+                "the weights are spread over processes now, and the first state that was kept is whole; a recording "
+                "with quantities against the first state can only be resumed as it began: record into another output"
             )
+        if self._held is not None:
+            self._held.first = dict(start)
         if self._device.type == "cpu":
-            self._kept.start = start
+            self._kept.first = start
             return
         weights = self._current()
-        self._kept_there.start = [torch.from_numpy(start[name]).to(weights[name]) for name in self._names]
+        self._kept_there.first = [torch.from_numpy(start[name]).to(weights[name]) for name in self._names]
 
     def measure(self, model: object, *, begins: bool = False) -> Pending:
         """See `Engine`."""
@@ -114,25 +126,48 @@ class TorchEngine:
 
     def _on_host(self, weights: Mapping[str, torch.Tensor], *, begins: bool = False) -> Pending:
         arrays = {name: array_of(self._parts.local(weights[name])) for name in self._names}
-        sums = self._kept.change(arrays, begins=begins)
+        if begins:
+            self._kept.begin(arrays)
+        others = {"previous": self._kept.previous, "first": self._kept.first}
+        columns, problem = self._columns(lambda: term_columns(self._terms, arrays, others, self._names))
+        sums = np.concatenate([self._kept.change(arrays), columns], axis=1)
         finite = is_finite(arrays, self._names, sums)
         counted = [self._parts.counts(weights[name]) for name in self._names]
         sums, finite = self._parts.total(np.where(np.reshape(counted, (-1, 1)), sums, 0.0), finite)
         weights = self._whole(weights)
-        if self._masks is None:
+        if self._masks is None or self._held is None:
             return _nothing
         masks = self._masks.run(weights)
-        measurement = Measurement(sums, masks.packed(), finite and bool(masks.total.isfinite()))
+        packed = masks.packed()
+        found, why = self._held.row(weights, sums[:, 2:], packed, begins=begins)
+        finite = finite and bool(masks.total.isfinite())
+        measurement = Measurement(sums[:, :2], packed, finite, found, problem or why)
         return lambda: measurement
+
+    def _columns(self, make: Callable[[], Any]) -> tuple[Any, str]:
+        """Return the sums of terms, and why they could not be formed; then they are NaN."""
+        try:
+            return make(), ""
+        except Exception as error:
+            # The author of a quantity may be anybody.
+            names = ", ".join(quantity.name for quantity in self._terms)
+            unknown = np.full((len(self._names), len(self._terms)), np.nan)
+            return unknown, f"one of the quantities {names} fails ({type(error).__name__}: {error})"
 
     def _on_device(self, weights: Mapping[str, torch.Tensor], *, begins: bool = False) -> Pending:
         """Start a measurement; what comes of it is copied while the training goes on."""
-        change = self._kept_there.change([self._parts.local(weights[name]) for name in self._names], begins=begins)
+        local = [self._parts.local(weights[name]) for name in self._names]
+        if begins:
+            self._kept_there.begin(local)
+        columns, problem = self._columns(lambda: self._kept_there.terms(self._terms, local))
+        change = self._kept_there.change(local)
+        change = torch.cat([change, torch.as_tensor(columns, dtype=change.dtype, device=change.device)], dim=1)
         counted = torch.tensor([self._parts.counts(weights[name]) for name in self._names], device=self._device)
         change = self._parts.total_there(torch.where(counted[:, None], change, 0.0))
         weights = self._whole(weights)
-        if self._masks is None:
+        if self._masks is None or self._held is None:
             return _nothing
+        held, current = self._held, self._held.on_host(weights)
         masks = self._masks.run(weights)
         results = [_to_host(tensor) for tensor in (change, masks.packed_there(), masks.total)]
         arrived = None
@@ -145,9 +180,56 @@ class TorchEngine:
                 arrived.synchronize()
             sums, packed, total = (np.asarray(result.numpy()) for result in results)
             finite = bool(np.isfinite(sums[:, SIZE]).all() and np.isfinite(total))
-            return Measurement(np.delete(sums, SIZE, axis=1).astype(np.float64), packed, finite)
+            found, why = held.row(current, sums[:, SIZE + 1 :].astype(np.float64), packed, begins=begins)
+            return Measurement(sums[:, :SIZE].astype(np.float64), packed, finite, found, problem or why)
 
         return wait
+
+
+class _Held:
+    """What the process that records keeps for quantities that need states whole: copies on the host.
+
+    Parameters
+    ----------
+    quantified : Quantified
+        Those quantities.
+    measures : Measures
+        All quantities.
+    names : sequence of str
+        The trainable tensors.
+
+    Attributes
+    ----------
+    first : mapping of str to array
+        The first state; empty where it is not needed.
+    """
+
+    def __init__(self, quantified: Quantified, measures: Measures, names: Sequence[str]) -> None:
+        self._quantified = quantified
+        self._measures = measures
+        self._names = names
+        self._previous: dict[str, Array] = {}
+        self.first: dict[str, Array] = {}
+
+    def on_host(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Any]:
+        """Return the weights as they are now, where quantities need them."""
+        if not self._measures.computed.quantities:
+            return {}
+        return {name: array_of(weights[name]).copy() for name in self._names}
+
+    def row(
+        self, weights: Mapping[str, Any], columns: Array, packed: Array, *, begins: bool
+    ) -> tuple[dict[str, Array], str]:
+        """Return the values of all quantities, and why one could not be computed."""
+        found = self._measures.finished(columns, WHERE)
+        if not self._measures.computed.quantities:
+            return found, ""
+        current = weights if isinstance(next(iter(weights.values())), np.ndarray) else self.on_host(weights)
+        if begins and self._measures.computed.keep_first:
+            self.first = dict(current)
+        computed, why = self._quantified.row(current, self._previous, self.first, packed, begins=begins)
+        self._previous = dict(current)
+        return found | computed, why
 
 
 def _place(tensor: torch.Tensor) -> tuple[torch.device, torch.Size]:

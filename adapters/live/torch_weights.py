@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from regime_proto.quantities.base import Quantity
 from regime_proto.source import Array
 
 HALF = (torch.float16, torch.bfloat16)
@@ -66,57 +67,77 @@ class DeviceWeights:
 
     Attributes
     ----------
-    start : sequence of tensors
-        The state from which distances are measured, a copy of its own; empty where they are not.
+    previous : list of tensors
+        The state of the last call of `change`; empty before the first.
+    first : sequence of tensors
+        The state that later ones are held against, a copy of its own; empty where there is none.
     """
 
     def __init__(self) -> None:
-        self._kept: list[torch.Tensor] = []
-        self.start: Sequence[torch.Tensor] = ()
+        self.previous: list[torch.Tensor] = []
+        self.first: Sequence[torch.Tensor] = ()
 
-    def change(self, weights: Sequence[torch.Tensor], *, begins: bool = False) -> torch.Tensor:
+    def begin(self, weights: Sequence[torch.Tensor]) -> None:
+        """Hold this state and later ones against this one."""
+        self.first = [weight.clone() for weight in weights]
+
+    def terms(self, quantities: Sequence[Quantity], weights: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the sums of some quantities' terms, (tensor, quantity); see `measuring.term_columns`."""
+        wide = _wide(weights[0])
+        others = {"previous": self.previous, "first": self.first}
+        columns = [_term_sums(quantity, weights, others.get(quantity.against, ()), wide) for quantity in quantities]
+        empty = torch.empty((len(weights), 0), dtype=wide, device=weights[0].device)
+        return torch.stack(columns, dim=1) if columns else empty
+
+    def change(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the change since the last call, and keep the state in place of the one before.
 
         Parameters
         ----------
         weights : sequence of tensors
-        begins : bool
-            Measure distances from this state, now and later.
 
         Returns
         -------
-        (tensor, 3) tensor, or (tensor, 4) where distances are measured
-            Σ|Δ| and ΣΔ², NaN the first time; Σ|w|, which is finite if the weights are; Σ(w − w₀)².
+        (tensor, 3) tensor
+            Σ|Δ| and ΣΔ², NaN the first time; Σ|w|, which is finite if the weights are.
         """
-        # There is no float64 on Apple's GPUs.
-        wide = torch.float32 if weights[0].device.type == "mps" else torch.float64
-        if begins:
-            self.start = [weight.clone() for weight in weights]
+        wide = _wide(weights[0])
         columns = [*self._replaced(weights, wide), torch._foreach_norm(list(weights), 1, wide)]
-        if self.start:
-            # One after the other: the differences of all would take as much memory as another state.
-            columns.append([_squares(*pair, wide) for pair in zip(weights, self.start, strict=True)])
         return torch.stack([torch.stack(list(column)) for column in columns], dim=1)
 
     def _replaced(self, weights: Sequence[torch.Tensor], wide: torch.dtype) -> tuple[list[torch.Tensor], ...]:
         """Return Σ|Δ| and ΣΔ² of every tensor."""
-        if not self._kept:
-            self._kept = [weight.clone() for weight in weights]
+        if not self.previous:
+            self.previous = [weight.clone() for weight in weights]
             unknown = torch.full((), torch.nan, dtype=wide, device=weights[0].device)
             return [unknown] * len(weights), [unknown] * len(weights)
         half = {index for index, weight in enumerate(weights) if weight.dtype in HALF}
-        changes = list(self._kept)
+        changes = list(self.previous)
         for index in half:
-            changes[index] = weights[index].float() - self._kept[index].float()
+            changes[index] = weights[index].float() - self.previous[index].float()
         full = [index for index in range(len(weights)) if index not in half]
         if full:
-            torch._foreach_sub_([self._kept[index] for index in full], [weights[index] for index in full])
+            torch._foreach_sub_([self.previous[index] for index in full], [weights[index] for index in full])
         l1, l2 = torch._foreach_norm(changes, 1, wide), torch._foreach_norm(changes, 2, wide)
-        torch._foreach_copy_(self._kept, list(weights))
+        torch._foreach_copy_(self.previous, list(weights))
         return list(l1), [norm.square() for norm in l2]
 
 
-def _squares(weight: torch.Tensor, start: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
-    """Return Σ(w − w₀)² of one tensor."""
-    delta = weight.float() - start.float() if weight.dtype in HALF else weight - start
-    return torch.linalg.vector_norm(delta, dtype=wide).square()
+def _wide(tensor: torch.Tensor) -> torch.dtype:
+    # There is no float64 on Apple's GPUs.
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def _term_sums(
+    quantity: Quantity, weights: Sequence[torch.Tensor], others: Sequence[torch.Tensor], wide: torch.dtype
+) -> torch.Tensor:
+    """Return the sums of a quantity's term over every tensor, one after the other, to hold one widened at a time."""
+    assert quantity.term is not None  # noqa: S101
+    if quantity.against and not others:
+        return torch.full((len(weights),), torch.nan, dtype=wide, device=weights[0].device)
+    held = others if quantity.against else [None] * len(weights)
+    sums = [
+        quantity.term(weight.to(wide), None if other is None else other.to(wide)).sum()
+        for weight, other in zip(weights, held, strict=True)
+    ]
+    return torch.stack(sums)

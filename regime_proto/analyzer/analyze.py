@@ -12,11 +12,12 @@ from regime_proto.analyzer import curves
 from regime_proto.analyzer.areas import area_of, areas
 from regime_proto.analyzer.epochs import from_epochs, observations_per_epoch, with_start
 from regime_proto.analyzer.flatness import describe_flat
+from regime_proto.analyzer.quantity_curves import quantity_curves, summaries
 from regime_proto.analyzer.readings import ALL_READINGS, Reading
 from regime_proto.analyzer.readings import preset as find_preset
 from regime_proto.analyzer.result import LayerResult, Result, Threshold
 from regime_proto.analyzer.selection import restrict
-from regime_proto.analyzer.series import Array, Series, describe_invalid, describe_order, read_series
+from regime_proto.analyzer.series import Array, Series, describe_invalid, describe_order, read_series, usable_intervals
 from regime_proto.analyzer.settled import FEW, settled
 from regime_proto.analyzer.uncertainty import uncertainty
 from regime_proto.dataset import open_trajectory
@@ -98,6 +99,7 @@ def analyze(
         )
     defined = [rho for rho in rhos.values() if math.isfinite(rho)]
     all_steps = chosen["step"].to_numpy()
+    labelled = _curves(trajectory, chosen, series, width, reading)
     strides = np.unique(np.diff(all_steps))
     return Result(
         rho=rhos[reading],
@@ -111,7 +113,8 @@ def analyze(
         window=width,
         thresholds=_thresholds(series, width, reading),
         layers=_layers(chosen, auc_layers),
-        curves=_curves(chosen, series, width, reading),
+        curves=labelled,
+        quantities=summaries(labelled, series, width, reading),
         readings=rhos,
         noise_floor=noise,
         late_pattern_change=late,
@@ -186,7 +189,7 @@ def _layers(trajectory: xr.Dataset, auc_layers: Array) -> tuple[LayerResult, ...
     )
 
 
-def _curves(trajectory: xr.Dataset, series: Series, width: int, reading: Reading) -> xr.Dataset:
+def _curves(whole: xr.Dataset, trajectory: xr.Dataset, series: Series, width: int, reading: Reading) -> xr.Dataset:
     """Label the series; under `valid` ends the intervals without a whole window are NaN."""
     raw = {
         "weight": (("step",), series.weights[reading.weights]),
@@ -206,10 +209,13 @@ def _curves(trajectory: xr.Dataset, series: Series, width: int, reading: Reading
         variables[f"{name}_normalised"] = (dims, normalised)
     if series.distance is not None:
         variables["weight_distance"] = (("step",), series.distance)
+    for curve in quantity_curves(whole, trajectory, usable_intervals(trajectory)):
+        variables[str(curve.name)] = curve
+    coordinates = {"step": series.steps, "layer": trajectory["layer"].to_numpy()}
+    if any("tensor" in getattr(values, "dims", ()) for values in variables.values()):
+        coordinates["tensor"] = trajectory["tensor"].to_numpy()
     return xr.Dataset(
-        variables,
-        coords={"step": series.steps, "layer": trajectory["layer"].to_numpy()},
-        attrs={"window": width, "step_kind": trajectory.attrs["step_kind"]},
+        variables, coords=coordinates, attrs={"window": width, "step_kind": trajectory.attrs["step_kind"]}
     )
 
 

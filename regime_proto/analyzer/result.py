@@ -7,6 +7,7 @@ from typing import Any
 import xarray as xr
 
 from regime_proto.analyzer.distance import Distance, read_distance
+from regime_proto.analyzer.quantity_curves import QuantityResult
 from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.settled import Settled
 from regime_proto.analyzer.uncertainty import Uncertainty
@@ -76,8 +77,9 @@ class Result:
     layers : tuple of LayerResult
         In execution order.
     curves : xarray.Dataset
-        Raw, smoothed and normalised series over ``step`` and ``layer``, and ``weight_distance``, the distance of the
-        weights from their start, where the file has it.
+        Raw, smoothed and normalised series over ``step`` and ``layer``; ``weight_distance``, the distance of the
+        weights from their start, where the file has it; and ``quantity_<name>`` for every quantity, over ``step``, and
+        with ``_each`` behind it by tensor, layer or sample.
     readings : dict of Reading to float
         ρ under every reading.
     noise_floor : float or None
@@ -93,6 +95,8 @@ class Result:
     warnings : tuple of str
     settled : Settled
         Whether the curves have settled by the end of the run.
+    quantities : dict of str to QuantityResult
+        What else was measured, by name.
     """
 
     rho: float
@@ -115,6 +119,7 @@ class Result:
     trajectory: str | None
     warnings: tuple[str, ...]
     settled: Settled = field(default_factory=Settled)
+    quantities: dict[str, QuantityResult] = field(default_factory=dict)
 
     @property
     def distance(self) -> Distance | None:
@@ -151,6 +156,16 @@ class Result:
             "late_pattern_change": finite(self.late_pattern_change),
             "pattern_error": None if self.pattern_error is None else finite(self.pattern_error),
             "distance": None if self.distance is None else {**vars(self.distance), "last": finite(self.distance.last)},
+            "quantities": {
+                name: {
+                    "unit": quantity.unit,
+                    "against": quantity.against,
+                    "first": finite(quantity.first),
+                    "last": finite(quantity.last),
+                    "auc": finite(quantity.auc),
+                }
+                for name, quantity in self.quantities.items()
+            },
             "uncertainty": None if self.uncertainty is None else self.uncertainty.to_json(),
             "trajectory": self.trajectory,
             "warnings": list(self.warnings),

@@ -95,52 +95,50 @@ class KeptWeights:
 
     Attributes
     ----------
-    start : mapping of str to array
-        The state from which distances are measured, a copy of its own; empty where they are not.
+    previous : mapping of str to array
+        The state of the last call of `change`; empty before the first.
+    first : mapping of str to array
+        The state that later ones are held against, a copy of its own; empty where there is none.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
-        self._kept: dict[str, Array] = {}
-        self.start: Mapping[str, Array] = {}
+        self.previous: dict[str, Array] = {}
+        self.first: Mapping[str, Array] = {}
 
-    def change(self, state: Mapping[str, Array], *, begins: bool = False) -> Array:
+    def begin(self, state: Mapping[str, Array]) -> None:
+        """Hold this state and later ones against this one."""
+        self.first = self._copied(state)
+
+    def _copied(self, state: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: np.array(state[name], order="C") for name in self._names}
+
+    def change(self, state: Mapping[str, Array]) -> Array:
         """Return the change since the last call, and keep the state in place of the one before.
 
         Parameters
         ----------
         state : mapping of str to array
             Views of live memory will do: nothing of them is used afterwards.
-        begins : bool
-            Measure distances from this state, now and later.
 
         Returns
         -------
-        (tensor, 2) float64, or (tensor, 3) where distances are measured
-            Σ|Δ| and ΣΔ², NaN the first time; Σ(w − w₀)².
+        (tensor, 2) float64
+            Σ|Δ| and ΣΔ², NaN the first time.
         """
-        if begins:
-            self.start = self._copied(state)
-        apart = state_sums(state, self.start, self._names)[:, 1:] if self.start else np.empty((len(self._names), 0))
-        return np.concatenate([self._replaced(state), apart], axis=1)
-
-    def _copied(self, state: Mapping[str, Array]) -> dict[str, Array]:
-        return {name: np.array(state[name], order="C") for name in self._names}
-
-    def _replaced(self, state: Mapping[str, Array]) -> Array:
-        if not self._kept:
-            self._kept = self._copied(state)
+        if not self.previous:
+            self.previous = self._copied(state)
             return np.full((len(self._names), 2), np.nan)
         sums = np.zeros((len(self._names), 2))
         small = [index for index, name in enumerate(self._names) if 0 < state[name].size <= SMALL]
         if small:
-            arrays, kept = ([side[self._names[index]] for index in small] for side in (state, self._kept))
+            arrays, kept = ([side[self._names[index]] for index in small] for side in (state, self.previous))
             sums[small] = small_sums(arrays, kept)
             for values, previous in zip(arrays, kept, strict=True):
                 np.copyto(previous, values)
         for index, name in enumerate(self._names):
             if state[name].size > SMALL:
-                sums[index] = _replaced(state[name], self._kept[name])
+                sums[index] = _replaced(state[name], self.previous[name])
         return sums
 
 

@@ -1,8 +1,8 @@
 """How far the amplitudes of a layer's output units have moved as a distribution.
 
-arXiv 2410.20119 tracks such a distance; its procedure is not published in detail. This one is ours: the amplitude of an output
-unit is the norm of its incoming weights, its bias among them, and the distance is the 1-Wasserstein distance of the
-amplitudes of one tensor, which for as many units on both sides is the mean difference of the sorted amplitudes.
+arXiv 2410.20119 tracks such a distance; its procedure is not published in detail. This one is ours: the amplitude of an
+output unit is the norm of its incoming weights, its bias among them, and the distance is the 1-Wasserstein distance of
+the amplitudes of one tensor, which for as many units on both sides is the mean difference of the sorted amplitudes.
 """
 
 import numpy as np

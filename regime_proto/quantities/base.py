@@ -91,9 +91,9 @@ Compute = Callable[[State, State | None, Network], Any]
 """From the current state, the one that it is held against, and the network, to an array over the quantity's `dims`."""
 
 Term = Callable[[Any, Any], Any]
-"""From a block of a tensor and the same block of the state that it is held against, None where there is none, to values
-whose sum over the whole tensor is wanted. Blocks are float64 arrays of NumPy, or tensors of torch where the weights are on
-a GPU: operators and `abs` work on both."""
+"""From a block of a tensor and the same block of the state that it is held against, None where there is none, to
+values whose sum over the whole tensor is wanted. Blocks are float64 arrays of NumPy, or tensors of torch where the
+weights are on a GPU: operators and `abs` work on both."""
 
 
 def _unchanged(sums: Array) -> Array:
@@ -129,8 +129,8 @@ class Quantity:
     term : callable, optional
         See `Term`; `dims` are then ``("tensor",)``.
     host_sums : callable, optional
-        A faster way to the sums of `term` for arrays of the host: from the weights, those that they are held against and
-        the names of the tensors to (tensor,) float64.
+        A faster way to the sums of `term` for arrays of the host: from the weights, those that they are held against
+        and the names of the tensors to (tensor,) float64.
     finish : callable
         From the sums of `term`, (tensor,) float64, to the values.
     curve : {"mean", "sum", "root_sum_squares", "min", "max"}
@@ -181,9 +181,7 @@ class Quantity:
     @property
     def stored(self) -> layout.Quantity:
         """What a file says of it."""
-        return layout.Quantity(
-            self.name, self.dims, self.unit, self.meaning, self.against, self.definition, self.curve
-        )
+        return layout.Quantity(self.name, self.dims, self.unit, self.meaning, self.against, self.definition, self.curve)
 
     @property
     def is_built_in(self) -> bool:

@@ -1,11 +1,12 @@
 """Computes the chosen quantities of one state after the other."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from regime_proto.quantities.base import MASKS, Array, Network, Quantity, State, sums_of
+from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError
 
 
@@ -56,6 +57,23 @@ class Measures:
             for quantity in self.quantities
         }
 
+    @property
+    def terms(self) -> tuple[Quantity, ...]:
+        """Those that follow from sums over the elements of each tensor."""
+        return tuple(quantity for quantity in self.quantities if quantity.term is not None)
+
+    @property
+    def computed(self) -> "Measures":
+        """The others, which need states whole."""
+        return replace(self, quantities=tuple(one for one in self.quantities if one.term is None))
+
+    def finished(self, sums: Array, where: str) -> dict[str, Array]:
+        """Return the values of `terms` from their sums, (tensor, quantity) float64."""
+        return {
+            quantity.name: self.checked(quantity, quantity.finish(column), where)
+            for quantity, column in zip(self.terms, sums.T, strict=True)
+        }
+
     def values(self, quantity: Quantity, current: State, other: State | None, where: str) -> Array:
         """Return the values of one quantity; NaN where there is nothing to hold the state against."""
         if quantity.against and other is None:
@@ -87,7 +105,9 @@ class Measures:
             raise RegimeError(f"{where}: {_fails(quantity)} (it gives no numbers)") from None
         if values.shape != self.shape(quantity):
             expected = f"{list(self.shape(quantity))}, for ({', '.join(quantity.dims)})"
-            raise RegimeError(f"{where}: {_fails(quantity)} (it gives an array of {list(values.shape)}, not {expected})")
+            raise RegimeError(
+                f"{where}: {_fails(quantity)} (it gives an array of {list(values.shape)}, not {expected})"
+            )
         return values
 
     def shape(self, quantity: Quantity) -> tuple[int, ...]:
@@ -99,10 +119,36 @@ class Measures:
         return np.full(self.shape(quantity), np.nan)
 
 
+def term_columns(
+    quantities: Sequence[Quantity],
+    current: Mapping[str, Array],
+    others: Mapping[str, Mapping[str, Array]],
+    names: Sequence[str],
+) -> Array:
+    """Return the sums of some quantities' terms, (tensor, quantity) float64.
+
+    Parameters
+    ----------
+    quantities : sequence of Quantity
+        With terms.
+    current : mapping of str to array
+        The weights, or the parts of them that this process holds.
+    others : mapping of str to mappings of str to array
+        ``previous`` and ``first``; empty where not known, which gives NaN.
+    names : sequence of str
+    """
+    columns = np.full((len(names), len(quantities)), np.nan)
+    for column, quantity in zip(columns.T, quantities, strict=True):
+        other = others.get(quantity.against)
+        if not quantity.against or other:
+            column[:] = sums_of(quantity, current, other, names)
+    return columns
+
+
 def _fails(quantity: Quantity) -> str:
     return f"quantity {quantity.name} fails; leave it out of --measure, or mend what computes it"
 
 
-def stored_bytes(quantities: Sequence[Quantity], sizes: dict[str, int]) -> int:
+def stored_bytes(quantities: Sequence[Quantity | layout.Quantity], sizes: dict[str, int]) -> int:
     """Return the bytes of one observation of some quantities, uncompressed."""
     return 8 * sum(int(np.prod([sizes[name] for name in quantity.dims])) for quantity in quantities)

@@ -15,8 +15,7 @@ import numpy as np
 from regime_proto.recording.start import read_start, start_path, write_start
 from regime_proto.schema.errors import RegimeWarning, TrajectoryError
 from regime_proto.schema.header import Header, Observation
-from regime_proto.schema.layout import DISTANCE
-from regime_proto.schema.reader import existing_header, is_present, open_checked, read_header, read_metrics
+from regime_proto.schema.reader import existing_header, open_checked, read_header, read_metrics, read_quantities
 from regime_proto.schema.segments import Segments, check_segments, open_segment
 from regime_proto.schema.writer import TrajectoryWriter
 from regime_proto.source import Array
@@ -51,7 +50,7 @@ class Journal:
         The observations of an earlier run that were taken up: steps, and flips of each layer, None where the change
         towards the observation is not to be used.
     start : list of arrays
-        The first state of that run, where distances are measured from it: the trainable tensors in order.
+        The first state of that run, where later ones are held against it: the trainable tensors in order.
     stopped : str
         Why nothing is written any more; empty while all is well.
     """
@@ -65,7 +64,7 @@ class Journal:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="regime-journal")
         self._waiting: deque[Future[None]] = deque()
         self._resumes: list[str] = []
-        self._has_distance = header.has_distance
+        self._needs_first = {one.name for one in header.quantities if one.against == "first"}
         self.start: list[Array] = []
         self._valid = True
         self.stopped = ""
@@ -78,7 +77,7 @@ class Journal:
         TrajectoryError
             It was made by another program, probe, choice of gates or engine.
         RegimeError
-            Its first state, from which distances are measured, is not there any more.
+            Its first state, which later ones are held against, is not there any more.
         """
         output, paths = self._segments.output, self._segments.paths()
         check_segments(paths)
@@ -105,13 +104,14 @@ class Journal:
         self._writer.add_metrics(*metrics)
         if not self._writer.take_up(output, self._fingerprints()):
             raise TrajectoryError(
-                f"{output}: was recorded by another engine, on another device or with other masks, or distance=True "
-                "was given then or now only; go on with the former, or choose another output"
+                f"{output}: was recorded by another engine, on another device or with other masks or other quantities "
+                "(measure=); go on with the former, or choose another output"
             )
         self._writer.flush()
 
     def _read_past(self, file: h5py.File) -> None:
-        if self._has_distance and is_present(file, DISTANCE) and not self.past:
+        held = {quantity.name for quantity in read_quantities(file)}
+        if self._needs_first and self._needs_first <= held and not self.past:
             run, step = str(file.attrs["run_id"]), int(file["step"][0])
             self.start = read_start(start_path(self._segments.output), run=run, step=step)
         flips = file["flips"][...].sum(axis=2, dtype=np.int64)

@@ -215,9 +215,10 @@ class Ledger:
         if self._meter.is_sampled:
             errors = flip_fraction_errors(self._meter.layers, self._meter.rows, measurement.packed, before)
         valid = measurement.finite and connected
-        distance = np.sqrt(measurement.sums[:, 2]) if measurement.sums.shape[1] > 2 else None
-        if distance is not None and not self._status.observations and not np.isfinite(distance).all():
-            self._journal.stop(f"step {entry.step} holds NaN or Inf, and no distance can be measured from there")
+        if measurement.problem:
+            self._journal.stop(f"step {entry.step}: {measurement.problem}")
+        elif self._meter.measures.keep_first and not self._status.observations and not measurement.finite:
+            self._journal.stop(f"step {entry.step} holds NaN or Inf, so later states cannot be held against it")
         if not measurement.finite:
             self._broken.append(entry.step)
         entry.observation = Observation(
@@ -229,12 +230,22 @@ class Ledger:
             flips=flips,
             mask=measurement.packed,
             flip_fraction_error=errors,
-            weight_distance_l2=distance,
+            quantities=self._quantities(measurement, is_known=known),
         )
         usable = known and valid and self._valid
         self._packed, self._valid = measurement.packed, valid
         change = pattern_change(flips.sum(axis=1), self._units) if usable else math.nan
         self._tell(entry, float(sums[:, 0].sum() / self._elements) if usable else math.nan, change)
+
+    def _quantities(self, measurement: Measurement, *, is_known: bool) -> dict[str, Array]:
+        """Return what else was measured, without what is against a state that is not the previous observation's."""
+        measures = self._meter.measures
+        return {
+            quantity.name: measures.unknown(quantity)
+            if quantity.against == "previous" and not is_known
+            else measurement.quantities[quantity.name]
+            for quantity in measures.quantities
+        }
 
     def _tell(self, entry: _Entry, weights: float, patterns: float) -> None:
         """Bring the status up to date, and call back."""

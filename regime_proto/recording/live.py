@@ -1,7 +1,7 @@
 """What the recorder needs of a model in training, whatever the framework."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from regime_proto.engine.graph.program import Program
 from regime_proto.engine.masks import pack_masks
 from regime_proto.engine.measure import Meter
 from regime_proto.engine.noise import measure_noise
+from regime_proto.recording.quantified import Quantified
 from regime_proto.source import Array
 
 
@@ -21,17 +22,23 @@ class Measurement:
 
     Parameters
     ----------
-    sums : (tensor, 2 or 3) float64
-        Σ|Δ| and ΣΔ² against the state measured before, NaN for the first; Σ(w − w₀)², where distances are measured.
+    sums : (tensor, 2) float64
+        Σ|Δ| and ΣΔ² against the state measured before, NaN for the first.
     packed : (sample, byte) uint8
         The masks.
     finite : bool
         Whether no weight and no activation was NaN or Inf.
+    quantities : mapping of str to array
+        What else is measured, by name; against the state measured before where it is against the previous one.
+    problem : str
+        Why a quantity could not be measured; empty while all is well.
     """
 
     sums: Array
     packed: Array
     finite: bool
+    quantities: Mapping[str, Array] = field(default_factory=dict)
+    problem: str = ""
 
 
 Pending = Callable[[], Measurement]
@@ -49,7 +56,8 @@ class Engine(Protocol):
     collective: bool
     """Whether other processes take part in every measurement."""
     start: Mapping[str, Array]
-    """The state from which distances are measured, whole and on the host; empty if there is none, or no process has it.
+    """The first state, which later ones are held against, whole and on the host; empty if there is none, or no process
+    has it.
 
     It may be set to that of an earlier run, unless measuring is collective.
     """
@@ -62,7 +70,7 @@ class Engine(Protocol):
         model : object
             The state where it is not part of the model that is followed; None where it is.
         begins : bool
-            Measure distances from this state, now and later.
+            Hold this state and later ones against this one.
         """
 
     def noise(self, model: object) -> Mapping[str, float]:
@@ -119,22 +127,29 @@ class RuntimeEngine:
         self._live = live
         self._names = [tensor.name for tensor in live.program.trainable]
         self._kept = KeptWeights(self._names)
+        self._quantities = Quantified(meter.measures)
 
     @property
     def start(self) -> Mapping[str, Array]:
         """See `Engine`."""
-        return self._kept.start
+        return self._kept.first
 
     @start.setter
     def start(self, start: Mapping[str, Array]) -> None:
-        self._kept.start = start
+        self._kept.first = start
 
     def measure(self, model: object, *, begins: bool = False) -> Pending:
         """See `Engine`."""
         weights = self._live.tensors(model)
-        sums = self._kept.change(weights, begins=begins)
+        if begins:
+            self._kept.begin(weights)
         masks = self._meter.run(weights)
-        measurement = Measurement(sums, pack_masks(masks), masks.finite and is_finite(weights, self._names, sums))
+        packed = pack_masks(masks)
+        current = {name: weights[name] for name in self._names}
+        others = self._quantities.row(current, self._kept.previous, self._kept.first, packed, begins=begins)
+        sums = self._kept.change(weights)
+        finite = masks.finite and is_finite(weights, self._names, sums)
+        measurement = Measurement(sums, packed, finite, *others)
         return lambda: measurement
 
     def noise(self, model: object) -> Mapping[str, float]:

@@ -14,6 +14,8 @@ from regime_proto.engine.measure import Meter
 from regime_proto.plan import STORED_BIT_PER_BIT
 from regime_proto.probe import Probe, as_probe, probe_sha256
 from regime_proto.provenance import embedded_files, header_of, provenance
+from regime_proto.quantities.known import asked_for, choose
+from regime_proto.quantities.measuring import stored_bytes
 from regime_proto.recording.journal import Journal
 from regime_proto.recording.ledger import Callback, Ledger
 from regime_proto.recording.live import Engine, LiveModel, RuntimeEngine
@@ -50,6 +52,7 @@ def record(
     sample_seed: int = 0,
     masks: str = "auto",
     embed: str = "program",
+    measure: str | Sequence[str] = (),
     distance: bool = False,
     notes: Mapping[str, object] | None = None,
     batches_per_epoch: float | None = None,
@@ -88,10 +91,13 @@ def record(
     masks : str
         Which observations keep their masks: ``all``, ``every=N``, ``none``, or ``auto``: as many, evenly spaced, as
         keep 100,000 observations below 2 GB.
+    measure : str or sequence of str
+        Quantities to measure beside weight deltas and flips, as in `regime_proto.convert`. Those against the first
+        observation take one more copy of the weights in memory, and one beside the output, ``NAME.h5.start.npz``, to
+        resume with. Sharded weights are not written there, so recordings of them with such quantities cannot be
+        resumed. Those that need tensors whole (`regime quantities`) are computed on the host.
     distance : bool
-        Record how far the weights are from those of the first observation, ``weight_distance_l2``: one more copy of
-        the weights in memory, and one beside the output, ``NAME.h5.start.npz``, to go on with. Sharded weights are not
-        written there, and a recording of them cannot be gone on with.
+        The same as ``measure="weight_distance_l2"``, for older scripts.
     notes : mapping of str to str, int, float or bool, optional
         As in `regime_proto.convert`.
     batches_per_epoch : float, optional
@@ -132,12 +138,14 @@ def record(
     taken = as_notes(notes or {})
     if engine not in ENGINES:
         raise RegimeError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    chosen_quantities = choose(asked_for(measure, distance=distance))
+    keep_first = any(quantity.against == "first" for quantity in chosen_quantities)
     follower = follower_for(model)
     if not follower.leads(model):
         followed = follower.follow(model, None)
         assert not isinstance(followed, LiveModel)  # noqa: S101
         _begin(followed, None, resume=resume)
-        return Recorder(followed, is_due, None, distance=distance)
+        return Recorder(followed, is_due, None, keep_first=keep_first)
     with ExitStack() as stack:
         segments = stack.enter_context(_claimed(Path(output), resume=resume, overwrite=overwrite))
         probe, origin = _probe(follower, model, probe, loader, batch_size, seed)
@@ -152,7 +160,10 @@ def record(
             sample_units=sample_units,
             seed=sample_seed,
             threads=cores(),
+            measured=chosen_quantities,
         )
+        if resume is not False and meter.measures.keep_first_masks:
+            raise RegimeError("resume: a quantity needs the masks of the first state, which are not kept; record anew")
         chosen = _engine(engine, live, meter)
         protocol: list[object] = [layout.PLAIN_VERSION, live.program.sha256, probe_sha256(live.probe)]
         protocol += [[gate.node for gate in meter.session.gates], sample_units, sample_seed]
@@ -166,7 +177,7 @@ def record(
         )
         if batches_per_epoch is not None:
             attributes["observations_per_epoch"] = _per_epoch(batches_per_epoch, every)
-        header = header_of(meter, attributes, sample_units=sample_units, sample_seed=sample_seed, distance=distance)
+        header = header_of(meter, attributes, sample_units=sample_units, sample_seed=sample_seed)
         header = header.with_attributes(mask_policy=str(_policy(masks, header)), mask_policy_requested=masks)
         header = replace(header, embedded=embedded_files(live.program, live.probe, embed), extra=origin | taken)
         journal = Journal(segments, header, protocol, seconds=seconds)
@@ -175,13 +186,13 @@ def record(
         if journal.start:
             names = [tensor.name for tensor in live.program.trainable]
             chosen.start = dict(zip(names, journal.start, strict=True))
-        elif distance:
+        elif keep_first:
             require_own(start_path(segments.output))
         ledger = Ledger(journal, meter, settling, on_observation=on_observation, on_settled=on_settled)
         _begin(chosen, ledger, resume=resume)
         # From here on it is the recorder that closes both.
         stack.pop_all()
-    return Recorder(chosen, is_due, ledger, takes_params=live.takes_params, distance=distance)
+    return Recorder(chosen, is_due, ledger, takes_params=live.takes_params, keep_first=keep_first)
 
 
 def _claimed(output: Path, *, resume: bool | int, overwrite: bool) -> Segments:
@@ -244,7 +255,8 @@ def _policy(masks: str, header: Header) -> MaskPolicy:
     if masks != AUTO:
         return parse_policy(masks)
     stored = STORED_BIT_PER_BIT * header.samples * header.mask_bytes
-    other = 2 * len(header.layers) * header.samples + (24 if header.has_distance else 16) * len(header.tensors)
+    other = 2 * len(header.layers) * header.samples + 16 * len(header.tensors)
+    other += stored_bytes(header.quantities, header.sizes)
     return fitting_policy(EXPECTED_OBSERVATIONS * other, int(EXPECTED_OBSERVATIONS * stored))
 
 

@@ -31,8 +31,8 @@ class Recorder:
         None in processes that only contribute their part of a model.
     takes_params : bool
         Whether the model does not hold its parameters itself.
-    distance : bool
-        Whether distances from the first observation are recorded.
+    keep_first : bool
+        Whether later states are held against the first one.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Recorder:
         ledger: Ledger | None,
         *,
         takes_params: bool = False,
-        distance: bool = False,
+        keep_first: bool = False,
     ) -> None:
         self._engine = engine
         self._is_due = is_due
         self._ledger = ledger
         self._takes_params = takes_params
-        self._distance = distance
+        self._keep_first = keep_first
         self._step: int | None = None
         self._closed = False
         # A training that fails outside of the context forgets its recorder, or ends the interpreter in order.
@@ -92,8 +92,8 @@ class Recorder:
                 self._ledger.keep_start(step, self._engine.start)
 
     def _begins(self, step: int) -> bool:
-        """Whether distances are measured from the state of this step on."""
-        return self._distance and self._step is None and (self._ledger is None or self._ledger.begins(step))
+        """Whether later states are held against that of this step."""
+        return self._keep_first and self._step is None and (self._ledger is None or self._ledger.begins(step))
 
     def _checked(self, step: int) -> int:
         if self._closed:

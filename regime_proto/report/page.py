@@ -11,7 +11,7 @@ from regime_proto.analyzer.analyze import RESAMPLES
 from regime_proto.analyzer.comparison import Comparison, compare
 from regime_proto.analyzer.rows import PAPER, Row
 from regime_proto.analyzer.verdict import verdict
-from regime_proto.report import curve_figures, layer_figures, mask_figures, reading_figures, words
+from regime_proto.report import curve_figures, layer_figures, mask_figures, quantity_figures, reading_figures, words
 from regime_proto.report.comparison_figures import overlay, published
 from regime_proto.report.figure import Figure, number
 from regime_proto.report.tables import columns
@@ -147,6 +147,7 @@ def chapter(view: RunView) -> Chapter:
             "Fewer than two masks are stored, so Δa against stride, agreement and single units cannot be shown; "
             "convert with --masks all or every=N to have them."
         )
+    figures += quantity_figures.quantities(view)
     if not view.metrics:
         missing.append("The trajectory holds no loss or score that could be drawn beside the curves.")
     return Chapter(view, tuple(figures), tuple(missing))

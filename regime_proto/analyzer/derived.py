@@ -1,0 +1,113 @@
+"""Quantities that follow from those in a file, without the weights."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from regime_proto.analyzer.series import Array, by_blocks
+from regime_proto.schema.layout import QUANTITY_PREFIX, TENSOR
+
+EACH = "_each"
+"""Ends the name of a curve that has a value for every tensor, layer or sample."""
+
+_NORM = f"{QUANTITY_PREFIX}weight_norm_l2"
+_DELTA = "weight_delta_l2"
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A quantity that follows from others.
+
+    Parameters
+    ----------
+    name, meaning, definition, against : str
+        As of `schema.layout.Quantity`.
+    needs : tuple of str
+        The variables that it follows from.
+    network : callable
+        From the whole trajectory, the chosen part and the numbers of the kept observations to (interval,) float64.
+    tensors : callable, optional
+        From the chosen part and these numbers to (interval, tensor) float64.
+    """
+
+    name: str
+    meaning: str
+    definition: str
+    against: str
+    needs: tuple[str, ...]
+    network: Callable[[xr.Dataset, xr.Dataset, Array], Array]
+    tensors: Callable[[xr.Dataset, Array], Array] | None = None
+
+    def curves(self, whole: xr.Dataset, chosen: xr.Dataset, kept: Array) -> Iterator[xr.DataArray]:
+        """Yield its curves; see `quantity_curves.quantity_curves`."""
+        said = {
+            "long_name": self.meaning,
+            "units": "1",
+            "against": self.against,
+            "definition": self.definition,
+            "curve": "",
+            "dims": "" if self.tensors is None else TENSOR,
+        }
+        name = f"{QUANTITY_PREFIX}{self.name}"
+        yield xr.DataArray(self.network(whole, chosen, kept), dims=("step",), name=name, attrs=said)
+        if self.tensors is not None:
+            each = self.tensors(chosen, kept)
+            yield xr.DataArray(each, dims=("step", TENSOR), name=f"{name}{EACH}", attrs=said)
+
+
+def _norms(trajectory: xr.Dataset, variable: str, rows: Array) -> Array:
+    """Return the norm over all tensors, √Σ‖·‖², at some observations."""
+    return np.asarray(np.sqrt(by_blocks(trajectory[variable], rows, lambda norms: np.square(norms).sum(axis=1))))
+
+
+def _dots(trajectory: xr.Dataset, variable: str, rows: Array) -> Array:
+    return by_blocks(trajectory[variable], rows, lambda dots: dots.sum(axis=1))
+
+
+def _divided(values: Array, by: Array) -> Array:
+    return np.divide(values, by, out=np.full(values.shape, np.nan), where=by > 0)
+
+
+def _update(_: xr.Dataset, chosen: xr.Dataset, kept: Array) -> Array:
+    return _divided(_norms(chosen, _DELTA, kept), _norms(chosen, _NORM, kept))
+
+
+def _updates(chosen: xr.Dataset, kept: Array) -> Array:
+    deltas, norms = (by_blocks(chosen[name], kept, np.asarray) for name in (_DELTA, _NORM))
+    return _divided(deltas, norms)
+
+
+def _cosine(against: str) -> Callable[[xr.Dataset, xr.Dataset, Array], Array]:
+    def distance(whole: xr.Dataset, chosen: xr.Dataset, kept: Array) -> Array:
+        first = _norms(whole, _NORM, np.array([0]))
+        other = _norms(chosen, _NORM, kept - 1) if against == "previous" else first
+        dots = _dots(chosen, f"{QUANTITY_PREFIX}weight_dot_{against}", kept)
+        return 1 - _divided(dots, _norms(chosen, _NORM, kept) * other)
+
+    return distance
+
+
+DERIVED = (
+    Derived(
+        name="relative_update",
+        meaning="change of the weights against the previous observation, as a part of their norm",
+        definition="weight_delta_l2 / weight_norm_l2",
+        against="previous",
+        needs=(_DELTA, _NORM),
+        network=_update,
+        tensors=_updates,
+    ),
+    *(
+        Derived(
+            name=f"cosine_distance_{against}",
+            meaning=f"cosine distance of all weights from those of the {against} observation",
+            definition="1 - sum(dot) / (norm_i * norm_j), over all trainable parameters (arXiv 2505.13900)",
+            against=against,
+            needs=(_NORM, f"{QUANTITY_PREFIX}weight_dot_{against}"),
+            network=_cosine(against),
+        )
+        for against in ("previous", "first")
+    ),
+)

@@ -1,0 +1,56 @@
+"""Measures quantities of a model in training: a failure ends the recording, and not the training."""
+
+from collections.abc import Mapping
+
+from regime_proto.quantities.base import Array, State
+from regime_proto.quantities.measuring import Measures
+from regime_proto.schema.errors import RegimeError
+
+WHERE = "the model in training"
+
+
+class Quantified:
+    """Applies quantities to one state after the other.
+
+    Parameters
+    ----------
+    measures : Measures
+    """
+
+    def __init__(self, measures: Measures) -> None:
+        self._measures = measures
+        self._previous_masks: Array | None = None
+        self._first_masks: Array | None = None
+
+    def row(
+        self,
+        current: Mapping[str, Array],
+        previous: Mapping[str, Array],
+        first: Mapping[str, Array],
+        packed: Array,
+        *,
+        begins: bool,
+    ) -> tuple[dict[str, Array], str]:
+        """Return the values of one state by quantity, and why one could not be computed; empty if all could.
+
+        Parameters
+        ----------
+        current, previous, first : mapping of str to array
+            The weights, under the names and in the order of the trajectory; empty where not known.
+        packed : (sample, byte) uint8
+            The masks of the current state.
+        begins : bool
+            Whether it is the first state.
+        """
+        if begins:
+            self._first_masks = packed
+        states = [
+            State(weights, masks) if weights else None
+            for weights, masks in ((previous, self._previous_masks), (first, self._first_masks))
+        ]
+        self._previous_masks = packed
+        try:
+            return self._measures.row(State(current, packed), *states, WHERE), ""
+        except RegimeError as error:
+            unknown = {quantity.name: self._measures.unknown(quantity) for quantity in self._measures.quantities}
+            return unknown, str(error)
