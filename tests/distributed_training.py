@@ -221,7 +221,7 @@ def fully_sharded(rank, folder):
         without = train(shard(maker(), **options), look=look)
         model = shard(maker(), **options)
         output = folder / look / f"of_{rank}.h5"
-        with regime_proto.record(model, probe(), output, distance=True) as recorder, counted() as calls:
+        with regime_proto.record(model, probe(), output, measure="all") as recorder, counted() as calls:
             said[look] = same(train(model, recorder, folder / look / "checkpoints", look=look), without)
         said[f"{look}, all-reduces"] = len(calls)
     return said
@@ -257,7 +257,7 @@ def meshes(rank, folder):
     }
     for name, maker in MESHES.items():
         model = spread[name](maker())
-        with regime_proto.record(model, probe(), folder / name / f"of_{rank}.h5", distance=True) as recorder:
+        with regime_proto.record(model, probe(), folder / name / f"of_{rank}.h5", measure="all") as recorder:
             for step in range(STEPS):
                 observe(recorder, step, model, folder / name / "checkpoints")
                 with torch.no_grad():

@@ -79,9 +79,10 @@ def assert_same_run(live, converted, checkpoints, probe):
     np.testing.assert_array_equal(one["valid"], other["valid"])
     for name in ("weight_delta_l1", "weight_delta_l2"):
         np.testing.assert_allclose(one[name], other[name], rtol=1e-6, atol=0)
-    assert ("weight_distance_l2" in one) == ("weight_distance_l2" in other)
-    if "weight_distance_l2" in one:
-        np.testing.assert_allclose(one["weight_distance_l2"], other["weight_distance_l2"], rtol=1e-6, atol=0)
+    measured = [{name for name in rows if name.startswith(("weight_distance", "quantity_"))} for rows in (one, other)]
+    assert measured[0] == measured[1]
+    for name in measured[0] - {"quantity_active_fraction"}:
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-6, atol=1e-9, err_msg=name)
     with open_checked(converted) as file:
         layers = read_layers(file)
         program = Program.parse(file["program"][...].tobytes(), "program")

@@ -8,10 +8,10 @@ from recording import assert_same_run, rows
 import regime_proto
 
 
-def assert_recorded(folder, model, *, distance=False):
+def assert_recorded(folder, model, *, measure=()):
     """Hold what the first process recorded against the whole states that it saved."""
     checkpoints = folder / "checkpoints"
-    options = {"model": model, "probe": training.probe(), "distance": distance}
+    options = {"model": model, "probe": training.probe(), "measure": measure}
     converted = regime_proto.convert(checkpoints, folder / "converted.h5", **options)
     paths = [checkpoints / f"step_{step}.pt" for step in range(training.STEPS)]
     assert_same_run(folder / "of_0.h5", converted, paths, training.probe())
@@ -40,7 +40,7 @@ def test_a_sharded_model_is_recorded_as_a_whole(tmp_path):
             assert said[f"{look}, all-reduces"] == training.STEPS
     plain = {training.make_checkpointed: training.make}
     for look, (make, _) in training.LOOKS.items():
-        assert_recorded(tmp_path / look, plain.get(make, make)(), distance=True)
+        assert_recorded(tmp_path / look, plain.get(make, make)(), measure="all")
         # No process has the first state whole.
         assert not list((tmp_path / look).glob("*.start.npz"))
 
@@ -53,7 +53,7 @@ def test_what_is_not_finite_in_one_process_makes_an_observation_invalid(tmp_path
 def test_no_copy_of_a_weight_is_counted_twice(tmp_path):
     run_in_two(training.meshes, tmp_path)
     for name, make in training.MESHES.items():
-        assert_recorded(tmp_path / name, make(), distance=True)
+        assert_recorded(tmp_path / name, make(), measure="all")
 
 
 def test_where_nothing_can_be_recorded_no_process_waits(tmp_path):
