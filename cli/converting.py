@@ -1,7 +1,6 @@
 """From checkpoints to a trajectory, as the options of a command say, or a word on what would be written."""
 
 from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,32 +15,30 @@ from regime_proto.places import downloading, is_published, is_remote
 
 if TYPE_CHECKING:
     from regime_proto.conversion import Done, Grown
-    from regime_proto.directory import Reading
     from regime_proto.plan import Plan
+    from regime_proto.settings import ConversionSettings
     from regime_proto.source import Source
 
 
 def foresee(
-    source: Path, output: Path | None, messages: Messages, conversion: dict[str, Any], *, follow: bool = False
+    source: Path, output: Path | None, messages: Messages, settings: "ConversionSettings", *, follow: bool = False
 ) -> None:
     """Say what a conversion would write, after a look at everything that it needs."""
     if follow:
         from regime_proto.following import missing_for_two, require_folder
 
         require_folder(source)
-        missing = missing_for_two(source, reading_of(conversion))
+        missing = missing_for_two(source, settings.reading)
         if missing is not None:
-            would(f"wait for checkpoints ({missing}), and write {output or default_output(source, conversion)} then")
+            would(f"wait for checkpoints ({missing}), and write {output or default_output(source, settings)} then")
             return
-    if is_published(source) and not _foresee_published(source, output, messages, conversion):
+    if is_published(source) and not _foresee_published(source, output, messages, settings):
         return
     from regime_proto.conversion import foresee_plan
 
-    target = output or default_output(source, conversion)
-    plan = _planned(source, messages, conversion)
-    keep = ("device", "batches_per_epoch", "masks", "overwrite")
-    notes = options.parse_notes(conversion["notes"])
-    foreseen = foresee_plan(plan, target, notes=notes, **{name: conversion[name] for name in keep})
+    target = output or default_output(source, settings)
+    plan = _planned(source, messages, settings)
+    foreseen = foresee_plan(plan, target, settings)
     count, held = foreseen.observations, foreseen.held
     if held == count and foreseen.where == target:
         what = "write the notes into" if foreseen.noted else "write nothing:"
@@ -50,23 +47,23 @@ def foresee(
     if plan.source.copies is not None:
         _say_fetched(plan.source)
     there = f"{held} of them are in {foreseen.where}, {count - held} would be added" if held else "none is there yet"
-    policy = plan.mask_policy(conversion["masks"])
+    policy = plan.mask_policy(settings.masks)
     predicted = size(plan.predicted_file_bytes(policy))
     would_write(target, f"{count} observations, {there}; masks: {policy}; about {predicted}")
 
 
-def _foresee_published(source: Path, output: Path | None, messages: Messages, conversion: dict[str, Any]) -> bool:
+def _foresee_published(source: Path, output: Path | None, messages: Messages, settings: "ConversionSettings") -> bool:
     """Return whether what a conversion would write shows without fetching weights; if not, say what can be said."""
     from regime_proto.directory import open_directory
     from regime_proto.hub.places import is_outlined
 
-    found = open_directory(source, reading_of(conversion)).select(conversion["steps"], conversion["every"])
+    found = open_directory(source, settings.reading).select(settings.steps, settings.every)
     found.require_two()
     if is_outlined(found):
         return True
     _say_skipped(found, messages)
     _say_fetched(found)
-    would_write(output or default_output(source, conversion), f"{len(found.checkpoints)} observations at most")
+    would_write(output or default_output(source, settings), f"{len(found.checkpoints)} observations at most")
     return False
 
 
@@ -84,44 +81,40 @@ def _say_skipped(found: "Source", messages: Messages) -> None:
         messages.note(f"skipped {', '.join(names[:3])}{more}: {reason}")
 
 
-def _planned(source: Path, messages: Messages, conversion: dict[str, Any]) -> "Plan":
+def _planned(source: Path, messages: Messages, settings: "ConversionSettings") -> "Plan":
     """Return what is to be converted, and say what is left out."""
     from regime_proto.plan import make_plan
-    from regime_proto.quantities.known import asked_for
 
-    what = ("model", "probe", "probe_text", "steps", "every", "gates", "sample_units", "sample_seed")
-    measure = asked_for(conversion["measure"], distance=conversion["distance"])
-    given = {name: conversion[name] for name in what}
-    plan = make_plan(source, reading=reading_of(conversion), measure=measure, **given)
+    plan = make_plan(source, settings)
     _say_skipped(plan.source, messages)
     return plan
 
 
-def reading_of(conversion: dict[str, Any]) -> "Reading":
-    """Return how a directory is to be read."""
-    from regime_proto.directory import Reading
+def settings_of(conversion: dict[str, Any]) -> "ConversionSettings":
+    """Return what the options of a command say."""
+    from regime_proto.settings import ConversionSettings
 
-    return Reading(**{field.name: conversion[field.name] for field in fields(Reading)})
+    return ConversionSettings.of(**{**conversion, "notes": options.parse_notes(conversion["notes"])})
 
 
 def converted(
     source: Path,
     output: Path | None,
     messages: Messages,
-    conversion: dict[str, Any],
+    settings: "ConversionSettings",
     *,
     grown: "Grown | None" = None,
 ) -> Path:
     """Convert a directory unless that is done already, say what was written, and return the trajectory."""
-    target = output or default_output(source, conversion)
-    keep = conversion["keep_downloads"]
+    target = output or default_output(source, settings)
+    keep = settings.keep_downloads
     if keep and not is_published(source):
         raise RegimeError(f"{source}: --keep-downloads applies to checkpoints on the Hugging Face Hub (hf://…)")
     with downloading(source, target, keep=keep, say=messages.note if messages.verbose else None) as place:
         with leaving_observations(target):
-            plan = _planned(place, messages, conversion)
-        policy, predicted = plan.mask_policy(conversion["masks"]), _predicted(plan, messages, conversion)
-        done = _run(plan, target, messages, conversion, grown)
+            plan = _planned(place, messages, settings)
+        policy, predicted = plan.mask_policy(settings.masks), _predicted(plan, messages, settings)
+        done = _run(plan, target, messages, settings, grown)
     if done.written:
         found = size(done.path.stat().st_size)
         messages.note(
@@ -135,32 +128,30 @@ def converted(
     return done.path
 
 
-def _predicted(plan: "Plan", messages: Messages, conversion: dict[str, Any]) -> str:
+def _predicted(plan: "Plan", messages: Messages, settings: "ConversionSettings") -> str:
     """Return about how large the trajectory will be, and say so where masks are thinned for it."""
     from regime_proto.schema.policy import ALL
 
-    policy = plan.mask_policy(conversion["masks"])
+    policy = plan.mask_policy(settings.masks)
     predicted = size(plan.predicted_file_bytes(policy))
-    if conversion["masks"] == "auto" and policy != ALL:
+    if settings.masks == "auto" and policy != ALL:
         every = size(plan.predicted_file_bytes(ALL))
         messages.note(f"masks: {policy}, for about {predicted}; --masks all would take about {every}")
     return predicted
 
 
-def _run(plan: "Plan", target: Path, messages: Messages, conversion: dict[str, Any], grown: "Grown | None") -> "Done":
+def _run(
+    plan: "Plan", target: Path, messages: Messages, settings: "ConversionSettings", grown: "Grown | None"
+) -> "Done":
     from regime_proto.conversion import run_plan
 
-    keep = ("device", "workers", "batches_per_epoch", "masks", "embed", "overwrite")
-    notes = options.parse_notes(conversion["notes"])
     # A result that is drawn in between would break the bar.
     bar = messages.progress("observing") if grown is None else nullcontext()
     with leaving_observations(target, len(plan.source.checkpoints)), bar as progress:
-        return run_plan(
-            plan, target, progress=progress, grown=grown, notes=notes, **{name: conversion[name] for name in keep}
-        )
+        return run_plan(plan, target, settings, progress=progress, grown=grown)
 
 
-def default_output(source: Path, conversion: dict[str, Any]) -> Path:
+def default_output(source: Path, settings: "ConversionSettings") -> Path:
     """Return the trajectory that belongs to a directory, beside it; a selection has a file of its own."""
     if is_remote(source):
         # What lies on another machine is analyzed here.
@@ -168,12 +159,12 @@ def default_output(source: Path, conversion: dict[str, Any]) -> Path:
     else:
         root = source if source.name not in ("", "..") else source.resolve()
     chosen = [
-        (".steps", (conversion["steps"] or "").strip().replace(":", "-")),
-        (".every", conversion["every"]),
-        (".gates-", "-".join(map(_in_a_name, conversion["gates"]))),
-        (".units", conversion["sample_units"]),
-        (".seed", conversion["sample_seed"]),
-        (".weights-", _in_a_name(conversion["weights"] or "")),
+        (".steps", (settings.steps or "").strip().replace(":", "-")),
+        (".every", settings.every),
+        (".gates-", "-".join(map(_in_a_name, settings.gates))),
+        (".units", settings.sample_units),
+        (".seed", settings.sample_seed),
+        (".weights-", _in_a_name(settings.reading.weights or "")),
     ]
     selection = "".join(f"{name}{value}" for name, value in chosen if value)
     return root.with_name(f"{root.name}{selection}.regime.h5")

@@ -14,6 +14,7 @@ from regime_proto.conversion import Done, Grown
 from regime_proto.directory import Reading
 from regime_proto.following import grown_plan, wait_for_two
 from regime_proto.plan import Plan
+from regime_proto.settings import ConversionSettings
 
 Analyze = Callable[[Path], Result]
 
@@ -26,14 +27,12 @@ def wait(root: Path, reading: Reading, messages: Messages, *, seconds: float) ->
 
 
 def grown(
-    reading: Reading,
+    settings: ConversionSettings,
     messages: Messages,
     *,
     analyze: Analyze,
     as_json: bool,
     seconds: float,
-    steps: str | None,
-    every: int | None,
 ) -> Grown:
     """Return what `run_plan` calls when it has observed all there is: show the result, wait for more.
 
@@ -56,7 +55,7 @@ def grown(
                 f"{time.strftime('%H:%M:%S')}  {done.observations} observations in {done.path}; waiting for more, "
                 "Ctrl-C ends"
             )
-            return grown_plan(plan, reading, steps=steps, every=every, seconds=seconds)
+            return grown_plan(plan, settings, seconds=seconds)
         except KeyboardInterrupt:
             messages.note("ended; the trajectory is complete up to here")
             return None

@@ -9,7 +9,7 @@ import rich_click as click
 from regime_proto.cli import options
 from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
-from regime_proto.cli.converting import converted, foresee, reading_of
+from regime_proto.cli.converting import converted, foresee, settings_of
 from regime_proto.cli.interruption import leaving
 from regime_proto.cli.output import would, write_files
 from regime_proto.schema.errors import RegimeError
@@ -19,6 +19,7 @@ from regime_proto.places import is_remote
 
 if TYPE_CHECKING:
     from regime_proto.analyzer.result import Result
+    from regime_proto.settings import ConversionSettings
     from regime_proto.unpack import Unpacked
 
 
@@ -67,13 +68,14 @@ def analyze(
     import regime_proto
 
     messages = Messages(quiet=quiet, verbose=verbose)
+    settings = settings_of(conversion)
 
     def result_of(trajectory: Path, steps: str | None = None) -> "Result":
         found = regime_proto.analyze(
             trajectory,
             preset=preset,
             steps=steps,
-            batches_per_epoch=conversion["batches_per_epoch"],
+            batches_per_epoch=settings.batches_per_epoch,
             resamples=resamples,
         )
         for warning in found.warnings:
@@ -82,20 +84,20 @@ def analyze(
 
     with messages.collecting():
         if dry_run and (follow or source.is_dir()):
-            foresee(source, output, messages, conversion, follow=follow)
+            foresee(source, output, messages, settings, follow=follow)
             return
         if follow:
-            _follow(source, output, messages, conversion, analyze=result_of, as_json=as_json, seconds=poll)
+            _follow(source, output, messages, settings, analyze=result_of, as_json=as_json, seconds=poll)
             return
         if source.is_dir():
-            trajectory, steps = converted(source, output, messages, conversion), None
+            trajectory, steps = converted(source, output, messages, settings), None
             complete = f"{trajectory} is complete"
         else:
             _refuse_remote_file(source)
             require_file(source)
             _refuse_other_file(source)
-            _refuse_for_trajectory(source, output, conversion)
-            trajectory, steps, complete = source, conversion["steps"], ""
+            _refuse_for_trajectory(source, output, settings)
+            trajectory, steps, complete = source, settings.steps, ""
         with leaving(lambda: complete):
             result = result_of(trajectory, steps)
     if dry_run:
@@ -128,10 +130,11 @@ def convert(source: Path, output: Path, dry_run: bool, quiet: bool, verbose: boo
 
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
+        settings = settings_of(conversion)
         if dry_run:
-            foresee(source, output, messages, conversion)
+            foresee(source, output, messages, settings)
             return
-        trajectory = converted(source, output, messages, conversion)
+        trajectory = converted(source, output, messages, settings)
         with leaving(lambda: f"{trajectory} is complete"):
             warn_of_doubts(trajectory)
 
@@ -243,6 +246,8 @@ def inspect(
     """
     from regime_proto.cli import inspection, render
 
+    from regime_proto.settings import ConversionSettings
+
     messages = Messages(quiet=quiet, verbose=verbose)
     console = render.console()
     with messages.collecting():
@@ -257,20 +262,20 @@ def inspect(
             _refuse_other_file(source)
             render.show(console, inspection.trajectory(source))
         else:
-            _inspect_directory(source, messages, reading, model=model, probe=probe, probe_text=probe_text, gates=gates)
+            given = {"model": model, "probe": probe, "probe_text": probe_text, "gates": gates}
+            _inspect_directory(source, messages, ConversionSettings.of(**given, **reading))
 
 
-def _inspect_directory(root: Path, messages: Messages, reading: dict[str, str | None], **options: Any) -> None:
+def _inspect_directory(root: Path, messages: Messages, settings: "ConversionSettings") -> None:
     from regime_proto.cli import inspection, render
 
-    from regime_proto.directory import Reading, open_directory
+    from regime_proto.directory import open_directory
     from regime_proto.plan import MissingPart, make_plan
 
     console = render.console()
-    how = Reading(**reading)
-    found = open_directory(root, how)
+    found = open_directory(root, settings.reading)
     render.show(console, inspection.source(found, everything=messages.verbose))
-    if found.copies is not None and not any(options.values()):
+    if found.copies is not None and settings.probe is None and settings.probe_text is None:
         messages.note("nothing is fetched to inspect it; give --probe or --probe-text to see its gates")
         return
     render.show(console, "")
@@ -279,7 +284,7 @@ def _inspect_directory(root: Path, messages: Messages, reading: dict[str, str | 
         for checkpoint in dict.fromkeys((found.checkpoints[0], found.checkpoints[-1])):
             found.read(checkpoint)
     try:
-        plan = make_plan(root, reading=how, **options)
+        plan = make_plan(root, settings)
     except MissingPart as missing:
         # A directory of checkpoints alone is worth looking at too.
         messages.note(f"not yet ready to analyze: {missing}")
@@ -309,7 +314,7 @@ def _follow(
     source: Path,
     output: Path | None,
     messages: Messages,
-    conversion: dict[str, Any],
+    settings: "ConversionSettings",
     *,
     analyze: "Callable[[Path], Result]",
     as_json: bool,
@@ -317,11 +322,9 @@ def _follow(
 ) -> None:
     from regime_proto.cli import following
 
-    reading = reading_of(conversion)
-    following.wait(source, reading, messages, seconds=seconds)
-    selection = {name: conversion[name] for name in ("steps", "every")}
-    grown = following.grown(reading, messages, analyze=analyze, as_json=as_json, seconds=seconds, **selection)
-    converted(source, output, messages, conversion, grown=grown)
+    following.wait(source, settings.reading, messages, seconds=seconds)
+    grown = following.grown(settings, messages, analyze=analyze, as_json=as_json, seconds=seconds)
+    converted(source, output, messages, settings, grown=grown)
 
 
 def _refuse_remote_file(source: Path) -> None:
@@ -342,18 +345,16 @@ def _refuse_other_file(source: Path) -> None:
         raise RegimeError(f"{source}: a single {kind}; give the directory of the checkpoints, or a trajectory file")
 
 
-def _refuse_for_trajectory(source: Path, output: Path | None, conversion: dict[str, Any]) -> None:
+def _refuse_for_trajectory(source: Path, output: Path | None, settings: "ConversionSettings") -> None:
     """Raise an error for options that mean something for checkpoints only."""
-    if conversion["every"] is not None:
+    if settings.every is not None:
         raise RegimeError(
             f"{source}: --every needs the checkpoints: the change of weights over several steps does not follow "
             "from a trajectory; run `regime analyze DIR --every K`"
         )
-    names = (
-        "model", "probe", "probe_text", "gates", "sample_units", "workers", "measure", "distance",
-        "adapter", "step_pattern", "weights", "keep_downloads",
-    )  # fmt: skip
-    given = [name.replace("_", "-") for name in names if conversion[name] not in (None, (), False)]
-    given += ["note"] * bool(conversion["notes"]) + ["output"] * (output is not None)
+    names = ("model", "probe", "probe_text", "gates", "sample_units", "workers", "measure", "keep_downloads")
+    values = {name: getattr(settings, name) for name in names} | vars(settings.reading)
+    given = [name.replace("_", "-") for name, value in values.items() if value not in (None, (), False)]
+    given += ["note"] * bool(settings.notes) + ["output"] * (output is not None)
     if given:
         raise RegimeError(f"{source}: --{given[0]} applies to a directory of checkpoints, not to a trajectory file")

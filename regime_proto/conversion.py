@@ -11,7 +11,6 @@ from regime_proto import measured
 from regime_proto.analyzer.epochs import observations_per_epoch
 from regime_proto.analyzer.series import describe_invalid, describe_order
 from regime_proto.dataset import open_trajectory
-from regime_proto.directory import Reading
 from regime_proto.engine.deltas import non_finite
 from regime_proto.engine.device import find_device, runtime_version
 from regime_proto.engine.measure import Meter, observe
@@ -22,16 +21,17 @@ from regime_proto.ordering import option_for_steps
 from regime_proto.places import as_place, downloading
 from regime_proto.plan import Plan, make_plan
 from regime_proto.provenance import embedded_files, header_of, provenance
-from regime_proto.quantities.known import asked_for, choose, known_quantities
+from regime_proto.quantities.known import choose, known_quantities
 from regime_proto.schema.assemble import note
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import segments_folder
 from regime_proto.schema.header import Header
-from regime_proto.schema.notes import Note, as_notes, notes_in
+from regime_proto.schema.notes import Note, notes_in
 from regime_proto.schema.policy import MaskPolicy
 from regime_proto.schema.reader import existing_header
 from regime_proto.schema.segments import Segments, discard_segments, kept_observations, require_free
 from regime_proto.schema.writer import TrajectoryWriter, rows_to_resume, rows_to_take_up
+from regime_proto.settings import ConversionSettings
 from regime_proto.source import Array, Checkpoint
 
 Progress = Callable[[int, int], None]
@@ -142,32 +142,31 @@ def convert(
     RegimeError
         Says where, what was expected and found, and what to do. Observations made before it are kept.
     """
+    settings = ConversionSettings.of(
+        model=model,
+        probe=probe,
+        probe_text=None if probe_text is None else Path(probe_text),
+        steps=steps,
+        every=every,
+        gates=gates,
+        sample_units=sample_units,
+        sample_seed=sample_seed,
+        measure=measure,
+        distance=distance,
+        adapter=adapter,
+        step_pattern=step_pattern,
+        weights=weights,
+        device=device,
+        batches_per_epoch=batches_per_epoch,
+        workers=workers,
+        masks=masks,
+        embed=embed,
+        notes=notes,
+        keep_downloads=keep_downloads,
+        overwrite=overwrite,
+    )
     with downloading(as_place(source), Path(output), keep=keep_downloads) as place:
-        plan = make_plan(
-            place,
-            model=model,
-            probe=probe,
-            probe_text=None if probe_text is None else Path(probe_text),
-            steps=steps,
-            every=every,
-            gates=gates,
-            sample_units=sample_units,
-            sample_seed=sample_seed,
-            measure=asked_for(measure, distance=distance),
-            reading=Reading(adapter, step_pattern, weights),
-        )
-        done = run_plan(
-            plan,
-            Path(output),
-            device=device,
-            batches_per_epoch=batches_per_epoch,
-            workers=workers,
-            masks=masks,
-            embed=embed,
-            notes=notes,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        done = run_plan(make_plan(place, settings), Path(output), settings, progress=progress)
     warn_of_doubts(done.path)
     return done.path
 
@@ -203,17 +202,82 @@ class Done:
     noted: bool = False
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What a conversion has to do, before any checkpoint is run.
+
+    Parameters
+    ----------
+    plan : Plan
+        With what the trajectory that is there already holds, which is not dropped.
+    existing : Header, optional
+        Of a trajectory that is there already and goes on; None where it is made anew.
+    is_complete : bool
+        Whether that holds all observations already.
+    lacks_notes : bool
+        Whether it lacks some of the notes.
+    """
+
+    plan: Plan
+    existing: Header | None
+    is_complete: bool
+    lacks_notes: bool
+
+
+def decide(plan: Plan, output: Path, settings: ConversionSettings) -> Decision:
+    """Return what is to be done for a plan, as far as that shows before a checkpoint is run.
+
+    Raises
+    ------
+    RegimeError
+        The output holds something else, other masks, or not all quantities that were asked for.
+    """
+    plan.source.require_two()
+    notes = settings.taken_notes
+    existing = _existing(plan, output, settings)
+    if existing is None:
+        return Decision(plan, None, is_complete=False, lacks_notes=False)
+    if _is_current(output, existing, plan):
+        return Decision(plan, existing, is_complete=True, lacks_notes=not _has_notes(existing, notes))
+    return Decision(_keeping(plan, existing), existing, is_complete=False, lacks_notes=False)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where the observations begin that are to be made.
+
+    Parameters
+    ----------
+    held : int
+        How many there are already.
+    where : Path
+        What holds these: the trajectory, or the segments of an interrupted conversion.
+    """
+
+    held: int
+    where: Path
+
+
+def _start(decision: Decision, output: Path, header: Header, settings: ConversionSettings) -> _Start:
+    """Return what can be gone on with, without changing anything.
+
+    Raises
+    ------
+    RegimeError
+        There are segments of another run, and they are not to be overwritten.
+    """
+    folder, plan = segments_folder(output), decision.plan
+    begun = _begun(plan, output, header) if settings.overwrite else rows_to_resume(folder, header, plan.fingerprints)
+    if begun or decision.existing is None:
+        return _Start(begun, folder)
+    return _Start(rows_to_take_up(output, header), output)
+
+
 def run_plan(
     plan: Plan,
     output: Path,
+    settings: ConversionSettings | None = None,
     *,
-    device: str = "auto",
-    batches_per_epoch: float | None = None,
-    workers: int | None = None,
-    masks: str = "auto",
-    embed: str = "program",
-    notes: Mapping[str, object] | None = None,
-    overwrite: bool = False,
     progress: Progress | None = None,
     grown: Grown | None = None,
 ) -> Done:
@@ -221,34 +285,45 @@ def run_plan(
 
     Parameters
     ----------
+    plan : Plan
+    output : Path
+    settings : ConversionSettings, optional
+        What the plan was made of.
+    progress : callable, optional
     grown : callable, optional
         Called with the plan and what was done, whenever the output holds all of it; returns the plan of the run
         that has grown meanwhile, or None to finish.
     """
-    plan.source.require_two()
-    policy = plan.mask_policy(masks)
-    taken = as_notes(notes or {})
-    existing = _existing(plan, output, masks=masks, overwrite=overwrite)
-    if existing is not None and _is_current(output, existing, plan):
+    settings = settings or ConversionSettings()
+    decision = decide(plan, output, settings)
+    if decision.is_complete:
         # A kill between joining the segments and deleting them leaves both.
         discard_segments(output)
-        done = Done(output, len(plan.fingerprints), written=False, noted=_note(output, existing, taken))
+        if decision.lacks_notes:
+            note(output, settings.taken_notes)
+        done = Done(output, len(plan.fingerprints), written=False, noted=decision.lacks_notes)
         more = None if grown is None else grown(plan, done)
         if more is None:
             return done
-        plan = more
-    if existing is not None:
-        plan = _keeping(plan, existing)
-        taken = notes_in(existing.extra) | taken
-    plan, sketches = sketched(plan)
+        decision = decide(more, output, settings)
+    return _carry_out(decision, output, settings, progress=progress, grown=grown)
+
+
+def _carry_out(
+    decision: Decision, output: Path, settings: ConversionSettings, *, progress: Progress | None, grown: Grown | None
+) -> Done:
+    """Make the observations that are not there yet."""
+    held = {} if decision.existing is None else notes_in(decision.existing.extra)
+    plan, sketches = sketched(decision.plan)
     with Segments(output) as segments:
-        meter = _calibrate(plan, device)
-        header = _header(plan, meter, batches_per_epoch, masks)
-        if overwrite and not _begun(plan, output, header):
+        meter = _calibrate(plan, settings.device)
+        header = _header(plan, meter, settings)
+        start = _start(decision, output, header, settings)
+        if settings.overwrite and not start.held:
             segments.clear()
-        embedded = embedded_files(plan.program, plan.probe, embed)
-        writer = TrajectoryWriter(segments, replace(header, embedded=embedded, extra=taken))
-        if not writer.resume(plan.fingerprints) and existing is not None:
+        embedded = embedded_files(plan.program, plan.probe, settings.embed)
+        writer = TrajectoryWriter(segments, replace(header, embedded=embedded, extra=held | settings.taken_notes))
+        if not writer.resume(plan.fingerprints) and start.where == output:
             writer.take_up(output, plan.fingerprints)
         _require_unchanged(plan, writer.count)
         # After the output was found writable, and what lies there to be of this run: it takes several passes.
@@ -256,7 +331,7 @@ def run_plan(
         with writer:
             while True:
                 with judging(plan, sketches, writer):
-                    _observe(plan, meter, writer, workers=workers, progress=progress)
+                    _observe(plan, meter, writer, workers=settings.workers, progress=progress)
                 if grown is None:
                     break
                 writer.publish()
@@ -264,7 +339,7 @@ def run_plan(
                 if more is None:
                     break
                 plan = more
-                writer.annotate(**_foreseen(plan, policy))
+                writer.annotate(**_foreseen(plan, plan.mask_policy(settings.masks)))
     return Done(output, writer.count, written=True)
 
 
@@ -293,16 +368,7 @@ class Foreseen:
     noted: bool = False
 
 
-def foresee_plan(
-    plan: Plan,
-    output: Path,
-    *,
-    device: str = "auto",
-    batches_per_epoch: float | None = None,
-    masks: str = "auto",
-    notes: Mapping[str, object] | None = None,
-    overwrite: bool = False,
-) -> Foreseen:
+def foresee_plan(plan: Plan, output: Path, settings: ConversionSettings | None = None) -> Foreseen:
     """Return what `run_plan` would do, without writing anything: the first checkpoint is run, the others are not read.
 
     Raises
@@ -310,24 +376,17 @@ def foresee_plan(
     RegimeError
         As in `run_plan`, but for what shows only when the other checkpoints are read.
     """
-    plan.source.require_two()
-    total = len(plan.fingerprints)
-    taken = as_notes(notes or {})
-    existing = _existing(plan, output, masks=masks, overwrite=overwrite)
-    if existing is not None and _is_current(output, existing, plan):
-        return Foreseen(output, total, total, output, noted=not _has_notes(existing, taken))
-    if existing is not None:
-        plan = _keeping(plan, existing)
+    settings = settings or ConversionSettings()
+    decision, total = decide(plan, output, settings), len(plan.fingerprints)
+    if decision.is_complete:
+        return Foreseen(output, total, total, output, noted=decision.lacks_notes)
     require_free(output)
     if plan.source.copies is not None:
         # To run the first checkpoint it would have to be fetched.
-        return _foreseen_unseen(plan, output, existing)
-    header = _header(plan, _calibrate(plan, device), batches_per_epoch, masks)
-    folder = segments_folder(output)
-    begun = _begun(plan, output, header) if overwrite else rows_to_resume(folder, header, plan.fingerprints)
-    if begun or existing is None:
-        return Foreseen(output, total, begun, folder)
-    return Foreseen(output, total, rows_to_take_up(output, header), output)
+        return _foreseen_unseen(plan, output, decision.existing)
+    header = _header(decision.plan, _calibrate(decision.plan, settings.device), settings)
+    start = _start(decision, output, header, settings)
+    return Foreseen(output, total, start.held, start.where)
 
 
 def _foreseen_unseen(plan: Plan, output: Path, existing: Header | None) -> Foreseen:
@@ -338,7 +397,7 @@ def _foreseen_unseen(plan: Plan, output: Path, existing: Header | None) -> Fores
     return Foreseen(output, total, 1 + plan.fingerprints.index(str(existing.attributes["source_fingerprint"])), output)
 
 
-def _existing(plan: Plan, output: Path, *, masks: str, overwrite: bool) -> Header | None:
+def _existing(plan: Plan, output: Path, settings: ConversionSettings) -> Header | None:
     """Return the header of a trajectory that is there already and goes on; None if it is to be made anew.
 
     Raises
@@ -348,12 +407,12 @@ def _existing(plan: Plan, output: Path, *, masks: str, overwrite: bool) -> Heade
     """
     # Looked at even where it is to be replaced: only a trajectory ever is.
     existing = existing_header(output)
-    if existing is None or overwrite:
+    if existing is None or settings.overwrite:
         return None
     current = _is_current(output, existing, plan)
     _require_unchanged(plan, plan.fingerprints.index(existing.attributes["source_fingerprint"]) + 1)
     if current:
-        _require_kept(plan, output, existing, None if masks == "auto" else plan.mask_policy(masks))
+        _require_kept(plan, output, existing, None if settings.masks == "auto" else plan.mask_policy(settings.masks))
     return existing
 
 
@@ -417,14 +476,6 @@ def _require_unchanged(plan: Plan, count: int) -> None:
             f"{path}: changed since it was measured, although its size and time did not; measure all again with "
             "--overwrite, or choose another output with -o"
         )
-
-
-def _note(output: Path, existing: Header, notes: Mapping[str, Note]) -> bool:
-    """Add notes to a trajectory unless it has them; return whether it had not."""
-    if _has_notes(existing, notes):
-        return False
-    note(output, notes)
-    return True
 
 
 def _has_notes(existing: Header, notes: Mapping[str, Note]) -> bool:
@@ -504,8 +555,8 @@ def _noise_states(plan: Plan) -> Iterator[Mapping[str, Array]]:
             yield _weights(plan, checkpoint)
 
 
-def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None, masks: str) -> Header:
-    policy = plan.mask_policy(masks)
+def _header(plan: Plan, meter: Meter, settings: ConversionSettings) -> Header:
+    policy = plan.mask_policy(settings.masks)
     attributes = provenance(
         plan.program,
         plan.probe,
@@ -516,12 +567,12 @@ def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None, masks: st
     )
     if plan.variants is not None:
         attributes["tensors_compared"] = "those that all checkpoints hold in one shape; their graphs differ"
-    if batches_per_epoch is not None:
+    if settings.batches_per_epoch is not None:
         paths = [checkpoint.path for checkpoint in plan.source.checkpoints]
         attributes["observations_per_epoch"] = observations_per_epoch(
             [checkpoint.step for checkpoint in plan.source.checkpoints],
             plan.source.step_kind,
-            batches_per_epoch,
+            settings.batches_per_epoch,
             option=option_for_steps(paths, [entry.path for entry in plan.source.skipped]),
         )
     header = header_of(
@@ -531,4 +582,5 @@ def _header(plan: Plan, meter: Meter, batches_per_epoch: float | None, masks: st
         sample_seed=plan.sample_seed,
         metrics=plan.source.metrics,
     )
-    return header.with_attributes(mask_policy=str(policy), mask_policy_requested=masks, **_foreseen(plan, policy))
+    chosen = {"mask_policy": str(policy), "mask_policy_requested": settings.masks}
+    return header.with_attributes(**chosen, **_foreseen(plan, policy))

@@ -11,6 +11,7 @@ from regime_proto.plan import Plan
 from regime_proto.registry import Outlining, capable
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.nearest import no_such
+from regime_proto.settings import ConversionSettings
 from regime_proto.source import Source
 
 
@@ -80,14 +81,7 @@ def _opened(root: Path, reading: Reading) -> Source:
         return open_directory(root, reading)
 
 
-def grown_plan(
-    plan: Plan,
-    reading: Reading = AS_RECOGNISED,
-    *,
-    steps: str | None = None,
-    every: int | None = None,
-    seconds: float,
-) -> Plan:
+def grown_plan(plan: Plan, settings: ConversionSettings | None = None, *, seconds: float) -> Plan:
     """Return the plan of a run once it holds later checkpoints than `plan`; program, probe and gates stay the same.
 
     Checkpoints that were observed may have been deleted since, except the last one.
@@ -95,8 +89,8 @@ def grown_plan(
     Parameters
     ----------
     plan : Plan
-    reading, steps, every : optional
-        As the plan was made.
+    settings : ConversionSettings, optional
+        What the plan was made of.
     seconds : float
         Between two looks.
 
@@ -105,10 +99,11 @@ def grown_plan(
     RegimeError
         The last checkpoint is gone.
     """
+    settings = settings or ConversionSettings()
     known = plan.source.checkpoints
     while True:
         time.sleep(seconds)
-        source = _opened(plan.source.root, reading).select(steps, every)
+        source = _opened(plan.source.root, settings.reading).select(settings.steps, settings.every)
         if known[-1] not in source.checkpoints:
             raise RegimeError(
                 f"{known[-1].path}: gone before the next one was there, which has to be compared with it; keep two "

@@ -29,6 +29,7 @@ from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import place_files
 from regime_proto.schema.header import Layer
 from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
+from regime_proto.settings import ConversionSettings
 from regime_proto.source import Array, Checkpoint, Source
 from regime_proto.trial import PROGRAM_FILES, remember, require_runnable
 
@@ -169,72 +170,43 @@ class Plan:
         return chain
 
 
-def make_plan(
-    root: Path,
-    *,
-    model: object = None,
-    probe: object = None,
-    probe_text: str | Path | None = None,
-    steps: str | None = None,
-    every: int | None = None,
-    gates: Sequence[str] = (),
-    sample_units: int | None = None,
-    sample_seed: int = 0,
-    measure: Sequence[str] = (),
-    reading: Reading = AS_RECOGNISED,
-) -> Plan:
+def make_plan(root: Path, settings: ConversionSettings | None = None) -> Plan:
     """Recognise a run and what is needed to measure it.
 
     Parameters
     ----------
     root : Path
         The directory of checkpoints.
-    model : object, optional
-        A model, ``"MODULE:FACTORY"`` or the path of an ``.onnx`` or ``.pt2`` file. Wins over the program in the
-        directory.
-    probe : object, optional
-        Arrays or a path. Wins over the probe in the directory.
-    probe_text : path, optional
-        Text in place of a probe, one sample a line; the tokenizer of the checkpoints makes the probe of it.
-    steps, every : optional
-        See `Source.select`.
-    gates : sequence of str
-        See `select_gates`.
-    sample_units, sample_seed : optional
-        See `Plan`.
-    measure : sequence of str
-        See `quantities.known.choose`.
-    reading : Reading
-        How the directory is read.
+    settings : ConversionSettings, optional
+        A model or a probe wins over what is in the directory.
 
     Raises
     ------
     RegimeError
         Something is missing or does not fit.
     """
-    if sample_units is not None and sample_units < 2:
-        raise RegimeError(f"--sample-units {sample_units}: expected 2 or more")
-    # A single pattern is a sequence of letters, which nobody means.
-    gates = (gates,) if isinstance(gates, str) else gates
-    quantities = choose((measure,) if isinstance(measure, str) else measure)
-    source = open_directory(root, reading).select(steps, every)
-    probe = _find_probe(root, probe if probe_text is None else _tokenized(probe_text, probe, source))
+    settings = settings or ConversionSettings()
+    quantities = choose(settings.measure)
+    source = open_directory(root, settings.reading).select(settings.steps, settings.every)
+    text, probe = settings.probe_text, settings.probe
+    probe = _find_probe(root, probe if text is None else _tokenized(text, probe, source))
+    model = settings.model
     program, bound = load_program(root, model=model, probe=probe, source=source)
     variants = _find_variants(source, probe) if model is None and not (root / PROGRAM_FILE).is_file() else None
     program = program if variants is None else _restricted(program, variants)
     found = find_gates(program)
     _warn_of_nested(found)
     return Plan(
-        source,
-        program,
-        bound,
-        select_gates(found, gates),
-        found,
-        variants,
-        sample_units,
-        sample_seed,
-        reading.weights,
-        quantities,
+        source=source,
+        program=program,
+        probe=bound,
+        gates=select_gates(found, settings.gates),
+        all_gates=found,
+        variants=variants,
+        sample_units=settings.sample_units,
+        sample_seed=settings.sample_seed,
+        weights=settings.reading.weights,
+        quantities=quantities,
     )
 
 

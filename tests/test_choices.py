@@ -17,6 +17,7 @@ from regime_proto import memory
 from regime_proto.analyzer.result import Threshold
 from regime_proto.analyzer.verdict import verdict
 from regime_proto.plan import make_plan, write_program
+from regime_proto.settings import ConversionSettings
 
 
 class Mixed(nn.Module):
@@ -87,7 +88,7 @@ def test_relu_and_piecewise_gates_are_the_default(mixed, tmp_path):
     ],
 )
 def test_gates_are_chosen_by_glob(mixed, gates, expected):
-    plan = make_plan(mixed, gates=gates)
+    plan = make_plan(mixed, ConversionSettings(gates=gates))
     assert [gate.op for gate in plan.gates] == expected
 
 

@@ -25,8 +25,10 @@ from regime_proto.plan import make_plan
 from regime_proto.quantities.known import choose
 from regime_proto.quantities.measuring import term_columns
 from regime_proto.recording.start import read_start, start_path, write_start
+from regime_proto.settings import ConversionSettings
 
 STATES = 8
+DISTANCES = ConversionSettings(measure="weight_distance_l2")
 TERMS = [quantity for quantity in choose(["weights"]) if quantity.term is not None]
 
 
@@ -75,7 +77,7 @@ def test_none_are_kept_that_nobody_asked_for(mlp_run, tmp_path):
 
 
 def test_they_are_counted_in_what_is_foreseen(mlp_run):
-    bare, plan = make_plan(mlp_run), make_plan(mlp_run, measure=["weight_distance_l2"])
+    bare, plan = make_plan(mlp_run), make_plan(mlp_run, DISTANCES)
     assert plan.predicted_memory_bytes(2) == bare.predicted_memory_bytes(2) + bare.state_bytes
     masks = plan.mask_policy("all")
     extra = plan.predicted_file_bytes(masks) - bare.predicted_file_bytes(masks)
@@ -94,7 +96,9 @@ def test_on_the_host_and_on_a_device(dtype, device):
         for _ in range(3)
     ]
     given = copy.deepcopy(states)
-    meter = meter_of(made, {"x": quarters((7, 300), 1)}, given[0], device=device, measured=choose(["weight_distance_l2"]))
+    meter = meter_of(
+        made, {"x": quarters((7, 300), 1)}, given[0], device=device, measured=choose(["weight_distance_l2"])
+    )
     # The first state is kept as it was, whatever becomes of the memory that it was read from.
     given[0]["w"][...] = 0
     observed = [observation.quantities["weight_distance_l2"] for observation in observe(meter, *states)]
@@ -184,7 +188,7 @@ def test_the_first_checkpoint_may_be_deleted_while_a_run_is_followed(run, refere
         return grown_plan(plan, seconds=0.01)
 
     path = tmp_path / "run.h5"
-    run_plan(make_plan(run, distance=True), path, grown=grown)
+    run_plan(make_plan(run, DISTANCES), path, DISTANCES, grown=grown)
     assert rounds == [7, 8]
     np.testing.assert_array_equal(distances(path), reference)
     # Later, another process has nothing to measure from.

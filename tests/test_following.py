@@ -24,6 +24,7 @@ from regime_proto.conversion import run_plan
 from regime_proto.directory import open_directory
 from regime_proto.following import grown_plan, wait_for_two
 from regime_proto.plan import make_plan, write_program
+from regime_proto.settings import ConversionSettings
 
 REGIME = Path(sys.executable).with_name("regime")
 STATES = 150
@@ -84,7 +85,7 @@ def test_a_run_that_has_grown_is_added_to(whole, part, tmp_path, first, masks):
         run_id = before.attrs["run_id"]
     grow(STATES)
     plan, steps = counting(make_plan(folder))
-    run_plan(plan, output, masks=masks)
+    run_plan(plan, output, ConversionSettings(masks=masks))
     # The last one that was known is read to compare with; three more reads measure the noise, one calibrates.
     known = [step for step in steps if step < first - 1]
     assert len(known) <= 3

@@ -35,6 +35,7 @@ from regime_proto.hub.files import weights_among
 from regime_proto.hub.places import sizes
 from regime_proto.places import as_place, downloading, is_published, is_remote, on_disk
 from regime_proto.plan import make_plan
+from regime_proto.settings import ConversionSettings
 
 REGIME = Path(sys.executable).with_name("regime")
 STEPS = (0, 10, 20, 30, 100, 1000)
@@ -220,7 +221,7 @@ def test_downloads_are_kept_where_that_is_asked_for(repository, hub, material, o
 
 
 def test_the_first_checkpoint_tells_the_adapter(repository, hub, options):
-    plan = make_plan(as_place("hf://lab/net@step*"), **options)
+    plan = make_plan(as_place("hf://lab/net@step*"), ConversionSettings(**options))
     assert is_remote(plan.source.root)
     assert plan.source.adapter == "folder"
     assert plan.source.step_kind == "step"
@@ -578,7 +579,7 @@ def test_a_sequence_that_grows_is_followed(repository, hub, local, options):
         return None
 
     with downloading(as_place("hf://lab/net@step*"), Path("run.h5")) as place:
-        run_plan(make_plan(place, **options), Path("run.h5"), grown=grown)
+        run_plan(make_plan(place, ConversionSettings(**options)), Path("run.h5"), grown=grown)
     with regime_proto.open_trajectory("run.h5") as one, regime_proto.open_trajectory(local) as other:
         np.testing.assert_array_equal(one["flips"], other["flips"])
     assert hub.files().count(WEIGHTS) == len(STEPS)

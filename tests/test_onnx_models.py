@@ -32,6 +32,7 @@ from regime_proto.engine.measure import Meter
 from regime_proto.plan import MissingPart, load_program, make_plan, write_program
 from regime_proto.probe import ProbeError, as_probe
 from regime_proto.registry import Describing, Exporter, Reader, exporter_for, readers
+from regime_proto.settings import ConversionSettings
 from regime_proto.source import State
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
@@ -535,7 +536,7 @@ def test_a_directory_of_models_in_step_order(onnx_run):
 
 
 def test_the_program_of_a_directory_comes_from_its_first_model(onnx_run):
-    plan = make_plan(onnx_run, probe=onnx_run.parent / "probe.npy")
+    plan = make_plan(onnx_run, ConversionSettings(probe=onnx_run.parent / "probe.npy"))
     first = from_onnx.program_of(onnx_run / "net_0.onnx", as_probe(probe()))
     assert plan.program == first
     assert load_program(onnx_run, probe=probe())[0] == first
@@ -678,7 +679,7 @@ def test_equal_graphs_share_a_session(tmp_path):
     folder.mkdir()
     for index in range(3):
         saved(small(seed=index), folder / f"step_{index}.onnx")
-    plan = make_plan(folder, probe=probe())
+    plan = make_plan(folder, ConversionSettings(probe=probe()))
     assert plan.variants is None
     assert len(plan.program.trainable) == 4
 
@@ -724,7 +725,7 @@ def test_masks_of_a_real_graph_over_a_random_walk(name, tmp_path):
                 walked = walked + 0.01 * (walked.std() or 1.0) * generator.standard_normal(walked.shape)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(walked.astype(np.float32), tensor.name))
         saved(original, folder / f"step_{step}.onnx")
-    plan = make_plan(folder, probe={value: given})
+    plan = make_plan(folder, ConversionSettings(probe={value: given}))
     assert collections.Counter(gate.op for gate in plan.gates) == counts
     run_plan(plan, tmp_path / "run.h5")
     with regime_proto.open_trajectory(tmp_path / "run.h5") as trajectory:

@@ -18,6 +18,7 @@ from regime_proto.plan import make_plan, write_program
 from regime_proto.quantities.base import Network, Quantity, State
 from regime_proto.quantities.known import choose, known_quantities
 from regime_proto.quantities.measuring import Measures
+from regime_proto.settings import ConversionSettings
 
 STATES = 6
 NETS = {"mlp": nets.make_mlp, "conv": nets.make_conv, "encoder": nets.make_encoder}
@@ -424,13 +425,17 @@ def test_a_resumed_recording_measures_the_same(tmp_path):
         np.testing.assert_allclose(cut[name], values, rtol=1e-6, atol=1e-12, err_msg=name)
 
 
+def measuring(*names):
+    return ConversionSettings(measure=names)
+
+
 def test_quantities_are_counted_in_what_is_foreseen(mlp_run):
-    bare, plan = make_plan(mlp_run), make_plan(mlp_run, measure=["weight_norm_l2", "active_fraction"])
+    bare, plan = make_plan(mlp_run), make_plan(mlp_run, measuring("weight_norm_l2", "active_fraction"))
     masks = plan.mask_policy("all")
     extra = plan.predicted_file_bytes(masks) - bare.predicted_file_bytes(masks)
     assert extra == 8 * 8 * (len(plan.program.trainable) + len(plan.gates))
     assert plan.predicted_memory_bytes(1) == bare.predicted_memory_bytes(1)
-    held = make_plan(mlp_run, measure=["weight_dot_first"])
+    held = make_plan(mlp_run, measuring("weight_dot_first"))
     assert held.predicted_memory_bytes(1) == bare.predicted_memory_bytes(1) + bare.state_bytes
 
 
