@@ -11,7 +11,7 @@ import onnx_ir as ir
 from regime_proto.adapters.onnx_file import array_of, metadata_of, model_of, module_path, open_model, silent
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.engine.graph.exported import exported_program, forget_origin
+from regime_proto.engine.graph.exported import Origin, exported_program, forget_origin
 from regime_proto.engine.graph.initializers import GatherInitializers, find_weights
 from regime_proto.engine.graph.program import METADATA_KEY, Program, Tensor
 from regime_proto.engine.graph.rewrite import LiftWeights, NameNodes, StripMetadata
@@ -137,6 +137,7 @@ def _program(model: ir.Model, probe: Probe, where: str) -> Program:
     arrays = probe.bind([str(value.name) for value in model.graph.inputs])
     LiftWeights({name: name for name in roles})(model)
     NameNodes()(model)
+    paths = {str(node.name): module_path(node.metadata_props) for node in model.graph.all_nodes()}
     return exported_program(
         model,
         tensors=[
@@ -144,9 +145,7 @@ def _program(model: ir.Model, probe: Probe, where: str) -> Program:
         ],
         weights=weights,
         probe=arrays,
-        framework=framework,
-        where=where,
-        paths={str(node.name): module_path(node.metadata_props) for node in model.graph.all_nodes()},
+        origin=Origin(where, framework, paths),
         # They say how the model is to run: it may have branches for them.
         fixed={name: array.item() for name, array in arrays.items() if array.ndim == 0},
         beside=held,

@@ -15,7 +15,7 @@ from regime_proto.adapters.jax_trace import with_whole_activations
 from regime_proto.adapters.onnx_file import silent
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.engine.graph.exported import exported_program, outputs_of, paths_by_weights
+from regime_proto.engine.graph.exported import Origin, exported_program, outputs_of, paths_by_weights
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.engine.graph.rewrite import NameNodes
 from regime_proto.probe import Probe, ProbeError
@@ -79,9 +79,7 @@ def program_of_function(
                     tensors=tensors,
                     weights=weights,
                     probe=probe,
-                    framework=versions,
-                    where=where,
-                    paths=paths_by_weights(model, modules),
+                    origin=Origin(where, versions, paths_by_weights(model, modules)),
                 )
             _require_same(program, sets, probe, expected)
         except Exception as error:

@@ -14,7 +14,7 @@ from regime_proto.adapters.from_sklearn import WEIGHTS
 from regime_proto.adapters.onnx_file import silent
 from regime_proto.schema.errors import RegimeError
 
-from regime_proto.engine.graph.exported import exported_program, outputs_of, paths_by_weights
+from regime_proto.engine.graph.exported import Origin, exported_program, outputs_of, paths_by_weights
 from regime_proto.engine.graph.fingerprints import fingerprints, found_in
 from regime_proto.engine.graph.initializers import GatherInitializers
 from regime_proto.engine.graph.program import Program, Tensor
@@ -63,9 +63,11 @@ def export(model: Any, probe: Probe) -> Program:
         ],
         weights=weights,
         probe={_INPUT: array},
-        framework={"sklearn": sklearn.__version__, "skl2onnx": skl2onnx.__version__},
-        where=where,
-        paths=paths_by_weights(graph, {name: f"{WEIGHTS[0]}.{name.rpartition('.')[2]}" for name in weights}),
+        origin=Origin(
+            where,
+            {"sklearn": sklearn.__version__, "skl2onnx": skl2onnx.__version__},
+            paths_by_weights(graph, {name: f"{WEIGHTS[0]}.{name.rpartition('.')[2]}" for name in weights}),
+        ),
     )
     _verify(program, marked, array, where)
     return program

@@ -13,7 +13,7 @@ from regime_proto.analyzer.series import describe_invalid, describe_order
 from regime_proto.dataset import open_trajectory
 from regime_proto.engine.deltas import non_finite
 from regime_proto.engine.device import find_device, runtime_version
-from regime_proto.engine.measure import Meter, observe
+from regime_proto.engine.measure import Meter, MeterSettings, observe
 from regime_proto.engine.noise import measure_noise
 from regime_proto.existing import refusal
 from regime_proto.judging import judging, sketched
@@ -536,10 +536,7 @@ def _calibrate(plan: Plan, device: str) -> Meter:
         plan.probe,
         find_device(device),
         weights,
-        sample_units=plan.sample_units,
-        seed=plan.sample_seed,
-        variants=plan.variants,
-        measured=plan.quantities,
+        settings=MeterSettings(plan.sample_units, plan.sample_seed, variants=plan.variants, measured=plan.quantities),
     )
 
 

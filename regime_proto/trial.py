@@ -27,7 +27,7 @@ import onnxruntime
 from regime_proto.engine.device import find_device
 from regime_proto.engine.graph.gates import find_gates
 from regime_proto.engine.graph.program import Program, ProgramError
-from regime_proto.engine.session import MaskSession
+from regime_proto.engine.session import BRIEFLY, MaskSession
 from regime_proto.memory import available_bytes
 from regime_proto.opening import read_whole
 from regime_proto.probe import Probe, ProbeError
@@ -179,7 +179,7 @@ def run_once(program: Program, probe: Probe) -> None:
     if not gates:
         return
     dtypes = {name: array.dtype for name, array in weights.items()}
-    session = MaskSession(program, gates, arrays, device, dtypes=dtypes, brief=True)
+    session = MaskSession(program, gates, arrays, device, dtypes=dtypes, running=BRIEFLY)
     session.run({name: device.place(array) for name, array in weights.items()})
 
 

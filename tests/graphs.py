@@ -12,7 +12,7 @@ from regime_proto.engine.device import Device
 from regime_proto.engine.graph.gates import find_gates, select_gates
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.engine.graph.rewrite import NameNodes
-from regime_proto.engine.measure import Meter
+from regime_proto.engine.measure import Meter, MeterSettings
 from regime_proto.source import Checkpoint, State
 
 SAMPLES, FEATURES, UNITS = 8, 4, 11
@@ -57,7 +57,7 @@ def quarters(shape, seed, dtype=np.float32, spread=8):
 
 def meter_of(program, probe, weights, *patterns, device=HOST, **options):
     gates = select_gates(find_gates(program), patterns)
-    return Meter.calibrate(program, gates, probe, device, weights, **options)
+    return Meter.calibrate(program, gates, probe, device, weights, settings=MeterSettings(**options))
 
 
 def observe(meter, *states):

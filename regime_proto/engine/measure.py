@@ -16,7 +16,7 @@ from regime_proto.engine.graph.output_units import find_output_units
 from regime_proto.engine.graph.program import Program
 from regime_proto.engine.masks import find_rows, pack_masks
 from regime_proto.engine.sampling import choose_units, flip_fraction_errors
-from regime_proto.engine.session import Masks, MaskSession, Placer
+from regime_proto.engine.session import BRIEFLY, Masks, MaskSession, Placer, Running
 from regime_proto.engine.variants import Variants, VariantSessions
 from regime_proto.probe import COUNTED
 from regime_proto.quantities import base as quantities
@@ -48,6 +48,31 @@ class Measured:
     metrics: Mapping[str, float]
     comparable: Comparable
     finite: bool
+
+
+@dataclass(frozen=True)
+class MeterSettings:
+    """What a meter is asked for.
+
+    Parameters
+    ----------
+    sample_units : int, optional
+        Keep at most so many units of each gate.
+    seed : int
+        Of their choice.
+    variants : Variants, optional
+        Where the checkpoints' graphs differ.
+    threads : int
+        Of a pass; one, where several are under way at once.
+    measured : tuple of Quantity
+        What is to be measured beside weight deltas and flips.
+    """
+
+    sample_units: int | None = None
+    seed: int = 0
+    variants: Variants | None = None
+    threads: int = 1
+    measured: tuple[quantities.Quantity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,11 +115,7 @@ class Meter:
         device: Device,
         first: Mapping[str, Array],
         *,
-        sample_units: int | None = None,
-        seed: int = 0,
-        variants: Variants | None = None,
-        threads: int = 1,
-        measured: Sequence[quantities.Quantity] = (),
+        settings: MeterSettings = MeterSettings(),
     ) -> "Meter":
         """Make a meter, after finding samples and tokens in every gate.
 
@@ -107,16 +128,7 @@ class Meter:
         device : Device
         first : mapping of str to array
             The first state, under the program's names.
-        sample_units : int, optional
-            Keep at most so many units of each gate.
-        seed : int
-            Of their choice.
-        variants : Variants, optional
-            Where the checkpoints' graphs differ.
-        threads : int
-            Of a pass; one, where several are under way at once.
-        measured : sequence of Quantity
-            What is to be measured beside weight deltas and flips.
+        settings : MeterSettings
 
         Raises
         ------
@@ -125,24 +137,27 @@ class Meter:
         """
         placer = Placer(device, first)
         placed = placer.place(first, "the first checkpoint")
-        plain = MaskSession(program, gates, probe, device, dtypes=placer.dtypes, brief=True)
+        plain = MaskSession(program, gates, probe, device, dtypes=placer.dtypes, running=BRIEFLY)
         rows = find_rows(plain, placed, probe, probe.get(COUNTED))
-        if sample_units is not None:
+        if settings.sample_units is not None:
             rows = tuple(
-                choose_units(row, gate, sample_units, (seed, index))
+                choose_units(row, gate, settings.sample_units, (settings.seed, index))
                 for index, (row, gate) in enumerate(zip(rows, gates, strict=True))
             )
         layers = tuple(gate.layer(row.samples, row.width(gate)) for gate, row in zip(gates, rows, strict=True))
 
+        running = Running(settings.threads)
+
         def session_of(program: Program, gates: Sequence[Gate]) -> MaskSession:
-            return MaskSession(program, gates, probe, device, dtypes=placer.dtypes, rows=rows, threads=threads)
+            return MaskSession(program, gates, probe, device, dtypes=placer.dtypes, rows=rows, running=running)
 
         names = [tensor.name for tensor in program.trainable]
+        variants = settings.variants
         comparer: Comparer = HostComparer(names, layers)
         if device.resident:
             comparer = DeviceComparer(device, {name: placed[name] for name in names}, layers)
         session = session_of(program, gates)
-        measures = Measures(tuple(measured), _network(program, layers, _counted(layers, rows)))
+        measures = Measures(settings.measured, _network(program, layers, _counted(layers, rows)))
         kept = None
         if measures.keep_first:
             masks = pack_masks(session.run(placed)) if measures.keep_first_masks else None

@@ -9,7 +9,7 @@ import numpy as np
 from regime_proto.engine.device import cores, find_device
 from regime_proto.engine.masks import pack_masks
 from regime_proto.engine.measure import Meter
-from regime_proto.engine.session import Masks, MaskSession, Placer
+from regime_proto.engine.session import Masks, MaskSession, Placer, Running
 from regime_proto.schema.flips import FlipCounter, pattern_change
 from regime_proto.source import Array
 
@@ -92,7 +92,7 @@ def noise_of(meter: Meter, usual: Array, others: Mapping[str, Array]) -> NoiseFl
 def _other_runs(meter: Meter, probe: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, Run]:
     """Return passes that differ from the meter's in nothing that should matter."""
 
-    def run(placer: Placer, **change: int) -> Run:
+    def run(placer: Placer, *, nudged: int | None = None, threads: int = 1) -> Run:
         session = MaskSession(
             meter.program,
             meter.session.gates,
@@ -100,8 +100,8 @@ def _other_runs(meter: Meter, probe: Mapping[str, Array], weights: Mapping[str, 
             placer.device,
             dtypes=placer.dtypes,
             rows=meter.rows,
-            brief=True,
-            **change,
+            nudged=nudged,
+            running=Running(threads, brief=True),
         )
         return lambda weights: session.run(placer.place(weights, "noise floor"))
 

@@ -33,6 +33,25 @@ class Masks:
     finite: bool
 
 
+@dataclass(frozen=True)
+class Running:
+    """How a session runs.
+
+    Parameters
+    ----------
+    threads : int
+        Of a pass; one, where several are under way at once.
+    brief : bool
+        Whether only a few states will be run.
+    """
+
+    threads: int = 1
+    brief: bool = False
+
+
+BRIEFLY = Running(brief=True)
+
+
 class MaskSession:
     """The forward pass from weights to masks.
 
@@ -47,11 +66,9 @@ class MaskSession:
         What the states hold, by tensor; the graph widens it.
     rows : sequence of Rows, optional
         How each gate becomes rows of units; None leaves masks in the shapes of their gates.
-    threads : int
     nudged : int, optional
         Seed; with it every weight is moved by one unit in the last place.
-    brief : bool
-        Whether only a few states will be run.
+    running : Running
     """
 
     def __init__(
@@ -63,9 +80,8 @@ class MaskSession:
         *,
         dtypes: Mapping[str, np.dtype],
         rows: Sequence[Rows] | None = None,
-        threads: int = 1,
         nudged: int | None = None,
-        brief: bool = False,
+        running: Running = Running(),
     ) -> None:
         self.gates = tuple(gates)
         self.device = device
@@ -75,7 +91,7 @@ class MaskSession:
         if nudged is not None:
             NudgeWeights(program.weight_inputs, nudged)(model)
         CastWeights({name: ir.DataType.from_numpy(dtype) for name, dtype in dtypes.items()})(model)
-        self._session = device.session(model, threads=threads, brief=brief)
+        self._session = device.session(model, threads=running.threads, brief=running.brief)
         self.probe_inputs = program.probe_inputs
         self._probe = {name: device.place(probe[name]) for name in program.probe_inputs if name in self._session.inputs}
         self._planes = [

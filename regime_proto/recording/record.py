@@ -10,7 +10,7 @@ from pathlib import Path
 from regime_proto.analyzer.epochs import observations_per_epoch
 from regime_proto.engine.device import cores, find_device
 from regime_proto.engine.graph.gates import find_gates, select_gates
-from regime_proto.engine.measure import Meter
+from regime_proto.engine.measure import Meter, MeterSettings
 from regime_proto.plan import STORED_BIT_PER_BIT
 from regime_proto.probe import Probe, as_probe, probe_sha256
 from regime_proto.provenance import embedded_files, header_of, provenance
@@ -157,10 +157,7 @@ def record(
             live.probe,
             find_device(AUTO if engine == "onnx" or live.native is None else "cpu"),
             live.tensors(None),
-            sample_units=sample_units,
-            seed=sample_seed,
-            threads=cores(),
-            measured=chosen_quantities,
+            settings=MeterSettings(sample_units, sample_seed, threads=cores(), measured=chosen_quantities),
         )
         if resume is not False and meter.measures.keep_first_masks:
             raise RegimeError("resume: a quantity needs the masks of the first state, which are not kept; record anew")

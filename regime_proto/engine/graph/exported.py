@@ -1,6 +1,7 @@
 """Makes programs of graphs that other tools exported, once their weights are inputs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 import onnxruntime
@@ -13,15 +14,32 @@ from regime_proto.engine.graph.shapes import FixInputShapes, FixInputValues, Run
 from regime_proto.source import Array
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a graph comes from.
+
+    Parameters
+    ----------
+    where : str
+        Named in errors.
+    framework : mapping of str to str
+        Names and versions of what it was exported with.
+    paths : mapping of str to str
+        Module path by node name, as far as known.
+    """
+
+    where: str
+    framework: Mapping[str, str]
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+
 def exported_program(
     model: ir.Model,
     *,
     tensors: Sequence[Tensor],
     weights: Mapping[str, Array],
     probe: Mapping[str, Array],
-    framework: Mapping[str, str],
-    where: str,
-    paths: Mapping[str, str] | None = None,
+    origin: Origin,
     fixed: Mapping[str, float] | None = None,
     beside: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Program:
@@ -35,12 +53,7 @@ def exported_program(
         Every tensor a checkpoint holds.
     weights, probe : mapping of str to array
         Between them one array for every graph input; the graph is run on them once.
-    framework : mapping of str to str
-        Names and versions of what the graph was exported with.
-    where : str
-        Named in errors.
-    paths : mapping of str to str, optional
-        Module path by node name.
+    origin : Origin
     fixed : mapping of str to number, optional
         The inputs that are constants of this program; see `FixInputValues`.
     beside : mapping of str to tuple of int, optional
@@ -51,6 +64,7 @@ def exported_program(
     ProgramError
         The probe does not fit, or the graph does not run on it.
     """
+    where = origin.where
     # The constants have to stand in the program itself: it is shipped alone.
     ir.external_data.load_to_model(model)
     for rewrite in (
@@ -63,14 +77,14 @@ def exported_program(
         InlineConstantBranches(weights=()),
         RunOnce(probe, weights, where, trial=False),
         NameNodes(),
-        StripMetadata(paths or {}),
+        StripMetadata(origin.paths),
     ):
         rewrite(model)
     forget_origin(model)
     held = {*model.graph.initializers, *(tensor.name for tensor in tensors)}
     unused = [Tensor(name, shape, trainable=False) for name, shape in (beside or {}).items() if name not in held]
     return Program.from_model(
-        model, tensors=[*tensors, *unused], probe_inputs=list(probe), framework=framework, fixed=fixed
+        model, tensors=[*tensors, *unused], probe_inputs=list(probe), framework=origin.framework, fixed=fixed
     )
 
 
