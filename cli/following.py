@@ -11,10 +11,9 @@ from regime_proto.cli.console import Messages
 
 from regime_proto.analyzer.result import Result
 from regime_proto.conversion import Done, Grown
-from regime_proto.directory import Reading
 from regime_proto.following import grown_plan, wait_for_two
 from regime_proto.plan import Plan
-from regime_proto.settings import ConversionSettings
+from regime_proto.settings import ConversionSettings, Reading
 
 Analyze = Callable[[Path], Result]
 

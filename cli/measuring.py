@@ -184,8 +184,8 @@ def program(
             if probe_text is None and (model is None or probe is None):
                 missing = "--model" if model is None else "--probe"
                 raise RegimeError(f"{missing} is missing; give --model and --probe, or a trajectory that carries them")
-            from regime_proto.directory import Reading
             from regime_proto.plan import program_files
+            from regime_proto.settings import Reading
 
             given = {"model": model, "probe": probe, "probe_text": probe_text}
             contents, note = program_files(output, **given, reading=Reading(**reading)), ""
@@ -246,7 +246,7 @@ def inspect(
     """
     from regime_proto.cli import inspection, render
 
-    from regime_proto.settings import ConversionSettings
+    from regime_proto.settings import ConversionSettings, Reading
 
     messages = Messages(quiet=quiet, verbose=verbose)
     console = render.console()
@@ -262,8 +262,10 @@ def inspect(
             _refuse_other_file(source)
             render.show(console, inspection.trajectory(source))
         else:
-            given = {"model": model, "probe": probe, "probe_text": probe_text, "gates": gates}
-            _inspect_directory(source, messages, ConversionSettings.of(**given, **reading))
+            settings = ConversionSettings(
+                model=model, probe=probe, probe_text=probe_text, gates=gates, reading=Reading(**reading)
+            )
+            _inspect_directory(source, messages, settings)
 
 
 def _inspect_directory(root: Path, messages: Messages, settings: "ConversionSettings") -> None:

@@ -21,7 +21,7 @@ def quantities(as_json: bool, quiet: bool, verbose: bool) -> None:
     Example: regime quantities
     """
     from regime_proto.cli import render
-    from rich.console import Group
+    from rich.console import Group, RenderableType
 
     from regime_proto.quantities.known import known_quantities
 
@@ -31,7 +31,7 @@ def quantities(as_json: bool, quiet: bool, verbose: bool) -> None:
     if as_json:
         click.echo(json.dumps({"json_version": 1, "quantities": [_fields(quantity) for quantity in known]}))
         return
-    parts = []
+    parts: list[RenderableType] = []
     for quantity in known:
         facts = render.facts_grid()
         for name, value in _fields(quantity).items():

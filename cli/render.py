@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from regime_proto.cli.console import is_plain
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -81,9 +81,10 @@ def sparkline(values: Sequence[float] | NDArray[Any], width: int = SPARK_WIDTH) 
 
 def analysis(result: Result, *, all_layers: bool) -> Group:
     """Return the report of one analysis."""
+    quantities: list[RenderableType] = ["", _quantities(result)] if result.quantities else []
     return Group(
         _title(result), "", _numbers(result), Text(verdict(result)), "", _curves(result), "", _thresholds(result), "",
-        _layers(result, all_layers=all_layers), *(["", _quantities(result)] if result.quantities else []),
+        _layers(result, all_layers=all_layers), *quantities,
     )  # fmt: skip
 
 

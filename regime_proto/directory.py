@@ -21,6 +21,7 @@ from regime_proto.registry import FIRST_BYTES, Reader, advice_on, rank, reader_n
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import SUFFIX
 from regime_proto.schema.nearest import no_such
+from regime_proto.settings import AS_RECOGNISED, Reading
 from regime_proto.source import Checkpoint, OtherOrder, Skipped, Source, State
 
 T = TypeVar("T")
@@ -44,26 +45,6 @@ class AdapterError(RegimeError):
 
 
 @dataclass(frozen=True)
-class Reading:
-    r"""How a directory is to be read; what is None is found out.
-
-    Parameters
-    ----------
-    adapter : str, optional
-        The adapter that reads it.
-    step_pattern : str, optional
-        A regular expression with one group, the step, or the epoch if it is named so (``(?P<epoch>\d+)``), that is
-        searched in the names of files or folders; those without it are left out.
-    weights : str, optional
-        The key under which a checkpoint holds the weights that are meant, or the front of their names.
-    """
-
-    adapter: str | None = None
-    step_pattern: str | None = None
-    weights: str | None = None
-
-
-@dataclass(frozen=True)
 class _Claim:
     """Why an adapter takes entries with one kind of name for its own, and whether their suffix is one of its own."""
 
@@ -80,9 +61,6 @@ class _Recognised:
     reason: str
     paths: list[Path]
     others: list[Skipped]
-
-
-AS_RECOGNISED = Reading()
 
 
 def open_directory(root: Path, reading: Reading = AS_RECOGNISED) -> Source:

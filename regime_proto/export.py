@@ -97,7 +97,7 @@ FORMATS: dict[str, Callable[[Result, BinaryIO], None]] = {
 
 def _present(curves: xr.Dataset) -> dict[str, str]:
     """Return the variables of a result, and what each means."""
-    quantities = {name: str(curves[name].attrs["long_name"]) for name in curves.data_vars if _is_quantity(name)}
+    quantities = {str(name): str(curves[name].attrs["long_name"]) for name in curves.data_vars if _is_quantity(name)}
     meanings = _MEANINGS | ({"tensor": "trainable tensor"} if "tensor" in curves else {})
     return {name: meaning for name, meaning in meanings.items() if name in curves} | quantities
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from regime_proto.directory import AS_RECOGNISED, NoCheckpoint, Reading, open_directory
+from regime_proto.directory import NoCheckpoint, open_directory
 from regime_proto.plan import Plan
 from regime_proto.registry import Outlining, capable
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.nearest import no_such
-from regime_proto.settings import ConversionSettings
+from regime_proto.settings import AS_RECOGNISED, ConversionSettings, Reading
 from regime_proto.source import Source
 
 

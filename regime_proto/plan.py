@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from regime_proto.directory import AS_RECOGNISED, Reading, find_source, open_directory
+from regime_proto.directory import find_source, open_directory
 from regime_proto.engine.device import cores
 from regime_proto.engine.graph.gates import Gate, find_gates, select_gates
 from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
@@ -29,7 +29,7 @@ from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import place_files
 from regime_proto.schema.header import Layer
 from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
-from regime_proto.settings import ConversionSettings
+from regime_proto.settings import AS_RECOGNISED, ConversionSettings, Reading
 from regime_proto.source import Array, Checkpoint, Source
 from regime_proto.trial import PROGRAM_FILES, remember, require_runnable
 

@@ -6,10 +6,32 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from regime_proto.directory import AS_RECOGNISED, Reading
 from regime_proto.quantities.known import asked_for
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.notes import Note, as_notes
+
+
+@dataclass(frozen=True)
+class Reading:
+    r"""How a directory is to be read; what is None is found out.
+
+    Parameters
+    ----------
+    adapter : str, optional
+        The adapter that reads it.
+    step_pattern : str, optional
+        A regular expression with one group, the step, or the epoch if it is named so (``(?P<epoch>\d+)``), that is
+        searched in the names of files or folders; those without it are left out.
+    weights : str, optional
+        The key under which a checkpoint holds the weights that are meant, or the front of their names.
+    """
+
+    adapter: str | None = None
+    step_pattern: str | None = None
+    weights: str | None = None
+
+
+AS_RECOGNISED = Reading()
 
 
 @dataclass(frozen=True)

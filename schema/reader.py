@@ -206,8 +206,9 @@ def attached_dimensions(stored: h5py.Dataset) -> tuple[str, ...]:
     """Return the names of the dimensions that a variable is attached to; an empty one where there is none."""
     lists = stored.attrs.get("DIMENSION_LIST")
     if lists is None:
-        return ("",) * stored.ndim
-    return tuple(stored.file[references[0]].name.removeprefix("/") if len(references) else "" for references in lists)
+        return tuple([""] * int(stored.ndim))
+    names = (stored.file[references[0]].name if len(references) else "" for references in lists)
+    return tuple(str(name).removeprefix("/") for name in names)
 
 
 def read_embedded(file: h5py.File) -> dict[str, bytes]:

@@ -67,7 +67,7 @@ def _dots(trajectory: xr.Dataset, variable: str, rows: Array) -> Array:
 
 
 def _divided(values: Array, by: Array) -> Array:
-    return np.divide(values, by, out=np.full(values.shape, np.nan), where=by > 0)
+    return np.asarray(np.divide(values, by, out=np.full(values.shape, np.nan), where=by > 0))
 
 
 def _update(_: xr.Dataset, chosen: xr.Dataset, kept: Array) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from regime_proto.directory import Reading, open_directory
+from regime_proto.directory import open_directory
 from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.engine.graph.program import Program
 from regime_proto.integrity import rules
@@ -18,6 +18,7 @@ from regime_proto.integrity.order import contradiction
 from regime_proto.integrity.scan import Progress, Scan, distances, scan
 from regime_proto.places import as_place, is_remote, on_disk
 from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.settings import Reading
 from regime_proto.source import Skipped, Source
 
 # What explains that a state lies far off the others.

@@ -1,7 +1,7 @@
 """Finds the quantities, built in or third-party, through the entry-point group ``regime_proto.quantities``."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import entry_points
 
@@ -12,7 +12,7 @@ from regime_proto.schema.nearest import did_you_mean
 
 GROUP = "regime_proto.quantities"
 
-GROUPS = {
+GROUPS: dict[str, Callable[[Quantity], bool]] = {
     "all": lambda _: True,
     WEIGHTS: lambda quantity: quantity.needs == (WEIGHTS,),
     MASKS: lambda quantity: quantity.needs == (MASKS,),

@@ -44,13 +44,11 @@ class Quantified:
         """
         if begins:
             self._first_masks = packed
-        states = [
-            State(weights, masks) if weights else None
-            for weights, masks in ((previous, self._previous_masks), (first, self._first_masks))
-        ]
+        before = State(previous, self._previous_masks) if previous else None
+        start = State(first, self._first_masks) if first else None
         self._previous_masks = packed
         try:
-            return self._measures.row(State(current, packed), *states, WHERE), ""
+            return self._measures.row(State(current, packed), before, start, WHERE), ""
         except RegimeError as error:
             unknown = {quantity.name: self._measures.unknown(quantity) for quantity in self._measures.quantities}
             return unknown, str(error)

@@ -24,7 +24,7 @@ from regime_proto.report.names import distinct
 from regime_proto.report.view import RunView
 from regime_proto.schema.layout import LAYER, QUANTITY_PREFIX, TENSOR
 
-_COLORS = {(TENSOR,): WEIGHT, (LAYER,): PATTERN}
+_COLORS: dict[tuple[str, ...], str] = {(TENSOR,): WEIGHT, (LAYER,): PATTERN}
 
 
 def quantities(view: RunView) -> list[Figure]:
