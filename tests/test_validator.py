@@ -369,6 +369,41 @@ def unit_of_time(file):
     file["epoch"].attrs["units"] = "days since 2000-01-01"
 
 
+@breaks("quantity-dims", r"\(step\) or \(step, tensor\)")
+def quantity_over_planes(file):
+    quantity = file.create_dataset("quantity_mine", data=np.zeros((70, 2)), maxshape=(None, 2))
+    said = ("long_name", "units", "against", "definition", "curve")
+    quantity.attrs.update({name: file["quantity_of_layer"].attrs[name] for name in said})
+    for axis, name in enumerate(("step", "plane")):
+        quantity.dims[axis].attach_scale(file[name])
+
+
+@breaks("quantity-dims")
+def quantity_that_is_attached_to_nothing(file):
+    quantity = file["quantity_of_tensor"]
+    quantity.dims[1].detach_scale(file["tensor"])
+
+
+@breaks("quantity-says", "one of an empty string, previous, first, last")
+def quantity_against_something_else(file):
+    file["quantity_of_layer"].attrs["against"] = "median"
+
+
+@breaks("quantity-says", "a formula")
+def quantity_without_definition(file):
+    del file["quantity_of_layer"].attrs["definition"]
+
+
+@breaks("variable-decoded", "no unit that is decoded as a time")
+def quantity_in_days(file):
+    file["quantity_of"].attrs["units"] = "days"
+
+
+@breaks("first-row", "NaN in the first row")
+def quantity_against_nothing(file):
+    file["quantity_of_layer"][0] = 0.5
+
+
 @breaks("variable-label", "expected a string, found none")
 def no_unit(file):
     del file["flips"].attrs["units"]
