@@ -369,7 +369,7 @@ def unit_of_time(file):
     file["epoch"].attrs["units"] = "days since 2000-01-01"
 
 
-@breaks("quantity-dims", r"\(step\) or \(step, tensor\)")
+@breaks("quantity-dims", "(step) or (step, tensor)")
 def quantity_over_planes(file):
     quantity = file.create_dataset("quantity_mine", data=np.zeros((70, 2)), maxshape=(None, 2))
     said = ("long_name", "units", "against", "definition", "curve")
