@@ -16,6 +16,7 @@ from regime_proto.name_numbers import has_integer, is_pointer
 from regime_proto.payload import Label
 from regime_proto.schema.errors import RegimeError
 from regime_proto.step_pattern import StepPattern, option
+from regime_proto.text import printable
 
 P = TypeVar("P", bound=str | PurePath)
 
@@ -317,7 +318,7 @@ class _Refusal(Generic[P]):
         first = self.paths[0]
         where = first if isinstance(first, str) else first.parent
         decide = f"say what counts: {options}" if options else _SAVE_STEPS
-        return RegimeError(f"{where}: the order of the checkpoints is not clear: {doubt.reason}; {decide}")
+        return RegimeError(f"{where}: the order of the checkpoints is not clear: {printable(doubt.reason)}; {decide}")
 
     def repeated(self, found: Order[P], doubt: Doubt) -> RegimeError:
         options = self._options(doubt.patterns)
