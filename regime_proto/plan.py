@@ -18,7 +18,7 @@ from regime_proto.factory import load_model
 from regime_proto.memory import available_bytes
 from regime_proto.places import on_disk, size, stamps
 from regime_proto.probe import FILE_NAME as PROBE_FILE
-from regime_proto.probe import Probe, ProbeError, as_probe, load_lines, load_probe, probe_content, probe_sha256
+from regime_proto.probe import Probe, as_probe, load_lines, load_probe, probe_content, probe_sha256
 from regime_proto.registry import Describing, Outlining, Tokenizing, capable, exporter_for
 from regime_proto.sample_axes import axes_of
 from regime_proto.schema import layout
@@ -26,8 +26,9 @@ from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import place_files
 from regime_proto.schema.header import Layer
 from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
+from regime_proto.schema.words import counted
 from regime_proto.source import Array, Checkpoint, Source
-from regime_proto.trial import PROGRAM_FILES, remember, require_runnable
+from regime_proto.trial import PROGRAM_FILES, remember, require_runnable, require_taken
 
 # What gzip leaves of packed masks; measured on real runs.
 STORED_BIT_PER_BIT = 0.33
@@ -273,7 +274,7 @@ def _warn_of_nested(gates: Sequence[Gate]) -> None:
     nested = [gate for gate in gates if gate.nested and gate.kind != "smooth"]
     if nested:
         warnings.warn(
-            f"{len(nested)} gate{'s' * (len(nested) > 1)} cannot be tracked: {nested[0].node} ({nested[0].op}) lies "
+            f"{counted(len(nested), 'gate')} cannot be tracked: {nested[0].node} ({nested[0].op}) lies "
             f"{nested[0].reason}" + (" (regime inspect lists all)" if len(nested) > 1 else ""),
             RegimeWarning,
             stacklevel=3,
@@ -296,7 +297,7 @@ def load_program(
             model = load_model(model, apart_from=root)
         program = exporter_for(model).export(model, probe)
     bound = probe.complete(program.probe_inputs)
-    _check_probe(program, bound, probe.where)
+    require_taken(program, bound, probe.where)
     if model is not None or not (root / PROGRAM_FILE).is_file():
         program = program.with_sample_axes(axes_of(bound, program.probe_inputs)[1])
     return program, bound
@@ -403,20 +404,3 @@ def _tokenized(text: str | Path, probe: object, source: Source | None) -> Probe:
         )
     with on_disk(source.checkpoints[0].path, values=False) as path:
         return adapter.tokenize(path, lines, str(text))
-
-
-def _check_probe(program: Program, bound: Mapping[str, Array], where: str) -> None:
-    for name, expected in program.inputs.items():
-        if name not in bound:
-            raise ProbeError(f"{where}: no array for input {name!r}; expected {expected}")
-        found = bound[name]
-        if name in program.fixed and found.ndim == 0 and found.item() != program.fixed[name]:
-            raise ProbeError(
-                f"{where}: {name} is {found.item()}, and the program was made for {program.fixed[name]:g}; "
-                "for another value, export the program again with --model and --probe"
-            )
-        if found.shape != expected.shape or found.dtype.name != expected.dtype:
-            raise ProbeError(
-                f"{where}: {name} is {found.dtype.name}{list(found.shape)}, the program expects {expected}; "
-                "for another probe, export the program again with --model and --probe"
-            )
