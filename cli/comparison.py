@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from regime_proto.cli.render import plain_table
+from regime_proto.schema.words import counted
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
@@ -38,7 +39,7 @@ def comparison(found: Comparison, target: Console, *, everything: bool) -> Group
 def _title(rows: Sequence[Row]) -> Text:
     own = [row for row in rows if row.source != PAPER]
     published = len(rows) - len(own)
-    counts = [f"{len(own)} run{'s' * (len(own) != 1)}"] if own else []
+    counts = [f"{counted(len(own), 'run')}"] if own else []
     counts += [f"{published} published runs (the paper's Table II)"] if published else []
     kinds = dict.fromkeys([*map(spacing, rows), *(f"preset {row.preset}" for row in rows)])
     return Text(" and ".join(counts), style="bold").append("\n" + ", ".join(kinds), style="not bold")

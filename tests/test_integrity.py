@@ -289,7 +289,7 @@ def test_nothing_that_can_be_read_is_one_error(tmp_path):
     for step in range(4):
         content = {front: {"w": torch.ones(2) * step} for front in ("gen", "dis")}
         torch.save(content, tmp_path / f"step_{step}.pt")
-    with pytest.raises(RegimeError, match=r"none of the 4 checkpoints can be read; step 0: weights under several keys"):
+    with pytest.raises(RegimeError, match=r"none of 4 checkpoints can be read; step 0: weights under several keys"):
         regime_proto.check(tmp_path)
 
 

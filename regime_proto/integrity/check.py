@@ -18,6 +18,7 @@ from regime_proto.integrity.order import contradiction
 from regime_proto.integrity.scan import Progress, Scan, distances, scan
 from regime_proto.places import as_place, is_remote, on_disk
 from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.schema.words import counted
 from regime_proto.source import Skipped, Source
 
 # What explains that a state lies far off the others.
@@ -209,7 +210,7 @@ def _scanned(
     if not scanned.summaries:
         first = scanned.unreadable[0]
         raise RegimeError(
-            f"{source.root}: none of the {len(source.checkpoints)} checkpoints can be read; "
+            f"{source.root}: none of {counted(len(source.checkpoints), 'checkpoint')} can be read; "
             f"{source.step_kind} {first.step}: {first.reason}"
         )
     return scanned
