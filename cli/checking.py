@@ -107,7 +107,7 @@ def _drawn(report: "Report", *, quiet: bool, everything: bool) -> "RenderableTyp
                 for name in finding.tensors:
                     table.add_row("", "", Text(f"  {printable(name)}", style="dim"))
         advice = facts_grid()
-        for rule, what in {finding.rule: finding.advice for finding in report.findings}.items():
+        for rule, what in dict.fromkeys((finding.rule, finding.advice) for finding in report.findings):
             advice.add_row(Text(rule, style="dim"), what)
         parts += [table, "", Text("what to do", style="dim"), advice]
     if report.ok:
