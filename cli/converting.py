@@ -95,7 +95,8 @@ def _planned(source: Path, messages: Messages, conversion: dict[str, Any]) -> "P
     from regime_proto.plan import make_plan
 
     what = ("model", "probe", "probe_text", "steps", "every", "gates", "sample_units", "sample_seed", "distance")
-    plan = make_plan(source, reading=reading_of(conversion), **{name: conversion[name] for name in what})
+    given = {name: conversion[name] for name in what}
+    plan = make_plan(source, reading=reading_of(conversion), exporting=messages.exporting, **given)
     _say_skipped(plan.source, messages)
     return plan
 
