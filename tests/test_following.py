@@ -238,7 +238,7 @@ def test_checkpoints_at_the_end_that_are_not_complete_are_left_out(part):
         path = folder / f"step_{step:04d}.pt"
         content = path.read_bytes()
         path.write_bytes(content[: int(share * len(content))])
-    with pytest.warns(regime_proto.schema.errors.RegimeWarning, match="left out, since training may still be writing"):
+    with pytest.warns(regime_proto.schema.errors.RegimeWarning, match="cut off, or still being written; left out"):
         source = open_directory(folder)
     assert [checkpoint.step for checkpoint in source.checkpoints] == list(range(6))
-    assert source.skipped_by_reason() == {"not complete yet": ["step_0007.pt", "step_0006.pt"]}
+    assert source.skipped_by_reason() == {"cut off, or still being written": ["step_0007.pt", "step_0006.pt"]}

@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+import os
 import shutil
+import socket
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -289,7 +291,7 @@ def test_nothing_that_can_be_read_is_one_error(tmp_path):
     for step in range(4):
         content = {front: {"w": torch.ones(2) * step} for front in ("gen", "dis")}
         torch.save(content, tmp_path / f"step_{step}.pt")
-    with pytest.raises(RegimeError, match=r"none of the 4 checkpoints can be read; step 0: weights under several keys"):
+    with pytest.raises(RegimeError, match=r"none of 4 checkpoints can be read; step 0: weights under several keys"):
         regime_proto.check(tmp_path)
 
 
@@ -877,3 +879,63 @@ def test_reasons_keep_whole_what_only_ends_in_the_name_of_the_run(tmp_path, monk
     for text in (f"{tmp_path}/run/step_1.npz is gone", "run/step_1.npz is gone"):
         reason = scan._reason(RegimeError(f"{source.checkpoints[1].path}: {text}"), source, source.checkpoints[1])
         assert reason == text.removeprefix("run/")
+
+
+# --- Advice that is followed ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [(3,), (5, 6), (0,), (0, 7), (1, 4), (2, 3, 6)])
+def test_the_steps_that_are_advised_leave_nan_and_unreadable_files_out(tmp_path, bad):
+    for step in range(8):
+        states = {"w": torch.arange(200.0) + step}
+        states["w"][0] = torch.nan if step in bad else 0
+        torch.save(states, tmp_path / f"step_{step}.pt")
+    (tmp_path / "step_4.pt").write_bytes(b"PK\3\4 damaged")
+    report = regime_proto.check(tmp_path)
+    spoiled = [finding for finding in report.findings if finding.rule == "non-finite"]
+    assert {step for finding in spoiled for step in finding.steps} == {*bad} - {4}
+    for finding in spoiled:
+        steps = finding.advice.partition("--steps ")[2]
+        rest = regime_proto.check(tmp_path, steps=steps)
+        assert len(rest.steps) >= 2
+        assert not {"non-finite", "unreadable"} & {finding.rule for finding in rest.findings}
+
+
+def test_no_steps_are_advised_where_no_two_in_a_row_are_whole(tmp_path):
+    for step in range(4):
+        torch.save({"w": torch.full((9,), torch.nan if step % 2 else float(step))}, tmp_path / f"step_{step}.pt")
+    findings = [finding for finding in regime_proto.check(tmp_path).findings if finding.rule == "non-finite"]
+    assert len(findings) == 2
+    assert not any("--steps" in finding.advice for finding in findings)
+
+
+@pytest.mark.parametrize("make", ["pipe", "socket"])
+def test_what_is_no_file_is_no_checkpoint_and_is_to_be_moved(tmp_path, make):
+    for step in range(4):
+        torch.save({"w": torch.arange(9.0) + step}, tmp_path / f"step_{step}.pt")
+    other = tmp_path / "step_9.pt"
+    if make == "pipe":
+        os.mkfifo(other)
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(other))
+    report = regime_proto.check(tmp_path)
+    [finding] = [finding for finding in report.findings if finding.rule == "unreadable"]
+    assert report.steps == (0, 1, 2, 3)
+    assert finding.message.startswith("step_9.pt: a ")
+    assert "copy" not in finding.advice
+    assert finding.advice.endswith("move step_9.pt away")
+    other.unlink()
+    assert regime_proto.check(tmp_path).ok
+
+
+def test_a_last_checkpoint_that_is_cut_off_is_called_one_thing(tmp_path):
+    for step in range(4):
+        torch.save({"w": torch.arange(900.0) + step}, tmp_path / f"step_{step}.pt")
+    last = tmp_path / "step_3.pt"
+    last.write_bytes(last.read_bytes()[:-500])
+    said = regime("check", tmp_path).output + regime("inspect", tmp_path).stderr
+    assert "cut off, or still being written" in said
+    assert "damaged" not in said
+    assert "not complete yet" not in said
+    assert "if none does" in said

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -316,13 +317,40 @@ def test_a_batch_size_baked_into_the_model(tmp_path):
         from_onnx.export(inside, as_probe(probe()))
 
 
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_a_dynamic_batch_axis_as_the_message_says(tmp_path, dynamo):
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 3)
+
+        def forward(self, x, rest):
+            return torch.relu(self.layer(x) + rest)
+
+    net, args, path = Two(), (torch.ones(1, 4), torch.ones(1, 3)), tmp_path / "net.onnx"
+    fixed = {"verbose": False, "dynamo": dynamo, "input_names": ["x", "rest"]}
+    probes = as_probe({"x": np.ones((6, 4), np.float32), "rest": np.ones((6, 3), np.float32)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, args, path, **fixed)
+        with pytest.raises(ProgramError, match=r"probe of 1 sample, or export.*torch.onnx.export\(model, ") as error:
+            from_onnx.export(path, probes)
+        said = re.search(r"torch.onnx.export\(model, args, path, (.*)\)$", str(error.value))[1]
+        torch.onnx.export(net, args, path, **{**fixed, **eval(f"dict({said})")})
+    assert from_onnx.export(path, probes).samples == 6
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (probe().astype(float), ProgramError, r"expects float32\[N, 4\], the probe is float64\[6, 4\]; give"),
+        (
+            probe().astype(float),
+            ProgramError,
+            r"expects float32\[N, 4\], the probe is float64\[6, 4\]; save the probe with x.astype",
+        ),
         (probe(6, 5), ProgramError, r"input 'x' expects float32\[N, 4\], the probe is float32\[6, 5\]"),
         (probe(6, 4, 1), ProgramError, r"the probe is float32\[6, 4, 1\]"),
-        ([probe(), probe()], ProbeError, r"2 arrays for 1 inputs \(x\)"),
+        ([probe(), probe()], ProbeError, r"2 arrays for 1 input \(x\)"),
     ],
 )
 def test_a_wrong_probe(given, error, message):

@@ -160,7 +160,7 @@ def test_another_shape(conv):
     ("probe", "message"),
     [
         (np.ones((4, 5), np.float32), r"fails on the probe \(features: float32\[4, 5\]\)"),
-        (np.ones((4, 12)), r"the model is run in float32: save the probe with array.astype"),
+        (np.ones((4, 12)), r"it runs on features: float32\[4, 12\]: save the probe with features.astype"),
     ],
 )
 def test_a_wrong_probe(probe, message):

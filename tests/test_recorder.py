@@ -241,7 +241,7 @@ def test_what_is_not_finite_is_kept_and_marked(tmp_path):
         with torch.no_grad():
             model.body[0].weight.fill_(math.nan if step == 2 else 0.1)
         recorder.observe(step)
-    with pytest.warns(RegimeWarning, match="1 observations hold NaN or Inf, the first that of step 2"):
+    with pytest.warns(RegimeWarning, match="1 observation holds NaN or Inf, the first that of step 2"):
         recorder.close()
     assert rows(tmp_path / "run.h5")["valid"].tolist() == [1, 1, 0, 1, 1, 1]
     assert [math.isnan(status.pattern_change) for status in calls] == [True, False, True, True, False, False]

@@ -93,6 +93,8 @@ class Result:
     warnings : tuple of str
     settled : Settled
         Whether the curves have settled by the end of the run.
+    divergence : str or None
+        In words, how the run broke: NaN or Inf, or a weight change that explodes at the end.
     """
 
     rho: float
@@ -115,6 +117,7 @@ class Result:
     trajectory: str | None
     warnings: tuple[str, ...]
     settled: Settled = field(default_factory=Settled)
+    divergence: str | None = None
 
     @property
     def distance(self) -> Distance | None:
@@ -136,6 +139,7 @@ class Result:
             "window": self.window,
             "thresholds": [vars(threshold) for threshold in self.thresholds],
             "settled": vars(self.settled),
+            "divergence": self.divergence,
             "layers": [
                 {
                     "layer": layer.layer,
