@@ -347,8 +347,8 @@ def trained(tmp_path_factory):
         learning_rate=1e-2, dataloader_pin_memory=False,
     )  # fmt: skip
     trainer = transformers.Trainer(
-        make(vocab_size=20, n_layer=1), settings, train_dataset=Corpus(), eval_dataset=Corpus(), processing_class=tokenizer,
-        data_collator=transformers.default_data_collator,
+        make(vocab_size=20, n_layer=1), settings, train_dataset=Corpus(), eval_dataset=Corpus(),
+        processing_class=tokenizer, data_collator=transformers.default_data_collator,
         compute_metrics=lambda predicted: {"accuracy": float((predicted[0].argmax(-1) == predicted[1]).mean())},
     )  # fmt: skip
     trainer.train()
@@ -488,8 +488,14 @@ def test_a_probe_of_text(tmp_path, name):
         assert arrays["decoder_input_ids"].tolist() == [[0, 2, 3, 4], [0, 7, 8, 1], [0, 0, 1, 1]]
     expected = {"input_ids", "attention_mask", COUNTED} | ({"decoder_input_ids"} if name == "t5" else set())
     assert set(arrays) - {"token_type_ids"} == expected
-    if name == "t5":
-        from_huggingface.program_of(tmp_path / "step1", probe)
+
+
+@pytest.mark.slow
+def test_a_probe_of_text_fits_a_decoder(tmp_path):
+    make("t5").save_pretrained(tmp_path)
+    tokenizer_saved(tmp_path, eos_token="<eos>")
+    program = from_huggingface.program_of(tmp_path, from_huggingface.tokenize(tmp_path, ["the fox", "dog"], "lines"))
+    assert "decoder_input_ids" in program.probe_inputs
 
 
 @pytest.mark.parametrize(("positions", "length"), [(32, 32), (300, 128)])
