@@ -544,7 +544,7 @@ CODE = "open('pwned', 'w')\nfrom transformers import GPT2Config as C, GPT2LMHead
         ({"n_embd": "wide"}, "config.json: .*; .* --model"),
         ({"n_head": 7}, "config.json: .*; .* --model"),
         ({"n_embd": 32}, "step0: .* expects .*another model"),
-        ({"n_layer": 2}, "12 tensors missing"),
+        pytest.param({"n_layer": 2}, "12 tensors missing", marks=pytest.mark.slow),
     ],
     ids=str,
 )  # fmt: skip

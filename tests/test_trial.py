@@ -116,7 +116,7 @@ WEIGHT = [{"name": "w", "shape": [4, 4], "trainable": True, "aliases": []}]
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """What the limits are is not what is tested; the shorter, the sooner a loop ends."""
-    monkeypatch.setenv("REGIME_LIMIT_PROGRAM_SECONDS", "2")
+    monkeypatch.setenv("REGIME_LIMIT_PROGRAM_SECONDS", "1")
     monkeypatch.delenv(trial.TRUST)
 
 
