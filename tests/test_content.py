@@ -144,7 +144,7 @@ def test_other_files_are_not_taken_for_checkpoints(tmp_path):
     assert list(source.skipped_by_reason()) == ["no torch checkpoint"]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_random_bytes_are_nothing(seed):
     generator = np.random.default_rng(seed)
     readers = [reader for reader in registry.readers().values() if isinstance(reader, registry.Sniffing)]
