@@ -1,7 +1,7 @@
 """Reads spoiled copies of a trajectory, each in a process of its own, as the guard and then the analysis do.
 
-``python fuzz.py FILE FOLDER truncate|mutate COUNT SEED`` prints as JSON how often what happened, the longest time and
-the largest memory of a process.
+``python fuzz.py FILE FOLDER truncate|mutate COUNT SEED`` prints as JSON how often what happened, the longest time of a
+process and the largest memory beyond that of this one.
 """
 
 import collections
@@ -71,7 +71,7 @@ def use(path):
     limit(MEMORY.value * 2**20, SECONDS.value)
     warnings.simplefilter("ignore")
     try:
-        analyze(path)
+        analyze(path, resamples=20)
     except RegimeError:
         return "sound, then a clear error"
     return "sound, analyzed"
@@ -81,6 +81,7 @@ def main(source, folder, kind, count, seed):
     content = Path(source).read_bytes()
     path = Path(folder) / "spoiled.h5"
     counts, longest = collections.Counter(), 0.0
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for spoiled in truncated(content, int(count)) if kind == "truncate" else mutated(content, int(count), int(seed)):
         path.write_bytes(spoiled)
         start = time.monotonic()
@@ -97,7 +98,7 @@ def main(source, folder, kind, count, seed):
         counts[outcome] += 1
         if outcome.startswith("harm") and len(sys.argv) > 6:
             path.rename(path.with_name(f"harm{sum(counts.values())}.h5"))
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    memory = (resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss - own) * 1024
     sys.stdout.write(json.dumps({"counts": counts, "longest": longest, "memory": memory}))
 
 

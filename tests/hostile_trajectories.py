@@ -518,7 +518,7 @@ def _grow(file, variable, rows, length):
     if values is not None:
         stored[...] = values
         return
-    chunk = zlib.compress(bytes(length * int(np.prod(tail)) * dtype.itemsize), 9)
+    chunk = trajectories.zeros(length * int(np.prod(tail)) * dtype.itemsize)
     for start in range(0, rows, length):
         stored.id.write_direct_chunk((start, *(0 for _ in tail)), chunk)
 

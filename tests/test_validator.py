@@ -4,7 +4,6 @@ import re
 import shutil
 import sys
 import time
-import zlib
 
 import h5py
 import numpy as np
@@ -206,7 +205,7 @@ def huge_chunk(file):
     """A gigabyte of zeros in some kilobytes: the other kind of chunk bomb."""
     shape = (1, 2, 2**26)
     stored = replaced(file, "mask", shape=shape, maxshape=(None, *shape[1:]), chunks=shape, dtype="u1", compression=9)
-    stored.id.write_direct_chunk((0, 0, 0), zlib.compress(bytes(2**27), 9))
+    stored.id.write_direct_chunk((0, 0, 0), trajectories.zeros(2**27))
 
 
 @breaks("size-limit", "at most 134,217,728 bytes")
@@ -248,7 +247,7 @@ def bomb(file):
     stored = replaced(
         file, "mask", shape=shape, maxshape=(None, *shape[1:]), chunks=(1, 1, 2**20), dtype="u1", compression=9
     )
-    content = zlib.compress(bytes(2**29), 9)
+    content = trajectories.zeros(2**29)
     for sample in range(3):
         stored.id.write_direct_chunk((0, sample, 0), content)
 
@@ -630,12 +629,16 @@ def test_what_is_no_hdf5_file_is_a_problem(tmp_path, content):
     assert problem.rule == "file-hdf5"
 
 
-def test_a_file_that_needs_much_memory_is_a_problem(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("mebibytes", "count"), [(50, 2**23), pytest.param(None, 2**26, marks=pytest.mark.slow)])
+def test_a_file_that_needs_much_memory_is_a_problem(tmp_path, monkeypatch, mebibytes, count):
     """Some megabytes of zeros, every length and chunk as it may be; but reading the steps alone takes too much."""
+    if mebibytes is not None:
+        monkeypatch.setenv("REGIME_LIMIT_MEMORY", str(mebibytes))
+    most = mebibytes or 400
     layer = Layer("only", "Relu", "relu", "", 8)
     head = Header({"w": 1}, (layer,), 1, trajectories.ATTRIBUTES)
     path = trajectories.write(tmp_path / "wrong.h5", head, count=1)
-    count, rows = 2**26, 2**22
+    rows = 2**22
     with h5py.File(path, "r+", track_order=False) as file:
         for variable in head.variables:
             if not variable.grows:
@@ -646,7 +649,7 @@ def test_a_file_that_needs_much_memory_is_a_problem(tmp_path, monkeypatch):
                 file, variable.name, shape=(count, *tail), maxshape=(None, *tail), chunks=(rows, *tail), dtype=dtype,
                 compression=9,
             )  # fmt: skip
-            chunk = zlib.compress(bytes(rows * dtype.itemsize), 9)
+            chunk = trajectories.zeros(rows * dtype.itemsize)
             for start in range(0, count, rows):
                 stored.id.write_direct_chunk((start, *(0 for _ in tail)), chunk)
     assert path.stat().st_size < 5 * 10**6
@@ -656,7 +659,9 @@ def test_a_file_that_needs_much_memory_is_a_problem(tmp_path, monkeypatch):
     assert time.monotonic() - start < 10
     # Whoever follows the advice meets the next limit.
     monkeypatch.setenv("REGIME_LIMIT_INFLATION", re.search(r"REGIME_LIMIT_INFLATION=(\d+)", problem.found)[1])
-    with pytest.raises(regime_proto.TrajectoryError, match=r"more than 400 MiB .* set REGIME_LIMIT_MEMORY=800"):
+    with pytest.raises(
+        regime_proto.TrajectoryError, match=rf"more than {most} MiB .* set REGIME_LIMIT_MEMORY={2 * most}"
+    ):
         regime_proto.open_trajectory(path)
 
 
