@@ -14,12 +14,12 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import traceback
 import warnings
 from pathlib import Path
 
+import hostile_kinds
 import numpy as np
 from hostile_made import MADE
 from regime_proto.schema.errors import RegimeError
@@ -75,10 +75,25 @@ def mutations(base, kind, seed):
         yield f"{kind}-changed-{number}", write
 
 
+@contextlib.contextmanager
+def ended():
+    """End this process after the block, with a traceback or without."""
+    try:
+        yield
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
 def cases(base, seed=0, without=()):
     """Return all cases: a name, and a function that writes the run into an empty folder."""
     # In a process of its own: the libraries that write start threads, and what forks must have none.
-    subprocess.run([sys.executable, Path(__file__).with_name("hostile_kinds.py"), base, *without], check=True)
+    child = os.fork()
+    if not child:
+        with ended():
+            hostile_kinds.main(base, *without)
+    assert os.waitpid(child, 0)[1] == 0
     kinds = sorted(path.name for path in base.iterdir())
     made = [
         (name, lambda folder, write=write: write(folder, base))
@@ -171,7 +186,9 @@ def apart(root, work):
 
 def warm_up(base):
     """Import what the readers import, once for all children."""
-    for name in ("torch", "onnxruntime", "msgpack", "tensorstore", "transformers", "safetensors"):
+    needed = {"orbax": "tensorstore", "huggingface": "transformers"}
+    readers = [name for kind, name in needed.items() if (base / kind).exists()]
+    for name in ("torch", "onnxruntime", "msgpack", "safetensors", *readers):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     for name in ("torch_pickle", "torch_export", "huggingface_model", "exported_program"):
