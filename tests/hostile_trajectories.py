@@ -10,11 +10,9 @@ import os
 import re
 import resource
 import shutil
-import signal
 import struct
 import sys
 import time
-import traceback
 import warnings
 import zlib
 from collections.abc import Callable
@@ -27,6 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 import trajectories
+from apart import apart
 from regime_proto.cli import inspection
 from regime_proto.schema import assemble, layout
 from regime_proto.schema.errors import RegimeError
@@ -589,29 +588,6 @@ def heaps():
         yield Case(str(seed), lambda path, seed=seed: heap(path, seed), HARMLESS)
 
 
-def apart(work):
-    """Run `work` in a forked process; return what it said or how it died, and what it took."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(reading)
-        signal.alarm(120)
-        try:
-            said = work()
-        except MemoryError:
-            said = ["memory"]
-        except BaseException:
-            said = ["traceback", traceback.format_exc()[-1500:]]
-        os.write(writing, json.dumps(said).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read().decode()
-    _, status, used = os.wait4(child, 0)
-    found = json.loads(said) if status == 0 and said else ["died", f"signal {status & 0x7F}"]
-    return found, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
-
-
 def check(path, *, whole):
     """Look at a file as the guard's child does."""
     size = path.stat().st_size
@@ -619,7 +595,7 @@ def check(path, *, whole):
     limit(MEMORY.value * 2**20 + size, seconds)
     found = look_at(path, whole=whole, before_content=lambda count: allow(seconds + count / (25 * 2**20)))
     wrong = errors(found.problems)
-    return ["refused", str(wrong[0])] if wrong else ["sound"]
+    return f"refused: {wrong[0]}" if wrong else "sound"
 
 
 def use(path, folder):
@@ -654,64 +630,63 @@ def use(path, folder):
     attempt(export)
     thinned = [str(folder / name) for name in ("thinned.h5", ".regime-0123456789abcdef.tmp")]
     attempt(lambda: assemble.main(str(os.getppid()), "thin", str(path), *thinned, "none"))
-    return ["used", said]
+    return said
 
 
 def run(case, folder, sources):
-    """Return what happened to a case: outcome, seconds, bytes, and what was said."""
+    """Return what happened to a case, and what its processes took."""
     path = folder / "case.h5"
     shutil.copy(sources[case.source], path)
     case.spoil(path)
-    brief, seconds, memory = apart(lambda: check(path, whole=False))
-    said = [brief]
-    if brief[0] == "sound":
+    took = [apart(lambda: check(path, whole=False))]
+    if took[0].said == "sound":
         # A check of all rows begins with what readers refuse.
-        whole, more, most = apart(lambda: check(path, whole=True))
-        seconds, memory = max(seconds, more), max(memory, most)
-        said.append(whole)
-    refused = said[-1][0] != "sound"
-    if said[-1][0] == "traceback":
-        return "traceback", seconds, memory, said
-    if brief[0] == "sound":
+        took.append(apart(lambda: check(path, whole=True)))
         trust.record(path)
-        used, more, most = apart(lambda: use(path, folder))
-        seconds, memory = max(seconds, more), max(memory, most)
-        said.append(used)
-        if used[0] != "used":
-            return {"traceback": "traceback", "died": "crash"}.get(used[0], used[0]), seconds, memory, said
-        if (folder / "thinned.h5").exists():
-            grown = (folder / "thinned.h5").stat().st_size > path.stat().st_size + 2**20
-            (folder / "thinned.h5").unlink()
-            if grown:
-                return "grown", seconds, memory, said
-        if not refused and case.expected == SAME and used[1][0] != sources["numbers"]:
-            return "numbers changed", seconds, memory, said
+        took.append(apart(lambda: use(path, folder)))
+    thinned = folder / "thinned.h5"
+    grown = thinned.exists() and thinned.stat().st_size > path.stat().st_size + 2**20
+    thinned.unlink(missing_ok=True)
+    return "grown" if grown else outcome(case, took, sources["numbers"]), took
+
+
+def outcome(case, took, numbers):
+    """Return whether a case was refused or read; or what harm was done."""
+    if any(process.died.startswith("Traceback") for process in took):
+        return "traceback"
+    refused = any(process.said != "sound" for process in took[:2])
+    if used := took[2:]:
+        if used[0].died:
+            return used[0].died
+        if not refused and case.expected == SAME and used[0].said[0] != numbers:
+            return "numbers changed"
     if case.expected == REFUSED and not refused:
-        return "accepted wrongly", seconds, memory, said
+        return "accepted wrongly"
     if case.expected == SAME and refused:
-        return "refused wrongly", seconds, memory, said
-    return "refused" if refused else "read", seconds, memory, said
+        return "refused wrongly"
+    return "refused" if refused else "read"
 
 
 def survey(folder, each=None, *, only=""):
     """Run all cases, or so many of each family; return counts, and the cases in which harm was done."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     folder.mkdir(parents=True, exist_ok=True)
     sources = {
         "valid": trajectories.write(folder / "valid.h5"),
         "sampled": trajectories.write(folder / "sampled.h5", sampled=True),
     }
     trust.record(sources["valid"])
-    sources["numbers"] = apart(lambda: use(sources["valid"], folder))[0][1][0]
+    sources["numbers"] = apart(lambda: use(sources["valid"], folder)).said[0]
     counts, harm, longest, largest = collections.Counter(), [], 0.0, 0
     chosen = [case for case in cases(each) if only in case.name]
     for case in chosen:
-        outcome, seconds, memory, said = run(case, folder, sources)
-        counts[outcome] += 1
-        memory -= own
+        what, took = run(case, folder, sources)
+        counts[what] += 1
+        seconds, memory = max(process.seconds for process in took), max(process.memory for process in took)
         longest, largest = max(longest, seconds), max(largest, memory)
-        if outcome not in ("refused", "read") or seconds > SECONDS_EACH or memory > BYTES_EACH:
-            harm.append([case.name, outcome, round(seconds, 1), memory, said])
+        if what not in ("refused", "read") or seconds > SECONDS_EACH or memory > BYTES_EACH:
+            harm.append(
+                [case.name, what, round(seconds, 1), memory, [process.said or process.died for process in took]]
+            )
             if "-v" in sys.argv:
                 sys.stderr.write(f"{harm[-1]}\n")
     return {"cases": len(chosen), "counts": counts, "longest": longest, "largest": largest, "harm": harm}

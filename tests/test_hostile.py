@@ -110,6 +110,31 @@ def test_no_other_file_is_opened(valid, tmp_path, how):
     assert watcher.wait().returncode == 0
 
 
+ENDS = """
+import os, time
+from apart import apart
+def none_left(): raise MemoryError
+works = [lambda: {"a": 1}, os.abort, none_left, lambda: 1 / 0, lambda: time.sleep(60), lambda: os._exit(0)]
+for took in [apart(work, waiting=1) for work in works]:
+    print(took.said, took.died.strip().splitlines()[-1:])
+block = 100 * 2**20
+took = apart(lambda: len(bytearray(os.urandom(block))))
+print(took.said == block, block < took.memory < 3 * block, 0 < took.seconds < 60)
+"""
+
+
+def test_what_becomes_of_a_process_is_told():
+    assert children.run(ENDS).stdout.splitlines() == [
+        "{'a': 1} []",
+        "None ['signal 6']",
+        "None ['memory']",
+        "None ['ZeroDivisionError: division by zero']",
+        "None ['signal 14']",
+        "None ['signal 0']",
+        "True True True",
+    ]
+
+
 def fuzzed(valid, tmp_path, kind, count, seed=0):
     done = children.run("import sys, fuzz; fuzz.main(*sys.argv[1:])", valid, tmp_path, kind, count, seed, timeout=600)
     assert done.returncode == 0, done.stderr
