@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import forked
 import nets
+import trajectories
 from hypothesis import settings
 from regime_proto.schema import assemble
 from regime_proto.schema.validation import guard
@@ -72,6 +73,12 @@ def save_run(folder, model, states=8, name="step_{:04d}.pt"):
         )
         saved.append(state)
     return saved
+
+
+@pytest.fixture(scope="session")
+def valid(tmp_path_factory):
+    """A trajectory of 70 rows that has everything. Read only."""
+    return trajectories.write(tmp_path_factory.mktemp("valid") / "run.h5")
 
 
 @pytest.fixture(scope="session")

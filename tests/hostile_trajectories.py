@@ -34,6 +34,7 @@ from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.check import allow, limit, look_at
 from regime_proto.schema.validation.guard import BYTES_PER_SECOND, MEMORY, SECONDS
 from regime_proto.schema.validation.rules import RULES, errors
+from spoils import SPOILS, replaced
 
 import regime_proto
 from regime_proto.analyzer.analyze import analyze
@@ -158,8 +159,6 @@ def texts():
         yield Case(f"{name} not UTF-8", edit(other_bytes))
 
         def fixed(file, name=name):
-            from test_validator import replaced
-
             replaced(file, name, data=np.array([b"a\0b", b"relu"]))
 
         yield Case(f"{name} NUL", edit(fixed))
@@ -299,8 +298,6 @@ def marks():
                 yield Case(f"{name}@{mark} {value}", edit(spoil))
 
     def text(file):
-        from test_validator import replaced
-
         replaced(file, "byte", data=np.array([b"a"] * 5)).attrs["NAME"] = np.bytes_(
             f"{layout.BARE_DIMENSION} {5:10d}".encode()
         )
@@ -517,8 +514,6 @@ def _grow(file, variable, rows, length):
     tail, dtype = old.shape[1:], old.dtype
     values = None if dtype.itemsize == 4 else np.arange(rows) if variable.name == "step" else np.ones((rows, *tail))
     old.resize(0, axis=0)
-    from test_validator import replaced
-
     stored = replaced(
         file, variable.name, shape=(rows, *tail), maxshape=(None, *tail), chunks=(length, *tail), dtype=dtype,
         compression=9,
@@ -533,10 +528,8 @@ def _grow(file, variable, rows, length):
 
 def known_spoils():
     """Every file that breaks a rule, of the validator's tests."""
-    from test_validator import SPOILS
-
-    for rule, spoils in SPOILS.items():
-        for spoil, _, options in spoils:
+    for rule, ways in SPOILS.items():
+        for spoil, _, options in ways:
             expected = REFUSED if RULES[rule].severity == "error" else HARMLESS
             yield Case(
                 f"{rule} {spoil.__name__}", edit(spoil), expected, "sampled" if options.get("sampled") else "valid"

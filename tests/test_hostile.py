@@ -12,11 +12,11 @@ import numpy as np
 import processor_time
 import pytest
 import trajectories
+from commands import assert_one_line, regime
 from regime_proto.schema import validate
 from regime_proto.schema.validation import structure, trust
 from regime_proto.schema.validation.check import Found, look_at
-from test_cli import assert_one_line, regime
-from test_validator import SPOILS
+from spoils import SPOILS
 
 import regime_proto
 
@@ -30,11 +30,6 @@ CASES = [
     for rule in STRUCTURAL
     for spoil, _, options in SPOILS[rule]
 ]
-
-
-@pytest.fixture(scope="module")
-def valid(tmp_path_factory):
-    return trajectories.write(tmp_path_factory.mktemp("valid") / "run.h5")
 
 
 @pytest.mark.parametrize(("rule", "spoil", "options"), CASES)

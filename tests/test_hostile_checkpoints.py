@@ -11,11 +11,11 @@ import msgpack
 import numpy as np
 import onnx
 import pytest
+from commands import assert_one_line, regime
 from hostile_made import PICKLES, archive, state
 from regime_proto.adapters import from_torch, pickle_scan, torch_zip
 from regime_proto.schema.errors import RegimeError
 from safetensors.numpy import save_file
-from test_cli import assert_one_line, regime
 
 import regime_proto
 from regime_proto import archives, limits, measured, opening

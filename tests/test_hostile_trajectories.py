@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import trajectories
 import xarray as xr
+from commands import assert_one_line, regime
 from regime_proto.adapters import from_keras
 from regime_proto.schema import layout, validate
 from regime_proto.schema.errors import RegimeError
@@ -20,15 +21,9 @@ from regime_proto.schema.reader import open_checked, read_metrics
 from regime_proto.schema.segments import Segments
 from regime_proto.schema.validation import guard, trust
 from regime_proto.schema.writer import TrajectoryWriter
-from test_cli import assert_one_line, regime
 
 import regime_proto
 from regime_proto.payload import TOP
-
-
-@pytest.fixture(scope="module")
-def valid(tmp_path_factory):
-    return trajectories.write(tmp_path_factory.mktemp("valid") / "run.h5")
 
 
 @pytest.fixture
