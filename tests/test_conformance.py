@@ -118,6 +118,12 @@ def references(tmp_path_factory):
     return made
 
 
+@pytest.fixture
+def reference(source, references):
+    """What the run of the source is held against."""
+    return references(source[0].make)
+
+
 def content_of(folder):
     """Return hash and time of every file."""
     return {
@@ -155,9 +161,8 @@ def test_states_are_owned_or_copied(source):
         assert not array.flags.writeable or not np.shares_memory(array, again[name])
 
 
-def test_a_conversion_gives_the_numbers_of_plain_files(source, references, tmp_path):
-    case, written = source
-    plain, reference = references(case.make)
+def test_a_conversion_gives_the_numbers_of_plain_files(source, reference, tmp_path):
+    (case, written), (plain, expected_path) = source, reference
     folder = Path(shutil.copytree(written, tmp_path / "run"))
     given = {} if case.given is None else {"model": case.given()}
     if case.takes_model and not given:
@@ -169,7 +174,7 @@ def test_a_conversion_gives_the_numbers_of_plain_files(source, references, tmp_p
     path = regime_proto.convert(folder, tmp_path / "run.h5", **given)
     assert content_of(folder) == before, "the input was touched"
     assert validate(path) == []
-    with regime_proto.open_trajectory(path) as found, regime_proto.open_trajectory(reference) as expected:
+    with regime_proto.open_trajectory(path) as found, regime_proto.open_trajectory(expected_path) as expected:
         assert found["step"].values.tolist() == list(sources.STEPS)
         if case.says_loss:
             np.testing.assert_allclose(found["metric_loss"], [sources.LOSS[step] for step in sources.STEPS])
