@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,10 +10,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import forked
 import nets
 from hypothesis import settings
+from regime_proto.schema import assemble
+from regime_proto.schema.validation import guard
 
 from regime_proto.plan import write_program
+
+# Before it is replaced.
+RUN_CHILD = guard.run_child
 
 pytest_plugins = ["processor_time"]
 
@@ -36,6 +43,22 @@ def own_cache(tmp_path_factory):
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(autouse=True, scope="session")
+def forked_processes():
+    """Start the processes that check and join files in milliseconds."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if Path("/proc/self/fd").exists():
+            forked.install(monkeypatch)
+        yield
+
+
+@pytest.fixture
+def own_processes(monkeypatch):
+    """Start the processes that check and join files as users do, for tests of these."""
+    monkeypatch.setattr(guard, "run_child", RUN_CHILD)
+    monkeypatch.setattr(assemble, "subprocess", subprocess)
 
 
 def save_run(folder, model, states=8, name="step_{:04d}.pt"):

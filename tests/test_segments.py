@@ -160,7 +160,7 @@ def test_a_copied_folder_can_be_cleared(unfinished, tmp_path):
     assert not segments_folder(other).exists()
 
 
-def test_what_is_replaced_keeps_its_permissions(unfinished, tmp_path):
+def test_what_is_replaced_keeps_its_permissions(unfinished, tmp_path, own_processes):
     page = tmp_path / "page.html"
     replace_file(page, b"old")
     finish(unfinished)

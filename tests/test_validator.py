@@ -601,6 +601,19 @@ def test_other_writers_may_lay_it_out_otherwise(valid, tmp_path):
         assert regime_proto.analyze(path).rho == regime_proto.analyze(valid).rho
 
 
+@pytest.mark.usefixtures("own_processes")
+def test_a_process_that_starts_anew_finds_the_same(valid, tmp_path):
+    """Other tests fork those that check, from one that has the imports done."""
+    path = tmp_path / "wrong.h5"
+    shutil.copy(valid, path)
+    assert validate(path) == []
+    with h5py.File(path, "r+", track_order=False) as file:
+        wrong_flips(file)
+        stranger(file)
+    assert validate(path) == problems_of(path, whole=True)
+    assert {problem.rule for problem in validate(path)} == {"mask-flips", "name-known"}
+
+
 # These come to light before a file is open.
 OPENING = {"file-hdf5", "file-safe"}
 
