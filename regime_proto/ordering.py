@@ -322,10 +322,10 @@ class _Refusal(Generic[P]):
         decide = f"say what counts: {options}" if options else _SAVE_STEPS
         odd = self._odd_ones(doubt.patterns)
         if odd:
-            like = name_of(next(path for path in self.paths if path not in odd))
+            like = printable(name_of(next(path for path in self.paths if path not in odd)))
             decide = (
-                f"rename {printable(' and '.join(map(name_of, odd)))} like {printable(like)}, or move it out of the folder if it is no "
-                f"checkpoint of this run; or leave it out here: {options}"
+                f"rename {printable(' and '.join(map(name_of, odd)))} like {like}, or move it out of the folder if it "
+                f"is no checkpoint of this run; or leave it out here: {options}"
             )
         return RegimeError(f"{where}: the order of the checkpoints is not clear: {printable(doubt.reason)}; {decide}")
 

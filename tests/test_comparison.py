@@ -16,7 +16,6 @@ from regime_proto.cli.main import main
 from regime_proto.schema.errors import RegimeError
 from runs import LENET, MLP, make_run, make_runs
 from test_cli import assert_one_line, regime
-from test_imports import FRAMEWORKS, loaded_after
 
 import regime_proto
 from regime_proto.analyzer import comparison
@@ -475,11 +474,6 @@ def test_the_command_offers_what_the_library_does():
     assert tuple(choices["sort"].choices) == comparison.SORTS
     assert tuple(choices["reference"].choices) == comparison.REFERENCES
     assert tuple(choices["form"].choices) == tuple(FORMATS)
-
-
-def test_a_comparison_loads_no_framework(paths):
-    call = f"from regime_proto.cli.main import main\nmain(['compare', {str(paths[0])!r}], standalone_mode=False)"
-    assert not loaded_after(call) & set(FRAMEWORKS)
 
 
 def test_the_table_is_csv_that_a_spreadsheet_reads(paths):

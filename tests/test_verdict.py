@@ -1,9 +1,11 @@
 """The sentence below ρ: which curves settled, and only where both did, which was earlier."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from runs import synthetic
 
 import regime_proto
 from regime_proto.analyzer.readings import Reading
@@ -28,12 +30,17 @@ BOTH = {"falling", "fast", "to a floor"}
 HIGH = ": their change is still high in the last tenth of the run. ρ does not say which settled first."
 
 
+@functools.cache
+def made(weights, patterns, noise):
+    # In every sample and layer of a synthetic run as many units flip, so one of each tells all.
+    return synthetic(
+        weights=CURVES[weights], patterns=CURVES[patterns], steps=STEPS, layers=1, samples=1, units=512, noise=noise
+    )
+
+
 def analyzed(weights, patterns, *, per_epoch, preset="paper", noise=0.1):
-    trajectory = regime_proto.synthetic.trajectory(
-        weights=CURVES[weights], patterns=CURVES[patterns], steps=STEPS, units=512, noise=noise,
-        observations_per_epoch=per_epoch,
-    )  # fmt: skip
-    return regime_proto.analyze(trajectory, preset=preset, resamples=0)
+    trajectory = made(weights, patterns, noise)
+    return regime_proto.analyze(trajectory, preset=preset, batches_per_epoch=per_epoch, resamples=0)
 
 
 # 60 observations are smoothed over 18: padded ends would bring every curve down at the end.
