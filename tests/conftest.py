@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from regime_proto.plan import write_program
 
-pytest_plugins = ["processor_time", "torch_operators"]
+pytest_plugins = ["processor_time", "exporting"]
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("regime", deadline=None)
