@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from regime_proto.plan import write_program
 
-pytest_plugins = ["processor_time", "exporting"]
+pytest_plugins = ["compiling", "exporting", "processor_time"]
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("regime", deadline=None)

@@ -37,16 +37,18 @@ _exported = {}
 
 
 @pytest.fixture(scope="module")
-def nets_are_exported_once():
-    """Export a net of `nets` or of torch's layers once for probes of one kind, for tests of what an export is used for.
+def nets_are_exported_once(request):
+    """Export a net once for probes of one kind, in a module that tests what an export is used for.
 
-    An export depends on a net's layers, on the names, types and sharing of its tensors, and on the probe's shape.
+    This goes for nets of `nets`, of `distributed_training`, of the module itself, and of torch's layers. An export
+    depends on their layers, on the names, types and sharing of the tensors, and on the probe's shape.
     """
+    own = {nets.__name__, "distributed_training", request.module.__name__}
     export_both = torch_export.export_both
 
     def once(model, probe, **options):
         modules = {type(module).__module__ for module in model.modules()}
-        if options or not all(name == nets.__name__ or name.startswith("torch.nn.modules.") for name in modules):
+        if options or not all(name in own or name.startswith("torch.nn.modules.") for name in modules):
             return export_both(model, probe, **options)
         arrays = [(array.dtype, array.shape) for array in probe.arrays]
         key = (repr(model), *_tensors(model), probe.names, *arrays)
