@@ -22,7 +22,7 @@ from regime_proto.plan import write_program
 # Before it is replaced.
 RUN_CHILD = guard.run_child
 
-pytest_plugins = ["processor_time", "torch_operators"]
+pytest_plugins = ["compiling", "exporting", "processor_time", "torch_operators"]
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("regime", deadline=None)
