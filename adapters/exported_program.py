@@ -19,6 +19,7 @@ from regime_proto.archives import hold_unpacked, open_zip, read_entry
 from regime_proto.limits import DESCRIPTION_BYTES, hold_inflation
 from regime_proto.opening import parse_json
 from regime_proto.probe import Probe, ProbeError
+from regime_proto.probe_advice import declared, described
 
 _AGAIN = (
     "export it again, for the probe's shape: torch.export.save(torch.export.export(model.eval(), (x,)), 'model.pt2')"
@@ -73,9 +74,10 @@ def bind(program: torch.export.ExportedProgram, probe: Probe, where: str) -> dic
             if found is None:
                 raise ProbeError(f"{probe.where}: no array for input {node.name!r}; {where} expects {shown}")
             if tuple(expected.shape) != found.shape or str(expected.dtype)[6:] != found.dtype.name:
+                advice = declared(node.name, found, str(expected.dtype)[6:], tuple(expected.shape))
                 raise ProbeError(
-                    f"{probe.where}: {node.name} is {found.dtype.name}{list(found.shape)}, {where} was exported for "
-                    f"{shown}; export it with the probe itself"
+                    f"{probe.where}: {node.name} is {described(found)}, {where} was exported for {shown}; "
+                    f"{f'{advice}, or ' if advice else ''}export it with the probe itself"
                 )
     return arrays
 

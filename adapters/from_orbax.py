@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,12 @@ _METRICS = "metrics"
 # Orbax's own names of items; those of older versions have nothing else beside them that tells.
 _ITEMS = ("default", "state", "pytree", "params", "model")
 _SAVES_TREES = ("StandardCheckpointHandler", "PyTreeCheckpointHandler", "PyTreeHandler")
+# The types of plain numbers, as zarr names them; empty where nothing is said.
+_PLAIN = re.compile(r"|[<>|]?[biufc]\d{1,2}|[a-z]+\d{0,3}(_\w{1,20})?")
 _ARRAYS = ("jax.Array", "np.ndarray", "scalar")
 # An array that was saved as an item of its own.
 _NO_TREE = [("checkpoint",)]
+_LONGEST_DESCRIPTION = 2**20
 _ALWAYS_READ = 64 * 2**20
 _MOST_PACKED = 1000
 # Of older versions of Orbax; and what none has used.
@@ -214,8 +218,30 @@ def _opened(entries: Sequence[_Entry], path: Path) -> list[Any]:
         install = 'pip install "regime-proto[flax]"'
         raise RegimeError(f"{path}: cannot be read without tensorstore: {install}") from None
     context = tensorstore.Context()
+    _hold_types(entries, path, context)
     opening = [tensorstore.open(dict(entry.spec), read=True, open=True, context=context) for entry in entries]
     return [future.result() for future in opening]
+
+
+def _hold_types(entries: Sequence[_Entry], path: Path, context: Any) -> None:
+    """Raise an error if an array is not of plain numbers: tensorstore takes memory for one of them when it opens it."""
+    import tensorstore
+
+    opening = [tensorstore.KvStore.open(entry.spec["kvstore"], context=context) for entry in entries]
+    reading = [
+        future.result().read("zarr.json" if entry.spec["driver"] == "zarr3" else ".zarray")
+        for future, entry in zip(opening, entries, strict=True)
+    ]
+    for entry, future in zip(entries, reading, strict=True):
+        # Of one that is missing tensorstore itself says so.
+        content = future.result().value or b"{}"
+        if len(content) > _LONGEST_DESCRIPTION:
+            raise RegimeError(f"{path}: the description of an array is {len(content):,} bytes long: refused")
+        described = json.loads(content)
+        kind = described.get("dtype", described.get("data_type", "")) if isinstance(described, dict) else described
+        if not isinstance(kind, str) or not _PLAIN.fullmatch(kind):
+            name = ".".join(entry.keys)
+            raise RegimeError(f"{path}: {name!r:.100} is of the type {kind!r:.60}, not of plain numbers: refused")
 
 
 def _read(entries: Sequence[_Entry], path: Path, size: int) -> list[Array]:

@@ -19,6 +19,7 @@ from regime_proto.engine.graph.exported import Origin, exported_program, outputs
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.engine.graph.rewrite import NameNodes
 from regime_proto.probe import Probe, ProbeError
+from regime_proto.probe_advice import all_described, tried
 from regime_proto.source import Array
 
 Function = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
@@ -66,7 +67,7 @@ def program_of_function(
         The function fails on the probe, or cannot be exported.
     """
     sets = [weights, {name: _moved(array, index) for index, (name, array) in enumerate(weights.items())}]
-    expected = [evaluated(partial(function, one, probe), probe, where) for one in sets]
+    expected = [evaluated(partial(function, one), probe, where) for one in sets]
     versions = {"jax": jax.__version__, "jax2onnx": version("jax2onnx"), **framework}
     reasons: list[str] = []
     arrays = {**probe, **weights}
@@ -101,7 +102,7 @@ def require_taken(inputs: Mapping[str, Array], probe: Probe) -> None:
             )
 
 
-def evaluated(call: Callable[[], Any], probe: Mapping[str, Array], where: str) -> list[Array]:
+def evaluated(call: Callable[[Mapping[str, Array]], Any], probe: Mapping[str, Array], where: str) -> list[Array]:
     """Return the outputs of a call on the probe, as exact as the device can.
 
     Raises
@@ -111,11 +112,13 @@ def evaluated(call: Callable[[], Any], probe: Mapping[str, Array], where: str) -
     """
     try:
         with _quiet(), jax.default_matmul_precision("highest"):
-            return [np.asarray(leaf) for leaf in jax.tree.leaves(call())]
+            return [np.asarray(leaf) for leaf in jax.tree.leaves(call(probe))]
     except Exception as error:
-        found = ", ".join(f"{name}: {array.dtype.name}{list(array.shape)}" for name, array in probe.items())
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise RegimeError(f"{where}: the model fails on the probe ({found}): {reason}") from None
+        with _quiet():
+            advice = tried(probe, call, whole="int32")
+        found = all_described(probe)
+        raise RegimeError(f"{where}: the model fails on the probe ({found}): {reason}{advice}") from None
 
 
 def _routes(function: Function, arrays: Mapping[str, Array], weights: Collection[str]) -> Iterator[Callable[..., Any]]:

@@ -53,7 +53,7 @@ def export_named(model: keras.Model, probe: Probe, *, paths: bool = True) -> tup
     inputs = probe.bind(names_of_inputs)
     require_taken(inputs, probe)
     if not model.built:
-        evaluated(lambda: model(*_arguments(model, inputs), training=False), inputs, where)
+        evaluated(lambda arrays: model(*_arguments(model, arrays), training=False), inputs, where)
     variables = {id(variable): variable for variable in model.variables if _is_weight(variable)}
     if not model.trainable_variables:
         raise RegimeError(f"{where}: no variable is trainable; there is nothing to measure")

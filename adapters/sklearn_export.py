@@ -20,6 +20,7 @@ from regime_proto.engine.graph.initializers import GatherInitializers
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.engine.graph.rewrite import LiftWeights, NameNodes
 from regime_proto.probe import Probe, ProbeError
+from regime_proto.probe_advice import declared
 from regime_proto.source import Array
 
 _INPUT = "X"
@@ -79,7 +80,8 @@ def _input(model: Any, probe: Probe) -> Array:
     found = f"{probe.where}: {array.dtype.name}{list(array.shape)}, {expected}"
     if array.shape[1:] != (model.n_features_in_,):
         flat = array.ndim > 2 and array[0].size == model.n_features_in_
-        hint = "save the probe with array.reshape(len(array), -1)" if flat else "give the inputs that the model is fed"
+        hint = declared(_INPUT, array, "float32", (-1, model.n_features_in_)) or "give the inputs that the model is fed"
+        hint = "save the probe with array.reshape(len(array), -1)" if flat else hint
         raise ProbeError(f"{found}; {hint}")
     if array.dtype not in (np.float32, np.float64):
         raise ProbeError(f"{found}; save the probe with array.astype('float32')")

@@ -20,9 +20,10 @@ from regime_proto.engine.graph.control_flow import InlineConstantBranches
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.engine.graph.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.probe import Probe, ProbeError
+from regime_proto.probe_advice import all_described, tried
+from regime_proto.source import Array
 from regime_proto.trial import require_runnable
 
-_NOT_FLOAT32 = (torch.float64, torch.float16, torch.bfloat16, torch.uint8)
 # Where the line of the model stands in what torch says of a branch.
 _LINE = re.compile(r'File "([^"]+)", line (\d+), in \w+\s+(.+)')
 _UNKNOWN = re.compile(r"Error when translating node .*?\[target=torch\.ops\.(\S+?)\]", re.DOTALL)
@@ -184,17 +185,21 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 def _try_forward(model: nn.Module, arguments: Arguments, inputs: dict[str, torch.Tensor], probe: Probe) -> Any:
     """Run the model once and return its outputs: its own error on a wrong probe is clearer than the exporter's."""
-    found = ", ".join(f"{name}: {str(value.dtype)[6:]}{list(value.shape)}" for name, value in inputs.items())
-    try:
+
+    def run(values: dict[str, torch.Tensor]) -> Any:
         with torch.no_grad():
-            positional, keywords = arguments.split(inputs)
+            positional, keywords = arguments.split(values)
             return model(*positional, **keywords)
+
+    def run_arrays(arrays: Mapping[str, Array]) -> Any:
+        return run({name: torch.from_numpy(array).to(inputs[name].device) for name, array in arrays.items()})
+
+    try:
+        return run(inputs)
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        hint = ""
-        if any(value.dtype in _NOT_FLOAT32 for value in inputs.values()):
-            hint = "; the model is run in float32: save the probe with array.astype('float32')"
-        raise ProbeError(f"{probe.where}: the model fails on the probe ({found}): {reason}{hint}") from None
+        found, advice = all_described(arguments.arrays), tried(arguments.arrays, run_arrays)
+        raise ProbeError(f"{probe.where}: the model fails on the probe ({found}): {reason}{advice}") from None
 
 
 def _export(model: Any, where: str, inputs: dict[str, torch.Tensor]) -> Any:

@@ -10,6 +10,7 @@ from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages, one_line, show_error, size
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import cannot_open
+from regime_proto.schema.words import counted
 
 from regime_proto.text import printable
 
@@ -106,7 +107,7 @@ def _drawn(report: "Report", *, quiet: bool, everything: bool) -> "RenderableTyp
                 for name in finding.tensors:
                     table.add_row("", "", Text(f"  {printable(name)}", style="dim"))
         advice = facts_grid()
-        for rule, what in {finding.rule: finding.advice for finding in report.findings}.items():
+        for rule, what in dict.fromkeys((finding.rule, finding.advice) for finding in report.findings):
             advice.add_row(Text(rule, style="dim"), what)
         parts += [table, "", Text("what to do", style="dim"), advice]
     if report.ok:
@@ -125,11 +126,20 @@ def _looked_at(report: "Report") -> "RenderableType":
     stride = f"stride {report.stride}" if report.stride is not None else "uneven strides"
     span = f", {kind} {report.steps[0]} to {report.steps[-1]}, {stride}" if count > 1 else f", {kind} {report.steps[0]}"
     facts.add_row("checkpoints", f"{count}{span}")
-    facts.add_row("each", f"{report.tensors} tensors, {report.parameters:,} parameters; {size(report.size)} in all")
+    facts.add_row(
+        "each",
+        f"{counted(report.tensors, 'tensor')}, {counted(report.parameters, 'parameter', ',')}; "
+        f"{size(report.size)} in all",
+    )
     if report.against is not None:
         facts.add_row("against", Text(report.against, overflow="fold"))
     if report.skipped:
-        facts.add_row("left out", f"{len(report.skipped)} other files or folders; regime inspect lists them")
+        one = len(report.skipped) == 1
+        other = "1 other file or folder" if one else f"{len(report.skipped)} other files or folders"
+        facts.add_row(
+            "left out",
+            f"{other}; regime inspect lists {'it' if one else 'them'}",
+        )
     return facts
 
 

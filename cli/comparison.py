@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from regime_proto.cli.render import plain_table
+from regime_proto.schema.words import counted
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
@@ -14,15 +16,21 @@ from regime_proto.analyzer.labels import label_names
 from regime_proto.analyzer.rows import PAPER, Row
 from regime_proto.analyzer.spread import Spread
 from regime_proto.report.figure import number
-from regime_proto.report.tables import UNKNOWN, columns
+from regime_proto.report.names import distinct
+from regime_proto.report.tables import UNKNOWN, Column, columns
 from regime_proto.text import printable
+
+_LONGEST_NAME, _SHORTEST_NAME = 60, 12
 
 
 def comparison(found: Comparison, target: Console, *, everything: bool) -> Group:
     """Return the table of the runs, then what they come to, by label too, and how far repeated runs lie apart."""
     names = label_names(row.labels for row in found.rows)
     shown = len(names) if everything else _labels_that_fit(found, target, len(names))
-    parts: list[RenderableType] = [_title(found.rows), "", _runs(found, shown)]
+    longest = None if everything else _letters_that_fit(found, target, shown)
+    parts: list[RenderableType] = [_title(found.rows), "", _runs(found, shown, longest)]
+    if longest is not None:
+        parts.append(Text("… stands for what does not fit of a name, -v shows all", style="dim"))
     if shown < len(names):
         parts.append(Text(f"… {printable(', '.join(names[shown:]))}: too wide, -v shows all", style="dim"))
     overall = [summary for summary in found.summaries if summary.by is None]
@@ -38,7 +46,7 @@ def comparison(found: Comparison, target: Console, *, everything: bool) -> Group
 def _title(rows: Sequence[Row]) -> Text:
     own = [row for row in rows if row.source != PAPER]
     published = len(rows) - len(own)
-    counts = [f"{len(own)} run{'s' * (len(own) != 1)}"] if own else []
+    counts = [f"{counted(len(own), 'run')}"] if own else []
     counts += [f"{published} published runs (the paper's Table II)"] if published else []
     kinds = dict.fromkeys([*map(spacing, rows), *(f"preset {row.preset}" for row in rows)])
     return Text(" and ".join(counts), style="bold").append("\n" + ", ".join(kinds), style="not bold")
@@ -46,15 +54,28 @@ def _title(rows: Sequence[Row]) -> Text:
 
 def _labels_that_fit(found: Comparison, target: Console, most: int) -> int:
     """Return how many labels a table may have, one at least, to be no wider than the terminal."""
+    counts = range(most, 1, -1)
+    return next((count for count in counts if _fits(target, _runs(found, count))), min(most, 1))
+
+
+def _letters_that_fit(found: Comparison, target: Console, labels: int) -> int | None:
+    """Return how long names may be for the table to be no wider than the terminal; None if they fit as they are."""
+    if _fits(target, _runs(found, labels)):
+        return None
+    lengths = range(_LONGEST_NAME, _SHORTEST_NAME, -1)
+    return next((length for length in lengths if _fits(target, _runs(found, labels, length))), _SHORTEST_NAME)
+
+
+def _fits(target: Console, table: Table) -> bool:
     unlimited = target.options.update(max_width=10_000)
-    for count in range(most, 1, -1):
-        if Measurement.get(target, unlimited, _runs(found, count)).maximum <= target.width:
-            return count
-    return min(most, 1)
+    return Measurement.get(target, unlimited, table).maximum <= target.width
 
 
-def _runs(found: Comparison, labels: int) -> Table:
+def _runs(found: Comparison, labels: int, longest: int | None = None) -> Table:
+    """Return the table with so many labels, and with names of so many letters at most, unique still."""
     shown = columns(found, labels=labels)
+    if longest is not None:
+        shown = tuple(column if column.is_number else _shortened(column, found.rows, longest) for column in shown)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for column in shown:
         table.add_column(column.heading, justify="right" if column.is_number else "left", overflow="fold")
@@ -62,6 +83,12 @@ def _runs(found: Comparison, labels: int) -> Table:
         style = "dim" if row.source == PAPER and len(found.summaries) > 1 else ""
         table.add_row(*(Text(printable(column.text(row)) or UNKNOWN, style=style) for column in shown))
     return table
+
+
+def _shortened(column: Column, rows: Sequence[Row], longest: int) -> Column:
+    texts = list(dict.fromkeys(map(column.text, rows)))
+    short = dict(zip(texts, distinct(texts, longest), strict=True))
+    return replace(column, text=lambda row: short[column.text(row)])
 
 
 def _summaries(first: str, summaries: Sequence[Summary]) -> Table:

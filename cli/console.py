@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ import rich_click as click
 from regime_proto.schema.errors import RegimeWarning
 
 from regime_proto.text import printable
+
+# Seconds that something may take before it is said what goes on.
+PATIENCE = 1.0
 
 
 def is_plain() -> bool:
@@ -36,12 +40,15 @@ class Messages:
     Parameters
     ----------
     quiet, verbose : bool
+    as_json : bool
+        A program reads the result: nobody waits.
     warnings : list of str
         Every warning so far, for JSON.
     """
 
     quiet: bool = False
     verbose: bool = False
+    as_json: bool = False
     warnings: list[str] = field(default_factory=list)
 
     def note(self, text: str, *, bold: bool = False) -> None:
@@ -68,6 +75,20 @@ class Messages:
             warnings.simplefilter("always", RegimeWarning)
             warnings.showwarning = show  # type: ignore[assignment]
             yield
+
+    @contextmanager
+    def exporting(self) -> Iterator[None]:
+        """Say that a model is being exported, if that takes long and a person waits at a terminal."""
+        if self.quiet or self.as_json or not sys.stderr.isatty():
+            yield
+            return
+        timer = threading.Timer(PATIENCE, self.note, ["exporting the model …"])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None] | None]:

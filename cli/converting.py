@@ -9,6 +9,7 @@ from regime_proto.cli.console import Messages, size
 from regime_proto.cli.interruption import leaving_observations
 from regime_proto.cli.output import would, would_write
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.words import counted
 
 from regime_proto.hub.downloads import downloads_folder
 from regime_proto.places import downloading, is_published, is_remote
@@ -42,14 +43,14 @@ def foresee(
     count, held = foreseen.observations, foreseen.held
     if held == count and foreseen.where == target:
         what = "write the notes into" if foreseen.noted else "write nothing:"
-        would(f"{what} {target}{', which' * foreseen.noted} holds all {count} observations")
+        would(f"{what} {target}{', which' * foreseen.noted} holds all {counted(count, 'observation')}")
         return
     if plan.source.copies is not None:
         _say_fetched(plan.source)
     there = f"{held} of them are in {foreseen.where}, {count - held} would be added" if held else "none is there yet"
     policy = plan.mask_policy(settings.masks)
     predicted = size(plan.predicted_file_bytes(policy))
-    would_write(target, f"{count} observations, {there}; masks: {policy}; about {predicted}")
+    would_write(target, f"{counted(count, 'observation')}, {there}; masks: {policy}; about {predicted}")
 
 
 def _foresee_published(source: Path, output: Path | None, messages: Messages, settings: "ConversionSettings") -> bool:
@@ -63,7 +64,7 @@ def _foresee_published(source: Path, output: Path | None, messages: Messages, se
         return True
     _say_skipped(found, messages)
     _say_fetched(found)
-    would_write(output or default_output(source, settings), f"{len(found.checkpoints)} observations at most")
+    would_write(output or default_output(source, settings), f"{counted(len(found.checkpoints), 'observation')} at most")
     return False
 
 
@@ -72,7 +73,10 @@ def _say_fetched(found: "Source") -> None:
     from regime_proto.hub.places import most_at_once, sizes
 
     each = sizes(found)
-    would(f"fetch {len(each)} checkpoints at most, {size(sum(each))}, and hold {size(most_at_once(each))} at a time")
+    would(
+        f"fetch {counted(len(each), 'checkpoint')} at most, {size(sum(each))}, "
+        f"and hold {size(most_at_once(each))} at a time"
+    )
 
 
 def _say_skipped(found: "Source", messages: Messages) -> None:
@@ -85,7 +89,7 @@ def _planned(source: Path, messages: Messages, settings: "ConversionSettings") -
     """Return what is to be converted, and say what is left out."""
     from regime_proto.plan import make_plan
 
-    plan = make_plan(source, settings)
+    plan = make_plan(source, settings, exporting=messages.exporting)
     _say_skipped(plan.source, messages)
     return plan
 
@@ -118,11 +122,12 @@ def converted(
     if done.written:
         found = size(done.path.stat().st_size)
         messages.note(
-            f"wrote {done.path} ({done.observations} observations, masks: {policy}; {found}, {predicted} predicted)"
+            f"wrote {done.path} ({counted(done.observations, 'observation')}, masks: {policy}; {found}, "
+            f"{predicted} predicted)"
         )
     else:
         nothing = "nothing changed since but the notes" if done.noted else "nothing changed since"
-        messages.note(f"{nothing}; using {done.path} ({done.observations} observations)")
+        messages.note(f"{nothing}; using {done.path} ({counted(done.observations, 'observation')})")
     if keep:
         messages.note(f"kept the checkpoints in {downloads_folder(target)}")
     return done.path

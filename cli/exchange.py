@@ -24,6 +24,7 @@ from regime_proto.schema import Problem
 from regime_proto.schema import validate as problems_of
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.rules import ERROR, WARNING, errors
+from regime_proto.schema.words import counted
 
 from regime_proto.text import printable
 
@@ -72,7 +73,7 @@ def _report(path: Path, problems: list[Problem] | str, messages: Messages) -> No
     count, warned = len(errors(problems)), len(problems) - len(errors(problems))
     verdict = click.style("invalid", fg="red", bold=True) if count else click.style("valid", fg="green")
     numbers = {ERROR: count, WARNING: warned}
-    counts = [f"{number} {word}{'s' * (number > 1)}" for word, number in numbers.items() if number]
+    counts = [f"{counted(number, word)}" for word, number in numbers.items() if number]
     if not messages.quiet or count:
         click.echo(f"{printable(str(path))}: {', '.join([verdict, *counts])}")
     for problem in sorted(problems, key=lambda problem: problem.severity):
@@ -99,14 +100,14 @@ def merge(source: Path, overwrite: bool, dry_run: bool, quiet: bool, verbose: bo
         foreseen = foresee(source, overwrite=overwrite)
         if dry_run:
             if foreseen.joined:
-                would_write(foreseen.path, f"{foreseen.observations} observations")
+                would_write(foreseen.path, f"{counted(foreseen.observations, 'observation')}")
             else:
-                would(f"write nothing: {foreseen.path} holds all {foreseen.observations} observations")
+                would(f"write nothing: {foreseen.path} holds all {counted(foreseen.observations, 'observation')}")
             return
         with leaving_observations(foreseen.path, foreseen.observations):
             done = finish(source, overwrite=overwrite)
     verb = "wrote" if done.joined else "nothing left to join;"
-    messages.note(f"{verb} {done.path} ({done.observations} observations)")
+    messages.note(f"{verb} {done.path} ({counted(done.observations, 'observation')})")
 
 
 @command

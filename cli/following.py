@@ -8,6 +8,7 @@ from pathlib import Path
 
 from regime_proto.cli import render
 from regime_proto.cli.console import Messages
+from regime_proto.schema.words import counted
 
 from regime_proto.analyzer.result import Result
 from regime_proto.conversion import Done, Grown
@@ -51,8 +52,8 @@ def grown(
             else:
                 render.show(console, render.analysis(result, all_layers=messages.verbose))
             messages.note(
-                f"{time.strftime('%H:%M:%S')}  {done.observations} observations in {done.path}; waiting for more, "
-                "Ctrl-C ends"
+                f"{time.strftime('%H:%M:%S')}  {counted(done.observations, 'observation')} in {done.path}; "
+                "waiting for more, Ctrl-C ends"
             )
             return grown_plan(plan, settings, seconds=seconds)
         except KeyboardInterrupt:

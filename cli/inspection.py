@@ -10,6 +10,7 @@ from regime_proto.schema.header import Layer
 from regime_proto.schema.layout import STEP
 from regime_proto.schema.notes import notes_in
 from regime_proto.schema.reader import open_checked, read_header
+from regime_proto.schema.words import counted
 from rich.console import Group, RenderableType
 
 from regime_proto import places
@@ -75,9 +76,14 @@ def program(found: Program, gates: Sequence[Gate], tracked: Sequence[Gate]) -> R
         where = "" if not axis else f", sample axis {axis}" if axis != FIXED else ", the same for all samples"
         facts.add_row("probe input", f"{name}: {spec}{where}")
     trainable = found.trainable
-    facts.add_row("trainable", f"{len(trainable)} tensors, {sum(tensor.size for tensor in trainable):,} parameters")
+    facts.add_row(
+        "trainable",
+        f"{counted(len(trainable), 'tensor')}, {counted(sum(tensor.size for tensor in trainable), 'parameter', ',')}",
+    )
     units = sum(gate.layer(samples).size for gate in tracked)
-    facts.add_row("gates", f"{len(tracked)} tracked, {units:,} units per sample, {samples} samples")
+    facts.add_row(
+        "gates", f"{len(tracked)} tracked, {counted(units, 'unit', ',')} per sample, {counted(samples, 'sample')}"
+    )
     if len(gates) > len(tracked):
         facts.add_row("", f"{len(gates) - len(tracked)} not tracked, see why below")
     table = plain_table("gate", ("op", "left"), ("module", "left"), ("units", "right"), ("thresholds", "right"))
@@ -102,9 +108,15 @@ def trajectory(path: Path) -> RenderableType:
     count = f"{len(steps)}" if planned == len(steps) else f"{len(steps)} of {planned} planned"
     facts.add_row("observations", f"{count}, {header.attributes['step_kind']} {steps[0]} to {steps[-1]}")
     if invalid:
-        facts.add_row("invalid", f"{invalid} observations with NaN or Inf")
-    facts.add_row("masks", f"of {masks} observations, {header.samples} samples, {size(header.mask_bytes)} a sample")
-    facts.add_row("trainable", f"{len(header.tensors)} tensors, {sum(header.tensors.values()):,} parameters")
+        facts.add_row("invalid", f"{counted(invalid, 'observation')} with NaN or Inf")
+    facts.add_row(
+        "masks",
+        f"of {counted(masks, 'observation')}, {counted(header.samples, 'sample')}, {size(header.mask_bytes)} a sample",
+    )
+    facts.add_row(
+        "trainable",
+        f"{counted(len(header.tensors), 'tensor')}, {counted(sum(header.tensors.values()), 'parameter', ',')}",
+    )
     for name, content in header.embedded.items():
         facts.add_row("carries", f"the {name}, {size(len(content))}")
     if header.metrics:

@@ -56,7 +56,8 @@ def leaving_observations(output: Path, count: int | None = None) -> Iterator[Non
         if kept:
             # A run that is followed may have grown.
             of = "" if count is None else f" of {max(kept, count)}"
-            there = f"{kept}{of} observations are kept in {segments_folder(output)}"
+            nouns = f"observation{'s' * (kept != 1 or count is not None)} {'is' if kept == 1 else 'are'}"
+            there = f"{kept}{of} {nouns} kept in {segments_folder(output)}"
             return f"{there}; go on with {same_command()}{downloads()}"
         if stamp(output) != before:
             return f"{output} is written"

@@ -67,7 +67,7 @@ def analyze(
     """
     import regime_proto
 
-    messages = Messages(quiet=quiet, verbose=verbose)
+    messages = Messages(quiet=quiet, verbose=verbose, as_json=as_json)
     settings = settings_of(conversion)
 
     def result_of(trajectory: Path, steps: str | None = None) -> "Result":
@@ -188,7 +188,8 @@ def program(
             from regime_proto.settings import Reading
 
             given = {"model": model, "probe": probe, "probe_text": probe_text}
-            contents, note = program_files(output, **given, reading=Reading(**reading)), ""
+            given |= {"reading": Reading(**reading), "exporting": messages.exporting}
+            contents, note = program_files(output, **given), ""
         else:
             apart = {"--model": model, "--probe": probe, "--probe-text": probe_text}
             refused = next((name for name, value in apart.items() if value is not None), None)
@@ -286,7 +287,7 @@ def _inspect_directory(root: Path, messages: Messages, settings: "ConversionSett
         for checkpoint in dict.fromkeys((found.checkpoints[0], found.checkpoints[-1])):
             found.read(checkpoint)
     try:
-        plan = make_plan(root, settings)
+        plan = make_plan(root, settings, exporting=messages.exporting)
     except MissingPart as missing:
         # A directory of checkpoints alone is worth looking at too.
         messages.note(f"not yet ready to analyze: {missing}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from regime_proto.cli.console import is_plain
+from regime_proto.schema.words import counted
 from rich.console import Console, Group, RenderableType
 from rich.segment import Segment
 from rich.table import Table
@@ -91,7 +92,7 @@ def analysis(result: Result, *, all_layers: bool) -> Group:
 def _title(result: Result) -> Text:
     steps = result.curves["step"].to_numpy()
     text = Text(printable(result.trajectory or "trajectory"), style="bold")
-    facts = f"{result.observations} observations to {result.step_kind} {steps[-1]}, {_stride(result)}, "
+    facts = f"{counted(result.observations, 'observation')} to {result.step_kind} {steps[-1]}, {_stride(result)}, "
     facts += f"smoothed over {result.window}, preset {result.preset}"
     return text.append(f"\n{facts}", style="not bold")
 

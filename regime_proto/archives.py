@@ -137,7 +137,13 @@ def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     if version not in _READERS:
         raise ValueError(f"version {version[0]} of NumPy's format, expected 1 or 2")
-    shape, in_columns, dtype = _READERS[version](file)
+    try:
+        shape, in_columns, dtype = _READERS[version](file)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        # NumPy parses the header as Python, and says what Python says.
+        raise ValueError(f"a damaged header ({type(error).__name__})") from None
     if dtype.hasobject:
         raise ValueError("an array of objects, which only a pickle could hold")
     return shape, in_columns, dtype

@@ -44,6 +44,10 @@ class AdapterError(RegimeError):
     """An adapter failed in a way that it does not foresee."""
 
 
+UNFINISHED = "cut off, or still being written"
+"""Why a checkpoint at the end is left out: which of both it is does not show."""
+
+
 @dataclass(frozen=True)
 class _Claim:
     """Why an adapter takes entries with one kind of name for its own, and whether their suffix is one of its own."""
@@ -475,14 +479,23 @@ def _unfinished(paths: Sequence[Path], peek: Callable[[Path], Label]) -> list[Sk
         try:
             peek(path)
         except Incomplete as error:
-            skipped.append(Skipped(path, "not complete yet"))
-            warnings.warn(f"{error}; left out, since training may still be writing it", RegimeWarning, stacklevel=4)
+            skipped.append(Skipped(path, UNFINISHED))
+            warnings.warn(_unfinished_line(error), RegimeWarning, stacklevel=4)
             continue
         except RegimeError:
             # It is an error when its turn to be read comes, after the steps before it.
             pass
         break
     return skipped
+
+
+def _unfinished_line(error: Incomplete) -> str:
+    # What readers say of one in the middle of a run, where nobody can be writing it.
+    found = str(error).removesuffix("; save it again or remove it").replace("damaged or incomplete", "incomplete")
+    return (
+        f"{found}: {UNFINISHED}; left out. While a training writes it, run this again later; if none does, save it "
+        "again or remove it"
+    )
 
 
 def _metrics(checkpoints: Sequence[Checkpoint], peek: Callable[[Path], Label]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ ALWAYS_ALLOWED_BYTES = 2**26
 DESCRIPTION_BYTES = Limit("DESCRIPTION_BYTES", 2**26, "bytes of JSON or of a pickle")
 """Bytes of a JSON text, and of a pickle without its tensors."""
 
-DESCRIPTION_VALUES = Limit("DESCRIPTION_VALUES", 4_000_000, "values in JSON, msgpack or ONNX")
+DESCRIPTION_VALUES = Limit("DESCRIPTION_VALUES", 1_000_000, "values in JSON, msgpack or ONNX")
 """Values in a JSON text, a msgpack or an ONNX file. The index of a model of 1,000 shards has some 100,000."""
 
 OPCODES = Limit("OPCODES", 1_500_000, "opcodes of a pickle")

@@ -3,6 +3,7 @@
 Whoever opens a named pipe waits for a writer, and a device has no end.
 """
 
+import errno
 import json
 import os
 import stat
@@ -16,8 +17,9 @@ from regime_proto.schema.limits import TooLarge
 
 # A pipe or a device is opened without waiting for it, only to see that it is one.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+FOLDER = "a folder"
 _KINDS = (
-    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISDIR, FOLDER),
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
@@ -43,7 +45,13 @@ def descriptor_of(path: Path) -> tuple[int, int]:
     NotAFile
         It is a pipe, a device, a socket or a folder, or a link to one.
     """
-    descriptor = os.open(path, _FLAGS)
+    try:
+        descriptor = os.open(path, _FLAGS)
+    except OSError as error:
+        # A socket cannot even be opened.
+        if error.errno != errno.ENXIO:
+            raise
+        raise _not_a_file(path, path.stat().st_mode) from None
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
@@ -120,6 +128,18 @@ def parse_json(content: bytes, where: object) -> Any:
     return json.loads(content)
 
 
+def kind_of(path: Path) -> str | None:
+    """Return what stands at `path` in words, such as a named pipe; None for a regular file, and where nothing is."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None
+    return None if stat.S_ISREG(mode) else _kind(mode)
+
+
+def _kind(mode: int) -> str:
+    return next((name for test, name in _KINDS if test(mode)), "something else")
+
+
 def _not_a_file(path: Path, mode: int) -> NotAFile:
-    kind = next((name for test, name in _KINDS if test(mode)), "something else")
-    return NotAFile(f"{path}: {kind}, expected a file: refused; remove it, or put the file itself there")
+    return NotAFile(f"{path}: {_kind(mode)}, expected a file: refused; remove it, or put the file itself there")

@@ -16,12 +16,15 @@ from regime_proto.name_numbers import has_integer, is_pointer
 from regime_proto.payload import Label
 from regime_proto.schema.errors import RegimeError
 from regime_proto.step_pattern import StepPattern, option
+from regime_proto.text import printable
 
 P = TypeVar("P", bound=str | PurePath)
 
 _PATTERNS_SHOWN = 4
 # Names may be of thousands of schemes; the largest come first.
 _PATTERNS_TRIED = 100
+# Among so many names, one that is unlike all others is a stray file rather than one of two kinds.
+_FEW = 4
 _SAVE_STEPS = "save the step in the checkpoints, or say where it stands in some names: --step-pattern REGEX"
 _AS_THE_PAYLOADS_SAY = "the number in the name, which the payloads say is the step"
 
@@ -317,7 +320,14 @@ class _Refusal(Generic[P]):
         first = self.paths[0]
         where = first if isinstance(first, str) else first.parent
         decide = f"say what counts: {options}" if options else _SAVE_STEPS
-        return RegimeError(f"{where}: the order of the checkpoints is not clear: {doubt.reason}; {decide}")
+        odd = self._odd_ones(doubt.patterns)
+        if odd:
+            like = printable(name_of(next(path for path in self.paths if path not in odd)))
+            decide = (
+                f"rename {printable(' and '.join(map(name_of, odd)))} like {like}, or move it out of the folder if it "
+                f"is no checkpoint of this run; or leave it out here: {options}"
+            )
+        return RegimeError(f"{where}: the order of the checkpoints is not clear: {printable(doubt.reason)}; {decide}")
 
     def repeated(self, found: Order[P], doubt: Doubt) -> RegimeError:
         options = self._options(doubt.patterns)
@@ -330,6 +340,14 @@ class _Refusal(Generic[P]):
         best = sorted((pattern for pattern, count in fitting.items() if count > 1), key=lambda found: -fitting[found])
         shown = [f"{option(pattern)} ({fitting[pattern]} of {len(self.paths)})" for pattern in best[:_PATTERNS_SHOWN]]
         return " or ".join(shown) + (" …" if len(best) > _PATTERNS_SHOWN else "")
+
+    def _odd_ones(self, patterns: Iterable[str]) -> list[P]:
+        """Return the checkpoint that the best of the patterns would leave out; none where it is no single one."""
+        best = max(islice(dict.fromkeys(patterns), _PATTERNS_TRIED), key=self.fits, default=None)
+        if best is None or self.fits(best) != len(self.paths) - 1 or len(self.paths) < _FEW:
+            return []
+        numbers = StepPattern(best).numbers_in(_names(self.paths))
+        return [path for path, number in zip(self.paths, numbers, strict=True) if number is None]
 
     def fits(self, pattern: str) -> int:
         """Return how many checkpoints a pattern puts in order; 0 where it fails."""

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from regime_proto.factory import load_model
 from regime_proto.memory import available_bytes
 from regime_proto.places import on_disk, size, stamps
 from regime_proto.probe import FILE_NAME as PROBE_FILE
-from regime_proto.probe import Probe, ProbeError, as_probe, load_lines, load_probe, probe_content, probe_sha256
+from regime_proto.probe import Probe, as_probe, load_lines, load_probe, probe_content, probe_sha256
 from regime_proto.quantities.base import Quantity
 from regime_proto.quantities.known import choose
 from regime_proto.quantities.measuring import stored_bytes
@@ -29,14 +30,18 @@ from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import place_files
 from regime_proto.schema.header import Layer
 from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
+from regime_proto.schema.words import counted
 from regime_proto.settings import AS_RECOGNISED, ConversionSettings, Reading
 from regime_proto.source import Array, Checkpoint, Source
-from regime_proto.trial import PROGRAM_FILES, remember, require_runnable
+from regime_proto.trial import PROGRAM_FILES, remember, require_runnable, require_taken
 
 # What gzip leaves of packed masks; measured on real runs.
 STORED_BIT_PER_BIT = 0.33
 # HDF5's own structures in a trajectory of a few layers.
 FILE_OVERHEAD = 45_000
+
+
+Exporting = Callable[[], AbstractContextManager[object]]
 
 
 class MissingPart(RegimeError):
@@ -170,7 +175,7 @@ class Plan:
         return chain
 
 
-def make_plan(root: Path, settings: ConversionSettings | None = None) -> Plan:
+def make_plan(root: Path, settings: ConversionSettings | None = None, *, exporting: Exporting = nullcontext) -> Plan:
     """Recognise a run and what is needed to measure it.
 
     Parameters
@@ -179,6 +184,8 @@ def make_plan(root: Path, settings: ConversionSettings | None = None) -> Plan:
         The directory of checkpoints.
     settings : ConversionSettings, optional
         A model or a probe wins over what is in the directory.
+    exporting : callable, optional
+        Returns a context in which the model is exported, which may take long.
 
     Raises
     ------
@@ -191,7 +198,7 @@ def make_plan(root: Path, settings: ConversionSettings | None = None) -> Plan:
     text, probe = settings.probe_text, settings.probe
     probe = _find_probe(root, probe if text is None else _tokenized(text, probe, source))
     model = settings.model
-    program, bound = load_program(root, model=model, probe=probe, source=source)
+    program, bound = load_program(root, model=model, probe=probe, source=source, exporting=exporting)
     variants = _find_variants(source, probe) if model is None and not (root / PROGRAM_FILE).is_file() else None
     program = program if variants is None else _restricted(program, variants)
     found = find_gates(program)
@@ -253,7 +260,7 @@ def _warn_of_nested(gates: Sequence[Gate]) -> None:
     nested = [gate for gate in gates if gate.nested and gate.kind != "smooth"]
     if nested:
         warnings.warn(
-            f"{len(nested)} gate{'s' * (len(nested) > 1)} cannot be tracked: {nested[0].node} ({nested[0].op}) lies "
+            f"{counted(len(nested), 'gate')} cannot be tracked: {nested[0].node} ({nested[0].op}) lies "
             f"{nested[0].reason}" + (" (regime inspect lists all)" if len(nested) > 1 else ""),
             RegimeWarning,
             stacklevel=3,
@@ -266,20 +273,26 @@ def load_program(
     model: object = None,
     probe: object = None,
     source: Source | None = None,
+    exporting: Exporting = nullcontext,
 ) -> tuple[Program, dict[str, Array]]:
     """Return the program and the probe bound to its inputs: given, found in `root`, or from the first checkpoint."""
     probe = _find_probe(root, probe)
-    if model is None:
-        program = _find_program(root, probe, source)
+    if model is None and (root / PROGRAM_FILE).is_file():
+        program = _load_program_file(root, probe, source)
     else:
-        if isinstance(model, str):
-            model = load_model(model, apart_from=root)
-        program = exporter_for(model).export(model, probe)
+        with exporting():
+            program = _described(root, probe, source) if model is None else _exported(root, model, probe)
     bound = probe.complete(program.probe_inputs)
-    _check_probe(program, bound, probe.where)
+    require_taken(program, bound, probe.where)
     if model is not None or not (root / PROGRAM_FILE).is_file():
         program = program.with_sample_axes(axes_of(bound, program.probe_inputs)[1])
     return program, bound
+
+
+def _exported(root: Path, model: object, probe: Probe) -> Program:
+    if isinstance(model, str):
+        model = load_model(model, apart_from=root)
+    return exporter_for(model).export(model, probe)
 
 
 def write_program(
@@ -314,6 +327,7 @@ def program_files(
     probe: object,
     probe_text: str | Path | None = None,
     reading: Reading = AS_RECOGNISED,
+    exporting: Exporting = nullcontext,
 ) -> dict[Path, bytes]:
     """Return the files that make the directory `root` explain itself.
 
@@ -330,7 +344,7 @@ def program_files(
     """
     source = find_source(root, reading)
     probe = probe if probe_text is None else _tokenized(probe_text, probe, source)
-    program, bound = load_program(root, model=model, probe=probe, source=source)
+    program, bound = load_program(root, model=model, probe=probe, source=source, exporting=exporting)
     find_gates(program)
     if source is not None:
         first = source.checkpoints[0]
@@ -339,13 +353,15 @@ def program_files(
     return {root / PROGRAM_FILE: program.content, root / PROBE_FILE: probe_content(bound)}
 
 
-def _find_program(root: Path, probe: Probe, source: Source | None) -> Program:
-    path = root / PROGRAM_FILE
-    if path.is_file():
-        with on_disk(path) as local:
-            weights = size(source.checkpoints[0].path) if source is not None and source.checkpoints else 0
-            require_runnable(local, probe, PROGRAM_FILES, weights=weights)
-            return Program.load(local)
+def _load_program_file(root: Path, probe: Probe, source: Source | None) -> Program:
+    with on_disk(root / PROGRAM_FILE) as local:
+        weights = size(source.checkpoints[0].path) if source is not None and source.checkpoints else 0
+        require_runnable(local, probe, PROGRAM_FILES, weights=weights)
+        return Program.load(local)
+
+
+def _described(root: Path, probe: Probe, source: Source | None) -> Program:
+    """Return the program of a run whose checkpoints say of what model they are."""
     source = source or find_source(root)
     if source is not None and capable(source.adapter, Describing) is not None:
         return _program_of(source.adapter, source.checkpoints[0], probe)
@@ -383,20 +399,3 @@ def _tokenized(text: str | Path, probe: object, source: Source | None) -> Probe:
         )
     with on_disk(source.checkpoints[0].path, values=False) as path:
         return adapter.tokenize(path, lines, str(text))
-
-
-def _check_probe(program: Program, bound: Mapping[str, Array], where: str) -> None:
-    for name, expected in program.inputs.items():
-        if name not in bound:
-            raise ProbeError(f"{where}: no array for input {name!r}; expected {expected}")
-        found = bound[name]
-        if name in program.fixed and found.ndim == 0 and found.item() != program.fixed[name]:
-            raise ProbeError(
-                f"{where}: {name} is {found.item()}, and the program was made for {program.fixed[name]:g}; "
-                "for another value, export the program again with --model and --probe"
-            )
-        if found.shape != expected.shape or found.dtype.name != expected.dtype:
-            raise ProbeError(
-                f"{where}: {name} is {found.dtype.name}{list(found.shape)}, the program expects {expected}; "
-                "for another probe, export the program again with --model and --probe"
-            )

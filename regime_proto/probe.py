@@ -19,6 +19,7 @@ from regime_proto.archives import read_arrays, read_npy
 from regime_proto.sample_axes import AXIS, FIXED, AxisError, axes_of
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.nearest import no_such
+from regime_proto.schema.words import counted
 from regime_proto.source import Array
 
 FILE_NAME = "probe.npz"
@@ -162,7 +163,10 @@ class Probe:
         labels = list(self._inputs)
         if self.names is None:
             if len(labels) > len(inputs):
-                raise ProbeError(f"{self.where}: {len(labels)} arrays for {len(inputs)} inputs ({', '.join(inputs)})")
+                raise ProbeError(
+                    f"{self.where}: {counted(len(labels), 'array')} for {counted(len(inputs), 'input')} "
+                    f"({', '.join(inputs)})"
+                )
             return dict(zip(inputs, labels, strict=False))
         if len(labels) == len(inputs) == 1:
             return {inputs[0]: labels[0]}

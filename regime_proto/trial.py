@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from regime_proto.engine.session import BRIEFLY, MaskSession
 from regime_proto.memory import available_bytes
 from regime_proto.opening import read_whole
 from regime_proto.probe import Probe, ProbeError
+from regime_proto.probe_advice import declared, described
 from regime_proto.schema import records
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.limits import Limit
@@ -164,6 +165,25 @@ def load(path: Path, probe: Probe) -> Program:  # noqa: ARG001
     return Program.load(path)
 
 
+def require_taken(program: Program, bound: Mapping[str, Array], where: str) -> None:
+    """Raise a `ProbeError` unless a bound probe is what the inputs of a program declare."""
+    for name, expected in program.inputs.items():
+        if name not in bound:
+            raise ProbeError(f"{where}: no array for input {name!r}; expected {expected}")
+        found = bound[name]
+        if name in program.fixed and found.ndim == 0 and found.item() != program.fixed[name]:
+            raise ProbeError(
+                f"{where}: {name} is {found.item()}, and the program was made for {program.fixed[name]:g}; "
+                "for another value, export the program again with --model and --probe"
+            )
+        if found.shape != expected.shape or found.dtype.name != expected.dtype:
+            advice = declared(name, found, expected.dtype, expected.shape)
+            raise ProbeError(
+                f"{where}: {name} is {described(found)}, the program expects {expected}; "
+                f"{f'{advice}; ' if advice else ''}for another probe, export the program again with --model and --probe"
+            )
+
+
 def run_once(program: Program, probe: Probe) -> None:
     """Run a program from drawn weights to the masks of its gates.
 
@@ -173,6 +193,7 @@ def run_once(program: Program, probe: Probe) -> None:
         It does not run on the probe.
     """
     arrays = probe.bind(program.probe_inputs)
+    require_taken(program, arrays, probe.where)
     weights = {name: _drawn(entry.shape, np.dtype(entry.dtype)) for name, entry in program.weight_inputs.items()}
     device = find_device("cpu")
     gates = [gate for gate in find_gates(program) if gate.trackable]

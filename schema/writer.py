@@ -23,6 +23,7 @@ from regime_proto.schema.header import Array, Header, Observation
 from regime_proto.schema.reader import open_checked, read_header, read_metrics, read_quantities, read_rows
 from regime_proto.schema.segments import Segments, check_segments, open_segment, ordered_segments
 from regime_proto.schema.validation import trust
+from regime_proto.schema.words import counted
 
 
 class TrajectoryWriter:
@@ -219,7 +220,8 @@ class TrajectoryWriter:
             trust.add_segment(path)
         except OSError as error:
             raise TrajectoryError(
-                f"{path}: {describe(error)}; {self._safe} observations are safe in {path.parent}: "
+                f"{path}: {describe(error)}; {counted(self._safe, 'observation')} "
+                f"{'is' if self._safe == 1 else 'are'} safe in {path.parent}: "
                 "mend that and run the same command again to go on"
             ) from None
 
@@ -248,7 +250,7 @@ class TrajectoryWriter:
             join(self._segments)
         except TrajectoryError as error:
             raise TrajectoryError(
-                f"{error}; all {self.count} observations are safe in {self._segments.folder}: "
+                f"{error}; all {counted(self.count, 'observation')} are safe in {self._segments.folder}: "
                 "mend that and run the same command again"
             ) from None
 

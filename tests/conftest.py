@@ -1,5 +1,6 @@
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,12 +10,19 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import forked
 import nets
+import trajectories
 from hypothesis import settings
+from regime_proto.schema import assemble
+from regime_proto.schema.validation import guard
 
 from regime_proto.plan import write_program
 
-pytest_plugins = ["processor_time"]
+# Before it is replaced.
+RUN_CHILD = guard.run_child
+
+pytest_plugins = ["compiling", "exporting", "processor_time", "torch_operators"]
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("regime", deadline=None)
@@ -38,6 +46,22 @@ def own_cache(tmp_path_factory):
         os.environ["XDG_CACHE_HOME"] = before
 
 
+@pytest.fixture(autouse=True, scope="session")
+def forked_processes():
+    """Start the processes that check and join files in milliseconds."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if Path("/proc/self/fd").exists():
+            forked.install(monkeypatch)
+        yield
+
+
+@pytest.fixture
+def own_processes(monkeypatch):
+    """Start the processes that check and join files as users do, for tests of these."""
+    monkeypatch.setattr(guard, "run_child", RUN_CHILD)
+    monkeypatch.setattr(assemble, "subprocess", subprocess)
+
+
 def save_run(folder, model, states=8, name="step_{:04d}.pt"):
     """Save a state after every training step; return the states."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,6 +73,12 @@ def save_run(folder, model, states=8, name="step_{:04d}.pt"):
         )
         saved.append(state)
     return saved
+
+
+@pytest.fixture(scope="session")
+def valid(tmp_path_factory):
+    """A trajectory of 70 rows that has everything. Read only."""
+    return trajectories.write(tmp_path_factory.mktemp("valid") / "run.h5")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Trainings in two processes, for `test_live_distributed.py`: each function runs in both, and leaves files."""
+"""Trainings in two processes, for `test_live_distributed.py`: all functions run in both, and leave files."""
 
 import contextlib
 import json
@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import torch_operators  # noqa: F401 - for its effect
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -28,7 +29,7 @@ WORLD = 2
 STEPS = 5
 SAMPLES, FEATURES = 6, 5
 # Seconds that two processes may take on a busy machine.
-LIMIT = 120.0
+LIMIT = 240.0
 # What takes long to import, once for all processes.
 IMPORTED = ["onnxscript", "torch.distributed.fsdp", "torch.onnx", "regime_proto.adapters.live.torch_follow"]
 
@@ -74,37 +75,38 @@ def probe():
     return np.random.default_rng(5).standard_normal((SAMPLES, FEATURES), np.float32)
 
 
-def run_in_two(worker, folder):
-    """Run ``worker(rank, folder)`` in two processes that train together; a failure in one fails the caller.
+def run_in_two(folder):
+    """Run every function of `TRAININGS` in two processes that train together; a failure in one fails the caller.
 
     Returns
     -------
-    list of dict
-        What each of them said.
+    dict of str to list of dict
+        What each process said in a function, by its name, which that of its folder is too.
     """
-    folder.mkdir(exist_ok=True)
     multiprocessing.set_forkserver_preload(IMPORTED)
-    context = mp.start_processes(_run, (worker, folder), nprocs=WORLD, join=False, start_method="forkserver")
+    context = mp.start_processes(_run, (folder,), nprocs=WORLD, join=False, start_method="forkserver")
     end = time.monotonic() + LIMIT
     try:
         while not context.join(timeout=1):
-            assert time.monotonic() < end, f"{worker.__name__} hangs"
+            assert time.monotonic() < end, f"hangs: {sorted(path.name for path in folder.iterdir())}"
     finally:
         for process in context.processes:
             if process.is_alive():
                 process.kill()
-    return [json.loads((folder / f"said_by_{rank}.json").read_text()) for rank in range(WORLD)]
+    said = [json.loads((folder / f"said_by_{rank}.json").read_text()) for rank in range(WORLD)]
+    return {name: [one[name] for one in said] for name in said[0]}
 
 
-def _run(rank, worker, folder):
+def _run(rank, folder):
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    said = worker(rank, folder)
+    said = {}
+    for training in TRAININGS:
+        own = folder / training.__name__
+        own.mkdir(exist_ok=True)
+        said[training.__name__] = training(rank, own)
     (folder / f"said_by_{rank}.json").write_text(json.dumps(said))
-    if not said.get("left"):
-        dist.barrier()
-        dist.destroy_process_group()
 
 
 def train(model, recorder=None, saved=None, *, look="before the pass"):
@@ -276,5 +278,9 @@ def failing(rank, folder):
     try:
         regime_proto.record(shard(make()), wide, folder / "run.h5")
     except (RegimeError, RuntimeError) as error:
-        return {**said, "left": True, "error": f"{type(error).__name__}: {error}"}
+        return {**said, "error": f"{type(error).__name__}: {error}"}
     return said
+
+
+# The last ends the connection of the two.
+TRAININGS = (data_parallel, fully_sharded, invalid, meshes, failing)

@@ -7,20 +7,20 @@ crash, a wait, a hunger for memory, an error that nobody foresaw, or code of a f
 
 import collections
 import contextlib
+import functools
 import importlib
 import json
 import os
 import re
 import resource
 import shutil
-import signal
-import subprocess
 import sys
-import traceback
 import warnings
 from pathlib import Path
 
+import hostile_kinds
 import numpy as np
+from apart import apart
 from hostile_made import MADE
 from regime_proto.schema.errors import RegimeError
 
@@ -78,7 +78,8 @@ def mutations(base, kind, seed):
 def cases(base, seed=0, without=()):
     """Return all cases: a name, and a function that writes the run into an empty folder."""
     # In a process of its own: the libraries that write start threads, and what forks must have none.
-    subprocess.run([sys.executable, Path(__file__).with_name("hostile_kinds.py"), base, *without], check=True)
+    made_so = apart(lambda: hostile_kinds.main(base, *without), waiting=600)
+    assert not made_so.died, made_so.died
     kinds = sorted(path.name for path in base.iterdir())
     made = [
         (name, lambda folder, write=write: write(folder, base))
@@ -125,7 +126,7 @@ def read(root):
             attempt(export, path)
         if (path / "config.json").exists():
             attempt(registry.adapters()["huggingface"].program_of, path, PROBE)
-    return json.dumps(said)
+    return said
 
 
 PROBE = regime_proto.probe.as_probe(np.ones((2, 3), np.float32)) if hasattr(regime_proto, "probe") else None
@@ -141,37 +142,22 @@ def guarded(function, name):
     return _guarded(function, name)
 
 
-def apart(root, work):
-    """Run `work` in a forked process with limits; return what it said or how it died, and what it took."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(reading)
-        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
-        os.chdir(root.parent)
-        warnings.simplefilter("ignore")
-        size = int(re.search(r"VmSize:\s*(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_BYTES, size + MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-        signal.alarm(WAITING_SECONDS)
-        with contextlib.suppress(BaseException):
-            try:
-                os.write(writing, work(root).encode())
-            except BaseException:
-                os.write(writing, f"harm: {traceback.format_exc()[-3000:]}".encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read().decode(errors="replace")
-    _, status, used = os.wait4(child, 0)
-    if status:
-        said = f"harm: ended by signal {signal.Signals(status & 0x7F).name}"
-    return said or "harm: nothing said", used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
+def limited(root):
+    """Read a run in this process, which says nothing and has limits."""
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    os.chdir(root.parent)
+    warnings.simplefilter("ignore")
+    size = int(re.search(r"VmSize:\s*(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY_BYTES, size + MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    return read(root)
 
 
 def warm_up(base):
     """Import what the readers import, once for all children."""
-    for name in ("torch", "onnxruntime", "msgpack", "tensorstore", "transformers", "safetensors"):
+    needed = {"orbax": "tensorstore", "huggingface": "transformers"}
+    readers = [name for kind, name in needed.items() if (base / kind).exists()]
+    for name in ("torch", "onnxruntime", "msgpack", "safetensors", *readers):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     for name in ("torch_pickle", "torch_export", "huggingface_model", "exported_program"):
@@ -186,21 +172,22 @@ def main(folder, every="1", seed="0", only="", *without):
     folder = Path(folder)
     chosen = [case for case in cases(folder / "base", int(seed), without) if re.search(only, case[0])][:: int(every)]
     warm_up(folder / "base")
-    least = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     harm, counts, longest, largest = {}, collections.Counter(), (0.0, ""), (0, "")
     for name, write in chosen:
         root = folder / "case" / "run"
         root.mkdir(parents=True)
         write(root)
-        said, seconds, memory = apart(root, read)
+        took = apart(functools.partial(limited, root), waiting=WAITING_SECONDS)
         if os.environ.get("HOSTILE_SHOW"):
-            sys.stderr.write(f"{name:60} {seconds:6.2f} s {memory >> 20:6} MiB {said[-300:]!r}\n")
-        longest, largest = max(longest, (seconds, name)), max(largest, (memory - least, name))
+            sys.stderr.write(
+                f"{name:60} {took.seconds:6.2f} s {took.memory >> 20:6} MiB {took.said or took.died[-300:]!r}\n"
+            )
+        longest, largest = max(longest, (took.seconds, name)), max(largest, (took.memory, name))
         if any(folder.rglob(MARK)) or Path(MARK).exists():
-            said = "harm: code was run"
-        if said.startswith("harm"):
-            harm[name] = said
-        counts["harm" if said.startswith("harm") else "+".join(sorted(json.loads(said)))] += 1
+            harm[name] = "code was run"
+        elif took.died:
+            harm[name] = took.died
+        counts["harm" if name in harm else "+".join(sorted(took.said))] += 1
         shutil.rmtree(folder / "case", ignore_errors=True)
     sys.stdout.write(
         json.dumps({"cases": len(chosen), "counts": counts, "harm": harm, "longest": longest, "largest": largest})

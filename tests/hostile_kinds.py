@@ -209,8 +209,12 @@ def _is_installed(name):
         return False
 
 
-if __name__ == "__main__":
-    for kind in [kind for kind in available() if kind not in sys.argv[2:]]:
-        place = Path(sys.argv[1]) / kind
+def main(folder, *without):
+    for kind in [kind for kind in available() if kind not in without]:
+        place = Path(folder) / kind
         place.mkdir(parents=True)
         KINDS[kind](place)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

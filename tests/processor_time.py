@@ -20,7 +20,7 @@ def pytest_configure(config):
         config.pluginmanager.register(_Total(config.getoption("--processor-times")))
 
 
-def _spent():
+def spent():
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system + sum(children.spent)
 
@@ -41,11 +41,11 @@ def pytest_runtest_teardown(item):
 
 
 def _counted(item):
-    before = _spent()
+    before = spent()
     try:
         return (yield)
     finally:
-        item.user_properties.append((_PROPERTY, _spent() - before))
+        item.user_properties.append((_PROPERTY, spent() - before))
 
 
 @pytest.hookimpl(wrapper=True)

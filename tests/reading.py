@@ -1,9 +1,12 @@
 """Reads one checkpoint as a conversion does."""
 
+import shutil
+
 import numpy as np
 
 import regime_proto
 from regime_proto.payload import state_of
+from regime_proto.plan import PROBE_FILE, PROGRAM_FILE
 
 
 def read(adapter, path, weights=None):
@@ -11,8 +14,14 @@ def read(adapter, path, weights=None):
     return state_of(adapter.read(path), str(path), weights=weights)
 
 
-def assert_same_trajectory(found, expected, folder, *, model, probe, **options):
-    """Two directories measure alike, the first read with `options`: weights and gates, which change."""
+def assert_same_trajectory(found, expected, folder, *, model=None, probe=None, program=None, **options):
+    """Two directories measure alike, the first read with `options`: weights and gates, which change.
+
+    In place of a model and a probe `program` may be a directory with both as files, which are copied.
+    """
+    for root in (found, expected) if program is not None else ():
+        for name in (PROGRAM_FILE, PROBE_FILE):
+            shutil.copy(program / name, root)
     roots = {"found": (found, options), "expected": (expected, {})}
     contents = []
     for name, (root, chosen) in roots.items():

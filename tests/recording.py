@@ -1,13 +1,11 @@
 """Trainings that are recorded live and saved at every step, to hold one against the other."""
 
-import nets
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import torch
 from regime_proto.schema.reader import open_checked, read_header, read_layers, read_rows
 
-import regime_proto
 from regime_proto.engine.graph.gates import find_gates, select_gates
 from regime_proto.engine.graph.program import Program
 
@@ -27,20 +25,8 @@ def extra(path):
         return dict(file["extra"].attrs) if "extra" in file else {}
 
 
-def record_and_save(folder, model, states=12, **options):
-    """Train `model`, observing and saving every state; return the trajectory and the folder of checkpoints."""
-    checkpoints = folder / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    recorded = folder / "live.h5"
-    with regime_proto.record(model, nets.probe(model), recorded, **options) as recorder:
-        for step, trained in enumerate(nets.train(model, states=states)):
-            recorder.observe(step)
-            torch.save(trained.state_dict(), checkpoints / f"step_{step}.pt")
-    return recorded, checkpoints
-
-
-def pre_activations(program, gates, weights, probe):
-    """Return what the thresholds of each gate are held against, ReLUs by their inputs."""
+def pre_activations_of(program, gates, probe):
+    """Return a function of weights: what the thresholds of each gate are held against, ReLUs by their inputs."""
     model = program.parse_model()
     nodes = {node.name: node for node in model.graph}
     values = {value.name: value for node in model.graph for value in node.outputs}
@@ -49,9 +35,13 @@ def pre_activations(program, gates, weights, probe):
     model.graph.outputs.extend(dict.fromkeys(wanted))
     session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
     taken = {value.name for value in session.get_inputs()}
-    found = session.run(None, {name: array for name, array in {**weights, **probe}.items() if name in taken})
-    by_value = dict(zip(dict.fromkeys(wanted), found, strict=True))
-    return [by_value[value] for value in wanted]
+
+    def pre_activations(weights):
+        found = session.run(None, {name: array for name, array in {**weights, **probe}.items() if name in taken})
+        by_value = dict(zip(dict.fromkeys(wanted), found, strict=True))
+        return [by_value[value] for value in wanted]
+
+    return pre_activations
 
 
 def assert_near_zero(layers, gates, masks, others, values):
@@ -88,10 +78,11 @@ def assert_same_run(live, converted, checkpoints, probe):
         program = Program.parse(file["program"][...].tobytes(), "program")
     gates = [gate for gate in select_gates(find_gates(program), ["*"]) if gate.node in {layer.name for layer in layers}]
     states = [torch.load(path) for path in checkpoints]
+    pre_activations = pre_activations_of(program, gates, dict(zip(program.probe_inputs, [probe], strict=True)))
     differing = np.zeros(len(states), int)
     for number, state in enumerate(states):
         weights = {name: tensor.numpy() for name, tensor in state.items()}
-        values = pre_activations(program, gates, weights, dict(zip(program.probe_inputs, [probe], strict=True)))
+        values = pre_activations(weights)
         differing[number] = assert_near_zero(layers, gates, one["mask"][number], other["mask"][number], values)
     apart = np.abs(one["flips"].astype(int) - other["flips"].astype(int)).sum(axis=(1, 2))
     assert (apart[1:] <= differing[1:] + differing[:-1]).all()

@@ -1,5 +1,7 @@
 """Made-up trajectories of several runs, as somebody would compare them."""
 
+import tempfile
+
 import h5py
 from regime_proto.schema.validation import trust
 
@@ -35,3 +37,16 @@ def make_runs(folder):
     ]
     other = make_run(folder / "lenet.h5", notes=LENET, program="b" * 64, patterns="hyperbolic", **per_epoch)
     return [*repeats, other]
+
+
+def synthetic(**options):
+    """Return a synthetic trajectory as a data set of its own, read by `open_trajectory`.
+
+    `regime_proto.synthetic.trajectory` returns the same, read by a library of netCDF that takes four times as long.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = regime_proto.synthetic.trajectory(**options, path=f"{folder}/run.h5")
+        with regime_proto.open_trajectory(path) as opened:
+            loaded = opened.load()
+    del loaded.encoding["source"]
+    return loaded

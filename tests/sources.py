@@ -102,14 +102,15 @@ def sharded_folders(folder, states):
 
 
 def onnx_files(folder, states):
-    """Graphs that differ in weights only."""
+    """Graphs that differ in weights only: exported once, as each state would be."""
     model, probe = mlp()
+    exported = torch.onnx.export(model.eval(), (torch.from_numpy(probe),), dynamo=True, optimize=False, verbose=False)
+    proto = exported.model_proto
+    weights = [tensor for tensor in proto.graph.initializer if tensor.name in model.state_dict()]
+    assert {tensor.name for tensor in weights} >= dict(model.named_parameters()).keys()
     for step, state in states.items():
-        model.load_state_dict(state)
-        exported = torch.onnx.export(
-            model.eval(), (torch.from_numpy(probe),), dynamo=True, optimize=False, verbose=False
-        )
-        proto = exported.model_proto
+        for tensor in weights:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(state[tensor.name].numpy(), tensor.name))
         onnx.helper.set_model_props(proto, {"step": str(step), "loss": str(LOSS[step])})
         onnx.save(proto, folder / f"net_{step}.onnx")
 

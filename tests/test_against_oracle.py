@@ -94,6 +94,6 @@ def test_rho(case):
         [oracle.flips(*pair).sum() for pair in itertools.pairwise(activations)],
     )
     assert agreeing, "this seed has a unit within rounding of zero: choose another"
-    found = regime_proto.analyze(path, batches_per_epoch=10)
+    found = regime_proto.analyze(path, batches_per_epoch=10, resamples=0)
     assert found.window == WINDOW
     assert found.rho == pytest.approx(oracle.rho(weights, patterns, WINDOW), rel=1e-6)

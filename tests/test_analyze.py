@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,11 +16,17 @@ from regime_proto.analyzer.series import read_series
 
 
 def synthetic(**options):
-    return regime_proto.synthetic.trajectory(**{"observations_per_epoch": 1.0, **options})
+    # In every sample of a synthetic run as many units flip, so two tell what eight do.
+    return runs.synthetic(**{"observations_per_epoch": 1.0, "samples": 2, **options})
+
+
+def analyze(trajectory, **options):
+    """Analyze without intervals, which tests/test_uncertainty.py is about."""
+    return regime_proto.analyze(trajectory, resamples=0, **options)
 
 
 def test_known_curves_give_their_areas():
-    result = regime_proto.analyze(synthetic(weights="linear", patterns="step", steps=1000))
+    result = analyze(synthetic(weights="linear", patterns="step", steps=1000))
     assert result.auc_w == pytest.approx(0.5, abs=1e-3)
     assert result.auc_p == pytest.approx(0.5, abs=1e-3)
     assert result.rho == pytest.approx(1.0, abs=3e-3)
@@ -29,13 +36,13 @@ def test_known_curves_give_their_areas():
 def test_masks_of_whole_units_follow_the_curve():
     time = np.arange(400) / 399
     heights = np.exp(-time / 0.1)
-    result = regime_proto.analyze(synthetic(patterns="exponential", steps=400, units=2048, layers=1))
+    result = analyze(synthetic(patterns="exponential", steps=400, units=2048, layers=1))
     low, high = np.percentile(heights, [0.5, 99.5])
     assert result.auc_p == pytest.approx(np.clip((heights - low) / (high - low), 0, 1).mean(), abs=1e-3)
 
 
 def test_weightings_differ_as_defined():
-    trajectory = synthetic(steps=20, layers=2)
+    trajectory = synthetic(steps=20, layers=2, samples=8)
     sizes = trajectory["tensor_size"].values
     l1 = trajectory["weight_delta_l1"].values.copy()
     l1[1:, 1] *= np.linspace(1, 3, 20)
@@ -70,8 +77,8 @@ def test_a_run_read_in_blocks_gives_the_same_numbers_bit_for_bit(monkeypatch):
 
 def test_range_spans_all_readings_and_the_presets_are_among_them():
     trajectory = synthetic(steps=300, noise=0.3, observations_per_epoch=50.0)
-    paper = regime_proto.analyze(trajectory)
-    strict = regime_proto.analyze(trajectory, preset="strict")
+    paper = analyze(trajectory)
+    strict = analyze(trajectory, preset="strict")
     assert len(paper.readings) == len(set(ALL_READINGS)) == 16
     assert paper.rho == paper.readings[Reading("same", True, "parameter", "layer")]
     assert strict.rho == paper.readings[Reading("valid", True, "parameter", "layer")]
@@ -80,7 +87,7 @@ def test_range_spans_all_readings_and_the_presets_are_among_them():
 
 
 def test_strict_curves_are_undefined_where_no_whole_window_fits():
-    strict = regime_proto.analyze(synthetic(steps=100, observations_per_epoch=20.0), preset="strict")
+    strict = analyze(synthetic(steps=100, observations_per_epoch=20.0), preset="strict")
     assert strict.window == 6
     defined = np.flatnonzero(np.isfinite(strict.curves["weight_normalised"]))
     assert defined[0] == 3
@@ -91,7 +98,7 @@ def test_strict_curves_are_undefined_where_no_whole_window_fits():
 def test_uneven_steps_weigh_with_their_distance():
     trajectory = synthetic(weights=np.array([1.0, 0.5, 0.25, 0.0]), patterns="step", steps=4)
     uneven = trajectory.assign_coords(step=[0, 1, 2, 4, 14])
-    result = regime_proto.analyze(uneven, batches_per_epoch=1)
+    result = analyze(uneven, batches_per_epoch=1)
     low, high = np.percentile([1.0, 0.5, 0.25, 0.0], [0.5, 99.5])
     scaled = np.clip((np.array([1.0, 0.5, 0.25, 0.0]) - low) / (high - low), 0, 1)
     assert result.auc_w == pytest.approx(np.average(scaled, weights=[1, 1, 2, 10]))
@@ -101,7 +108,7 @@ def test_uneven_steps_weigh_with_their_distance():
 
 def test_thresholds_name_the_first_step_that_stays_below():
     heights = np.array([1.0, 0.9, 0.3, 0.6, 0.3, 0.2, 0.08, 0.0, 0.0, 0.0])
-    result = regime_proto.analyze(synthetic(weights=heights, patterns=np.r_[1, np.zeros(9)], steps=10))
+    result = analyze(synthetic(weights=heights, patterns=np.r_[1, np.zeros(9)], steps=10))
     by_tau = {threshold.tau: threshold for threshold in result.thresholds}
     # Change number i, from 0, ends at step i + 1.
     assert by_tau[0.5].step_w == 5
@@ -112,14 +119,14 @@ def test_thresholds_name_the_first_step_that_stays_below():
 
 
 def test_a_returning_curve_never_settles():
-    result = regime_proto.analyze(synthetic(patterns="returning"))
+    result = analyze(synthetic(patterns="returning"))
     assert {threshold.step_p for threshold in result.thresholds} == {None}
     assert {threshold.ratio for threshold in result.thresholds} == {None}
 
 
 @pytest.mark.parametrize("which", ["weights", "patterns"])
 def test_a_constant_series_has_no_area_and_says_so(which):
-    result = regime_proto.analyze(synthetic(**{which: "constant"}))
+    result = analyze(synthetic(**{which: "constant"}))
     assert math.isnan(result.auc_w if which == "weights" else result.auc_p)
     assert math.isnan(result.rho)
     assert result.rho_range is None
@@ -134,7 +141,7 @@ def test_invalid_observations_are_left_out_with_a_warning():
     valid[4] = 0
     l1[4:6, 1] = np.nan
     spoiled = trajectory.assign(valid=("step", valid), weight_delta_l1=(("step", "tensor"), l1))
-    result = regime_proto.analyze(spoiled)
+    result = analyze(spoiled)
     assert result.curves["step"].values.tolist() == [1, 2, 3, *range(6, 31)]
     assert result.observations == 31
     assert math.isfinite(result.rho)
@@ -145,7 +152,7 @@ def test_invalid_observations_are_left_out_with_a_warning():
 
 @pytest.mark.parametrize(("steps", "warned"), [(2, True), (19, True), (20, False)])
 def test_few_changes_are_warned_of(steps, warned):
-    warnings = regime_proto.analyze(synthetic(steps=steps, noise=0.1)).warnings
+    warnings = analyze(synthetic(steps=steps, noise=0.1)).warnings
     assert (f"only {steps} changes: scaled to their own extremes, so few say little" in warnings) == warned
 
 
@@ -155,22 +162,22 @@ def test_an_invalid_first_observation_names_its_tensor():
     valid[0] = 0
     l1[1, 0] = np.nan
     spoiled = trajectory.assign(valid=("step", valid), weight_delta_l1=(("step", "tensor"), l1))
-    assert "layer.weight at step 0" in regime_proto.analyze(spoiled).warnings[0]
+    assert "layer.weight at step 0" in analyze(spoiled).warnings[0]
 
 
 def test_nothing_valid_is_an_error():
     trajectory = synthetic(steps=3)
     spoiled = trajectory.assign(valid=("step", [1, 0, 1, 0]))
     with pytest.raises(regime_proto.RegimeError, match=r"no two neighbouring observations are valid"):
-        regime_proto.analyze(spoiled)
+        analyze(spoiled)
 
 
 def test_steps_restrict_the_analysis():
     trajectory = synthetic(steps=100)
-    part = regime_proto.analyze(trajectory, steps="20:60")
+    part = analyze(trajectory, steps="20:60")
     assert part.observations == 41
     assert part.curves["step"].values.tolist() == list(range(21, 61))
-    assert regime_proto.analyze(trajectory, steps=":").rho == regime_proto.analyze(trajectory).rho
+    assert analyze(trajectory, steps=":").rho == analyze(trajectory).rho
 
 
 @pytest.mark.parametrize(
@@ -179,19 +186,19 @@ def test_steps_restrict_the_analysis():
 )
 def test_wrong_steps(steps, message):
     with pytest.raises(regime_proto.RegimeError, match=message):
-        regime_proto.analyze(synthetic(steps=100), steps=steps)
+        analyze(synthetic(steps=100), steps=steps)
 
 
 def test_unknown_preset():
     with pytest.raises(regime_proto.RegimeError, match=r"preset 'papper': expected one of paper, strict"):
-        regime_proto.analyze(synthetic(), preset="papper")
+        analyze(synthetic(), preset="papper")
 
 
 def test_unknown_epoch_means_no_smoothing_and_a_warning():
-    result = regime_proto.analyze(regime_proto.synthetic.trajectory(steps=50))
+    result = analyze(synthetic(steps=50, observations_per_epoch=None))
     assert result.window == 1
     assert any("not smoothed" in warning and "--batches-per-epoch" in warning for warning in result.warnings)
-    given_it = regime_proto.analyze(regime_proto.synthetic.trajectory(steps=50), batches_per_epoch=10)
+    given_it = analyze(synthetic(steps=50, observations_per_epoch=None), batches_per_epoch=10)
     assert given_it.window == 3
     assert not given_it.warnings
 
@@ -247,12 +254,24 @@ def test_only_the_start_of_a_training_is_taken_for_epoch_0(first, kind, is_fille
     assert np.isnan(epochs[0])
 
 
-@settings(max_examples=25)
-@given(st.integers(2, 60), st.integers(0, 2**16), st.floats(1, 40))
+NOISY_RUNS = given(st.integers(2, 60), st.integers(0, 2**16), st.floats(1, 40))
+
+
+@settings(max_examples=10)
+@NOISY_RUNS
 def test_numbers_stay_in_their_bounds(steps, seed, per_epoch):
-    result = regime_proto.analyze(
-        synthetic(steps=steps, seed=seed, noise=0.5, layers=2, samples=2, units=64, observations_per_epoch=per_epoch)
-    )
+    assert_in_bounds(steps, seed, per_epoch)
+
+
+@pytest.mark.slow
+@NOISY_RUNS
+def test_numbers_of_many_runs_stay_in_their_bounds(steps, seed, per_epoch):
+    assert_in_bounds(steps, seed, per_epoch)
+
+
+def assert_in_bounds(steps, seed, per_epoch):
+    trajectory = synthetic(steps=steps, seed=seed, noise=0.5, layers=2, units=64, observations_per_epoch=per_epoch)
+    result = regime_proto.analyze(trajectory, resamples=20)
     for auc in (result.auc_w, result.auc_p):
         assert math.isnan(auc) or 0 <= auc <= 1
     json.dumps(result.to_json(), allow_nan=False)

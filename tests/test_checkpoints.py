@@ -480,10 +480,10 @@ def test_one_that_is_being_written_does_not_hinder_the_order(tmp_path):
         torch.save({"model": WEIGHTS, "epoch": epoch}, tmp_path / f"net_{epoch + 1}.pt")
     last = tmp_path / "net_4.pt"
     last.write_bytes(last.read_bytes()[:-200])
-    with pytest.warns(RegimeWarning, match="left out, since training may still be writing"):
+    with pytest.warns(RegimeWarning, match="cut off, or still being written; left out"):
         source = open_directory(tmp_path)
     assert (source.step_kind, [checkpoint.step for checkpoint in source.checkpoints]) == ("epoch", [0, 1, 2])
-    assert source.skipped_by_reason() == {"not complete yet": ["net_4.pt"]}
+    assert source.skipped_by_reason() == {"cut off, or still being written": ["net_4.pt"]}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from regime_proto.cli.main import main
 from regime_proto.schema.errors import RegimeError
 from runs import LENET, MLP, make_run, make_runs
 from test_cli import assert_one_line, regime
-from test_imports import FRAMEWORKS, loaded_after
 
 import regime_proto
 from regime_proto.analyzer import comparison
@@ -477,12 +476,32 @@ def test_the_command_offers_what_the_library_does():
     assert tuple(choices["form"].choices) == tuple(FORMATS)
 
 
-def test_a_comparison_loads_no_framework(paths):
-    call = f"from regime_proto.cli.main import main\nmain(['compare', {str(paths[0])!r}], standalone_mode=False)"
-    assert not loaded_after(call) & set(FRAMEWORKS)
-
-
 def test_the_table_is_csv_that_a_spreadsheet_reads(paths):
     rows = list(csv.DictReader(io.StringIO(regime("compare", paths[0], "--reference", "paper", "--to", "csv").stdout)))
     assert [row["source"] for row in rows] == ["run"] + ["paper"] * 18
     assert rows[1]["rho_low"] == ""
+
+
+@pytest.mark.parametrize("label", [None, "model"])
+@pytest.mark.parametrize("width", [80, 100])
+def test_long_names_do_not_wrap_and_stay_apart(tmp_path, monkeypatch, label, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    names = [
+        f"hf-EleutherAI-pythia-{size}-deduped-v0@step-star.every20.gates-kind-all" for size in ("70m", "160m", "1b")
+    ]
+    paths = [tmp_path / f"{name}.regime.h5" for name in names]
+    for seed, path in enumerate(paths):
+        regime_proto.synthetic.trajectory(steps=30, units=64, noise=0.1, seed=seed, path=path)
+    given = []
+    if label is not None:
+        rows = [f"{path.name},hf://EleutherAI/{name}" for path, name in zip(paths, names, strict=True)]
+        given = ["--labels", labelled(tmp_path, "\n".join(["file,model", *rows]) + "\n")]
+    done = regime("compare", *paths, *given, "--resamples", "0")
+    table = done.stdout.partition("\nrun " if label is None else "\nmodel ")[2].split("\n\n")[0].splitlines()[1:4]
+    firsts = [line.split("  ")[0] for line in table]
+    assert len({*firsts}) == 3
+    assert all("…" in first and size in first for first, size in zip(firsts, ("70m", "160m", "1b"), strict=True))
+    assert max(map(len, done.stdout.splitlines())) <= width
+    assert "… stands for what does not fit of a name, -v shows all" in done.stdout
+    monkeypatch.setenv("COLUMNS", "300")
+    assert names[0] in regime("compare", *paths, *given, "--resamples", "0").stdout

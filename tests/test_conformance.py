@@ -1,21 +1,23 @@
 """What every adapter keeps to, on files that the library itself wrote."""
 
 import hashlib
-import os
-import subprocess
-import sys
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
+import bare
 import numpy as np
 import pytest
 import sources
-from libraries import needed
+from libraries import load_exporter, needed
 from regime_proto.schema import validate
 
 import regime_proto
 from regime_proto.directory import Reading, open_directory
+from regime_proto.plan import PROBE_FILE, PROGRAM_FILE, write_program
 from regime_proto.registry import readers
 
 
@@ -79,29 +81,47 @@ def parameters():
         yield pytest.param(case, id=name, marks=[pytest.mark.libraries] if case.library else [])
 
 
+@cache
+def states_of(make):
+    return sources.states(make)
+
+
 @pytest.fixture(scope="module", params=parameters())
 def source(request, tmp_path_factory):
     """A source, and a run that it wrote."""
     case = request.param
     if case.library:
         needed(case.library)
+    if case.library == "keras":
+        load_exporter()
     folder = tmp_path_factory.mktemp("source") / "run"
     folder.mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        case.write(folder, sources.states(case.make))
+        case.write(folder, states_of(case.make))
     return case, folder
 
 
 @pytest.fixture(scope="module")
-def reference(source, tmp_path_factory):
-    """The trajectory of the same states as plain files of torch."""
-    case, _ = source
-    folder = tmp_path_factory.mktemp("reference") / "run"
-    folder.mkdir()
-    sources.torch_files(folder, sources.states(case.make))
-    model, probe = case.make()
-    return regime_proto.convert(folder, folder.parent / "run.h5", model=model, probe=probe)
+def references(tmp_path_factory):
+    """For what makes a model: a folder with its states as plain files of torch, and their trajectory; made once."""
+
+    @cache
+    def made(make):
+        folder = tmp_path_factory.mktemp("reference") / "run"
+        folder.mkdir()
+        sources.torch_files(folder, states_of(make))
+        model, probe = make()
+        write_program(folder, model=model, probe=probe)
+        return folder, regime_proto.convert(folder, folder.parent / "run.h5")
+
+    return made
+
+
+@pytest.fixture
+def reference(source, references):
+    """What the run of the source is held against."""
+    return references(source[0].make)
 
 
 def content_of(folder):
@@ -142,14 +162,19 @@ def test_states_are_owned_or_copied(source):
 
 
 def test_a_conversion_gives_the_numbers_of_plain_files(source, reference, tmp_path):
-    case, folder = source
+    (case, written), (plain, expected_path) = source, reference
+    folder = Path(shutil.copytree(written, tmp_path / "run"))
+    given = {} if case.given is None else {"model": case.given()}
+    if case.takes_model and not given:
+        for name in (PROGRAM_FILE, PROBE_FILE):
+            shutil.copy(plain / name, folder)
+    else:
+        given["probe"] = case.make()[1]
     before = content_of(folder)
-    model, probe = case.make()
-    given = {"model": case.given() if case.given else model} if case.takes_model else {}
-    path = regime_proto.convert(folder, tmp_path / "run.h5", probe=probe, **given)
+    path = regime_proto.convert(folder, tmp_path / "run.h5", **given)
     assert content_of(folder) == before, "the input was touched"
     assert validate(path) == []
-    with regime_proto.open_trajectory(path) as found, regime_proto.open_trajectory(reference) as expected:
+    with regime_proto.open_trajectory(path) as found, regime_proto.open_trajectory(expected_path) as expected:
         assert found["step"].values.tolist() == list(sources.STEPS)
         if case.says_loss:
             np.testing.assert_allclose(found["metric_loss"], [sources.LOSS[step] for step in sources.STEPS])
@@ -177,8 +202,6 @@ def test_a_missing_framework_gives_the_install_line(source):
     case, folder = source
     framework, line = case.needs or (case.library or "torch", None)
     code = f"""
-import sys
-sys.modules[{framework!r}] = None
 from pathlib import Path
 from regime_proto.directory import open_directory
 from regime_proto.schema.errors import RegimeError
@@ -188,7 +211,7 @@ try:
 except RegimeError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
+    done = bare.run(code, without=[framework])
     assert done.returncode == 0, done.stderr
     if line is None:
         assert int(done.stdout) >= 10

@@ -7,6 +7,7 @@ import time
 import warnings
 from pathlib import Path
 
+import children
 import nets
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from regime_proto.schema.errors import RegimeError, RegimeWarning
 import regime_proto
 from regime_proto.directory import open_directory
 from regime_proto.payload import Incomplete, NotACheckpoint
+from regime_proto.plan import PROBE_FILE, PROGRAM_FILE
 
 STATES = 5
 
@@ -47,10 +49,9 @@ def assert_same_state(found, expected):
         assert found.tensors[name].dtype == tensor.numpy().dtype
 
 
-def test_a_run_measures_as_its_plain_files_do(tmp_path):
+def test_a_run_measures_as_its_plain_files_do(mlp_run, tmp_path):
     save_run(tmp_path / "dcp", tmp_path / "plain", nets.make_mlp())
-    model = nets.make_mlp()
-    assert_same_trajectory(tmp_path / "dcp", tmp_path / "plain", tmp_path, model=model, probe=nets.probe(model))
+    assert_same_trajectory(tmp_path / "dcp", tmp_path / "plain", tmp_path, program=mlp_run)
 
 
 def test_what_a_directory_of_them_is(tmp_path):
@@ -98,9 +99,12 @@ def train_in_two(rank, folder):
 
 
 @pytest.mark.libraries
-def test_shards_of_several_processes_are_put_together(tmp_path):
+def test_shards_of_several_processes_are_put_together(mlp_run, tmp_path):
     (tmp_path / "plain").mkdir()
-    torch.multiprocessing.spawn(train_in_two, (str(tmp_path),), nprocs=2)
+    code = "import sys; from test_dcp import train_in_two; train_in_two(int(sys.argv[1]), sys.argv[2])"
+    for process in [children.start(code, rank, tmp_path) for rank in range(2)]:
+        done = process.wait()
+        assert done.returncode == 0, done.stderr
     last = tmp_path / "dcp" / str(10 * (STATES - 1))
     split = {entry.path: entry for entry in dcp_metadata.entries_of(last / ".metadata")}
     # 3 rows for 2 processes: unequal pieces.
@@ -111,8 +115,7 @@ def test_shards_of_several_processes_are_put_together(tmp_path):
     state = source.read(source.checkpoints[-1])
     assert state.epoch == 2.0
     assert_same_state(state, torch.load(last.parent.parent / f"plain/step_{last.name}.pt"))
-    model = nets.make_mlp()
-    assert_same_trajectory(tmp_path / "dcp", tmp_path / "plain", tmp_path, model=model, probe=nets.probe(model))
+    assert_same_trajectory(tmp_path / "dcp", tmp_path / "plain", tmp_path, program=mlp_run)
 
 
 def test_optimizer_states_are_not_read(tmp_path):
@@ -175,27 +178,27 @@ def test_what_is_taken_for_the_model(content, names, tmp_path):
     ],
     ids=["numbers beside a model's", "a loss", "whole numbers", "a scalar"],
 )
-def test_what_is_no_model_is_refused(content, tmp_path):
+def test_what_is_no_model_is_refused(content, mlp_run, tmp_path):
     """It is neither checked nor measured: nothing of it is a weight."""
     for step in range(3):
         save(tmp_path / f"run/step-{step}", content)
     with pytest.raises(NotACheckpoint, match="no weights of a model in it, only"):
         read(from_dcp, tmp_path / "run/step-0")
-    with pytest.raises(RegimeError, match=r"none of the 3 checkpoints can be read; step 0: no weights of a model"):
+    with pytest.raises(RegimeError, match=r"none of 3 checkpoints can be read; step 0: no weights of a model"):
         regime_proto.check(tmp_path / "run")
-    model = nets.make_mlp()
+    for name in (PROGRAM_FILE, PROBE_FILE):
+        shutil.copy(mlp_run / name, tmp_path / "run")
     with pytest.raises(RegimeError, match="no weights of a model in it, only"):
-        regime_proto.convert(tmp_path / "run", tmp_path / "run.h5", model=model, probe=nets.probe(model))
+        regime_proto.convert(tmp_path / "run", tmp_path / "run.h5")
 
 
-def test_a_model_at_the_top_level_measures_as_its_plain_files_do(tmp_path):
+def test_a_model_at_the_top_level_measures_as_its_plain_files_do(mlp_run, tmp_path):
     def beside(state, step):
         return {**state, "train_state": {"step": torch.tensor(step), "losses": torch.ones(9)}, "dataloader": {"s": 3}}
 
     save_run(tmp_path / "dcp", tmp_path / "plain", nets.make_mlp(), beside)
-    model = nets.make_mlp()
     assert regime_proto.check(tmp_path / "dcp").parameters == regime_proto.check(tmp_path / "plain").parameters
-    assert_same_trajectory(tmp_path / "dcp", tmp_path / "plain", tmp_path, model=model, probe=nets.probe(model))
+    assert_same_trajectory(tmp_path / "dcp", tmp_path / "plain", tmp_path, program=mlp_run)
 
 
 def test_many_files_and_a_dtype_for_each(tmp_path):

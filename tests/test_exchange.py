@@ -18,11 +18,6 @@ from test_cli import assert_one_line, regime
 import regime_proto
 
 
-@pytest.fixture(scope="module")
-def valid(tmp_path_factory):
-    return trajectories.write(tmp_path_factory.mktemp("valid") / "run.h5")
-
-
 @pytest.fixture
 def wrong(valid, tmp_path):
     path = tmp_path / "wrong.h5"

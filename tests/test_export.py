@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from regime_proto.cli.main import main
+from runs import synthetic
 from test_cli import REGIME, assert_one_line, regime
-from test_imports import FRAMEWORKS, loaded_after
 
 import regime_proto
 from regime_proto.export import FORMATS, SERIES, STAGES, write_csv
@@ -25,22 +25,22 @@ from regime_proto.text import csv_cell
 NAMES = ['a, "quoted"', "line\nbreak", "carriage\rreturn", "ρ, ünïcode", "'; DROP"]
 
 
-@pytest.fixture
-def path(tmp_path):
-    """A trajectory with a noisy curve, so that the numbers have all their digits."""
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A trajectory with a noisy curve, so that the numbers have all their digits. Read only."""
     return regime_proto.synthetic.trajectory(
-        steps=60, layers=4, noise=0.1, observations_per_epoch=20.0, path=tmp_path / "run.h5"
+        steps=60, layers=4, noise=0.1, observations_per_epoch=20.0, path=tmp_path_factory.mktemp("path") / "run.h5"
     )
 
 
-@pytest.fixture(params=["paper", "strict"])
+@pytest.fixture(scope="module", params=["paper", "strict"])
 def result(request, path):
     return regime_proto.analyze(path, preset=request.param)
 
 
 @pytest.fixture(scope="module")
 def small():
-    return regime_proto.synthetic.trajectory(steps=6, layers=1, units=64)
+    return synthetic(steps=6, layers=1, units=64)
 
 
 def exported(result, form):
@@ -70,7 +70,7 @@ def refuse_constant(name):
 
 def undefined():
     """A result of which much is undefined: nothing has a scale, and one layer has no units at all."""
-    trajectory = regime_proto.synthetic.trajectory(weights="constant", patterns="constant", steps=9, layers=2)
+    trajectory = synthetic(weights="constant", patterns="constant", steps=9, layers=2)
     units = trajectory["layer_units"].to_numpy().copy()
     units[1] = 0
     return regime_proto.analyze(trajectory.assign(layer_units=(("layer", "sample"), units)), batches_per_epoch=1)
@@ -159,9 +159,23 @@ def test_any_layer_name_survives(tmp_path):
         assert opened(exported(result, "netcdf"), engine, tmp_path)["layer"].to_numpy().tolist() == NAMES
 
 
-@given(name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+ANY_NAME = given(name=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+
+
+@settings(max_examples=25)
+@ANY_NAME
 def test_any_text_is_one_field(small, name):
-    result = regime_proto.analyze(small.assign_coords(layer=np.array([name], object)))
+    assert_one_field(small, name)
+
+
+@pytest.mark.slow
+@ANY_NAME
+def test_any_of_many_texts_is_one_field(small, name):
+    assert_one_field(small, name)
+
+
+def assert_one_field(small, name):
+    result = regime_proto.analyze(small.assign_coords(layer=np.array([name], object)), resamples=0)
     found = rows(exported(result, "csv"))
     assert [row["layer"] for row in found] == [""] * 12 + [csv_cell(name)] * 6
 
@@ -337,12 +351,3 @@ def test_a_failed_write_leaves_the_old_file(path, tmp_path, monkeypatch):
 def test_the_command_offers_every_format():
     [to] = [parameter for parameter in main.commands["export"].params if parameter.name == "form"]
     assert set(to.type.choices) == FORMATS.keys()
-
-
-def test_an_export_loads_no_framework(path):
-    call = (
-        f"from regime_proto.cli.main import main\nmain(['export', {str(path)!r}, '--to', 'csv'], standalone_mode=False)"
-    )
-    loaded = loaded_after(f"{call}\nprint()")
-    assert not loaded & set(FRAMEWORKS)
-    assert "xarray" in loaded

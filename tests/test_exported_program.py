@@ -38,7 +38,7 @@ def exported(model, path, *inputs, **options):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pt2")
-    save_run(folder / "checkpoints", nets.make_conv(), states=6)
+    save_run(folder / "checkpoints", nets.make_conv(), states=4)
     probe = nets.probe(nets.make_conv())
     exported(nets.make_conv(), folder / "net.pt2", torch.from_numpy(probe))
     return folder, probe

@@ -1,20 +1,19 @@
 """Runs that grow: what is there already is not observed again, and --follow goes on until it is told to stop."""
 
+import functools
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
+import children
 import nets
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import heed_interrupts, save_run
+from conftest import save_run
 from regime_proto.cli.main import main
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import segments_folder
@@ -26,8 +25,7 @@ from regime_proto.following import grown_plan, wait_for_two
 from regime_proto.plan import make_plan, write_program
 from regime_proto.settings import ConversionSettings
 
-REGIME = Path(sys.executable).with_name("regime")
-STATES = 150
+STATES = 132
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +35,18 @@ def whole(tmp_path_factory):
     save_run(folder, nets.make_mlp(), states=STATES)
     write_program(folder, model=nets.make_mlp(), probe=nets.probe(nets.make_mlp()))
     return folder, regime_proto.convert(folder, folder.parent / "run.h5")
+
+
+@pytest.fixture(scope="module")
+def with_masks(whole):
+    """The trajectories of the whole run by what masks they keep."""
+
+    @functools.cache
+    def converted(masks):
+        folder, path = whole
+        return path if masks == "all" else regime_proto.convert(folder, path.with_stem(masks), masks=masks)
+
+    return converted
 
 
 @pytest.fixture
@@ -75,9 +85,16 @@ def counting(plan):
 
 
 @pytest.mark.parametrize(
-    ("first", "masks"), [(10, "all"), (64, "every=3"), (70, "none"), (70, "all"), (128, "every=3")]
+    ("first", "masks"),
+    [
+        (64, "every=3"),
+        (70, "none"),
+        (70, "all"),
+        pytest.param(10, "all", marks=pytest.mark.slow),
+        pytest.param(128, "every=3", marks=pytest.mark.slow),
+    ],
 )
-def test_a_run_that_has_grown_is_added_to(whole, part, tmp_path, first, masks):
+def test_a_run_that_has_grown_is_added_to(with_masks, part, tmp_path, first, masks):
     folder, grow = part
     grow(first)
     output = regime_proto.convert(folder, tmp_path / "run.h5", masks=masks)
@@ -90,8 +107,7 @@ def test_a_run_that_has_grown_is_added_to(whole, part, tmp_path, first, masks):
     known = [step for step in steps if step < first - 1]
     assert len(known) <= 3
     assert set(range(first - 1, STATES)) <= set(steps)
-    expected = regime_proto.convert(folder, tmp_path / "fresh.h5", masks=masks)
-    assert_same(output, expected)
+    assert_same(output, with_masks(masks))
     with regime_proto.open_trajectory(output) as after:
         assert after.attrs["run_id"] == run_id
     assert not segments_folder(output).exists()
@@ -206,27 +222,24 @@ def test_waiting_says_what_is_missing(part):
 def test_follow_on_the_command_line(whole, part):
     folder, grow = part
     output = folder.parent / "checkpoints.regime.h5"
-    command = [REGIME, "analyze", folder, "--follow", "--poll", "0.05", "--json"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
-    ) as process:
-        assert "waiting for checkpoints" in process.stderr.readline()
-        grow(6)
-        lines = [json.loads(process.stdout.readline())]
-        # Half a file, as a training process leaves it for a moment.
-        content = (whole[0] / "step_0006.pt").read_bytes()
-        (folder / "step_0006.pt").write_bytes(content[: len(content) // 2])
-        time.sleep(0.3)
-        grow(6)
-        (folder / "step_0006.pt").write_bytes(content)
-        lines.append(json.loads(process.stdout.readline()))
-        process.send_signal(signal.SIGINT)
-        rest, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
-    assert rest == ""
-    assert [line["observations"] for line in lines] == [6, 7]
-    assert "ended; the trajectory is complete up to here" in said
-    assert "Traceback" not in said
+    child = children.start_regime("analyze", folder, "--follow", "--poll", "0.05", "--json")
+    child.wait_for(lambda: "\n" in child.stderr)
+    assert "waiting for checkpoints" in child.stderr.splitlines()[0]
+    grow(6)
+    child.wait_for(lambda: child.stdout.count("\n") == 1)
+    # Half a file, as a training process leaves it for a moment.
+    content = (whole[0] / "step_0006.pt").read_bytes()
+    (folder / "step_0006.pt").write_bytes(content[: len(content) // 2])
+    time.sleep(0.3)
+    grow(6)
+    (folder / "step_0006.pt").write_bytes(content)
+    child.wait_for(lambda: child.stdout.count("\n") == 2)
+    child.send_signal(signal.SIGINT)
+    done = child.wait(60)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["observations"] for line in done.stdout.splitlines()] == [6, 7]
+    assert "ended; the trajectory is complete up to here" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not segments_folder(output).exists()
     with regime_proto.open_trajectory(output) as found, regime_proto.open_trajectory(whole[1]) as expected:
         np.testing.assert_array_equal(found["flips"], expected["flips"][:7])
@@ -239,7 +252,7 @@ def test_checkpoints_at_the_end_that_are_not_complete_are_left_out(part):
         path = folder / f"step_{step:04d}.pt"
         content = path.read_bytes()
         path.write_bytes(content[: int(share * len(content))])
-    with pytest.warns(regime_proto.schema.errors.RegimeWarning, match="left out, since training may still be writing"):
+    with pytest.warns(regime_proto.schema.errors.RegimeWarning, match="cut off, or still being written; left out"):
         source = open_directory(folder)
     assert [checkpoint.step for checkpoint in source.checkpoints] == list(range(6))
-    assert source.skipped_by_reason() == {"not complete yet": ["step_0007.pt", "step_0006.pt"]}
+    assert source.skipped_by_reason() == {"cut off, or still being written": ["step_0007.pt", "step_0006.pt"]}

@@ -1,5 +1,7 @@
 """Activations as torch exports them, against thresholds on torch's own pre-activations."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from regime_proto.adapters import from_torch
 from regime_proto.schema.errors import RegimeError
 from torch import nn
 
-from regime_proto.engine.graph.gates import find_gates, select_gates
+from regime_proto.engine.graph.gates import Gate, find_gates, select_gates
 from regime_proto.probe import as_probe
 
 SAMPLES, FEATURES, UNITS = 8, 4, 10
@@ -80,31 +82,83 @@ ACTIVATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_of_torch(name):
-    activation, thresholds, kind = ACTIVATIONS[name]
+class Several(nn.Module):
+    """Layers with an activation each, beside one another."""
+
+    def __init__(self, activations):
+        super().__init__()
+        self.parts = nn.ModuleList(Before(activation) for activation in activations)
+
+    def forward(self, x):
+        return tuple(part(x) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A gate, and over three states what was found of it; `expected` are its planes by definition."""
+
+    gate: Gate
+    planes: list
+    flips: list
+    expected: list
+
+
+def measured(names):
+    """Export these activations as one net and measure three states of it; return a `Measured` by each name."""
     torch.manual_seed(0)
-    model = Before(activation)
+    model = Several([ACTIVATIONS[name][0] for name in names])
     x = quarters((SAMPLES, FEATURES), 1)
     program = from_torch.export(model, as_probe(x))
-    [gate] = find_gates(program)
-    assert gate.trackable
-    assert (gate.kind, gate.default) == (kind, kind != "smooth")
-    states = []
-    expected = []
+    gates = find_gates(program)
+    assert len(gates) == len(names)
+    states, expected = [], []
     for seed in (2, 3, 4):
         with torch.no_grad():
-            model.fc.weight.copy_(torch.from_numpy(quarters((UNITS, FEATURES), seed)))
-            model.fc.bias.copy_(torch.from_numpy(quarters((UNITS,), seed + 10)))
+            for index, part in enumerate(model.parts):
+                part.fc.weight.copy_(torch.from_numpy(quarters((UNITS, FEATURES), seed + 100 * index)))
+                part.fc.bias.copy_(torch.from_numpy(quarters((UNITS,), seed + 100 * index + 10)))
         states.append({key: value.numpy().copy() for key, value in model.state_dict().items()})
-        expected.append(above(model.fc(torch.from_numpy(x)).detach().numpy(), thresholds))
+        before = [part.fc(torch.from_numpy(x)).detach().numpy() for part in model.parts]
+        expected.append([above(z, ACTIVATIONS[name][1]) for name, z in zip(names, before, strict=True)])
     [probe] = program.probe_inputs
-    meter = meter_of(program, {probe: x}, states[0], f"kind:{kind}")
-    before = expected[0]
-    for observation, wanted in zip(observe(meter, *states), expected, strict=True):
-        np.testing.assert_array_equal(planes_of(meter, observation.mask)[0], wanted)
-        np.testing.assert_array_equal(observation.flips, [flips(before, wanted)])
+    meter = meter_of(program, {probe: x}, states[0], "kind:*")
+    found = observe(meter, *states)
+    planes = [planes_of(meter, observation.mask) for observation in found]
+    assert {len(layers) for layers in planes} == {len(names)}
+    counts = [observation.flips for observation in found]
+    return {
+        name: Measured(gates[index], *([each[index] for each in made] for made in (planes, counts, expected)))
+        for index, name in enumerate(names)
+    }
+
+
+def assert_right(found, name):
+    _, _, kind = ACTIVATIONS[name]
+    assert found.gate.trackable
+    assert (found.gate.kind, found.gate.default) == (kind, kind != "smooth")
+    before = found.expected[0]
+    for planes, counts, wanted in zip(found.planes, found.flips, found.expected, strict=True):
+        np.testing.assert_array_equal(planes, wanted)
+        np.testing.assert_array_equal(counts, flips(before, wanted))
         before = wanted
+
+
+@pytest.fixture(scope="module")
+def together():
+    """All activations as one net: half a second for the export of each are saved."""
+    return measured(list(ACTIVATIONS))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_of_torch(together, name):
+    assert_right(together[name], name)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "ReLU" else [pytest.mark.slow]) for name in ACTIVATIONS]
+)
+def test_an_activation_by_itself(name):
+    assert_right(measured([name])[name], name)
 
 
 class Attention(nn.Module):
@@ -139,7 +193,8 @@ def test_a_model_full_of_what_looks_like_gates():
     assert guard.reason.startswith("one bound, 1e-12")
 
 
-@pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.Tanh(), nn.Softmax(1), nn.GLU(1), nn.Tanhshrink()])
-def test_activations_without_a_threshold(activation):
+def test_activations_without_a_threshold():
+    model = Several([nn.Sigmoid(), nn.Tanh(), nn.Softmax(1), nn.GLU(1), nn.Tanhshrink()])
+    program = from_torch.export(model, as_probe(np.ones((SAMPLES, FEATURES), np.float32)))
     with pytest.raises(RegimeError, match="the model has no gate to track"):
-        find_gates(from_torch.export(Before(activation), as_probe(np.ones((SAMPLES, FEATURES), np.float32))))
+        find_gates(program)

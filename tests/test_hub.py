@@ -1,21 +1,19 @@
 """Sequences on the Hugging Face Hub: its real client against a local server that speaks the Hub's protocol."""
 
 import json
-import os
 import re
 import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import children
 import hub_server
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import heed_interrupts
 from hub_server import TOKEN, Fault, Repository
 from regime_proto.adapters import from_huggingface
 from regime_proto.schema.errors import RegimeError
@@ -37,7 +35,6 @@ from regime_proto.places import as_place, downloading, is_published, is_remote, 
 from regime_proto.plan import make_plan
 from regime_proto.settings import ConversionSettings
 
-REGIME = Path(sys.executable).with_name("regime")
 STEPS = (0, 10, 20, 30, 100, 1000)
 SHAPES = {"a.weight": (40, 300), "b.weight": (300, 20)}
 WEIGHTS = "model.safetensors"
@@ -239,7 +236,9 @@ def test_models_of_transformers_by_their_tokenizer(hub, tmp_path, tmp_path_facto
         others = {"generation_config.json": b"{}", "modeling_own.py": b"raise", "vocab.bin": b"x"}
         made.commit("x", files_of(folder / f"step{step}") | others, branch=f"step{step}")
     (tmp_path / "lines.txt").write_text(TEXT)
-    done = regime("analyze", "hf://lab/gpt@step*", "--probe-text", "lines.txt", "--embed", "all", "--json")
+    done = regime(
+        "analyze", "hf://lab/gpt@step*", "--probe-text", "lines.txt", "--embed", "all", "--json", "--resamples", 20
+    )
     assert done.exit_code == 0, done.output
     # With the same program and the same probe.
     assert regime("program", "gpt.regime.h5", "-o", str(folder)).exit_code == 0
@@ -443,14 +442,6 @@ def test_what_does_not_pass_is_one_line(repository, hub, typed, fault, message):
     assert "X-Signature" not in failed.output
 
 
-def start(arguments, folder, hub, **options):
-    places = {**os.environ, "HF_ENDPOINT": hub.url, "PYTHONWARNINGS": "error"}
-    return subprocess.Popen(
-        [REGIME, *arguments], cwd=folder, env=places, stderr=subprocess.PIPE, text=True,
-        preexec_fn=heed_interrupts, **options,
-    )  # fmt: skip
-
-
 # What a kill leaves, an interruption leaves too.
 @pytest.mark.parametrize("sign", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_an_interrupted_conversion_goes_on(repository, hub, material, local, typed, tmp_path, sign):
@@ -463,12 +454,10 @@ def test_an_interrupted_conversion_goes_on(repository, hub, material, local, typ
             hub.faults += [Fault("/cdn/", 1, cut=len(last) // 2), Fault("/cdn/", 99, status=503)]
 
     hub.watch = watch
-    process = start(command, tmp_path, hub)
-    until = time.monotonic() + 60
-    while not any(request.status == 503 for request in hub.requests) and time.monotonic() < until:
-        time.sleep(0.02)
+    process = children.start_regime(*command)
+    process.wait_for(lambda: any(request.status == 503 for request in hub.requests))
     process.send_signal(sign)
-    said = process.communicate(timeout=60)[1]
+    said = process.wait(60).stderr
     hub.watch = lambda: None
     hub.faults.clear()
     downloads = downloads_folder(tmp_path / "run.h5")
@@ -490,6 +479,10 @@ def test_an_interrupted_conversion_goes_on(repository, hub, material, local, typ
     assert [path.name for path in tmp_path.iterdir()] == ["run.h5"]
 
 
+def limit_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+
+
 def test_a_disk_that_is_full(repository, hub, typed, tmp_path):
     """Told before the download where the system knows; else what was observed is kept."""
     repository.sizes[WEIGHTS] = 10**18
@@ -501,8 +494,7 @@ def test_a_disk_that_is_full(repository, hub, typed, tmp_path):
     larger = save({**dict(states())[100], "c.weight": np.zeros(10**6, np.float32)})
     repository.commit("large", {WEIGHTS: larger}, branch="step100")
     command = ["convert", "hf://lab/net@step*", "-o", "run.h5", *typed, "--workers", "1"]
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))  # noqa: E731
-    done = subprocess.run([REGIME, *command], capture_output=True, text=True, preexec_fn=limit, cwd=tmp_path)
+    done = children.run_regime(*command, prepare=limit_files)
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert "run.h5.downloads: cannot be written (File too large); free some space there" in line

@@ -67,61 +67,76 @@ def test_the_analyzer_does_not_import_the_engine():
 FRAMEWORKS = ("torch", "onnx", "onnx_ir", "onnxruntime", "jax", "keras", "tensorflow", "sklearn")
 
 
-def loaded_after(code):
-    watched = (*FRAMEWORKS, "xarray", "h5py", "numpy", "rich")
-    report = f"import sys\n{code}\nprint(*[name for name in {watched!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
+WATCHED = (*FRAMEWORKS, "xarray", "h5py", "numpy", "rich")
 
 
-def test_the_analyzer_loads_no_framework(tmp_path):
+def loaded_after(*codes):
+    """Return what is loaded after each of some pieces of code that one process runs."""
+    marker = "loaded so far:"
+    report = f"print()\nimport sys\nprint({marker!r}, *[name for name in {WATCHED!r} if name in sys.modules])\n"
+    program = "".join(f"{code}\n{report}" for code in codes)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = [set(line.split()[3:]) for line in done.stdout.splitlines() if line.startswith(marker)]
+    assert len(found) == len(codes)
+    return found
+
+
+def test_reading_a_trajectory_loads_no_framework(tmp_path):
+    """By Python, and by the commands, one after the other."""
     import regime_proto
 
-    path = regime_proto.synthetic.trajectory(steps=5, path=tmp_path / "run.h5")
-    loaded = loaded_after(f"import regime_proto\nregime_proto.analyze({str(path)!r}, batches_per_epoch=1)")
-    assert not loaded & set(FRAMEWORKS)
-    assert "xarray" in loaded
-
-
-def test_the_analysis_of_a_trajectory_on_the_command_line_loads_no_framework(tmp_path):
-    import regime_proto
-
-    path = regime_proto.synthetic.trajectory(steps=5, path=tmp_path / "run.h5")
-    for command in (
-        ["analyze", str(path), "--json"],
-        ["export", str(path), "--to", "csv", "-o", str(tmp_path / "x.csv")],
-    ):
-        call = f"from regime_proto.cli.main import main\nmain({command!r}, standalone_mode=False)\nprint()"
-        assert not (loaded_after(call) & set(FRAMEWORKS))
+    path = str(regime_proto.synthetic.trajectory(steps=5, path=tmp_path / "run.h5"))
+    commands = [
+        ["analyze", path, "--json"],
+        ["export", path, "--to", "csv"],
+        ["export", path, "--to", "csv", "-o", str(tmp_path / "x.csv")],
+        ["compare", path],
+    ]
+    steps = {
+        "analyze in Python": f"import regime_proto\nregime_proto.analyze({path!r}, batches_per_epoch=1)",
+        **{
+            " ".join(command): f"from regime_proto.cli.main import main\nmain({command!r}, standalone_mode=False)"
+            for command in commands
+        },
+    }
+    for step, loaded in zip(steps, loaded_after(*steps.values()), strict=True):
+        assert not loaded & set(FRAMEWORKS), step
+        assert "xarray" in loaded
 
 
 def test_the_check_can_fail():
-    assert loaded_after("import onnxruntime") >= {"onnxruntime"}
+    [loaded] = loaded_after("import onnxruntime")
+    assert loaded >= {"onnxruntime"}
 
 
 def test_reading_the_schema_loads_nothing_above_it():
-    assert loaded_after("import regime_proto.schema.reader") == {"h5py", "numpy"}
+    assert loaded_after("import regime_proto.schema.reader") == [{"h5py", "numpy"}]
 
 
 def test_help_loads_nothing_heavy():
     call = "from regime_proto.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass"
-    assert loaded_after(call) <= {"rich"}
+    [loaded] = loaded_after(call)
+    assert loaded <= {"rich"}
 
 
-@pytest.mark.parametrize("missing", ["onnx_ir", "onnxruntime"])
-def test_a_missing_runtime_says_what_to_install(missing, tmp_path):
+def test_a_missing_runtime_says_what_to_install(tmp_path):
     code = f"""
-import sys
-sys.modules[{missing!r}] = None
-import importlib.util
+import importlib.util, sys
 real = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == {missing!r} else real(name, *rest)
 from regime_proto.cli.main import main
-main(["inspect", {str(tmp_path)!r}])
+for missing in ("onnx_ir", "onnxruntime"):
+    sys.modules[missing] = None
+    importlib.util.find_spec = lambda name, *rest: None if name == missing else real(name, *rest)
+    try:
+        main(["inspect", {str(tmp_path)!r}])
+    except SystemExit as end:
+        print(end.code)
+    del sys.modules[missing]
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert f'{missing} is not installed: pip install "regime-proto[cpu]"' in done.stderr
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]
+    for missing, line in zip(("onnx_ir", "onnxruntime"), done.stderr.splitlines(), strict=True):
+        assert f'{missing} is not installed: pip install "regime-proto[cpu]"' in line
 
 
 def test_two_onnxruntimes_are_explained(monkeypatch):

@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+import os
 import shutil
+import socket
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -289,7 +291,7 @@ def test_nothing_that_can_be_read_is_one_error(tmp_path):
     for step in range(4):
         content = {front: {"w": torch.ones(2) * step} for front in ("gen", "dis")}
         torch.save(content, tmp_path / f"step_{step}.pt")
-    with pytest.raises(RegimeError, match=r"none of the 4 checkpoints can be read; step 0: weights under several keys"):
+    with pytest.raises(RegimeError, match=r"none of 4 checkpoints can be read; step 0: weights under several keys"):
         regime_proto.check(tmp_path)
 
 
@@ -370,8 +372,16 @@ def move_shard(folder, source, target, number=1):
     shutil.copy(path_of(folder, source) / shard_name(number), path_of(folder, target) / shard_name(number))
 
 
-@pytest.mark.parametrize(("source", "target"), [(50, 170), (170, 50), (90, 100), (100, 90), (230, 20), (0, 200)])
-@pytest.mark.parametrize("number", range(SHARDS))
+PAIRS = [(50, 170), (170, 50), (90, 100), (100, 90), (230, 20), (0, 200)]
+# Every pair, and every shard of the first pair, in the fast tests.
+SHARDS_OF_OTHERS = [
+    pytest.param(*pair, number, marks=[pytest.mark.slow] if number != 1 and pair != PAIRS[0] else [])
+    for pair in PAIRS
+    for number in range(SHARDS)
+]
+
+
+@pytest.mark.parametrize(("source", "target", "number"), SHARDS_OF_OTHERS)
 def test_a_shard_of_another_step(sharded, source, target, number):
     move_shard(sharded, source, target, number)
     report = regime_proto.check(sharded)
@@ -443,14 +453,14 @@ def alternate(period):
 
 
 @pytest.mark.parametrize(
-    "before_step", [freeze_between(0, 100), freeze_between(100, 999), freeze_between(60, 150), alternate(20)]
+    "before_step", [freeze_between(0, 20), freeze_between(20, 99), freeze_between(12, 30), alternate(4)]
 )
 def test_frozen_shards_are_sound(before_step, tmp_path):
     torch.manual_seed(0)
-    states = train(nets.Encoder(), STEPS, before_step=before_step, optimizer=adamw(1e-3, 0.01))
+    states = train(nets.Encoder(), every(23, 2), before_step=before_step, optimizer=adamw(1e-3, 0.01))
     for step, state in states.items():
         save_sharded(tmp_path, step, state)
-    files = [(path_of(tmp_path, step) / shard_name(0)).read_bytes() for step in STEPS]
+    files = [(path_of(tmp_path, step) / shard_name(0)).read_bytes() for step in states]
     assert any(earlier == later for earlier, later in itertools.pairwise(files))
     assert regime_proto.check(tmp_path).findings == ()
 
@@ -569,15 +579,21 @@ CLEAN = {
 }
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
-@pytest.mark.parametrize("case", CLEAN)
-def test_clean_runs_are_sound(case, seed):
+def clean_runs():
+    """Yield every kind of run; all of the small network and the short ones of the large one are fast."""
+    for case, (_, _, steps) in CLEAN.items():
+        for kind in (nets.Mlp, nets.Encoder):
+            for seed in range(6):
+                fast = seed == 0 and (kind is nets.Mlp or steps[-1] <= 120)
+                yield pytest.param(case, kind, seed, marks=[] if fast else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(("case", "kind", "seed"), list(clean_runs()))
+def test_clean_runs_are_sound(case, kind, seed):
     optimizer, schedule, steps = CLEAN[case]
-    for kind in (nets.Mlp, nets.Encoder):
-        torch.manual_seed(seed)
-        states = train(kind(), steps, seed=seed, optimizer=optimizer, schedule=schedule)
-        report = regime_proto.check(in_memory(states))
-        assert report.findings == (), kind
+    torch.manual_seed(seed)
+    states = train(kind(), steps, seed=seed, optimizer=optimizer, schedule=schedule)
+    assert regime_proto.check(in_memory(states)).findings == ()
 
 
 # --- Rules on made-up summaries ---------------------------------------------------------------------------------------
@@ -877,3 +893,63 @@ def test_reasons_keep_whole_what_only_ends_in_the_name_of_the_run(tmp_path, monk
     for text in (f"{tmp_path}/run/step_1.npz is gone", "run/step_1.npz is gone"):
         reason = scan._reason(RegimeError(f"{source.checkpoints[1].path}: {text}"), source, source.checkpoints[1])
         assert reason == text.removeprefix("run/")
+
+
+# --- Advice that is followed ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [(3,), (5, 6), (0,), (0, 7), (1, 4), (2, 3, 6)])
+def test_the_steps_that_are_advised_leave_nan_and_unreadable_files_out(tmp_path, bad):
+    for step in range(8):
+        states = {"w": torch.arange(200.0) + step}
+        states["w"][0] = torch.nan if step in bad else 0
+        torch.save(states, tmp_path / f"step_{step}.pt")
+    (tmp_path / "step_4.pt").write_bytes(b"PK\3\4 damaged")
+    report = regime_proto.check(tmp_path)
+    spoiled = [finding for finding in report.findings if finding.rule == "non-finite"]
+    assert {step for finding in spoiled for step in finding.steps} == {*bad} - {4}
+    for finding in spoiled:
+        steps = finding.advice.partition("--steps ")[2]
+        rest = regime_proto.check(tmp_path, steps=steps)
+        assert len(rest.steps) >= 2
+        assert not {"non-finite", "unreadable"} & {finding.rule for finding in rest.findings}
+
+
+def test_no_steps_are_advised_where_no_two_in_a_row_are_whole(tmp_path):
+    for step in range(4):
+        torch.save({"w": torch.full((9,), torch.nan if step % 2 else float(step))}, tmp_path / f"step_{step}.pt")
+    findings = [finding for finding in regime_proto.check(tmp_path).findings if finding.rule == "non-finite"]
+    assert len(findings) == 2
+    assert not any("--steps" in finding.advice for finding in findings)
+
+
+@pytest.mark.parametrize("make", ["pipe", "socket"])
+def test_what_is_no_file_is_no_checkpoint_and_is_to_be_moved(tmp_path, make):
+    for step in range(4):
+        torch.save({"w": torch.arange(9.0) + step}, tmp_path / f"step_{step}.pt")
+    other = tmp_path / "step_9.pt"
+    if make == "pipe":
+        os.mkfifo(other)
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(other))
+    report = regime_proto.check(tmp_path)
+    [finding] = [finding for finding in report.findings if finding.rule == "unreadable"]
+    assert report.steps == (0, 1, 2, 3)
+    assert finding.message.startswith("step_9.pt: a ")
+    assert "copy" not in finding.advice
+    assert finding.advice.endswith("move step_9.pt away")
+    other.unlink()
+    assert regime_proto.check(tmp_path).ok
+
+
+def test_a_last_checkpoint_that_is_cut_off_is_called_one_thing(tmp_path):
+    for step in range(4):
+        torch.save({"w": torch.arange(900.0) + step}, tmp_path / f"step_{step}.pt")
+    last = tmp_path / "step_3.pt"
+    last.write_bytes(last.read_bytes()[:-500])
+    said = regime("check", tmp_path).output + regime("inspect", tmp_path).stderr
+    assert "cut off, or still being written" in said
+    assert "damaged" not in said
+    assert "not complete yet" not in said
+    assert "if none does" in said

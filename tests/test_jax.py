@@ -1,12 +1,11 @@
 """Modules of flax.nnx, and functions of JAX with their parameters, become programs."""
 
-import subprocess
-import sys
 import warnings
 
+import bare
 import numpy as np
 import pytest
-from libraries import needed
+from libraries import load_exporter, needed
 from regime_proto.adapters import from_jax
 from regime_proto.schema.errors import RegimeError
 
@@ -30,6 +29,14 @@ PARAMS = {
     "hidden": {"w": GENERATOR.normal(size=(7, 4)).astype("float32"), "b": np.zeros(4, "float32")},
     "out": {"w": np.ones((4, 2), "float32")},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def exporter():
+    """The exporter at work: it imports its many parts before the first model."""
+    load_exporter()
+
+
 # Some models import these by themselves: no replacement of jax.nn.relu reaches them.
 from jax.nn import elu, gelu, hard_silu, leaky_relu, relu, relu6, selu, silu, softplus  # noqa: E402
 
@@ -231,17 +238,16 @@ def test_other_values_are_no_models_of_jax(model):
 def test_programs_run_without_jax(tmp_path):
     write_program(tmp_path, model=net_with(relu), probe=PROBE)
     code = f"""
-import sys
-for name in ("jax", "jaxlib", "flax", "jax2onnx", "torch"):
-    sys.modules[name] = None
 import numpy as np
+import warnings
 from pathlib import Path
 import regime_proto
+warnings.simplefilter("ignore")
 folder = Path({str(tmp_path)!r})
 for step in range(3):
     arrays = {{"hidden/w": np.full((7, 4), step, "f4"), "hidden/b": np.ones(4, "f4"), "out/w": np.ones((4, 2), "f4")}}
     np.savez(folder / f"step_{{step}}.npz", **arrays)
 regime_proto.convert(folder, folder.parent / "run.h5")
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    done = bare.run(code, without=["jax", "jaxlib", "flax", "jax2onnx", "torch"])
     assert done.returncode == 0, done.stderr

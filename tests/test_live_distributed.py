@@ -2,10 +2,32 @@
 
 import distributed_training as training
 import numpy as np
+import pytest
 from distributed_training import run_in_two
 from recording import assert_same_run, rows
 
 import regime_proto
+
+pytestmark = pytest.mark.usefixtures("nets_are_exported_once")
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    """The folder of all trainings, and what was said in them."""
+    folder = tmp_path_factory.mktemp("trainings")
+    return folder, run_in_two(folder)
+
+
+@pytest.fixture
+def trained(request, trainings):
+    """The folder of one training, and what its two processes said."""
+    folder, said = trainings
+    return folder / request.param, said[request.param]
+
+
+def of(training):
+    """Give a test the outcome of a training."""
+    return pytest.mark.parametrize("trained", [training.__name__], indirect=True)
 
 
 def assert_recorded(folder, model, *, measure=()):
@@ -21,10 +43,11 @@ def assert_recorded(folder, model, *, measure=()):
     assert not list(folder.glob("of_1*"))
 
 
-def test_copies_of_a_model_are_recorded_by_one_process(tmp_path):
-    first, second = run_in_two(training.data_parallel, tmp_path)
+@of(training.data_parallel)
+def test_copies_of_a_model_are_recorded_by_one_process(trained):
+    folder, (first, second) = trained
     for name in ("wrapper", "module"):
-        assert_recorded(tmp_path / name, training.make())
+        assert_recorded(folder / name, training.make())
         assert first[name]
         assert second[name]
         assert first[f"{name}, observations"] == training.STEPS
@@ -33,35 +56,40 @@ def test_copies_of_a_model_are_recorded_by_one_process(tmp_path):
         assert said["sharded later"].startswith("the model was sharded after the recorder was made")
 
 
-def test_a_sharded_model_is_recorded_as_a_whole(tmp_path):
-    for said in run_in_two(training.fully_sharded, tmp_path):
+@of(training.fully_sharded)
+def test_a_sharded_model_is_recorded_as_a_whole(trained):
+    folder, both = trained
+    for said in both:
         for look in training.LOOKS:
             assert said[look]
             assert said[f"{look}, all-reduces"] == training.STEPS
     plain = {training.make_checkpointed: training.make}
     for look, (make, _) in training.LOOKS.items():
-        assert_recorded(tmp_path / look, plain.get(make, make)(), measure="all")
+        assert_recorded(folder / look, plain.get(make, make)(), measure="all")
         # No process has the first state whole.
-        assert not list((tmp_path / look).glob("*.start.npz"))
+        assert not list((folder / look).glob("*.start.npz"))
 
 
-def test_what_is_not_finite_in_one_process_makes_an_observation_invalid(tmp_path):
-    run_in_two(training.invalid, tmp_path)
-    np.testing.assert_array_equal(rows(tmp_path / "of_0.h5")["valid"], [0, 1, 1, 0, 1])
+@of(training.invalid)
+def test_what_is_not_finite_in_one_process_makes_an_observation_invalid(trained):
+    folder, _ = trained
+    np.testing.assert_array_equal(rows(folder / "of_0.h5")["valid"], [0, 1, 1, 0, 1])
 
 
-def test_no_copy_of_a_weight_is_counted_twice(tmp_path):
-    run_in_two(training.meshes, tmp_path)
+@of(training.meshes)
+def test_no_copy_of_a_weight_is_counted_twice(trained):
+    folder, _ = trained
     for name, make in training.MESHES.items():
-        assert_recorded(tmp_path / name, make(), measure="all")
+        assert_recorded(folder / name, make(), measure="all")
 
 
-def test_where_nothing_can_be_recorded_no_process_waits(tmp_path):
+@of(training.failing)
+def test_where_nothing_can_be_recorded_no_process_waits(trained):
     """Other ways of sharding are refused in all; the error of the process that records ends the others with it."""
-    first, second = run_in_two(training.failing, tmp_path)
+    folder, (first, second) = trained
     for said in (first, second):
         assert said["flat"].startswith("FullyShardedDataParallel: is not followed in training")
     assert first["error"].startswith("ProbeError: probe: the model fails on the probe")
     assert second["error"].startswith("RuntimeError: ")
     assert "closed by peer" in second["error"]
-    assert not (tmp_path / "run.h5").exists()
+    assert not (folder / "run.h5").exists()

@@ -1,8 +1,6 @@
 """Trainings of transformers' Trainer, recorded by its callback."""
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +11,15 @@ import transformers
 from recording import extra, rows
 from regime_proto.adapters.live.trainer_callback import RegimeCallback
 from regime_proto.schema.errors import RegimeError
+from running import apart_too, run_module
 from torch import nn
 
 import regime_proto
 
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("transformers").setLevel(logging.ERROR)
+
+pytestmark = pytest.mark.usefixtures("nets_are_exported_once")
 
 SAMPLES, BATCH, ACCUMULATED = 40, 4, 3
 # Ten batches make three updates of three, and one of one.
@@ -116,7 +117,7 @@ def test_every_update_is_a_step_with_what_was_logged_for_it(tmp_path):
     expected = [oracle.weight_deltas(names, *saving.states[step - 1 : step + 1])[0] for step in steps[1:]]
     np.testing.assert_allclose(found["weight_delta_l1"][1:], expected, rtol=1e-6)
     assert callback.recorder.status().step == 8
-    assert regime_proto.analyze(tmp_path / "run.h5").observations == 9
+    assert regime_proto.analyze(tmp_path / "run.h5", resamples=0).observations == 9
 
 
 def test_the_training_is_the_same_with_it(tmp_path):
@@ -141,23 +142,31 @@ def test_the_training_is_the_same_with_it(tmp_path):
     assert rows(tmp_path / "run.h5")["step"].tolist() == list(range(9))
 
 
+SAVES = {"save_strategy": "steps", "save_steps": 2, "epochs": 3}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The recording of a training that does not fail."""
+    folder = tmp_path_factory.mktemp("whole")
+    trainer_of(folder, RegimeCallback(PROBE, folder / "whole.h5"), **SAVES).train()
+    return rows(folder / "whole.h5")
+
+
 @pytest.mark.parametrize("options", [{}, {"overwrite": True}], ids=["", "overwrite"])
-def test_a_training_goes_on_from_a_checkpoint_where_it_failed(options, tmp_path):
-    saves = {"save_strategy": "steps", "save_steps": 2, "epochs": 3}
-    whole = trainer_of(tmp_path / "whole", RegimeCallback(PROBE, tmp_path / "whole.h5"), **saves)
-    whole.train()
+def test_a_training_goes_on_from_a_checkpoint_where_it_failed(options, whole, tmp_path):
     callback = RegimeCallback(PROBE, tmp_path / "run.h5", **options)
-    failing = trainer_of(tmp_path / "run", callback, Failing(), **saves)
+    failing = trainer_of(tmp_path / "run", callback, Failing(), **SAVES)
     with pytest.raises(RuntimeError, match="out of memory"):
         failing.train()
     first = callback.recorder
-    again = trainer_of(tmp_path / "run", callback, **saves)
+    again = trainer_of(tmp_path / "run", callback, **SAVES)
     # At the end of an epoch the Trainer itself would draw other dropout than without the interruption.
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     assert callback.recorder is not first
-    found, expected = rows(tmp_path / "run.h5"), rows(tmp_path / "whole.h5")
+    found = rows(tmp_path / "run.h5")
     assert found["step"].tolist() == list(range(3 * PER_EPOCH + 1))
-    for name, values in expected.items():
+    for name, values in whole.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
     assert found["valid"].all()
     assert extra(tmp_path / "run.h5")["resumed_from_steps"] == "2"
@@ -192,7 +201,7 @@ def test_a_probe_from_the_samples_for_evaluation(tmp_path):
     trainer.add_callback(RegimeCallback("auto", tmp_path / "run.h5", loader=trainer.get_eval_dataloader()))
     trainer.train()
     assert extra(tmp_path / "run.h5")["probe_drawn"] == "2 samples, 0.2 of a batch of 12"
-    assert regime_proto.analyze(tmp_path / "run.h5").observations == 5
+    assert regime_proto.analyze(tmp_path / "run.h5", resamples=0).observations == 5
     # Since that training the Trainer has samples to show.
     trainer.remove_callback(RegimeCallback)
     trainer.add_callback(RegimeCallback("auto", tmp_path / "again.h5", batch_size=20))
@@ -200,20 +209,20 @@ def test_a_probe_from_the_samples_for_evaluation(tmp_path):
     assert extra(tmp_path / "again.h5")["probe_drawn"] == "4 samples, 0.2 of a batch of 20"
 
 
+@apart_too
 @pytest.mark.parametrize("module", ["live_loop", "live_trainer"])
-def test_an_example_runs_as_it_says(module, tmp_path):
-    command = [sys.executable, "-W", "error", "-m", f"regime_proto.examples.{module}", "OUT.h5"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_an_example_runs_as_it_says(module, apart, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    said = run_module(f"regime_proto.examples.{module}", "OUT.h5", folder=tmp_path, apart=apart)
     text = (Path(__file__).parents[1] / "examples" / f"{module}.py").read_text(encoding="utf-8")
     assert f"``python -m regime_proto.examples.{module} OUT.h5``, then ``regime analyze OUT.h5``" in text
-    result = regime_proto.analyze(tmp_path / "OUT.h5")
+    result = regime_proto.analyze(tmp_path / "OUT.h5", resamples=0)
     assert result.observations == {"live_loop": 265, "live_trainer": 70}[module]
     assert 0.5 < result.rho < 10
-    score = float(done.stdout.split()[-1])
+    score = float(said.split()[-1])
     if module == "live_loop":
         assert score > 0.9
-        assert "patterns have settled at step" in done.stdout
+        assert "patterns have settled at step" in said
     else:
         # Of a guess it is that of 17 shades, 2.8.
         assert score < 2.2

@@ -64,47 +64,6 @@ def trained(model):
     return model
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("prefix", ["", "net."])
-def test_weights_in_parts_are_those_that_torch_computes(change, prefix):
-    model = trained(change(plain()))
-    program = from_torch.export(plain(), as_probe(PROBE))
-    state = {prefix + name: array for name, array in tensors_of(model).items()}
-    bound = program.bind(State(state), "x")
-    for index in (0, 3):
-        expected = model[index].weight.detach().numpy()
-        np.testing.assert_allclose(bound[f"{index}.weight"], expected, rtol=1e-6, atol=1e-8)
-    assert set(bound) == {tensor.name for tensor in program.trainable}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_program_of_such_a_model_takes_the_parts_themselves(change):
-    program = from_torch.export(change(plain()), as_probe(PROBE))
-    state = tensors_of(trained(change(plain())))
-    bound = program.bind(State(state), "x")
-    assert {name for name in bound if "weight" in name} == {name for name in state if "weight" in name}
-    assert all(bound[name] is state[name] for name in bound)
-
-
-def test_a_whole_weight_wins_over_its_parts():
-    tensors = {"a.weight": np.ones(2), "a.weight_g": np.ones(2), "a.weight_v": np.ones(2)}
-    assert set(matched(tensors, {"a.weight"})) == set(tensors)
-
-
-def test_another_parametrisation_is_named():
-    model = plain()
-    parametrizations.spectral_norm(model[0])
-    program = from_torch.export(plain(), as_probe(PROBE))
-    with pytest.raises(ProgramError, match=r"1 tensor missing: '0\.weight'"):
-        program.bind(State(tensors_of(model)), "x")
-
-
-def test_a_prefix_that_not_all_have_is_no_prefix():
-    tensors = {"net.a": np.ones(1), "other": np.ones(1)}
-    assert set(matched(tensors, {"a"})) == set(tensors)
-    assert set(matched({"x.net.a": np.ones(1), "x.net.b": np.ones(1)}, {"a", "b"})) == {"a", "b"}
-
-
 class Wrapper(nn.Module):
     def __init__(self, net):
         super().__init__()
@@ -121,6 +80,49 @@ def programs():
         "plain": from_torch.export(plain(), as_probe(PROBE)),
         "wrapped": from_torch.export(Wrapper(plain()), as_probe(PROBE)),
     }
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("prefix", ["", "net."])
+def test_weights_in_parts_are_those_that_torch_computes(programs, change, prefix):
+    model = trained(change(plain()))
+    program = programs["plain"]
+    state = {prefix + name: array for name, array in tensors_of(model).items()}
+    bound = program.bind(State(state), "x")
+    for index in (0, 3):
+        expected = model[index].weight.detach().numpy()
+        np.testing.assert_allclose(bound[f"{index}.weight"], expected, rtol=1e-6, atol=1e-8)
+    assert set(bound) == {tensor.name for tensor in program.trainable}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [weight_norm, pytest.param(weight_norm_over_another_axis, marks=pytest.mark.slow), old_weight_norm, pruned],
+)
+def test_a_program_of_such_a_model_takes_the_parts_themselves(change):
+    program = from_torch.export(change(plain()), as_probe(PROBE))
+    state = tensors_of(trained(change(plain())))
+    bound = program.bind(State(state), "x")
+    assert {name for name in bound if "weight" in name} == {name for name in state if "weight" in name}
+    assert all(bound[name] is state[name] for name in bound)
+
+
+def test_a_whole_weight_wins_over_its_parts():
+    tensors = {"a.weight": np.ones(2), "a.weight_g": np.ones(2), "a.weight_v": np.ones(2)}
+    assert set(matched(tensors, {"a.weight"})) == set(tensors)
+
+
+def test_another_parametrisation_is_named(programs):
+    model = plain()
+    parametrizations.spectral_norm(model[0])
+    with pytest.raises(ProgramError, match=r"1 tensor missing: '0\.weight'"):
+        programs["plain"].bind(State(tensors_of(model)), "x")
+
+
+def test_a_prefix_that_not_all_have_is_no_prefix():
+    tensors = {"net.a": np.ones(1), "other": np.ones(1)}
+    assert set(matched(tensors, {"a"})) == set(tensors)
+    assert set(matched({"x.net.a": np.ones(1), "x.net.b": np.ones(1)}, {"a", "b"})) == {"a", "b"}
 
 
 SPELLINGS = {

@@ -47,7 +47,12 @@ def run_of(folder, mlp_run, saver, change):
 
 
 @pytest.mark.parametrize(
-    ("saver", "dtype"), [("torch", "float8_e5m2"), ("safetensors", "float8_e5m2"), ("torch", "float8_e4m3fn")]
+    ("saver", "dtype"),
+    [
+        ("torch", "float8_e5m2"),
+        ("safetensors", "float8_e5m2"),
+        pytest.param("torch", "float8_e4m3fn", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_in_eight_bits(mlp_run, tmp_path, saver, dtype):
     low = getattr(torch, dtype)

@@ -470,3 +470,16 @@ def test_any_names_are_put_in_order_or_refused(names):
         assert re.search("order of the checkpoints is not clear|no number in the name|both have", refused)
     else:
         assert set(found) == names
+
+
+@pytest.mark.parametrize("stray", ["notes[red]7.pt", "old model 3.pt", "features_7.pt"])
+def test_of_a_stray_file_it_is_said_first_to_rename_or_move_it(stray):
+    names = [f"step_{number}.pt" for number in range(1, 5)]
+    with pytest.raises(RegimeError, match="the order of the checkpoints is not clear") as refused:
+        ordered_names([*names, stray])
+    said = str(refused.value)
+    assert f"; rename {stray} like step_1.pt, or move it out of the folder" in said
+    assert said.index("rename ") < said.index("--step-pattern")
+    # Both, done literally, put all others in order.
+    assert list(ordered_names([*names, "step_7.pt"])[0]) == [*names, "step_7.pt"]
+    assert list(ordered_names(names)[0]) == names

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 
@@ -64,7 +65,15 @@ def run(tmp_path):
     return folder
 
 
+COMMAND = "import sys; sys.path.insert(0, sys.argv.pop(1)); from regime_proto.cli.main import main; main()"
+
+
 def regime(site, *arguments):
+    """Run the command where a distribution can be imported."""
+    return children.run(COMMAND, site, *arguments)
+
+
+def regime_as_a_user(site, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(site)}
     return subprocess.run(
         [sys.executable, REGIME, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
@@ -72,7 +81,7 @@ def regime(site, *arguments):
 
 
 def test_an_adapter_of_another_distribution_reads_its_files(distribution, run):
-    done = regime(distribution, "inspect", run)
+    done = regime_as_a_user(distribution, "inspect", run)
     assert done.returncode == 0, done.stderr
     assert "mine (files of mine)" in done.stdout
     assert "3, by the step in the payload (step)" in done.stdout
@@ -115,6 +124,8 @@ def test_one_that_fails_on_a_file_is_named(distribution, run):
 
 def test_what_it_reads_is_converted(distribution, run, tmp_path):
     code = f"""
+import sys
+sys.path.insert(0, {str(distribution)!r})
 import numpy as np, onnx
 from onnx import helper, TensorProto
 nodes = [helper.make_node("Mul", ["x", "w"], ["y"]), helper.make_node("Relu", ["y"], ["z"])]
@@ -125,8 +136,7 @@ model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir
 import regime_proto
 regime_proto.convert({str(run)!r}, {str(tmp_path / "run.h5")!r}, model=model, probe=np.ones((3, 2), np.float32))
 """
-    environment = {**os.environ, "PYTHONPATH": str(distribution)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = children.run(code)
     assert done.returncode == 0, done.stderr
     with regime_proto.open_trajectory(tmp_path / "run.h5") as found:
         assert found.attrs["source_adapter"] == "mine"

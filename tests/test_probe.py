@@ -62,7 +62,7 @@ def test_no_probe(arrays, names, message):
 def test_binding_errors():
     with pytest.raises(ProbeError, match=r"'imagee' is no input.*image, mask .nearest: 'image'"):
         Probe((X,), ("imagee",), "val.npz").bind(["image", "mask"])
-    with pytest.raises(ProbeError, match=r"2 arrays for 1 inputs"):
+    with pytest.raises(ProbeError, match=r"2 arrays for 1 input"):
         Probe((X, X), None, "val.npz").bind(["image"])
 
 

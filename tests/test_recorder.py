@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from recording import assert_same_run, extra, record_and_save, rows
+from recording import assert_same_run, extra, rows
 from regime_proto.adapters.live import torch_masks
 from regime_proto.adapters.live.torch_masks import packed_on_device
 from regime_proto.adapters.live.torch_weights import DeviceWeights, array_of, tensors_of
@@ -23,82 +23,141 @@ from regime_proto.analyzer.labels import labels_of
 from regime_proto.engine.deltas import KeptWeights
 from regime_proto.report.drawn import read_run
 
-MAKERS = [nets.make_mlp, nets.make_conv, nets.make_encoder]
+pytestmark = pytest.mark.usefixtures("nets_are_exported_once")
+
+ENGINES = {"native": "torch ", "onnx": "onnxruntime "}
+UPDATES, STILL = 6, 3
+# The recorders observe before and after every update, and some times more while nothing changes.
+OBSERVATIONS = 2 * UPDATES + STILL
 
 
-@pytest.mark.parametrize("engine", ["native", "onnx"])
-@pytest.mark.parametrize("make", MAKERS)
-def test_a_recording_equals_the_conversion_of_checkpoints(make, engine, tmp_path):
-    model = make()
-    live, checkpoints = record_and_save(tmp_path, model, engine=engine)
-    probe = nets.probe(model)
-    converted = regime_proto.convert(checkpoints, tmp_path / "converted.h5", model=make(), probe=probe)
-    assert not validate(live)
-    paths = [checkpoints / f"step_{step}.pt" for step in range(12)]
-    assert_same_run(live, converted, paths, probe)
-    with regime_proto.open_trajectory(live) as one, regime_proto.open_trajectory(converted) as other:
-        for name in ("layer", "layer_op", "layer_path", "layer_units", "tensor", "tensor_size", "layer_threshold"):
-            np.testing.assert_array_equal(one[name], other[name])
-        assert one.attrs["program_sha256"] == other.attrs["program_sha256"]
-        assert one.attrs["engine"].startswith({"native": "torch ", "onnx": "onnxruntime "}[engine])
-        assert 0 <= one.attrs["noise_floor"] < 0.01
-    left, right = (regime_proto.analyze(path, batches_per_epoch=4) for path in (live, converted))
-    assert (left.auc_w, left.auc_p, left.rho) == pytest.approx((right.auc_w, right.auc_p, right.rho), rel=1e-5)
+def trained(make, folder=None):
+    """Train, half of the time in autocast; return the weights, and the random states.
 
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_gate_of_torch_is_measured_natively(name, tmp_path):
-    """The native engine is refused unless its masks are those of ONNX Runtime; of so few bits none may differ."""
-    torch.manual_seed(0)
-    probe = torch.randn(SAMPLES, FEATURES)
-    with regime_proto.record(
-        Before(ACTIVATIONS[name][0]), probe, tmp_path / "run.h5", engine="native", gates="kind:*"
-    ) as recorder:
-        recorder.observe(0)
-    assert rows(tmp_path / "run.h5")["mask"].any()
-
-
-def trained(make, path=None, *, every=1, autocast=False, **options):
-    """Return the weights, and the random state, after a training with or without a recorder."""
+    With a `folder`, both engines record into it all that they see, and every state that they observe is saved.
+    """
     model = make()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     torch.manual_seed(3)
     np.random.seed(3)  # noqa: NPY002
-    recorder = None if path is None else regime_proto.record(model, nets.probe(model), path, every=every, **options)
-    for step in range(8):
+    recorders = []
+    if folder is not None:
+        (folder / "checkpoints").mkdir()
+        recorders = [
+            regime_proto.record(model, nets.probe(model), folder / f"{engine}.h5", engine=engine) for engine in ENGINES
+        ]
+    for update in range(UPDATES):
         inputs = torch.randn(16, *nets.SHAPES[type(model)])
         labels = torch.randint(0, 3, (16,))
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.autocast("cpu", torch.bfloat16, enabled=update >= UPDATES // 2):
             loss = F.cross_entropy(model(inputs), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        if recorder is not None:
-            gradients = {
-                name: parameter.grad.clone() for name, parameter in model.named_parameters() if "unused" not in name
-            }
-            modes = [module.training for module in model.modules()]
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                recorder.observe(2 * step, loss=loss)
-            assert [module.training for module in model.modules()] == modes
-            for name, gradient in gradients.items():
-                torch.testing.assert_close(model.get_parameter(name).grad, gradient, rtol=0, atol=0)
+            optimizer.zero_grad()
+            loss.backward()
+            observe(recorders, model, 2 * update, folder, loss=loss)
         optimizer.step()
-        if recorder is not None:
-            recorder.observe(2 * step + 1, loss=loss)
-    if recorder is not None:
+        observe(recorders, model, 2 * update + 1, folder, loss=loss)
+    for step in range(2 * UPDATES, OBSERVATIONS):
+        observe(recorders, model, step, folder)
+    for recorder in recorders:
         recorder.close()
     return {**model.state_dict(), "random": torch.get_rng_state(), "numpy": torch.tensor(np.random.random())}  # noqa: NPY002
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("engine", ["native", "onnx"])
-@pytest.mark.parametrize("make", MAKERS)
-def test_a_training_is_the_same_bit_for_bit_with_and_without_a_recorder(make, engine, autocast, tmp_path):
-    bare = trained(make, autocast=autocast)
-    watched = trained(make, tmp_path / "run.h5", autocast=autocast, engine=engine)
+def observe(recorders, model, step, folder, **metrics):
+    """Let recorders observe a model, which keeps its gradients and modes, and save it."""
+    gradients = {name: parameter.grad.clone() for name, parameter in used(model)}
+    modes = [module.training for module in model.modules()]
+    for recorder in recorders:
+        recorder.observe(step, **metrics)
+        assert [module.training for module in model.modules()] == modes
+        for name, parameter in used(model):
+            torch.testing.assert_close(parameter.grad, gradients[name], rtol=0, atol=0)
+    if recorders:
+        torch.save(model.state_dict(), folder / "checkpoints" / f"step_{step}.pt")
+
+
+def used(model):
+    """Return the named parameters that have gradients."""
+    return [(name, parameter) for name, parameter in model.named_parameters() if "unused" not in name]
+
+
+@pytest.fixture(scope="module", params=[nets.make_mlp, nets.make_conv, nets.make_encoder])
+def training(request, tmp_path_factory):
+    """What makes a net, the folder of its recordings and checkpoints, and the weights at the end."""
+    folder = tmp_path_factory.mktemp("training")
+    return request.param, folder, trained(request.param, folder)
+
+
+@pytest.fixture(scope="module")
+def converted(training):
+    """The trajectory of the checkpoints of a training, and its analysis."""
+    make, folder, _ = training
+    path = regime_proto.convert(folder / "checkpoints", folder / "converted.h5", model=make(), probe=nets.probe(make()))
+    return path, regime_proto.analyze(path, batches_per_epoch=4, resamples=0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_recording_equals_the_conversion_of_checkpoints(training, converted, engine):
+    make, folder, _ = training
+    live, (converted, right) = folder / f"{engine}.h5", converted
+    assert not validate(live)
+    paths = [folder / "checkpoints" / f"step_{step}.pt" for step in range(OBSERVATIONS)]
+    assert_same_run(live, converted, paths, nets.probe(make()))
+    with regime_proto.open_trajectory(live) as one, regime_proto.open_trajectory(converted) as other:
+        for name in ("layer", "layer_op", "layer_path", "layer_units", "tensor", "tensor_size", "layer_threshold"):
+            np.testing.assert_array_equal(one[name], other[name])
+        assert one.attrs["program_sha256"] == other.attrs["program_sha256"]
+        assert one.attrs["engine"].startswith(ENGINES[engine])
+        assert 0 <= one.attrs["noise_floor"] < 0.01
+    left = regime_proto.analyze(live, batches_per_epoch=4, resamples=0)
+    assert (left.auc_w, left.auc_p, left.rho) == pytest.approx((right.auc_w, right.auc_p, right.rho), rel=1e-5)
+
+
+def test_a_training_is_the_same_bit_for_bit_with_and_without_recorders(training):
+    make, _, watched = training
+    bare = trained(make)
     assert bare.keys() == watched.keys()
     for name, tensor in bare.items():
         assert torch.equal(tensor, watched[name]), name
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_without_a_change_both_changes_are_zero(training, engine):
+    _, folder, _ = training
+    found = rows(folder / f"{engine}.h5")
+    assert np.isnan(found["weight_delta_l1"][0]).all()
+    assert found["flips"][1:-STILL].any()
+    assert not found["flips"][-STILL:].any()
+    for name in ("weight_delta_l1", "weight_delta_l2"):
+        assert found[name][-STILL - 1].any()
+        assert not found[name][-STILL:].any()
+
+
+class Side(nn.Module):
+    """All activations side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList(Before(activation) for activation, *_ in ACTIVATIONS.values())
+
+    def forward(self, x):
+        return sum(part(x) for part in self.parts)
+
+
+def test_every_gate_of_torch_is_measured_natively(tmp_path):
+    """The native engine is refused unless its masks are those of ONNX Runtime; of so few bits none may differ."""
+    torch.manual_seed(0)
+    probe = torch.randn(SAMPLES, FEATURES)
+    path = tmp_path / "run.h5"
+    with regime_proto.record(Side(), probe, path, engine="native", gates="kind:*") as recorder:
+        recorder.observe(0)
+    with regime_proto.open_trajectory(path) as trajectory:
+        starts, stops = (trajectory[f"layer_byte_{end}"].values for end in ("start", "stop"))
+        by_part = {name: [] for name in ACTIVATIONS}
+        for module, start, stop in zip(trajectory["layer_path"].values, starts, stops, strict=True):
+            name = list(ACTIVATIONS)[int(module.split(".")[1])]
+            by_part[name].append(trajectory["mask"].values[0, :, start:stop].any())
+    assert all(found and all(found) for found in by_part.values()), by_part
 
 
 class Noisy(nn.Module):
@@ -128,20 +187,6 @@ def test_random_numbers_are_drawn_apart_and_hooks_are_not_called(tmp_path):
         assert torch.equal(torch.get_rng_state(), random)
     # The same numbers every time, or a state would differ from itself.
     assert not rows(tmp_path / "run.h5")["flips"].any()
-
-
-@pytest.mark.parametrize("engine", ["native", "onnx"])
-@pytest.mark.parametrize("make", MAKERS)
-def test_without_a_change_both_changes_are_zero(make, engine, tmp_path):
-    model = make()
-    with regime_proto.record(model, nets.probe(model), tmp_path / "run.h5", engine=engine) as recorder:
-        for step in range(5):
-            recorder.observe(step)
-    found = rows(tmp_path / "run.h5")
-    assert not found["flips"].any()
-    assert np.isnan(found["weight_delta_l1"][0]).all()
-    assert not found["weight_delta_l1"][1:].any()
-    assert not found["weight_delta_l2"][1:].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -241,7 +286,7 @@ def test_what_is_not_finite_is_kept_and_marked(tmp_path):
         with torch.no_grad():
             model.body[0].weight.fill_(math.nan if step == 2 else 0.1)
         recorder.observe(step)
-    with pytest.warns(RegimeWarning, match="1 observations hold NaN or Inf, the first that of step 2"):
+    with pytest.warns(RegimeWarning, match="1 observation holds NaN or Inf, the first that of step 2"):
         recorder.close()
     assert rows(tmp_path / "run.h5")["valid"].tolist() == [1, 1, 0, 1, 1, 1]
     assert [math.isnan(status.pattern_change) for status in calls] == [True, False, True, True, False, False]

@@ -1,10 +1,12 @@
 """Trainings that stop and go on: killed, failed, set back, or finished and prolonged."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
+import children
 import nets
 import numpy as np
 import pytest
@@ -19,20 +21,26 @@ from regime_proto import RegimeError, RegimeWarning
 from regime_proto.analyzer.labels import labels_of
 from regime_proto.analyzer.series import describe_invalid
 
+pytestmark = pytest.mark.usefixtures("nets_are_exported_once")
+
 STEPS = 20
+# More than two full segments.
+LONG = 140
 
 TRAIN = """
-import os, resource, signal, sys, warnings
+import io, os, resource, signal, sys, warnings
 import nets, torch
 import regime_proto
 
 path, last, ending = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+streams = sys.stdout, sys.stderr
 model = nets.make_mlp()
 recorder = regime_proto.record(model, nets.probe(model), path, seconds=float(sys.argv[4]), masks="all")
 for step, _ in enumerate(nets.train(model, states=last + 1)):
     recorder.observe(step, loss=step)
     if ending == "full" and step == 80:
-        # Further files cannot grow, as on a full disk; what is there already can be read.
+        # Further files cannot grow, as on a full disk; what is there already can be read, and what is said is kept.
+        sys.stdout, sys.stderr = kept = io.StringIO(), io.StringIO()
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 if ending == "kill":
@@ -44,26 +52,46 @@ if ending == "exit":
 if ending == "full":
     print("stopped:", recorder.status().stopped)
     recorder.close()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    for stream, text in zip(streams, kept):
+        stream.write(text.getvalue())
 """
 
 
 def in_process(path, last, ending, seconds=1000.0):
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(nets.__file__)}  # noqa: PTH120
-    command = [sys.executable, "-c", TRAIN, str(path), str(last), ending, str(seconds)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    return children.run(TRAIN, path, last, ending, seconds)
+
+
+def recorded(path, states):
+    """Record a training of so many states without an interruption; return the file and the states."""
+    model = nets.make_mlp()
+    found = []
+    with regime_proto.record(model, nets.probe(model), path) as recorder:
+        for step, _ in enumerate(nets.train(model, states=states)):
+            recorder.observe(step, loss=step)
+            found.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    return path, found
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A training without an interruption, and its states."""
-    path = tmp_path_factory.mktemp("whole") / "run.h5"
-    model = nets.make_mlp()
-    states = []
-    with regime_proto.record(model, nets.probe(model), path) as recorder:
-        for step, _ in enumerate(nets.train(model, states=STEPS)):
-            recorder.observe(step, loss=step)
-            states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-    return path, states
+    return recorded(tmp_path_factory.mktemp("whole") / "run.h5", STEPS)
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """The same for longer."""
+    return recorded(tmp_path_factory.mktemp("long") / "run.h5", LONG)
+
+
+@pytest.fixture(scope="module")
+def long_failed(long, tmp_path_factory):
+    """The segments that are left of a long recording whose training failed at the end."""
+    _, states = long
+    path = tmp_path_factory.mktemp("failed") / "run.h5"
+    record_states(states, range(LONG), path, fail=True)
+    return segments_folder(path)
 
 
 def assert_equal(path, expected, *, without=()):
@@ -204,18 +232,17 @@ def test_a_recorder_that_resumes_and_sees_nothing_drops_nothing(whole, tmp_path)
         assert rows(path)["step"].tolist() == list(range(6))
 
 
+@pytest.mark.parametrize("fail", [True, False])
 @pytest.mark.parametrize("number", [63, 64, 65, 128])
-def test_cutting_back_at_the_edges_of_segments(number, tmp_path):
-    model = nets.make_mlp()
-    probe = nets.probe(model)
-    path, straight = tmp_path / "run.h5", tmp_path / "straight.h5"
-    states = [{name: t.clone() for name, t in model.state_dict().items()} for _ in nets.train(model, states=140)]
-    record_states(states, range(140), straight)
-    for fail in (True, False):
-        record_states(states, range(140), path, fail=fail, overwrite=True)
-        record_states(states, range(number, 140), path, start=number - 1, resume=True)
-        assert_equal(path, straight)
-    assert len(probe)
+def test_cutting_back_at_the_edges_of_segments(long, long_failed, tmp_path, number, fail):
+    straight, states = long
+    path = tmp_path / "run.h5"
+    if fail:
+        shutil.copytree(long_failed, segments_folder(path))
+    else:
+        shutil.copy(straight, path)
+    record_states(states, range(number, LONG), path, start=number - 1, resume=True)
+    assert_equal(path, straight)
 
 
 def test_a_kill_between_the_join_and_the_end_loses_nothing(whole, tmp_path):
@@ -275,37 +302,40 @@ def test_a_conversion_is_not_gone_on_with(mlp_run, tmp_path):
     assert path.read_bytes() == content
 
 
-def test_a_kill_loses_at_most_one_segment(whole, tmp_path):
+def test_a_kill_loses_at_most_one_segment(long, tmp_path):
     path = tmp_path / "run.h5"
     done = in_process(path, 139, "kill")
     assert done.returncode == -signal.SIGKILL
     assert finish(path).observations == 128
-    assert_first(path, 128)
+    assert_first(path, 128, long)
 
 
-def test_segments_are_bounded_in_time_too(tmp_path):
+def test_segments_are_bounded_in_time_too(long, tmp_path):
     path = tmp_path / "run.h5"
     done = in_process(path, 30, "kill", seconds=0)
     assert done.returncode == -signal.SIGKILL
     # The newest is open to further metrics, and up to eight are on their way.
     kept = finish(path).observations
     assert kept >= 31 - 9
-    assert_first(path, kept)
+    assert_first(path, kept, long)
 
 
-@pytest.mark.parametrize(("ending", "code"), [("error", 1), ("exit", 3)])
-def test_a_failure_outside_of_the_context_loses_nothing(ending, code, tmp_path):
+@pytest.mark.parametrize(("ending", "code"), [("error", 1), pytest.param("exit", 3, marks=pytest.mark.slow)])
+def test_a_failure_outside_of_the_context_loses_nothing(ending, code, long, tmp_path):
+    """In an interpreter of its own, whose end is what counts."""
     path = tmp_path / "run.h5"
-    done = in_process(path, 75, ending)
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(nets.__file__)}  # noqa: PTH120
+    command = [sys.executable, "-c", TRAIN, str(path), "75", ending, "1000"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == code, done.stderr
     assert ("ValueError: the training failed" in done.stderr) == (ending == "error")
     assert "atexit" not in done.stderr
     assert not path.exists()
     assert finish(path).observations == 76
-    assert_first(path, 76)
+    assert_first(path, 76, long)
 
 
-def test_a_full_disk_ends_the_recording_and_not_the_training(tmp_path):
+def test_a_full_disk_ends_the_recording_and_not_the_training(long, tmp_path):
     path = tmp_path / "run.h5"
     done = in_process(path, 150, "full")
     assert done.returncode == 0, done.stderr
@@ -313,20 +343,16 @@ def test_a_full_disk_ends_the_recording_and_not_the_training(tmp_path):
     assert "stopped: " in done.stdout
     assert "64 observations are safe in " in done.stdout
     assert finish(path).observations == 64
-    assert_first(path, 64)
+    assert_first(path, 64, long)
 
 
-def assert_first(path, count):
+def assert_first(path, count, reference):
     """Hold the first observations of a run in another process against the same here."""
-    model = nets.make_mlp()
-    reference = path.with_name("reference.h5")
-    with regime_proto.record(model, nets.probe(model), reference, masks="all") as recorder:
-        for step, _ in enumerate(nets.train(model, states=count)):
-            recorder.observe(step, loss=step)
     assert not validate(path)
-    found, expected = rows(path), rows(reference)
+    found, expected = rows(path), rows(reference[0])
+    assert len(found["step"]) == count
     for name in ("step", "flips", "mask", "weight_delta_l1", "metric_loss"):
-        np.testing.assert_array_equal(found[name][:count], expected[name], err_msg=name)
+        np.testing.assert_array_equal(found[name], expected[name][:count], err_msg=name)
 
 
 def test_torch_loads_what_it_saved(whole):

@@ -111,7 +111,7 @@ def test_the_local_file_system_by_url(mlp_run):
 
 def test_on_the_command_line(remote, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["analyze", remote, "--json"])
+    result = CliRunner().invoke(main, ["analyze", remote, "--json", "--resamples", "20"])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run.regime.h5").is_file()
     inspected = CliRunner().invoke(main, ["inspect", remote])

@@ -50,10 +50,21 @@ def headers(draw):
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=16)
 @given(headers(), st.integers(1, 9), st.integers(0, 1000))
 def test_round_trip(tmp_path_factory, header, count, seed):
     """What is written is valid, and read as it was."""
+    assert_round_trip(tmp_path_factory, header, count, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=100)
+@given(headers(), st.integers(1, 9), st.integers(0, 1000))
+def test_many_round_trips(tmp_path_factory, header, count, seed):
+    assert_round_trip(tmp_path_factory, header, count, seed)
+
+
+def assert_round_trip(tmp_path_factory, header, count, seed):
     path = tmp_path_factory.mktemp("round") / "run.h5"
     growing = [variable for variable in header.variables if variable.grows]
     written = trajectories.growing_rows(header, count, seed)
@@ -126,7 +137,7 @@ def test_what_has_no_place_in_a_file_is_refused_before_it_is_written(given, mess
         Header(**{**parts, **given}, attributes=ATTRIBUTES)
 
 
-def test_metrics_of_one_clean_name_are_kept_apart(tmp_path):
+def test_metrics_of_one_clean_name_are_kept_apart(tmp_path, own_processes):
     head = trajectories.header(metrics=("val acc", "val_acc", "val-acc"))
     rows = [
         replace(row, metrics={"val acc": 1.0, "val_acc": 2.0, "val-acc": 3.0})

@@ -6,9 +6,8 @@ import os
 import shutil
 import signal
 import stat
-import subprocess
-import sys
 
+import children
 import pytest
 import trajectories
 from regime_proto.schema import locks
@@ -160,7 +159,7 @@ def test_a_copied_folder_can_be_cleared(unfinished, tmp_path):
     assert not segments_folder(other).exists()
 
 
-def test_what_is_replaced_keeps_its_permissions(unfinished, tmp_path):
+def test_what_is_replaced_keeps_its_permissions(unfinished, tmp_path, own_processes):
     page = tmp_path / "page.html"
     replace_file(page, b"old")
     finish(unfinished)
@@ -206,7 +205,7 @@ def test_without_the_systems_lock_a_file_names_the_holder(without_locks, output)
 
 
 HOLD = """
-import errno, sys
+import errno, sys, time
 from pathlib import Path
 from regime_proto.schema import locks
 from regime_proto.schema.segments import Segments
@@ -215,22 +214,21 @@ def refuse(descriptor, operation):
 locks.fcntl.flock = refuse
 with Segments(Path(sys.argv[1])):
     print("held", flush=True)
-    sys.stdin.read()
+    time.sleep(60)
 """
 
 
 def test_what_a_dead_process_left_is_taken_over(without_locks, output):
-    command = [sys.executable, "-c", HOLD, str(output)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(regime_proto.TrajectoryError, match=f"process {holder.pid} on"):
-            held(output)
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-        require_free(output)
-        with Segments(output) as segments:
-            assert json.loads(holder_of(output).read_text())["process"] == os.getpid()
-            write(segments)
+    holder = children.start(HOLD, output)
+    holder.wait_for(lambda: holder.stdout == "held\n")
+    with pytest.raises(regime_proto.TrajectoryError, match=f"process {holder.pid} on"):
+        held(output)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    require_free(output)
+    with Segments(output) as segments:
+        assert json.loads(holder_of(output).read_text())["process"] == os.getpid()
+        write(segments)
     assert finish(output).observations == 3
 
 

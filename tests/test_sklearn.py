@@ -2,18 +2,15 @@
 
 import io
 import json
-import os
 import pickle
 import re
-import subprocess
-import sys
 import textwrap
 import time
 import tracemalloc
 import zipfile
 from itertools import pairwise
-from pathlib import Path
 
+import bare
 import numpy as np
 import onnx
 import pytest
@@ -25,6 +22,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from test_cli import regime
 
 import regime_proto
 from regime_proto.directory import NoCheckpoint, open_directory
@@ -33,7 +31,6 @@ from regime_proto.payload import Incomplete, NotACheckpoint
 from regime_proto.probe import as_probe
 from regime_proto.registry import exporter_for
 
-REGIME = Path(sys.executable).with_name("regime")
 STATES = 6
 RANDOM = np.random.default_rng(0)
 FEATURES = RANDOM.normal(size=(80, 7))
@@ -351,23 +348,22 @@ def test_estimators_that_cannot_be_exported_say_what_to_do(make, match):
 
 
 def test_a_missing_exporter_says_what_to_install(tmp_path):
-    code = f"""
-import sys
-sys.modules["skl2onnx"] = None
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+    model = MLPRegressor(hidden_layer_sizes=2).partial_fit(np.ones((10, 2)), np.ones(10))
+    code = """
+import pickle, sys
 import numpy as np
-from sklearn.neural_network import MLPRegressor
 from regime_proto.adapters import from_sklearn
 from regime_proto.probe import as_probe
 from regime_proto.schema.errors import RegimeError
-x = np.ones((10, 2))
-model = MLPRegressor(hidden_layer_sizes=2).partial_fit(x, x[:, 0])
+with open(sys.argv[1], "rb") as file:
+    model = pickle.load(file)
 try:
-    from_sklearn.export(model, as_probe(x))
+    from_sklearn.export(model, as_probe(np.ones((10, 2))))
 except RegimeError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
+    done = bare.run(code, tmp_path / "model.pkl", without=["skl2onnx"])
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r'model of .*skl2onnx is needed .*: pip install "regime-proto\[sklearn\]"\n', done.stdout)
 
@@ -389,9 +385,15 @@ def weights_of(model):
             for name in ("coefs_", "intercepts_") for weight in [getattr(model, name)[layer]]}  # fmt: skip
 
 
-@pytest.fixture(
-    scope="module", params=[(kind, dtype) for kind in ("classifier", "regressor") for dtype in ("f4", "f8")]
-)
+# With the probe's two types every pair of types, and each kind of estimator, in the fast tests.
+KINDS = [
+    ("classifier", "f4"),
+    ("regressor", "f8"),
+    *(pytest.param(pair, marks=pytest.mark.slow) for pair in (("classifier", "f8"), ("regressor", "f4"))),
+]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def trained(request, tmp_path_factory):
     """A training, saved by skops and by numpy (under another spelling of the names), and its states."""
     skops = needed("skops.io")
@@ -455,8 +457,6 @@ def test_a_run_measures_as_numpy_computes_it(trained, dtype, tmp_path):
 def test_real_files_are_read_with_neither_library(trained):
     root, _, states = trained
     code = f"""
-import sys
-sys.modules |= dict.fromkeys(["sklearn", "skops", "skops.io", "joblib"])
 from pathlib import Path
 import numpy as np
 from regime_proto.directory import open_directory
@@ -464,7 +464,7 @@ source = open_directory(Path({str(root / "skops")!r}))
 np.savez({str(root / "found.npz")!r}, **source.read(source.checkpoints[-1]).tensors)
 print(source.adapter, source.step_kind, len(source.checkpoints), source.recognised)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = bare.run(code, without=["sklearn", "skops", "skops.io", "joblib"])
     assert done.returncode == 0, done.stderr
     assert re.match(rf"sklearn step {STATES} a zip archive .* \(MLP(Classifier|Regressor)\)$", done.stdout)
     with np.load(root / "found.npz") as found:
@@ -640,7 +640,7 @@ def test_what_the_exporter_cannot_do_is_said_in_one_line():
 
 
 @pytest.mark.libraries
-def test_the_command_line(tmp_path):
+def test_the_command_line(tmp_path, monkeypatch):
     skops = needed("skops.io")
     source = """
         import numpy as np
@@ -652,23 +652,21 @@ def test_the_command_line(tmp_path):
         def forgot():
             return MLPClassifier((6, 5))
     """
-    (tmp_path / "net.py").write_text(textwrap.dedent(source))
+    (tmp_path / "sklearn_net.py").write_text(textwrap.dedent(source))
     np.save(tmp_path / "probe.npy", PROBE)
     run = tmp_path / "run"
     run.mkdir()
     for step, model in enumerate(fitted("classifier", states=STATES)):
         skops.dump(model, run / f"step_{step}.skops")
 
-    def regime(*arguments):
-        places = {**os.environ, "PYTHONWARNINGS": "error"}
-        return subprocess.run([REGIME, *arguments], capture_output=True, text=True, cwd=tmp_path, env=places)
-
-    refused = regime("program", "--model", "net:forgot", "--probe", "probe.npy", "-o", run)
-    assert refused.returncode == 1
+    monkeypatch.chdir(tmp_path)
+    refused = regime("program", "--model", "sklearn_net:forgot", "--probe", "probe.npy", "-o", "run")
+    assert refused.exit_code == 1
     assert re.fullmatch(r"error: .*it has no weights yet; fit it once.*\n", refused.stderr)
-    for command in (["program", "--model", "net:make", "--probe", "probe.npy", "-o", run], ["analyze", run]):
+    program = ["program", "--model", "sklearn_net:make", "--probe", "probe.npy", "-o", "run"]
+    for command in (program, ["analyze", "run", "--resamples", "20"]):
         done = regime(*command)
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
     assert f"({STATES} observations" in done.stderr
     for word in ("coefs_.0", "coefs_.1", "weights", "patterns"):
         assert word in done.stdout

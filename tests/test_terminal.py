@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import regime_proto
@@ -32,6 +33,21 @@ def on_a_terminal(*arguments, **variables):
     process.wait()
     os.close(parent)
     return shown.decode()
+
+
+SLOW = """
+import time
+import numpy as np
+import onnx
+
+def make():
+    time.sleep(2)
+    net = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]> net (float[N,4] x) => (float[N,3] y) { h = Gemm(x, w) y = Relu(h) }'
+    )
+    net.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 3), np.float32), "w"))
+    return net
+"""
 
 
 def environment(**variables):
@@ -67,3 +83,22 @@ def test_results_and_bars_are_drawn_on_a_terminal_only(mlp_run):
     assert "nothing wrong found" in plain
     assert ESCAPE not in plain
     assert "checking" not in plain
+
+
+def test_an_export_that_takes_long_is_said_on_a_terminal_only(tmp_path):
+    (tmp_path / "slow_net.py").write_text(SLOW)
+    run = tmp_path / "run"
+    run.mkdir()
+    for step in range(2):
+        np.savez(run / f"step_{step}.npz", w=np.full((4, 3), step, np.float32))
+    np.save(tmp_path / "probe.npy", np.ones((3, 4), np.float32))
+    command = ["analyze", run, "--model", "slow_net:make", "--probe", tmp_path / "probe.npy", "--dry-run"]
+    here, said = {"PYTHONPATH": str(tmp_path)}, "exporting the model …"
+    assert on_a_terminal(*command, **here).count(said) == 1
+    for option in ("--quiet", "--json"):
+        shown = on_a_terminal(*command, option, **here)
+        assert "dry run: would write" in shown
+        assert said not in shown
+    piped = subprocess.run([REGIME, *command], capture_output=True, text=True, env=environment(**here))
+    assert "dry run: would write" in piped.stderr
+    assert said not in piped.stderr

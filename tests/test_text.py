@@ -110,12 +110,12 @@ check NONE
 check NONE --json
 check PLACE
 analyze CKPT --resamples 0
-analyze CKPT -v --note seed=NAME
+analyze CKPT -v --note seed=NAME --resamples 20
 analyze CKPT --note NAME
 analyze CKPT -o BAD
 analyze CKPT --gates NAME -o OUT/]g.h5
 analyze CKPT --weights NAME -o OUT/]w.h5
-analyze RUN -v
+analyze RUN -v --resamples 20
 analyze RUN --json --resamples 0
 analyze RUN --steps NAME
 analyze NONE

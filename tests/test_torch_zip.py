@@ -122,51 +122,52 @@ def test_a_sparse_tensor_matters_only_among_the_weights(tmp_path):
 READ = """
 import sys
 from pathlib import Path
-if sys.argv[2] == "without":
+if sys.argv[1] == "without":
     sys.modules["torch"] = None
+import regime_proto
 from regime_proto.adapters import from_torch
 from regime_proto.payload import state_of
 from regime_proto.schema.errors import RegimeError
-try:
-    tensors = state_of(from_torch.read(Path(sys.argv[1])), "").tensors
-    print(sorted(tensors), sys.modules.get("torch") is not None)
-except RegimeError as error:
-    print(error)
+if sys.argv[1] == "without":
+    print(regime_proto.convert(sys.argv[2], sys.argv[3]))
+for path in sys.argv[4:]:
+    try:
+        tensors = state_of(from_torch.read(Path(path)), "").tensors
+        print(sorted(tensors), sys.modules.get("torch") is not None)
+    except RegimeError as error:
+        print(error)
 """
 
 
-def read_apart(path, torch_is):
-    done = subprocess.run([sys.executable, "-c", READ, path, torch_is], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+@pytest.fixture(scope="module")
+def read_apart(mlp_run, tmp_path_factory):
+    """What processes with and without torch say of a run with a program, of a plain file and of an unusual one."""
+    folder = tmp_path_factory.mktemp("apart")
+    plain = saved(folder, {"model": {"w": BASE.bfloat16()}, "step": 3}, "plain.pt")
+    unusual = saved(folder, {"model": {"w": BASE}, "args": argparse.Namespace(lr=1)}, "unusual.pt")
+    said = {}
+    for torch_is in ("there", "without"):
+        call = [sys.executable, "-c", READ, torch_is, mlp_run, folder / f"{torch_is}.h5", plain, unusual]
+        done = subprocess.run(call, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        said[torch_is] = done.stdout.splitlines()
+    return said
 
 
-def test_a_plain_file_is_read_without_torch(tmp_path):
-    path = saved(tmp_path, {"model": {"w": BASE.bfloat16()}, "step": 3})
-    assert read_apart(path, "there") == "['w'] False"
-    assert read_apart(path, "without") == "['w'] False"
+def test_a_plain_file_is_read_without_torch(read_apart):
+    assert read_apart["there"][0] == "['w'] False"
+    assert read_apart["without"][1] == "['w'] False"
 
 
-CONVERT = """
-import sys
-sys.modules["torch"] = None
-import regime_proto
-print(regime_proto.convert(sys.argv[1], sys.argv[2]))
-"""
+def test_a_directory_with_a_program_is_converted_without_torch(read_apart):
+    assert read_apart["without"][0].endswith("/without.h5")
 
 
-def test_a_directory_with_a_program_is_converted_without_torch(mlp_run, tmp_path):
-    call = [sys.executable, "-c", CONVERT, mlp_run, tmp_path / "run.h5"]
-    done = subprocess.run(call, capture_output=True, text=True)
-    assert done.stdout.strip() == str(tmp_path / "run.h5"), done.stderr
-
-
-def test_an_unusual_file_takes_torch(tmp_path):
-    path = saved(tmp_path, {"model": {"w": BASE}, "args": argparse.Namespace(lr=1)})
-    assert read_apart(path, "there") == "['w'] True"
-    answer = read_apart(path, "without")
-    assert "a.pt: cannot be read without PyTorch" in answer
+def test_an_unusual_file_takes_torch(read_apart):
+    assert read_apart["there"][1:] == ["['w'] True"]
+    [answer] = read_apart["without"][2:]
+    assert "unusual.pt: cannot be read without PyTorch" in answer
     assert answer.endswith('pip install "regime-proto[torch]"')
-    assert "\n" not in answer
 
 
 # What follows is written by hand: files that torch does not write.
@@ -455,7 +456,8 @@ def test_a_safetensors_header_that_lies_is_refused(tmp_path):
             read(from_safetensors, path)
 
 
-def test_changed_bytes_are_survived(tmp_path):
+@pytest.mark.parametrize("number", [500, pytest.param(3000, marks=pytest.mark.slow)])
+def test_changed_bytes_are_survived(tmp_path, number):
     """Whatever byte is changed, every number of what is read can be touched."""
     path = saved(tmp_path, {"model": MODEL.state_dict(), "step": 3})
     content = path.read_bytes()
@@ -463,7 +465,7 @@ def test_changed_bytes_are_survived(tmp_path):
     places = [*range(start, content.index(b"PK\x03\x04", start)), *range(content.index(b"PK\1\2"), len(content))]
     generator = random.Random(0)
     read = 0
-    for place in generator.choices(places, k=3000):
+    for place in generator.choices(places, k=number):
         changed = bytearray(content)
         changed[place] = generator.choice([generator.randrange(256), changed[place] ^ 1, 0, 255])
         path.write_bytes(changed)
@@ -475,7 +477,7 @@ def test_changed_bytes_are_survived(tmp_path):
         for value in payload.get("model", {}).values() if isinstance(payload, dict) else ():
             if isinstance(value, np.ndarray):
                 value.tobytes()
-    assert 0 < read < 3000
+    assert 0 < read < number
 
 
 def test_a_view_stays_inside_its_part(tmp_path):

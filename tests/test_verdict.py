@@ -1,9 +1,11 @@
 """The sentence below ρ: which curves settled, and only where both did, which was earlier."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from runs import synthetic
 
 import regime_proto
 from regime_proto.analyzer.readings import Reading
@@ -28,12 +30,17 @@ BOTH = {"falling", "fast", "to a floor"}
 HIGH = ": their change is still high in the last tenth of the run. ρ does not say which settled first."
 
 
+@functools.cache
+def made(weights, patterns, noise):
+    # In every sample and layer of a synthetic run as many units flip, so one of each tells all.
+    return synthetic(
+        weights=CURVES[weights], patterns=CURVES[patterns], steps=STEPS, layers=1, samples=1, units=512, noise=noise
+    )
+
+
 def analyzed(weights, patterns, *, per_epoch, preset="paper", noise=0.1):
-    trajectory = regime_proto.synthetic.trajectory(
-        weights=CURVES[weights], patterns=CURVES[patterns], steps=STEPS, units=512, noise=noise,
-        observations_per_epoch=per_epoch,
-    )  # fmt: skip
-    return regime_proto.analyze(trajectory, preset=preset, resamples=0)
+    trajectory = made(weights, patterns, noise)
+    return regime_proto.analyze(trajectory, preset=preset, batches_per_epoch=per_epoch, resamples=0)
 
 
 # 60 observations are smoothed over 18: padded ends would bring every curve down at the end.
@@ -120,3 +127,60 @@ def test_runs_that_have_not_settled_stand_in_warnings_and_in_json(tmp_path):
     page = report(paths, resamples=0)
     assert warning in page
     assert "Weights settled, patterns have not settled" in page
+
+
+def test_a_run_whose_change_explodes_at_the_end_is_said_to_diverge():
+    for height, exploded in ((1.0, True), (0.1, False)):
+        weights = np.full(STEPS, 0.002)
+        weights[-3:] = [0.01, 0.05, height]
+        result = regime_proto.analyze(
+            regime_proto.synthetic.trajectory(weights=weights, patterns=CURVES["fast"], steps=STEPS), resamples=0
+        )
+        said = "Δw explodes at the end: at step 200 it is 500 times its median, as in a run that diverges."
+        assert verdict(result).startswith(said) == exploded
+        assert result.to_json()["divergence"] == (said if exploded else None)
+
+
+@pytest.mark.parametrize("curve", CURVES)
+def test_no_other_curve_is_said_to_diverge(curve):
+    assert analyzed(curve, "fast", per_epoch=1).divergence is None
+
+
+def test_a_spike_before_the_end_is_no_divergence():
+    weights = np.full(STEPS, 0.002)
+    weights[100] = 1.0
+    trajectory = regime_proto.synthetic.trajectory(weights=weights, patterns=CURVES["fast"], steps=STEPS)
+    assert regime_proto.analyze(trajectory, resamples=0).divergence is None
+
+
+def spoiled(broken):
+    """A run whose states are NaN at some observations."""
+    trajectory = regime_proto.synthetic.trajectory(weights="linear", patterns="exponential", steps=STEPS)
+    valid, changes = trajectory["valid"].values.copy(), trajectory["weight_delta_l1"].values.copy()
+    for index in broken:
+        valid[index] = 0
+        changes[index : index + 2] = np.nan
+    return trajectory.assign(valid=("step", valid), weight_delta_l1=(("step", "tensor"), changes))
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (range(150, STEPS + 1), ("The run broke: from step 150 to the end, weights or activations hold NaN or Inf. "
+         "What follows is about the part up to step 149. ")),
+        ([STEPS], f"The run broke: from step {STEPS} to the end"),
+        ([20, 150, *range(180, STEPS + 1)], "The run broke: from step 180 to the end"),
+        ([0], "1 of 201 observations holds NaN or Inf and is left out of the curves. "),
+        ([20, 21, 150], "3 of 201 observations hold NaN or Inf and are left out of the curves. "),
+    ],
+)  # fmt: skip
+def test_a_run_that_turns_to_nan_is_said_to_have_broken(broken, said):
+    assert verdict(regime_proto.analyze(spoiled(broken), resamples=0)).startswith(said)
+
+
+def test_a_gap_in_a_recording_is_no_divergence():
+    trajectory = spoiled([20])
+    changes = trajectory["weight_delta_l1"].values.copy()
+    changes[21] = changes[22]
+    gapped = trajectory.assign(weight_delta_l1=(("step", "tensor"), changes))
+    assert regime_proto.analyze(gapped, resamples=0).divergence is None

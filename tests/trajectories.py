@@ -1,6 +1,7 @@
 """Small trajectories with everything that the format has, to be spoiled."""
 
 import hashlib
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -101,3 +102,13 @@ def write(path, head=None, count=70, **options):
     head = head or header(**options)
     path.write_bytes(hdf5.image(head, growing_rows(head, count)))
     return path
+
+
+def zeros(count):
+    """What so many zero bytes are deflated to, put together of one block that is repeated."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    rest = packer.compress(bytes(count % 2**20)) + packer.flush()
+    # Adler's sum of bytes that are all zero.
+    check = ((count % 65521) << 16 | 1).to_bytes(4, "big")
+    return b"\x78\xda" + block * (count // 2**20) + rest + check

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.words import counted
 
 from regime_proto.probe import COUNTED, Probe
 from regime_proto.source import Array
@@ -78,7 +79,9 @@ def _from_dataset(dataset: Any, collate: Callable[[Sequence[Any]], Any] | None, 
 
 def _require(found: int, samples: int) -> None:
     if found < samples:
-        raise RegimeError(f"{_WHERE}: holds {found} samples, and the probe needs {samples}; lower batch_size")
+        raise RegimeError(
+            f"{_WHERE}: holds {counted(found, 'sample')}, and the probe needs {samples}; lower batch_size"
+        )
 
 
 def _arguments(forward: Callable[..., Any] | Sequence[str]) -> dict[str, bool]:

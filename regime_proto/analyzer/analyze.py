@@ -10,6 +10,7 @@ import xarray as xr
 
 from regime_proto.analyzer import curves
 from regime_proto.analyzer.areas import area_of, areas
+from regime_proto.analyzer.diverged import describe_divergence
 from regime_proto.analyzer.epochs import from_epochs, observations_per_epoch, with_start
 from regime_proto.analyzer.flatness import describe_flat
 from regime_proto.analyzer.quantity_curves import quantity_curves, summaries
@@ -123,6 +124,7 @@ def analyze(
         trajectory=None,
         warnings=tuple(warnings),
         settled=settled(series, width, reading),
+        divergence=describe_divergence(chosen, series, reading.weights),
     )
 
 

@@ -97,6 +97,8 @@ class Result:
         Whether the curves have settled by the end of the run.
     quantities : dict of str to QuantityResult
         What else was measured, by name.
+    divergence : str or None
+        In words, how the run broke: NaN or Inf, or a weight change that explodes at the end.
     """
 
     rho: float
@@ -120,6 +122,7 @@ class Result:
     warnings: tuple[str, ...]
     settled: Settled = field(default_factory=Settled)
     quantities: dict[str, QuantityResult] = field(default_factory=dict)
+    divergence: str | None = None
 
     @property
     def distance(self) -> Distance | None:
@@ -141,6 +144,7 @@ class Result:
             "window": self.window,
             "thresholds": [vars(threshold) for threshold in self.thresholds],
             "settled": vars(self.settled),
+            "divergence": self.divergence,
             "layers": [
                 {
                     "layer": layer.layer,

@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.words import counted
 from regime_proto.source import parse_steps
 
 
@@ -27,7 +28,7 @@ def restrict(trajectory: xr.Dataset, steps: str | None) -> xr.Dataset:
     if count < 2:
         at = trajectory["step"].to_numpy()
         raise RegimeError(
-            f"{count} of {len(at)} observations chosen; a change needs two at least "
+            f"{count} of {counted(len(at), 'observation')} chosen; a change needs two at least "
             f"(the steps run from {at[0]} to {at[-1]})"
         )
     return chosen

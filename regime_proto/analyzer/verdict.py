@@ -6,7 +6,12 @@ from regime_proto.analyzer.uncertainty import Uncertainty
 
 
 def verdict(result: Result) -> str:
-    """Say in words what the ends of the curves, the range of ρ and the thresholds allow to say."""
+    """Say in words whether the run broke, and what the ends of the curves, ρ and the thresholds allow to say."""
+    said = _settling(result)
+    return said if result.divergence is None else f"{result.divergence} {said}"
+
+
+def _settling(result: Result) -> str:
     if result.rho_range is None:
         return "ρ is undefined: nothing can be said about which settled first."
     if not result.settled.both:

@@ -11,6 +11,7 @@ from regime_proto.engine.device import Placed, cores
 from regime_proto.engine.graph.expose import Rows
 from regime_proto.engine.graph.gates import Gate
 from regime_proto.engine.session import Masks, MaskSession
+from regime_proto.probe_advice import missing_axis
 from regime_proto.sample_axes import AXIS, FIXED, axes_of, reordered
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.source import Array
@@ -82,7 +83,7 @@ def find_rows(
         )
         axis = next(fitting, None)
         if axis is None:
-            raise RegimeError(_mixed(gate, samples, axes))
+            raise RegimeError(_mixed(gate, samples, axes, probe))
         rows = Rows(samples, axis)
         found.append(rows if counted is None else replace(rows, counted=_counted_units(gate, rows, counted)))
     if counted is not None and all(rows.counted is None for rows in found):
@@ -94,14 +95,20 @@ def find_rows(
     return tuple(found)
 
 
-def _mixed(gate: Gate, samples: int, axes: Mapping[str, int]) -> str:
+def _mixed(gate: Gate, samples: int, axes: Mapping[str, int], probe: Mapping[str, Array]) -> str:
     name = next(iter(axes))
-    return (
+    found = (
         f"gate {gate.node} ({gate.path or 'no module'}): no axis of its shape {list(gate.shape)} follows the {samples} "
-        f"probe samples; the model mixes samples there: leave the gate out with --gates '!{gate.node}'; or the sample "
-        f"is another axis of the probe: say so by an array {AXIS}{name} in it, 1 for the second axis, {FIXED} for an "
-        f"input that is the same for all samples"
+        f"probe samples"
     )
+    elsewhere = (
+        f"the model mixes samples there: leave the gate out with --gates '!{gate.node}'; or the sample is another axis "
+        f"of the probe: say so by an array {AXIS}{name} in it, 1 for the second axis, {FIXED} for an input that is the "
+        f"same for all samples"
+    )
+    missing = missing_axis(name, probe[name].shape)
+    # Of one axis, numbers for one sample are more likely than one number for each.
+    return f"{found}; {missing}; or {elsewhere}" if probe[name].ndim == 1 else f"{found}; {elsewhere}; or {missing}"
 
 
 def _by_gate(gates: Sequence[Gate], planes: Sequence[Placed]) -> list[Array]:

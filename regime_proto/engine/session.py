@@ -156,6 +156,6 @@ class Placer:
         if not np.can_cast(array.dtype, dtype, "safe"):
             raise RegimeError(
                 f"{where}: {name} is {array.dtype}, in the first checkpoint it is {dtype}; analyze the checkpoints of "
-                "one precision together (--steps A:B)"
+                "one precision together: choose their steps with --steps"
             )
         return array.astype(dtype)

@@ -3,11 +3,11 @@
 import os
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from regime_proto.directory import open_directory
+from regime_proto.directory import UNFINISHED, open_directory
 from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.engine.graph.program import Program
 from regime_proto.integrity import rules
@@ -16,15 +16,19 @@ from regime_proto.integrity.findings import ADVICE, ERROR, Finding
 from regime_proto.integrity.jumps import counted_tensors, jumps
 from regime_proto.integrity.order import contradiction
 from regime_proto.integrity.scan import Progress, Scan, distances, scan
+from regime_proto.opening import FOLDER, kind_of
 from regime_proto.places import as_place, is_remote, on_disk
 from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.schema.words import counted
 from regime_proto.settings import Reading
 from regime_proto.source import Skipped, Source
 
 # What explains that a state lies far off the others.
 _EXPLAINS = ("duplicate", "final-weights", "mixed-shards", "odd-tensors", "non-finite")
 # Reasons of `directory` for which it leaves out what may be damaged.
-_DAMAGED = ("not complete yet", "cannot be read")
+_MOVE = "it holds no weights, and is no checkpoint: move"
+_WAIT = "while a training writes it, check again later; if none does, copy it from where it was saved, or move it out"
+_DAMAGED = (UNFINISHED, "cannot be read")
 
 
 @dataclass(frozen=True)
@@ -142,13 +146,15 @@ def check(
         There is no sequence of checkpoints, in one place or the other.
     """
     reading = Reading(adapter, step_pattern, weights)
-    source = _opened(source, reading).select(steps, every)
+    source, found = _without_others(_opened(source, reading).select(steps, every))
     if not source.checkpoints:
-        raise RegimeError(f"{source.root}: no checkpoint to check; widen --steps or lower --every")
+        why = "; ".join(f"{finding.message}; {finding.advice}" for finding in found[:1])
+        raise RegimeError(f"{source.root}: no checkpoint to check; {why or 'widen --steps or lower --every'}")
     other = None if against is None else _other(against, source, reading)
     # A single pattern is a sequence of letters, which nobody means.
     frozen = (frozen,) if isinstance(frozen, str) else frozen
-    known, found = _known(source)
+    known, damaged = _known(source)
+    found += damaged
     count = len(source.checkpoints)
     total = count + (0 if other is None else len(other.checkpoints))
     scanned = _scanned(source, known.trainable, progress, (0, total))
@@ -177,8 +183,19 @@ def _opened(source: object, reading: Reading) -> Source:
         return source
     with warnings.catch_warnings():
         # What is not complete becomes a finding.
-        warnings.filterwarnings("ignore", ".*training may still be writing it", RegimeWarning)
+        warnings.filterwarnings("ignore", f".*: {UNFINISHED}; left out", RegimeWarning)
         return open_directory(as_place(source), reading)
+
+
+def _without_others(source: Source) -> tuple[Source, list[Finding]]:
+    """Return the checkpoints that are files or folders, and what stands in the place of one and is neither."""
+    kinds = {} if is_remote(source.root) else {entry: kind_of(entry.path) for entry in source.checkpoints}
+    others = {entry: kind for entry, kind in kinds.items() if kind is not None and kind != FOLDER}
+    found = [
+        Finding("unreadable", f"{entry.path.name}: {kind}, which is no file", remedy=f"{_MOVE} {entry.path.name} away")
+        for entry, kind in others.items()
+    ]
+    return replace(source, checkpoints=tuple(entry for entry in source.checkpoints if entry not in others)), found
 
 
 def _other(against: object, source: Source, reading: Reading) -> Source:
@@ -210,7 +227,7 @@ def _scanned(
     if not scanned.summaries:
         first = scanned.unreadable[0]
         raise RegimeError(
-            f"{source.root}: none of the {len(source.checkpoints)} checkpoints can be read; "
+            f"{source.root}: none of {counted(len(source.checkpoints), 'checkpoint')} can be read; "
             f"{source.step_kind} {first.step}: {first.reason}"
         )
     return scanned
@@ -223,7 +240,7 @@ def _findings(source: Source, scanned: Scan, frozen: Sequence[str], known: "_Kno
     found += rules.mixed_shards(summaries)
     found += rules.duplicates(summaries)
     found += rules.odd_tensors(summaries)
-    found += rules.non_finite(summaries)
+    found += rules.non_finite(summaries, [checkpoint.step for checkpoint in source.checkpoints])
     explained = {step for finding in found if finding.rule in _EXPLAINS for step in finding.steps}
     names = counted_tensors(summaries, known.trainable)
     jumping = [
@@ -254,8 +271,8 @@ def _left_out(source: Source) -> Iterator[Finding]:
     """Find what was left out of the sequence because it may be damaged."""
     for entry in source.skipped:
         if entry.reason.startswith(_DAMAGED):
-            reason = entry.reason.replace(_DAMAGED[0], "cut off, or still being written")
-            yield Finding("unreadable", f"{entry.path.name}: {reason}")
+            remedy = _WAIT if entry.reason == UNFINISHED else ""
+            yield Finding("unreadable", f"{entry.path.name}: {entry.reason}", remedy=remedy)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ ADVICE = {
     "final-weights": "it holds the end of the run under an early step: ask who published it, or leave these steps out",
     "duplicate": "one of them is a copy under a wrong name, or nothing was trained in between: leave all but one out",
     "odd-tensors": "it may be of another model, or saved in another way: save it again as the others, or move it out",
-    "non-finite": "the run broke here, or the file did: analyze what is before it (--steps A:B)",
+    "non-finite": "the run broke here, or the file did: look where the training wrote it, and train or copy again",
     "order": "look where the order is taken from (regime inspect); --step-pattern takes the step from the names",
     "another-run": "look which run they belong to: copy them from where they were saved once more, or leave them out",
     "shared-start": "look whether both runs are meant to begin with these weights",
@@ -45,6 +45,8 @@ class Finding:
     tensors : tuple of str
     severity : str
         `ERROR`, or `WARNING` for what a sound run may show.
+    remedy : str
+        What to do, where that is not the same for all findings of the rule.
     """
 
     rule: str
@@ -52,15 +54,18 @@ class Finding:
     steps: tuple[int, ...] = ()
     tensors: tuple[str, ...] = ()
     severity: str = ERROR
+    remedy: str = ""
 
     @property
     def advice(self) -> str:
         """What to do."""
-        return ADVICE[self.rule]
+        return self.remedy or ADVICE[self.rule]
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as JSON types."""
-        return {**asdict(self), "advice": self.advice}
+        found = asdict(self)
+        del found["remedy"]
+        return {**found, "advice": self.advice}
 
 
 def spell_steps(steps: Sequence[int]) -> str:

@@ -17,6 +17,7 @@ _LONG, _LITTLE = 9, 4
 _CONSTANT = ("_mask", ".base", "._u", "._v")
 # A sequence with more gaps than that has a pattern of its own.
 _FEW = 0.2
+_SELECT = "the run broke here, or the file did: analyze the longest part without it, --steps {}:{}"
 
 
 def unreadable(found: Sequence[Unreadable]) -> Iterator[Finding]:
@@ -226,8 +227,19 @@ def _oddities(summary: Summary, common: Collection[str], usual: dict[str, Form])
     return found
 
 
-def non_finite(summaries: Sequence[Summary]) -> Iterator[Finding]:
-    """Find NaN and Inf; states in a row make one finding."""
+def non_finite(summaries: Sequence[Summary], steps: Sequence[int]) -> Iterator[Finding]:
+    """Find NaN and Inf; states in a row make one finding.
+
+    Parameters
+    ----------
+    summaries : sequence of Summary
+    steps : sequence of int
+        Of all checkpoints, those among them that could not be read too.
+    """
+    finite = {summary.step for summary in summaries if not summary.non_finite}
+    stretches = [list(row) for is_finite, row in groupby(steps, key=finite.__contains__) if is_finite]
+    longest = max(stretches, key=len, default=[])
+    remedy = _SELECT.format(longest[0], longest[-1]) if len(longest) > 1 else ""
     for spoiled, row in groupby(summaries, key=lambda summary: bool(summary.non_finite)):
         if not spoiled:
             continue
@@ -235,7 +247,11 @@ def non_finite(summaries: Sequence[Summary]) -> Iterator[Finding]:
         names = sorted({name for state in states for name in state.non_finite})
         first = f", first in {spell_names(states[0].non_finite)}" if len(states[0].non_finite) < len(names) else ""
         yield Finding(
-            "non-finite", f"NaN or Inf in {_counted(names)}{first}", tuple(state.step for state in states), tuple(names)
+            "non-finite",
+            f"NaN or Inf in {_counted(names)}{first}",
+            tuple(state.step for state in states),
+            tuple(names),
+            remedy=remedy,
         )
 
 

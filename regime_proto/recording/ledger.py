@@ -17,6 +17,7 @@ from regime_proto.recording.settling import Detector, Settling
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.flips import FlipCounter, pattern_change
 from regime_proto.schema.header import Observation
+from regime_proto.schema.words import counted
 from regime_proto.source import Array
 
 
@@ -170,8 +171,9 @@ class Ledger:
         self._write()
         self._journal.close()
         if self._broken:
+            found = f"{counted(len(self._broken), 'observation')} {'holds' if len(self._broken) == 1 else 'hold'}"
             warnings.warn(
-                f"{len(self._broken)} observations hold NaN or Inf, the first that of step {self._broken[0]}; they are "
+                f"{found} NaN or Inf, the first that of step {self._broken[0]}; they are "
                 "kept, marked invalid and left out of the curves",
                 RegimeWarning,
                 stacklevel=3,

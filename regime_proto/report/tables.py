@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from regime_proto.analyzer.comparison import Comparison, Summary, spacing
 from regime_proto.analyzer.labels import label_names
 from regime_proto.analyzer.rows import PAPER, Row
+from regime_proto.schema.words import counted
 from regime_proto.text import csv_cell, printable
 
 UNKNOWN = "–"
@@ -101,7 +102,7 @@ def describe(summary: Summary) -> str:
     )
     spread = f" ({deviations})" if deviations else ""
     return (
-        f"{what}{rho.runs} run{'s' * (rho.runs != 1)}{whose}: mean ρ {decimals(rho.mean) or UNKNOWN}{spread}, "
+        f"{what}{counted(rho.runs, 'run')}{whose}: mean ρ {decimals(rho.mean) or UNKNOWN}{spread}, "
         f"median {decimals(rho.median) or UNKNOWN}"
     )
 

@@ -3,6 +3,7 @@
 from regime_proto.report.figure import number
 from regime_proto.report.view import RunView
 from regime_proto.schema.layout import ATTRIBUTES
+from regime_proto.schema.words import counted
 
 
 def how_measured(view: RunView) -> list[str]:
@@ -10,9 +11,11 @@ def how_measured(view: RunView) -> list[str]:
     result, facts = view.result, view.facts
     kind, steps = result.step_kind, view.steps
     measured = (
-        f"{result.observations:,} observations of {facts['parameters']:,} trainable parameters in {facts['tensors']} "
-        f"tensors, up to {kind} {steps[-1]}, on {facts['samples']} probe samples: {facts['units']:,} units per sample "
-        f"in {facts['layers']} layers."
+        f"{counted(result.observations, 'observation', ',')} of "
+        f"{counted(facts['parameters'], 'trainable parameter', ',')} in {counted(facts['tensors'], 'tensor')}, up to "
+        f"{kind} {steps[-1]}, on {counted(facts['samples'], 'probe sample')}: "
+        f"{counted(facts['units'], 'unit', ',')} per sample "
+        f"in {counted(facts['layers'], 'layer')}."
     )
     said = [measured, _stride(view)]
     if result.window > 1:

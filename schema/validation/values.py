@@ -15,6 +15,7 @@ from regime_proto.schema.policy import policy_of
 from regime_proto.schema.reader import read_layers, read_quantities, row_blocks
 from regime_proto.schema.validation.rules import Problem
 from regime_proto.schema.validation.strings import dataset_bytes, is_variable
+from regime_proto.schema.words import counted
 
 # HDF5 takes some kilobytes for every chunk of a selection, and there is a chunk of masks for every sample.
 SAMPLES = 4096
@@ -75,7 +76,9 @@ def _policy_problems(file: h5py.File, steps: Array, masks: Array) -> Iterator[Pr
     expected = policy.chosen(steps, _first_observation(file))
     if not np.array_equal(masks, expected):
         found = f"{len(masks)}, or other steps"
-        yield Problem("mask-policy", "/mask_step", f"{len(expected)} steps, as mask_policy {policy} says", found)
+        yield Problem(
+            "mask-policy", "/mask_step", f"{counted(len(expected), 'step')}, as mask_policy {policy} says", found
+        )
 
 
 def _first_observation(file: h5py.File) -> int:

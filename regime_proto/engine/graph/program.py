@@ -21,6 +21,7 @@ from regime_proto.opening import read_whole
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file
 from regime_proto.schema.nearest import cannot_open
+from regime_proto.schema.words import counted
 from regime_proto.source import Array, State, is_real
 
 METADATA_KEY = "regime_proto"
@@ -335,4 +336,4 @@ def _listed(names: list[str], what: str, candidates: Iterable[str]) -> str:
         near = difflib.get_close_matches(name, pool, n=1)
         shown.append(f"{name!r} (nearest: {near[0]!r})" if near else repr(name))
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} tensor{'s' * (len(names) > 1)} {what}: {', '.join(shown)}{more}"
+    return f"{counted(len(names), 'tensor')} {what}: {', '.join(shown)}{more}"

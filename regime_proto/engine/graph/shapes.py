@@ -10,6 +10,8 @@ from onnx_ir.passes import InPlacePass, PassResult
 from onnx_ir.passes.common import ShapeInferencePass
 
 from regime_proto.engine.graph.program import ProgramError
+from regime_proto.probe_advice import all_described, declared, described
+from regime_proto.schema.words import counted
 from regime_proto.source import Array
 
 _LONGEST_REASON = 300
@@ -42,7 +44,7 @@ class FixInputShapes(InPlacePass):
         for value in model.graph.inputs:
             array = self.probe.get(str(value.name))
             if array is not None:
-                self._check(value, array)
+                self._check(value, array, model.graph.inputs)
                 value.shape = ir.Shape(array.shape)
             elif value.uses() and not _is_known(value):
                 raise ProgramError(f"{self.where}: no array in the probe for input {value.name!r}, {_declared(value)}")
@@ -54,7 +56,7 @@ class FixInputShapes(InPlacePass):
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
         return PassResult(model, modified=_shapes(model) != before)
 
-    def _check(self, value: ir.Value, array: Array) -> None:
+    def _check(self, value: ir.Value, array: Array, inputs: Sequence[ir.Value]) -> None:
         lengths = None if value.shape is None else tuple(value.shape)
         fits = lengths is None or (
             len(lengths) == array.ndim
@@ -62,11 +64,23 @@ class FixInputShapes(InPlacePass):
         )
         if fits and (value.dtype is None or value.dtype.numpy() == array.dtype):
             return
-        hint = "give a probe of that shape and type"
+        dtype, shape = array.dtype if value.dtype is None else value.dtype.numpy(), lengths or array.shape
+        hint = declared(str(value.name), array, dtype.name, shape) or "give a probe of that shape and type"
         if not fits and lengths and len(lengths) == array.ndim and _is_fixed(lengths[0]) and len(array) != lengths[0]:
-            hint = f"give a probe of {lengths[0]} samples, or export the model with a dynamic batch axis"
-        expected = f"input {value.name!r} expects {_declared(value)}, the probe is {_described(array)}"
+            hint = f"give a probe of {counted(lengths[0], 'sample')}, or {self._dynamic(inputs, lengths[0])}"
+        expected = f"input {value.name!r} expects {_declared(value)}, the probe is {described(array)}"
         raise ProgramError(f"{self.where}: {expected}; {hint}")
+
+    def _dynamic(self, inputs: Sequence[ir.Value], samples: int) -> str:
+        """Say how torch exports a model for any number of samples."""
+        given = [value for value in inputs if value.name in self.probe]
+        names = [str(value.name) for value in given]
+        batched = [str(value.name) for value in given if value.shape and value.shape[0] == samples]
+        axes = {name: {0: "batch"} for name in batched}
+        return (
+            "export the model with a dynamic batch axis, in torch: "
+            f"torch.onnx.export(model, args, path, input_names={names}, dynamic_axes={axes})"
+        )
 
 
 class FixInputValues(InPlacePass):
@@ -158,7 +172,7 @@ class RunOnce(InPlacePass):
             results: list[Any] = session.run(list(names) or None, used)
         except Exception as error:
             reason = " ".join(str(error).split())[:_LONGEST_REASON]
-            found = ", ".join(f"{name}: {_described(array)}" for name, array in self.probe.items())
+            found = all_described(self.probe)
             raise ProgramError(f"{self.where}: the model fails on the probe ({found}): {reason}") from None
         return results if names else []
 
