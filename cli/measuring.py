@@ -187,9 +187,15 @@ def program(
             from regime_proto.plan import program_files
             from regime_proto.settings import Reading
 
-            given = {"model": model, "probe": probe, "probe_text": probe_text}
-            given |= {"reading": Reading(**reading), "exporting": messages.exporting}
-            contents, note = program_files(output, **given), ""
+            contents = program_files(
+                output,
+                model=model,
+                probe=probe,
+                probe_text=probe_text,
+                reading=Reading(**reading),
+                exporting=messages.exporting,
+            )
+            note = ""
         else:
             apart = {"--model": model, "--probe": probe, "--probe-text": probe_text}
             refused = next((name for name, value in apart.items() if value is not None), None)

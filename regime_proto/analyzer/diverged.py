@@ -44,14 +44,14 @@ def _broken(trajectory: xr.Dataset, kind: str) -> str:
     )
 
 
-def _spoiled(trajectory: xr.Dataset) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def _spoiled(trajectory: xr.Dataset) -> Array:
     """Return the observations, by number, that hold NaN or Inf; those after a gap in a recording are sound."""
     invalid = np.flatnonzero(trajectory["valid"].to_numpy() == 0)
     inner = invalid[(invalid > 0) & (invalid < len(trajectory["valid"]) - 1)]
     changes = trajectory["weight_delta_l1"]
-    unknown = by_blocks(changes, inner, lambda rows: ~np.isfinite(rows).any(axis=1))
+    unknown = by_blocks(changes, inner, lambda rows: np.asarray(~np.isfinite(rows).any(axis=1)))
     # The change from a state that is NaN would be NaN as well.
-    known = by_blocks(changes, inner + 1, lambda rows: np.isfinite(rows).all(axis=1))
+    known = by_blocks(changes, inner + 1, lambda rows: np.asarray(np.isfinite(rows).all(axis=1)))
     return np.setdiff1d(invalid, inner[unknown & known])
 
 
