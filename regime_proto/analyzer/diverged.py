@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from regime_proto.analyzer.series import Series, by_blocks
+from regime_proto.analyzer.series import Array, Series, by_blocks
 from regime_proto.analyzer.settled import LATE
 
 # A largest Δw of so many medians, late in the run, is more than a learning rate that rises.

@@ -67,7 +67,7 @@ class FixInputShapes(InPlacePass):
         dtype, shape = array.dtype if value.dtype is None else value.dtype.numpy(), lengths or array.shape
         hint = declared(str(value.name), array, dtype.name, shape) or "give a probe of that shape and type"
         if not fits and lengths and len(lengths) == array.ndim and _is_fixed(lengths[0]) and len(array) != lengths[0]:
-            samples = int(lengths[0])
+            samples = int(lengths[0])  # type: ignore[arg-type]
             hint = f"give a probe of {counted(samples, 'sample')}, or {self._dynamic(inputs, samples)}"
         expected = f"input {value.name!r} expects {_declared(value)}, the probe is {described(array)}"
         raise ProgramError(f"{self.where}: {expected}; {hint}")
