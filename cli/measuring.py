@@ -184,7 +184,7 @@ def program(
             from regime_proto.directory import Reading
             from regime_proto.plan import program_files
 
-            given = {"model": model, "probe": probe, "probe_text": probe_text}
+            given: dict[str, Any] = {"model": model, "probe": probe, "probe_text": probe_text}
             given |= {"reading": Reading(**reading), "exporting": messages.exporting}
             contents, note = program_files(output, **given), ""
         else:

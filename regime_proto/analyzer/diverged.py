@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from regime_proto.analyzer.series import Series, by_blocks
+from regime_proto.analyzer.series import Array, Series, by_blocks
 from regime_proto.analyzer.settled import LATE
 
 # A largest Δw of so many medians, late in the run, is more than a learning rate that rises.
@@ -44,18 +44,18 @@ def _broken(trajectory: xr.Dataset, kind: str) -> str:
     )
 
 
-def _spoiled(trajectory: xr.Dataset) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def _spoiled(trajectory: xr.Dataset) -> Array:
     """Return the observations, by number, that hold NaN or Inf; those after a gap in a recording are sound."""
     invalid = np.flatnonzero(trajectory["valid"].to_numpy() == 0)
     inner = invalid[(invalid > 0) & (invalid < len(trajectory["valid"]) - 1)]
     changes = trajectory["weight_delta_l1"]
-    unknown = by_blocks(changes, inner, lambda rows: ~np.isfinite(rows).any(axis=1))
+    unknown = by_blocks(changes, inner, lambda rows: np.asarray(~np.isfinite(rows).any(axis=1)))
     # The change from a state that is NaN would be NaN as well.
-    known = by_blocks(changes, inner + 1, lambda rows: np.isfinite(rows).all(axis=1))
+    known = by_blocks(changes, inner + 1, lambda rows: np.asarray(np.isfinite(rows).all(axis=1)))
     return np.setdiff1d(invalid, inner[unknown & known])
 
 
-def _explosion(series: Series, weights: np.ndarray[tuple[int], np.dtype[np.float64]], kind: str) -> str:
+def _explosion(series: Series, weights: Array, kind: str) -> str:
     late = max(1, round(LATE * len(weights)))
     largest, median = int(np.argmax(weights)), float(np.median(weights))
     if len(weights) < _FEW or largest < len(weights) - late or weights[largest] < EXPLODED * median:

@@ -66,8 +66,9 @@ class FixInputShapes(InPlacePass):
             return
         dtype, shape = array.dtype if value.dtype is None else value.dtype.numpy(), lengths or array.shape
         hint = declared(str(value.name), array, dtype.name, shape) or "give a probe of that shape and type"
-        if not fits and lengths and len(lengths) == array.ndim and _is_fixed(lengths[0]) and len(array) != lengths[0]:
-            hint = f"give a probe of {counted(lengths[0], 'sample')}, or {self._dynamic(inputs, lengths[0])}"
+        batch = lengths[0] if lengths and len(lengths) == array.ndim else None
+        if isinstance(batch, int) and _is_fixed(batch) and len(array) != batch:
+            hint = f"give a probe of {counted(batch, 'sample')}, or {self._dynamic(inputs, batch)}"
         expected = f"input {value.name!r} expects {_declared(value)}, the probe is {described(array)}"
         raise ProgramError(f"{self.where}: {expected}; {hint}")
 
