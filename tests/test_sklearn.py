@@ -569,7 +569,7 @@ def test_other_activations_have_no_gates(activation):
             r"int64\[4, 7\], expected float32 or .*; save the probe with array.astype\('float32'\)$",
         ),
         (np.ones((4, 7), "f2"), r"float16\[4, 7\], expected .*astype\('float32'\)$"),
-        ([np.ones((4, 7)), np.ones((4, 7))], r"2 arrays for 1 inputs \(X\)"),
+        ([np.ones((4, 7)), np.ones((4, 7))], r"2 arrays for 1 input \(X\)"),
         ({"X": np.ones((4, 7)), "more": np.ones((4, 7))}, "'more' is no input of the model; its inputs are X"),
     ],
 )

@@ -55,7 +55,7 @@ def _spoiled(trajectory: xr.Dataset) -> Array:
     return np.setdiff1d(invalid, inner[unknown & known])
 
 
-def _explosion(series: Series, weights: np.ndarray[tuple[int], np.dtype[np.float64]], kind: str) -> str:
+def _explosion(series: Series, weights: Array, kind: str) -> str:
     late = max(1, round(LATE * len(weights)))
     largest, median = int(np.argmax(weights)), float(np.median(weights))
     if len(weights) < _FEW or largest < len(weights) - late or weights[largest] < EXPLODED * median:
