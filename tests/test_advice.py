@@ -11,6 +11,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import children
 import joblib
 import nets
 import numpy as np
@@ -29,19 +30,42 @@ from regime_proto.directory import NoCheckpoint, open_directory
 STATES = 4
 
 
-def run_the_command(text):
-    """Run the command of an advice; return the directory that it names."""
+# Instead of a Python that imports everything anew: what the shell would give it.
+TELL = 'python() { printf "%s\\0" "$@"; }; '
+
+
+def run_the_command(text, *, by="fork"):
+    """Run the command of an advice; return the directory that it names.
+
+    A shell reads it in any case. What it hands to Python runs in a process forked from one with torch (``fork``), in
+    this one, which has the libraries imported (``exec``), or as a user runs it (``shell``).
+    """
     assert len(text.splitlines()) == 1
     command, out = re.search(
         r"((?:python -c|for d in) .*); then give (.*?)(?: with --weights .*| and, as the model, .*)?$", text
     ).groups()
     # Where the model's code is, and with this Python.
-    places = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        ["bash", "-c", command], cwd=Path(__file__).parent, env=os.environ | places, capture_output=True, text=True
-    )
+    places = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    by = by if command.startswith("python -c ") else "shell"
+    shell = ["bash", "-c", command if by == "shell" else TELL + command]
+    done = subprocess.run(shell, cwd=Path(__file__).parent, env=places, capture_output=True, text=True)
+    if by != "shell":
+        option, code, *arguments = done.stdout.removesuffix("\0").split("\0")
+        assert option == "-c"
+        if by == "exec":
+            exec_here(code, arguments)
+        else:
+            done = children.run(code, *arguments, cwd=Path(__file__).parent, env=places)
     assert done.returncode == 0, done.stderr
     return Path(out)
+
+
+def exec_here(code, arguments):
+    with pytest.MonkeyPatch.context() as monkeypatch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        monkeypatch.setattr(sys, "argv", ["-c", *arguments])
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
 
 
 def save_run(folder, plain, save):
@@ -73,16 +97,15 @@ SAVES = {
 
 
 @pytest.mark.parametrize("message", SAVES)
-def test_models_with_their_code(message, tmp_path):
+def test_models_with_their_code(message, mlp_run, tmp_path):
     folder = tmp_path / "it's $HOME"
     save_run(folder, tmp_path / "plain", lambda trained, step: SAVES[message](trained, folder / f"net_{step}.pt"))
     with pytest.raises(RegimeError, match=message) as error:
         read_the_first(folder)
     out = run_the_command(str(error.value))
     assert out == folder.with_name(f"{folder.name}-states")
-    model = nets.make_mlp()
     assert [checkpoint.step for checkpoint in open_directory(out).checkpoints] == list(range(STATES))
-    assert_same_trajectory(out, tmp_path / "plain", tmp_path, model=model, probe=nets.probe(model))
+    assert_same_trajectory(out, tmp_path / "plain", tmp_path, program=mlp_run)
 
 
 def test_a_single_script(tmp_path):
@@ -235,7 +258,8 @@ def test_estimators_are_saved_anew(suffix, tmp_path):
     models = [fitted(step) for step in range(3)]
     for step, model in enumerate(models):
         (pickled if suffix == ".pkl" else joblib.dump)(model, folder / f"step_{step}{suffix}")
-    source = open_directory(run_the_command(advice.advice(folder / f"step_0{suffix}")))
+    by = "fork" if suffix == ".pkl.gz" else "exec"
+    source = open_directory(run_the_command(advice.advice(folder / f"step_0{suffix}"), by=by))
     assert source.adapter == "sklearn"
     assert {checkpoint.path.name for checkpoint in source.checkpoints} == {f"step_{step}.skops" for step in range(3)}
     for checkpoint in source.checkpoints:
@@ -282,8 +306,7 @@ def test_split_weights_of_keras_are_saved_in_one(tmp_path):
         # Imported here, it would choose its backend for the tests of others.
         needed("keras")
     places = os.environ | {"KERAS_BACKEND": "numpy"}
-    command = [sys.executable, "-W", "ignore", "-c", KERAS_RUN, str(tmp_path)]
-    done = subprocess.run(command, env=places, cwd=tmp_path, capture_output=True, text=True)
+    done = children.run(KERAS_RUN, tmp_path, env=places, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

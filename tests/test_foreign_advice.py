@@ -15,7 +15,7 @@ import nets
 import numpy as np
 import pytest
 import torch
-from libraries import needed
+from libraries import load_exporter, needed
 from reading import assert_same_trajectory
 from regime_proto.adapters import advice, commands
 from test_advice import STATES, read_the_first, run_the_command, save_run, write
@@ -36,7 +36,8 @@ def test_modules_under_any_name(name, tmp_path):
     (folder / "net_1_old").mkdir()
     with pytest.raises(regime_proto.RegimeError, match="holds a Mlp, not a dict of tensors") as error:
         read_the_first(folder)
-    out = run_the_command(str(error.value))
+    # As a user does, once.
+    out = run_the_command(str(error.value), by="shell" if "$" in name else "fork")
     found = open_directory(out)
     assert {checkpoint.path.name for checkpoint in found.checkpoints} == {name.format(step) for step in range(STATES)}
     for checkpoint in found.checkpoints:
@@ -63,7 +64,7 @@ def test_the_like_of_a_file(name, like, unlike, tmp_path):
     assert not any(re.fullmatch(pattern, other) for other in unlike)
 
 
-def test_objects_that_take_code_to_read(tmp_path):
+def test_objects_that_take_code_to_read(mlp_run, tmp_path):
     folder = tmp_path / PLACE
 
     def save(trained, step):
@@ -76,9 +77,8 @@ def test_objects_that_take_code_to_read(tmp_path):
     ) as error:
         read_the_first(folder)
     out = run_the_command(str(error.value))
-    model = nets.make_mlp()
     assert open_directory(out).step_kind == "epoch"
-    assert_same_trajectory(out, tmp_path / "plain", tmp_path, model=model, probe=nets.probe(model))
+    assert_same_trajectory(out, tmp_path / "plain", tmp_path, program=mlp_run)
 
 
 def test_what_a_reading_would_refuse_is_seen_by_inspect(mlp_run, tmp_path):
@@ -153,6 +153,14 @@ def test_weights_of_paddle(tmp_path):
 
 # --- JAX ------------------------------------------------------------------------------------------------------------
 
+
+@pytest.fixture(scope="module")
+def jax2onnx():
+    """The exporter at work: it imports its many parts before the first model."""
+    needed("jax2onnx")
+    load_exporter()
+
+
 PROBE = np.random.default_rng(1).normal(size=(8, 6)).astype("float32")
 RUN = (1, 2, 10)
 Adam = namedtuple("Adam", "count mu")
@@ -190,9 +198,9 @@ def assert_changes(folder, model, expected, tmp_path):
 @pytest.mark.libraries
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["numpy", "jax", "with optimizer", "frozen"])
+@pytest.mark.usefixtures("jax2onnx")
 def test_pickled_params(kind, tmp_path):
     jax, flax = needed("jax"), needed("flax")
-    needed("jax2onnx")
     folder = tmp_path / PLACE
     folder.mkdir()
     make = {
@@ -206,7 +214,7 @@ def test_pickled_params(kind, tmp_path):
         (folder / f"step_{step}.pkl").write_bytes(pickle.dumps(tree))
     with pytest.raises(NoCheckpoint, match=r"step_1.pkl: pickled arrays of JAX or NumPy, not read") as error:
         open_directory(folder)
-    out = run_the_command(str(error.value))
+    out = run_the_command(str(error.value), by="fork" if kind == "numpy" else "exec")
     expected = changes_of([haiku_params(step) for step in RUN])
     assert_changes(out, (haiku_net, haiku_params(0)), expected, tmp_path)
     if kind == "with optimizer":
@@ -223,9 +231,9 @@ def test_pickles_without_arrays_are_left_alone(tmp_path):
 
 @pytest.mark.libraries
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("jax2onnx")
 def test_leaves_of_equinox(tmp_path):
     jax, eqx = needed("jax"), needed("equinox")
-    needed("jax2onnx")
     folder = tmp_path / PLACE
     folder.mkdir()
 
@@ -249,7 +257,7 @@ def test_leaves_of_equinox(tmp_path):
     with pytest.raises(NoCheckpoint, match=r"step_1.eqx: arrays of Equinox without names") as error:
         open_directory(folder)
     text = str(error.value)
-    out = run_the_command(text)
+    out = run_the_command(text, by="exec")
     # What the answer says of the model, to the letter.
     names = {"jax": jax, "eqx": eqx, "model": make(0)}
     pair, _, assignments = text.rpartition("the pair ")[2].partition(" after ")
@@ -306,7 +314,7 @@ def test_merged_adapters_keep_tokenizer_and_steps(tmp_path):
             saved[step] = merged.model.decoder.layers[0].fc1.weight.detach().numpy().astype(float)
     with pytest.raises(NoCheckpoint, match=r"an adapter \(LoRA\) without the weights of its base model") as error:
         open_directory(tmp_path / "run")
-    out = run_the_command(str(error.value))
+    out = run_the_command(str(error.value), by="exec")
     assert not list(out.glob("*/optimizer.pt"))
     assert not list(out.glob("*/adapter_*"))
     assert [checkpoint.step for checkpoint in open_directory(out, Reading()).checkpoints] == [10, 20, 30]

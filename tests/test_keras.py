@@ -9,12 +9,14 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import bare
+import children
 import frameworks
 import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from libraries import needed
+from libraries import load_exporter, needed
 from regime_proto.adapters import from_keras
 from regime_proto.cli.main import main
 from regime_proto.schema.errors import RegimeError
@@ -36,6 +38,12 @@ with warnings.catch_warnings():
     from keras import layers as kl
 
 PROBE = np.random.default_rng(0).normal(size=(5, 7)).astype("float32")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def exporter():
+    """The exporter at work: it imports its many parts before the first model."""
+    load_exporter()
 
 
 @pytest.fixture(autouse=True)
@@ -121,15 +129,12 @@ def test_reading_needs_no_keras(tmp_path):
     small().save(tmp_path / "step_1.keras")
     small().save(tmp_path / "step_2.keras")
     code = f"""
-import sys
-for name in ("keras", "jax", "tensorflow", "torch", "jax2onnx"):
-    sys.modules[name] = None
 from pathlib import Path
 from regime_proto.directory import open_directory
 source = open_directory(Path({str(tmp_path)!r}))
 print(source.adapter, len(source.read(source.checkpoints[1]).tensors))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = bare.run(code, without=["keras", "jax", "tensorflow", "torch", "jax2onnx"])
     assert done.stdout.split() == ["keras", "8"], done.stderr
 
 
@@ -392,6 +397,9 @@ from keras import layers
 def make():
     parts = [layers.Dense(16), layers.ReLU(), layers.Dense(10), layers.ReLU(), layers.Dense(3)]
     return keras.Sequential([keras.Input((12,)), *parts])
+
+def which():
+    raise ValueError(f"Keras runs on {keras.backend.backend()}")
 """
 
 
@@ -409,21 +417,35 @@ def run(tmp_path_factory):
     return folder
 
 
+def analyzed(run, output, *, backend=None, factory="make", start=children.run_regime):
+    """Run ``regime analyze`` in a process that has not imported Keras, with a setting of the backend or without."""
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    environment |= {} if backend is None else {"KERAS_BACKEND": backend}
+    arguments = ["checkpoints", "--model", f"kerasfactory:{factory}", "--probe", "probe.npy", "-o", output]
+    return start("analyze", *arguments, cwd=run, env=environment)
+
+
 def test_the_command_line_needs_no_setting_of_the_backend(run, tmp_path):
     """What Keras would compute on by itself may not be installed."""
-    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
-    arguments = ["checkpoints", "--model", "kerasfactory:make", "--probe", "probe.npy", "-o", str(tmp_path / "run.h5")]
-    command = [str(Path(sys.executable).with_name("regime")), "analyze", *arguments]
-    done = subprocess.run(command, cwd=run, env=environment, capture_output=True, text=True)
+    done = analyzed(run, tmp_path / "run.h5", factory="which")
+    assert done.returncode == 1
+    assert "Keras runs on jax" in " ".join(done.stderr.split())
+
+
+def as_a_user(*arguments, **options):
+    command = [Path(sys.executable).with_name("regime"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+@pytest.mark.slow
+def test_the_command_line_analyzes_with_no_setting_of_the_backend(run, tmp_path):
+    done = analyzed(run, tmp_path / "run.h5", start=as_a_user)
     assert done.returncode == 0, done.stderr
     assert "ρ" in done.stdout
 
 
 def test_another_backend_is_refused_with_the_way_out(run, tmp_path):
-    environment = {**os.environ, "KERAS_BACKEND": "torch"}
-    arguments = ["checkpoints", "--model", "kerasfactory:make", "--probe", "probe.npy", "-o", str(tmp_path / "run.h5")]
-    command = [str(Path(sys.executable).with_name("regime")), "analyze", *arguments]
-    done = subprocess.run(command, cwd=run, env=environment, capture_output=True, text=True)
+    done = analyzed(run, tmp_path / "run.h5", backend="torch")
     assert done.returncode != 0
     assert "Keras runs on torch here" in done.stderr
     assert "KERAS_BACKEND=jax" in done.stderr
@@ -431,10 +453,7 @@ def test_another_backend_is_refused_with_the_way_out(run, tmp_path):
 
 
 def test_a_backend_that_is_not_installed_is_named(run, tmp_path):
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
-    arguments = ["checkpoints", "--model", "kerasfactory:make", "--probe", "probe.npy", "-o", str(tmp_path / "run.h5")]
-    command = [str(Path(sys.executable).with_name("regime")), "analyze", *arguments]
-    done = subprocess.run(command, cwd=run, env=environment, capture_output=True, text=True)
+    done = analyzed(run, tmp_path / "run.h5", backend="tensorflow")
     assert "KERAS_BACKEND=tensorflow is set, a program needs KERAS_BACKEND=jax" in " ".join(done.stderr.split())
 
 

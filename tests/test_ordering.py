@@ -375,9 +375,7 @@ def decimals(draw, count):
     return [f"{named}{draw(st.floats(0, 20)):.{digits}f}" for _ in range(count)]
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_decimals_constants_and_suffixes_do_not_hide_a_counter(data):
+def decimals_constants_and_suffixes_do_not_hide_a_counter(data):
     fronts, style = data.draw(counted())
     fixed = data.draw(st.sampled_from(["", "run3_", "resnet50-", "7b-", "seed_1-", "2024-01-31_", "v1.2.3-"]))
     tails = decimals(data.draw, len(fronts)) if data.draw(st.booleans()) else [""] * len(fronts)
@@ -406,9 +404,7 @@ def never_wrong(names, data):
 WORDS = ["", "_", "-", "_acc", "-seed", "_x", "-run_", "-part", "=", "-tokens", "_b"]
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_further_integers_never_mislead(data):
+def further_integers_never_mislead(data):
     fronts, _ = data.draw(counted(("plain", "padded", "commas", "units", "lines")))
     joins = [
         data.draw(st.sampled_from([*JOINS[1:], "_"])) + word
@@ -422,9 +418,7 @@ def test_further_integers_never_mislead(data):
     never_wrong(names, data)
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.data())
-def test_parts_of_a_run_are_never_mixed(data):
+def parts_of_a_run_are_never_mixed(data):
     """Stages, and epochs in which the step is counted anew: the outer number first, then the inner one."""
     outer = data.draw(
         st.sampled_from(["stage", "phase_", "part", "epoch=", "e", "", "run", "cycle-", "stage2-ingredient"])
@@ -449,9 +443,7 @@ def test_parts_of_a_run_are_never_mixed(data):
     )
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_two_schemes_are_never_mixed(data):
+def two_schemes_are_never_mixed(data):
     """As fairseq writes them: within an epoch its number and that of the update, at its end its number alone."""
     word, join = data.draw(st.sampled_from(COUNTERS)), data.draw(st.sampled_from(["", "_"]))
     updates = sorted(data.draw(st.sets(st.integers(1, 2000), min_size=2, max_size=8)))
@@ -463,8 +455,11 @@ def test_two_schemes_are_never_mixed(data):
     never_wrong([name for _, name in sorted([*marked, *ends])], data)
 
 
-@given(st.sets(st.one_of(st.text(max_size=30), st.text("0159.,_-=kMeb ab", max_size=12)), min_size=1, max_size=4))
-def test_any_names_are_put_in_order_or_refused(names):
+ANY_NAMES = st.sets(st.one_of(st.text(max_size=30), st.text("0159.,_-=kMeb ab", max_size=12)), min_size=1, max_size=4)
+
+
+def any_names_are_put_in_order_or_refused(data):
+    names = data.draw(ANY_NAMES)
     found, refused = in_order_or_refused(sorted(names))
     if refused:
         assert re.search("order of the checkpoints is not clear|no number in the name|both have", refused)
@@ -483,3 +478,28 @@ def test_of_a_stray_file_it_is_said_first_to_rename_or_move_it(stray):
     # Both, done literally, put all others in order.
     assert list(ordered_names([*names, "step_7.pt"])[0]) == [*names, "step_7.pt"]
     assert list(ordered_names(names)[0]) == names
+
+
+PROPERTIES = [
+    decimals_constants_and_suffixes_do_not_hide_a_counter,
+    further_integers_never_mislead,
+    parts_of_a_run_are_never_mixed,
+    two_schemes_are_never_mixed,
+    any_names_are_put_in_order_or_refused,
+]
+each = pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__)
+
+
+@each
+@settings(max_examples=30)
+@given(data=st.data())
+def test_for_names_of_many_kinds(holds, data):
+    holds(data)
+
+
+@pytest.mark.slow
+@each
+@settings(max_examples=150)
+@given(data=st.data())
+def test_for_more_names_of_many_kinds(holds, data):
+    holds(data)
