@@ -133,8 +133,13 @@ def test_what_cannot_be_told_is_none():
     found = regime_proto.analyze(constant).uncertainty
     assert found.course is None
     assert found.probe.rho is None
-    assert regime_proto.analyze(regime_proto.synthetic.trajectory(steps=15, units=64, noise=0.1)).uncertainty.course is None
-    assert regime_proto.analyze(regime_proto.synthetic.trajectory(steps=30, samples=1, units=64)).uncertainty.probe is None
+    assert (
+        regime_proto.analyze(regime_proto.synthetic.trajectory(steps=15, units=64, noise=0.1)).uncertainty.course
+        is None
+    )
+    assert (
+        regime_proto.analyze(regime_proto.synthetic.trajectory(steps=30, samples=1, units=64)).uncertainty.probe is None
+    )
     assert regime_proto.analyze(constant, resamples=0).uncertainty is None
     with pytest.raises(RegimeError, match="resamples 3: expected 20 at least, or 0"):
         regime_proto.analyze(constant, resamples=3)
