@@ -1,12 +1,15 @@
 """Colours and bars: on a terminal that wants them, and nowhere else."""
 
+import functools
 import os
 import pty
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 
@@ -23,6 +26,33 @@ def on_a_terminal(*arguments, **variables):
         [REGIME, *map(str, arguments)], stdin=child, stdout=child, stderr=child, env=environment(**variables)
     )
     os.close(child)
+    shown = read_to_end(parent)
+    process.wait()
+    return shown
+
+
+def on_a_terminal_at_once(*arguments, **variables):
+    """The same, in a process that has its imports done."""
+    parent, child = pty.openpty()
+    process = children.start_regime(
+        *arguments, env=environment(**variables), prepare=functools.partial(take_terminal, os.ttyname(child))
+    )
+    with ThreadPoolExecutor(1) as readers:
+        shown = readers.submit(read_to_end, parent)
+        process.wait()
+        os.close(child)
+        return shown.result()
+
+
+def take_terminal(name):
+    """Let this process write to a terminal."""
+    opened = os.open(name, os.O_RDWR | os.O_NOCTTY)
+    for number in range(3):
+        os.dup2(opened, number)
+    os.close(opened)
+
+
+def read_to_end(parent):
     shown = b""
     try:
         while piece := os.read(parent, 65536):
@@ -30,7 +60,6 @@ def on_a_terminal(*arguments, **variables):
     except OSError:
         # Linux's way to say that nobody writes any more.
         pass
-    process.wait()
     os.close(parent)
     return shown.decode()
 
@@ -64,22 +93,25 @@ def trajectory(tmp_path_factory):
 
 
 # What draws by click, and by rich-click.
-@pytest.mark.parametrize("arguments", [["validate", "{}"], ["analyze", "{}.none"], ["--help"]])
-def test_colours_are_on_on_a_terminal_only(trajectory, arguments):
+@pytest.mark.parametrize(
+    ("start", "arguments"),
+    [(on_a_terminal_at_once, ["validate", "{}"]), (on_a_terminal, ["analyze", "{}.none"]), (on_a_terminal, ["--help"])],
+)
+def test_colours_are_on_on_a_terminal_only(trajectory, start, arguments):
     arguments = [argument.format(trajectory) for argument in arguments]
-    assert ESCAPE in on_a_terminal(*arguments)
-    assert ESCAPE not in on_a_terminal(*arguments, NO_COLOR="1")
-    assert ESCAPE not in on_a_terminal(*arguments, TERM="dumb")
+    assert ESCAPE in start(*arguments)
+    assert ESCAPE not in start(*arguments, NO_COLOR="1")
+    assert ESCAPE not in start(*arguments, TERM="dumb")
     piped = subprocess.run([REGIME, *arguments], capture_output=True, text=True, env=environment())
     assert ESCAPE not in piped.stdout + piped.stderr
 
 
 def test_results_and_bars_are_drawn_on_a_terminal_only(mlp_run):
     """What draws by rich."""
-    drawn = on_a_terminal("check", mlp_run)
+    drawn = on_a_terminal_at_once("check", mlp_run)
     assert "\x1b[32mnothing wrong found" in drawn
     assert re.search(r"checking .*━.*\d/8", drawn)
-    plain = on_a_terminal("check", mlp_run, NO_COLOR="1")
+    plain = on_a_terminal_at_once("check", mlp_run, NO_COLOR="1")
     assert "nothing wrong found" in plain
     assert ESCAPE not in plain
     assert "checking" not in plain

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from regime_proto.cli.command import in_capitals, long_name, options_of
 from regime_proto.cli.main import main
 from regime_proto.schema.errors import RegimeError
@@ -21,8 +22,14 @@ REGIME = Path(sys.executable).with_name("regime")
 
 
 def completion(**variables):
+    """Ask as a shell does, which starts the command without arguments."""
+    return CliRunner().invoke(main, [], prog_name="regime", env=variables, catch_exceptions=False).stdout
+
+
+def test_a_shell_starts_the_command_to_complete():
+    variables = {"_REGIME_COMPLETE": "bash_complete", "COMP_WORDS": "regime in", "COMP_CWORD": "1"}
     done = subprocess.run([REGIME], env={**os.environ, **variables}, capture_output=True, text=True, check=True)
-    return done.stdout
+    assert done.stdout == "plain,inspect\n"
 
 
 @pytest.mark.parametrize(
