@@ -15,7 +15,7 @@ from regime_proto.schema.errors import RegimeWarning
 
 from regime_proto.directory import Reading, open_directory
 
-pytestmark = pytest.mark.libraries
+pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("nets_are_exported_once")]
 accelerate = needed("accelerate")
 
 STATES = 5
@@ -35,8 +35,17 @@ def train(root, plain, *, models=1, name=None, **options):
     return root if name is not None else root / "checkpoints"
 
 
-@pytest.mark.parametrize("safe", [True, False])
-@pytest.mark.parametrize(("name", "kind"), [(None, "ordinal"), ("step_{}", "step"), ("epoch_{}", "epoch")])
+@pytest.mark.parametrize(
+    ("name", "kind", "safe"),
+    [
+        (None, "ordinal", True),
+        (None, "ordinal", False),
+        ("step_{}", "step", True),
+        ("epoch_{}", "epoch", False),
+        pytest.param("step_{}", "step", False, marks=pytest.mark.slow),
+        pytest.param("epoch_{}", "epoch", True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_measures_as_its_plain_files_do(name, kind, safe, tmp_path):
     folder = train(tmp_path / "run", tmp_path / "plain", name=name, safe_serialization=safe)
     source = open_directory(folder)

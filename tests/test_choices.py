@@ -19,6 +19,8 @@ from regime_proto.analyzer.verdict import verdict
 from regime_proto.plan import make_plan, write_program
 from regime_proto.settings import ConversionSettings
 
+pytestmark = pytest.mark.usefixtures("nets_are_exported_once")
+
 
 class Mixed(nn.Module):
     """A ReLU, a GELU, a Hardtanh, and a guard against division by zero."""
@@ -63,13 +65,25 @@ def mixed(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(mixed, tmp_path_factory):
+    """The trajectory of `mixed`. Read only."""
+    return regime_proto.convert(mixed, tmp_path_factory.mktemp("whole") / "run.h5")
+
+
+@pytest.fixture(scope="module")
+def sampled(mixed, tmp_path_factory):
+    """The trajectory of eight units of each layer of `mixed`. Read only."""
+    return regime_proto.convert(mixed, tmp_path_factory.mktemp("sampled") / "run.h5", sample_units=8)
+
+
 def loaded(path):
     with regime_proto.open_trajectory(path) as trajectory:
         return trajectory.load()
 
 
-def test_relu_and_piecewise_gates_are_the_default(mixed, tmp_path):
-    found = loaded(regime_proto.convert(mixed, tmp_path / "run.h5"))
+def test_relu_and_piecewise_gates_are_the_default(whole):
+    found = loaded(whole)
     assert list(found["layer_op"].values) == ["Relu", "Clip"]
     assert list(found["layer_kind"].values) == ["relu", "piecewise"]
     assert list(found["layer_planes"].values) == [1, 2]
@@ -133,8 +147,8 @@ def test_inspect_lists_every_gate_with_the_reason(mixed, monkeypatch):
     assert "not tracked: not chosen by --gates" in program
 
 
-def test_a_sample_of_units(mixed, tmp_path):
-    whole = loaded(regime_proto.convert(mixed, tmp_path / "whole.h5"))
+def test_a_sample_of_units(mixed, whole, tmp_path):
+    whole = loaded(whole)
     found = loaded(regime_proto.convert(mixed, tmp_path / "run.h5", sample_units=20, sample_seed=5))
     again = loaded(regime_proto.convert(mixed, tmp_path / "again.h5", sample_units=20, sample_seed=5))
     other = loaded(regime_proto.convert(mixed, tmp_path / "other.h5", sample_units=20, sample_seed=6))
@@ -148,20 +162,19 @@ def test_a_sample_of_units(mixed, tmp_path):
     assert not found["flip_fraction_error"].values[:, 0].any()
 
 
-def test_the_standard_error_of_a_sample(mixed, tmp_path):
-    found = loaded(regime_proto.convert(mixed, tmp_path / "run.h5", sample_units=8))
+def test_the_standard_error_of_a_sample(sampled, whole):
+    found = loaded(sampled)
     errors = found["flip_fraction_error"].values
     assert (errors[1:, 0] > 0).any()
     assert not errors[0].any()
-    result = regime_proto.analyze(tmp_path / "run.h5")
+    result = regime_proto.analyze(sampled, resamples=0)
     assert result.pattern_error == pytest.approx(np.sqrt((errors**2).sum(1)).max() / 2)
-    assert "only some units were looked at" in regime("analyze", tmp_path / "run.h5").stdout
-    regime_proto.convert(mixed, tmp_path / "whole.h5")
-    assert regime_proto.analyze(tmp_path / "whole.h5").pattern_error is None
+    assert "only some units were looked at" in regime("analyze", sampled).stdout
+    assert regime_proto.analyze(whole, resamples=0).pattern_error is None
 
 
-def test_a_sampled_conversion_goes_on_where_it_stopped(mixed, tmp_path, monkeypatch):
-    expected = loaded(regime_proto.convert(mixed, tmp_path / "run.h5", sample_units=8))
+def test_a_sampled_conversion_goes_on_where_it_stopped(mixed, sampled, tmp_path, monkeypatch):
+    expected = loaded(sampled)
     from regime_proto.schema.writer import TrajectoryWriter
 
     def interrupted(self, observation, *, fingerprint):
@@ -239,7 +252,7 @@ def test_units_at_zero_flip_by_rounding(tmp_path):
     half = np.random.default_rng(0).random((6, 4)).astype(np.float32)
     found = loaded(regime_proto.convert(folder, tmp_path / "run.h5", model=model, probe=np.hstack([half, half])))
     assert found.attrs["noise_floor_ulp"] > 0.1
-    result = regime_proto.analyze(tmp_path / "run.h5")
+    result = regime_proto.analyze(tmp_path / "run.h5", resamples=0)
     assert any("within a factor of ten of the noise floor" in warning for warning in result.warnings)
 
 
@@ -259,6 +272,12 @@ def test_free_memory_is_a_plausible_number():
     assert 10**7 < memory.available_bytes() < 10**15
 
 
+@pytest.fixture(scope="module")
+def result():
+    """The analysis of a trajectory that is made up."""
+    return regime_proto.analyze(regime_proto.synthetic.trajectory(steps=20), batches_per_epoch=1)
+
+
 @pytest.mark.parametrize(
     ("rho_range", "step_w", "step_p", "doubt"),
     [
@@ -270,15 +289,13 @@ def test_free_memory_is_a_plausible_number():
         ((0.5, 0.8), 3, None, False),
     ],
 )
-def test_the_verdict_counts_never_as_late(rho_range, step_w, step_p, doubt):
-    result = regime_proto.analyze(regime_proto.synthetic.trajectory(steps=20), batches_per_epoch=1)
+def test_the_verdict_counts_never_as_late(rho_range, step_w, step_p, doubt, result):
     shown = verdict(replace(result, rho_range=rho_range, thresholds=(Threshold(0.5, step_w, step_p, None),)))
     assert ("a threshold below says otherwise" in shown) == doubt
     assert shown.startswith("Patterns" if rho_range[0] > 1 else "Weights")
 
 
-def test_a_sample_of_units_stands_in_the_verdict():
-    result = regime_proto.analyze(regime_proto.synthetic.trajectory(steps=20), batches_per_epoch=1)
+def test_a_sample_of_units_stands_in_the_verdict(result):
     shown = verdict(replace(result, rho_range=(1.2, 1.5), pattern_error=0.01))
     assert shown.endswith("Which units were looked at adds to the range.")
 

@@ -1,7 +1,9 @@
 """Converting: repeatable, resumable, and careful with what is there already."""
 
+import itertools
 import os
 import shutil
+from pathlib import Path
 
 import h5py
 import nets
@@ -252,10 +254,11 @@ def test_states_of_another_order_of_axes_in_memory(run, reference, tmp_path):
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
-def test_half_precision_checkpoints_are_widened(tmp_path):
+def test_half_precision_checkpoints_are_widened(mlp_run, tmp_path):
     states = save_run(tmp_path / "full", nets.make_mlp())
-    model = nets.make_mlp()
     (tmp_path / "half").mkdir()
+    for kind, name in itertools.product(("half", "full"), ("program.onnx", "probe.npz")):
+        shutil.copy(mlp_run / name, tmp_path / kind)
     for step, state in enumerate(states):
         torch.save(
             {name: t.bfloat16() if t.is_floating_point() else t for name, t in state.items()},
@@ -266,9 +269,12 @@ def test_half_precision_checkpoints_are_widened(tmp_path):
             tmp_path / f"full/step_{step:04d}.pt",
         )
     pair = [
-        contents(regime_proto.convert(tmp_path / kind, tmp_path / f"{kind}.h5", model=model, probe=nets.probe(model)))[
-            0
-        ]
+        contents(
+            regime_proto.convert(
+                tmp_path / kind,
+                tmp_path / f"{kind}.h5",
+            )
+        )[0]
         for kind in ("half", "full")
     ]
     for name in ("mask", "flips", "weight_delta_l1", "weight_delta_l2"):
@@ -301,16 +307,24 @@ DIFFERENT = {
 }
 
 
+@pytest.fixture(scope="module")
+def converted(mlp_run, tmp_path_factory):
+    """A run and its trajectory, by whether the names of its checkpoints hold two numbers. Read only."""
+    found = {}
+    for padded in (False, True):
+        run = Path(shutil.copytree(mlp_run, tmp_path_factory.mktemp("converted") / "checkpoints"))
+        if padded:
+            names_padded(run)
+        found[padded] = run, regime_proto.convert(run, run.parent / "run.h5")
+    return found
+
+
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_a_refused_output_says_what_differs(run, tmp_path, name):
+def test_a_refused_output_says_what_differs(converted, name):
     options, message = DIFFERENT[name]
-    if name == "order":
-        names_padded(run)
-        options["step_pattern"] = r"v(\d)_"
+    run, path = converted[name == "order"]
     if name == "program":
         options = {**options, "probe": nets.probe(nets.make_mlp())}
-    path = tmp_path / "run.h5"
-    regime_proto.convert(run, path)
     before = path.read_bytes()
     with pytest.raises(regime_proto.RegimeError, match=message) as caught:
         regime_proto.convert(run, path, **options)

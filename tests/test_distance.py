@@ -27,6 +27,8 @@ from regime_proto.quantities.measuring import term_columns
 from regime_proto.recording.start import read_start, start_path, write_start
 from regime_proto.settings import ConversionSettings
 
+pytestmark = pytest.mark.usefixtures("nets_are_exported_once")
+
 STATES = 8
 DISTANCES = ConversionSettings(measure="weight_distance_l2")
 TERMS = [quantity for quantity in choose(["weights"]) if quantity.term is not None]

@@ -4,9 +4,10 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
+import time
+from functools import partial
 
+import children
 import nets
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ import regime_proto
 from regime_proto.plan import write_program
 
 STATES = 140
+# Observations in four full segments and one that is not.
+COUNT = 300
 
 CONVERT = """
 import os, signal, sys
@@ -63,14 +66,13 @@ def reference(long_run, tmp_path_factory):
 
 
 def convert(source, output, *, kill_at=-1, seconds=30.0, limit=None):
-    def lower_limit():
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    """Convert in a process of its own, whose files cannot grow beyond a limit."""
+    return children.run(CONVERT, source, output, kill_at, seconds, prepare=limited(limit))
 
-    return subprocess.run(
-        [sys.executable, "-c", CONVERT, str(source), str(output), str(kill_at), str(seconds)],
-        preexec_fn=lower_limit, capture_output=True, text=True,
-    )  # fmt: skip
+
+def limited(size):
+    """Return what lets a process write files of so many bytes only."""
+    return None if size is None else partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
 
 
 def committed(output):
@@ -82,8 +84,18 @@ def committed(output):
     return steps
 
 
-@pytest.mark.parametrize("kill_at", [1, 63, 64, 65, 130, STATES])
-@pytest.mark.parametrize("seconds", [30.0, 0.0])
+def kills(seconds, often, slow):
+    """Moments of kills, with the seconds until a segment is written; those of the slow suite are between the others."""
+    return [
+        *((at, seconds) for at in often),
+        *(pytest.param(at, seconds, marks=pytest.mark.slow) for at in slow),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kill_at", "seconds"),
+    [*kills(30.0, [63, 64, 65, STATES], [1, 130]), *kills(0.0, [1, 64, STATES], [63, 65, 130])],
+)
 def test_a_killed_conversion_goes_on(long_run, reference, tmp_path, kill_at, seconds):
     output = tmp_path / "run.h5"
     assert convert(long_run, output, kill_at=kill_at, seconds=seconds).returncode == -signal.SIGKILL
@@ -140,29 +152,46 @@ def often(count, slow):
     return [*range(count), *(pytest.param(number, marks=pytest.mark.slow) for number in range(count, slow))]
 
 
-def killed_after(command, seconds, *, group=True):
-    """Run a command and kill it, with its children or without them; return whether that came in time."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        if group:
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-        process.wait()
-    return process.returncode == -signal.SIGKILL
+def duration_of(start):
+    """Return how many seconds a process takes to its end."""
+    begun = time.monotonic()
+    assert start().wait().returncode == 0
+    return time.monotonic() - begun
 
 
-@pytest.mark.parametrize("number", often(12, 100))
-def test_a_conversion_killed_at_any_moment_goes_on(long_run, reference, tmp_path, number):
+def killed_after(start, seconds, *, group=True):
+    """Start a process and kill it, with its children or without them; return whether that came in time."""
+    child = start()
+    child.process.join(seconds)
+    if child.returncode is None:
+        try:
+            os.killpg(child.pid, signal.SIGKILL) if group else child.kill()
+        except ProcessLookupError:
+            # It has not come to make a group of its own.
+            child.kill()
+    return child.wait().returncode == -signal.SIGKILL
+
+
+def start_conversion(source, output, seconds):
+    return children.start(CONVERT, source, output, -1, seconds, prepare=os.setsid)
+
+
+@pytest.fixture(scope="module")
+def conversion_seconds(long_run, tmp_path_factory):
+    """How long a conversion takes that nobody kills, with segments at every moment."""
+    output = tmp_path_factory.mktemp("duration") / "run.h5"
+    return duration_of(lambda: start_conversion(long_run, output, 0.0))
+
+
+@pytest.mark.parametrize("number", often(6, 100))
+def test_a_conversion_killed_at_any_moment_goes_on(long_run, reference, conversion_seconds, tmp_path, number):
     """With segments at every moment, and with few."""
     output = tmp_path / "run.h5"
-    command = [sys.executable, "-c", CONVERT, str(long_run), str(output), "-1", str(number % 2 * 0.05)]
     random = np.random.default_rng(number)
     kept = []
     for _ in range(2):
-        if not killed_after(command, random.uniform(0.7, 2.5)) or output.exists():
+        start = partial(start_conversion, long_run, output, number % 2 * 0.05)
+        if not killed_after(start, random.uniform(0, conversion_seconds)) or output.exists():
             break
         assert committed(output)[: len(kept)] == kept
         kept = committed(output)
@@ -178,10 +207,11 @@ def interrupted(tmp_path_factory):
     """The segments of a long run, and the file that they ought to become."""
     folder = tmp_path_factory.mktemp("interrupted")
     head = trajectories.header(policy="every=3")
+    observations = list(trajectories.observations(head, COUNT))
     for name in ("reference.h5", "run.h5"):
         with Segments(folder / name) as segments:
             writer = TrajectoryWriter(segments, head)
-            for observation in trajectories.observations(head, 1000):
+            for observation in observations:
                 writer.append(observation, fingerprint="f")
             writer.flush()
             if name == "reference.h5":
@@ -194,16 +224,26 @@ def copied(interrupted, folder):
     return folder / "run.h5"
 
 
-@pytest.mark.parametrize("number", often(12, 110))
-def test_a_merge_killed_at_any_moment_is_finished_by_the_next(interrupted, tmp_path, number):
+def start_merge(output):
+    return children.start_regime("merge", segments_folder(output), prepare=os.setsid)
+
+
+@pytest.fixture(scope="module")
+def merge_seconds(interrupted, tmp_path_factory):
+    """How long a merge takes that nobody kills."""
+    output = copied(interrupted, tmp_path_factory.mktemp("duration"))
+    return duration_of(lambda: start_merge(output))
+
+
+@pytest.mark.parametrize("number", often(6, 110))
+def test_a_merge_killed_at_any_moment_is_finished_by_the_next(interrupted, merge_seconds, tmp_path, number):
     """Killed together with the child that joins, or alone, while that goes on."""
     output = copied(interrupted, tmp_path)
-    command = [sys.executable, "-c", "from regime_proto.cli.main import main; main()", "merge", f"{output}.segments"]
     random = np.random.default_rng(number)
-    killed_after(command, random.uniform(0.2, 1.1), group=number % 2 == 0)
+    killed_after(partial(start_merge, output), random.uniform(0, merge_seconds), group=number % 2 == 0)
     assert output.exists() or segments_folder(output).exists()
     done = finish(output)
-    assert done.observations == 1000
+    assert done.observations == COUNT
     assert_same(output, interrupted / "reference.h5")
     assert validate(output) == []
     assert not segments_folder(output).exists()
@@ -216,7 +256,7 @@ def test_merging_again_changes_nothing(interrupted, tmp_path):
     for path in (output, segments_folder(output)):
         again = finish(path)
         assert not again.joined
-        assert again.observations == 1000
+        assert again.observations == COUNT
     assert output.read_bytes() == before
 
 
@@ -242,7 +282,7 @@ def test_a_merge_does_not_replace_another_run(interrupted, tmp_path):
     regime_proto.synthetic.trajectory(steps=3, path=output)
     with pytest.raises(regime_proto.TrajectoryError, match="another run's"):
         finish(output)
-    assert finish(output, overwrite=True).observations == 1000
+    assert finish(output, overwrite=True).observations == COUNT
 
 
 @pytest.mark.parametrize(
@@ -250,8 +290,8 @@ def test_a_merge_does_not_replace_another_run(interrupted, tmp_path):
     [
         (lambda folder: (folder / "000003.h5").unlink(), "000003.h5: missing, although 000004.h5 is there"),
         (
-            lambda folder: (folder / "000015.h5").write_bytes(b"x" * 9000),
-            "000015.h5: a damaged segment .*delete it",
+            lambda folder: (folder / "000004.h5").write_bytes(b"x" * 9000),
+            "000004.h5: a damaged segment .*delete it",
         ),
         (
             lambda folder: (folder / "000003.h5").write_bytes(b"x" * 9000),
@@ -302,61 +342,52 @@ def test_a_disk_that_fills_up_leaves_what_was_there(interrupted, tmp_path, task)
         finish(output)
     before = {path.name for path in tmp_path.iterdir()}
     calls = {"merge": ["merge", str(output)], "thin": ["thin", str(output), "--masks", "none", "-o", f"{output}.new"]}
-    limit = 20_000
-    done = subprocess.run(
-        [sys.executable, "-c", "from regime_proto.cli.main import main; main()", *calls[task]],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)), capture_output=True, text=True,
-    )  # fmt: skip
+    done = children.run_regime(*calls[task], prepare=limited(20_000))
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert f"{output}{'.new' * (task == 'thin')}: could not be written: the disk is full (File too large)" in line
     assert {path.name for path in tmp_path.iterdir()} == before
     if task == "merge":
-        assert finish(output).observations == 1000
+        assert finish(output).observations == COUNT
 
 
 HOLD = """
-import sys
+import sys, time
 from pathlib import Path
 from regime_proto.schema.segments import Segments
 with Segments(Path(sys.argv[1])):
     print("held", flush=True)
-    sys.stdin.read()
+    time.sleep(600)
 """
 
 
 def test_a_second_writer_gets_a_clear_error(long_run, interrupted, tmp_path):
     output = copied(interrupted, tmp_path)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(output)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with holder:
-        assert holder.stdout.readline() == "held\n"
-        for work in (
-            lambda: regime_proto.convert(long_run, output),
-            lambda: regime_proto.convert(long_run, output, overwrite=True),
-            lambda: finish(output),
-        ):
-            with pytest.raises(regime_proto.TrajectoryError, match="another process is writing it"):
-                work()
-        holder.kill()
+    holder = children.start(HOLD, output)
+    holder.wait_for(lambda: holder.stdout == "held\n")
+    for work in (
+        lambda: regime_proto.convert(long_run, output),
+        lambda: regime_proto.convert(long_run, output, overwrite=True),
+        lambda: finish(output),
+    ):
+        with pytest.raises(regime_proto.TrajectoryError, match="another process is writing it"):
+            work()
+    holder.kill()
+    holder.wait()
     # A hold ends with its process, whatever ended that.
-    assert finish(output).observations == 1000
+    assert finish(output).observations == COUNT
 
 
 def test_two_conversions_at_once(long_run, reference, tmp_path):
     """One wins, the other says why it did not, and the file is right."""
     output = tmp_path / "run.h5"
     code = "import sys, regime_proto; regime_proto.convert(*sys.argv[1:])"
-    writers = [
-        subprocess.Popen([sys.executable, "-c", code, str(long_run), str(output)], stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [writer.communicate()[1] for writer in writers]
-    codes = sorted(writer.returncode for writer in writers)
+    writers = [children.start(code, long_run, output) for _ in range(2)]
+    done = [writer.wait() for writer in writers]
+    codes = sorted(one.returncode for one in done)
     assert codes[0] == 0
     if codes[1]:
-        assert any("another process is writing it" in text for text in said)
+        assert any("another process is writing it" in one.stderr for one in done)
     assert_same(output, reference)
 
 

@@ -1,16 +1,16 @@
 """The examples in other frameworks: trained for real, saved by their own means, analyzed from the command line."""
 
 import json
-import subprocess
-import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 from libraries import needed
+from running import apart_too, run_module
+from test_cli import regime
 
 pytestmark = pytest.mark.libraries
-REGIME = Path(sys.executable).with_name("regime")
 LIBRARIES = {
     "keras": ("keras", "jax2onnx"),
     "flax": ("flax", "orbax.checkpoint", "optax", "jax2onnx"),
@@ -25,26 +25,33 @@ def command_in(module):
     return text.split("``regime ")[1].split("``")[0].split()
 
 
-def run(*command, cwd):
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
+def said_by(*command):
+    """Return what ``regime COMMAND`` says."""
+    done = regime(*command)
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 
+@apart_too
 @pytest.mark.parametrize("framework", LIBRARIES)
-def test_an_example_runs_as_it_says(framework, tmp_path):
-    for name in LIBRARIES[framework]:
-        needed(name)
-    module = f"digits_{framework}"
-    start = time.process_time()
-    said = run(sys.executable, "-m", f"regime_proto.examples.{module}", str(tmp_path / "DIR"), cwd=tmp_path)
-    assert float(said.split()[-1]) > 0.85
-    assert time.process_time() - start < 60
-    result = json.loads(run(REGIME, *command_in(module), "--json", cwd=tmp_path))
+def test_an_example_runs_as_it_says(framework, apart, tmp_path, monkeypatch, request):
+    if "jax2onnx" in LIBRARIES[framework] and not apart:
+        request.getfixturevalue("jax_exports")
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        # Of the libraries, on each other.
+        warnings.simplefilter("ignore")
+        for name in LIBRARIES[framework]:
+            needed(name)
+        module = f"digits_{framework}"
+        start = time.process_time()
+        said = run_module(f"regime_proto.examples.{module}", tmp_path / "DIR", folder=tmp_path, apart=apart)
+        assert float(said.split()[-1]) > 0.85
+        assert time.process_time() - start < 60
+        result = json.loads(said_by(*command_in(module), "--json"))
+        inspected = said_by("inspect", "DIR/checkpoints", *command_in(module)[2:6])
     assert result["observations"] == 88
     assert 0.5 < result["rho"] < 3
     # 0.3 epochs of 11 observations.
     assert result["window"] == 3
-    inspected = run(REGIME, "inspect", "DIR/checkpoints", *command_in(module)[2:6], cwd=tmp_path)
     assert "88, by" in inspected

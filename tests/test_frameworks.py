@@ -9,7 +9,7 @@ from libraries import needed
 
 import regime_proto
 
-pytestmark = pytest.mark.libraries
+pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("jax_exports")]
 
 LIBRARIES = {"keras": ("keras", "jax2onnx"), "flax": ("flax", "orbax.checkpoint"), "sklearn": ("skops", "skl2onnx")}
 # Of the scale of a layer: within it float32 cannot tell on which side of zero a unit is.
@@ -45,7 +45,7 @@ def measured(framework, layers, states, folder):
     given = frameworks.channels_first(probe) if framework == "torch" else probe
     path = regime_proto.convert(checkpoints, folder / "run.h5", model=model, probe=given)
     with regime_proto.open_trajectory(path) as trajectory:
-        return trajectory.load(), regime_proto.analyze(path)
+        return trajectory.load(), regime_proto.analyze(path, resamples=0)
 
 
 def masks(trajectory, layers, framework):

@@ -4,14 +4,10 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
+import children
 import pytest
 import torch
-from conftest import heed_interrupts
 from regime_proto.cli.interruption import Interrupted, leaving
 from regime_proto.cli.output import writing
 from regime_proto.schema.files import segments_folder
@@ -22,9 +18,8 @@ from test_conversion import assert_same
 
 import regime_proto
 
-REGIME = Path(sys.executable).with_name("regime")
 # So many that there is time to interrupt.
-STATES = 1000
+STATES = 500
 
 
 @pytest.fixture(scope="module")
@@ -41,23 +36,18 @@ def many(mlp_run, tmp_path_factory):
 
 def interrupted_when(folder, *command):
     """Run a command, send it SIGINT once `folder` holds a segment, and return what it said."""
-    process = subprocess.Popen(
-        [REGIME, *command], cwd=folder.parent, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
-    )
-    until = time.monotonic() + 60
-    while not list(folder.glob("0*.h5")) and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    return process.returncode, said
+    child = children.start_regime(*command, cwd=folder.parent)
+    child.wait_for(lambda: list(folder.glob("0*.h5")))
+    child.send_signal(signal.SIGINT)
+    return child.wait()
 
 
 def test_an_interrupted_conversion_goes_on_by_the_command_it_prints(many, tmp_path):
     output = tmp_path / "run.h5"
     command = ["convert", str(many), "-o", "run.h5", "--workers", "1"]
-    code, said = interrupted_when(segments_folder(output), *command)
-    assert code == 130, said
-    [line] = said.splitlines()
+    done = interrupted_when(segments_folder(output), *command)
+    assert done.returncode == 130, done.stderr
+    [line] = done.stderr.splitlines()
     found = re.fullmatch(
         rf"error: interrupted; (\d+) of {STATES} observations are kept in run.h5.segments; go on with `(regime .*)`",
         line,
@@ -66,7 +56,7 @@ def test_an_interrupted_conversion_goes_on_by_the_command_it_prints(many, tmp_pa
     assert int(found[1]) == kept_observations(output) >= 64
     printed = shlex.split(found[2])
     assert printed == ["regime", *command]
-    subprocess.run([REGIME, *printed[1:]], cwd=tmp_path, check=True, capture_output=True)
+    assert children.run_regime(*printed[1:], cwd=tmp_path).returncode == 0
     assert not segments_folder(output).exists()
     assert_same(output, regime_proto.convert(many, tmp_path / "uninterrupted.h5"))
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from regime_proto.directory import Reading, open_directory
 
-pytestmark = pytest.mark.libraries
+pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("nets_are_exported_once")]
 lightning = needed("lightning")
 callbacks = needed("lightning.pytorch.callbacks")
 

@@ -13,7 +13,7 @@ from regime_proto.schema.errors import RegimeError
 
 import regime_proto
 
-pytestmark = pytest.mark.libraries
+pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("jax_exports")]
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     needed("jax2onnx")

@@ -1,9 +1,8 @@
 """Trainings of Lightning's Trainer, recorded by its callback."""
 
-import subprocess
-import sys
 import warnings
 
+import children
 import numpy as np
 import oracle
 import pytest
@@ -11,12 +10,13 @@ import torch
 from libraries import needed
 from recording import extra, rows
 from regime_proto.schema.errors import RegimeError, RegimeWarning
+from running import apart_too, run_module
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import regime_proto
 
-pytestmark = pytest.mark.libraries
+pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("nets_are_exported_once")]
 lightning = needed("lightning")
 callbacks = needed("lightning.pytorch.callbacks")
 RegimeCallback = needed("regime_proto.adapters.live.lightning_callback").RegimeCallback
@@ -145,7 +145,7 @@ def test_every_update_is_a_step_with_what_was_logged_for_it(tmp_path):
     expected = [oracle.weight_deltas(names, saving.states[step - 1], saving.states[step])[0] for step in steps[1:]]
     np.testing.assert_allclose(found["weight_delta_l1"][1:], expected, rtol=1e-6)
     assert callback.recorder.status().step == trainer.global_step == 8
-    assert regime_proto.analyze(tmp_path / "run.h5").observations == 9
+    assert regime_proto.analyze(tmp_path / "run.h5", resamples=0).observations == 9
 
 
 def test_the_training_is_the_same_with_it(tmp_path):
@@ -273,14 +273,17 @@ def test_pytorch_lightning_alone_will_do():
         "import pytorch_lightning\n"
         "assert issubclass(RegimeCallback, pytorch_lightning.Callback)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_the_example_runs_as_it_says(tmp_path):
-    command = [sys.executable, "-m", "regime_proto.examples.live_lightning", "OUT.h5"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = children.run(code)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[-1]) > 0.85
-    result = regime_proto.analyze(tmp_path / "OUT.h5")
+
+
+@apart_too
+def test_the_example_runs_as_it_says(apart, tmp_path):
+    with warnings.catch_warnings():
+        # Advice on speed.
+        warnings.simplefilter("ignore")
+        said = run_module("regime_proto.examples.live_lightning", "OUT.h5", folder=tmp_path, apart=apart)
+    assert float(said.split()[-1]) > 0.85
+    result = regime_proto.analyze(tmp_path / "OUT.h5", resamples=0)
     assert result.observations == 89
     assert 0.5 < result.rho < 10

@@ -8,7 +8,7 @@ from regime_proto.adapters.live.tensorboard import to_tensorboard
 
 import regime_proto
 
-pytestmark = pytest.mark.libraries
+pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("nets_are_exported_once")]
 needed("tensorboard")
 
 

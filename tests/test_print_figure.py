@@ -7,6 +7,7 @@ import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import children
 import h5py
 import matplotlib
 import numpy as np
@@ -374,7 +375,7 @@ sys.modules["matplotlib"] = None
 from regime_proto.cli.main import main
 main(["plot", {str(path)!r}, "-o", {str(tmp_path / "x.pdf")!r}])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = children.run(code)
     assert done.returncode == 1
     assert done.stderr.strip() == 'error: figures need matplotlib: pip install "regime-proto[report]"'
 

@@ -14,6 +14,8 @@ import regime_proto
 from regime_proto import RegimeError
 from regime_proto.analyzer.labels import labels_of
 
+pytestmark = pytest.mark.usefixtures("nets_are_exported_once")
+
 SAMPLES = torch.arange(200 * 12, dtype=torch.float32).reshape(200, 12) / 100
 LABELS = torch.arange(200) % 3
 

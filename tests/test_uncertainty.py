@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from noisy_runs import TRENDS, coverage, noisy
 from regime_proto.schema.errors import RegimeError
+from runs import synthetic
 
 import regime_proto
 from regime_proto.analyzer.areas import area_of
@@ -85,7 +86,7 @@ def test_intervals_by_the_choice_of_the_probe_hold_the_number_of_all_samples(sam
 
 def spoiled(units):
     """A trajectory whose samples count differently many units in its layers."""
-    trajectory = regime_proto.synthetic.trajectory(steps=40, samples=4, layers=3, units=64, noise=0.3)
+    trajectory = synthetic(steps=40, samples=4, layers=3, units=64, noise=0.3)
     random = np.random.default_rng(3)
     trajectory["flips"].data[1:] = random.integers(0, 8, (40, 3, 4))
     trajectory["layer_units"].data[:] = units
@@ -114,7 +115,7 @@ def test_changes_by_sample_add_up_to_the_pattern_change_of_any_choice(units):
 
 
 def test_what_a_result_says_of_its_uncertainty():
-    trajectory = regime_proto.synthetic.trajectory(steps=100, samples=4, noise=0.2, seed=5)
+    trajectory = synthetic(steps=100, samples=4, noise=0.2, seed=5)
     trajectory["flips"].data[1:] += np.random.default_rng(0).integers(0, 500, (100, 3, 4), np.uint32)
     result = regime_proto.analyze(trajectory)
     found = result.to_json()["uncertainty"]
@@ -129,17 +130,12 @@ def test_what_a_result_says_of_its_uncertainty():
 
 
 def test_what_cannot_be_told_is_none():
-    constant = regime_proto.synthetic.trajectory(weights="constant", steps=50, units=64)
+    constant = synthetic(weights="constant", steps=50, units=64)
     found = regime_proto.analyze(constant).uncertainty
     assert found.course is None
     assert found.probe.rho is None
-    assert (
-        regime_proto.analyze(regime_proto.synthetic.trajectory(steps=15, units=64, noise=0.1)).uncertainty.course
-        is None
-    )
-    assert (
-        regime_proto.analyze(regime_proto.synthetic.trajectory(steps=30, samples=1, units=64)).uncertainty.probe is None
-    )
+    assert regime_proto.analyze(synthetic(steps=15, units=64, noise=0.1)).uncertainty.course is None
+    assert regime_proto.analyze(synthetic(steps=30, samples=1, units=64)).uncertainty.probe is None
     assert regime_proto.analyze(constant, resamples=0).uncertainty is None
     with pytest.raises(RegimeError, match="resamples 3: expected 20 at least, or 0"):
         regime_proto.analyze(constant, resamples=3)
