@@ -163,14 +163,29 @@ def _choice(parsed: Sequence[Parsed]) -> Choice:
 def _is_named_throughout(counter: Counter, layouts: Layouts, common: Sequence[Counter]) -> bool:
     """Whether a counter is a step or an epoch by name, and further numbers of some names say nothing else.
 
-    One without a word could be its thousands or an update within it, one with another word a stage of the run.
+    One without a word could be its thousands or an update within it, one with another word a stage of the run. An epoch
+    beside a step must rise with it: else the steps of these names may be counted within an epoch.
     """
+    if counter.role not in (Role.STEP, Role.EPOCH):
+        return False
     ours = {number for other in common for number in other.numbers}
-    further = (number for layout in layouts.values() for found in layout.values() for number in found)
-    return counter.role in (Role.STEP, Role.EPOCH) and all(
-        number in ours or number.role in (Role.STEP, Role.EPOCH, Role.TOKENS) or (number.word and _is_long(number))
-        for number in further
-    )
+    names = {index: found for layout in layouts.values() for index, found in layout.items()}
+    further = [number for found in names.values() for number in found if number not in ours]
+    if not all(
+        number.role in (Role.STEP, Role.EPOCH, Role.TOKENS) or (number.word and _is_long(number)) for number in further
+    ):
+        return False
+    beside = [number.role for number in further if number.role is not counter.role]
+    return all(_rises_with(counter, role, names) for role in (Role.EPOCH, Role.TOKENS) if role in beside)
+
+
+def _rises_with(counter: Counter, role: Role, names: dict[int, list[Number]]) -> bool:
+    """Whether the numbers of a role, in the names that have one, vary, and do not fall as a counter rises."""
+    values = [
+        next((number.value or 0 for number in names[index] if number.role is role), None) for index in counter.ranks
+    ]
+    known = [value for value in values if value is not None]
+    return len(set(known)) > 1 and _rises(known)
 
 
 def _of_constants(parsed: Sequence[Parsed], counters: Sequence[Counter]) -> Choice:

@@ -480,6 +480,14 @@ def test_of_a_stray_file_it_is_said_first_to_rename_or_move_it(stray):
     assert list(ordered_names(names)[0]) == names
 
 
+def test_steps_beside_an_epoch_that_does_not_rise_with_them_may_be_counted_within_it():
+    names = ["step10.pt", "step20.pt", "epoch=2-step5.pt", "epoch=2-step15.pt"]
+    with pytest.raises(RegimeError, match="2 naming schemes"):
+        ordered_names(names)
+    rising = ["step=10.ckpt", "epoch=1-step=20.ckpt", "epoch=2-step=30.ckpt"]
+    assert list(ordered_names(rising)[0]) == rising
+
+
 PROPERTIES = [
     decimals_constants_and_suffixes_do_not_hide_a_counter,
     further_integers_never_mislead,
