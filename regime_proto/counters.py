@@ -180,12 +180,15 @@ def _is_named_throughout(counter: Counter, layouts: Layouts, common: Sequence[Co
 
 
 def _rises_with(counter: Counter, role: Role, names: dict[int, list[Number]]) -> bool:
-    """Whether the numbers of a role, in the names that have one, vary, and do not fall as a counter rises."""
+    """Whether the numbers of a role, in the names that have one, do not fall as a counter rises.
+
+    If they are all the same, the names that have them must come first: a step in the first epoch is one of the run.
+    """
     values = [
         next((number.value or 0 for number in names[index] if number.role is role), None) for index in counter.ranks
     ]
     known = [value for value in values if value is not None]
-    return len(set(known)) > 1 and _rises(known)
+    return _rises(known) and (len(set(known)) > 1 or None not in values[: len(known)])
 
 
 def _of_constants(parsed: Sequence[Parsed], counters: Sequence[Counter]) -> Choice:
