@@ -225,7 +225,7 @@ def test_an_unfinished_one_at_the_end_is_left_out(tmp_path):
     ):
         damage()
         shards.parent.joinpath("__1_0.distcp").touch()
-        with pytest.warns(RegimeWarning, match=r"damaged or incomplete .*; left out"):
+        with pytest.warns(RegimeWarning, match=r"incomplete .*: cut off, or still being written; left out"):
             source = open_directory(tmp_path / "dcp")
         assert [checkpoint.step for checkpoint in source.checkpoints] == list(range(STATES - 1))
         (last / ".metadata").write_bytes(metadata)

@@ -135,7 +135,8 @@ def test_an_interrupted_conversion_goes_on_from_the_same_first_state(run, refere
 def test_an_interrupted_conversion_goes_on_as_it_was_begun(run, tmp_path, first):
     path = tmp_path / "run.h5"
     interrupted(run, path, distance=first)
-    found = "weight distances, now without" if first else "no weight distances, now with them"
+    held, asked = ("weight_distance_l2", "none") if first else ("none", "weight_distance_l2")
+    found = f"the quantities {held}, now {asked}"
     with pytest.raises(
         RegimeError, match=f"begun with {found}; go on with the former, or begin again with --overwrite"
     ):
@@ -167,14 +168,14 @@ def test_a_file_without_them_is_not_taken_for_one_with_them(mlp_run, reference, 
     path = regime_proto.convert(mlp_run, tmp_path / "run.h5")
     content = path.read_bytes()
     refused = regime("convert", mlp_run, "-o", path, "--distance")
-    assert_one_line(refused, "run.h5: exists without distances from the first checkpoint.* replace it with --overwrite")
+    assert_one_line(refused, "run.h5: exists, but holds no weight_distance_l2; .*: pass --overwrite")
     assert path.read_bytes() == content
     assert regime("convert", mlp_run, "-o", path, "--distance", "--overwrite").exit_code == 0
     np.testing.assert_array_equal(distances(path), reference)
     # One that has them serves whoever did not ask.
     used = regime("analyze", mlp_run, "-o", path)
     assert "nothing changed since; using" in used.stderr
-    assert_one_line(regime("analyze", path, "--distance"), "--distance applies to a directory of checkpoints")
+    assert_one_line(regime("analyze", path, "--distance"), "--measure applies to a directory of checkpoints")
 
 
 def test_the_first_checkpoint_may_be_deleted_while_a_run_is_followed(run, reference, tmp_path):
@@ -301,7 +302,7 @@ def test_what_a_recording_began_with_cannot_be_changed(whole, tmp_path):
     before = path.read_bytes()
     with pytest.raises(RegimeError, match=r"run\.h5\.start\.npz: missing, the first state, .*put the file back"):
         record(states, [], path, start=7, resume=True)
-    with pytest.raises(RegimeError, match="distance=True was given then or now only; go on with the former"):
+    with pytest.raises(RegimeError, match=r"other quantities \(measure=\); go on with the former"):
         regime_proto.record(make_small(), PROBE, path, resume=True)
     assert path.read_bytes() == before
     assert not segments_folder(path).exists()

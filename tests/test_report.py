@@ -10,6 +10,7 @@ import plotly.graph_objects as graph
 import pytest
 from regime_proto.schema.errors import RegimeError
 from test_cli import assert_one_line, regime
+from trajectories import QUANTITIES
 from trajectories import write as write_trajectory
 
 import regime_proto
@@ -47,7 +48,8 @@ def plots_of(page):
 def test_every_figure_is_one_that_plotly_knows_and_has_a_name_and_a_table(runs, full_run):
     page = report([runs[0], runs[1], full_run])
     plots = plots_of(page)
-    assert len(plots) == 2 + 3 * 9
+    # The full one has quantities, of which one has no map.
+    assert len(plots) == 2 + 3 * 9 + 2 * len(QUANTITIES) - 1
     for plot in plots.values():
         graph.Figure(plot["traces"], plot["layout"])
         assert plot["traces"]

@@ -154,6 +154,9 @@ report RUN OTHER -o OUT/]r.html --resamples 0
 report RUN OTHER -o OUT/]r --resamples 0
 report NONE -o OUT/]r.html
 validate RUN OTHER BAD NONE
+quantities
+quantities --json
+convert CKPT -o OUT/]q.h5 --measure NAME
 example -o OUT/]x.h5
 example -o PLACE
 demo --out OUT/]demo --dry-run
@@ -205,7 +208,7 @@ def test_hostile_names_change_nothing_but_themselves(places, command, monkeypatc
             assert "this is a bug" not in text
         shown += found.output
     # What is shown of them is shown whole: nothing was taken for markup.
-    assert re.search(r"\[/\]|\[red\]", shown) or command == "merge"
+    assert re.search(r"\[/\]|\[red\]", shown) or command in ("merge", "quantities")
     assert r"\x1b" in shown or "\\u001b" in shown
 
 
