@@ -19,6 +19,10 @@ from regime_proto.schema.validation import guard
 
 from regime_proto.plan import write_program
 
+# Tests run side by side, a process for each core: threads of one would wait for those of the other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
 # Before it is replaced.
 RUN_CHILD = guard.run_child
 

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from test_cli import REGIME, assert_one_line, regime, tree
+from commands import REGIME, assert_one_line, regime, tree
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = (ROOT / "examples/quickstart.md").read_text(encoding="utf-8")
