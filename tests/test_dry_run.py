@@ -6,9 +6,9 @@ import shutil
 import nets
 import numpy as np
 import pytest
+from commands import assert_one_line, regime, tree
 from regime_proto.cli.command import options_of
 from regime_proto.cli.main import main
-from test_cli import assert_one_line, regime, tree
 
 import regime_proto
 
