@@ -27,8 +27,11 @@ clean/bin/regime compare --reference paper >/dev/null
 clean/bin/python - <<'PYTHON'
 from importlib.metadata import entry_points
 
-for entry in entry_points(group="regime_proto.adapters"):
-    entry.load()
+for group in ("regime_proto.adapters", "regime_proto.quantities"):
+    entries = entry_points(group=group)
+    assert entries, group
+    for entry in entries:
+        entry.load()
 PYTHON
 cp "$root/pyproject.toml" "$work/pyproject.toml"
 clean/bin/mypy --config-file pyproject.toml -p regime_proto
