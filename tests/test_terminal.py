@@ -131,6 +131,7 @@ def test_an_export_that_takes_long_is_said_on_a_terminal_only(tmp_path):
         shown = on_a_terminal(*command, option, **here)
         assert "dry run: would write" in shown
         assert said not in shown
-    piped = subprocess.run([REGIME, *command], capture_output=True, text=True, env=environment(**here))
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from regime_proto.cli.main import main; main()"
+    piped = children.run(code, tmp_path, *command)
     assert "dry run: would write" in piped.stderr
     assert said not in piped.stderr
