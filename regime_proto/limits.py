@@ -14,7 +14,7 @@ DESCRIPTION_BYTES = Limit("DESCRIPTION_BYTES", 2**26, "bytes of JSON or of a pic
 DESCRIPTION_VALUES = Limit("DESCRIPTION_VALUES", 1_000_000, "values in JSON, msgpack or ONNX")
 """Values in a JSON text, a msgpack or an ONNX file. The index of a model of 1,000 shards has some 100,000."""
 
-OPCODES = Limit("OPCODES", 1_500_000, "opcodes of a pickle")
+OPCODES = Limit("OPCODES", 1_000_000, "opcodes of a pickle")
 """Opcodes of a pickle without its tensors. torch writes some 45 a tensor."""
 
 ENTRIES = Limit("ENTRIES", 200_000, "entries of an archive")
