@@ -210,7 +210,7 @@ def test_a_probe_from_the_samples_for_evaluation(tmp_path):
 
 
 @apart_too
-@pytest.mark.parametrize("module", ["live_loop", "live_trainer"])
+@pytest.mark.parametrize("module", ["live_loop", pytest.param("live_trainer", marks=pytest.mark.libraries)])
 def test_an_example_runs_as_it_says(module, apart, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     said = run_module(f"regime_proto.examples.{module}", "OUT.h5", folder=tmp_path, apart=apart)
