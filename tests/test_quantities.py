@@ -394,6 +394,25 @@ def test_a_recording_measures_what_a_conversion_does(recorded, name):
     np.testing.assert_allclose(live[variable], converted[variable], **tolerance)
 
 
+def test_for_masks_alone_no_weights_are_copied(measured, tmp_path):
+    """What is held against the previous masks is known all the same."""
+
+    def changed(current, previous, network):
+        assert not current.weights
+        return [float((current.masks != previous.masks).sum())] * len(network.layers)
+
+    named = {"name": "mine", "meaning": "mine", "definition": "mine", "needs": ("masks",)}
+    measured(Quantity(**named, dims=("layer",), against="previous", compute=changed))
+    model = nets.make_mlp()
+    with regime_proto.record(model, nets.probe(model), tmp_path / "run.h5", measure="mine") as recorder:
+        for step, _ in enumerate(nets.train(model, 4)):
+            recorder.observe(step)
+    found = rows(tmp_path / "run.h5")
+    masks = found["mask"]
+    np.testing.assert_array_equal(found["quantity_mine"][1:, 0], (masks[1:] != masks[:-1]).sum(axis=(1, 2)))
+    assert np.isnan(found["quantity_mine"][0]).all()
+
+
 def test_a_recording_with_quantities_is_valid(recorded):
     assert validate(recorded[0]) == []
 

@@ -48,7 +48,7 @@ class TorchEngine:
         self._model = model
         measures = None if meter is None else meter.measures
         needed = set() if masks is None else set(masks.weights)
-        if measures is not None and measures.computed.quantities:
+        if measures is not None and measures.computed.need_weights:
             needed |= set(names)
         chosen = () if measures is None else tuple(one.name for one in measures.terms)
         self._names, self._needed, chosen = parts.agreed((list(names), needed, chosen))
@@ -139,7 +139,7 @@ class TorchEngine:
             return _nothing
         masks = self._masks.run(weights)
         packed = masks.packed()
-        found, why = self._held.row(weights, sums[:, 2:], packed, begins=begins)
+        found, why = self._held.row(self._held.on_host(weights), sums[:, 2:], packed, begins=begins)
         finite = finite and bool(masks.total.isfinite())
         measurement = Measurement(sums[:, :2], packed, finite, found, problem or why)
         return lambda: measurement
@@ -211,24 +211,23 @@ class _Held:
         self._previous: dict[str, Array] = {}
         self.first: dict[str, Array] = {}
 
-    def on_host(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, Any]:
+    def on_host(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Array]:
         """Return the weights as they are now, where quantities need them."""
-        if not self._measures.computed.quantities:
+        if not self._measures.computed.need_weights:
             return {}
         return {name: array_of(weights[name]).copy() for name in self._names}
 
     def row(
-        self, weights: Mapping[str, Any], columns: Array, packed: Array, *, begins: bool
+        self, current: dict[str, Array], columns: Array, packed: Array, *, begins: bool
     ) -> tuple[dict[str, Array], str]:
         """Return the values of all quantities, and why one could not be computed."""
         found = self._measures.finished(columns, WHERE)
         if not self._measures.computed.quantities:
             return found, ""
-        current = weights if isinstance(next(iter(weights.values())), np.ndarray) else self.on_host(weights)
         if begins and self._measures.computed.keep_first:
-            self.first = dict(current)
+            self.first = current
         computed, why = self._quantified.row(current, self._previous, self.first, packed, begins=begins)
-        self._previous = dict(current)
+        self._previous = current
         return found | computed, why
 
 

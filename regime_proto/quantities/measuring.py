@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from regime_proto.quantities.base import MASKS, Array, Network, Quantity, State, sums_of
+from regime_proto.quantities.base import MASKS, WEIGHTS, Array, Network, Quantity, State, sums_of
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError
 
@@ -66,6 +66,11 @@ class Measures:
     def computed(self) -> "Measures":
         """The others, which need states whole."""
         return replace(self, quantities=tuple(one for one in self.quantities if one.term is None))
+
+    @property
+    def need_weights(self) -> bool:
+        """Whether one of these takes the weights."""
+        return any(WEIGHTS in quantity.needs for quantity in self.quantities)
 
     def finished(self, sums: Array, where: str) -> dict[str, Array]:
         """Return the values of `terms` from their sums, (tensor, quantity) float64."""

@@ -36,7 +36,7 @@ class Quantified:
         Parameters
         ----------
         current, previous, first : mapping of str to array
-            The weights, under the names and in the order of the trajectory; empty where not known.
+            The weights, under the names and in the order of the trajectory; empty where not known, or not needed.
         packed : (sample, byte) uint8
             The masks of the current state.
         begins : bool
@@ -44,8 +44,9 @@ class Quantified:
         """
         if begins:
             self._first_masks = packed
-        before = State(previous, self._previous_masks) if previous else None
-        start = State(first, self._first_masks) if first else None
+        # Where the weights are not needed there are none; a state that was kept has one or the other.
+        before = None if self._previous_masks is None else State(previous, self._previous_masks)
+        start = State(first, self._first_masks) if first or self._first_masks is not None else None
         self._previous_masks = packed
         try:
             return self._measures.row(State(current, packed), before, start, WHERE), ""
