@@ -46,7 +46,7 @@ def comparison(found: Comparison, target: Console, *, everything: bool) -> Group
 def _title(rows: Sequence[Row]) -> Text:
     own = [row for row in rows if row.source != PAPER]
     published = len(rows) - len(own)
-    counts = [f"{counted(len(own), 'run')}"] if own else []
+    counts = [counted(len(own), "run")] if own else []
     counts += [f"{published} published runs (the paper's Table II)"] if published else []
     kinds = dict.fromkeys([*map(spacing, rows), *(f"preset {row.preset}" for row in rows)])
     return Text(" and ".join(counts), style="bold").append("\n" + ", ".join(kinds), style="not bold")

@@ -109,21 +109,3 @@ class ConversionSettings:
     def taken_notes(self) -> dict[str, Note]:
         """The notes as a trajectory can hold them."""
         return as_notes(self.notes or {})
-
-
-@dataclass(frozen=True)
-class AnalysisSettings:
-    """How a trajectory is analyzed; the fields are the arguments of `regime_proto.analyze`.
-
-    Parameters
-    ----------
-    preset : str
-    steps : str, optional
-    batches_per_epoch : float, optional
-    resamples : int
-    """
-
-    preset: str = "paper"
-    steps: str | None = None
-    batches_per_epoch: float | None = None
-    resamples: int = 200

@@ -3,9 +3,9 @@
 import os
 import shutil
 import tempfile
-import warnings
 
 import pytest
+from libraries import load_exporter, needed
 
 _FOLDER = "JAX_COMPILATION_CACHE_DIR"
 _IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
@@ -26,7 +26,5 @@ def pytest_unconfigure():
 @pytest.fixture(scope="session")
 def jax_exports():
     """What the exporter of JAX imports with the first export of a process, hundreds of modules, is there."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        plugins = pytest.importorskip("jax2onnx.plugins.plugin_system")
-        plugins.import_all_plugins()
+    needed("jax2onnx")
+    load_exporter()

@@ -81,8 +81,7 @@ def _updates(chosen: xr.Dataset, kept: Array) -> Array:
 
 def _cosine(against: str) -> Callable[[xr.Dataset, xr.Dataset, Array], Array]:
     def distance(whole: xr.Dataset, chosen: xr.Dataset, kept: Array) -> Array:
-        first = _norms(whole, _NORM, np.array([0]))
-        other = _norms(chosen, _NORM, kept - 1) if against == "previous" else first
+        other = _norms(chosen, _NORM, kept - 1) if against == "previous" else _norms(whole, _NORM, np.array([0]))
         dots = _dots(chosen, f"{QUANTITY_PREFIX}weight_dot_{against}", kept)
         return 1 - _divided(dots, _norms(chosen, _NORM, kept) * other)
 

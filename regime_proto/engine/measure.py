@@ -157,7 +157,11 @@ class Meter:
         if device.resident:
             comparer = DeviceComparer(device, {name: placed[name] for name in names}, layers)
         session = session_of(program, gates)
-        measures = Measures(settings.measured, _network(program, layers, _counted(layers, rows)))
+        # The graph is searched only where somebody asks.
+        units = find_output_units(program) if settings.measured else {}
+        shapes = {tensor.name: tensor.shape for tensor in program.trainable}
+        network = quantities.Network(shapes, layers, _counted(layers, rows), units)
+        measures = Measures(settings.measured, network)
         kept = None
         if measures.keep_first:
             masks = pack_masks(session.run(placed)) if measures.keep_first_masks else None
@@ -247,12 +251,6 @@ def _counted(layers: Sequence[Layer], rows: Sequence[Rows]) -> Array:
         ],
         np.int64,
     )
-
-
-def _network(program: Program, layers: tuple[Layer, ...], layer_units: Array) -> quantities.Network:
-    """Return what quantities may know of a program."""
-    shapes = {tensor.name: tensor.shape for tensor in program.trainable}
-    return quantities.Network(shapes, layers, layer_units, find_output_units(program))
 
 
 def observe(

@@ -9,10 +9,6 @@ import numpy as np
 
 from regime_proto.quantities.base import Array, Network, Quantity, State
 
-_SOURCE = "after arXiv 2410.20119; the procedure is ours"
-_MEANING = "1-Wasserstein distance of the amplitudes of the tensor's output units"
-_COST = "one pass over the weights of both observations, and a sort of the units of each tensor"
-
 
 def amplitudes(name: str, state: State, network: Network) -> Array:
     """Return A_k = sqrt(Σ_j w_kj² + b_k²) of every output unit k of a tensor, (unit,) float64."""
@@ -35,24 +31,19 @@ def _distances(current: State, other: State | None, network: Network) -> Array:
     return found
 
 
-PREVIOUS = Quantity(
-    name="amplitude_distance_previous",
-    dims=("tensor",),
-    meaning=f"{_MEANING}, against the previous observation",
-    definition="mean_k(|sort(A_i)_k - sort(A_(i-1))_k|), A_k = sqrt(sum_j(w_kj^2) + b_k^2); NaN for one axis",
-    against="previous",
-    compute=_distances,
-    cost=_COST,
-    source=_SOURCE,
-)
+def _against(observation: str, symbol: str) -> Quantity:
+    return Quantity(
+        name=f"amplitude_distance_{observation}",
+        dims=("tensor",),
+        meaning="1-Wasserstein distance of the amplitudes of the tensor's output units, against the "
+        f"{observation} observation",
+        definition=f"mean_k(|sort(A_i)_k - sort({symbol})_k|), A_k = sqrt(sum_j(w_kj^2) + b_k^2); NaN for one axis",
+        against=observation,
+        compute=_distances,
+        cost="one pass over the weights of both observations, and a sort of the units of each tensor",
+        source="after arXiv 2410.20119; the procedure is ours",
+    )
 
-FIRST = Quantity(
-    name="amplitude_distance_first",
-    dims=("tensor",),
-    meaning=f"{_MEANING}, against the first observation",
-    definition="mean_k(|sort(A_i)_k - sort(A_0)_k|), A_k = sqrt(sum_j(w_kj^2) + b_k^2); NaN for one axis",
-    against="first",
-    compute=_distances,
-    cost=_COST,
-    source=_SOURCE,
-)
+
+PREVIOUS = _against("previous", "A_(i-1)")
+FIRST = _against("first", "A_0")

@@ -6,28 +6,20 @@ C(i, j) = 1 − ⟨θ_i, θ_j⟩ / (‖θ_i‖ ‖θ_j‖) (arXiv 2505.13900).
 
 from regime_proto.quantities.base import Quantity
 
-_SOURCE = "arXiv 2505.13900, the cosine distance between states"
 
-PREVIOUS = Quantity(
-    name="weight_dot_previous",
-    dims=("tensor",),
-    meaning="dot product of the tensor with the previous observation's",
-    definition="sum(w_i * w_(i-1))",
-    against="previous",
-    term=lambda weight, previous: weight * previous,
-    curve="sum",
-    cost="one pass over the weights and those of the previous observation",
-    source=_SOURCE,
-)
+def _against(observation: str, symbol: str, cost: str) -> Quantity:
+    return Quantity(
+        name=f"weight_dot_{observation}",
+        dims=("tensor",),
+        meaning=f"dot product of the tensor with the {observation} observation's",
+        definition=f"sum(w_i * {symbol})",
+        against=observation,
+        term=lambda weight, other: weight * other,
+        curve="sum",
+        cost=f"one pass over the weights and those of the {observation} observation{cost}",
+        source="arXiv 2505.13900, the cosine distance between states",
+    )
 
-FIRST = Quantity(
-    name="weight_dot_first",
-    dims=("tensor",),
-    meaning="dot product of the tensor with the first observation's",
-    definition="sum(w_i * w_0)",
-    against="first",
-    term=lambda weight, first: weight * first,
-    curve="sum",
-    cost="one pass over the weights and those of the first observation, which are kept",
-    source=_SOURCE,
-)
+
+PREVIOUS = _against("previous", "w_(i-1)", "")
+FIRST = _against("first", "w_0", ", which are kept")
