@@ -18,9 +18,8 @@ from regime_proto.adapters.commands import for_each, python
 from regime_proto.adapters.foreign_advice import advice as advice_on_foreign
 from regime_proto.adapters.foreign_advice import of_saved_model
 from regime_proto.adapters.torch_advice import is_script, of_script
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.opening import read_json, read_start
+from regime_proto.schema.errors import RegimeError
 
 _DEEPSPEED = "*_model_states.pt"
 _DEEPSPEED_SCRIPT = "zero_to_fp32.py"

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.limits import DESCRIPTION_BYTES, OPCODES
 from regime_proto.opening import open_file
 from regime_proto.payload import Incomplete
+from regime_proto.schema.errors import RegimeError
 
 FILE_NAME = ".metadata"
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from regime_proto.adapters import pickle_scan
-from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.nearest import cannot_open
 
+from regime_proto.adapters import pickle_scan
 from regime_proto.archives import hold_unpacked, open_zip, read_entry
 from regime_proto.limits import DESCRIPTION_BYTES, hold_inflation
 from regime_proto.opening import parse_json
 from regime_proto.probe import Probe, ProbeError
 from regime_proto.probe_advice import declared, described
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.nearest import cannot_open
 
 _AGAIN = (
     "export it again, for the probe's shape: torch.export.save(torch.export.export(model.eval(), (x,)), 'model.pt2')"

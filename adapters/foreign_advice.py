@@ -6,7 +6,6 @@ from pathlib import Path
 
 from regime_proto.adapters.commands import for_each, quoted
 from regime_proto.adapters.first_bytes import first_entry
-
 from regime_proto.places import first_bytes
 
 _FACTORY = "MODULE:FACTORY"

@@ -5,7 +5,6 @@ from pathlib import Path
 from types import ModuleType
 
 from regime_proto.adapters import from_dcp, from_folder, from_safetensors, from_torch
-
 from regime_proto.payload import Incomplete, Label, Payload
 
 SUFFIXES: tuple[str, ...] = ()

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from regime_proto.adapters import dcp_metadata, torch_zip
 from regime_proto.adapters.dcp_metadata import Entry, Piece
 from regime_proto.adapters.mapped import dtype_named, map_file
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.limits import hold_inflation
 from regime_proto.opening import read_start
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, NotDense, Payload, label_of, numbers_in
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 SUFFIXES: tuple[str, ...] = ()

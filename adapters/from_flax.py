@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from regime_proto.adapters.mapped import dtype_named
 from regime_proto.adapters.msgpack_values import hold_values
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.opening import open_file, read_whole
 from regime_proto.payload import Incomplete, Label, NotACheckpoint, Payload, label_of
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 from regime_proto.trees import tree_payload
 

@@ -5,12 +5,11 @@ from types import ModuleType
 from typing import Any
 
 from regime_proto.adapters import from_safetensors, from_torch
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.opening import read_json
 from regime_proto.payload import TOP, Incomplete, Inconsistent, Label, Payload
 from regime_proto.places import first_bytes
 from regime_proto.registry import FIRST_BYTES
+from regime_proto.schema.errors import RegimeError
 
 SUFFIXES: tuple[str, ...] = ()
 

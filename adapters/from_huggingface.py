@@ -10,7 +10,6 @@ from pathlib import Path
 from regime_proto.adapters import from_folder, trainer_state
 from regime_proto.adapters.from_torch import draw, follow, leads
 from regime_proto.adapters.huggingface_config import config_of, transformers_apart
-
 from regime_proto.engine.graph.program import Program
 from regime_proto.payload import Incomplete, Label, Payload, label_of
 from regime_proto.probe import Probe

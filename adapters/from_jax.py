@@ -4,11 +4,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.engine.graph.program import Program
 from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel
+from regime_proto.schema.errors import RegimeError
 
 MODELS = "a module of flax.nnx, a pair (function, parameters)"
 _INSTALL = 'pip install "regime-proto[jax]"'

@@ -17,17 +17,17 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from regime_proto.adapters.first_bytes import HDF5, first_entry
 from regime_proto.adapters.mapped import map_file
-from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.validation.structure import Objects, chunk_problems, structure_problems
-
 from regime_proto.archives import open_zip, read_entry
 from regime_proto.engine.graph.program import Program
 from regime_proto.opening import open_file, parse_json, require_file
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of
 from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.validation.structure import Objects, chunk_problems, structure_problems
 from regime_proto.source import Array
 
 SUFFIXES = (".keras", ".h5")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from regime_proto.adapters import from_torch
-
 from regime_proto.opening import open_file
 from regime_proto.payload import Label, Payload, label_of, payload_of
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from regime_proto.adapters.first_bytes import first_entry
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.archives import read_arrays
 from regime_proto.opening import open_file
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of, numbers_in
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 from regime_proto.trees import nested, tree_payload
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from regime_proto.adapters.onnx_file import array_of, metadata_of, model_of, module_path, open_model, silent
-from regime_proto.schema.errors import RegimeError
 
+from regime_proto.adapters.onnx_file import array_of, metadata_of, model_of, module_path, open_model, silent
 from regime_proto.engine.graph.exported import Origin, exported_program, forget_origin
 from regime_proto.engine.graph.initializers import GatherInitializers, find_weights
 from regime_proto.engine.graph.program import METADATA_KEY, Program, Tensor
@@ -19,6 +18,7 @@ from regime_proto.engine.variants import Outline
 from regime_proto.opening import open_file
 from regime_proto.payload import TOP, Label, Payload, label_of, parsed
 from regime_proto.probe import Probe
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array, widest
 from regime_proto.trial import require_runnable
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from regime_proto.schema.errors import RegimeError
 
 from regime_proto.opening import read_json, read_start
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, is_optimizer, label_of, numbers_in
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 from regime_proto.trees import nested, tree_payload
 

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from regime_proto.adapters.first_bytes import first_entry
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.archives import open_zip, read_array, read_entry
 from regime_proto.engine.graph.program import Program
 from regime_proto.limits import DESCRIPTION_BYTES, hold_inflation
 from regime_proto.opening import open_file, parse_json
 from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of, numbers_in
 from regime_proto.probe import Probe
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 SUFFIXES = (".skops",)

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from regime_proto.adapters import torch_zip
 from regime_proto.adapters.first_bytes import ZIP, first_entry
 from regime_proto.adapters.torch_advice import is_script, of_module, of_script
 from regime_proto.adapters.torch_stubs import Stub, is_stub
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.engine.graph.program import Program
 from regime_proto.limits import ALWAYS_ALLOWED_BYTES, hold_inflation
 from regime_proto.opening import open_file
 from regime_proto.payload import DEEPEST, Incomplete, Label, NotACheckpoint, Payload, is_other, label_of, payload_of
 from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel
+from regime_proto.schema.errors import RegimeError
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 MODELS = "a torch.nn.Module"

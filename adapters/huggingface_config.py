@@ -9,11 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.limits import TooLarge
-
 from regime_proto.limits import LABELS, LAYERS
 from regime_proto.opening import NotAFile, read_json
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.limits import TooLarge
 
 CONFIG = "config.json"
 
@@ -85,6 +84,7 @@ def transformers_apart(where: Path, instead: str) -> Iterator[ModuleType]:
     try:
         import transformers
         from huggingface_hub import constants
+
         from regime_proto.adapters.onnx_file import silent
     except ImportError as error:
         missing = error.name if error.name in ("transformers", "torch") else "transformers"

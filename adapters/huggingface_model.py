@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from regime_proto.adapters import from_folder, torch_export
 from regime_proto.adapters.huggingface_config import CONFIG, config_of, hold_counts, refuse_code, transformers_apart
 from regime_proto.adapters.huggingface_names import loaded_names, saved_names, unused_names
-from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.limits import TooLarge
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.limits import ALWAYS_ALLOWED_BYTES
 from regime_proto.payload import state_of
 from regime_proto.probe import Probe
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.limits import TooLarge
 from regime_proto.source import Array
 
 _INSTEAD = "say how to build the model: --model MODULE:FACTORY"

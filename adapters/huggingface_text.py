@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from regime_proto.adapters import huggingface_model
 from regime_proto.adapters.huggingface_config import config_of, json_of, refuse_code, transformers_apart
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.probe import COUNTED, Probe, ProbeError
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 LONGEST = 128

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from regime_proto.adapters.jax_onnx import program_of_function, require_taken
-from regime_proto.schema.errors import RegimeError
 
+from regime_proto.adapters.jax_onnx import program_of_function, require_taken
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.payload import state_of
 from regime_proto.probe import Probe
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 from regime_proto.trees import nested, tree_payload
 

@@ -11,15 +11,15 @@ import jax
 import numpy as np
 import onnx_ir as ir
 from jax2onnx import to_onnx
+
 from regime_proto.adapters.jax_trace import with_whole_activations
 from regime_proto.adapters.onnx_file import silent
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.engine.graph.exported import Origin, exported_program, outputs_of, paths_by_weights
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.engine.graph.rewrite import NameNodes
 from regime_proto.probe import Probe, ProbeError
 from regime_proto.probe_advice import all_described, tried
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 Function = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]

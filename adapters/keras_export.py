@@ -10,14 +10,14 @@ from typing import Any
 
 import keras
 import numpy as np
+
 from regime_proto.adapters import from_keras
 from regime_proto.adapters.jax_onnx import evaluated, program_of_function, require_taken
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.engine.graph.fingerprints import fingerprints
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.payload import TOP
 from regime_proto.probe import Probe
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 

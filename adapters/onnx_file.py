@@ -10,14 +10,14 @@ from typing import BinaryIO
 import numpy as np
 import onnx
 import onnx_ir as ir
-from regime_proto.adapters.onnx_parts import hold_parts
-from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.nearest import cannot_open
 
+from regime_proto.adapters.onnx_parts import hold_parts
 from regime_proto.engine.graph.values import tensors
 from regime_proto.limits import NODES
 from regime_proto.opening import open_file, read_whole
 from regime_proto.payload import Incomplete
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.nearest import cannot_open
 from regime_proto.source import Array
 
 _SCOPES = "pkg.torch.onnx.name_scopes"

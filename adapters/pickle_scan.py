@@ -15,12 +15,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.limits import TooLarge
-
 from regime_proto.archives import hold_unpacked, opened_zip, read_entry
 from regime_proto.limits import DESCRIPTION_BYTES, OPCODES, hold_inflation
 from regime_proto.opening import open_file
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.limits import TooLarge
 
 # Python's own limit is lower where it has one; C's hash of tuples has none.
 _DEEPEST = 100

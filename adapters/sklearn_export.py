@@ -10,10 +10,9 @@ import onnx_ir as ir
 import skl2onnx
 import sklearn
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+
 from regime_proto.adapters.from_sklearn import WEIGHTS
 from regime_proto.adapters.onnx_file import silent
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.engine.graph.exported import Origin, exported_program, outputs_of, paths_by_weights
 from regime_proto.engine.graph.fingerprints import fingerprints, found_in
 from regime_proto.engine.graph.initializers import GatherInitializers
@@ -21,6 +20,7 @@ from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.engine.graph.rewrite import LiftWeights, NameNodes
 from regime_proto.probe import Probe, ProbeError
 from regime_proto.probe_advice import declared
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 _INPUT = "X"

@@ -4,9 +4,8 @@ import zipfile
 from pathlib import Path
 
 from regime_proto.adapters.commands import for_each
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.archives import open_zip
+from regime_proto.schema.errors import RegimeError
 
 # Tensors and numbers in nested dicts are kept, of modules and optimizers the states, of all else nothing.
 _STATES = (

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from regime_proto.adapters import exported_program
 from regime_proto.adapters.onnx_file import module_path
 from regime_proto.adapters.torch_inputs import Arguments, program_names, rename_inputs
 from regime_proto.adapters.torch_tracing import tracing
-from regime_proto.schema.errors import RegimeError
-from torch import nn
-
 from regime_proto.engine.graph.control_flow import InlineConstantBranches
 from regime_proto.engine.graph.program import Program, Tensor
 from regime_proto.engine.graph.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.probe import Probe, ProbeError
 from regime_proto.probe_advice import all_described, tried
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 from regime_proto.trial import require_runnable
 

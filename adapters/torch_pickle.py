@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from regime_proto.adapters import pickle_scan
 from regime_proto.adapters.first_bytes import ZIP, first_content, first_entry
 from regime_proto.adapters.mapped import dtype_named
 from regime_proto.adapters.torch_advice import of_objects
 from regime_proto.adapters.torch_stubs import PickledArray, Refused, is_hostile, is_stub, stand_in
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.opening import open_file, read_start
 from regime_proto.payload import NotDense
 from regime_proto.registry import FIRST_BYTES
+from regime_proto.schema.errors import RegimeError
 
 # torch keeps the list of safe globals for the whole process.
 _STUBS_IN_USE = threading.Lock()

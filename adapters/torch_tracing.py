@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from regime_proto.adapters.onnx_file import silent
 from torch import nn
 from torch.distributions import Distribution
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+
+from regime_proto.adapters.onnx_file import silent
 
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # Whether their mask is a causal one, torch finds out by comparing values, unless it is told.

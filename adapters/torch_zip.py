@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from regime_proto.adapters.mapped import dtype_named, map_file, view
 from regime_proto.adapters.pickle_scan import Scan, Unsafe
 from regime_proto.schema.errors import RegimeError
-
 from regime_proto.source import Array
 
 

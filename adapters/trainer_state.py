@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from regime_proto.adapters.huggingface_config import json_of
-
 from regime_proto.payload import Incomplete, numbers_in
 
 FILE_NAME = "trainer_state.json"

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rich_click as click
+
 from regime_proto.cli import options
 from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages, one_line, show_error, size
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import cannot_open
 from regime_proto.schema.words import counted
-
 from regime_proto.text import printable
 
 if TYPE_CHECKING:
@@ -91,9 +91,10 @@ def check(
 
 def _drawn(report: "Report", *, quiet: bool, everything: bool) -> "RenderableType":
     """Return what was looked at, what was found, and what to do."""
-    from regime_proto.cli.render import facts_grid, plain_table
     from rich.console import Group
     from rich.text import Text
+
+    from regime_proto.cli.render import facts_grid, plain_table
 
     parts: list[RenderableType] = [] if quiet else [_looked_at(report), ""]
     if report.findings:
@@ -116,8 +117,9 @@ def _drawn(report: "Report", *, quiet: bool, everything: bool) -> "RenderableTyp
 
 
 def _looked_at(report: "Report") -> "RenderableType":
-    from regime_proto.cli.render import facts_grid
     from rich.text import Text
+
+    from regime_proto.cli.render import facts_grid
 
     kind, count = report.step_kind, len(report.steps)
     facts = facts_grid()

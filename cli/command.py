@@ -6,6 +6,7 @@ from typing import Any
 
 import rich_click as click
 from click.core import ParameterSource
+
 from regime_proto.cli.console import warn
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import did_you_mean

@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from regime_proto.cli.render import plain_table
-from regime_proto.schema.words import counted
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
@@ -15,9 +13,11 @@ from regime_proto.analyzer.comparison import Comparison, Repeat, Summary, few, s
 from regime_proto.analyzer.labels import label_names
 from regime_proto.analyzer.rows import PAPER, Row
 from regime_proto.analyzer.spread import Spread
+from regime_proto.cli.render import plain_table
 from regime_proto.report.figure import number
 from regime_proto.report.names import distinct
 from regime_proto.report.tables import UNKNOWN, Column, columns
+from regime_proto.schema.words import counted
 from regime_proto.text import printable
 
 _LONGEST_NAME, _SHORTEST_NAME = 60, 12

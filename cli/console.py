@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import rich_click as click
-from regime_proto.schema.errors import RegimeWarning
 
+from regime_proto.schema.errors import RegimeWarning
 from regime_proto.text import printable
 
 # Seconds that something may take before it is said what goes on.

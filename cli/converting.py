@@ -8,11 +8,10 @@ from regime_proto.cli import options
 from regime_proto.cli.console import Messages, size
 from regime_proto.cli.interruption import leaving_observations
 from regime_proto.cli.output import would, would_write
-from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.words import counted
-
 from regime_proto.hub.downloads import downloads_folder
 from regime_proto.places import downloading, is_published, is_remote
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.words import counted
 
 if TYPE_CHECKING:
     from regime_proto.conversion import Done, Grown

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
+
 from regime_proto.cli import options
 from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages, say, show_error, size
@@ -25,7 +26,6 @@ from regime_proto.schema import validate as problems_of
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.rules import ERROR, WARNING, errors
 from regime_proto.schema.words import counted
-
 from regime_proto.text import printable
 
 

@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from regime_proto.analyzer.result import Result
 from regime_proto.cli import render
 from regime_proto.cli.console import Messages
-from regime_proto.schema.words import counted
-
-from regime_proto.analyzer.result import Result
 from regime_proto.conversion import Done, Grown
 from regime_proto.following import grown_plan, wait_for_two
 from regime_proto.plan import Plan
+from regime_proto.schema.words import counted
 from regime_proto.settings import ConversionSettings, Reading
 
 Analyze = Callable[[Path], Result]

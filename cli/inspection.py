@@ -4,21 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from regime_proto.cli.console import size
-from regime_proto.cli.render import facts_grid, plain_table
-from regime_proto.schema.header import Layer
-from regime_proto.schema.layout import STEP
-from regime_proto.schema.notes import notes_in
-from regime_proto.schema.reader import open_checked, read_header
-from regime_proto.schema.words import counted
 from rich.console import Group, RenderableType
 
 from regime_proto import places
+from regime_proto.cli.console import size
+from regime_proto.cli.render import facts_grid, plain_table
 from regime_proto.engine.graph.gates import Gate
 from regime_proto.engine.graph.program import Program
 from regime_proto.hub.places import most_at_once, sizes
 from regime_proto.plan import Plan
 from regime_proto.sample_axes import FIXED
+from regime_proto.schema.header import Layer
+from regime_proto.schema.layout import STEP
+from regime_proto.schema.notes import notes_in
+from regime_proto.schema.reader import open_checked, read_header
+from regime_proto.schema.words import counted
 from regime_proto.source import Source
 
 SHOWN = 5

@@ -9,14 +9,14 @@ from typing import Any, NoReturn
 
 import rich_click as click
 from click.exceptions import Exit
+
+from regime_proto import __version__
 from regime_proto.cli import checking, exchange, measuring, quantities, reporting
 from regime_proto.cli.command import usage_line
 from regime_proto.cli.console import is_plain, show_error
 from regime_proto.cli.interruption import TYPED
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import cannot_open, did_you_mean
-
-from regime_proto import __version__
 
 click.rich_click.TEXT_MARKUP = "rich"
 click.rich_click.TEXT_PARAGRAPH_LINEBREAKS = "\n\n"

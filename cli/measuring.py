@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
+
 from regime_proto.cli import options
 from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
 from regime_proto.cli.converting import converted, foresee, settings_of
 from regime_proto.cli.interruption import leaving
 from regime_proto.cli.output import would, write_files
+from regime_proto.places import is_remote
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.guard import require_file
-
-from regime_proto.places import is_remote
 
 if TYPE_CHECKING:
     from regime_proto.analyzer.result import Result
@@ -252,7 +252,6 @@ def inspect(
     Example: regime inspect checkpoints/
     """
     from regime_proto.cli import inspection, render
-
     from regime_proto.settings import ConversionSettings, Reading
 
     messages = Messages(quiet=quiet, verbose=verbose)
@@ -277,7 +276,6 @@ def inspect(
 
 def _inspect_directory(root: Path, messages: Messages, settings: "ConversionSettings") -> None:
     from regime_proto.cli import inspection, render
-
     from regime_proto.directory import open_directory
     from regime_proto.plan import MissingPart, make_plan
 

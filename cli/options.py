@@ -6,10 +6,10 @@ from typing import Any
 
 import rich_click as click
 from click.shell_completion import CompletionItem
-from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.nearest import did_you_mean
 
 from regime_proto.places import as_place
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.nearest import did_you_mean
 
 # Whether a file can be read is for the command to say, in one line.
 PATH = click.Path(path_type=Path, readable=False)

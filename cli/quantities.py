@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING
 
 import rich_click as click
+
 from regime_proto.cli import options
 from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
@@ -20,9 +21,9 @@ def quantities(as_json: bool, quiet: bool, verbose: bool) -> None:
 
     Example: regime quantities
     """
-    from regime_proto.cli import render
     from rich.console import Group, RenderableType
 
+    from regime_proto.cli import render
     from regime_proto.quantities.known import known_quantities
 
     messages = Messages(quiet=quiet, verbose=verbose)

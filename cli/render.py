@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from regime_proto.cli.console import is_plain
-from regime_proto.schema.words import counted
 from rich.console import Console, Group, RenderableType
 from rich.segment import Segment
 from rich.table import Table
@@ -16,7 +14,9 @@ from rich.text import Text
 
 from regime_proto.analyzer.result import LayerResult, Result
 from regime_proto.analyzer.verdict import verdict
+from regime_proto.cli.console import is_plain
 from regime_proto.report.figure import number
+from regime_proto.schema.words import counted
 from regime_proto.text import printable
 
 SPARK_WIDTH = 60

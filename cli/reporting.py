@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import rich_click as click
+
 from regime_proto.cli import options
 from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from flax import nnx
+
 from regime_proto.examples import digits
 
 

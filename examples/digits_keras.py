@@ -13,6 +13,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 from keras import layers
+
 from regime_proto.examples import digits
 
 

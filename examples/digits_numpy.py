@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
 from regime_proto.examples import digits
 
 WIDTHS = (64, 64, 32, digits.CLASSES)

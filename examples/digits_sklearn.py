@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import skops.io
-from regime_proto.examples import digits
 from sklearn.neural_network import MLPClassifier
+
+from regime_proto.examples import digits
 
 WIDTHS = (64, 32)
 

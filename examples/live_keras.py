@@ -12,6 +12,7 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
+
 from regime_proto.adapters.live.keras_callback import RegimeCallback
 from regime_proto.examples import digits
 from regime_proto.examples.digits_keras import make

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import lightning
 import torch
-from regime_proto.adapters.live.lightning_callback import RegimeCallback
-from regime_proto.examples import digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+from regime_proto.adapters.live.lightning_callback import RegimeCallback
+from regime_proto.examples import digits
 
 EPOCHS = 4
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from regime_proto.examples import digits
 from torch import nn
 
 import regime_proto
+from regime_proto.examples import digits
 
 EPOCHS = 12
 

@@ -11,9 +11,10 @@ import tempfile
 from pathlib import Path
 
 import torch
+from transformers import OPTConfig, OPTForCausalLM, PrinterCallback, Trainer, TrainingArguments
+
 from regime_proto.adapters.live.trainer_callback import RegimeCallback
 from regime_proto.examples import digits
-from transformers import OPTConfig, OPTForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
 SHADES = 17
 EPOCHS = 3

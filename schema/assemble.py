@@ -16,6 +16,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+
 from regime_proto.schema import hdf5, layout
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import create_new, describe, put_in_place, temporary_in

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+
 from regime_proto.schema.header import Array, Layer
 
 

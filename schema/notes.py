@@ -10,6 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.header import is_unicode

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
+
 from regime_proto.schema.errors import RegimeError
 
 # `auto` keeps all masks while the file is expected to stay below this, else thins them.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeWarning, TrajectoryError
 from regime_proto.schema.files import describe

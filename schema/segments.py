@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 import h5py
+
 from regime_proto.schema import layout
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import (

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import h5py
 import numpy as np
+
 from regime_proto.schema import hdf5, layout
 from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError

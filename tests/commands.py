@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from click.testing import CliRunner
+
 from regime_proto.cli.main import main
 
 REGIME = Path(sys.executable).with_name("regime")

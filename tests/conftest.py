@@ -14,10 +14,10 @@ import forked
 import nets
 import trajectories
 from hypothesis import settings
-from regime_proto.schema import assemble
-from regime_proto.schema.validation import guard
 
 from regime_proto.plan import write_program
+from regime_proto.schema import assemble
+from regime_proto.schema.validation import guard
 
 # Tests run side by side, a process for each core: threads of one would wait for those of the other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -2,6 +2,7 @@
 
 import nets
 import pytest
+
 from regime_proto.adapters import torch_export
 
 _exported = {}

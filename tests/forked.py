@@ -10,6 +10,7 @@ import sys
 from types import SimpleNamespace
 
 import children
+
 from regime_proto.schema import assemble
 from regime_proto.schema.validation import guard
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 from apart import apart
+
+import regime_proto
+from regime_proto.analyzer.analyze import analyze
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.check import limit, problems_of
 from regime_proto.schema.validation.guard import MEMORY, SECONDS
 from regime_proto.schema.validation.rules import errors
-
-import regime_proto
-from regime_proto.analyzer.analyze import analyze
 
 
 def truncated(content, count):

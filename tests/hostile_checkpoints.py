@@ -22,12 +22,12 @@ import hostile_kinds
 import numpy as np
 from apart import apart
 from hostile_made import MADE
-from regime_proto.schema.errors import RegimeError
 
 import regime_proto
 from regime_proto import registry
 from regime_proto.directory import AdapterError, open_directory
 from regime_proto.probe import load_probe
+from regime_proto.schema.errors import RegimeError
 
 MEMORY_BYTES = 2**30
 # Of all ways of reading a run together; each of them may take 10.

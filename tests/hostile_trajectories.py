@@ -26,7 +26,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import trajectories
 from apart import apart
+from spoils import SPOILS, replaced
+
+import regime_proto
+from regime_proto.analyzer.analyze import analyze
 from regime_proto.cli import inspection
+from regime_proto.export import FORMATS
 from regime_proto.schema import assemble, layout
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.header import Header, Layer
@@ -34,11 +39,6 @@ from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.check import allow, limit, look_at
 from regime_proto.schema.validation.guard import BYTES_PER_SECOND, MEMORY, SECONDS
 from regime_proto.schema.validation.rules import RULES, errors
-from spoils import SPOILS, replaced
-
-import regime_proto
-from regime_proto.analyzer.analyze import analyze
-from regime_proto.export import FORMATS
 
 REFUSED, SAME, HARMLESS = "refused", "same", "harmless"
 

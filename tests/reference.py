@@ -4,6 +4,7 @@ import inspect
 from pathlib import Path
 
 import click
+
 from regime_proto.cli.command import options_of
 from regime_proto.cli.main import main
 

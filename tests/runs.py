@@ -3,9 +3,9 @@
 import tempfile
 
 import h5py
-from regime_proto.schema.validation import trust
 
 import regime_proto
+from regime_proto.schema.validation import trust
 
 MLP = {"model": "MLP", "dataset": "Adult", "family": "MLP"}
 LENET = {"model": "LeNet_5", "dataset": "MNIST & co", "family": "convolutional"}

@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import trajectories
+
 from regime_proto.schema import layout
 
 SPOILS = {}

@@ -10,10 +10,10 @@ import torch
 import torch.distributed.checkpoint as dcp
 from libraries import needed
 from reading import assert_same_trajectory
-from regime_proto.adapters import from_accelerate
-from regime_proto.schema.errors import RegimeWarning
 
+from regime_proto.adapters import from_accelerate
 from regime_proto.directory import Reading, open_directory
+from regime_proto.schema.errors import RegimeWarning
 
 pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("nets_are_exported_once")]
 accelerate = needed("accelerate")

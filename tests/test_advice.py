@@ -19,13 +19,13 @@ import pytest
 import torch
 from libraries import needed
 from reading import assert_same_trajectory
-from regime_proto.adapters import advice, from_folder
-from regime_proto.schema.errors import RegimeError
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from regime_proto.adapters import advice, from_folder
 from regime_proto.directory import NoCheckpoint, open_directory
+from regime_proto.schema.errors import RegimeError
 
 STATES = 4
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from reading import read
-from regime_proto.adapters import from_npz, from_safetensors, from_torch
-from regime_proto.schema.errors import RegimeError, RegimeWarning
 from safetensors.torch import save_file
 
 from regime_proto import archives, registry
+from regime_proto.adapters import from_npz, from_safetensors, from_torch
 from regime_proto.directory import Reading, open_directory
 from regime_proto.names import unwrap
 from regime_proto.payload import Label, NotACheckpoint, label_of
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 
 class Config:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_run
-from regime_proto.schema.errors import RegimeError, RegimeWarning
 from test_cli import assert_one_line, regime
 from torch import nn
 
@@ -17,6 +16,7 @@ from regime_proto import memory
 from regime_proto.analyzer.result import Threshold
 from regime_proto.analyzer.verdict import verdict
 from regime_proto.plan import make_plan, write_program
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.settings import ConversionSettings
 
 pytestmark = pytest.mark.usefixtures("nets_are_exported_once")

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from commands import REGIME, assert_one_line, regime
-from regime_proto.cli.render import sparkline
-from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.files import segments_folder
 from safetensors.numpy import save_file
 
 import regime_proto
+from regime_proto.cli.render import sparkline
 from regime_proto.directory import open_directory
 from regime_proto.factory import load_model
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.files import segments_folder
 
 
 def test_analyze_a_directory(run):

@@ -12,8 +12,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from regime_proto.cli.main import main
-from regime_proto.schema.errors import RegimeError
 from runs import LENET, MLP, make_run, make_runs
 from test_cli import assert_one_line, regime
 
@@ -22,7 +20,9 @@ from regime_proto.analyzer import comparison
 from regime_proto.analyzer.epochs import epochs_spanned
 from regime_proto.analyzer.labels import labels_of
 from regime_proto.analyzer.spread import centre, spread
+from regime_proto.cli.main import main
 from regime_proto.report.tables import FORMATS, to_latex, to_markdown
+from regime_proto.schema.errors import RegimeError
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import sources
 from libraries import load_exporter, needed
-from regime_proto.schema import validate
 
 import regime_proto
 from regime_proto.directory import Reading, open_directory
 from regime_proto.plan import PROBE_FILE, PROGRAM_FILE, write_program
 from regime_proto.registry import readers
+from regime_proto.schema import validate
 
 
 @dataclass(frozen=True)

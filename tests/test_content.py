@@ -12,14 +12,14 @@ import onnx
 import pytest
 import sources
 import torch
-from regime_proto.adapters import from_flax, from_folder, from_onnx, from_safetensors, from_torch
-from regime_proto.schema.errors import RegimeError, RegimeWarning
 from safetensors.torch import save_file
 from test_cli import assert_one_line, regime
 
 from regime_proto import registry
+from regime_proto.adapters import from_flax, from_folder, from_onnx, from_safetensors, from_torch
 from regime_proto.directory import NoCheckpoint, Reading, open_directory
 from regime_proto.places import first_bytes
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
-from regime_proto.adapters import from_torch
 from torch import nn
 
+from regime_proto.adapters import from_torch
 from regime_proto.engine.device import Device
 from regime_proto.engine.graph.control_flow import InlineConstantBranches
 from regime_proto.engine.graph.gates import find_gates, select_gates

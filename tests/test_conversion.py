@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_run
-from regime_proto.schema import assemble, hdf5, writer
-from regime_proto.schema.files import segments_folder
 
 import regime_proto
 from regime_proto.conversion import run_plan
 from regime_proto.plan import make_plan
+from regime_proto.schema import assemble, hdf5, writer
+from regime_proto.schema.files import segments_folder
 
 
 def contents(path):

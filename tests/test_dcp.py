@@ -15,13 +15,13 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from reading import assert_same_trajectory, read
-from regime_proto.adapters import dcp_metadata, from_dcp
-from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 import regime_proto
+from regime_proto.adapters import dcp_metadata, from_dcp
 from regime_proto.directory import open_directory
 from regime_proto.payload import Incomplete, NotACheckpoint
 from regime_proto.plan import PROBE_FILE, PROGRAM_FILE
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 STATES = 5
 

@@ -11,13 +11,11 @@ import torch
 from conftest import save_run
 from graphs import HOST, RESIDENT, meter_of, observe, program, quarters
 from recording import rows
-from regime_proto.adapters.live.torch_weights import SIZE, DeviceWeights, array_of, tensors_of
-from regime_proto.schema import validate
-from regime_proto.schema.files import segments_folder
 from test_cli import assert_one_line, regime
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning
+from regime_proto.adapters.live.torch_weights import SIZE, DeviceWeights, array_of, tensors_of
 from regime_proto.conversion import run_plan
 from regime_proto.engine.deltas import KeptWeights
 from regime_proto.following import grown_plan
@@ -25,6 +23,8 @@ from regime_proto.plan import make_plan
 from regime_proto.quantities.known import choose
 from regime_proto.quantities.measuring import term_columns
 from regime_proto.recording.start import read_start, start_path, write_start
+from regime_proto.schema import validate
+from regime_proto.schema.files import segments_folder
 from regime_proto.settings import ConversionSettings
 
 pytestmark = pytest.mark.usefixtures("nets_are_exported_once")

@@ -7,10 +7,10 @@ import nets
 import numpy as np
 import pytest
 from commands import assert_one_line, regime, tree
-from regime_proto.cli.command import options_of
-from regime_proto.cli.main import main
 
 import regime_proto
+from regime_proto.cli.command import options_of
+from regime_proto.cli.main import main
 
 
 def writes(command):

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 import trajectories
-from regime_proto.schema import validate
-from regime_proto.schema.files import segments_folder
-from regime_proto.schema.finish import finish
-from regime_proto.schema.segments import Segments
-from regime_proto.schema.writer import TrajectoryWriter
 from safetensors.torch import save_file
 from test_conversion import assert_same
 
 import regime_proto
 from regime_proto.plan import write_program
+from regime_proto.schema import validate
+from regime_proto.schema.files import segments_folder
+from regime_proto.schema.finish import finish
+from regime_proto.schema.segments import Segments
+from regime_proto.schema.writer import TrajectoryWriter
 
 STATES = 140
 # Observations in four full segments and one that is not.

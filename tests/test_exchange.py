@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import trajectories
 from conftest import save_run
-from regime_proto.schema import validate
-from regime_proto.schema.segments import Segments
-from regime_proto.schema.writer import TrajectoryWriter
 from test_cli import assert_one_line, regime
 
 import regime_proto
+from regime_proto.schema import validate
+from regime_proto.schema.segments import Segments
+from regime_proto.schema.writer import TrajectoryWriter
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from regime_proto.cli.main import main
 from runs import synthetic
 from test_cli import REGIME, assert_one_line, regime
 
 import regime_proto
+from regime_proto.cli.main import main
 from regime_proto.export import FORMATS, SERIES, STAGES, write_csv
 from regime_proto.text import csv_cell
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import save_run
-from regime_proto.adapters import from_torch
-from regime_proto.schema.errors import RegimeError
 from torch import nn
 
 import regime_proto
+from regime_proto.adapters import from_torch
 from regime_proto.factory import load_model
 from regime_proto.probe import as_probe
+from regime_proto.schema.errors import RegimeError
 
 
 class Tied(nn.Module):

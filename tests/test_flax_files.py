@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from libraries import needed
 from reading import read
-from regime_proto.adapters import from_flax
-from regime_proto.schema.errors import RegimeError, RegimeWarning
 from test_cli import regime
 
+from regime_proto.adapters import from_flax
 from regime_proto.directory import open_directory
 from regime_proto.payload import Incomplete, NotACheckpoint
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 pytestmark = pytest.mark.libraries
 with warnings.catch_warnings():

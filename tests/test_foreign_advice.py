@@ -17,11 +17,11 @@ import pytest
 import torch
 from libraries import load_exporter, needed
 from reading import assert_same_trajectory
-from regime_proto.adapters import advice, commands
 from test_advice import STATES, read_the_first, run_the_command, save_run, write
 from test_cli import regime
 
 import regime_proto
+from regime_proto.adapters import advice, commands
 from regime_proto.directory import NoCheckpoint, Reading, open_directory
 
 PLACE = "it's $HOME"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import netCDF4
 import pytest
+
 import regime_proto.schema
 from regime_proto.schema import hdf5, layout, validate
 from regime_proto.schema.validation import guard, structure

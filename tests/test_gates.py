@@ -17,9 +17,9 @@ from graphs import (
     program,
     quarters,
 )  # fmt: skip
-from regime_proto.schema.errors import RegimeError
 
 from regime_proto.engine.graph.gates import find_gates, select_gates
+from regime_proto.schema.errors import RegimeError
 
 ZERO = [(0, False)]
 NO_BOUND = float(np.finfo(np.float32).max)

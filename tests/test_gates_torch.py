@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from graphs import above, flips, meter_of, observe, planes_of, quarters
-from regime_proto.adapters import from_torch
-from regime_proto.schema.errors import RegimeError
 from torch import nn
 
+from regime_proto.adapters import from_torch
 from regime_proto.engine.graph.gates import Gate, find_gates, select_gates
 from regime_proto.probe import as_probe
+from regime_proto.schema.errors import RegimeError
 
 SAMPLES, FEATURES, UNITS = 8, 4, 10
 ZERO = [(0, False)]

@@ -7,10 +7,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from regime_proto.schema import validate
-from regime_proto.schema.reader import open_checked, read_header
 
 import regime_proto
+from regime_proto.schema import validate
+from regime_proto.schema.reader import open_checked, read_header
 
 DATA = Path(__file__).parent / "data"
 FILES = sorted(DATA.glob("v*.h5"))

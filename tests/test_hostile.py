@@ -13,12 +13,12 @@ import processor_time
 import pytest
 import trajectories
 from commands import assert_one_line, regime
-from regime_proto.schema import validate
-from regime_proto.schema.validation import structure, trust
-from regime_proto.schema.validation.check import Found, look_at
 from spoils import SPOILS
 
 import regime_proto
+from regime_proto.schema import validate
+from regime_proto.schema.validation import structure, trust
+from regime_proto.schema.validation.check import Found, look_at
 
 # What a file is made of, lengths and steps: what a reader relies on before it looks at a value.
 STRUCTURAL = (

@@ -13,13 +13,13 @@ import onnx
 import pytest
 from commands import assert_one_line, regime
 from hostile_made import PICKLES, archive, state
-from regime_proto.adapters import from_torch, pickle_scan, torch_zip
-from regime_proto.schema.errors import RegimeError
 from safetensors.numpy import save_file
 
 import regime_proto
 from regime_proto import archives, limits, measured, opening
+from regime_proto.adapters import from_torch, pickle_scan, torch_zip
 from regime_proto.directory import open_directory
+from regime_proto.schema.errors import RegimeError
 
 LIMITS = [value for value in vars(limits).values() if isinstance(value, limits.Limit)]
 

@@ -13,7 +13,10 @@ import pytest
 import trajectories
 import xarray as xr
 from commands import assert_one_line, regime
+
+import regime_proto
 from regime_proto.adapters import from_keras
+from regime_proto.payload import TOP
 from regime_proto.schema import layout, validate
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.limits import Limit
@@ -21,9 +24,6 @@ from regime_proto.schema.reader import open_checked, read_metrics
 from regime_proto.schema.segments import Segments
 from regime_proto.schema.validation import guard, trust
 from regime_proto.schema.writer import TrajectoryWriter
-
-import regime_proto
-from regime_proto.payload import TOP
 
 
 @pytest.fixture

@@ -15,14 +15,12 @@ import onnx
 import pytest
 import torch
 from hub_server import TOKEN, Fault, Repository
-from regime_proto.adapters import from_huggingface
-from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.segments import kept_observations
 from safetensors.numpy import save
 from test_cli import regime
 from test_huggingface import TEXT, make, save_steps, tokenizer_saved
 
 import regime_proto
+from regime_proto.adapters import from_huggingface
 from regime_proto.conversion import run_plan
 from regime_proto.directory import open_directory
 from regime_proto.following import grown_plan
@@ -33,6 +31,8 @@ from regime_proto.hub.files import weights_among
 from regime_proto.hub.places import sizes
 from regime_proto.places import as_place, downloading, is_published, is_remote, on_disk
 from regime_proto.plan import make_plan
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.segments import kept_observations
 from regime_proto.settings import ConversionSettings
 
 STEPS = (0, 10, 20, 30, 100, 1000)

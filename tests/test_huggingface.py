@@ -18,19 +18,19 @@ import pytest
 import torch
 import transformers
 from click.testing import CliRunner
-from regime_proto.adapters import from_huggingface, huggingface_names, trainer_state
-from regime_proto.cli.main import main
-from regime_proto.schema.errors import RegimeError, RegimeWarning
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import regime_proto
+from regime_proto.adapters import from_huggingface, huggingface_names, trainer_state
 from regime_proto.analyzer.epochs import from_epochs
+from regime_proto.cli.main import main
 from regime_proto.directory import open_directory
 from regime_proto.engine.graph.gates import find_gates
 from regime_proto.payload import Incomplete, state_of
 from regime_proto.probe import COUNTED, as_probe
 from regime_proto.registry import exporter_for
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -8,15 +8,15 @@ import signal
 import children
 import pytest
 import torch
-from regime_proto.cli.interruption import Interrupted, leaving
-from regime_proto.cli.output import writing
-from regime_proto.schema.files import segments_folder
-from regime_proto.schema.segments import kept_observations
 from safetensors.torch import save_file
 from test_cli import regime
 from test_conversion import assert_same
 
 import regime_proto
+from regime_proto.cli.interruption import Interrupted, leaving
+from regime_proto.cli.output import writing
+from regime_proto.schema.files import segments_folder
+from regime_proto.schema.segments import kept_observations
 
 # So many that there is time to interrupt.
 STATES = 500

@@ -6,12 +6,12 @@ import bare
 import numpy as np
 import pytest
 from libraries import load_exporter, needed
-from regime_proto.adapters import from_jax
-from regime_proto.schema.errors import RegimeError
 
+from regime_proto.adapters import from_jax
 from regime_proto.engine.graph.gates import find_gates
 from regime_proto.plan import write_program
 from regime_proto.probe import ProbeError, as_probe
+from regime_proto.schema.errors import RegimeError
 
 pytestmark = pytest.mark.libraries
 with warnings.catch_warnings():
@@ -20,6 +20,7 @@ with warnings.catch_warnings():
     import jax
     import jax.numpy as jnp
     from flax import linen, nnx
+
     from regime_proto.adapters import jax_onnx
 
 GENERATOR = np.random.default_rng(0)

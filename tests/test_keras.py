@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from libraries import load_exporter, needed
-from regime_proto.adapters import from_keras
-from regime_proto.cli.main import main
-from regime_proto.schema.errors import RegimeError
 
 import regime_proto
+from regime_proto.adapters import from_keras
+from regime_proto.cli.main import main
 from regime_proto.directory import open_directory
 from regime_proto.engine.graph.gates import find_gates
 from regime_proto.payload import Incomplete, NotACheckpoint
 from regime_proto.plan import write_program
 from regime_proto.probe import ProbeError, as_probe
+from regime_proto.schema.errors import RegimeError
 
 pytestmark = pytest.mark.libraries
 needed("keras")

@@ -11,9 +11,9 @@ import pytest
 import torch
 from libraries import needed
 from reading import assert_same_trajectory, read
-from regime_proto.adapters import from_lightning
 from torch.utils.data import DataLoader, TensorDataset
 
+from regime_proto.adapters import from_lightning
 from regime_proto.directory import Reading, open_directory
 
 pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("nets_are_exported_once")]

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from libraries import needed
 from recording import rows
+
+import regime_proto
 from regime_proto.adapters import from_jax
 from regime_proto.schema import validate
 from regime_proto.schema.errors import RegimeError
-
-import regime_proto
 
 pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("jax_exports")]
 with warnings.catch_warnings():
@@ -21,6 +21,7 @@ with warnings.catch_warnings():
     import jax.numpy as jnp
     import orbax.checkpoint as ocp
     from flax import linen, nnx
+
     from regime_proto.adapters import jax_onnx  # noqa: F401
 
 GENERATOR = np.random.default_rng(0)

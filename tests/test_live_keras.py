@@ -7,13 +7,13 @@ import pytest
 import torch
 from libraries import needed
 from recording import extra, rows
+from running import apart_too, run_module
+
+import regime_proto
 from regime_proto.adapters import from_keras
 from regime_proto.schema import validate
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import segments_folder
-from running import apart_too, run_module
-
-import regime_proto
 
 pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("jax_exports")]
 needed("keras")
@@ -22,6 +22,7 @@ with warnings.catch_warnings():
     needed("jax2onnx")
     import keras
     from keras import layers as kl
+
     from regime_proto.adapters.live.keras_callback import RegimeCallback
 
 GENERATOR = np.random.default_rng(0)

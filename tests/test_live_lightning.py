@@ -9,12 +9,12 @@ import pytest
 import torch
 from libraries import needed
 from recording import extra, rows
-from regime_proto.schema.errors import RegimeError, RegimeWarning
 from running import apart_too, run_module
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import regime_proto
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("nets_are_exported_once")]
 lightning = needed("lightning")

@@ -4,9 +4,9 @@ import nets
 import numpy as np
 import pytest
 from libraries import needed
-from regime_proto.adapters.live.tensorboard import to_tensorboard
 
 import regime_proto
+from regime_proto.adapters.live.tensorboard import to_tensorboard
 
 pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("nets_are_exported_once")]
 needed("tensorboard")

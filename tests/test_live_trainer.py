@@ -9,12 +9,12 @@ import pytest
 import torch
 import transformers
 from recording import extra, rows
-from regime_proto.adapters.live.trainer_callback import RegimeCallback
-from regime_proto.schema.errors import RegimeError
 from running import apart_too, run_module
 from torch import nn
 
 import regime_proto
+from regime_proto.adapters.live.trainer_callback import RegimeCallback
+from regime_proto.schema.errors import RegimeError
 
 transformers.utils.logging.disable_progress_bar()
 logging.getLogger("transformers").setLevel(logging.ERROR)

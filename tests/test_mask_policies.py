@@ -4,12 +4,12 @@ import h5py
 import numpy as np
 import pytest
 import trajectories
-from regime_proto.schema import policy, validate
-from regime_proto.schema.assemble import thin
-from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
 from test_cli import assert_one_line, regime
 
 import regime_proto
+from regime_proto.schema import policy, validate
+from regime_proto.schema.assemble import thin
+from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
 
 
 @pytest.mark.parametrize("text", ["all", "none", "every=7"])

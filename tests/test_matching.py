@@ -6,10 +6,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from regime_proto.adapters import from_torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
+from regime_proto.adapters import from_torch
 from regime_proto.engine.graph.matching import matched
 from regime_proto.engine.graph.program import ProgramError
 from regime_proto.probe import as_probe

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from recording import extra
-from regime_proto.schema import read_notes, validate
-from regime_proto.schema.files import segments_folder
-from regime_proto.schema.notes import MAX_LETTERS, MAX_NOTES, ORDER_DOUBT, OWN, as_notes
-from regime_proto.schema.segments import Segments
 from test_cli import assert_one_line, regime
 
 import regime_proto
 from regime_proto import RegimeError
+from regime_proto.schema import read_notes, validate
+from regime_proto.schema.files import segments_folder
+from regime_proto.schema.notes import MAX_LETTERS, MAX_NOTES, ORDER_DOUBT, OWN, as_notes
+from regime_proto.schema.segments import Segments
 
 GIVEN = {"model": "MLP [red]α[/red]", "seed": 3, "learning_rate": 0.1, "augmented": True, "mine_2": "a=b\nc"}
 KEPT = {**GIVEN, "augmented": 1}

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from reading import assert_same_trajectory, read
-from regime_proto.adapters import from_torch
 from safetensors.torch import save_file
 from test_cli import assert_one_line, regime
 
+from regime_proto.adapters import from_torch
 from regime_proto.source import is_numpys, is_real, widest
 
 EIGHT_BITS = (

@@ -18,11 +18,10 @@ import torch
 from click.testing import CliRunner
 from reading import read
 from real_graphs import GRAPHS, real_graph
-from regime_proto.adapters import from_onnx
-from regime_proto.cli.main import main
-from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 import regime_proto
+from regime_proto.adapters import from_onnx
+from regime_proto.cli.main import main
 from regime_proto.conversion import run_plan
 from regime_proto.directory import open_directory
 from regime_proto.engine.device import find_device
@@ -33,6 +32,7 @@ from regime_proto.engine.measure import Meter
 from regime_proto.plan import MissingPart, load_program, make_plan, write_program
 from regime_proto.probe import ProbeError, as_probe
 from regime_proto.registry import Describing, Exporter, Reader, exporter_for, readers
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.settings import ConversionSettings
 from regime_proto.source import State
 

@@ -13,19 +13,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from click.testing import CliRunner
-from regime_proto.cli.main import main
-from regime_proto.schema import notes, validate
-from regime_proto.schema.errors import RegimeError, RegimeWarning
 from torch.optim import lr_scheduler as schedules
 from trainings import adamw, every, in_memory, sgd, train, warm_restarts
 
 import regime_proto
+from regime_proto.cli.main import main
 from regime_proto.conversion import run_plan
 from regime_proto.dataset import open_trajectory
 from regime_proto.integrity import sketch
 from regime_proto.integrity.order import contradiction
 from regime_proto.integrity.sketch import Sketches
 from regime_proto.plan import PROBE_FILE, PROGRAM_FILE, make_plan
+from regime_proto.schema import notes, validate
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.source import OtherOrder
 
 

@@ -14,10 +14,10 @@ import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
-from regime_proto.schema import hdf5, layout
-from regime_proto.schema.header import Header, Layer
 
 import regime_proto
+from regime_proto.schema import hdf5, layout
+from regime_proto.schema.header import Header, Layer
 
 FORMAT = (Path(__file__).parent.parent / "schema/FORMAT.md").read_text(encoding="utf-8")
 

@@ -4,13 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
-from regime_proto.schema import hdf5
 from trajectories import growing_rows, header
 
 import regime_proto
 from regime_proto.analyzer import masks as mask_module
 from regime_proto.analyzer.masks import select_masks
 from regime_proto.analyzer.patterns import read_patterns
+from regime_proto.schema import hdf5
 
 
 def trajectory_of(tmp_path, count, **options):

@@ -17,19 +17,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from matplotlib.colors import to_hex
 from PIL import Image
-from regime_proto.cli.main import main
-from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.validation import trust
 from runs import LENET, make_run
 from test_cli import assert_one_line, regime
 
 import regime_proto
 from regime_proto.analyzer.epochs import epochs_at
+from regime_proto.cli.main import main
 from regime_proto.report import metrics, style
 from regime_proto.report.drawn import read_run
 from regime_proto.report.panels import LAYERS, mean_between
 from regime_proto.report.print_figure import figure, image
 from regime_proto.report.thinning import extremes
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.validation import trust
 
 STEPS = 30
 NAN = np.nan

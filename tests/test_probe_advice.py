@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from regime_proto.adapters import from_torch
-from regime_proto.schema.errors import RegimeError
 from torch import nn
 
 import regime_proto
+from regime_proto.adapters import from_torch
 from regime_proto.engine.device import find_device
 from regime_proto.engine.graph.gates import find_gates
 from regime_proto.engine.measure import Meter
 from regime_proto.plan import load_program, write_program
 from regime_proto.probe import ProbeError, as_probe
 from regime_proto.probe_advice import declared, tried
+from regime_proto.schema.errors import RegimeError
 
 FLOATS = np.linspace(-1, 1, 20, dtype=np.float32)
 ADVICE = re.compile(r"save the probe with ((\w+)(?:\[None\]|\.\w+\('?\w+'?\))+)")

@@ -9,16 +9,16 @@ import onnx
 import onnx_ir
 import pytest
 import torch
-from regime_proto.adapters import from_torch
-from regime_proto.schema.errors import RegimeError
 from torch import nn
 
+from regime_proto.adapters import from_torch
 from regime_proto.engine.device import find_device
 from regime_proto.engine.graph.gates import find_gates
 from regime_proto.engine.graph.program import Program, ProgramError
 from regime_proto.engine.masks import pack_masks
 from regime_proto.engine.measure import Meter
 from regime_proto.probe import ProbeError, as_probe
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import State
 
 

@@ -8,9 +8,6 @@ import pytest
 import torch
 from conftest import save_run
 from recording import rows
-from regime_proto.schema import validate
-from regime_proto.schema.header import Layer
-from regime_proto.schema.reader import open_checked, read_header, read_quantities
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning
@@ -18,6 +15,9 @@ from regime_proto.plan import make_plan, write_program
 from regime_proto.quantities.base import Network, Quantity, State
 from regime_proto.quantities.known import choose, known_quantities
 from regime_proto.quantities.measuring import Measures
+from regime_proto.schema import validate
+from regime_proto.schema.header import Layer
+from regime_proto.schema.reader import open_checked, read_header, read_quantities
 from regime_proto.settings import ConversionSettings
 
 STATES = 6

@@ -15,12 +15,12 @@ import pytest
 import torch
 import trajectories
 from recording import rows
-from regime_proto.schema import validate
-from regime_proto.schema.reader import open_checked, read_quantities
-from regime_proto.schema.validation import trust
 
 import regime_proto
 from regime_proto import RegimeWarning
+from regime_proto.schema import validate
+from regime_proto.schema.reader import open_checked, read_quantities
+from regime_proto.schema.validation import trust
 
 DATA = Path(__file__).parent / "data"
 SITE = "site"

@@ -13,10 +13,10 @@ import torch
 from click.testing import CliRunner
 from conftest import save_run
 from readme_table import with_table
-from regime_proto.adapters.table import SOURCES
-from regime_proto.cli.main import main
 
 import regime_proto
+from regime_proto.adapters.table import SOURCES
+from regime_proto.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,19 +9,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from recording import assert_same_run, extra, rows
-from regime_proto.adapters.live import torch_masks
-from regime_proto.adapters.live.torch_masks import packed_on_device
-from regime_proto.adapters.live.torch_weights import DeviceWeights, array_of, tensors_of
-from regime_proto.schema import validate
-from regime_proto.schema.files import segments_folder
 from test_gates_torch import ACTIVATIONS, FEATURES, SAMPLES, Before
 from torch import nn
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning, Settling
+from regime_proto.adapters.live import torch_masks
+from regime_proto.adapters.live.torch_masks import packed_on_device
+from regime_proto.adapters.live.torch_weights import DeviceWeights, array_of, tensors_of
 from regime_proto.analyzer.labels import labels_of
 from regime_proto.engine.deltas import KeptWeights
 from regime_proto.report.drawn import read_run
+from regime_proto.schema import validate
+from regime_proto.schema.files import segments_folder
 
 pytestmark = pytest.mark.usefixtures("nets_are_exported_once")
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from recording import extra, rows
-from regime_proto.schema import validate
-from regime_proto.schema.files import segments_folder
-from regime_proto.schema.finish import finish
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning
 from regime_proto.analyzer.labels import labels_of
 from regime_proto.analyzer.series import describe_invalid
+from regime_proto.schema import validate
+from regime_proto.schema.files import segments_folder
+from regime_proto.schema.finish import finish
 
 pytestmark = pytest.mark.usefixtures("nets_are_exported_once")
 

@@ -6,6 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from reference import PATH, reference
+
 from regime_proto.cli import options
 from regime_proto.cli.command import Command, in_capitals, long_name, options_of
 from regime_proto.cli.main import main

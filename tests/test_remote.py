@@ -9,14 +9,14 @@ import fsspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from regime_proto.cli.main import main
-from regime_proto.schema.errors import RegimeError
 from safetensors.numpy import save_file
 
 import regime_proto
+from regime_proto.cli.main import main
 from regime_proto.directory import open_directory
 from regime_proto.places import as_place, on_disk, size, stamps
 from regime_proto.plan import make_plan
+from regime_proto.schema.errors import RegimeError
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as graph
 import pytest
-from regime_proto.schema.errors import RegimeError
 from test_cli import assert_one_line, regime
 from trajectories import QUANTITIES
 from trajectories import write as write_trajectory
@@ -17,6 +16,7 @@ import regime_proto
 from regime_proto.report.binning import bin_edges, bin_means
 from regime_proto.report.page import chapter, report
 from regime_proto.report.view import read_view
+from regime_proto.schema.errors import RegimeError
 
 
 @pytest.fixture(scope="module")

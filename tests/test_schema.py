@@ -8,14 +8,14 @@ import pytest
 import trajectories
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import regime_proto
 from regime_proto.schema import hdf5, layout, validate
 from regime_proto.schema.header import Header, Layer
 from regime_proto.schema.reader import open_checked, read_header, read_rows
 from regime_proto.schema.segments import Segments
 from regime_proto.schema.validation.check import problems_of
 from regime_proto.schema.writer import TrajectoryWriter
-
-import regime_proto
 
 ATTRIBUTES = trajectories.ATTRIBUTES
 

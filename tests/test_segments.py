@@ -10,14 +10,14 @@ import stat
 import children
 import pytest
 import trajectories
+
+import regime_proto
 from regime_proto.schema import locks
 from regime_proto.schema.assemble import note
 from regime_proto.schema.files import create_new, replace_file, segments_folder
 from regime_proto.schema.finish import finish
 from regime_proto.schema.segments import Segments, require_free
 from regime_proto.schema.writer import TrajectoryWriter
-
-import regime_proto
 
 HEAD = trajectories.header()
 

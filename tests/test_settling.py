@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from regime_proto.schema.errors import RegimeError
 
 from regime_proto.recording.settling import Detector, Settling
+from regime_proto.schema.errors import RegimeError
 
 STEPS = 2000
 WINDOW = 50

@@ -15,8 +15,6 @@ import numpy as np
 import onnx
 import pytest
 from libraries import needed
-from regime_proto.adapters import from_sklearn
-from regime_proto.schema.errors import RegimeError
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier, MLPRegressor
@@ -25,11 +23,13 @@ from sklearn.preprocessing import StandardScaler
 from test_cli import regime
 
 import regime_proto
+from regime_proto.adapters import from_sklearn
 from regime_proto.directory import NoCheckpoint, open_directory
 from regime_proto.engine.graph.gates import find_gates
 from regime_proto.payload import Incomplete, NotACheckpoint
 from regime_proto.probe import as_probe
 from regime_proto.registry import exporter_for
+from regime_proto.schema.errors import RegimeError
 
 STATES = 6
 RANDOM = np.random.default_rng(0)

@@ -14,14 +14,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from regime_proto.cli import render
-from regime_proto.cli.main import main
 from rich.text import Text
 from test_cli import regime
 from trajectories import LAYERS, header
 from trajectories import write as write_trajectory
 
 import regime_proto
+from regime_proto.cli import render
+from regime_proto.cli.main import main
 from regime_proto.report.tables import to_csv, to_latex, to_markdown
 from regime_proto.text import csv_cell, printable
 

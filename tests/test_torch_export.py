@@ -7,19 +7,19 @@ import threading
 import numpy as np
 import pytest
 import torch
-from regime_proto.adapters import from_torch
-from regime_proto.adapters.live import torch_follow
-from regime_proto.adapters.torch_tracing import tracing
-from regime_proto.schema.errors import RegimeError, RegimeWarning
 from torch import nn
 from torch.distributions import Beta, Categorical, Distribution, Independent, Normal
 from torch.overrides import TorchFunctionMode
 
+from regime_proto.adapters import from_torch
+from regime_proto.adapters.live import torch_follow
+from regime_proto.adapters.torch_tracing import tracing
 from regime_proto.engine.device import find_device
 from regime_proto.engine.graph.gates import find_gates, select_gates
 from regime_proto.engine.measure import Meter
 from regime_proto.plan import load_program, write_program
 from regime_proto.probe import as_probe, load_probe
+from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.source import State
 
 RANDOM = np.random.default_rng(0)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from reading import read
+
 from regime_proto.adapters import from_torch, torch_pickle, torch_stubs
 from regime_proto.schema.errors import RegimeError
 

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from reading import read
-from regime_proto.adapters import from_safetensors, from_torch, mapped, torch_zip
-from regime_proto.schema.errors import RegimeError
 from safetensors.torch import save_file
 from torch import nn
+
+from regime_proto.adapters import from_safetensors, from_torch, mapped, torch_zip
+from regime_proto.schema.errors import RegimeError
 
 MODEL = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Linear(4, 2))
 DTYPES = [

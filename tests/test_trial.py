@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from regime_proto.schema.errors import RegimeError
 
 import regime_proto
 from regime_proto import trial
 from regime_proto.engine.graph.program import FILE_NAME, METADATA_KEY, ProgramError
 from regime_proto.plan import load_program
 from regime_proto.probe import as_probe
+from regime_proto.schema.errors import RegimeError
 
 PROBE = {"x": np.ones((2, 4), np.float32)}
 

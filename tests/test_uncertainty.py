@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from noisy_runs import TRENDS, coverage, noisy
-from regime_proto.schema.errors import RegimeError
 from runs import synthetic
 
 import regime_proto
@@ -13,6 +12,7 @@ from regime_proto.analyzer.resampling import areas_of_other_courses, areas_of_ot
 from regime_proto.analyzer.samples import SampleChanges, read_sample_changes
 from regime_proto.analyzer.series import read_series
 from regime_proto.analyzer.uncertainty import interval
+from regime_proto.schema.errors import RegimeError
 
 
 # Both presets smooth alike where the width is 1.

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from regime_proto.cli.command import in_capitals, long_name, options_of
-from regime_proto.cli.main import main
-from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.nearest import cannot_open, no_such
 from test_cli import assert_one_line, regime
 
 import regime_proto
+from regime_proto.cli.command import in_capitals, long_name, options_of
+from regime_proto.cli.main import main
 from regime_proto.directory import open_directory
 from regime_proto.following import require_folder
 from regime_proto.probe import load_lines, load_probe
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.nearest import cannot_open, no_such
 
 REGIME = Path(sys.executable).with_name("regime")
 

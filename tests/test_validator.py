@@ -9,14 +9,14 @@ import h5py
 import numpy as np
 import pytest
 import trajectories
+from spoils import SPOILS, replaced, stranger, wrong_flips
+
+import regime_proto
 from regime_proto.schema import reader, validate
 from regime_proto.schema.header import Header, Layer
 from regime_proto.schema.validation.check import problems_of
 from regime_proto.schema.validation.guard import outcome, run_child
 from regime_proto.schema.validation.rules import RULES
-from spoils import SPOILS, replaced, stranger, wrong_flips
-
-import regime_proto
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import zlib
 from dataclasses import replace
 
 import numpy as np
+
 from regime_proto.schema import hdf5, layout
 from regime_proto.schema.flips import FlipCounter
 from regime_proto.schema.header import Header, Layer, Observation

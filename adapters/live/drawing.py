@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.words import counted
 
 from regime_proto.probe import COUNTED, Probe
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.words import counted
 from regime_proto.source import Array
 
 # What a batch holds for the loss, and models take to compute it.

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from regime_proto.schema.errors import RegimeError
 
 from regime_proto.probe import COUNTED, Probe
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import linen, nnx
+
 from regime_proto.adapters.jax_export import (
     LeafPath,
     Trees,
@@ -18,11 +19,10 @@ from regime_proto.adapters.jax_export import (
 )
 from regime_proto.adapters.live import drawing, jax_arrays
 from regime_proto.adapters.live.idle import Idle
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.engine.graph.program import Program
 from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 _TRAINED = "0"

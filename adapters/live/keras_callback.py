@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import keras
 import numpy as np
-from regime_proto.schema.errors import RegimeWarning
 
 from regime_proto.recording.record import record
 from regime_proto.recording.recorder import Recorder
 from regime_proto.recording.schedule import as_predicate
+from regime_proto.schema.errors import RegimeWarning
 
 
 class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+
 from regime_proto.adapters.keras_export import export_named, input_names
 from regime_proto.adapters.live import drawing, jax_arrays
 from regime_proto.adapters.live.idle import Idle
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 

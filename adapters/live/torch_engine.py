@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+
 from regime_proto.adapters.live.torch_masks import MaskGraph
 from regime_proto.adapters.live.torch_parts import Parts
 from regime_proto.adapters.live.torch_weights import SIZE, DeviceWeights, array_of
-from regime_proto.schema.errors import RegimeError
-from torch import nn
-
 from regime_proto.engine.deltas import KeptWeights
 from regime_proto.engine.measure import Meter
 from regime_proto.engine.noise import SEED, noise_of
@@ -18,6 +17,7 @@ from regime_proto.quantities.known import choose
 from regime_proto.quantities.measuring import Measures, term_columns
 from regime_proto.recording.live import Measurement, Pending, is_finite
 from regime_proto.recording.quantified import WHERE, Quantified
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+
 from regime_proto.adapters import from_huggingface, torch_export
 from regime_proto.adapters.live import drawing
 from regime_proto.adapters.live.idle import Idle
@@ -15,14 +18,11 @@ from regime_proto.adapters.live.torch_masks import MaskGraph
 from regime_proto.adapters.live.torch_parts import Parts, Sharded, Whole
 from regime_proto.adapters.live.torch_unsharded import is_wrapped, unsharded
 from regime_proto.adapters.live.torch_weights import array_of, bare, is_sharded, tensors_of
-from regime_proto.schema.errors import RegimeError
-from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
-
 from regime_proto.engine.masks import is_same_but_rounding, pack_masks
 from regime_proto.engine.measure import Meter
 from regime_proto.probe import Probe
 from regime_proto.recording.live import Engine, LiveModel, Pending
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 

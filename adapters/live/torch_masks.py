@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from regime_proto.adapters.live.torch_weights import HALF
 from regime_proto.adapters.torch_export import Exported
-from regime_proto.schema.errors import RegimeError
-
 from regime_proto.engine.graph.expose import Rows
 from regime_proto.engine.graph.gates import Gate
 from regime_proto.engine.graph.spellings import Plane
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 _BITS = (128, 64, 32, 16, 8, 4, 2, 1)

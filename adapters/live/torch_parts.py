@@ -6,12 +6,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.distributed as dist
-from regime_proto.adapters.live.torch_weights import tensors_of
-from regime_proto.schema.errors import RegimeError
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from regime_proto.adapters.live.torch_weights import tensors_of
+from regime_proto.schema.errors import RegimeError
 from regime_proto.source import Array
 
 

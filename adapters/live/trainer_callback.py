@@ -4,13 +4,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from regime_proto.schema.errors import RegimeError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from regime_proto.payload import numbers_in
 from regime_proto.recording.record import AUTO, record
 from regime_proto.recording.recorder import Recorder
 from regime_proto.recording.schedule import as_predicate
+from regime_proto.schema.errors import RegimeError
 
 # What the Trainer measures of itself: it says nothing of the model.
 _OF_THE_MACHINE = ("_runtime", "_per_second", "_preparation_time")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+
 from regime_proto.schema.files import describe
 from regime_proto.schema.validation.contents import contents_problems
 from regime_proto.schema.validation.guard import BRIEF, OUT_OF_MEMORY, SEGMENT

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from h5py import h5d, h5z
+
 from regime_proto.schema.validation.rules import Problem
 
 # Deflate makes at most 1,032 bytes of one: chunks below this cannot become larger than 256 MiB.

@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 from h5py import h5r
+
 from regime_proto.schema import layout
 from regime_proto.schema.reader import attached_dimensions, metric_variables, quantity_names
 from regime_proto.schema.validation.rules import Problem

@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 from h5py import h5a, h5d, h5g, h5l, h5o, h5r, h5t, h5z
+
 from regime_proto.schema.layout import BARE_DIMENSION, BY_NAME, MASK, MAX_ENTRY_BYTES, METRIC_PREFIX, QUANTITY_PREFIX
 from regime_proto.schema.limits import INFLATION
 from regime_proto.schema.validation.chunks import inflated_bytes, stored_problems

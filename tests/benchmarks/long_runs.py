@@ -14,6 +14,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+
+import regime_proto
 from regime_proto.schema import hdf5, layout
 from regime_proto.schema.flips import FlipCounter
 from regime_proto.schema.header import Header, Layer, Observation
@@ -22,8 +24,6 @@ from regime_proto.schema.segments import Segments
 from regime_proto.schema.validation.check import problems_of
 from regime_proto.schema.validation.guard import inspect_apart
 from regime_proto.schema.writer import TrajectoryWriter
-
-import regime_proto
 
 PERIOD = hdf5.MAX_CHUNK_STEPS
 APPENDED = 100_000

@@ -14,12 +14,12 @@ import h5py
 import numpy as np
 import torch
 from models import describe_machine, print_head, print_row
-from regime_proto.schema import hdf5
 from sklearn.datasets import load_digits
 from torch import nn
 
 import regime_proto
 from regime_proto import synthetic
+from regime_proto.schema import hdf5
 
 STEPS, SAMPLES, BYTES = 256, 16, 4096
 FLIP_RATE = 0.01

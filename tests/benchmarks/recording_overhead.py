@@ -17,12 +17,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from models import CASES, Logits, describe_machine, print_head, print_row
-from regime_proto.adapters.live.torch_weights import array_of, tensors_of
-from regime_proto.schema import hdf5
 from torch import Tensor, nn
 
 import regime_proto
+from regime_proto.adapters.live.torch_weights import array_of, tensors_of
 from regime_proto.engine.deltas import KeptWeights
+from regime_proto.schema import hdf5
 
 TOKENS, VOCABULARY = 128, 8192
 COLUMNS = ["model", "step, ms", "Δw alone", "Δw and Δa", "hooks by hand"]

@@ -19,6 +19,7 @@ import h5py
 from long_runs import APPENDED, LARGE, PERIOD, SMALL, write_run
 from memory import INTERVAL, MEGABYTE, status_bytes
 from models import describe_machine, print_head, print_row
+
 from regime_proto.schema import hdf5, layout
 from regime_proto.schema.validation.check import ROW_BYTES_PER_SECOND
 from regime_proto.schema.validation.guard import BYTES_PER_SECOND, SECONDS
