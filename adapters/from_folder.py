@@ -4,11 +4,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from regime_proto.adapters import from_safetensors, from_torch
-from regime_proto.opening import read_json
-from regime_proto.payload import TOP, Incomplete, Inconsistent, Label, Payload
-from regime_proto.places import first_bytes
-from regime_proto.registry import FIRST_BYTES
+from regime_proto.adapters import from_safetensors
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.checkpoints.locations import first_bytes
+from regime_proto.checkpoints.opening import read_json
+from regime_proto.checkpoints.payload import TOP, Incomplete, Inconsistent, Label, Payload
+from regime_proto.plugins.protocols import FIRST_BYTES
 from regime_proto.schema.errors import RegimeError
 
 SUFFIXES: tuple[str, ...] = ()

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from regime_proto.adapters.first_bytes import first_entry
-from regime_proto.archives import read_arrays
-from regime_proto.opening import open_file
-from regime_proto.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of, numbers_in
+from regime_proto.checkpoints.archives import read_arrays
+from regime_proto.checkpoints.opening import open_file
+from regime_proto.checkpoints.param_trees import nested, tree_payload
+from regime_proto.checkpoints.payload import TOP, Incomplete, Label, NotACheckpoint, Payload, label_of, numbers_in
 from regime_proto.schema.errors import RegimeError
-from regime_proto.source import Array
-from regime_proto.trees import nested, tree_payload
+from regime_proto.schema.types import Array
 
 SUFFIXES = (".npz",)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from regime_proto.adapters.mapped import dtype_named, map_file, view
-from regime_proto.opening import open_file, parse_json
-from regime_proto.payload import TOP, Incomplete, Label, Payload, label_of, parsed
+from regime_proto.checkpoints.opening import open_file, parse_json
+from regime_proto.checkpoints.payload import TOP, Incomplete, Label, Payload, label_of, parsed
 from regime_proto.schema.errors import RegimeError
-from regime_proto.source import Array
+from regime_proto.schema.types import Array
 
 SUFFIXES = (".safetensors",)
 

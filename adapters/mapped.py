@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from regime_proto.opening import descriptor_of
-from regime_proto.source import Array
+from regime_proto.checkpoints.opening import descriptor_of
+from regime_proto.schema.types import Array
 
 
 def map_file(path: Path) -> mmap.mmap:

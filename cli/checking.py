@@ -11,8 +11,8 @@ from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages, one_line, show_error, size
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import cannot_open
+from regime_proto.schema.text import printable
 from regime_proto.schema.words import counted
-from regime_proto.text import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 )
 @options.steps
 @click.option("--every", type=int, metavar="K", help="Look at every K-th checkpoint only.")
-@options.reading
+@options.source_settings
 @options.as_json
 @options.messages
 @click.pass_context
@@ -51,7 +51,7 @@ def check(
     as_json: bool,
     quiet: bool,
     verbose: bool,
-    **reading: str | None,
+    **source_settings: str | None,
 ) -> None:
     """Look whether a directory of checkpoints is what it claims to be, without a model.
 
@@ -71,7 +71,7 @@ def check(
     try:
         with messages.collecting(), messages.progress("checking") as progress:
             report = report_on(
-                source, frozen=frozen, against=against, steps=steps, every=every, progress=progress, **reading
+                source, frozen=frozen, against=against, steps=steps, every=every, progress=progress, **source_settings
             )
     except (RegimeError, OSError) as error:
         message = cannot_open(Path(error.filename or source), error) if isinstance(error, OSError) else str(error)

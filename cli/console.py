@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import rich_click as click
 
 from regime_proto.schema.errors import RegimeWarning
-from regime_proto.text import printable
+from regime_proto.schema.text import printable
 
 # Seconds that something may take before it is said what goes on.
 PATIENCE = 1.0

@@ -4,20 +4,20 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regime_proto.checkpoints.hub.downloads import downloads_folder
+from regime_proto.checkpoints.locations import downloading, is_published, is_remote
 from regime_proto.cli import options
 from regime_proto.cli.console import Messages, size
 from regime_proto.cli.interruption import leaving_observations
 from regime_proto.cli.output import would, would_write
-from regime_proto.hub.downloads import downloads_folder
-from regime_proto.places import downloading, is_published, is_remote
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.words import counted
 
 if TYPE_CHECKING:
-    from regime_proto.conversion import Done, Grown
-    from regime_proto.plan import Plan
-    from regime_proto.settings import ConversionSettings
-    from regime_proto.source import Source
+    from regime_proto.checkpoints.source import Source
+    from regime_proto.conversion.plan import Plan
+    from regime_proto.conversion.run import Done, Grown
+    from regime_proto.conversion.settings import ConversionSettings
 
 
 def foresee(
@@ -25,16 +25,16 @@ def foresee(
 ) -> None:
     """Say what a conversion would write, after a look at everything that it needs."""
     if follow:
-        from regime_proto.following import missing_for_two, require_folder
+        from regime_proto.conversion.following import missing_for_two, require_folder
 
         require_folder(source)
-        missing = missing_for_two(source, settings.reading)
+        missing = missing_for_two(source, settings.source)
         if missing is not None:
             would(f"wait for checkpoints ({missing}), and write {output or default_output(source, settings)} then")
             return
     if is_published(source) and not _foresee_published(source, output, messages, settings):
         return
-    from regime_proto.conversion import foresee_plan
+    from regime_proto.conversion.run import foresee_plan
 
     target = output or default_output(source, settings)
     plan = _planned(source, messages, settings)
@@ -54,10 +54,10 @@ def foresee(
 
 def _foresee_published(source: Path, output: Path | None, messages: Messages, settings: "ConversionSettings") -> bool:
     """Return whether what a conversion would write shows without fetching weights; if not, say what can be said."""
-    from regime_proto.directory import open_directory
-    from regime_proto.hub.places import is_outlined
+    from regime_proto.checkpoints.hub.locations import is_outlined
+    from regime_proto.plugins.open_directory import open_directory
 
-    found = open_directory(source, settings.reading).select(settings.steps, settings.every)
+    found = open_directory(source, settings.source).select(settings.steps, settings.every)
     found.require_two()
     if is_outlined(found):
         return True
@@ -69,7 +69,7 @@ def _foresee_published(source: Path, output: Path | None, messages: Messages, se
 
 def _say_fetched(found: "Source") -> None:
     """Say how much a conversion would fetch."""
-    from regime_proto.hub.places import most_at_once, sizes
+    from regime_proto.checkpoints.hub.locations import most_at_once, sizes
 
     each = sizes(found)
     would(
@@ -86,7 +86,7 @@ def _say_skipped(found: "Source", messages: Messages) -> None:
 
 def _planned(source: Path, messages: Messages, settings: "ConversionSettings") -> "Plan":
     """Return what is to be converted, and say what is left out."""
-    from regime_proto.plan import make_plan
+    from regime_proto.conversion.plan import make_plan
 
     plan = make_plan(source, settings, exporting=messages.exporting)
     _say_skipped(plan.source, messages)
@@ -95,7 +95,7 @@ def _planned(source: Path, messages: Messages, settings: "ConversionSettings") -
 
 def settings_of(conversion: dict[str, Any]) -> "ConversionSettings":
     """Return what the options of a command say."""
-    from regime_proto.settings import ConversionSettings
+    from regime_proto.conversion.settings import ConversionSettings
 
     return ConversionSettings.of(**{**conversion, "notes": options.parse_notes(conversion["notes"])})
 
@@ -147,7 +147,7 @@ def _predicted(plan: "Plan", messages: Messages, settings: "ConversionSettings")
 def _run(
     plan: "Plan", target: Path, messages: Messages, settings: "ConversionSettings", grown: "Grown | None"
 ) -> "Done":
-    from regime_proto.conversion import run_plan
+    from regime_proto.conversion.run import run_plan
 
     # A result that is drawn in between would break the bar.
     bar = messages.progress("observing") if grown is None else nullcontext()
@@ -168,7 +168,7 @@ def default_output(source: Path, settings: "ConversionSettings") -> Path:
         (".gates-", "-".join(map(_in_a_name, settings.gates))),
         (".units", settings.sample_units),
         (".seed", settings.sample_seed),
-        (".weights-", _in_a_name(settings.reading.weights or "")),
+        (".weights-", _in_a_name(settings.source.weights or "")),
     ]
     selection = "".join(f"{name}{value}" for name, value in chosen if value)
     return root.with_name(f"{root.name}{selection}.regime.h5")

@@ -24,9 +24,9 @@ from regime_proto.cli.output import (
 from regime_proto.schema import Problem
 from regime_proto.schema import validate as problems_of
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.text import printable
 from regime_proto.schema.validation.rules import ERROR, WARNING, errors
 from regime_proto.schema.words import counted
-from regime_proto.text import printable
 
 
 @command
@@ -212,7 +212,7 @@ def export(
     if output is not None:
         refuse_output(output, source)
     import regime_proto
-    from regime_proto.export import FORMATS
+    from regime_proto.report.export import FORMATS
 
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():

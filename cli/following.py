@@ -9,19 +9,20 @@ from pathlib import Path
 from regime_proto.analyzer.result import Result
 from regime_proto.cli import render
 from regime_proto.cli.console import Messages
-from regime_proto.conversion import Done, Grown
-from regime_proto.following import grown_plan, wait_for_two
-from regime_proto.plan import Plan
+from regime_proto.conversion.following import grown_plan, wait_for_two
+from regime_proto.conversion.plan import Plan
+from regime_proto.conversion.run import Done, Grown
+from regime_proto.conversion.settings import ConversionSettings
+from regime_proto.plugins.source_settings import SourceSettings
 from regime_proto.schema.words import counted
-from regime_proto.settings import ConversionSettings, Reading
 
 Analyze = Callable[[Path], Result]
 
 
-def wait(root: Path, reading: Reading, messages: Messages, *, seconds: float) -> None:
+def wait(root: Path, settings: SourceSettings, messages: Messages, *, seconds: float) -> None:
     """Wait until there is a change to measure."""
     wait_for_two(
-        root, reading, seconds=seconds, waiting=lambda missing: messages.note(f"waiting for checkpoints: {missing}")
+        root, settings, seconds=seconds, waiting=lambda missing: messages.note(f"waiting for checkpoints: {missing}")
     )
 
 

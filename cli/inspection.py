@@ -6,20 +6,20 @@ from pathlib import Path
 import numpy as np
 from rich.console import Group, RenderableType
 
-from regime_proto import places
+from regime_proto.checkpoints import locations
+from regime_proto.checkpoints.hub.locations import most_at_once, sizes
+from regime_proto.checkpoints.source import Source
 from regime_proto.cli.console import size
 from regime_proto.cli.render import facts_grid, plain_table
-from regime_proto.engine.graph.gates import Gate
-from regime_proto.engine.graph.program import Program
-from regime_proto.hub.places import most_at_once, sizes
-from regime_proto.plan import Plan
-from regime_proto.sample_axes import FIXED
+from regime_proto.conversion.plan import Plan
+from regime_proto.program.gates import Gate
+from regime_proto.program.program import Program
+from regime_proto.program.sample_axes import FIXED
 from regime_proto.schema.header import Layer
 from regime_proto.schema.layout import STEP
 from regime_proto.schema.notes import notes_in
 from regime_proto.schema.reader import open_checked, read_header
 from regime_proto.schema.words import counted
-from regime_proto.source import Source
 
 SHOWN = 5
 
@@ -36,12 +36,12 @@ def source(found: Source, *, everything: bool) -> RenderableType:
         facts.add_row("to fetch", f"{size(sum(each))} in all, {size(most_at_once(each))} of them at a time")
     files = plain_table(found.step_kind, ("file", "left"), ("size", "right"))
     for checkpoint in checkpoints if everything else checkpoints[:SHOWN]:
-        files.add_row(str(checkpoint.step), checkpoint.path.name, size(places.size(checkpoint.path)))
+        files.add_row(str(checkpoint.step), checkpoint.path.name, size(locations.size(checkpoint.path)))
     if not everything and len(checkpoints) > SHOWN:
         if len(checkpoints) > SHOWN + 1:
             files.add_row("…", f"{len(checkpoints) - SHOWN - 1} more, -v shows all")
         last = checkpoints[-1]
-        files.add_row(str(last.step), last.path.name, size(places.size(last.path)))
+        files.add_row(str(last.step), last.path.name, size(locations.size(last.path)))
     parts: list[RenderableType] = [facts, "", files]
     if found.skipped:
         skipped = plain_table("skipped", ("why", "left"))

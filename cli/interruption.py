@@ -43,8 +43,8 @@ def leaving_observations(output: Path, count: int | None = None) -> Iterator[Non
     count : int, optional
         The observations that it is to hold, once they are known.
     """
-    from regime_proto.hub.client import NotFetched
-    from regime_proto.hub.downloads import downloads_folder
+    from regime_proto.checkpoints.hub.client import NotFetched
+    from regime_proto.checkpoints.hub.downloads import downloads_folder
     from regime_proto.schema.files import segments_folder
     from regime_proto.schema.segments import kept_observations
 

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
+from regime_proto.checkpoints.locations import is_remote
 from regime_proto.cli import options
 from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
 from regime_proto.cli.converting import converted, foresee, settings_of
 from regime_proto.cli.interruption import leaving
 from regime_proto.cli.output import would, write_files
-from regime_proto.places import is_remote
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.guard import require_file
 
 if TYPE_CHECKING:
     from regime_proto.analyzer.result import Result
-    from regime_proto.settings import ConversionSettings
-    from regime_proto.unpack import Unpacked
+    from regime_proto.conversion.settings import ConversionSettings
+    from regime_proto.conversion.unpack import Unpacked
 
 
 @command
@@ -126,7 +126,7 @@ def convert(source: Path, output: Path, dry_run: bool, quiet: bool, verbose: boo
         regime convert checkpoints/ -o run.h5 --dry-run
         regime convert checkpoints/ -o run.h5 --masks every=10
     """
-    from regime_proto.conversion import warn_of_doubts
+    from regime_proto.conversion.run import warn_of_doubts
 
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
@@ -154,7 +154,7 @@ def convert(source: Path, output: Path, dry_run: bool, quiet: bool, verbose: boo
 )
 @options.overwrite
 @options.dry_run
-@options.reading
+@options.source_settings
 @options.messages
 def program(
     trajectory: Path | None,
@@ -166,7 +166,7 @@ def program(
     dry_run: bool,
     quiet: bool,
     verbose: bool,
-    **reading: str | None,
+    **source_settings: str | None,
 ) -> None:
     """Write program.onnx and probe.npz, so that a directory of checkpoints explains itself.
 
@@ -184,15 +184,15 @@ def program(
             if probe_text is None and (model is None or probe is None):
                 missing = "--model" if model is None else "--probe"
                 raise RegimeError(f"{missing} is missing; give --model and --probe, or a trajectory that carries them")
-            from regime_proto.plan import program_files
-            from regime_proto.settings import Reading
+            from regime_proto.conversion.plan import program_files
+            from regime_proto.plugins.source_settings import SourceSettings
 
             contents = program_files(
                 output,
                 model=model,
                 probe=probe,
                 probe_text=probe_text,
-                reading=Reading(**reading),
+                settings=SourceSettings(**source_settings),
                 exporting=messages.exporting,
             )
             note = ""
@@ -201,7 +201,7 @@ def program(
             refused = next((name for name, value in apart.items() if value is not None), None)
             if refused is not None:
                 raise RegimeError(f"{refused}: give either a trajectory, or --model and --probe")
-            from regime_proto.unpack import unpack
+            from regime_proto.conversion.unpack import unpack
 
             unpacked = unpack(trajectory, output)
             contents, note = unpacked.contents, _without_probe(trajectory, unpacked)
@@ -233,7 +233,7 @@ def _without_probe(trajectory: Path, unpacked: "Unpacked") -> str:
 @options.probe
 @options.probe_text
 @options.gates
-@options.reading
+@options.source_settings
 @options.messages
 def inspect(
     source: Path,
@@ -243,7 +243,7 @@ def inspect(
     gates: tuple[str, ...],
     quiet: bool,
     verbose: bool,
-    **reading: str | None,
+    **source_settings: str | None,
 ) -> None:
     """Show what is recognised in a directory, a program.onnx or a trajectory, before any work.
 
@@ -252,14 +252,15 @@ def inspect(
     Example: regime inspect checkpoints/
     """
     from regime_proto.cli import inspection, render
-    from regime_proto.settings import ConversionSettings, Reading
+    from regime_proto.conversion.settings import ConversionSettings
+    from regime_proto.plugins.source_settings import SourceSettings
 
     messages = Messages(quiet=quiet, verbose=verbose)
     console = render.console()
     with messages.collecting():
         if source.suffix == ".onnx":
-            from regime_proto.engine.graph.gates import find_gates, select_gates
-            from regime_proto.engine.graph.program import Program
+            from regime_proto.program.gates import find_gates, select_gates
+            from regime_proto.program.program import Program
 
             program = Program.load(source)
             found = find_gates(program)
@@ -269,18 +270,18 @@ def inspect(
             render.show(console, inspection.trajectory(source))
         else:
             settings = ConversionSettings(
-                model=model, probe=probe, probe_text=probe_text, gates=gates, reading=Reading(**reading)
+                model=model, probe=probe, probe_text=probe_text, gates=gates, source=SourceSettings(**source_settings)
             )
             _inspect_directory(source, messages, settings)
 
 
 def _inspect_directory(root: Path, messages: Messages, settings: "ConversionSettings") -> None:
     from regime_proto.cli import inspection, render
-    from regime_proto.directory import open_directory
-    from regime_proto.plan import MissingPart, make_plan
+    from regime_proto.conversion.plan import MissingPart, make_plan
+    from regime_proto.plugins.open_directory import open_directory
 
     console = render.console()
-    found = open_directory(root, settings.reading)
+    found = open_directory(root, settings.source)
     render.show(console, inspection.source(found, everything=messages.verbose))
     if found.copies is not None and settings.probe is None and settings.probe_text is None:
         messages.note("nothing is fetched to inspect it; give --probe or --probe-text to see its gates")
@@ -329,7 +330,7 @@ def _follow(
 ) -> None:
     from regime_proto.cli import following
 
-    following.wait(source, settings.reading, messages, seconds=seconds)
+    following.wait(source, settings.source, messages, seconds=seconds)
     grown = following.grown(settings, messages, analyze=analyze, as_json=as_json, seconds=seconds)
     converted(source, output, messages, settings, grown=grown)
 
@@ -345,7 +346,7 @@ def _refuse_other_file(source: Path) -> None:
 
     if not source.is_file() or is_hdf5(source):
         return
-    from regime_proto.registry import is_checkpoint_file
+    from regime_proto.plugins.registry import is_checkpoint_file
 
     kind = "program" if source.suffix == ".onnx" else "checkpoint" if is_checkpoint_file(source) else None
     if kind is not None:
@@ -360,7 +361,7 @@ def _refuse_for_trajectory(source: Path, output: Path | None, settings: "Convers
             "from a trajectory; run `regime analyze DIR --every K`"
         )
     names = ("model", "probe", "probe_text", "gates", "sample_units", "workers", "measure", "keep_downloads")
-    values = {name: getattr(settings, name) for name in names} | vars(settings.reading)
+    values = {name: getattr(settings, name) for name in names} | vars(settings.source)
     given = [name.replace("_", "-") for name, value in values.items() if value not in (None, (), False)]
     given += ["note"] * bool(settings.notes) + ["output"] * (output is not None)
     if given:

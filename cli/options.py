@@ -7,7 +7,7 @@ from typing import Any
 import rich_click as click
 from click.shell_completion import CompletionItem
 
-from regime_proto.places import as_place
+from regime_proto.checkpoints.locations import as_place
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import did_you_mean
 
@@ -112,7 +112,7 @@ gates = click.option(
     help="Gates to track, by module path or node name, op:Gelu, kind:smooth; '!GLOB' leaves some out. "
     "May be repeated. Default: all ReLUs and piecewise gates.",
 )
-reading = _all(
+source_settings = _all(
     click.option(
         "--adapter",
         metavar="NAME",
@@ -155,7 +155,7 @@ conversion = _all(
     model,
     probe,
     probe_text,
-    reading,
+    source_settings,
     steps,
     gates,
     click.option(

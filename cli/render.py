@@ -16,8 +16,8 @@ from regime_proto.analyzer.result import LayerResult, Result
 from regime_proto.analyzer.verdict import verdict
 from regime_proto.cli.console import is_plain
 from regime_proto.report.figure import number
+from regime_proto.schema.text import printable
 from regime_proto.schema.words import counted
-from regime_proto.text import printable
 
 SPARK_WIDTH = 60
 SHOWN_LAYERS = 3

@@ -78,7 +78,7 @@ def compare(
             refuse_output(output, source)
     if output is not None:
         refuse_output(output, labels)
-    from regime_proto.analyzer.comparison import compare as compared
+    from regime_proto.comparison.compare import compare as compared
 
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting(), messages.progress("analyzing") as progress:
@@ -162,8 +162,8 @@ def plot(
 
     Example: regime plot run.h5 -o figure.pdf
     """
-    from regime_proto.report import print_figure
-    from regime_proto.report.drawn import read_run
+    from regime_proto.report.print import figure as print_figure
+    from regime_proto.report.print.drawn import read_run
 
     form = print_figure.form_of(output)
     for source in sources:
@@ -222,7 +222,7 @@ def report(
         refuse_directory(source)
         refuse_output(output, source)
     refuse_output(output, labels)
-    from regime_proto.report.page import report as page_of
+    from regime_proto.report.page.page import report as page_of
 
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting(), messages.progress("analyzing") as progress:

@@ -13,7 +13,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 
-from regime_proto.adapters.live.keras_callback import RegimeCallback
+from regime_proto.adapters.from_keras.callback import RegimeCallback
 from regime_proto.examples import digits
 from regime_proto.examples.digits_keras import make
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from regime_proto.adapters.live.lightning_callback import RegimeCallback
+from regime_proto.adapters.from_torch.lightning_callback import RegimeCallback
 from regime_proto.examples import digits
 
 EPOCHS = 4

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import OPTConfig, OPTForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
-from regime_proto.adapters.live.trainer_callback import RegimeCallback
+from regime_proto.adapters.from_huggingface.trainer_callback import RegimeCallback
 from regime_proto.examples import digits
 
 SHADES = 17

@@ -3,18 +3,20 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from regime_proto import moved
+
 if TYPE_CHECKING:
     from regime_proto import synthetic
     from regime_proto.analyzer.analyze import analyze
-    from regime_proto.analyzer.comparison import Comparison, compare
     from regime_proto.analyzer.result import Result
-    from regime_proto.conversion import convert
-    from regime_proto.dataset import open_trajectory
+    from regime_proto.comparison.compare import Comparison, compare
+    from regime_proto.conversion.run import convert
     from regime_proto.integrity.check import check
-    from regime_proto.recording.ledger import Status
+    from regime_proto.recording.observations import Status
     from regime_proto.recording.record import record
     from regime_proto.recording.recorder import Recorder
     from regime_proto.recording.settling import Settling
+    from regime_proto.schema.dataset import open_trajectory
     from regime_proto.schema.errors import RegimeError, RegimeWarning, TrajectoryError
 
 __version__ = "0.1.0"
@@ -39,21 +41,24 @@ __all__ = [
 
 # This is the parent package of the schema: reading a file must not load xarray, onnx or a framework.
 _HOMES = {
-    "Comparison": "regime_proto.analyzer.comparison",
+    "Comparison": "regime_proto.comparison.compare",
     "Recorder": "regime_proto.recording.recorder",
     "RegimeError": "regime_proto.schema.errors",
     "RegimeWarning": "regime_proto.schema.errors",
     "Result": "regime_proto.analyzer.result",
     "Settling": "regime_proto.recording.settling",
-    "Status": "regime_proto.recording.ledger",
+    "Status": "regime_proto.recording.observations",
     "TrajectoryError": "regime_proto.schema.errors",
     "analyze": "regime_proto.analyzer.analyze",
     "check": "regime_proto.integrity.check",
-    "compare": "regime_proto.analyzer.comparison",
-    "convert": "regime_proto.conversion",
-    "open_trajectory": "regime_proto.dataset",
+    "compare": "regime_proto.comparison.compare",
+    "convert": "regime_proto.conversion.run",
+    "open_trajectory": "regime_proto.schema.dataset",
     "record": "regime_proto.recording.record",
 }
+
+# What 0.1 had elsewhere.
+moved.install()
 
 
 def __getattr__(name: str) -> Any:

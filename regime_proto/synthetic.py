@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from regime_proto.schema import hdf5
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file
 from regime_proto.schema.header import Header, Layer
+from regime_proto.schema.types import Array
 from regime_proto.schema.validation import trust
-
-Array = NDArray[Any]
 
 TENSOR_SIZES = {"layer.weight": 4096, "layer.bias": 64}
 

@@ -20,11 +20,12 @@ import numpy as np
 from regime_proto.schema import hdf5, layout
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import create_new, describe, put_in_place, temporary_in
-from regime_proto.schema.header import Array, Header
+from regime_proto.schema.header import Header
 from regime_proto.schema.notes import Note
 from regime_proto.schema.policy import MaskPolicy, parse_policy, policy_of
 from regime_proto.schema.reader import open_checked, read_header, row_blocks
 from regime_proto.schema.segments import Segments, check_segments, open_segment, segment_paths
+from regime_proto.schema.types import Array
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.check import file_problems
 from regime_proto.schema.validation.guard import inspect_apart, require_file, require_sound

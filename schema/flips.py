@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from regime_proto.schema.header import Array, Layer
+from regime_proto.schema.header import Layer
+from regime_proto.schema.types import Array
 
 
 class FlipCounter:

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 
 from regime_proto.schema import layout
-from regime_proto.schema.header import Array, Header
+from regime_proto.schema.header import Header
+from regime_proto.schema.types import Array
 
 CREATE_OPTIONS = {"libver": ("earliest", "v110"), "track_order": True}
 

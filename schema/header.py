@@ -7,13 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from regime_proto.schema import layout
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.policy import MaskPolicy, policy_of
-
-Array = NDArray[Any]
+from regime_proto.schema.types import Array
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import numpy as np
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeWarning, TrajectoryError
 from regime_proto.schema.files import describe
-from regime_proto.schema.header import LAYER_VARIABLES, Array, Header, Layer, is_unicode, layers_in
+from regime_proto.schema.header import LAYER_VARIABLES, Header, Layer, is_unicode, layers_in
+from regime_proto.schema.types import Array
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.guard import require_checked, require_file
 

@@ -20,9 +20,10 @@ from regime_proto.schema import hdf5, layout
 from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import describe, replace_file
-from regime_proto.schema.header import Array, Header, Observation
+from regime_proto.schema.header import Header, Observation
 from regime_proto.schema.reader import open_checked, read_header, read_metrics, read_quantities, read_rows
 from regime_proto.schema.segments import Segments, check_segments, open_segment, ordered_segments
+from regime_proto.schema.types import Array
 from regime_proto.schema.validation import trust
 from regime_proto.schema.words import counted
 

@@ -16,9 +16,10 @@ import children
 
 _SERVER = """
 import json, os, sys, traceback
-import regime_proto.cli.main, regime_proto.conversion, regime_proto.directory, regime_proto.registry
+import regime_proto.cli.main, regime_proto.conversion.run
+import regime_proto.plugins.open_directory, regime_proto.plugins.registry
 
-regime_proto.registry.adapters()
+regime_proto.plugins.registry.adapters()
 
 def work(code, arguments, without, folder):
     for number, name in ((1, "out"), (2, "err")):

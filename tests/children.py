@@ -18,8 +18,8 @@ from pathlib import Path
 
 _PRELOADED = (
     "h5py", "numpy", "onnx_ir", "onnxruntime", "rich.console", "safetensors.torch", "torch", "torch.export", "xarray",
-    "regime_proto.analyzer.analyze", "regime_proto.cli.main", "regime_proto.conversion",
-    "regime_proto.recording.record", "regime_proto.registry",
+    "regime_proto.analyzer.analyze", "regime_proto.cli.main", "regime_proto.conversion.run",
+    "regime_proto.recording.record", "regime_proto.plugins.registry",
 )  # fmt: skip
 
 spent: list[float] = []

@@ -15,7 +15,7 @@ import nets
 import trajectories
 from hypothesis import settings
 
-from regime_proto.plan import write_program
+from regime_proto.conversion.plan import write_program
 from regime_proto.schema import assemble
 from regime_proto.schema.validation import guard
 

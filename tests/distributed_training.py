@@ -31,7 +31,7 @@ SAMPLES, FEATURES = 6, 5
 # Seconds that two processes may take on a busy machine.
 LIMIT = 240.0
 # What takes long to import, once for all processes.
-IMPORTED = ["onnxscript", "torch.distributed.fsdp", "torch.onnx", "regime_proto.adapters.live.torch_follow"]
+IMPORTED = ["onnxscript", "torch.distributed.fsdp", "torch.onnx", "regime_proto.adapters.from_torch.follower"]
 
 
 class Tied(nn.Module):

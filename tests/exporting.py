@@ -3,7 +3,7 @@
 import nets
 import pytest
 
-from regime_proto.adapters import torch_export
+from regime_proto.adapters.from_torch import exporter as torch_export
 
 _exported = {}
 

@@ -8,12 +8,12 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from regime_proto.engine.device import Device
-from regime_proto.engine.graph.gates import find_gates, select_gates
-from regime_proto.engine.graph.program import Program, Tensor
-from regime_proto.engine.graph.rewrite import NameNodes
+from regime_proto.checkpoints.source import Checkpoint, State
 from regime_proto.engine.measure import Meter, MeterSettings
-from regime_proto.source import Checkpoint, State
+from regime_proto.program.gates import find_gates, select_gates
+from regime_proto.program.program import Program, Tensor
+from regime_proto.program.rewrite import NameNodes
+from regime_proto.runtime.device import Device
 
 SAMPLES, FEATURES, UNITS = 8, 4, 11
 HOST, RESIDENT = Device("cpu", resident=False), Device("cpu", resident=True)

@@ -24,9 +24,9 @@ from apart import apart
 from hostile_made import MADE
 
 import regime_proto
-from regime_proto import registry
-from regime_proto.directory import AdapterError, open_directory
-from regime_proto.probe import load_probe
+from regime_proto.plugins import registry
+from regime_proto.plugins.open_directory import AdapterError, open_directory
+from regime_proto.program.probe import load_probe
 from regime_proto.schema.errors import RegimeError
 
 MEMORY_BYTES = 2**30
@@ -136,7 +136,7 @@ def read(root):
     return said, longest
 
 
-PROBE = regime_proto.probe.as_probe(np.ones((2, 3), np.float32)) if hasattr(regime_proto, "probe") else None
+PROBE = regime_proto.program.probe.as_probe(np.ones((2, 3), np.float32)) if hasattr(regime_proto, "probe") else None
 
 
 def export(path):
@@ -144,7 +144,7 @@ def export(path):
 
 
 def guarded(function, name):
-    from regime_proto.directory import _guarded
+    from regime_proto.plugins.open_directory import _guarded
 
     return _guarded(function, name)
 

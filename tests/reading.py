@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 
 import regime_proto
-from regime_proto.payload import state_of
-from regime_proto.plan import PROBE_FILE, PROGRAM_FILE
+from regime_proto.checkpoints.payload import state_of
+from regime_proto.conversion.plan import PROBE_FILE, PROGRAM_FILE
 
 
 def read(adapter, path, weights=None):

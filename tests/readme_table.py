@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from regime_proto.adapters.table import render, versions_in
+from regime_proto.adapters.sources_table import render, versions_in
 
 ROOT = Path(__file__).parent.parent
 MARKS = "<!-- sources: make readme -->\n", "<!-- /sources -->\n"

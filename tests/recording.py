@@ -5,8 +5,8 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 
-from regime_proto.engine.graph.gates import find_gates, select_gates
-from regime_proto.engine.graph.program import Program
+from regime_proto.program.gates import find_gates, select_gates
+from regime_proto.program.program import Program
 from regime_proto.schema.reader import open_checked, read_header, read_layers, read_rows
 
 # Of float32 sums of some dozens of products, relative to the largest activation.

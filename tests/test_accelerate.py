@@ -11,8 +11,9 @@ import torch.distributed.checkpoint as dcp
 from libraries import needed
 from reading import assert_same_trajectory
 
-from regime_proto.adapters import from_accelerate
-from regime_proto.directory import Reading, open_directory
+from regime_proto.adapters.from_torch import from_accelerate
+from regime_proto.plugins.open_directory import open_directory
+from regime_proto.plugins.source_settings import SourceSettings
 from regime_proto.schema.errors import RegimeWarning
 
 pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("nets_are_exported_once")]
@@ -61,7 +62,7 @@ def test_one_of_several_models(safe, tmp_path):
     folder = train(tmp_path / "run", tmp_path / "plain", models=3, name="s{}", safe_serialization=safe)
     assert set(from_accelerate.read(folder / "s1").groups) == {"model", "model_1", "model_2"}
     for weights, shape in ((None, (32, 12)), ("model", (32, 12)), ("model_2", (3, 2))):
-        source = open_directory(folder, Reading(weights=weights))
+        source = open_directory(folder, SourceSettings(weights=weights))
         name = "weight" if weights == "model_2" else "body.0.weight"
         assert source.read(source.checkpoints[1]).tensors[name].shape == shape
 

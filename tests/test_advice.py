@@ -23,8 +23,9 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from regime_proto.adapters import advice, from_folder
-from regime_proto.directory import NoCheckpoint, open_directory
+from regime_proto.adapters import from_folder
+from regime_proto.adapters.advice import adapter as advice
+from regime_proto.plugins.open_directory import NoCheckpoint, open_directory
 from regime_proto.schema.errors import RegimeError
 
 STATES = 4
@@ -282,7 +283,7 @@ def test_what_keras_splits(tmp_path):
 KERAS_RUN = """
 import re, sys
 import keras, numpy
-from regime_proto.adapters import advice
+from regime_proto.adapters.advice import adapter as advice
 from pathlib import Path
 root = Path(sys.argv[1])
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(2)])

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import regime_proto
-from regime_proto.analyzer.epochs import from_epochs, observations_per_epoch, with_start
 from regime_proto.analyzer.readings import ALL_READINGS, Reading
 from regime_proto.analyzer.series import read_series
+from regime_proto.schema.epochs import from_epochs, observations_per_epoch, with_start
 
 
 def synthetic(**options):

@@ -15,11 +15,14 @@ import torch
 from reading import read
 from safetensors.torch import save_file
 
-from regime_proto import archives, registry
-from regime_proto.adapters import from_npz, from_safetensors, from_torch
-from regime_proto.directory import Reading, open_directory
-from regime_proto.names import unwrap
-from regime_proto.payload import Label, NotACheckpoint, label_of
+from regime_proto.adapters import from_npz, from_safetensors
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.checkpoints import archives
+from regime_proto.checkpoints.payload import Label, NotACheckpoint, label_of
+from regime_proto.checkpoints.tensor_names import unwrap
+from regime_proto.plugins import registry
+from regime_proto.plugins.open_directory import open_directory
+from regime_proto.plugins.source_settings import SourceSettings
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 
@@ -379,7 +382,7 @@ def numbered(tmp_path, names):
 
 def test_a_pattern_says_where_the_step_stands(tmp_path):
     folder = numbered(tmp_path, ["ckpt_10_v2.pt", "ckpt_9_v2.pt", "ckpt_100_v2.pt", "other_3.pt"])
-    source = open_directory(folder, Reading(step_pattern=r"ckpt_(\d+)"))
+    source = open_directory(folder, SourceSettings(step_pattern=r"ckpt_(\d+)"))
     assert [checkpoint.step for checkpoint in source.checkpoints] == [9, 10, 100]
     assert source.step_kind == "step"
     assert source.skipped_by_reason() == {"--step-pattern is not in its name": ["other_3.pt"]}
@@ -399,7 +402,7 @@ def test_a_pattern_says_where_the_step_stands(tmp_path):
 def test_patterns_that_do_not_fit(tmp_path, pattern, message):
     folder = numbered(tmp_path, ["ckpt_10_2.pt", "ckpt_11_2.pt"])
     with pytest.raises(RegimeError, match=message):
-        open_directory(folder, Reading(step_pattern=pattern))
+        open_directory(folder, SourceSettings(step_pattern=pattern))
 
 
 @pytest.mark.parametrize(
@@ -414,7 +417,7 @@ def test_patterns_that_do_not_fit(tmp_path, pattern, message):
     ],
 )
 def test_what_a_pattern_may_find(tmp_path, names, pattern, steps, kind):
-    source = open_directory(numbered(tmp_path, names), Reading(step_pattern=pattern))
+    source = open_directory(numbered(tmp_path, names), SourceSettings(step_pattern=pattern))
     assert ([checkpoint.step for checkpoint in source.checkpoints], source.step_kind) == (steps, kind)
 
 
@@ -433,7 +436,7 @@ def test_what_a_pattern_may_find(tmp_path, names, pattern, steps, kind):
 )
 def test_a_pattern_finds_no_part_of_a_number_and_no_decimal(tmp_path, name, pattern, message):
     with pytest.raises(RegimeError, match=message):
-        open_directory(numbered(tmp_path, [name]), Reading(step_pattern=pattern))
+        open_directory(numbered(tmp_path, [name]), SourceSettings(step_pattern=pattern))
 
 
 def test_a_proposed_pattern_works_on_the_same_directory(tmp_path):
@@ -446,7 +449,7 @@ def test_a_proposed_pattern_works_on_the_same_directory(tmp_path):
     assert str(found.value).startswith(f"{folder}: ")
     proposed = re.findall(r"--step-pattern '([^']+)' \(3 of 5\)", str(found.value))
     sequences = [
-        [c.path.name for c in open_directory(folder, Reading(step_pattern=one)).checkpoints] for one in proposed
+        [c.path.name for c in open_directory(folder, SourceSettings(step_pattern=one)).checkpoints] for one in proposed
     ]
     assert ["net_3_91.pt", "net_10_90.pt", "net_20_95.pt"] in sequences
     assert len(sequences) == 2
@@ -511,12 +514,12 @@ def test_an_adapter_by_name(tmp_path):
         save_file(WEIGHTS, tmp_path / f"step_{step}.safetensors")
     numbered(tmp_path, ["step_0.pt", "step_1.pt"])
     assert open_directory(tmp_path).adapter == "safetensors"
-    source = open_directory(tmp_path, Reading(adapter="torch"))
+    source = open_directory(tmp_path, SourceSettings(adapter="torch"))
     assert names(source.checkpoints) == ["step_0.pt", "step_1.pt"]
     with pytest.raises(RegimeError, match=r"--adapter 'torhc': expected one of accelerate, .*nearest: 'torch'"):
-        open_directory(tmp_path, Reading(adapter="torhc"))
+        open_directory(tmp_path, SourceSettings(adapter="torhc"))
     with pytest.raises(RegimeError, match=r"no checkpoint found .*expected files of \.onnx"):
-        open_directory(tmp_path, Reading(adapter="onnx"))
+        open_directory(tmp_path, SourceSettings(adapter="onnx"))
 
 
 def test_the_directory_above_or_below_the_right_one(tmp_path):

@@ -12,12 +12,12 @@ from test_cli import assert_one_line, regime
 from torch import nn
 
 import regime_proto
-from regime_proto import memory
 from regime_proto.analyzer.result import Threshold
 from regime_proto.analyzer.verdict import verdict
-from regime_proto.plan import make_plan, write_program
+from regime_proto.conversion.plan import make_plan, write_program
+from regime_proto.conversion.settings import ConversionSettings
+from regime_proto.runtime import memory
 from regime_proto.schema.errors import RegimeError, RegimeWarning
-from regime_proto.settings import ConversionSettings
 
 pytestmark = pytest.mark.usefixtures("nets_are_exported_once")
 
@@ -259,12 +259,12 @@ def test_units_at_zero_flip_by_rounding(tmp_path):
 def test_large_models_take_fewer_workers(mixed, monkeypatch):
     plan = make_plan(mixed)
     assert plan.workers >= 1
-    monkeypatch.setattr("regime_proto.plan.cores", lambda: 16)
-    monkeypatch.setattr("regime_proto.plan.available_bytes", lambda: 10**12)
+    monkeypatch.setattr("regime_proto.conversion.plan.cores", lambda: 16)
+    monkeypatch.setattr("regime_proto.conversion.plan.available_bytes", lambda: 10**12)
     assert plan.workers == 16
-    monkeypatch.setattr("regime_proto.plan.available_bytes", lambda: 12 * plan.state_bytes)
+    monkeypatch.setattr("regime_proto.conversion.plan.available_bytes", lambda: 12 * plan.state_bytes)
     assert 1 <= plan.workers < 6
-    monkeypatch.setattr("regime_proto.plan.available_bytes", lambda: 0)
+    monkeypatch.setattr("regime_proto.conversion.plan.available_bytes", lambda: 0)
     assert plan.workers == 1
 
 
@@ -304,7 +304,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_noise_floor_is_mea
     def measured(*_):
         raise AssertionError("the noise floor was measured")
 
-    monkeypatch.setattr("regime_proto.conversion.measure_noise", measured)
+    monkeypatch.setattr("regime_proto.conversion.run.measure_noise", measured)
     (tmp_path / "file").touch()
     with pytest.raises(RegimeError, match="cannot be written"):
         regime_proto.convert(mixed, tmp_path / "file" / "run.h5")

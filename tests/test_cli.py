@@ -16,8 +16,8 @@ from safetensors.numpy import save_file
 
 import regime_proto
 from regime_proto.cli.render import sparkline
-from regime_proto.directory import open_directory
-from regime_proto.factory import load_model
+from regime_proto.plugins.factory import load_model
+from regime_proto.plugins.open_directory import open_directory
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import segments_folder
 

@@ -16,12 +16,12 @@ from runs import LENET, MLP, make_run, make_runs
 from test_cli import assert_one_line, regime
 
 import regime_proto
-from regime_proto.analyzer import comparison
-from regime_proto.analyzer.epochs import epochs_spanned
-from regime_proto.analyzer.labels import labels_of
-from regime_proto.analyzer.spread import centre, spread
 from regime_proto.cli.main import main
+from regime_proto.comparison import compare
+from regime_proto.comparison.labels import labels_of
+from regime_proto.comparison.spread import centre, spread
 from regime_proto.report.tables import FORMATS, to_latex, to_markdown
+from regime_proto.schema.epochs import epochs_spanned
 from regime_proto.schema.errors import RegimeError
 
 
@@ -267,7 +267,7 @@ def test_published_runs_have_means_of_their_own(results):
     ]
 
 
-@pytest.mark.parametrize("sort", comparison.SORTS)
+@pytest.mark.parametrize("sort", compare.SORTS)
 def test_rows_are_sorted(results, sort):
     rows = regime_proto.compare(results[::-1], sort=sort).rows
     key = (lambda row: row.run) if sort == "name" else (lambda row: -getattr(row, sort))
@@ -471,8 +471,8 @@ def test_other_uses_are_one_line(paths, tmp_path):
 
 def test_the_command_offers_what_the_library_does():
     choices = {parameter.name: parameter.type for parameter in main.commands["compare"].params}
-    assert tuple(choices["sort"].choices) == comparison.SORTS
-    assert tuple(choices["reference"].choices) == comparison.REFERENCES
+    assert tuple(choices["sort"].choices) == compare.SORTS
+    assert tuple(choices["reference"].choices) == compare.REFERENCES
     assert tuple(choices["form"].choices) == tuple(FORMATS)
 
 

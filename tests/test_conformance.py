@@ -15,9 +15,10 @@ import sources
 from libraries import load_exporter, needed
 
 import regime_proto
-from regime_proto.directory import Reading, open_directory
-from regime_proto.plan import PROBE_FILE, PROGRAM_FILE, write_program
-from regime_proto.registry import readers
+from regime_proto.conversion.plan import PROBE_FILE, PROGRAM_FILE, write_program
+from regime_proto.plugins.open_directory import open_directory
+from regime_proto.plugins.registry import readers
+from regime_proto.plugins.source_settings import SourceSettings
 from regime_proto.schema import validate
 
 
@@ -138,7 +139,7 @@ def test_it_is_recognised_by_content_and_says_by_what(source):
     found = open_directory(folder)
     assert found.adapter == case.adapter
     assert len(found.recognised) > 10
-    assert open_directory(folder, Reading(adapter=case.adapter)).checkpoints == found.checkpoints
+    assert open_directory(folder, SourceSettings(adapter=case.adapter)).checkpoints == found.checkpoints
 
 
 def test_the_order_is_kept(source):
@@ -203,7 +204,8 @@ def test_a_missing_framework_gives_the_install_line(source):
     framework, line = case.needs or (case.library or "torch", None)
     code = f"""
 from pathlib import Path
-from regime_proto.directory import open_directory
+from regime_proto.plugins.open_directory import open_directory
+from regime_proto.plugins.source_settings import SourceSettings
 from regime_proto.schema.errors import RegimeError
 try:
     source = open_directory(Path({str(folder)!r}))

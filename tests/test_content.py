@@ -15,10 +15,14 @@ import torch
 from safetensors.torch import save_file
 from test_cli import assert_one_line, regime
 
-from regime_proto import registry
-from regime_proto.adapters import from_flax, from_folder, from_onnx, from_safetensors, from_torch
-from regime_proto.directory import NoCheckpoint, Reading, open_directory
-from regime_proto.places import first_bytes
+from regime_proto.adapters import from_folder, from_safetensors
+from regime_proto.adapters.from_jax import from_flax
+from regime_proto.adapters.from_onnx import adapter as from_onnx
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.checkpoints.locations import first_bytes
+from regime_proto.plugins import registry
+from regime_proto.plugins.open_directory import NoCheckpoint, open_directory
+from regime_proto.plugins.source_settings import SourceSettings
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
@@ -57,9 +61,9 @@ def test_any_name_will_do(tmp_path, kind, name):
     assert len(source.recognised) > 10
     assert named(source.checkpoints) == [name.format(step) for step in (1, 2, 10)]
     assert set(source.read(source.checkpoints[0]).tensors) == set(WEIGHTS)
-    assert open_directory(tmp_path, Reading(adapter=adapter)).checkpoints == source.checkpoints
+    assert open_directory(tmp_path, SourceSettings(adapter=adapter)).checkpoints == source.checkpoints
     with pytest.raises(NoCheckpoint, match="no checkpoint found"):
-        open_directory(tmp_path, Reading(adapter="onnx"))
+        open_directory(tmp_path, SourceSettings(adapter="onnx"))
     assert f"{adapter} ({source.recognised})" in regime("inspect", tmp_path).output
     assert_one_line(regime("analyze", tmp_path / name.format(1)), "a single checkpoint; give the directory")
 

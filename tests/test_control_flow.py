@@ -10,14 +10,14 @@ from onnx import TensorProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 from torch import nn
 
-from regime_proto.adapters import from_torch
-from regime_proto.engine.device import Device
-from regime_proto.engine.graph.control_flow import InlineConstantBranches
-from regime_proto.engine.graph.gates import find_gates, select_gates
-from regime_proto.engine.graph.program import Program, Tensor
+from regime_proto.adapters.from_torch import adapter as from_torch
 from regime_proto.engine.masks import pack_masks
 from regime_proto.engine.measure import Meter
-from regime_proto.probe import as_probe
+from regime_proto.program.control_flow import InlineConstantBranches
+from regime_proto.program.gates import find_gates, select_gates
+from regime_proto.program.probe import as_probe
+from regime_proto.program.program import Program, Tensor
+from regime_proto.runtime.device import Device
 
 SAMPLES, FEATURES, UNITS = 6, 3, 5
 

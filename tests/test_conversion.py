@@ -13,8 +13,8 @@ import torch
 from conftest import save_run
 
 import regime_proto
-from regime_proto.conversion import run_plan
-from regime_proto.plan import make_plan
+from regime_proto.conversion.plan import make_plan
+from regime_proto.conversion.run import run_plan
 from regime_proto.schema import assemble, hdf5, writer
 from regime_proto.schema.files import segments_folder
 
@@ -178,7 +178,7 @@ def test_segments_of_another_run_are_not_touched(run, mlp_run, tmp_path):
 def test_another_engine_does_not_go_on(run, tmp_path, monkeypatch):
     path = tmp_path / "run.h5"
     (run / "step_0005.pt").write_bytes(b"")
-    monkeypatch.setattr("regime_proto.conversion.runtime_version", lambda: "onnxruntime 0.1")
+    monkeypatch.setattr("regime_proto.conversion.run.runtime_version", lambda: "onnxruntime 0.1")
     with pytest.raises(regime_proto.RegimeError, match="step_0005"):
         regime_proto.convert(run, path)
     monkeypatch.undo()

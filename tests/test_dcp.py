@@ -17,10 +17,10 @@ import torch.distributed.checkpoint as dcp
 from reading import assert_same_trajectory, read
 
 import regime_proto
-from regime_proto.adapters import dcp_metadata, from_dcp
-from regime_proto.directory import open_directory
-from regime_proto.payload import Incomplete, NotACheckpoint
-from regime_proto.plan import PROBE_FILE, PROGRAM_FILE
+from regime_proto.adapters.from_torch import dcp_metadata, from_dcp
+from regime_proto.checkpoints.payload import Incomplete, NotACheckpoint
+from regime_proto.conversion.plan import PROBE_FILE, PROGRAM_FILE
+from regime_proto.plugins.open_directory import open_directory
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 STATES = 5

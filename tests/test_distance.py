@@ -15,17 +15,17 @@ from test_cli import assert_one_line, regime
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning
-from regime_proto.adapters.live.torch_weights import SIZE, DeviceWeights, array_of, tensors_of
-from regime_proto.conversion import run_plan
-from regime_proto.engine.deltas import KeptWeights
-from regime_proto.following import grown_plan
-from regime_proto.plan import make_plan
+from regime_proto.adapters.from_torch.live_weights import SIZE, DeviceWeights, array_of, tensors_of
+from regime_proto.conversion.following import grown_plan
+from regime_proto.conversion.plan import make_plan
+from regime_proto.conversion.run import run_plan
+from regime_proto.conversion.settings import ConversionSettings
+from regime_proto.quantities.deltas import KeptWeights
 from regime_proto.quantities.known import choose
 from regime_proto.quantities.measuring import term_columns
-from regime_proto.recording.start import read_start, start_path, write_start
+from regime_proto.recording.first_state import read_start, start_path, write_start
 from regime_proto.schema import validate
 from regime_proto.schema.files import segments_folder
-from regime_proto.settings import ConversionSettings
 
 pytestmark = pytest.mark.usefixtures("nets_are_exported_once")
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from test_conversion import assert_same
 
 import regime_proto
-from regime_proto.plan import write_program
+from regime_proto.conversion.plan import write_program
 from regime_proto.schema import validate
 from regime_proto.schema.files import segments_folder
 from regime_proto.schema.finish import finish
@@ -32,7 +32,7 @@ CONVERT = """
 import os, signal, sys
 import regime_proto.conversion
 from pathlib import Path
-from regime_proto.plan import make_plan
+from regime_proto.conversion.plan import make_plan
 from regime_proto.schema import writer
 
 source, output, at, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
@@ -40,7 +40,7 @@ writer.TrajectoryWriter.__init__.__kwdefaults__["seconds"] = seconds
 def progress(done, total):
     if done == at:
         os.kill(os.getpid(), signal.SIGKILL)
-regime_proto.conversion.run_plan(make_plan(Path(source)), Path(output), progress=progress)
+regime_proto.conversion.run.run_plan(make_plan(Path(source)), Path(output), progress=progress)
 """
 
 

@@ -19,8 +19,8 @@ from test_cli import REGIME, assert_one_line, regime
 
 import regime_proto
 from regime_proto.cli.main import main
-from regime_proto.export import FORMATS, SERIES, STAGES, write_csv
-from regime_proto.text import csv_cell
+from regime_proto.report.export import FORMATS, SERIES, STAGES, write_csv
+from regime_proto.schema.text import csv_cell
 
 NAMES = ['a, "quoted"', "line\nbreak", "carriage\rreturn", "ρ, ünïcode", "'; DROP"]
 

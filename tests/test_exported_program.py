@@ -12,9 +12,9 @@ from conftest import save_run
 from torch import nn
 
 import regime_proto
-from regime_proto.adapters import from_torch
-from regime_proto.factory import load_model
-from regime_proto.probe import as_probe
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.plugins.factory import load_model
+from regime_proto.program.probe import as_probe
 from regime_proto.schema.errors import RegimeError
 
 

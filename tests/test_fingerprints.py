@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regime_proto.engine.graph.fingerprints import fingerprints, found_in
-from regime_proto.engine.graph.program import ProgramError
+from regime_proto.program.fingerprints import fingerprints, found_in
+from regime_proto.program.program import ProgramError
 
 SHAPES = {"a": (3, 4), "b": (4,), "c": (1,), "d": (), "e": (4, 3), "f": (1, 1)}
 

@@ -12,9 +12,9 @@ from libraries import needed
 from reading import read
 from test_cli import regime
 
-from regime_proto.adapters import from_flax
-from regime_proto.directory import open_directory
-from regime_proto.payload import Incomplete, NotACheckpoint
+from regime_proto.adapters.from_jax import from_flax
+from regime_proto.checkpoints.payload import Incomplete, NotACheckpoint
+from regime_proto.plugins.open_directory import open_directory
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 pytestmark = pytest.mark.libraries
@@ -111,7 +111,7 @@ import sys
 from pathlib import Path
 for name in ("jax", "jaxlib", "flax", "orbax", "torch"):
     sys.modules[name] = None
-from regime_proto.adapters import from_flax
+from regime_proto.adapters.from_jax import from_flax
 assert from_flax.recognise(Path({str(path)!r}))
 print(sum(float(array.astype("f8").sum()) for array in from_flax.read(Path({str(path)!r})).groups[""].values()))
 """

@@ -17,13 +17,13 @@ from conftest import save_run
 
 import regime_proto
 from regime_proto.cli.main import main
-from regime_proto.conversion import run_plan
-from regime_proto.directory import open_directory
-from regime_proto.following import grown_plan, wait_for_two
-from regime_proto.plan import make_plan, write_program
+from regime_proto.conversion.following import grown_plan, wait_for_two
+from regime_proto.conversion.plan import make_plan, write_program
+from regime_proto.conversion.run import run_plan
+from regime_proto.conversion.settings import ConversionSettings
+from regime_proto.plugins.open_directory import open_directory
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import segments_folder
-from regime_proto.settings import ConversionSettings
 
 STATES = 132
 

@@ -21,8 +21,10 @@ from test_advice import STATES, read_the_first, run_the_command, save_run, write
 from test_cli import regime
 
 import regime_proto
-from regime_proto.adapters import advice, commands
-from regime_proto.directory import NoCheckpoint, Reading, open_directory
+from regime_proto.adapters.advice import adapter as advice
+from regime_proto.adapters.advice import commands
+from regime_proto.plugins.open_directory import NoCheckpoint, open_directory
+from regime_proto.plugins.source_settings import SourceSettings
 
 PLACE = "it's $HOME"
 
@@ -317,7 +319,7 @@ def test_merged_adapters_keep_tokenizer_and_steps(tmp_path):
     out = run_the_command(str(error.value), by="exec")
     assert not list(out.glob("*/optimizer.pt"))
     assert not list(out.glob("*/adapter_*"))
-    assert [checkpoint.step for checkpoint in open_directory(out, Reading()).checkpoints] == [10, 20, 30]
+    assert [checkpoint.step for checkpoint in open_directory(out, SourceSettings()).checkpoints] == [10, 20, 30]
     (tmp_path / "lines.txt").write_text("the cat sat\non a mat\na cat\n")
     trajectory = tmp_path / "run.h5"
     done = regime("analyze", out, "--probe-text", tmp_path / "lines.txt", "-o", trajectory, "--resamples", 0)

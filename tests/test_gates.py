@@ -18,7 +18,7 @@ from graphs import (
     quarters,
 )  # fmt: skip
 
-from regime_proto.engine.graph.gates import find_gates, select_gates
+from regime_proto.program.gates import find_gates, select_gates
 from regime_proto.schema.errors import RegimeError
 
 ZERO = [(0, False)]

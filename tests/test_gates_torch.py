@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from graphs import above, flips, meter_of, observe, planes_of, quarters
 from torch import nn
 
-from regime_proto.adapters import from_torch
-from regime_proto.engine.graph.gates import Gate, find_gates, select_gates
-from regime_proto.probe import as_probe
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.program.gates import Gate, find_gates, select_gates
+from regime_proto.program.probe import as_probe
 from regime_proto.schema.errors import RegimeError
 
 SAMPLES, FEATURES, UNITS = 8, 4, 10

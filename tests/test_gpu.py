@@ -7,8 +7,8 @@ import torch
 from conftest import save_run
 
 import regime_proto
-from regime_proto.engine.device import find_device
-from regime_proto.plan import write_program
+from regime_proto.conversion.plan import write_program
+from regime_proto.runtime.device import find_device
 
 
 def has_cuda():

@@ -16,9 +16,11 @@ from hostile_made import PICKLES, archive, state
 from safetensors.numpy import save_file
 
 import regime_proto
-from regime_proto import archives, limits, measured, opening
-from regime_proto.adapters import from_torch, pickle_scan, torch_zip
-from regime_proto.directory import open_directory
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.adapters.from_torch import pickle_scan, zip_file
+from regime_proto.checkpoints import archives, limits, opening
+from regime_proto.conversion import measured_files
+from regime_proto.plugins.open_directory import open_directory
 from regime_proto.schema.errors import RegimeError
 
 LIMITS = [value for value in vars(limits).values() if isinstance(value, limits.Limit)]
@@ -128,7 +130,7 @@ def test_other_numbers_in_a_known_pickle_are_looked_at(tmp_path):
 
     for number in (3, 4):
         torch.save({"w": torch.arange(6.0), "n": number}, tmp_path / f"{number}.pt")
-        assert torch_zip.load(tmp_path / f"{number}.pt")["n"] == number
+        assert zip_file.load(tmp_path / f"{number}.pt")["n"] == number
     torch.save({"w": torch.zeros(1).expand(10**9), "n": 5}, tmp_path / "5.pt")
     with pytest.raises(limits.TooLarge, match=r"REGIME_LIMIT_INFLATION=\d+"):
         from_torch.read(tmp_path / "5.pt")
@@ -169,7 +171,7 @@ def test_arrays_are_read_as_numpy_reads_them(tmp_path):
 
 
 def test_nodes_of_a_model_are_counted_before_they_are_made(tmp_path):
-    from regime_proto.adapters.onnx_parts import hold_parts
+    from regime_proto.adapters.from_onnx.parts import hold_parts
 
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
     sub = onnx.helper.make_graph([node] * 60_000, "sub", [], [])
@@ -183,7 +185,7 @@ def test_nodes_of_a_model_are_counted_before_they_are_made(tmp_path):
 
 
 def test_values_of_msgpack_are_counted_through_arrays(monkeypatch):
-    from regime_proto.adapters import msgpack_values
+    from regime_proto.adapters.from_jax import msgpack_values
 
     monkeypatch.setattr(msgpack_values, "_SMALL", 0)
     tree = {"a": [1, -1, 1.5, "x" * 300, b"y" * 70_000, None, 2**40], "b": msgpack.ExtType(1, msgpack.packb([1] * 20))}
@@ -205,7 +207,7 @@ def test_a_step_beyond_64_bits_is_refused_in_one_line(tmp_path):
 def test_a_name_that_is_no_text_is_refused_in_one_line(tmp_path):
     for name in ("surrogate", "nul"):
         archive(tmp_path / "a.pt", b"\x80\x02" + PICKLES[name] + b".")
-        from regime_proto.payload import state_of
+        from regime_proto.checkpoints.payload import state_of
 
         with pytest.raises(RegimeError, match=r"a\.pt: the name of tensor .* is no text in UTF-8"):
             state_of(from_torch.read(tmp_path / "a.pt"), "a.pt")
@@ -257,6 +259,6 @@ def test_a_trajectory_of_which_nothing_is_remembered_is_current(converted, monke
     run, output = converted
     before = output.stat().st_mtime_ns
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    assert measured._recalled("x") is None
+    assert measured_files._recalled("x") is None
     assert regime_proto.convert(run, output) == output
     assert output.stat().st_mtime_ns == before

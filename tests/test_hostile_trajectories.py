@@ -15,8 +15,8 @@ import xarray as xr
 from commands import assert_one_line, regime
 
 import regime_proto
-from regime_proto.adapters import from_keras
-from regime_proto.payload import TOP
+from regime_proto.adapters.from_keras import adapter as from_keras
+from regime_proto.checkpoints.payload import TOP
 from regime_proto.schema import layout, validate
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.limits import Limit

@@ -20,20 +20,20 @@ from test_cli import regime
 from test_huggingface import TEXT, make, save_steps, tokenizer_saved
 
 import regime_proto
-from regime_proto.adapters import from_huggingface
-from regime_proto.conversion import run_plan
-from regime_proto.directory import open_directory
-from regime_proto.following import grown_plan
-from regime_proto.hub import client
-from regime_proto.hub.address import parse
-from regime_proto.hub.downloads import downloads_folder
-from regime_proto.hub.files import weights_among
-from regime_proto.hub.places import sizes
-from regime_proto.places import as_place, downloading, is_published, is_remote, on_disk
-from regime_proto.plan import make_plan
+from regime_proto.adapters.from_huggingface import adapter as from_huggingface
+from regime_proto.checkpoints.hub import client
+from regime_proto.checkpoints.hub.address import parse
+from regime_proto.checkpoints.hub.downloads import downloads_folder
+from regime_proto.checkpoints.hub.files import weights_among
+from regime_proto.checkpoints.hub.locations import sizes
+from regime_proto.checkpoints.locations import as_place, downloading, is_published, is_remote, on_disk
+from regime_proto.conversion.following import grown_plan
+from regime_proto.conversion.plan import make_plan
+from regime_proto.conversion.run import run_plan
+from regime_proto.conversion.settings import ConversionSettings
+from regime_proto.plugins.open_directory import open_directory
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.segments import kept_observations
-from regime_proto.settings import ConversionSettings
 
 STEPS = (0, 10, 20, 30, 100, 1000)
 SHAPES = {"a.weight": (40, 300), "b.weight": (300, 20)}

@@ -22,14 +22,15 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import regime_proto
-from regime_proto.adapters import from_huggingface, huggingface_names, trainer_state
-from regime_proto.analyzer.epochs import from_epochs
+from regime_proto.adapters.from_huggingface import adapter as from_huggingface
+from regime_proto.adapters.from_huggingface import tensor_names, trainer_state
+from regime_proto.checkpoints.payload import Incomplete, state_of
 from regime_proto.cli.main import main
-from regime_proto.directory import open_directory
-from regime_proto.engine.graph.gates import find_gates
-from regime_proto.payload import Incomplete, state_of
-from regime_proto.probe import COUNTED, as_probe
-from regime_proto.registry import exporter_for
+from regime_proto.plugins.open_directory import open_directory
+from regime_proto.plugins.registry import exporter_for
+from regime_proto.program.gates import find_gates
+from regime_proto.program.probe import COUNTED, as_probe
+from regime_proto.schema.epochs import from_epochs
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 transformers.utils.logging.disable_progress_bar()
@@ -222,7 +223,7 @@ def test_a_model_of_the_users_own(tmp_path):
     assert model.config.use_cache
     model = make("vit")
     model.save_pretrained(tmp_path)
-    names = huggingface_names.saved_names(model)
+    names = tensor_names.saved_names(model)
     assert {*names} <= {*model.state_dict()}
     assert {name for name in model.state_dict() if name not in names} | {
         saved for other in names.values() for saved in other
@@ -604,7 +605,7 @@ def test_a_directory_that_explains_itself_needs_neither_text_nor_model(steps, te
 @pytest.mark.parametrize("ability", ["analyze --probe-text", "analyze --probe"])
 def test_without_transformers(steps, text, tmp_path, monkeypatch, ability):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    monkeypatch.delitem(sys.modules, "regime_proto.adapters.huggingface_model", raising=False)
+    monkeypatch.delitem(sys.modules, "regime_proto.adapters.from_huggingface.model", raising=False)
     given = text if "text" in ability else tmp_path / "probe.npz"
     message = refused("analyze", steps, ability.split()[1], given)
     assert 'needs transformers: pip install "regime-proto[huggingface]"' in message

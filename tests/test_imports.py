@@ -140,9 +140,9 @@ for missing in ("onnx_ir", "onnxruntime"):
 
 
 def test_two_onnxruntimes_are_explained(monkeypatch):
-    from regime_proto.engine import runtime
+    from regime_proto.runtime import installed
     from regime_proto.schema.errors import RegimeError
 
-    monkeypatch.setattr(runtime, "version", lambda name: "1.0")
+    monkeypatch.setattr(installed, "version", lambda name: "1.0")
     with pytest.raises(RegimeError, match=r"both installed and overwrite each other's files"):
-        runtime.require_runtime()
+        installed.require_runtime()

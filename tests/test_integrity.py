@@ -21,15 +21,15 @@ from torch.optim import lr_scheduler as schedules
 from trainings import adamw, every, in_memory, sgd, train, warm_restarts, warm_up
 
 import regime_proto
+from regime_proto.checkpoints.source import Checkpoint, Source, State
 from regime_proto.cli.main import main
-from regime_proto.directory import open_directory
+from regime_proto.conversion.plan import write_program
 from regime_proto.integrity import rules, scan
 from regime_proto.integrity.findings import spell_names, spell_steps
 from regime_proto.integrity.jumps import counted_tensors, jumps
 from regime_proto.integrity.scan import Form, Summary, combined
-from regime_proto.plan import write_program
+from regime_proto.plugins.open_directory import open_directory
 from regime_proto.schema.errors import RegimeError
-from regime_proto.source import Checkpoint, Source, State
 
 LOG_SPACED = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 10_001, 1000))
 

@@ -92,10 +92,15 @@ def raised(*_, **__):
     ("module", "function", "arguments", "left"),
     [
         ("regime_proto.integrity.check", "check", ["check", "checkpoints"], "nothing was written"),
-        ("regime_proto.conversion", "_calibrate", ["convert", "checkpoints", "-o", "x.h5"], "nothing was written"),
+        ("regime_proto.conversion.run", "_calibrate", ["convert", "checkpoints", "-o", "x.h5"], "nothing was written"),
         ("regime_proto.synthetic", "replace_file", ["example", "-o", "x.h5"], "nothing was written"),
         ("regime_proto.schema.assemble", "_in_child", ["thin", "run.h5", "--masks", "none", "-o", "x.h5"], "nothing"),
-        ("regime_proto.conversion", "warn_of_doubts", ["convert", "checkpoints", "-o", "x.h5"], "x.h5 is complete$"),
+        (
+            "regime_proto.conversion.run",
+            "warn_of_doubts",
+            ["convert", "checkpoints", "-o", "x.h5"],
+            "x.h5 is complete$",
+        ),
     ],
 )
 def test_what_resumes_nothing_says_what_was_written(run, tmp_path, monkeypatch, module, function, arguments, left):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from libraries import load_exporter, needed
 
-from regime_proto.adapters import from_jax
-from regime_proto.engine.graph.gates import find_gates
-from regime_proto.plan import write_program
-from regime_proto.probe import ProbeError, as_probe
+from regime_proto.adapters.from_jax import adapter as from_jax
+from regime_proto.conversion.plan import write_program
+from regime_proto.program.gates import find_gates
+from regime_proto.program.probe import ProbeError, as_probe
 from regime_proto.schema.errors import RegimeError
 
 pytestmark = pytest.mark.libraries
@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     import jax.numpy as jnp
     from flax import linen, nnx
 
-    from regime_proto.adapters import jax_onnx
+    from regime_proto.adapters.from_jax import functions as jax_onnx
 
 GENERATOR = np.random.default_rng(0)
 PROBE = GENERATOR.normal(size=(5, 7)).astype("float32")

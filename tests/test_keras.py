@@ -19,13 +19,13 @@ from click.testing import CliRunner
 from libraries import load_exporter, needed
 
 import regime_proto
-from regime_proto.adapters import from_keras
+from regime_proto.adapters.from_keras import adapter as from_keras
+from regime_proto.checkpoints.payload import Incomplete, NotACheckpoint
 from regime_proto.cli.main import main
-from regime_proto.directory import open_directory
-from regime_proto.engine.graph.gates import find_gates
-from regime_proto.payload import Incomplete, NotACheckpoint
-from regime_proto.plan import write_program
-from regime_proto.probe import ProbeError, as_probe
+from regime_proto.conversion.plan import write_program
+from regime_proto.plugins.open_directory import open_directory
+from regime_proto.program.gates import find_gates
+from regime_proto.program.probe import ProbeError, as_probe
 from regime_proto.schema.errors import RegimeError
 
 pytestmark = pytest.mark.libraries
@@ -130,7 +130,7 @@ def test_reading_needs_no_keras(tmp_path):
     small().save(tmp_path / "step_2.keras")
     code = f"""
 from pathlib import Path
-from regime_proto.directory import open_directory
+from regime_proto.plugins.open_directory import open_directory
 source = open_directory(Path({str(tmp_path)!r}))
 print(source.adapter, len(source.read(source.checkpoints[1]).tensors))
 """

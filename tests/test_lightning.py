@@ -13,8 +13,9 @@ from libraries import needed
 from reading import assert_same_trajectory, read
 from torch.utils.data import DataLoader, TensorDataset
 
-from regime_proto.adapters import from_lightning
-from regime_proto.directory import Reading, open_directory
+from regime_proto.adapters.from_torch import from_lightning
+from regime_proto.plugins.open_directory import open_directory
+from regime_proto.plugins.source_settings import SourceSettings
 
 pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("nets_are_exported_once")]
 lightning = needed("lightning")
@@ -94,7 +95,7 @@ def test_averages_are_read_on_request_only(tmp_path):
     folder = train(tmp_path / "run", average, Plain(tmp_path / "plain"))
     model = nets.make_mlp()
     assert_same_trajectory(folder, tmp_path / "plain", tmp_path, model=model, probe=nets.probe(model))
-    last = open_directory(folder, Reading(weights="average"))
+    last = open_directory(folder, SourceSettings(weights="average"))
     averaged = last.read(last.checkpoints[-1]).tensors["net.body.0.weight"]
     in_file = torch.load(last.checkpoints[-1].path, weights_only=False)
     np.testing.assert_array_equal(averaged, in_file["state_dict"]["net.body.0.weight"])
@@ -131,5 +132,5 @@ def test_a_thousand_files_are_listed_at_once(tmp_path):
         (run / f"epoch=0-step={step}.ckpt").hardlink_to(one)
     shutil.copy(one, run / "last.ckpt")
     start = time.perf_counter()
-    assert len(open_directory(run, Reading(step_pattern=r"step=(\d+)")).checkpoints) == 1000
+    assert len(open_directory(run, SourceSettings(step_pattern=r"step=(\d+)")).checkpoints) == 1000
     assert time.perf_counter() - start < 2

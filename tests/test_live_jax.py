@@ -9,7 +9,7 @@ from libraries import needed
 from recording import rows
 
 import regime_proto
-from regime_proto.adapters import from_jax
+from regime_proto.adapters.from_jax import adapter as from_jax
 from regime_proto.schema import validate
 from regime_proto.schema.errors import RegimeError
 
@@ -22,7 +22,7 @@ with warnings.catch_warnings():
     import orbax.checkpoint as ocp
     from flax import linen, nnx
 
-    from regime_proto.adapters import jax_onnx  # noqa: F401
+    from regime_proto.adapters.from_jax import functions as jax_onnx  # noqa: F401
 
 GENERATOR = np.random.default_rng(0)
 INPUTS = GENERATOR.normal(size=(20, 6)).astype("float32")

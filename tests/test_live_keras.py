@@ -10,7 +10,7 @@ from recording import extra, rows
 from running import apart_too, run_module
 
 import regime_proto
-from regime_proto.adapters import from_keras
+from regime_proto.adapters.from_keras import adapter as from_keras
 from regime_proto.schema import validate
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import segments_folder
@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     import keras
     from keras import layers as kl
 
-    from regime_proto.adapters.live.keras_callback import RegimeCallback
+    from regime_proto.adapters.from_keras.callback import RegimeCallback
 
 GENERATOR = np.random.default_rng(0)
 INPUTS = GENERATOR.normal(size=(20, 6)).astype("float32")

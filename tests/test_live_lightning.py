@@ -19,7 +19,7 @@ from regime_proto.schema.errors import RegimeError, RegimeWarning
 pytestmark = [pytest.mark.libraries, pytest.mark.usefixtures("nets_are_exported_once")]
 lightning = needed("lightning")
 callbacks = needed("lightning.pytorch.callbacks")
-RegimeCallback = needed("regime_proto.adapters.live.lightning_callback").RegimeCallback
+RegimeCallback = needed("regime_proto.adapters.from_torch.lightning_callback").RegimeCallback
 
 SAMPLES, BATCH, ACCUMULATED = 40, 4, 3
 # Ten batches make three updates of three, and one of one.
@@ -269,7 +269,7 @@ def test_pytorch_lightning_alone_will_do():
     needed("pytorch_lightning")
     code = (
         "import sys; sys.modules['lightning'] = None\n"
-        "from regime_proto.adapters.live.lightning_callback import RegimeCallback\n"
+        "from regime_proto.adapters.from_torch.lightning_callback import RegimeCallback\n"
         "import pytorch_lightning\n"
         "assert issubclass(RegimeCallback, pytorch_lightning.Callback)"
     )

@@ -13,7 +13,7 @@ from running import apart_too, run_module
 from torch import nn
 
 import regime_proto
-from regime_proto.adapters.live.trainer_callback import RegimeCallback
+from regime_proto.adapters.from_huggingface.trainer_callback import RegimeCallback
 from regime_proto.schema.errors import RegimeError
 
 transformers.utils.logging.disable_progress_bar()

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from regime_proto.adapters import from_torch
-from regime_proto.engine.graph.matching import matched
-from regime_proto.engine.graph.program import ProgramError
-from regime_proto.probe import as_probe
-from regime_proto.source import State
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.checkpoints.source import State
+from regime_proto.program.probe import as_probe
+from regime_proto.program.program import ProgramError
+from regime_proto.program.tensor_matching import matched
 
 
 def plain():

@@ -6,12 +6,12 @@ import onnx_ir as ir
 import pytest
 from graphs import HOST, RESIDENT, above, flips, meter_of, observe, planes_of, program, quarters
 
-from regime_proto.engine.graph.expose import CastWeights, NudgeWeights, Rows
-from regime_proto.engine.graph.gates import find_gates
 from regime_proto.engine.masks import pack_masks
-from regime_proto.engine.noise import measure_noise
+from regime_proto.engine.noise_floor import measure_noise
 from regime_proto.engine.sampling import choose_units, flip_fraction_errors
-from regime_proto.probe import COUNTED
+from regime_proto.program.gates import find_gates
+from regime_proto.program.mask_outputs import CastWeights, NudgeWeights, Rows
+from regime_proto.program.probe import COUNTED
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Layer
 

@@ -14,10 +14,10 @@ from trajectories import LAYERS, header
 from trajectories import write as write_trajectory
 
 import regime_proto
-from regime_proto.report import print_figure
-from regime_proto.report.drawn import read_run
 from regime_proto.report.names import distinct, in_plotly
-from regime_proto.report.page import report
+from regime_proto.report.page.page import report
+from regime_proto.report.print import figure as print_figure
+from regime_proto.report.print.drawn import read_run
 
 LONGEST = 34
 BERT = [

@@ -20,21 +20,22 @@ from reading import read
 from real_graphs import GRAPHS, real_graph
 
 import regime_proto
-from regime_proto.adapters import from_onnx
+from regime_proto.adapters.from_onnx import adapter as from_onnx
+from regime_proto.checkpoints.source import State
 from regime_proto.cli.main import main
-from regime_proto.conversion import run_plan
-from regime_proto.directory import open_directory
-from regime_proto.engine.device import find_device
-from regime_proto.engine.graph.gates import find_gates, select_gates
-from regime_proto.engine.graph.initializers import GatherInitializers, find_weights
-from regime_proto.engine.graph.program import Program, ProgramError
+from regime_proto.conversion.plan import MissingPart, load_program, make_plan, write_program
+from regime_proto.conversion.run import run_plan
+from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.engine.measure import Meter
-from regime_proto.plan import MissingPart, load_program, make_plan, write_program
-from regime_proto.probe import ProbeError, as_probe
-from regime_proto.registry import Describing, Exporter, Reader, exporter_for, readers
+from regime_proto.plugins.open_directory import open_directory
+from regime_proto.plugins.protocols import Describing, Exporter, Reader
+from regime_proto.plugins.registry import exporter_for, readers
+from regime_proto.program.gates import find_gates, select_gates
+from regime_proto.program.initializers import GatherInitializers, find_weights
+from regime_proto.program.probe import ProbeError, as_probe
+from regime_proto.program.program import Program, ProgramError
+from regime_proto.runtime.device import find_device
 from regime_proto.schema.errors import RegimeError, RegimeWarning
-from regime_proto.settings import ConversionSettings
-from regime_proto.source import State
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 

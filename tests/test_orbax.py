@@ -14,9 +14,9 @@ from libraries import needed
 from reading import read
 from test_cli import regime
 
-from regime_proto.adapters import from_orbax
-from regime_proto.directory import NoCheckpoint, open_directory
-from regime_proto.payload import Incomplete, NotACheckpoint
+from regime_proto.adapters.from_jax import from_orbax
+from regime_proto.checkpoints.payload import Incomplete, NotACheckpoint
+from regime_proto.plugins.open_directory import NoCheckpoint, open_directory
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 
 pytestmark = pytest.mark.libraries
@@ -164,7 +164,7 @@ def test_inspect_says_what_it_recognised(saved):
 def test_neither_jax_nor_orbax_is_needed(saved):
     code = f"""
 from pathlib import Path
-from regime_proto.directory import open_directory
+from regime_proto.plugins.open_directory import open_directory
 source = open_directory(Path({str(saved[1])!r}))
 print(sum(float(array.astype("f8").sum()) for array in source.read(source.checkpoints[-1]).tensors.values()))
 """

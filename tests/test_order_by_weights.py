@@ -17,16 +17,16 @@ from torch.optim import lr_scheduler as schedules
 from trainings import adamw, every, in_memory, sgd, train, warm_restarts
 
 import regime_proto
+from regime_proto.checkpoints.source import OtherOrder
 from regime_proto.cli.main import main
-from regime_proto.conversion import run_plan
-from regime_proto.dataset import open_trajectory
+from regime_proto.conversion.plan import PROBE_FILE, PROGRAM_FILE, make_plan
+from regime_proto.conversion.run import run_plan
 from regime_proto.integrity import sketch
 from regime_proto.integrity.order import contradiction
 from regime_proto.integrity.sketch import Sketches
-from regime_proto.plan import PROBE_FILE, PROGRAM_FILE, make_plan
 from regime_proto.schema import notes, validate
+from regime_proto.schema.dataset import open_trajectory
 from regime_proto.schema.errors import RegimeError, RegimeWarning
-from regime_proto.source import OtherOrder
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -15,7 +15,7 @@ REGIME = Path(sys.executable).with_name("regime")
 
 MINE = """
 import numpy as np
-from regime_proto.payload import TOP, Label, Payload
+from regime_proto.checkpoints.payload import TOP, Label, Payload
 
 SUFFIXES = (".mine",)
 

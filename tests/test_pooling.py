@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
-from regime_proto.engine.graph.pooling import PoolFewerAxes
+from regime_proto.program.pooling import PoolFewerAxes
 
 X = np.random.default_rng(0).normal(size=(2, 9, 7, 3)).astype("float32")
 

@@ -21,13 +21,13 @@ from runs import LENET, make_run
 from test_cli import assert_one_line, regime
 
 import regime_proto
-from regime_proto.analyzer.epochs import epochs_at
 from regime_proto.cli.main import main
-from regime_proto.report import metrics, style
-from regime_proto.report.drawn import read_run
-from regime_proto.report.panels import LAYERS, mean_between
-from regime_proto.report.print_figure import figure, image
+from regime_proto.report.print import metrics, style
+from regime_proto.report.print.drawn import read_run
+from regime_proto.report.print.figure import figure, image
+from regime_proto.report.print.panels import LAYERS, mean_between
 from regime_proto.report.thinning import extremes
+from regime_proto.schema.epochs import epochs_at
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation import trust
 
@@ -277,7 +277,7 @@ def test_a_png_is_as_wide_as_its_columns(run, columns, dpi, width):
 DRAWING = """
 import sys
 from pathlib import Path
-from regime_proto.report.print_figure import image, plot, read_run
+from regime_proto.report.print.figure import image, plot, read_run
 plot(sys.argv[1], f"{sys.argv[2]}/again.png", dpi=100)
 for form in ("pdf", "svg"):
     Path(f"{sys.argv[2]}/again.{form}").write_bytes(image([read_run(sys.argv[1])], form))

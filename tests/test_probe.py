@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from regime_proto.probe import Probe, ProbeError, as_probe, load_probe, probe_sha256
-from regime_proto.sample_axes import FIXED, axes_of, reordered
+from regime_proto.program.probe import Probe, ProbeError, as_probe, load_probe, probe_sha256
+from regime_proto.program.sample_axes import FIXED, axes_of, reordered
 from regime_proto.schema.errors import RegimeWarning
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 import regime_proto
-from regime_proto.adapters import from_torch
-from regime_proto.engine.device import find_device
-from regime_proto.engine.graph.gates import find_gates
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.conversion.plan import load_program, write_program
 from regime_proto.engine.measure import Meter
-from regime_proto.plan import load_program, write_program
-from regime_proto.probe import ProbeError, as_probe
-from regime_proto.probe_advice import declared, tried
+from regime_proto.program.gates import find_gates
+from regime_proto.program.probe import ProbeError, as_probe
+from regime_proto.program.probe_advice import declared, tried
+from regime_proto.runtime.device import find_device
 from regime_proto.schema.errors import RegimeError
 
 FLOATS = np.linspace(-1, 1, 20, dtype=np.float32)

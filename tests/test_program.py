@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from regime_proto.adapters import from_torch
-from regime_proto.engine.device import find_device
-from regime_proto.engine.graph.gates import find_gates
-from regime_proto.engine.graph.program import Program, ProgramError
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.checkpoints.source import State
 from regime_proto.engine.masks import pack_masks
 from regime_proto.engine.measure import Meter
-from regime_proto.probe import ProbeError, as_probe
+from regime_proto.program.gates import find_gates
+from regime_proto.program.probe import ProbeError, as_probe
+from regime_proto.program.program import Program, ProgramError
+from regime_proto.runtime.device import find_device
 from regime_proto.schema.errors import RegimeError
-from regime_proto.source import State
 
 
 @pytest.fixture(scope="module")

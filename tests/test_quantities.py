@@ -11,14 +11,14 @@ from recording import rows
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning
-from regime_proto.plan import make_plan, write_program
+from regime_proto.conversion.plan import make_plan, write_program
+from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.quantities.base import Network, Quantity, State
 from regime_proto.quantities.known import choose, known_quantities
 from regime_proto.quantities.measuring import Measures
 from regime_proto.schema import validate
 from regime_proto.schema.header import Layer
 from regime_proto.schema.reader import open_checked, read_header, read_quantities
-from regime_proto.settings import ConversionSettings
 
 STATES = 6
 NETS = {"mlp": nets.make_mlp, "conv": nets.make_conv, "encoder": nets.make_encoder}

@@ -123,7 +123,7 @@ def test_it_can_be_read_analyzed_and_exported_without_it(measured, tmp_path):
 
 
 def test_it_is_in_the_report(measured):
-    from regime_proto.report.page import report
+    from regime_proto.report.page.page import report
 
     page = report([measured], resamples=0)
     assert "Changed bytes by layer" in page
@@ -208,7 +208,8 @@ from regime_proto.schema import validate
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     result = regime_proto.analyze(sys.argv[1], batches_per_epoch=100, resamples=0)
-found = {"where": regime_proto.__file__, "result": result.to_json(), "warnings": [str(one.message) for one in caught]}
+modules = [module for name, module in sys.modules.items() if name.startswith("regime_proto")]
+found = {"where": [module.__file__ for module in modules], "result": result.to_json(), "warnings": [str(one.message) for one in caught]}
 print(json.dumps({**found, "rules": sorted({problem.rule for problem in validate(sys.argv[1])})}))
 """
 
@@ -219,7 +220,8 @@ def read_by_old(path):
     done = subprocess.run([sys.executable, "-P", "-c", OLD, path], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert "reader-1.0.zip" in found["where"]
+    # Nothing is taken from the version that is installed.
+    assert all("reader-1.0.zip" in file for file in found["where"])
     return found
 
 

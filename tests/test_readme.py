@@ -15,7 +15,7 @@ from conftest import save_run
 from readme_table import with_table
 
 import regime_proto
-from regime_proto.adapters.table import SOURCES
+from regime_proto.adapters.sources_table import SOURCES
 from regime_proto.cli.main import main
 
 ROOT = Path(__file__).parent.parent

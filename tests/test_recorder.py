@@ -14,12 +14,12 @@ from torch import nn
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning, Settling
-from regime_proto.adapters.live import torch_masks
-from regime_proto.adapters.live.torch_masks import packed_on_device
-from regime_proto.adapters.live.torch_weights import DeviceWeights, array_of, tensors_of
-from regime_proto.analyzer.labels import labels_of
-from regime_proto.engine.deltas import KeptWeights
-from regime_proto.report.drawn import read_run
+from regime_proto.adapters.from_torch import live_masks
+from regime_proto.adapters.from_torch.live_masks import packed_on_device
+from regime_proto.adapters.from_torch.live_weights import DeviceWeights, array_of, tensors_of
+from regime_proto.comparison.labels import labels_of
+from regime_proto.quantities.deltas import KeptWeights
+from regime_proto.report.print.drawn import read_run
 from regime_proto.schema import validate
 from regime_proto.schema.files import segments_folder
 
@@ -578,7 +578,7 @@ def test_measuring_on_a_device_gives_what_measuring_on_the_host_gives(tmp_path, 
     for name in ("host", "device"):
         if name == "device":
             monkeypatch.setattr(
-                torch_masks, "_host_bits", lambda rows: torch_masks._device_bits(rows, torch.device("cpu"))
+                live_masks, "_host_bits", lambda rows: live_masks._device_bits(rows, torch.device("cpu"))
             )
         recorder = regime_proto.record(copy.deepcopy(model), nets.probe(model), tmp_path / f"{name}.h5")
         engine = recorder._engine

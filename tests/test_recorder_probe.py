@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import regime_proto
 from regime_proto import RegimeError
-from regime_proto.analyzer.labels import labels_of
+from regime_proto.comparison.labels import labels_of
 from regime_proto.schema.reader import open_checked, read_embedded
 
 pytestmark = pytest.mark.usefixtures("nets_are_exported_once")

@@ -15,9 +15,9 @@ from recording import extra, rows
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning
-from regime_proto.analyzer.labels import labels_of
-from regime_proto.analyzer.series import describe_invalid
+from regime_proto.comparison.labels import labels_of
 from regime_proto.schema import validate
+from regime_proto.schema.doubts import describe_invalid
 from regime_proto.schema.files import segments_folder
 from regime_proto.schema.finish import finish
 

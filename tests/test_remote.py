@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 import regime_proto
+from regime_proto.checkpoints.locations import as_place, on_disk, size, stamps
 from regime_proto.cli.main import main
-from regime_proto.directory import open_directory
-from regime_proto.places import as_place, on_disk, size, stamps
-from regime_proto.plan import make_plan
+from regime_proto.conversion.plan import make_plan
+from regime_proto.plugins.open_directory import open_directory
 from regime_proto.schema.errors import RegimeError
 
 

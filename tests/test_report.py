@@ -14,7 +14,7 @@ from trajectories import write as write_trajectory
 
 import regime_proto
 from regime_proto.report.binning import bin_edges, bin_means
-from regime_proto.report.page import chapter, report
+from regime_proto.report.page.page import chapter, report
 from regime_proto.report.view import read_view
 from regime_proto.schema.errors import RegimeError
 

@@ -9,7 +9,7 @@ from trajectories import LAYERS, header
 from trajectories import write as write_trajectory
 
 import regime_proto
-from regime_proto.report.page import report
+from regime_proto.report.page.page import report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

@@ -23,12 +23,12 @@ from sklearn.preprocessing import StandardScaler
 from test_cli import regime
 
 import regime_proto
-from regime_proto.adapters import from_sklearn
-from regime_proto.directory import NoCheckpoint, open_directory
-from regime_proto.engine.graph.gates import find_gates
-from regime_proto.payload import Incomplete, NotACheckpoint
-from regime_proto.probe import as_probe
-from regime_proto.registry import exporter_for
+from regime_proto.adapters.from_sklearn import adapter as from_sklearn
+from regime_proto.checkpoints.payload import Incomplete, NotACheckpoint
+from regime_proto.plugins.open_directory import NoCheckpoint, open_directory
+from regime_proto.plugins.registry import exporter_for
+from regime_proto.program.gates import find_gates
+from regime_proto.program.probe import as_probe
 from regime_proto.schema.errors import RegimeError
 
 STATES = 6
@@ -352,8 +352,8 @@ def test_a_missing_exporter_says_what_to_install(tmp_path):
     code = """
 import pickle, sys
 import numpy as np
-from regime_proto.adapters import from_sklearn
-from regime_proto.probe import as_probe
+from regime_proto.adapters.from_sklearn import adapter as from_sklearn
+from regime_proto.program.probe import as_probe
 from regime_proto.schema.errors import RegimeError
 with open(sys.argv[1], "rb") as file:
     model = pickle.load(file)
@@ -459,7 +459,7 @@ def test_real_files_are_read_with_neither_library(trained):
     code = f"""
 from pathlib import Path
 import numpy as np
-from regime_proto.directory import open_directory
+from regime_proto.plugins.open_directory import open_directory
 source = open_directory(Path({str(root / "skops")!r}))
 np.savez({str(root / "found.npz")!r}, **source.read(source.checkpoints[-1]).tensors)
 print(source.adapter, source.step_kind, len(source.checkpoints), source.recognised)

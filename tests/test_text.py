@@ -23,7 +23,7 @@ import regime_proto
 from regime_proto.cli import render
 from regime_proto.cli.main import main
 from regime_proto.report.tables import to_csv, to_latex, to_markdown
-from regime_proto.text import csv_cell, printable
+from regime_proto.schema.text import csv_cell, printable
 
 # Markup of rich, control characters of terminals (of one byte and of two), an order of reading, formulas, templates.
 HOSTILE = "=1+1[/][red]\x1b[31m\x9b2J\u202e<b>$x$%{y}\\"

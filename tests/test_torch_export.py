@@ -11,16 +11,16 @@ from torch import nn
 from torch.distributions import Beta, Categorical, Distribution, Independent, Normal
 from torch.overrides import TorchFunctionMode
 
-from regime_proto.adapters import from_torch
-from regime_proto.adapters.live import torch_follow
-from regime_proto.adapters.torch_tracing import tracing
-from regime_proto.engine.device import find_device
-from regime_proto.engine.graph.gates import find_gates, select_gates
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.adapters.from_torch import follower as torch_follow
+from regime_proto.adapters.from_torch.tracing import tracing
+from regime_proto.checkpoints.source import State
+from regime_proto.conversion.plan import load_program, write_program
 from regime_proto.engine.measure import Meter
-from regime_proto.plan import load_program, write_program
-from regime_proto.probe import as_probe, load_probe
+from regime_proto.program.gates import find_gates, select_gates
+from regime_proto.program.probe import as_probe, load_probe
+from regime_proto.runtime.device import find_device
 from regime_proto.schema.errors import RegimeError, RegimeWarning
-from regime_proto.source import State
 
 RANDOM = np.random.default_rng(0)
 
@@ -367,7 +367,7 @@ def test_other_threads_go_on_printing_and_wait_to_trace(capfd):
 
 def test_a_probe_of_any_names_is_kept(tmp_path):
     given = {"file": X, "allow_pickle": Y, "input.1": Z, "a/b:0": W}
-    from regime_proto.probe import probe_content
+    from regime_proto.program.probe import probe_content
 
     (tmp_path / "probe.npz").write_bytes(probe_content(given))
     found = load_probe(tmp_path / "probe.npz")

@@ -17,7 +17,8 @@ import pytest
 import torch
 from reading import read
 
-from regime_proto.adapters import from_torch, torch_pickle, torch_stubs
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.adapters.from_torch import safe_pickle, stubs
 from regime_proto.schema.errors import RegimeError
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
@@ -266,11 +267,11 @@ TRICKS = {
 @pytest.mark.parametrize("trick", TRICKS)
 def test_a_trick_on_what_stands_for_globals_does_nothing(tmp_path, monkeypatch, trick):
     monkeypatch.chdir(tmp_path)
-    before = {name: repr(getattr(torch_stubs, name)) for name in dir(torch_stubs)}
+    before = {name: repr(getattr(stubs, name)) for name in dir(stubs)}
     path = written(tmp_path / "a.pt", TRICKS[trick])
     assert_weights(read(from_torch, path))
     assert {entry.name for entry in tmp_path.iterdir()} == {"a.pt"}
-    assert {name: repr(getattr(torch_stubs, name)) for name in dir(torch_stubs)} == before
+    assert {name: repr(getattr(stubs, name)) for name in dir(stubs)} == before
     assert np.dtype("f4").newbyteorder("=") == np.float32
     assert not any(isinstance(entry, tuple) for entry in torch.serialization.get_safe_globals())
 
@@ -308,8 +309,8 @@ def test_no_code_of_a_class_runs_that_could_be_imported(tmp_path):
 
 
 def test_a_stub_is_nothing_else(tmp_path):
-    kind = torch_stubs.stand_in("mine.Config")
-    other = torch_stubs.stand_in("mine.Config")
+    kind = stubs.stand_in("mine.Config")
+    other = stubs.stand_in("mine.Config")
     # As torch's reader asks.
     assert kind in [dict]
     assert kind not in [other, list, set, torch.Tensor, collections.OrderedDict]
@@ -317,8 +318,8 @@ def test_a_stub_is_nothing_else(tmp_path):
     made = kind(1, a=2)
     assert not isinstance(made, dict | collections.abc.Mapping | list)
     assert not hasattr(made, "__dict__")
-    with pytest.raises(torch_stubs.Refused, match="an attribute 'x' of a dict"):
-        torch_stubs.stand_in("builtins.getattr")({}, "x")
+    with pytest.raises(stubs.Refused, match="an attribute 'x' of a dict"):
+        stubs.stand_in("builtins.getattr")({}, "x")
 
 
 def test_a_list_of_a_class_of_its_own_is_answered_with_what_to_do(tmp_path):
@@ -347,7 +348,7 @@ def test_torch_is_asked_to_load_safely_whatever_the_environment_says(tmp_path, m
 
     torch.save({"model": WEIGHTS, "x": Hostile()}, tmp_path / "a.pt")
     with pytest.raises(RegimeError, match="refused"):
-        torch_pickle.load(tmp_path / "a.pt")
+        safe_pickle.load(tmp_path / "a.pt")
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         torch.load(tmp_path / "a.pt", weights_only=True)
     assert not (tmp_path / "pwned").exists()

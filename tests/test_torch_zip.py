@@ -19,7 +19,9 @@ from reading import read
 from safetensors.torch import save_file
 from torch import nn
 
-from regime_proto.adapters import from_safetensors, from_torch, mapped, torch_zip
+from regime_proto.adapters import from_safetensors, mapped
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.adapters.from_torch import zip_file
 from regime_proto.schema.errors import RegimeError
 
 MODEL = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Linear(4, 2))
@@ -73,11 +75,11 @@ def assert_same(found, expected):
 )
 def test_what_is_read_equals_what_torch_reads(tmp_path, payload):
     path = saved(tmp_path, payload)
-    assert_same(torch_zip.load(path), torch.load(path, weights_only=True))
+    assert_same(zip_file.load(path), torch.load(path, weights_only=True))
 
 
 def test_tensors_view_the_file(tmp_path):
-    found = torch_zip.load(saved(tmp_path, {"w": BASE, "tied": BASE}))
+    found = zip_file.load(saved(tmp_path, {"w": BASE, "tied": BASE}))
     assert np.shares_memory(found["w"], found["tied"])
     assert type(found["w"].base).__name__ == "mmap"
 
@@ -104,8 +106,8 @@ def test_both_ways_of_reading_give_the_same_arrays(tmp_path, legacy):
     plain = read(from_torch, saved(tmp_path, weights)).tensors
     unusual = {"model": weights, "x": argparse.Namespace(a=np.arange(3)), "array": np.arange(3)}
     path = saved(tmp_path, unusual, "b.pt", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(torch_zip.NotPlain):
-        torch_zip.load(path)
+    with pytest.raises(zip_file.NotPlain):
+        zip_file.load(path)
     other = read(from_torch, path).tensors
     assert list(other) == list(plain)
     for name, array in plain.items():
@@ -126,8 +128,8 @@ from pathlib import Path
 if sys.argv[1] == "without":
     sys.modules["torch"] = None
 import regime_proto
-from regime_proto.adapters import from_torch
-from regime_proto.payload import state_of
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.checkpoints.payload import state_of
 from regime_proto.schema.errors import RegimeError
 if sys.argv[1] == "without":
     print(regime_proto.convert(sys.argv[2], sys.argv[3]))
@@ -220,8 +222,8 @@ def tensor(offset=0, size=(2, 3), stride=(3, 1), *, key="0", count=6, kind="stor
 
 def assert_falls_back(path):
     """Assert that torch is asked, and that what follows is a parameter state or one line."""
-    with pytest.raises(torch_zip.NotPlain):
-        torch_zip.load(path)
+    with pytest.raises(zip_file.NotPlain):
+        zip_file.load(path)
     try:
         read(from_torch, path)
     except RegimeError as error:
@@ -230,7 +232,7 @@ def assert_falls_back(path):
 
 def test_the_files_written_by_hand_are_sound(tmp_path):
     path = archive(tmp_path / "a.pt", pickled({"w": tensor()}))
-    np.testing.assert_array_equal(torch_zip.load(path)["w"], np.zeros((2, 3)))
+    np.testing.assert_array_equal(zip_file.load(path)["w"], np.zeros((2, 3)))
     np.testing.assert_array_equal(torch.load(path)["w"], np.zeros((2, 3)))
 
 
@@ -251,8 +253,8 @@ def test_the_files_written_by_hand_are_sound(tmp_path):
 )  # fmt: skip
 def test_a_tensor_never_reaches_out_of_its_record(tmp_path, hostile):
     path = archive(tmp_path / "a.pt", pickled({"w": tensor(**hostile)}), more=bytes(2**16))
-    with pytest.raises(torch_zip.NotPlain):
-        torch_zip.load(path)
+    with pytest.raises(zip_file.NotPlain):
+        zip_file.load(path)
 
 
 def text(string):
@@ -300,7 +302,7 @@ def assert_unpickler_refuses(path, content):
     """Assert that the unpickler refuses on its own what the look at the opcodes would not have let through."""
     file = mapped.map_file(path)
     try:
-        found = torch_zip._Unpickler(content, file, torch_zip._records(file), "archive/data/").load()
+        found = zip_file._Unpickler(content, file, zip_file._records(file), "archive/data/").load()
     except Exception as error:
         assert not isinstance(error, AssertionError)  # noqa: PT017
     else:
@@ -323,23 +325,23 @@ MADE = {
 
 
 @pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("target", [*torch_zip._GLOBALS, *MADE], ids=str)
+@pytest.mark.parametrize("target", [*zip_file._GLOBALS, *MADE], ids=str)
 def test_a_pickle_changes_nothing_for_the_next(tmp_path, state, target):
     plain = saved(tmp_path, MODEL.state_dict(), "plain.pt")
-    before = torch_zip.load(plain)
+    before = zip_file.load(plain)
     made = MADE[target] if target in MADE else named(target[0].encode(), target[1].encode())
     content = b"\x80\x02}" + text(b"x") + made + STATES[state] + b"bs."
     path = archive(tmp_path / "a.pt", content)
     if target == "OrderedDict":
-        assert type(torch_zip.load(path)["x"]).__slots__ == ()
-        assert not hasattr(torch_zip.load(path)["x"], "hacked")
+        assert type(zip_file.load(path)["x"]).__slots__ == ()
+        assert not hasattr(zip_file.load(path)["x"], "hacked")
     else:
-        with pytest.raises(torch_zip.NotPlain):
-            torch_zip.load(path)
-    after = torch_zip.load(plain)
+        with pytest.raises(zip_file.NotPlain):
+            zip_file.load(path)
+    after = zip_file.load(plain)
     assert_same(after, torch.load(plain))
     assert [type(value) for value in before.values()] == [type(value) for value in after.values()]
-    assert not any(hasattr(known, "hacked") for known in torch_zip._GLOBALS.values())
+    assert not any(hasattr(known, "hacked") for known in zip_file._GLOBALS.values())
 
 
 @pytest.mark.parametrize("opcode", [b"\x82\x01", b"\x83\x01\x00", b"\x84\x01\x00\x00\x00"])
@@ -379,8 +381,8 @@ def test_extensions_registered_elsewhere_are_not_found(tmp_path, monkeypatch, op
 )
 def test_a_pickle_that_means_harm_to_the_unpickler_is_not_read(tmp_path, content):
     path = archive(tmp_path / "a.pt", content)
-    with pytest.raises(torch_zip.NotPlain):
-        torch_zip.load(path)
+    with pytest.raises(zip_file.NotPlain):
+        zip_file.load(path)
 
 
 @pytest.mark.parametrize(
@@ -417,8 +419,8 @@ def test_records_that_do_not_lie_in_the_file(tmp_path, at, number):
     if at in (20, 24):
         struct.pack_into("<I", content, content.index(b"PK\1\2") + 44 - at, number)
     path.write_bytes(content)
-    with pytest.raises(torch_zip.NotPlain):
-        torch_zip.load(path)
+    with pytest.raises(zip_file.NotPlain):
+        zip_file.load(path)
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path):
@@ -426,8 +428,8 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
     content = path.read_bytes()
     for length in range(0, len(content), 7):
         path.write_bytes(content[:length])
-        with pytest.raises(torch_zip.NotPlain):
-            torch_zip.load(path)
+        with pytest.raises(zip_file.NotPlain):
+            zip_file.load(path)
     for length in range(1, len(content), len(content) // 10):
         path.write_bytes(content[:length])
         with pytest.raises(RegimeError, match=r"a.pt: damaged"):
@@ -471,8 +473,8 @@ def test_changed_bytes_are_survived(tmp_path, number):
         changed[place] = generator.choice([generator.randrange(256), changed[place] ^ 1, 0, 255])
         path.write_bytes(changed)
         try:
-            payload = torch_zip.load(path)
-        except torch_zip.NotPlain:
+            payload = zip_file.load(path)
+        except zip_file.NotPlain:
             continue
         read += 1
         for value in payload.get("model", {}).values() if isinstance(payload, dict) else ():

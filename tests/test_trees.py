@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from regime_proto.payload import NotACheckpoint, state_of
-from regime_proto.trees import nested, tree_payload
+from regime_proto.checkpoints.param_trees import nested, tree_payload
+from regime_proto.checkpoints.payload import NotACheckpoint, state_of
 
 
 def layers(*names):

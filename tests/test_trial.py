@@ -11,10 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import regime_proto
-from regime_proto import trial
-from regime_proto.engine.graph.program import FILE_NAME, METADATA_KEY, ProgramError
-from regime_proto.plan import load_program
-from regime_proto.probe import as_probe
+from regime_proto.conversion.plan import load_program
+from regime_proto.engine import trial
+from regime_proto.program.probe import as_probe
+from regime_proto.program.program import FILE_NAME, METADATA_KEY, ProgramError
 from regime_proto.schema.errors import RegimeError
 
 PROBE = {"x": np.ones((2, 4), np.float32)}

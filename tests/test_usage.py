@@ -12,9 +12,9 @@ from test_cli import assert_one_line, regime
 import regime_proto
 from regime_proto.cli.command import in_capitals, long_name, options_of
 from regime_proto.cli.main import main
-from regime_proto.directory import open_directory
-from regime_proto.following import require_folder
-from regime_proto.probe import load_lines, load_probe
+from regime_proto.conversion.following import require_folder
+from regime_proto.plugins.open_directory import open_directory
+from regime_proto.program.probe import load_lines, load_probe
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import cannot_open, no_such
 

@@ -12,7 +12,7 @@ from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.series import Series
 from regime_proto.analyzer.settled import Settled, has_settled, settled
 from regime_proto.analyzer.verdict import verdict
-from regime_proto.report.page import report
+from regime_proto.report.page.page import report
 
 STEPS = 200
 TIME = np.linspace(0, 1, STEPS)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.optim import lr_scheduler as schedules
 
-from regime_proto.source import Checkpoint, Source, State
+from regime_proto.checkpoints.source import Checkpoint, Source, State
 
 
 def train(

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from regime_proto.recording.live import Measurement, Pending
-from regime_proto.source import Array
+from regime_proto.engine.live_model import Measurement, Pending
+from regime_proto.schema.types import Array
 
 
 class Idle:

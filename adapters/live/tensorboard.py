@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from regime_proto.recording.ledger import Callback, Status
+from regime_proto.recording.observations import Callback, Status
 
 
 def to_tensorboard(writer: Any, *, prefix: str = "regime") -> Callback:

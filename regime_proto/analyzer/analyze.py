@@ -11,18 +11,20 @@ import xarray as xr
 from regime_proto.analyzer import curves
 from regime_proto.analyzer.areas import area_of, areas
 from regime_proto.analyzer.diverged import describe_divergence
-from regime_proto.analyzer.epochs import from_epochs, observations_per_epoch, with_start
 from regime_proto.analyzer.flatness import describe_flat
 from regime_proto.analyzer.quantity_curves import quantity_curves, summaries
 from regime_proto.analyzer.readings import ALL_READINGS, Reading
 from regime_proto.analyzer.readings import preset as find_preset
 from regime_proto.analyzer.result import LayerResult, Result, Threshold
 from regime_proto.analyzer.selection import restrict
-from regime_proto.analyzer.series import Array, Series, describe_invalid, describe_order, read_series, usable_intervals
+from regime_proto.analyzer.series import Series, read_series, usable_intervals
 from regime_proto.analyzer.settled import FEW, settled
 from regime_proto.analyzer.uncertainty import uncertainty
-from regime_proto.dataset import open_trajectory
+from regime_proto.schema.dataset import open_trajectory
+from regime_proto.schema.doubts import describe_invalid, describe_order
+from regime_proto.schema.epochs import from_epochs, observations_per_epoch, with_start
 from regime_proto.schema.errors import RegimeError, TrajectoryError
+from regime_proto.schema.types import Array
 
 # The last tenth of a run counts as late; a Δa of less than ten times the noise floor may be rounding.
 LATE = 0.1

@@ -4,7 +4,8 @@ import numpy as np
 
 from regime_proto.analyzer import curves
 from regime_proto.analyzer.readings import Reading
-from regime_proto.analyzer.series import Array, Series
+from regime_proto.analyzer.series import Series
+from regime_proto.schema.types import Array
 
 
 def areas(series: Series, width: int, reading: Reading) -> tuple[float, float]:

@@ -3,13 +3,10 @@
 Every function takes the interval axis first: ``(interval, ...)``.
 """
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 
-Array = NDArray[Any]
+from regime_proto.schema.types import Array
 
 WINDOW_FRACTION = 0.30
 PERCENTILES = (0.5, 99.5)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from regime_proto.analyzer.series import Array, by_blocks
+from regime_proto.analyzer.series import by_blocks
 from regime_proto.schema.layout import QUANTITY_PREFIX, TENSOR
+from regime_proto.schema.types import Array
 
 EACH = "_each"
 """Ends the name of a curve that has a value for every tensor, layer or sample."""

@@ -3,8 +3,9 @@
 import numpy as np
 import xarray as xr
 
-from regime_proto.analyzer.series import Array, Series, by_blocks
+from regime_proto.analyzer.series import Series, by_blocks
 from regime_proto.analyzer.settled import LATE
+from regime_proto.schema.types import Array
 
 # A largest Δw of so many medians, late in the run, is more than a learning rate that rises.
 EXPLODED = 100

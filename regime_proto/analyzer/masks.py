@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from regime_proto.analyzer.series import Array
 from regime_proto.schema.hdf5 import MAX_CHUNK_STEPS
 from regime_proto.schema.header import LAYER_VARIABLES, Layer, layers_in
+from regime_proto.schema.types import Array
 
 # At most so many bytes are inflated, held, and compared pair by pair.
 READ_BYTES = 1 * 2**30

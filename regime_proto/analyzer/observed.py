@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 
 from regime_proto.analyzer.result import Result
-from regime_proto.analyzer.series import Array
+from regime_proto.schema.types import Array
 
 
 @dataclass(frozen=True)

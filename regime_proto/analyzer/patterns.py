@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 
 from regime_proto.analyzer.masks import MaskSelection, select_masks
-from regime_proto.analyzer.series import Array
 from regime_proto.schema.flips import FlipCounter, pattern_change
+from regime_proto.schema.types import Array
 
 # A unit is restless if it changed, for some sample, over more than half of the intervals in the last quarter.
 LATE = 0.25

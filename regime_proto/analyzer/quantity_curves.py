@@ -10,8 +10,9 @@ import xarray as xr
 from regime_proto.analyzer.areas import area_of
 from regime_proto.analyzer.derived import DERIVED, EACH
 from regime_proto.analyzer.readings import Reading
-from regime_proto.analyzer.series import Array, Series, by_blocks
+from regime_proto.analyzer.series import Series, by_blocks
 from regime_proto.schema.layout import CURVES, LAYER, QUANTITY_PREFIX, SAMPLE, TENSOR
+from regime_proto.schema.types import Array
 
 # Values by tensor or layer that a result carries beside the curves; of more than these, the curves have to do.
 _MOST_VALUES = 2**24

@@ -14,7 +14,7 @@ from scipy.signal import savgol_coeffs, savgol_filter
 from regime_proto.analyzer.areas import area_of
 from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.samples import SampleChanges
-from regime_proto.analyzer.series import Array
+from regime_proto.schema.types import Array
 
 # So many values are made at a time.
 _BATCH_VALUES = 2 * 2**20

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from regime_proto.analyzer.series import Array, by_blocks, usable_intervals
+from regime_proto.analyzer.series import by_blocks, usable_intervals
+from regime_proto.schema.types import Array
 
 
 @dataclass(frozen=True)

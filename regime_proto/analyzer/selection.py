@@ -4,8 +4,8 @@ import numpy as np
 import xarray as xr
 
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.steps import parse_steps
 from regime_proto.schema.words import counted
-from regime_proto.source import parse_steps
 
 
 def restrict(trajectory: xr.Dataset, steps: str | None) -> xr.Dataset:

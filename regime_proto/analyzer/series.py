@@ -4,17 +4,13 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from regime_proto.analyzer.readings import WEIGHT_WEIGHTINGS
 from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.notes import ORDER_DOUBT
-
-Array = NDArray[Any]
+from regime_proto.schema.types import Array
 
 # So many values of a variable are held at once: a file may hold more of them than memory does.
 _BLOCK_VALUES = 4 * 2**20
@@ -144,38 +140,3 @@ def by_blocks(variable: xr.DataArray, kept: Array, reduce: Callable[[Array], Arr
     bounds = np.linspace(0, len(variable), max(1, len(variable) // rows) + 1, dtype=np.int64)
     blocks = [reduce(variable[start:stop].to_numpy()[chosen[start:stop]]) for start, stop in itertools.pairwise(bounds)]
     return np.concatenate(blocks)
-
-
-def describe_order(trajectory: xr.Dataset) -> str | None:
-    """Say in one line what the weights said against the order of the checkpoints when these were read."""
-    doubt = trajectory.attrs.get(ORDER_DOUBT)
-    if not isinstance(doubt, str) or not doubt:
-        return None
-    return (
-        f"the order of the checkpoints may be wrong: {doubt}; look where it is taken from (regime inspect DIR), and "
-        "convert again in the right one (--step-pattern)"
-    )
-
-
-def describe_invalid(trajectory: xr.Dataset) -> str | None:
-    """Say in one line which observations hold NaN or Inf, and where the first one does."""
-    invalid = np.flatnonzero(trajectory["valid"].to_numpy() == 0)
-    if not len(invalid):
-        return None
-    first = int(invalid[0])
-    # The first observation has no change of its own; what is broken in it breaks the next change.
-    change = np.isfinite(trajectory["weight_delta_l1"][max(first, 1) : max(first, 1) + 2].to_numpy())
-    step = int(trajectory["step"][first])
-    # The change from a state that is NaN would be NaN as well.
-    if first and len(change) == 2 and not change[0].any() and change[1].all():
-        return (
-            f"{len(invalid)} of {len(trajectory['step'])} observations cannot be used, the first since the recording "
-            f"has a gap before {trajectory.attrs['step_kind']} {step}; they are kept, marked invalid and left out of "
-            "the curves"
-        )
-    broken = trajectory["tensor"].to_numpy()[~change[:1].all(axis=0)]
-    where = f"tensor {broken[0]}" if len(broken) else "the activations"
-    return (
-        f"{len(invalid)} of {len(trajectory['step'])} observations hold NaN or Inf, first {where} at "
-        f"{trajectory.attrs['step_kind']} {step}; they are kept, marked invalid and left out of the curves"
-    )

@@ -8,7 +8,8 @@ import numpy as np
 from regime_proto.analyzer import curves
 from regime_proto.analyzer.flatness import FLAT, PART
 from regime_proto.analyzer.readings import Reading
-from regime_proto.analyzer.series import Array, Series
+from regime_proto.analyzer.series import Series
+from regime_proto.schema.types import Array
 
 # A settled curve is below this height over the last part of the run at least.
 HEIGHT = 0.5

@@ -11,7 +11,8 @@ from regime_proto.analyzer.areas import areas
 from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.resampling import MIN_CHANGES, areas_of_other_courses, areas_of_other_probes
 from regime_proto.analyzer.samples import read_sample_changes
-from regime_proto.analyzer.series import Array, Series
+from regime_proto.analyzer.series import Series
+from regime_proto.schema.types import Array
 
 LEVEL = 0.95
 SEED = 0

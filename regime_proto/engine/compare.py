@@ -7,12 +7,12 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from regime_proto.engine.deltas import weight_deltas
-from regime_proto.engine.device import Device, Placed
-from regime_proto.engine.graph.edit import new_constant, new_node
+from regime_proto.program.edit import new_constant, new_node
+from regime_proto.quantities.deltas import weight_deltas
+from regime_proto.runtime.device import Device, Placed
 from regime_proto.schema.flips import FlipCounter
 from regime_proto.schema.header import Layer
-from regime_proto.source import Array
+from regime_proto.schema.types import Array
 
 
 @dataclass(frozen=True)

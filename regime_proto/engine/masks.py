@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from regime_proto.engine.device import Placed, cores
-from regime_proto.engine.graph.expose import Rows
-from regime_proto.engine.graph.gates import Gate
 from regime_proto.engine.session import Masks, MaskSession
-from regime_proto.probe_advice import missing_axis
-from regime_proto.sample_axes import AXIS, FIXED, axes_of, reordered
+from regime_proto.program.gates import Gate
+from regime_proto.program.mask_outputs import Rows
+from regime_proto.program.probe_advice import missing_axis
+from regime_proto.program.sample_axes import AXIS, FIXED, axes_of, reordered
+from regime_proto.runtime.device import Placed, cores
 from regime_proto.schema.errors import RegimeError, RegimeWarning
-from regime_proto.source import Array
+from regime_proto.schema.types import Array
 
 # Rows of a batched product can round differently at another place in the batch, in another engine or on another
 # machine: a few units within rounding of zero may differ between the two runs that are compared.

@@ -7,22 +7,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from regime_proto.checkpoints.source import Checkpoint, Copies, State
 from regime_proto.engine.compare import Comparable, Comparer, DeviceComparer, HostComparer
-from regime_proto.engine.deltas import non_finite
-from regime_proto.engine.device import Device
-from regime_proto.engine.graph.expose import Rows
-from regime_proto.engine.graph.gates import Gate
-from regime_proto.engine.graph.output_units import find_output_units
-from regime_proto.engine.graph.program import Program
 from regime_proto.engine.masks import find_rows, pack_masks
+from regime_proto.engine.output_units import find_output_units
 from regime_proto.engine.sampling import choose_units, flip_fraction_errors
 from regime_proto.engine.session import BRIEFLY, Masks, MaskSession, Placer, Running
 from regime_proto.engine.variants import Variants, VariantSessions
-from regime_proto.probe import COUNTED
+from regime_proto.program.gates import Gate
+from regime_proto.program.mask_outputs import Rows
+from regime_proto.program.probe import COUNTED
+from regime_proto.program.program import Program
 from regime_proto.quantities import base as quantities
+from regime_proto.quantities.deltas import non_finite
 from regime_proto.quantities.measuring import Measures
+from regime_proto.runtime.device import Device
 from regime_proto.schema.header import Layer, Observation
-from regime_proto.source import Array, Checkpoint, Copies, State
+from regime_proto.schema.types import Array
 
 # Observations that may wait to be taken: some, and not more than so many bytes of masks.
 _AHEAD = 64

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from regime_proto.engine.graph.expose import Rows
-from regime_proto.engine.graph.gates import Gate
+from regime_proto.program.gates import Gate
+from regime_proto.program.mask_outputs import Rows
 from regime_proto.schema.header import Layer
-from regime_proto.source import Array
+from regime_proto.schema.types import Array
 
 
 def choose_units(rows: Rows, gate: Gate, limit: int, seed: Sequence[int]) -> Rows:

@@ -5,11 +5,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from regime_proto.engine.graph.gates import Gate, find_gates
-from regime_proto.engine.graph.program import Program
+from regime_proto.checkpoints.source import Checkpoint
 from regime_proto.engine.session import MaskSession
+from regime_proto.program.gates import Gate, find_gates
+from regime_proto.program.program import Program
 from regime_proto.schema.errors import RegimeError
-from regime_proto.source import Checkpoint
 
 # A session holds no weights, but a graph and what the runtime made of it.
 _KEPT = 4

@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from regime_proto.directory import UNFINISHED, open_directory
-from regime_proto.engine.graph.program import FILE_NAME as PROGRAM_FILE
-from regime_proto.engine.graph.program import Program
+from regime_proto.checkpoints.locations import as_place, is_remote, on_disk
+from regime_proto.checkpoints.opening import FOLDER, kind_of
+from regime_proto.checkpoints.source import Skipped, Source
 from regime_proto.integrity import rules
 from regime_proto.integrity.against import states_of_another, unread
 from regime_proto.integrity.findings import ADVICE, ERROR, Finding
 from regime_proto.integrity.jumps import counted_tensors, jumps
 from regime_proto.integrity.order import contradiction
 from regime_proto.integrity.scan import Progress, Scan, distances, scan
-from regime_proto.opening import FOLDER, kind_of
-from regime_proto.places import as_place, is_remote, on_disk
+from regime_proto.plugins.open_directory import UNFINISHED, open_directory
+from regime_proto.plugins.source_settings import SourceSettings
+from regime_proto.program.program import FILE_NAME as PROGRAM_FILE
+from regime_proto.program.program import Program
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.words import counted
-from regime_proto.settings import Reading
-from regime_proto.source import Skipped, Source
 
 # What explains that a state lies far off the others.
 _EXPLAINS = ("duplicate", "final-weights", "mixed-shards", "odd-tensors", "non-finite")
@@ -145,12 +145,12 @@ def check(
     RegimeError
         There is no sequence of checkpoints, in one place or the other.
     """
-    reading = Reading(adapter, step_pattern, weights)
-    source, found = _without_others(_opened(source, reading).select(steps, every))
+    settings = SourceSettings(adapter, step_pattern, weights)
+    source, found = _without_others(_opened(source, settings).select(steps, every))
     if not source.checkpoints:
         why = "; ".join(f"{finding.message}; {finding.advice}" for finding in found[:1])
         raise RegimeError(f"{source.root}: no checkpoint to check; {why or 'widen --steps or lower --every'}")
-    other = None if against is None else _other(against, source, reading)
+    other = None if against is None else _other(against, source, settings)
     # A single pattern is a sequence of letters, which nobody means.
     frozen = (frozen,) if isinstance(frozen, str) else frozen
     known, damaged = _known(source)
@@ -178,13 +178,13 @@ def check(
     )
 
 
-def _opened(source: object, reading: Reading) -> Source:
+def _opened(source: object, settings: SourceSettings) -> Source:
     if isinstance(source, Source):
         return source
     with warnings.catch_warnings():
         # What is not complete becomes a finding.
         warnings.filterwarnings("ignore", f".*: {UNFINISHED}; left out", RegimeWarning)
-        return open_directory(as_place(source), reading)
+        return open_directory(as_place(source), settings)
 
 
 def _without_others(source: Source) -> tuple[Source, list[Finding]]:
@@ -198,8 +198,8 @@ def _without_others(source: Source) -> tuple[Source, list[Finding]]:
     return replace(source, checkpoints=tuple(entry for entry in source.checkpoints if entry not in others)), found
 
 
-def _other(against: object, source: Source, reading: Reading) -> Source:
-    other = _opened(against, reading)
+def _other(against: object, source: Source, settings: SourceSettings) -> Source:
+    other = _opened(against, settings)
     if _place(other) == _place(source):
         raise RegimeError(f"{other.root}: the directory itself; give that of another run with --against")
     return other

@@ -11,8 +11,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from regime_proto.checkpoints.source import Checkpoint, Source
 from regime_proto.integrity.sketch import Sketches
-from regime_proto.source import Array, Checkpoint, Source
+from regime_proto.schema.types import Array
 
 # All limits lie between what real trainings give and what the same ones do in a wrong order.
 # So many times the other way round must be shorter.

@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from regime_proto.engine.deltas import non_finite, weight_deltas
-from regime_proto.engine.device import cores
+from regime_proto.checkpoints.dtypes import is_floating
+from regime_proto.checkpoints.locations import on_disk
+from regime_proto.checkpoints.payload import Inconsistent
+from regime_proto.checkpoints.source import Checkpoint, Source, State
+from regime_proto.checkpoints.tensor_names import unwrap
 from regime_proto.integrity.sketch import Sketches
-from regime_proto.names import unwrap
-from regime_proto.payload import Inconsistent
-from regime_proto.places import on_disk
-from regime_proto.registry import Sharded, capable_lineage
+from regime_proto.plugins.protocols import Sharded
+from regime_proto.plugins.registry import capable_lineage
+from regime_proto.quantities.deltas import non_finite, weight_deltas
+from regime_proto.runtime.device import cores
 from regime_proto.schema.errors import RegimeError
-from regime_proto.source import Array, Checkpoint, Source, State, is_floating
+from regime_proto.schema.types import Array
 
 Progress = Callable[[int, int], None]
 

@@ -6,7 +6,9 @@ from threading import Lock
 
 import numpy as np
 
-from regime_proto.source import Array, Checkpoint, State, is_floating
+from regime_proto.checkpoints.dtypes import is_floating
+from regime_proto.checkpoints.source import Checkpoint, State
+from regime_proto.schema.types import Array
 
 # Elements of a sketch, fewer where those of all states would fill more than 32 MB.
 ELEMENTS, FEWEST_ELEMENTS = 1024, 64

@@ -1,1 +1,1 @@
-"""What is measured of every state beside the protocol's own changes: one module for each quantity."""
+"""What is measured: one module for each quantity."""

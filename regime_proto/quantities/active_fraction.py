@@ -4,7 +4,8 @@ import itertools
 
 import numpy as np
 
-from regime_proto.quantities.base import MASKS, Array, Network, Quantity, State
+from regime_proto.quantities.base import MASKS, Network, Quantity, State
+from regime_proto.schema.types import Array
 
 
 def _fractions(current: State, _: State | None, network: Network) -> Array:

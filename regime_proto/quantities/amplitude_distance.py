@@ -7,7 +7,8 @@ the amplitudes of one tensor, which for as many units on both sides is the mean 
 
 import numpy as np
 
-from regime_proto.quantities.base import Array, Network, Quantity, State
+from regime_proto.quantities.base import Network, Quantity, State
+from regime_proto.schema.types import Array
 
 
 def amplitudes(name: str, state: State, network: Network) -> Array:

@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from regime_proto.schema import layout
 from regime_proto.schema.header import Layer
-
-Array = NDArray[Any]
+from regime_proto.schema.types import Array
 
 WEIGHTS = "weights"
 MASKS = "masks"

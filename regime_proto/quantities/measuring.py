@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from regime_proto.quantities.base import MASKS, WEIGHTS, Array, Network, Quantity, State, sums_of
+from regime_proto.quantities.base import MASKS, WEIGHTS, Network, Quantity, State, sums_of
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.types import Array
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from regime_proto.engine.deltas import state_sums
 from regime_proto.quantities.base import Quantity
+from regime_proto.quantities.deltas import state_sums
 from regime_proto.schema.layout import WEIGHT_DISTANCE
 
 QUANTITY = Quantity(

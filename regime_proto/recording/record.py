@@ -7,24 +7,25 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from regime_proto.analyzer.epochs import observations_per_epoch
-from regime_proto.engine.device import cores, find_device
-from regime_proto.engine.graph.gates import find_gates, select_gates
+from regime_proto.conversion.plan import STORED_BIT_PER_BIT
+from regime_proto.conversion.provenance import embedded_files, header_of, provenance
+from regime_proto.engine.live_model import Engine, LiveModel, RuntimeEngine
 from regime_proto.engine.measure import Meter, MeterSettings
-from regime_proto.plan import STORED_BIT_PER_BIT
-from regime_proto.probe import Probe, as_probe, probe_sha256
-from regime_proto.provenance import embedded_files, header_of, provenance
+from regime_proto.plugins.protocols import Following
+from regime_proto.plugins.registry import follower_for
+from regime_proto.program.gates import find_gates, select_gates
+from regime_proto.program.probe import Probe, as_probe, probe_sha256
 from regime_proto.quantities.known import asked_for, choose
 from regime_proto.quantities.measuring import stored_bytes
-from regime_proto.recording.journal import Journal
-from regime_proto.recording.ledger import Callback, Ledger
-from regime_proto.recording.live import Engine, LiveModel, RuntimeEngine
+from regime_proto.recording.background_writer import Journal
+from regime_proto.recording.first_state import require_own, start_path
+from regime_proto.recording.observations import Callback, Ledger
 from regime_proto.recording.recorder import Recorder
 from regime_proto.recording.schedule import Schedule, as_predicate
 from regime_proto.recording.settling import Settling
-from regime_proto.recording.start import require_own, start_path
-from regime_proto.registry import Following, follower_for
+from regime_proto.runtime.device import cores, find_device
 from regime_proto.schema import layout
+from regime_proto.schema.epochs import observations_per_epoch
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Header
 from regime_proto.schema.notes import as_notes

@@ -8,8 +8,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from regime_proto.recording.ledger import Ledger, Status
-from regime_proto.recording.live import Engine
+from regime_proto.engine.live_model import Engine
+from regime_proto.recording.observations import Ledger, Status
 from regime_proto.schema.errors import RegimeError
 
 _MISSING = "give the parameters as they are now, params=…: those of the pair (function, parameters) do not change"

@@ -1,11 +1,8 @@
 """Averages over neighbouring intervals: a page shows a few hundred columns, however long a run is."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from regime_proto.schema.types import Array
 
 
 def bin_edges(count: int, bins: int) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regime_proto.text import printable
+from regime_proto.schema.text import printable
 
 # Enough for a screen, and half the bytes of all digits.
 DIGITS = 5

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from regime_proto.text import printable
+from regime_proto.schema.text import printable
 
 # A part of a name goes up to the next separator.
 _PART = re.compile(r"[^/.:\s]*[/.:\s]*")

@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from regime_proto.analyzer.comparison import Comparison, Summary, spacing
-from regime_proto.analyzer.labels import label_names
-from regime_proto.analyzer.rows import PAPER, Row
+from regime_proto.comparison.compare import Comparison, Summary, spacing
+from regime_proto.comparison.labels import label_names
+from regime_proto.comparison.rows import PAPER, Row
+from regime_proto.schema.text import csv_cell, printable
 from regime_proto.schema.words import counted
-from regime_proto.text import csv_cell, printable
 
 UNKNOWN = "–"
 

@@ -1,11 +1,8 @@
 """Curves of many points, thinned for drawing without a visible change."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from regime_proto.schema.types import Array
 
 
 def extremes(steps: Array, values: Array, bins: int) -> tuple[Array, Array]:

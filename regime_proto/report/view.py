@@ -14,11 +14,11 @@ from regime_proto.analyzer.patterns import LATE, Patterns, read_patterns
 from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.samples import read_sample_changes
 from regime_proto.analyzer.selection import restrict
-from regime_proto.analyzer.series import Array
-from regime_proto.dataset import open_trajectory
 from regime_proto.report.binning import bin_edges, bin_means
+from regime_proto.schema.dataset import open_trajectory
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.layout import METRIC_PREFIX
+from regime_proto.schema.types import Array
 
 # Columns of a heat map.
 COLUMNS = 200

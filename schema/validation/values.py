@@ -11,9 +11,10 @@ import numpy as np
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.flips import FlipCounter
-from regime_proto.schema.header import Array, Layer
+from regime_proto.schema.header import Layer
 from regime_proto.schema.policy import policy_of
 from regime_proto.schema.reader import read_layers, read_quantities, row_blocks
+from regime_proto.schema.types import Array
 from regime_proto.schema.validation.rules import Problem
 from regime_proto.schema.validation.strings import dataset_bytes, is_variable
 from regime_proto.schema.words import counted

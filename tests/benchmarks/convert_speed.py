@@ -20,8 +20,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 from torchlens.backends.torch.wrappers import unwrap_torch
 
-from regime_proto.conversion import run_plan
-from regime_proto.engine.device import cores
+from regime_proto.conversion.run import run_plan
+from regime_proto.runtime.device import cores
 
 TORCHLENS_CHECKPOINTS = 4
 COLUMNS = [

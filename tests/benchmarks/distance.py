@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from models import CASES, add_models_option, describe_machine, print_head, print_row, write_run
 
-from regime_proto.conversion import run_plan
+from regime_proto.conversion.run import run_plan
 from regime_proto.quantities.known import choose
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from models import CASES, describe_machine, print_head, print_row, write_run
 
-from regime_proto.conversion import run_plan
+from regime_proto.conversion.run import run_plan
 
 WARM_UP = 10
 WINDOW = 200

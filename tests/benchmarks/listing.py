@@ -29,7 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from sklearn.neural_network import MLPClassifier
 
-from regime_proto.directory import open_directory
+from regime_proto.plugins.open_directory import open_directory
 
 BOUND_SECONDS = 2.0
 TENSORS = {"a.weight": np.ones((8, 8), np.float32), "a.bias": np.ones(8, np.float32)}

@@ -20,8 +20,8 @@ import torch
 from models import CASES, add_models_option, describe_machine, print_head, print_row, write_run
 from torch import nn
 
-from regime_proto.engine.device import cores
-from regime_proto.plan import make_plan, write_program
+from regime_proto.conversion.plan import make_plan, write_program
+from regime_proto.runtime.device import cores
 
 INTERVAL = 0.02
 MEGABYTE = 1e6

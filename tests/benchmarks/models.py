@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from regime_proto.engine.device import cores
-from regime_proto.plan import Plan, make_plan, write_program
+from regime_proto.conversion.plan import Plan, make_plan, write_program
+from regime_proto.runtime.device import cores
 
 STEP = 1e-3
 VOCABULARY = 50257

@@ -20,8 +20,8 @@ from models import CASES, Logits, describe_machine, print_head, print_row
 from torch import Tensor, nn
 
 import regime_proto
-from regime_proto.adapters.live.torch_weights import array_of, tensors_of
-from regime_proto.engine.deltas import KeptWeights
+from regime_proto.adapters.from_torch.live_weights import array_of, tensors_of
+from regime_proto.quantities.deltas import KeptWeights
 from regime_proto.schema import hdf5
 
 TOKENS, VOCABULARY = 128, 8192

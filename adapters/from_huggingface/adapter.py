@@ -1,0 +1,93 @@
+"""Reads folders of Hugging Face transformers, with what its Trainer says of them; their models are built from them.
+
+Reading the weights needs neither transformers nor PyTorch; building the model and tokenizing need both.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from regime_proto.adapters import from_folder
+from regime_proto.adapters.from_huggingface import trainer_state
+from regime_proto.adapters.from_huggingface.config import config_of, transformers_apart
+from regime_proto.adapters.from_torch.adapter import INSTALL, draw, leads
+from regime_proto.checkpoints.payload import Incomplete, Label, Payload, label_of
+from regime_proto.engine.live_model import Engine, LiveModel
+from regime_proto.program.probe import Probe
+from regime_proto.program.program import Program
+from regime_proto.schema.errors import RegimeError
+
+SUFFIXES: tuple[str, ...] = ()
+REFINES = ("folder", "torch")
+MODELS = "a model of transformers"
+# In training they are modules of torch like any other, but for their export.
+__all__ = ["draw", "leads"]
+
+
+def recognise(path: Path) -> str | None:
+    """Tell a config.json that names a model beside weights."""
+    config = config_of(path)
+    weights = from_folder.index_in(path) or from_folder.weights_in(path)
+    if config is None or weights is None:
+        return None
+    architectures = config.get("architectures")
+    named = architectures[0] if isinstance(architectures, list) and architectures else config["model_type"]
+    return f"config.json ({named}) beside {weights.name}"
+
+
+def peek(path: Path) -> Label:
+    """Return what the Trainer, its folder's name or the weights say, once all of them are there."""
+    if trainer_state.is_under_way(path):
+        raise Incomplete(f"{path}: incomplete ({trainer_state.FILE_NAME} is written last, and is not there)")
+    label = from_folder.peek(path)
+    facts = trainer_state.facts(path)
+    return label_of(facts) if facts else label
+
+
+def read(path: Path) -> Payload:
+    """Read the weights of a folder, with step, epoch and scores of the Trainer."""
+    payload = from_folder.read(path)
+    return Payload(payload.groups, {**payload.facts, **trainer_state.facts(path)})
+
+
+def accepts(model: object) -> bool:
+    """Whether `model` is one of transformers, perhaps wrapped to be trained on several devices."""
+    transformers, torch = sys.modules.get("transformers"), sys.modules.get("torch")
+    if transformers is None or torch is None or not isinstance(model, torch.nn.Module):
+        return False
+    from regime_proto.adapters.from_torch.wrappers import bare
+
+    return isinstance(bare(model), transformers.PreTrainedModel)
+
+
+def export(model: object, probe: Probe) -> Program:
+    """Export a model of transformers; see `torch_export.export`."""
+    from regime_proto.adapters.from_huggingface import model as huggingface_model
+
+    return huggingface_model.export(model, probe)
+
+
+def follow(model: object, probe: Probe | None) -> LiveModel | Engine:
+    """Follow a model of transformers in training; see `from_torch.follower`."""
+    try:
+        from regime_proto.adapters.from_huggingface import model as huggingface_model
+        from regime_proto.adapters.from_torch import follower
+    except ImportError as error:
+        raise RegimeError(f"to follow a model of PyTorch needs {error.name}: {INSTALL}") from None
+    return follower.follow(model, probe, huggingface_model.export_both)
+
+
+def program_of(path: Path, probe: Probe) -> Program:
+    """Return the forward graph of the model that config.json names; no code of the checkpoint is run."""
+    with transformers_apart(path, "say how to build the model: --model MODULE:FACTORY"):
+        from regime_proto.adapters.from_huggingface import model as huggingface_model
+
+    return huggingface_model.program_of(path, probe)
+
+
+def tokenize(path: Path, lines: Sequence[str], where: str) -> Probe:
+    """Return lines of text as the model's inputs; see `huggingface_text.tokenize`."""
+    with transformers_apart(path, "give token ids in place of text: --probe FILE"):
+        from regime_proto.adapters.from_huggingface import tokenizer
+
+    return tokenizer.tokenize(path, lines, where)

@@ -1,0 +1,130 @@
+"""Records the trainings of transformers' Trainer."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from regime_proto.checkpoints.payload import numbers_in
+from regime_proto.recording.record import AUTO, record
+from regime_proto.recording.recorder import Recorder
+from regime_proto.recording.schedule import as_predicate
+from regime_proto.schema.errors import RegimeError
+
+# What the Trainer measures of itself: it says nothing of the model.
+_OF_THE_MACHINE = ("_runtime", "_per_second", "_preparation_time")
+# At the end of a run the Trainer logs means and totals over all of it.
+_SUMMARY = "train_runtime"
+
+
+class RegimeCallback(TrainerCallback):  # type: ignore[misc]
+    """Records a training from inside: ``Trainer(…, callbacks=[RegimeCallback(probe, "run.h5")])``.
+
+    A step is an update of the weights, as the Trainer counts them. What it logs becomes metrics of the observation
+    before. Where it goes on from a checkpoint, the trajectory is gone on with at its step, and `overwrite` plays no
+    part. A training that fails leaves segments, for the next one or for ``regime merge``.
+
+    Parameters
+    ----------
+    probe : array, sequence or mapping of arrays, path, or "auto"
+        As in `regime_proto.record`. The Trainer shows its callbacks no validation samples before the first
+        evaluation, so ``"auto"`` asks for a `loader`: ``trainer.add_callback(RegimeCallback("auto", "run.h5",
+        loader=trainer.get_eval_dataloader()))``. The batch size is that of an update, over all processes.
+    output : path
+        The trajectory file to write.
+    **options
+        Those of `regime_proto.record`.
+
+    Attributes
+    ----------
+    recorder : Recorder or None
+        That of the training under way, or else of the last one.
+    """
+
+    def __init__(self, probe: object, output: str | os.PathLike[str], **options: Any) -> None:
+        self.recorder: Recorder | None = None
+        self._probe = probe
+        self._output = output
+        self._options = options
+        self._is_due = as_predicate(options.get("every", 1))
+        self._logged: set[str] = set()
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: Any = None,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Make a recorder, and observe the state before the first step."""
+        if self.recorder is not None:
+            # A training that failed never came to its end.
+            self.recorder.abandon()
+        options = {"resume": state.global_step or False, **self._options}
+        if options["resume"] is not False:
+            options.pop("overwrite", None)
+        if isinstance(self._probe, str) and self._probe == AUTO:
+            options = {**_drawing(args, state, eval_dataloader), **options}
+            _require_loader(options["loader"])
+        self.recorder = record(model, self._probe, self._output, **options)
+        self._observe(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Observe the state after an update."""
+        self._observe(state)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Note what the Trainer logs, of evaluations too; of each metric the first value after an observation."""
+        if self.recorder is None or not logs or _SUMMARY in logs:
+            return
+        metrics = {name: value for name, value in _metrics(logs).items() if name not in self._logged}
+        self._logged.update(metrics)
+        self.recorder.log(**metrics)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Finish the trajectory."""
+        if self.recorder is not None:
+            self.recorder.close()
+
+    def _observe(self, state: TrainerState) -> None:
+        if self.recorder is not None and self._is_due(state.global_step):
+            self._logged.clear()
+            # Before the first step the Trainer has no epoch.
+            self.recorder.observe(state.global_step, epoch=state.epoch or 0.0)
+
+
+def _drawing(args: TrainingArguments, state: TrainerState, loader: Any) -> dict[str, Any]:
+    """Return what a probe is drawn from, as far as the Trainer says it."""
+    # Of the state: the Trainer may have found the batch size by itself.
+    batch = (state.train_batch_size or args.train_batch_size) * args.gradient_accumulation_steps * args.world_size
+    return {"loader": loader, "batch_size": batch}
+
+
+def _require_loader(loader: Any) -> None:
+    if loader is None:
+        raise RegimeError(
+            'probe "auto": the Trainer has not shown its validation samples yet; add the callback when there is a '
+            'trainer: trainer.add_callback(RegimeCallback("auto", …, loader=trainer.get_eval_dataloader()))'
+        )
+
+
+def _metrics(logs: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in numbers_in(logs).items()
+        if name != "epoch" and not name.endswith(_OF_THE_MACHINE)
+    }

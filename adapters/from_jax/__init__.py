@@ -1,0 +1,5 @@
+"""JAX: checkpoints of Flax and Orbax, modules of flax.nnx, functions with their parameters."""
+
+from regime_proto.moved import attributes
+
+__getattr__ = attributes(__name__, f"{__name__}.adapter")

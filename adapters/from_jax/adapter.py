@@ -1,0 +1,85 @@
+"""Exports modules of flax.nnx, and functions of JAX with their parameters."""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard
+
+from regime_proto.engine.live_model import Engine, LiveModel
+from regime_proto.program.probe import Probe
+from regime_proto.program.program import Program
+from regime_proto.schema.errors import RegimeError
+
+MODELS = "a module of flax.nnx, a pair (function, parameters)"
+_INSTALL = 'pip install "regime-proto[jax]"'
+
+
+def accepts(model: object) -> bool:
+    """Whether `model` is a module of flax.nnx, or a pair of a function and its parameters, or nearly so."""
+    return _is_module(model) or _is_pair(model) or _instead_of(model) is not None
+
+
+def export(model: object, probe: Probe) -> Program:
+    """Export a module or a pair; see `exporter`."""
+    _require_model(model)
+    try:
+        from regime_proto.adapters.from_jax import exporter
+    except ImportError as error:
+        raise RegimeError(f"a model of JAX needs {error.name}: {_INSTALL}") from None
+    return exporter.export_pair(*model, probe) if _is_pair(model) else exporter.export_module(model, probe)
+
+
+def leads(model: object) -> bool:
+    """Whether this is the first of the processes that train a model together."""
+    return bool(_live().leads(model))
+
+
+def follow(model: object, probe: Probe | None) -> LiveModel | Engine:
+    """Follow a module or a pair in training; see `follower`."""
+    _require_model(model)
+    followed: LiveModel | Engine = _live().follow(model, probe)
+    return followed
+
+
+def draw(model: object, loader: object, samples: int, seed: int) -> Probe:
+    """Draw a probe from a data loader; see `live.draw_probe`."""
+    _require_model(model)
+    drawn: Probe = _live().draw(model, loader, samples, seed)
+    return drawn
+
+
+def _live() -> Any:
+    try:
+        from regime_proto.adapters.from_jax import follower
+    except ImportError as error:
+        raise RegimeError(f"to follow a model of JAX needs {error.name}: {_INSTALL}") from None
+    return follower
+
+
+def _require_model(model: object) -> None:
+    instead = _instead_of(model)
+    if instead is not None:
+        raise RegimeError(f"model of type {type(model).__name__}: {instead}")
+
+
+def _is_module(model: object) -> bool:
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(model, nnx.Module)
+
+
+def _instead_of(model: object) -> str | None:
+    """Return what to give in place of a model that is nearly right; None of any other."""
+    linen = sys.modules.get("flax.linen")
+    if linen is not None and isinstance(model, linen.Module):
+        return "a module of flax.linen has no parameters: return the pair (net.apply, net.init(key, x))"
+    if isinstance(model, tuple) and not _is_pair(model) and _is_pair(model[::-1]):
+        return "in the pair (function, parameters) the function comes first"
+    return None
+
+
+def _is_pair(model: object) -> TypeGuard[tuple[Callable[..., Any], Any]]:
+    return (
+        isinstance(model, tuple)
+        and len(model) == 2
+        and callable(model[0])
+        and isinstance(model[1], Mapping | list | tuple)
+    )

@@ -1,0 +1,5 @@
+"""Keras 3: its files, its models, its callback."""
+
+from regime_proto.moved import attributes
+
+__getattr__ = attributes(__name__, f"{__name__}.adapter")

@@ -1,0 +1,68 @@
+"""Follows models of Keras in training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from regime_proto.adapters.from_jax import live_arrays
+from regime_proto.adapters.from_keras.exporter import export_named, input_names
+from regime_proto.adapters.live import draw_probe
+from regime_proto.adapters.live.idle import Idle
+from regime_proto.engine.live_model import Engine, LiveModel
+from regime_proto.program.probe import Probe
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.types import Array
+
+
+def leads(model: keras.Model) -> bool:
+    """Whether this process is the one that records."""
+    return live_arrays.leads()
+
+
+def follow(model: keras.Model, probe: Probe | None) -> LiveModel | Engine:
+    """Return what a recorder needs of a model; see `registry.Following`."""
+    if probe is None:
+        return Idle()
+    _synchronise(model)
+    # A training that is gone on with has a model that was loaded, or built again.
+    with draw_probe.undisturbed():
+        program, variables = export_named(model, probe, paths=False)
+    needed = {tensor.name for tensor in program.trainable} | set(program.weight_inputs)
+    followed = {name: variable for name, variable in variables.items() if name in needed}
+
+    def tensors(_: object) -> Mapping[str, Array]:
+        _synchronise(model)
+        return live_arrays.on_host({name: _value(variable) for name, variable in followed.items()}, model.name)
+
+    return LiveModel("keras, live", program, probe.complete(program.probe_inputs), tensors)
+
+
+def draw(model: keras.Model, loader: object, samples: int, seed: int) -> Probe:
+    """Draw a probe from a data loader or a `PyDataset`, without a change of random states; see `drawing.draw`."""
+    names = input_names(model)
+    with draw_probe.undisturbed():
+        drawn = live_arrays.as_taken(draw_probe.draw(names, loader, samples, seed))
+    # Names that Keras gives to inputs by itself are others when the model is built again.
+    return Probe(drawn.arrays, None, drawn.where) if drawn.names == tuple(names) else drawn
+
+
+def _synchronise(model: keras.Model) -> None:
+    """Put the weights into the variables: on JAX, `fit` keeps them to itself until somebody asks."""
+    model.jax_state_sync()
+
+
+def _value(variable: keras.Variable) -> Any:
+    """Return the array of a variable.
+
+    Raises
+    ------
+    RegimeError
+        The trainer of another model, that this one is a part of, has it.
+    """
+    # The value of a variable without one would be a new, random one.
+    if variable._value is None:
+        raise RegimeError(
+            f"{variable.path}: its value is with the trainer of another model during fit; record that model"
+        )
+    return variable.value

@@ -1,0 +1,77 @@
+"""Reads the folders of accelerate's `save_state`: one model or several, each in a file, or in FSDP's shards."""
+
+import re
+from pathlib import Path
+from types import ModuleType
+
+from regime_proto.adapters import from_folder, from_safetensors
+from regime_proto.adapters.from_torch import adapter as from_torch
+from regime_proto.adapters.from_torch import from_dcp
+from regime_proto.checkpoints.payload import Incomplete, Label, Payload
+
+SUFFIXES: tuple[str, ...] = ()
+REFINES = ("folder",)
+
+# What accelerate writes last. Nothing here opens it: it is a pickle.
+_RANDOM_STATES = "random_states_*.pkl"
+_MODEL = re.compile(r"(?:model|pytorch_model|pytorch_model_fsdp)(?:_(\d+))?")
+_FILES = {".safetensors": from_safetensors, ".bin": from_torch}
+
+
+def recognise(path: Path) -> str | None:
+    """Tell states of random numbers, or FSDP's shards, beside weights."""
+    if not path.is_dir() or not _models(path):
+        return None
+    if next(path.glob(_RANDOM_STATES), None) is not None:
+        return "random_states_*.pkl in each folder, as accelerate's save_state writes"
+    shards = next(path.glob("pytorch_model_fsdp*"), None)
+    return None if shards is None else f"{shards.name} in each folder, as accelerate saves a model under FSDP"
+
+
+def peek(path: Path) -> Label:
+    """Return what the weights say of themselves, once all of them are there."""
+    labels: list[Label] = [reader.peek(file) for file, reader in _found(path).values()]
+    return labels[0]
+
+
+def read(path: Path) -> Payload:
+    """Read all models of a folder: `model`, `model_1` …, or named as the folders in which they lie."""
+    payloads = {name: reader.read(file) for name, (file, reader) in _found(path).items()}
+    groups = {
+        ".".join(filter(None, (name, _without_model(key)))): tensors
+        for name, payload in payloads.items()
+        for key, tensors in payload.groups.items()
+    }
+    return Payload(groups, next(iter(payloads.values())).facts)
+
+
+def _without_model(key: str) -> str:
+    # FSDP's shards hold the model under this key once more.
+    return f"{key}.".removeprefix("model.").rstrip(".")
+
+
+def _found(path: Path) -> dict[str, tuple[Path, ModuleType]]:
+    models = _models(path)
+    if not models:
+        raise Incomplete(f"{path}: damaged or incomplete (no weights in it); save it again or remove it")
+    return models
+
+
+def _models(path: Path) -> dict[str, tuple[Path, ModuleType]]:
+    """Return, for each model in a folder, where it lies and what reads it."""
+    models: dict[str, tuple[Path, ModuleType]] = {}
+    folders: dict[str, tuple[Path, ModuleType]] = {}
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name):
+        match = _MODEL.fullmatch(entry.stem if entry.suffix in _FILES else entry.name)
+        if entry.is_file() and match and entry.suffix in _FILES:
+            models[_name(match[1])] = entry, _FILES[entry.suffix]
+        elif entry.is_dir() and match and from_dcp.recognise(entry) is not None:
+            models[_name(match[1])] = entry, from_dcp
+        elif entry.is_dir() and from_folder.recognise(entry) is not None:
+            # A hook of the user's saved the models, each in a folder.
+            folders[entry.name] = entry, from_folder
+    return dict(sorted(models.items() or folders.items()))
+
+
+def _name(number: str | None) -> str:
+    return "model" if number in (None, "0") else f"model_{number}"

@@ -1,0 +1,256 @@
+"""Measures a torch module in training with torch itself, where the model is."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from regime_proto.adapters.from_torch.live_masks import MaskGraph
+from regime_proto.adapters.from_torch.live_parts import Parts
+from regime_proto.adapters.from_torch.live_weights import SIZE, DeviceWeights, array_of
+from regime_proto.engine.live_model import Measurement, Pending, is_finite
+from regime_proto.engine.live_quantities import WHERE, Quantified
+from regime_proto.engine.measure import Meter
+from regime_proto.engine.noise_floor import SEED, noise_of
+from regime_proto.quantities.deltas import KeptWeights
+from regime_proto.quantities.known import choose
+from regime_proto.quantities.measuring import Measures, term_columns
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.types import Array
+
+
+class TorchEngine:
+    """Torch for masks and weights; on a GPU nothing but results leaves the device.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    names : sequence of str
+        The trainable tensors, in the order of the trajectory; asked of the process that records only.
+    parts : Parts
+        How the weights are spread over processes.
+    meter, masks : optional
+        In the process that records; the others contribute their part of the weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: Sequence[str],
+        parts: Parts,
+        *,
+        meter: Meter | None = None,
+        masks: MaskGraph | None = None,
+    ) -> None:
+        self.name = f"torch {torch.__version__}"
+        self._model = model
+        measures = None if meter is None else meter.measures
+        needed = set() if masks is None else set(masks.weights)
+        if measures is not None and measures.computed.need_weights:
+            needed |= set(names)
+        chosen = () if measures is None else tuple(one.name for one in measures.terms)
+        self._names, self._needed, chosen = parts.agreed((list(names), needed, chosen))
+        self._terms = choose(chosen)
+        self._parts = parts
+        self._held = None if measures is None else _Held(Quantified(measures.computed), measures, self._names)
+        self._meter = meter
+        self._masks = masks
+        weights = parts.weights(model)
+        self._device = weights[self._names[0]].device
+        self._places = {name: _place(weights[name]) for name in self._names}
+        self.device = self._device.type
+        self.asynchronous = self._device.type == "cuda"
+        self.collective = parts.collective
+        self._kept = KeptWeights(self._names)
+        self._kept_there = DeviceWeights()
+
+    @property
+    def start(self) -> Mapping[str, Array]:
+        """See `Engine`; each process has its part of sharded weights only, and none has them whole."""
+        if self.collective:
+            return {}
+        there = zip(self._names, self._kept_there.first, strict=True) if self._kept_there.first else ()
+        return {**self._kept.first, **{name: array_of(tensor) for name, tensor in there}}
+
+    @start.setter
+    def start(self, start: Mapping[str, Array]) -> None:
+        if self.collective:
+            raise RegimeError(
+                "the weights are spread over processes now, and the first state that was kept is whole; a recording "
+                "with quantities against the first state can only be resumed as it began: record into another output"
+            )
+        if self._held is not None:
+            self._held.first = dict(start)
+        if self._device.type == "cpu":
+            self._kept.first = start
+            return
+        weights = self._current()
+        self._kept_there.first = [torch.from_numpy(start[name]).to(weights[name]) for name in self._names]
+
+    def measure(self, model: object, *, begins: bool = False) -> Pending:
+        """See `Engine`."""
+        weights = self._current()
+        if self._device.type == "cpu":
+            return self._on_host(weights, begins=begins)
+        return self._on_device(weights, begins=begins)
+
+    def noise(self, model: object) -> Mapping[str, float]:
+        """See `Engine`; every weight is moved by one unit in the last place, up or down at random."""
+        weights = self._whole(self._current())
+        if self._masks is None or self._meter is None:
+            return {}
+        usual = self._masks.run(weights)
+        if not bool(usual.total.isfinite()):
+            return {}
+        generator = torch.Generator(self._device).manual_seed(SEED)
+        nudged = self._masks.run({name: _nudged(tensor, generator) for name, tensor in weights.items()})
+        return noise_of(self._meter, usual.packed(), {"ulp": nudged.packed()}).attributes
+
+    def _current(self) -> dict[str, torch.Tensor]:
+        weights = self._parts.weights(self._model)
+        for name, place in self._places.items():
+            now = _place(weights[name]) if name in weights else None
+            if now != place:
+                raise RegimeError(
+                    f"{name} was {_words(place)} when the recorder was made, and is {_words(now)}; make the recorder "
+                    "after the model has been moved and wrapped"
+                )
+        return weights
+
+    def _whole(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return what the masks need; in processes that record nothing, nothing."""
+        needed = {name: tensor for name, tensor in weights.items() if name in self._needed}
+        return self._parts.whole(needed, keep=self._masks is not None)
+
+    def _on_host(self, weights: Mapping[str, torch.Tensor], *, begins: bool = False) -> Pending:
+        arrays = {name: array_of(self._parts.local(weights[name])) for name in self._names}
+        if begins:
+            self._kept.begin(arrays)
+        others = {"previous": self._kept.previous, "first": self._kept.first}
+        columns, problem = self._columns(lambda: term_columns(self._terms, arrays, others, self._names))
+        sums = np.concatenate([self._kept.change(arrays), columns], axis=1)
+        finite = is_finite(arrays, self._names, sums)
+        counted = [self._parts.counts(weights[name]) for name in self._names]
+        sums, finite = self._parts.total(np.where(np.reshape(counted, (-1, 1)), sums, 0.0), finite)
+        weights = self._whole(weights)
+        if self._masks is None or self._held is None:
+            return _nothing
+        masks = self._masks.run(weights)
+        packed = masks.packed()
+        found, why = self._held.row(self._held.on_host(weights), sums[:, 2:], packed, begins=begins)
+        finite = finite and bool(masks.total.isfinite())
+        measurement = Measurement(sums[:, :2], packed, finite, found, problem or why)
+        return lambda: measurement
+
+    def _columns(self, make: Callable[[], Any]) -> tuple[Any, str]:
+        """Return the sums of terms, and why they could not be formed; then they are NaN."""
+        try:
+            return make(), ""
+        except Exception as error:
+            # The author of a quantity may be anybody.
+            names = ", ".join(quantity.name for quantity in self._terms)
+            unknown = np.full((len(self._names), len(self._terms)), np.nan)
+            return unknown, f"one of the quantities {names} fails ({type(error).__name__}: {error})"
+
+    def _on_device(self, weights: Mapping[str, torch.Tensor], *, begins: bool = False) -> Pending:
+        """Start a measurement; what comes of it is copied while the training goes on."""
+        local = [self._parts.local(weights[name]) for name in self._names]
+        if begins:
+            self._kept_there.begin(local)
+        columns, problem = self._columns(lambda: self._kept_there.terms(self._terms, local))
+        change = self._kept_there.change(local)
+        change = torch.cat([change, torch.as_tensor(columns, dtype=change.dtype, device=change.device)], dim=1)
+        counted = torch.tensor([self._parts.counts(weights[name]) for name in self._names], device=self._device)
+        change = self._parts.total_there(torch.where(counted[:, None], change, 0.0))
+        weights = self._whole(weights)
+        if self._masks is None or self._held is None:
+            return _nothing
+        held, current = self._held, self._held.on_host(weights)
+        masks = self._masks.run(weights)
+        results = [_to_host(tensor) for tensor in (change, masks.packed_there(), masks.total)]
+        arrived = None
+        if self._device.type == "cuda":
+            arrived = torch.cuda.Event()
+            arrived.record()
+
+        def wait() -> Measurement:
+            if arrived is not None:
+                arrived.synchronize()
+            sums, packed, total = (np.asarray(result.numpy()) for result in results)
+            finite = bool(np.isfinite(sums[:, SIZE]).all() and np.isfinite(total))
+            found, why = held.row(current, sums[:, SIZE + 1 :].astype(np.float64), packed, begins=begins)
+            return Measurement(sums[:, :SIZE].astype(np.float64), packed, finite, found, problem or why)
+
+        return wait
+
+
+class _Held:
+    """What the process that records keeps for quantities that need states whole: copies on the host.
+
+    Parameters
+    ----------
+    quantified : Quantified
+        Those quantities.
+    measures : Measures
+        All quantities.
+    names : sequence of str
+        The trainable tensors.
+
+    Attributes
+    ----------
+    first : mapping of str to array
+        The first state; empty where it is not needed.
+    """
+
+    def __init__(self, quantified: Quantified, measures: Measures, names: Sequence[str]) -> None:
+        self._quantified = quantified
+        self._measures = measures
+        self._names = names
+        self._previous: dict[str, Array] = {}
+        self.first: dict[str, Array] = {}
+
+    def on_host(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Array]:
+        """Return the weights as they are now, where quantities need them."""
+        if not self._measures.computed.need_weights:
+            return {}
+        return {name: array_of(weights[name]).copy() for name in self._names}
+
+    def row(
+        self, current: dict[str, Array], columns: Array, packed: Array, *, begins: bool
+    ) -> tuple[dict[str, Array], str]:
+        """Return the values of all quantities, and why one could not be computed."""
+        found = self._measures.finished(columns, WHERE)
+        if not self._measures.computed.quantities:
+            return found, ""
+        if begins and self._measures.computed.keep_first:
+            self.first = current
+        computed, why = self._quantified.row(current, self._previous, self.first, packed, begins=begins)
+        self._previous = current
+        return found | computed, why
+
+
+def _place(tensor: torch.Tensor) -> tuple[torch.device, torch.Size]:
+    return tensor.device, tensor.shape
+
+
+def _words(place: tuple[torch.device, torch.Size] | None) -> str:
+    return "not there any more" if place is None else f"of shape {list(place[1])} on {place[0]}"
+
+
+def _nothing() -> Measurement:
+    raise AssertionError("only the process that records waits for a measurement")
+
+
+def _nudged(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    if tensor.dtype not in (torch.float32, torch.float64):
+        return tensor
+    up = torch.rand(tensor.shape, generator=generator, device=tensor.device) < 0.5
+    return torch.nextafter(tensor, torch.where(up, torch.inf, -torch.inf).to(tensor.dtype))
+
+
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """Begin to copy a tensor into memory of the host; on CUDA the copy is done when an event after it is reached."""
+    pinned = tensor.device.type == "cuda"
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned).copy_(tensor, non_blocking=pinned)

@@ -1,0 +1,222 @@
+"""The part of an exported torch program that leads to the masks, run by torch itself."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from regime_proto.adapters.from_torch.exporter import Exported
+from regime_proto.adapters.from_torch.live_weights import HALF
+from regime_proto.program.gate_patterns import Plane
+from regime_proto.program.gates import Gate
+from regime_proto.program.mask_outputs import Rows
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.types import Array
+
+_BITS = (128, 64, 32, 16, 8, 4, 2, 1)
+
+
+@dataclass(frozen=True)
+class TorchMasks:
+    """The masks of one state.
+
+    Parameters
+    ----------
+    planes : list of (sample, byte) uint8
+        Plane after plane; arrays on the CPU, else tensors.
+    total : scalar tensor
+        Finite if all activations are.
+    """
+
+    planes: list[Any]
+    total: torch.Tensor
+
+    def packed(self) -> Array:
+        """Return the masks as one array, (sample, byte)."""
+        if isinstance(self.planes[0], torch.Tensor):
+            return np.asarray(self.packed_there().cpu().numpy())
+        return np.concatenate(self.planes, axis=1)
+
+    def packed_there(self) -> torch.Tensor:
+        """Return the masks as one tensor, (sample, byte), where they are."""
+        return torch.cat(self.planes, dim=1)
+
+
+class MaskGraph:
+    """The operators of an exported program up to the last gate, each gate followed by the packing of its bits.
+
+    Activations are freed as soon as nothing needs them. Hooks, modes and modules play no part: it is operators only.
+
+    Parameters
+    ----------
+    both : torch_export.Exported
+        Nothing of its weights is kept.
+    gates : sequence of Gate
+        Their values have the names of the nodes in `both.exported`.
+    rows : sequence of Rows
+        How each gate becomes rows of units.
+    weights : mapping of str to tensor
+        Those of the model: half-precision ones are widened to float32 where they are used.
+    probe : mapping of str to array
+        By input.
+
+    Attributes
+    ----------
+    weights : frozenset of str
+        The names of those that it needs.
+
+    Raises
+    ------
+    RegimeError
+        A gate's value is not in the graph by itself.
+    """
+
+    def __init__(
+        self,
+        both: Exported,
+        gates: Sequence[Gate],
+        rows: Sequence[Rows],
+        weights: Mapping[str, torch.Tensor],
+        probe: Mapping[str, Array],
+    ) -> None:
+        device = next(iter(weights.values())).device
+        graph = torch.fx.Graph()
+        copies: dict[Any, Any] = {}
+        exported = both.exported
+        graph.graph_copy(exported.graph, copies)
+        nodes = {original.name: copy for original, copy in copies.items()}
+        signature = exported.graph_signature
+        targets = {**signature.inputs_to_parameters, **_buffers(signature)}
+        constants = {**signature.inputs_to_lifted_tensor_constants, **_buffers(signature, persistent=False)}
+        self._fixed = {name: exported.constants[target] for name, target in constants.items()}
+        self._fixed |= {
+            placeholder: torch.from_numpy(probe[name].copy()).to(device) for placeholder, name in both.inputs.items()
+        }
+        for name, target in targets.items():
+            if weights[target].dtype in HALF:
+                _widen(graph, nodes[name])
+        outputs = [_packing(graph, nodes, gate, row, device) for gate, row in zip(gates, rows, strict=True)]
+        graph.output(tuple(outputs))
+        _prune(graph)
+        # In a new graph nodes may be called otherwise.
+        needed = set(graph.nodes)
+        inputs = [name for name, node in nodes.items() if node.op == "placeholder" and node in needed]
+        self._inputs = [(name, targets.get(name)) for name in inputs]
+        self.weights = frozenset(target for _, target in self._inputs if target is not None)
+        self._device = device
+        self._is_random = any(_is_random(node.target) for node in graph.nodes)
+        self._module = torch.fx.GraphModule(exported.graph_module, graph)
+
+    def run(self, weights: Mapping[str, torch.Tensor]) -> TorchMasks:
+        """Return the masks of the weights, by name in the model."""
+        values = [self._fixed[name] if target is None else weights[target] for name, target in self._inputs]
+        with self._undisturbed():
+            outputs = self._module(*values)
+            total = torch.stack([total for _, total in outputs]).sum()
+        return TorchMasks([plane for planes, _ in outputs for plane in planes], total)
+
+    @contextlib.contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Leave gradients, autocast and random states out of it, and keep to float32 and repeatable kernels."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.autocast(self._device.type, enabled=False))
+            if self._is_random:
+                stack.enter_context(torch.random.fork_rng([self._device] if self._device.type == "cuda" else []))
+                torch.manual_seed(0)
+            if self._device.type == "cuda":
+                stack.enter_context(_without_tf32())
+            yield
+
+
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        matmul.allow_tf32 = False
+        try:
+            yield
+        finally:
+            matmul.allow_tf32 = before
+
+
+def _packing(graph: Any, nodes: Mapping[str, Any], gate: Gate, rows: Rows, device: torch.device) -> Any:
+    node = nodes.get(gate.value)
+    if node is None:
+        raise RegimeError(f"gate {gate.node} ({gate.op}): torch computes its value inside of one operator")
+    with graph.inserting_after(node):
+        return graph.call_function(packing(gate, rows, device), (node,))
+
+
+def _is_random(target: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+
+
+def packing(gate: Gate, rows: Rows, device: torch.device) -> Callable[[torch.Tensor], tuple[list[Any], torch.Tensor]]:
+    """Return what makes the packed planes of a gate's value, and one number that is finite if all activations are."""
+    bits_of = _host_bits(rows) if device.type == "cpu" else _device_bits(rows, device)
+
+    def pack(value: torch.Tensor) -> tuple[list[Any], torch.Tensor]:
+        turned = value.movedim(rows.axis, 0) if rows.axis > 0 else value
+        units = turned.reshape(rows.samples, -1)
+        return [bits_of(units, plane) for plane in gate.planes], value.sum()
+
+    return pack
+
+
+Bits = Callable[[torch.Tensor, Plane], Any]
+"""From units, (sample, unit), to the packed bits of a plane, (sample, byte), those of the chosen and counted units."""
+
+
+def _host_bits(rows: Rows) -> Bits:
+    """Compare and pack with NumPy, which is several times as fast at both as torch."""
+
+    def bits_of(units: torch.Tensor, plane: Plane) -> Any:
+        values = units.numpy() if rows.units is None else units.numpy()[:, rows.units]
+        bits = values >= plane.threshold if plane.closed else values > plane.threshold
+        return np.packbits(bits if rows.counted is None else bits & rows.counted, axis=1)
+
+    return bits_of
+
+
+def _device_bits(rows: Rows, device: torch.device) -> Bits:
+    counted = None if rows.counted is None else torch.from_numpy(rows.counted).to(device)
+    chosen = None if rows.units is None else torch.from_numpy(rows.units).to(device)
+
+    def bits_of(units: torch.Tensor, plane: Plane) -> Any:
+        values = units if chosen is None else units[:, chosen]
+        bits = values >= plane.threshold if plane.closed else values > plane.threshold
+        return packed_on_device(bits if counted is None else bits & counted)
+
+    return bits_of
+
+
+def packed_on_device(bits: torch.Tensor) -> torch.Tensor:
+    """Pack bool (sample, unit), eight units to a byte, the first in the highest bit, where the bits are."""
+    padded = torch.nn.functional.pad(bits.view(torch.uint8), (0, -bits.shape[1] % 8))
+    weights = torch.tensor(_BITS, dtype=torch.uint8, device=bits.device)
+    return (padded.view(len(bits), -1, 8) * weights).sum(dim=2, dtype=torch.uint8)
+
+
+def _buffers(signature: Any, *, persistent: bool = True) -> dict[str, str]:
+    """Return the buffers that are part of a state dict, or those that are not, by the names of their inputs."""
+    apart = set(signature.non_persistent_buffers)
+    return {name: target for name, target in signature.inputs_to_buffers.items() if (target in apart) != persistent}
+
+
+def _widen(graph: Any, placeholder: Any) -> None:
+    with graph.inserting_after(placeholder):
+        wide = graph.call_method("float", (placeholder,))
+    placeholder.replace_all_uses_with(wide)
+    wide.args = (placeholder,)
+
+
+def _prune(graph: Any) -> None:
+    """Drop what no output needs, assertions and inputs among it."""
+    for node in reversed(list(graph.nodes)):
+        if node.op != "output" and not node.users:
+            graph.erase_node(node)

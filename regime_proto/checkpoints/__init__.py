@@ -1,0 +1,1 @@
+"""Checkpoints: where they lie, their order, and the tensors that they hold."""

@@ -1,0 +1,126 @@
+"""Regular expressions that say where the step stands in a name: applied, and written for a name."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from regime_proto.checkpoints.name_numbers import UNIT_LETTERS, Number, Parsed, Role, integer
+from regime_proto.schema.errors import RegimeError
+
+_UNIT = rf"[{UNIT_LETTERS}](?![^\W_])"
+# What goes on with a number that a pattern leaves off in the middle of.
+_GOES_ON = re.compile(rf"\d|\.\d|,\d{{3}}(?!\d)|{_UNIT}")
+_WENT_BEFORE = re.compile(r"\d[.,]?$")
+
+
+@dataclass(frozen=True)
+class StepPattern:
+    """A regular expression with one group around the step, or the epoch if the group is named so.
+
+    Parameters
+    ----------
+    text : str
+    """
+
+    text: str
+
+    @property
+    def kind(self) -> str:
+        """What the group counts: ``step`` or ``epoch``."""
+        return "epoch" if "epoch" in self._expression().groupindex else "step"
+
+    def numbers_in(self, names: Sequence[str]) -> list[int | None]:
+        """Return the step in every name; None where the expression does not fit.
+
+        Raises
+        ------
+        RegimeError
+            It is no regular expression with one group of an integer, or fits no name.
+        """
+        expression = self._expression()
+        if expression.groups != 1:
+            raise RegimeError(
+                f"{self}: has {expression.groups} groups, expected one around the step, for example 'ckpt_(\\d+)'"
+            )
+        matches = [expression.search(name) for name in names]
+        found = [self._number(match) if match and match[1] else None for match in matches]
+        if all(number is None for number in found):
+            raise RegimeError(f"{self}: fits no name, for example not {names[0]}")
+        return found
+
+    def _expression(self) -> re.Pattern[str]:
+        try:
+            return re.compile(self.text)
+        except re.error as error:
+            raise RegimeError(f"{self}: no regular expression ({error})") from None
+
+    def _number(self, match: re.Match[str]) -> int:
+        value, name = integer(match[1]), match.string
+        if value is None:
+            raise RegimeError(f"{self}: finds {match[1]!r} in {name}, expected digits, perhaps with k, M or B")
+        # What the expression itself matches beside the group is left off on purpose.
+        after = _GOES_ON.match(name, match.end()) if match.end() == match.end(1) else None
+        if after or (match.start() == match.start(1) and _WENT_BEFORE.search(name[: match.start()])):
+            whole = _whole(name, match.start(1), match.end(1))
+            raise RegimeError(
+                f"{self}: finds {match[1]!r} in {name}, which is a part of {whole!r}; put all of the number into the "
+                f"group, as in '(\\d+[{UNIT_LETTERS}]?)' for thousands, millions and billions, or match the rest of it "
+                "outside of the group"
+            )
+        return value
+
+    def __str__(self) -> str:
+        return f"--step-pattern {self.text!r}"
+
+
+def _whole(name: str, start: int, stop: int) -> str:
+    """Return the number of which a part was found."""
+    before = re.search(r"[\d.,]*$", name[:start])
+    after = re.match(rf"[\d.,]*(?:{_UNIT})?", name[stop:])
+    return f"{before[0] if before else ''}{name[start:stop]}{after[0] if after else ''}".rstrip(".,")
+
+
+def option(pattern: str) -> str:
+    """Return the option as it is typed into a shell."""
+    return f"--step-pattern {shlex.quote(pattern)}"
+
+
+def pattern_for(parsed: Sequence[Parsed], place: int, fixed: Mapping[int, str]) -> str:
+    """Return a pattern that fits names which differ in their numbers only.
+
+    Parameters
+    ----------
+    parsed : sequence of Parsed
+    place : int
+        Which number is the step.
+    fixed : mapping of int to str
+        Numbers that are to be as is said here.
+    """
+    first, columns = parsed[0], list(zip(*(one.numbers for one in parsed), strict=True))
+    parts = [escaped(first.literals[0])]
+    for index, (column, literal) in enumerate(zip(columns, first.literals[1:], strict=True)):
+        anything = r"\d+" if all(number.text.isdecimal() for number in column) else ".+"
+        other = escaped(fixed[index]) if index in fixed else anything
+        parts += [_group(column) if index == place else other, escaped(literal)]
+    return f"^{''.join(parts)}$"
+
+
+def loose_pattern(parsed: Parsed, numbers: Sequence[Number]) -> str | None:
+    """Return a pattern of a number behind its word, whatever else there is; None if no word stands before it."""
+    word = re.search(r"[^\W\d_]+[\W_]*$", parsed.name[: numbers[0].start])
+    return f"{escaped(word[0])}{_group(numbers)}" if word else None
+
+
+def _group(numbers: Sequence[Number]) -> str:
+    written = "".join(number.text for number in numbers)
+    digits = r"\d+"
+    if "." in written or "," in written or "_" in written:
+        digits = rf"[\d{''.join(sign for sign in '.,_' if sign in written)}]+"
+    kind = "?P<epoch>" if numbers[0].role is Role.EPOCH else ""
+    return f"({kind}{digits}{f'[{UNIT_LETTERS}]?' if any(number.unit for number in numbers) else ''})"
+
+
+def escaped(text: str) -> str:
+    """Escape what has a meaning in a regular expression, and no more: it is for people to read."""
+    return re.sub(r"([.^$*+?{}\[\]\\|()])", r"\\\1", text)

@@ -1,0 +1,199 @@
+"""One row for each run that is compared: what was found in it, and what tells it apart."""
+
+import csv
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from regime_proto.analyzer.analyze import analyze
+from regime_proto.analyzer.observed import read_observed
+from regime_proto.analyzer.result import Result, finite
+from regime_proto.analyzer.settled import Settled
+from regime_proto.comparison.labels import FAMILY, labels_of
+from regime_proto.schema.epochs import epochs_spanned
+from regime_proto.schema.reader import open_checked, read_header
+
+# Where a row comes from.
+RUN = "run"
+PAPER = "paper"
+
+_TABLE = "reference/paper_table2.csv"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of a comparison.
+
+    Parameters
+    ----------
+    run : str
+        What it is called: the name of its file, or its path where several files have that name.
+    labels : mapping of str to str
+    auc_w, auc_p, rho : float
+        NaN where undefined.
+    rho_range : (float, float) or None
+        Over all readings; None where it is not known.
+    rho_span : (float, float) or None
+        From the lowest to the highest end of the intervals of ρ by resampling; None where there are none.
+    epochs : float or None
+        Between the first and the last observation; None where it cannot be told.
+    observations, window : int or None
+        As in `Result`; None where it is not known.
+    stride : int or None
+        None when uneven.
+    step_kind, preset : str
+    source : str
+        `RUN`, or `PAPER` for a published row.
+    trajectory : str or None
+        Path of the file.
+    run_id, program : str or None
+        The root attributes ``run_id`` and ``program_sha256``.
+    warnings : tuple of str
+    settled : Settled or None
+        Whether the curves have settled by the end of the run; None for a published row.
+    """
+
+    run: str
+    labels: Mapping[str, str]
+    auc_w: float
+    auc_p: float
+    rho: float
+    rho_range: tuple[float, float] | None
+    rho_span: tuple[float, float] | None
+    epochs: float | None
+    observations: int | None
+    stride: int | None
+    step_kind: str
+    window: int | None
+    preset: str
+    source: str = RUN
+    trajectory: str | None = None
+    run_id: str | None = None
+    program: str | None = None
+    warnings: tuple[str, ...] = ()
+    settled: Settled | None = None
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether the areas are those below a smoothed curve, as the published ones are."""
+        return self.window != 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a JSON object; numbers are finite or None."""
+        numbers = {name: finite(getattr(self, name)) for name in ("rho", "auc_w", "auc_p")}
+        same = ("epochs", "observations", "stride", "step_kind", "window", "preset", "trajectory")
+        return {
+            "run": self.run,
+            "source": self.source,
+            "labels": dict(self.labels),
+            **numbers,
+            "rho_range": None if self.rho_range is None else list(self.rho_range),
+            "rho_span": None if self.rho_span is None else list(self.rho_span),
+            **{name: getattr(self, name) for name in same},
+            "settled": None if self.settled is None else vars(self.settled),
+        }
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a trajectory says of its run, beside the result.
+
+    Parameters
+    ----------
+    labels : mapping of str to str
+    epochs : float or None
+    run_id, program : str or None
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+    epochs: float | None = None
+    run_id: str | None = None
+    program: str | None = None
+
+
+def row_of(
+    run: str | os.PathLike[str] | Result,
+    name: str,
+    *,
+    preset: str,
+    steps: str | None,
+    batches_per_epoch: float | None,
+    resamples: int,
+) -> Row:
+    """Analyze a run, unless that was done already, and return its row.
+
+    Raises
+    ------
+    RegimeError
+        The trajectory cannot be read or analyzed.
+    """
+    if isinstance(run, Result):
+        result, batches_per_epoch = run, None
+    else:
+        result = analyze(run, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples)
+    path = result.trajectory
+    facts = Facts() if path is None else _facts(Path(path), result, batches_per_epoch)
+    return Row(
+        run=name,
+        labels=facts.labels,
+        auc_w=result.auc_w,
+        auc_p=result.auc_p,
+        rho=result.rho,
+        rho_range=result.rho_range,
+        rho_span=None if result.uncertainty is None else result.uncertainty.rho_span,
+        epochs=facts.epochs,
+        observations=result.observations,
+        stride=result.stride,
+        step_kind=result.step_kind,
+        window=result.window,
+        preset=result.preset,
+        trajectory=path,
+        run_id=facts.run_id,
+        program=facts.program,
+        warnings=result.warnings,
+        settled=result.settled,
+    )
+
+
+def _facts(path: Path, result: Result, batches_per_epoch: float | None) -> Facts:
+    with open_checked(path) as file:
+        header, observed = read_header(file), read_observed(file, result)
+    attributes = header.attributes
+    return Facts(
+        labels=labels_of(header.extra),
+        epochs=epochs_spanned(observed.steps, observed.epochs, result.step_kind, batches_per_epoch, observed.per_epoch),
+        run_id=str(attributes["run_id"]),
+        program=attributes.get("program_sha256"),
+    )
+
+
+def published() -> list[Row]:
+    """Return the rows of the paper's Table II, with a family that is our own classification.
+
+    Its numbers are of the preset ``paper``, with an observation at every step.
+    """
+    text = (files("regime_proto.comparison") / _TABLE).read_text(encoding="utf-8")
+    return [_published(number, row) for number, row in enumerate(csv.DictReader(text.splitlines()), start=1)]
+
+
+def _published(number: int, row: dict[str, str]) -> Row:
+    names = ("model", "dataset", "optimizer", FAMILY, "weight_decay", "learning_rate", "validation_score")
+    return Row(
+        run=f"{PAPER} {number}",
+        labels={name: row[name] for name in names},
+        auc_w=float(row["auc_w"]),
+        auc_p=float(row["auc_p"]),
+        rho=float(row["rho"]),
+        rho_range=None,
+        rho_span=None,
+        epochs=float(row["epoch"]),
+        observations=None,
+        stride=1,
+        step_kind="step",
+        window=None,
+        preset="paper",
+        source=PAPER,
+    )

@@ -1,0 +1,53 @@
+"""Judges the order of checkpoints by their weights while these are converted, and keeps that with the trajectory."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+from regime_proto.checkpoints.source import Source
+from regime_proto.conversion.plan import Plan
+from regime_proto.integrity.order import contradiction
+from regime_proto.integrity.sketch import Sketches
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.notes import ORDER_DOUBT
+from regime_proto.schema.writer import TrajectoryWriter
+
+
+def sketched(plan: Plan) -> tuple[Plan, Sketches]:
+    """Return a plan in which sketches are kept of all states that are read, and these sketches."""
+    names = {name for tensor in plan.program.trainable for name in (tensor.name, *tensor.aliases)}
+    sketches = Sketches(names)
+    source = replace(plan.source, read=sketches.reading(plan.source.read))
+    # What is known of the files is not looked up again.
+    return replace(plan, source=source, known_fingerprints=tuple(plan.fingerprints)), sketches
+
+
+@contextlib.contextmanager
+def judging(plan: Plan, sketches: Sketches, writer: TrajectoryWriter) -> Iterator[None]:
+    """Judge the order after a conversion, or after as much of it as was done before an error.
+
+    After an interruption only the states that are read from then on are there to be compared; what was found among
+    those before is kept.
+    """
+    try:
+        yield
+    except BaseException:
+        # The error under way is the one to report.
+        with contextlib.suppress(RegimeError):
+            _note_order(_written(plan.source, writer.count), sketches, writer)
+        raise
+    _note_order(plan.source, sketches, writer)
+
+
+def _written(source: Source, count: int) -> Source:
+    """Return the first checkpoints; which of those after them were read ahead is a matter of chance."""
+    last = source.checkpoints[count - 1].step if count else source.checkpoints[0].step
+    return source.select(steps=f":{last}")
+
+
+def _note_order(source: Source, sketches: Sketches, writer: TrajectoryWriter) -> None:
+    against = contradiction(source, sketches)
+    if against is not None:
+        writer.note(**{ORDER_DOUBT: against.message})
+    elif writer.header.extra.get(ORDER_DOUBT) and sketches.hold(source.checkpoints):
+        writer.note(**{ORDER_DOUBT: ""})

@@ -1,0 +1,586 @@
+"""Converts a sequence of checkpoints into a trajectory file."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from regime_proto.checkpoints.locations import as_place, downloading
+from regime_proto.checkpoints.ordering import option_for_steps
+from regime_proto.checkpoints.source import Checkpoint
+from regime_proto.conversion import measured_files
+from regime_proto.conversion.existing import refusal
+from regime_proto.conversion.order_check import judging, sketched
+from regime_proto.conversion.plan import Plan, make_plan
+from regime_proto.conversion.provenance import embedded_files, header_of, provenance
+from regime_proto.conversion.settings import ConversionSettings
+from regime_proto.engine.measure import Meter, MeterSettings, observe
+from regime_proto.engine.noise_floor import measure_noise
+from regime_proto.quantities.deltas import non_finite
+from regime_proto.quantities.known import choose, known_quantities
+from regime_proto.runtime.device import find_device, runtime_version
+from regime_proto.schema.assemble import note
+from regime_proto.schema.dataset import open_trajectory
+from regime_proto.schema.doubts import describe_invalid, describe_order
+from regime_proto.schema.epochs import observations_per_epoch
+from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.schema.files import segments_folder
+from regime_proto.schema.header import Header
+from regime_proto.schema.notes import Note, notes_in
+from regime_proto.schema.policy import MaskPolicy
+from regime_proto.schema.reader import existing_header
+from regime_proto.schema.segments import Segments, discard_segments, kept_observations, require_free
+from regime_proto.schema.types import Array
+from regime_proto.schema.writer import TrajectoryWriter, rows_to_resume, rows_to_take_up
+
+Progress = Callable[[int, int], None]
+
+Grown = Callable[[Plan, "Done"], Plan | None]
+
+
+def convert(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    model: object = None,
+    probe: object = None,
+    probe_text: str | os.PathLike[str] | None = None,
+    steps: str | None = None,
+    every: int | None = None,
+    gates: Sequence[str] = (),
+    sample_units: int | None = None,
+    sample_seed: int = 0,
+    device: str = "auto",
+    batches_per_epoch: float | None = None,
+    workers: int | None = None,
+    masks: str = "auto",
+    embed: str = "program",
+    measure: str | Sequence[str] = (),
+    distance: bool = False,
+    notes: Mapping[str, object] | None = None,
+    adapter: str | None = None,
+    step_pattern: str | None = None,
+    weights: str | None = None,
+    keep_downloads: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Convert checkpoints into a trajectory file.
+
+    An output that was made of the same inputs is left as it is, and an interrupted conversion goes on where
+    it stopped.
+
+    Parameters
+    ----------
+    source : path
+        Directory of checkpoints, or its URL (``s3://bucket/run``), which fsspec opens; or a sequence that is
+        published on the Hugging Face Hub: ``hf://ORG/NAME@GLOB``, see `hub.address`.
+    output : path
+        The trajectory file to write.
+    model : torch.nn.Module or "MODULE:FACTORY", optional
+        Needed unless the directory holds ``program.onnx``.
+    probe : array, sequence or mapping of arrays, or path, optional
+        The fixed inputs, first axis the sample. Needed unless the directory holds ``probe.npz``.
+    probe_text : path, optional
+        Text in place of a probe, UTF-8, one sample a line: the tokenizer beside the weights makes the probe of it.
+    steps : str, optional
+        ``"A:B"``, both included: the steps to read.
+    every : int, optional
+        Read every k-th checkpoint only.
+    gates : sequence of str
+        Which gates to track: globs over module paths and node names, ``op:Gelu``, ``kind:smooth``; with ``!`` in
+        front, which to leave out. All ReLUs and piecewise gates if not given.
+    sample_units : int, optional
+        For huge activations: look at so many units of each layer, chosen at random, and give the standard error.
+    sample_seed : int
+        Of that choice.
+    device : {"auto", "cpu", "cuda"}
+    batches_per_epoch : float, optional
+        Training steps per epoch; with it the smoothing window is known.
+    workers : int, optional
+        Checkpoints in flight; if not given as many as cores, fewer where memory is short. The result does not
+        depend on it.
+    masks : str
+        Which observations keep their masks: ``all``, ``every=N``, ``none``, or ``auto``, which keeps all while the
+        file is expected to stay below 2 GB, else thins them evenly. Flips and deltas are always complete.
+    embed : {"program", "all", "none"}
+        What the trajectory carries, so that others can run the same protocol: the program, and the probe with it.
+    measure : str or sequence of str
+        Quantities to measure beside weight deltas and flips, by name, or ``"all"``, ``"weights"``, ``"masks"``;
+        `regime quantities` lists them. Those against the first checkpoint take one more state in memory. A trajectory
+        that has a quantity keeps it.
+    distance : bool
+        The same as ``measure="weight_distance_l2"``, for older scripts.
+    notes : mapping of str to str, int, float or bool, optional
+        What is to be told of the run, by names of letters, digits and underscores: ``model``, ``dataset``,
+        ``optimizer``, ``family``, ``seed``, ``batch_size``, ``learning_rate``, or any other. They are added to those
+        that the trajectory has, or change them; nothing is measured again for them.
+    adapter : str, optional
+        The adapter that reads the directory, in place of the one that recognises it.
+    step_pattern : str, optional
+        A regular expression whose one group is the step in the names of files or folders.
+    weights : str, optional
+        The key of the weights in the checkpoints, or the front of their names: for averages (``ema``), or one of
+        several models.
+    keep_downloads : bool
+        Keep the checkpoints that are fetched from the Hub, in the folder ``OUTPUT.downloads``; else each is removed
+        once its successor was compared with it.
+    overwrite : bool
+        Replace a trajectory, or discard an unfinished one that was made of other inputs. Other files are never
+        replaced.
+    progress : callable, optional
+        Called with the number of observations done and their total.
+
+    Returns
+    -------
+    Path
+        The output.
+
+    Raises
+    ------
+    RegimeError
+        Says where, what was expected and found, and what to do. Observations made before it are kept.
+    """
+    settings = ConversionSettings.of(
+        model=model,
+        probe=probe,
+        probe_text=None if probe_text is None else Path(probe_text),
+        steps=steps,
+        every=every,
+        gates=gates,
+        sample_units=sample_units,
+        sample_seed=sample_seed,
+        measure=measure,
+        distance=distance,
+        adapter=adapter,
+        step_pattern=step_pattern,
+        weights=weights,
+        device=device,
+        batches_per_epoch=batches_per_epoch,
+        workers=workers,
+        masks=masks,
+        embed=embed,
+        notes=notes,
+        keep_downloads=keep_downloads,
+        overwrite=overwrite,
+    )
+    with downloading(as_place(source), Path(output), keep=keep_downloads) as place:
+        done = run_plan(make_plan(place, settings), Path(output), settings, progress=progress)
+    warn_of_doubts(done.path)
+    return done.path
+
+
+def warn_of_doubts(path: Path) -> None:
+    """Warn if observations of a trajectory hold NaN or Inf, or if the weights contradict their order."""
+    with open_trajectory(path) as trajectory:
+        doubts = describe_invalid(trajectory), describe_order(trajectory)
+    for doubt in doubts:
+        if doubt:
+            warnings.warn(f"{path}: {doubt}", RegimeWarning, stacklevel=3)
+
+
+@dataclass(frozen=True)
+class Done:
+    """The outcome of a conversion.
+
+    Parameters
+    ----------
+    path : Path
+        The trajectory.
+    observations : int
+        How many it holds.
+    written : bool
+        False if it was there already.
+    noted : bool
+        Whether notes were added to one that was there already, or changed.
+    """
+
+    path: Path
+    observations: int
+    written: bool
+    noted: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a conversion has to do, before any checkpoint is run.
+
+    Parameters
+    ----------
+    plan : Plan
+        With what the trajectory that is there already holds, which is not dropped.
+    existing : Header, optional
+        Of a trajectory that is there already and goes on; None where it is made anew.
+    is_complete : bool
+        Whether that holds all observations already.
+    lacks_notes : bool
+        Whether it lacks some of the notes.
+    """
+
+    plan: Plan
+    existing: Header | None
+    is_complete: bool
+    lacks_notes: bool
+
+
+def decide(plan: Plan, output: Path, settings: ConversionSettings) -> Decision:
+    """Return what is to be done for a plan, as far as that shows before a checkpoint is run.
+
+    Raises
+    ------
+    RegimeError
+        The output holds something else, other masks, or not all quantities that were asked for.
+    """
+    plan.source.require_two()
+    notes = settings.taken_notes
+    existing = _existing(plan, output, settings)
+    if existing is None:
+        return Decision(plan, None, is_complete=False, lacks_notes=False)
+    if _is_current(output, existing, plan):
+        return Decision(plan, existing, is_complete=True, lacks_notes=not _has_notes(existing, notes))
+    return Decision(_keeping(plan, existing), existing, is_complete=False, lacks_notes=False)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where the observations begin that are to be made.
+
+    Parameters
+    ----------
+    held : int
+        How many there are already.
+    where : Path
+        What holds these: the trajectory, or the segments of an interrupted conversion.
+    """
+
+    held: int
+    where: Path
+
+
+def _start(decision: Decision, output: Path, header: Header, settings: ConversionSettings) -> _Start:
+    """Return what can be gone on with, without changing anything.
+
+    Raises
+    ------
+    RegimeError
+        There are segments of another run, and they are not to be overwritten.
+    """
+    folder, plan = segments_folder(output), decision.plan
+    begun = _begun(plan, output, header) if settings.overwrite else rows_to_resume(folder, header, plan.fingerprints)
+    if begun or decision.existing is None:
+        return _Start(begun, folder)
+    return _Start(rows_to_take_up(output, header), output)
+
+
+def run_plan(
+    plan: Plan,
+    output: Path,
+    settings: ConversionSettings | None = None,
+    *,
+    progress: Progress | None = None,
+    grown: Grown | None = None,
+) -> Done:
+    """Do what `convert` promises, for a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+    output : Path
+    settings : ConversionSettings, optional
+        What the plan was made of.
+    progress : callable, optional
+    grown : callable, optional
+        Called with the plan and what was done, whenever the output holds all of it; returns the plan of the run
+        that has grown meanwhile, or None to finish.
+    """
+    settings = settings or ConversionSettings()
+    decision = decide(plan, output, settings)
+    if decision.is_complete:
+        # A kill between joining the segments and deleting them leaves both.
+        discard_segments(output)
+        if decision.lacks_notes:
+            note(output, settings.taken_notes)
+        done = Done(output, len(plan.fingerprints), written=False, noted=decision.lacks_notes)
+        more = None if grown is None else grown(plan, done)
+        if more is None:
+            return done
+        decision = decide(more, output, settings)
+    return _carry_out(decision, output, settings, progress=progress, grown=grown)
+
+
+def _carry_out(
+    decision: Decision, output: Path, settings: ConversionSettings, *, progress: Progress | None, grown: Grown | None
+) -> Done:
+    """Make the observations that are not there yet."""
+    held = {} if decision.existing is None else notes_in(decision.existing.extra)
+    plan, sketches = sketched(decision.plan)
+    with Segments(output) as segments:
+        meter = _calibrate(plan, settings.device)
+        header = _header(plan, meter, settings)
+        start = _start(decision, output, header, settings)
+        if settings.overwrite and not start.held:
+            segments.clear()
+        embedded = embedded_files(plan.program, plan.probe, settings.embed)
+        writer = TrajectoryWriter(segments, replace(header, embedded=embedded, extra=held | settings.taken_notes))
+        if not writer.resume(plan.fingerprints) and start.where == output:
+            writer.take_up(output, plan.fingerprints)
+        _require_unchanged(plan, writer.count)
+        # After the output was found writable, and what lies there to be of this run: it takes several passes.
+        writer.annotate(**measure_noise(meter, plan.probe, _noise_states(plan)).attributes)
+        with writer:
+            while True:
+                with judging(plan, sketches, writer):
+                    _observe(plan, meter, writer, workers=settings.workers, progress=progress)
+                if grown is None:
+                    break
+                writer.publish()
+                more = grown(plan, Done(output, writer.count, written=True))
+                if more is None:
+                    break
+                plan = more
+                writer.annotate(**_foreseen(plan, plan.mask_policy(settings.masks)))
+    return Done(output, writer.count, written=True)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a conversion would do.
+
+    Parameters
+    ----------
+    path : Path
+        The trajectory.
+    observations : int
+        How many it will hold.
+    held : int
+        How many of them are there already.
+    where : Path
+        What holds these: the trajectory, or the segments of an interrupted conversion.
+    noted : bool
+        Whether it holds all of them, but not the notes.
+    """
+
+    path: Path
+    observations: int
+    held: int
+    where: Path
+    noted: bool = False
+
+
+def foresee_plan(plan: Plan, output: Path, settings: ConversionSettings | None = None) -> Foreseen:
+    """Return what `run_plan` would do, without writing anything: the first checkpoint is run, the others are not read.
+
+    Raises
+    ------
+    RegimeError
+        As in `run_plan`, but for what shows only when the other checkpoints are read.
+    """
+    settings = settings or ConversionSettings()
+    decision, total = decide(plan, output, settings), len(plan.fingerprints)
+    if decision.is_complete:
+        return Foreseen(output, total, total, output, noted=decision.lacks_notes)
+    require_free(output)
+    if plan.source.copies is not None:
+        # To run the first checkpoint it would have to be fetched.
+        return _foreseen_unseen(plan, output, decision.existing)
+    header = _header(decision.plan, _calibrate(decision.plan, settings.device), settings)
+    start = _start(decision, output, header, settings)
+    return Foreseen(output, total, start.held, start.where)
+
+
+def _foreseen_unseen(plan: Plan, output: Path, existing: Header | None) -> Foreseen:
+    """Return what `run_plan` would do as far as that shows without a state."""
+    total, begun = len(plan.fingerprints), kept_observations(output)
+    if begun or existing is None:
+        return Foreseen(output, total, begun, segments_folder(output))
+    return Foreseen(output, total, 1 + plan.fingerprints.index(str(existing.attributes["source_fingerprint"])), output)
+
+
+def _existing(plan: Plan, output: Path, settings: ConversionSettings) -> Header | None:
+    """Return the header of a trajectory that is there already and goes on; None if it is to be made anew.
+
+    Raises
+    ------
+    RegimeError
+        It holds something else, other masks, or not all quantities that were asked for.
+    """
+    # Looked at even where it is to be replaced: only a trajectory ever is.
+    existing = existing_header(output)
+    if existing is None or settings.overwrite:
+        return None
+    current = _is_current(output, existing, plan)
+    _require_unchanged(plan, plan.fingerprints.index(existing.attributes["source_fingerprint"]) + 1)
+    if current:
+        _require_kept(plan, output, existing, None if settings.masks == "auto" else plan.mask_policy(settings.masks))
+    return existing
+
+
+def _keeping(plan: Plan, existing: Header) -> Plan:
+    """Return the plan of a run that has grown: what its trajectory holds already is not dropped."""
+    chosen = {quantity.name for quantity in plan.quantities}
+    missing = [quantity.name for quantity in existing.quantities if quantity.name not in known_quantities()]
+    if missing:
+        raise RegimeError(
+            f"the trajectory holds the quantity {missing[0]}, which is not installed here, and it goes on with what it "
+            "holds: install what measures it, or choose another output with -o"
+        )
+    return replace(plan, quantities=choose(chosen | {quantity.name for quantity in existing.quantities}))
+
+
+def _begun(plan: Plan, output: Path, header: Header) -> int:
+    """Return how many observations segments hold that this conversion can go on after; 0 where they are others'."""
+    try:
+        return rows_to_resume(segments_folder(output), header, plan.fingerprints)
+    except RegimeError:
+        return 0
+
+
+def _foreseen(plan: Plan, policy: MaskPolicy) -> dict[str, object]:
+    return {
+        "planned_observations": len(plan.source.checkpoints),
+        "predicted_bytes": plan.predicted_file_bytes(policy),
+    }
+
+
+def _observe(
+    plan: Plan, meter: Meter, writer: TrajectoryWriter, *, workers: int | None, progress: Progress | None
+) -> None:
+    """Write the observations of a plan that are not written yet."""
+    checkpoints, first = plan.source.checkpoints, writer.count
+    source = plan.source
+    for checkpoint in checkpoints[: max(0, first - 1)]:
+        # Some of them were needed to begin with.
+        source.release(checkpoint)
+    observations = observe(
+        meter, checkpoints, source.read, first=first, workers=workers or plan.workers, copies=source.copies
+    )
+    try:
+        for index, observation in enumerate(observations, start=first):
+            writer.append(observation, fingerprint=plan.fingerprints[index])
+            if progress is not None:
+                progress(index + 1, len(checkpoints))
+    finally:
+        # What is fetched is known by its commit.
+        if source.copies is None:
+            measured_files.remember(plan.fingerprints, checkpoints, first, writer.count)
+
+
+def _require_unchanged(plan: Plan, count: int) -> None:
+    """Raise an error if one of the first `count` checkpoints is another than the one that was measured."""
+    path = (
+        None
+        if plan.source.copies is not None
+        else measured_files.changed(plan.fingerprints, plan.source.checkpoints, count)
+    )
+    if path is not None:
+        raise RegimeError(
+            f"{path}: changed since it was measured, although its size and time did not; measure all again with "
+            "--overwrite, or choose another output with -o"
+        )
+
+
+def _has_notes(existing: Header, notes: Mapping[str, Note]) -> bool:
+    held = notes_in(existing.extra)
+    return all(held.get(name) == value for name, value in notes.items())
+
+
+def _require_kept(plan: Plan, output: Path, existing: Header, policy: MaskPolicy | None) -> None:
+    """Raise an error unless a trajectory keeps what was asked for; without a policy any masks will do."""
+    held = existing.mask_policy
+    if policy not in (None, held):
+        raise RegimeError(
+            f"{output}: exists with masks {held}, asked for {policy}; replace it with --overwrite, or make a smaller "
+            "copy with regime thin"
+        )
+    missing = [quantity.name for quantity in plan.quantities if not existing.holds(quantity.name)]
+    if missing:
+        raise RegimeError(
+            f"{output}: exists, but holds no {', '.join(missing)}; to add that, all checkpoints must be read again: "
+            "pass --overwrite"
+        )
+
+
+def _is_current(output: Path, existing: Header, plan: Plan) -> bool:
+    """Whether `output` holds the whole run; False if it holds the first part of it.
+
+    Raises
+    ------
+    RegimeError
+        It holds something else.
+    """
+    found = existing.attributes["source_fingerprint"]
+    if found not in plan.fingerprints:
+        raise refusal(plan, output, existing)
+    return bool(found == plan.fingerprints[-1])
+
+
+def _calibrate(plan: Plan, device: str) -> Meter:
+    """Make the meter, on the first checkpoint.
+
+    Raises
+    ------
+    RegimeError
+        Later states are to be held against it, and it holds NaN or Inf.
+    """
+    first = plan.source.checkpoints[0]
+    weights = _weights(plan, first)
+    held = [quantity.name for quantity in plan.quantities if quantity.against == "first"]
+    broken = non_finite(weights, [tensor.name for tensor in plan.program.trainable]) if held else []
+    if broken:
+        raise RegimeError(
+            f"{first.path}: {broken[0]} holds NaN or Inf, so later states cannot be held against this one; leave the "
+            f"checkpoint out (--steps), or the quantity {held[0]}"
+        )
+    return Meter.calibrate(
+        plan.program,
+        plan.gates,
+        plan.probe,
+        find_device(device),
+        weights,
+        settings=MeterSettings(plan.sample_units, plan.sample_seed, variants=plan.variants, measured=plan.quantities),
+    )
+
+
+def _weights(plan: Plan, checkpoint: Checkpoint) -> Mapping[str, Array]:
+    return plan.program.bind(plan.source.read(checkpoint), str(checkpoint.path))
+
+
+def _noise_states(plan: Plan) -> Iterator[Mapping[str, Array]]:
+    """Yield the first, the middle and the last state; one that is damaged is an error when its turn comes."""
+    checkpoints = plan.source.checkpoints
+    for checkpoint in dict.fromkeys((checkpoints[0], checkpoints[len(checkpoints) // 2], checkpoints[-1])):
+        with contextlib.suppress(RegimeError):
+            yield _weights(plan, checkpoint)
+
+
+def _header(plan: Plan, meter: Meter, settings: ConversionSettings) -> Header:
+    policy = plan.mask_policy(settings.masks)
+    attributes = provenance(
+        plan.program,
+        plan.probe,
+        adapter=plan.source.adapter,
+        step_kind=plan.source.step_kind,
+        engine=runtime_version(),
+        device=meter.session.device.provider,
+    )
+    if plan.variants is not None:
+        attributes["tensors_compared"] = "those that all checkpoints hold in one shape; their graphs differ"
+    if settings.batches_per_epoch is not None:
+        paths = [checkpoint.path for checkpoint in plan.source.checkpoints]
+        attributes["observations_per_epoch"] = observations_per_epoch(
+            [checkpoint.step for checkpoint in plan.source.checkpoints],
+            plan.source.step_kind,
+            settings.batches_per_epoch,
+            option=option_for_steps(paths, [entry.path for entry in plan.source.skipped]),
+        )
+    header = header_of(
+        meter,
+        attributes,
+        sample_units=plan.sample_units,
+        sample_seed=plan.sample_seed,
+        metrics=plan.source.metrics,
+    )
+    chosen = {"mask_policy": str(policy), "mask_policy_requested": settings.masks}
+    return header.with_attributes(**chosen, **_foreseen(plan, policy))

@@ -1,0 +1,89 @@
+"""What a user asks for: the keyword arguments of the public functions, as one object each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from regime_proto.plugins.source_settings import AS_DETECTED, SourceSettings
+from regime_proto.quantities.known import asked_for
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.notes import Note, as_notes
+
+
+@dataclass(frozen=True)
+class ConversionSettings:
+    """How checkpoints are converted; the fields are the arguments of `regime_proto.convert`.
+
+    Parameters
+    ----------
+    model, probe : object, optional
+    probe_text : path, optional
+    steps : str, optional
+    every : int, optional
+    gates : tuple of str
+    sample_units : int, optional
+    sample_seed : int
+    measure : tuple of str
+    source : SourceSettings
+        How the directory is read: adapter, step pattern and weights.
+    device : str
+    batches_per_epoch : float, optional
+    workers : int, optional
+    masks, embed : str
+    notes : mapping, optional
+    keep_downloads, overwrite : bool
+
+    Raises
+    ------
+    RegimeError
+        A setting contradicts what is possible.
+    """
+
+    model: object = None
+    probe: object = None
+    probe_text: Path | None = None
+    steps: str | None = None
+    every: int | None = None
+    gates: Sequence[str] = ()
+    sample_units: int | None = None
+    sample_seed: int = 0
+    measure: Sequence[str] = ()
+    source: SourceSettings = AS_DETECTED
+    device: str = "auto"
+    batches_per_epoch: float | None = None
+    workers: int | None = None
+    masks: str = "auto"
+    embed: str = "program"
+    notes: Mapping[str, object] | None = None
+    keep_downloads: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sample_units is not None and self.sample_units < 2:
+            raise RegimeError(f"--sample-units {self.sample_units}: expected 2 or more")
+        for name in ("gates", "measure"):
+            # A single pattern or name is a sequence of letters, which nobody means.
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        adapter: str | None = None,
+        step_pattern: str | None = None,
+        weights: str | None = None,
+        distance: bool = False,
+        measure: str | Sequence[str] = (),
+        **fields: Any,
+    ) -> Self:
+        """Make settings of arguments as users give them."""
+        source = SourceSettings(adapter, step_pattern, weights)
+        return cls(source=source, measure=asked_for(measure, distance=distance), **fields)
+
+    @cached_property
+    def taken_notes(self) -> dict[str, Note]:
+        """The notes as a trajectory can hold them."""
+        return as_notes(self.notes or {})

@@ -1,0 +1,56 @@
+"""Measures quantities of a model in training: a failure ends the recording, and not the training."""
+
+from collections.abc import Mapping
+
+from regime_proto.quantities.base import State
+from regime_proto.quantities.measuring import Measures
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.types import Array
+
+WHERE = "the model in training"
+
+
+class Quantified:
+    """Applies quantities to one state after the other.
+
+    Parameters
+    ----------
+    measures : Measures
+    """
+
+    def __init__(self, measures: Measures) -> None:
+        self._measures = measures
+        self._previous_masks: Array | None = None
+        self._first_masks: Array | None = None
+
+    def row(
+        self,
+        current: Mapping[str, Array],
+        previous: Mapping[str, Array],
+        first: Mapping[str, Array],
+        packed: Array,
+        *,
+        begins: bool,
+    ) -> tuple[dict[str, Array], str]:
+        """Return the values of one state by quantity, and why one could not be computed; empty if all could.
+
+        Parameters
+        ----------
+        current, previous, first : mapping of str to array
+            The weights, under the names and in the order of the trajectory; empty where not known, or not needed.
+        packed : (sample, byte) uint8
+            The masks of the current state.
+        begins : bool
+            Whether it is the first state.
+        """
+        if begins:
+            self._first_masks = packed
+        # Where the weights are not needed there are none; a state that was kept has one or the other.
+        before = None if self._previous_masks is None else State(previous, self._previous_masks)
+        start = State(first, self._first_masks) if first or self._first_masks is not None else None
+        self._previous_masks = packed
+        try:
+            return self._measures.row(State(current, packed), before, start, WHERE), ""
+        except RegimeError as error:
+            unknown = {quantity.name: self._measures.unknown(quantity) for quantity in self._measures.quantities}
+            return unknown, str(error)

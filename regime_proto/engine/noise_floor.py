@@ -1,0 +1,113 @@
+"""The noise floor: which share of the units flips under a change that means nothing (PROTOCOL, section 3)."""
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, astuple, dataclass
+
+import numpy as np
+
+from regime_proto.engine.masks import pack_masks
+from regime_proto.engine.measure import Meter
+from regime_proto.engine.session import Masks, MaskSession, Placer, Running
+from regime_proto.runtime.device import cores, find_device
+from regime_proto.schema.flips import FlipCounter, pattern_change
+from regime_proto.schema.types import Array
+
+SEED = 0
+
+Run = Callable[[Mapping[str, Array]], Masks]
+"""A forward pass: from a state, under the program's names, to its masks."""
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """Flip fractions of states against themselves: means over the layers, the largest over the states.
+
+    NaN where something was not, or could not be, measured.
+
+    Parameters
+    ----------
+    ulp : float
+        Every weight moved by one unit in the last place.
+    threads : float
+        Two threads in place of one, which may add in another order.
+    device : float
+        The CPU in place of the GPU.
+    """
+
+    ulp: float = np.nan
+    threads: float = np.nan
+    device: float = np.nan
+
+    @property
+    def attributes(self) -> dict[str, float]:
+        """The root attributes of a trajectory: each change, and the largest of them."""
+        parts = {f"noise_floor_{name}": value for name, value in asdict(self).items() if np.isfinite(value)}
+        return {"noise_floor": max(parts.values()), **parts} if parts else {}
+
+
+def measure_noise(meter: Meter, probe: Mapping[str, Array], states: Iterable[Mapping[str, Array]]) -> NoiseFloor:
+    """Measure the noise floor.
+
+    Parameters
+    ----------
+    meter : Meter
+    probe : mapping of str to array
+        By program input.
+    states : iterable of mappings of str to array
+        A few states under the program's names; one at a time is held. Those with NaN or Inf are passed over.
+    """
+    runs: dict[str, Run] = {}
+    found = [NoiseFloor()]
+    with ThreadPoolExecutor(cores()) as pool:
+        for weights in states:
+            runs = runs or {"usual": meter.run, **_other_runs(meter, probe, weights)}
+            futures = {name: pool.submit(run, weights) for name, run in runs.items()}
+            masks = {name: future.result() for name, future in futures.items()}
+            usual = masks.pop("usual")
+            if usual.finite:
+                others = {name: pack_masks(other) for name, other in masks.items()}
+                found.append(noise_of(meter, pack_masks(usual), others))
+    # NaN, which is not measured, gives way to any number.
+    return NoiseFloor(*np.fmax.reduce([astuple(part) for part in found]).tolist())
+
+
+def noise_of(meter: Meter, usual: Array, others: Mapping[str, Array]) -> NoiseFloor:
+    """Return the noise floor of one state.
+
+    Parameters
+    ----------
+    meter : Meter
+    usual : (sample, byte) uint8
+        Its masks.
+    others : mapping of str to (sample, byte) uint8
+        Its masks after changes that mean nothing, by the names of `NoiseFloor`.
+    """
+    flips = FlipCounter(meter.layers)
+    units = meter.layer_units.sum(axis=1)
+    changes = {name: flips.count(usual, other).sum(axis=1) for name, other in others.items()}
+    return NoiseFloor(**{name: pattern_change(change, units) for name, change in changes.items()})
+
+
+def _other_runs(meter: Meter, probe: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, Run]:
+    """Return passes that differ from the meter's in nothing that should matter."""
+
+    def run(placer: Placer, *, nudged: int | None = None, threads: int = 1) -> Run:
+        session = MaskSession(
+            meter.program,
+            meter.session.gates,
+            probe,
+            placer.device,
+            dtypes=placer.dtypes,
+            rows=meter.rows,
+            nudged=nudged,
+            running=Running(threads, brief=True),
+        )
+        return lambda weights: session.run(placer.place(weights, "noise floor"))
+
+    others = {"ulp": run(meter.placer, nudged=SEED)}
+    if meter.session.device.kind == "cpu":
+        others["threads"] = run(meter.placer, threads=2)
+    else:
+        others["device"] = run(Placer(find_device("cpu"), weights))
+    return others

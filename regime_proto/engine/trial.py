@@ -1,0 +1,249 @@
+"""Runs a program from elsewhere in a process of its own first.
+
+A graph of a few kilobytes can loop for years or ask for terabytes. So one that this machine has neither exported nor
+run before is run once in a child process with limits on time and memory, by ``python -m regime_proto.engine.trial``.
+What passes is remembered by its hash. The weights of that run are drawn: what a graph does with others is not known
+from it.
+"""
+
+import hashlib
+import importlib
+import io
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from regime_proto.checkpoints.opening import read_whole
+from regime_proto.engine.session import BRIEFLY, MaskSession
+from regime_proto.program.gates import find_gates
+from regime_proto.program.probe import Probe, ProbeError
+from regime_proto.program.probe_advice import declared, described
+from regime_proto.program.program import Program, ProgramError
+from regime_proto.runtime.device import find_device
+from regime_proto.runtime.memory import available_bytes
+from regime_proto.schema import records
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.limits import Limit
+from regime_proto.schema.types import Array
+from regime_proto.schema.validation.check import limit
+from regime_proto.schema.validation.guard import run_child
+
+SECONDS = Limit("PROGRAM_SECONDS", 10, "seconds of processor time, and more for large weights and probes")
+MEBIBYTES = Limit("PROGRAM_MIB", 768, "MiB of memory beside the libraries, and more for large weights and probes")
+
+# What a byte of weights, or of the probe, adds: large models take long, and convolutions many times their input.
+_SECONDS_PER_BYTE, _SECONDS_PER_PROBE_BYTE = 1 / 4e6, 1 / 4e5
+_BYTES_PER_BYTE, _BYTES_PER_PROBE_BYTE = 6, 200
+
+TRUST = "REGIME_TRUST_PROGRAMS"
+"""The environment variable that, set to 1, says that every program is trusted."""
+
+_MODULE = "regime_proto.engine.trial"
+# What makes a program of a file that `regime program` wrote.
+PROGRAM_FILES = f"{_MODULE}:load"
+_FAILED = 3
+_KIND = "programs"
+MAX_RECORDS = 4096
+# A file system may be slow; the limit on processor time does not count waiting.
+_WAITING = 20
+
+
+def require_runnable(path: Path, probe: Probe, make: str, *, weights: int = 0) -> None:
+    """Run what a file holds once in a child process, unless it is known, or the user trusts all (`TRUST`).
+
+    Parameters
+    ----------
+    path : Path
+        A graph from elsewhere.
+    probe : Probe
+    make : str
+        ``"module:function"``, which makes a `Program` of path and probe there.
+    weights : int
+        Bytes of a checkpoint, where the file itself holds no weights.
+
+    Raises
+    ------
+    ProgramError
+        The child took more than the limits, or crashed.
+    """
+    if os.environ.get(TRUST) == "1":
+        return
+    try:
+        content = read_whole(path)
+    except OSError:
+        # Whoever reads it next says so.
+        return
+    record = _record(content, probe)
+    if _is_known(record):
+        return
+    seconds, memory = _limits(len(content) + weights, sum(array.nbytes for array in probe.arrays))
+    with tempfile.TemporaryDirectory(prefix="regime-") as folder:
+        held = Path(folder, "probe.npz")
+        held.write_bytes(_probe_content(probe))
+        done = _run([str(path), str(held), make, str(memory), str(seconds)], seconds)
+    _require_done(done, path, seconds, memory)
+    said = json.loads(done.stdout)
+    if "error" in said:
+        kind, text = said["error"]
+        raise {"ProbeError": ProbeError, "ProgramError": ProgramError}.get(kind, RegimeError)(text)
+    if said["was_run"]:
+        _remember(record)
+
+
+def remember(content: bytes, probe: Probe) -> None:
+    """Remember that the content of a program file was made here, for such a probe."""
+    _remember(_record(content, probe))
+
+
+def _limits(stored: int, probe: int) -> tuple[float, int]:
+    seconds = SECONDS.value + stored * _SECONDS_PER_BYTE + probe * _SECONDS_PER_PROBE_BYTE
+    memory = MEBIBYTES.value * 2**20 + stored * _BYTES_PER_BYTE + probe * _BYTES_PER_PROBE_BYTE
+    return seconds, min(memory, int(0.9 * available_bytes()))
+
+
+def _run(arguments: list[str], seconds: float) -> "subprocess.CompletedProcess[str]":
+    return run_child([sys.executable, "-P", "-m", _MODULE, *arguments], waiting=_WAITING * (seconds + 10))
+
+
+def _require_done(done: "subprocess.CompletedProcess[str]", path: Path, seconds: float, memory: int) -> None:
+    if done.returncode == 0:
+        return
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        reason = f"it takes more than {seconds:.0f} s of processor time to run once; {SECONDS.advice()}"
+    elif done.returncode == _FAILED:
+        reason = f"it takes more than {memory / 2**20:.0f} MiB of memory to run once; {MEBIBYTES.advice()}"
+    elif done.returncode < 0:
+        reason = f"it crashes ONNX Runtime (signal {-done.returncode}); do not use it"
+    else:
+        said = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        reason = f"it cannot be run ({said[0][:200]}); export it again"
+    raise ProgramError(f"{path}: refused: {reason}")
+
+
+def _record(content: bytes, probe: Probe) -> str:
+    """Return what stands for content, the form of a probe, and what runs them."""
+    form = [[array.dtype.str, array.shape] for array in probe.arrays]
+    said = json.dumps([onnxruntime.__version__, probe.names, form, hashlib.sha256(content).hexdigest()])
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _is_known(record: str) -> bool:
+    return records.read(_KIND, record) is not None
+
+
+def _remember(record: str) -> None:
+    with suppress(OSError, RuntimeError):
+        records.write(_KIND, record, "", most=MAX_RECORDS)
+
+
+def _probe_content(probe: Probe) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, np.array(json.dumps([probe.where, probe.names])), *probe.arrays, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _held_probe(path: Path) -> Probe:
+    with np.load(path, allow_pickle=False) as held:
+        said, *arrays = (held[f"arr_{number}"] for number in range(len(held.files)))
+    where, names = json.loads(str(said))
+    return Probe(tuple(arrays), None if names is None else tuple(names), where)
+
+
+def load(path: Path, probe: Probe) -> Program:  # noqa: ARG001
+    """Read a program file; what `require_runnable` is to make of one."""
+    return Program.load(path)
+
+
+def require_taken(program: Program, bound: Mapping[str, Array], where: str) -> None:
+    """Raise a `ProbeError` unless a bound probe is what the inputs of a program declare."""
+    for name, expected in program.inputs.items():
+        if name not in bound:
+            raise ProbeError(f"{where}: no array for input {name!r}; expected {expected}")
+        found = bound[name]
+        if name in program.fixed and found.ndim == 0 and found.item() != program.fixed[name]:
+            raise ProbeError(
+                f"{where}: {name} is {found.item()}, and the program was made for {program.fixed[name]:g}; "
+                "for another value, export the program again with --model and --probe"
+            )
+        if found.shape != expected.shape or found.dtype.name != expected.dtype:
+            advice = declared(name, found, expected.dtype, expected.shape)
+            raise ProbeError(
+                f"{where}: {name} is {described(found)}, the program expects {expected}; "
+                f"{f'{advice}; ' if advice else ''}for another probe, export the program again with --model and --probe"
+            )
+
+
+def run_once(program: Program, probe: Probe) -> None:
+    """Run a program from drawn weights to the masks of its gates.
+
+    Raises
+    ------
+    RegimeError
+        It does not run on the probe.
+    """
+    arrays = probe.bind(program.probe_inputs)
+    require_taken(program, arrays, probe.where)
+    weights = {name: _drawn(entry.shape, np.dtype(entry.dtype)) for name, entry in program.weight_inputs.items()}
+    device = find_device("cpu")
+    gates = [gate for gate in find_gates(program) if gate.trackable]
+    if not gates:
+        return
+    dtypes = {name: array.dtype for name, array in weights.items()}
+    session = MaskSession(program, gates, arrays, device, dtypes=dtypes, running=BRIEFLY)
+    session.run({name: device.place(array) for name, array in weights.items()})
+
+
+def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    drawn = np.random.default_rng(0).standard_normal(shape, np.float32)
+    # Small, so that deep networks do not overflow.
+    return (0.05 * drawn).astype(dtype)
+
+
+def main(path: str, probe: str, make: str, memory: str, seconds: str) -> int:
+    """Make a program and run it; print whether it was run, or an error of ours."""
+    module, _, name = make.partition(":")
+    function: Callable[[Path, Probe], Program] = getattr(importlib.import_module(module), name)
+    held = _held_probe(Path(probe))
+    limit(int(memory), float(seconds))
+    try:
+        program = function(Path(path), held)
+        # Weights that no checkpoint at hand can hold are refused when one is read.
+        is_credible = sum(4 * math.prod(entry.shape) for entry in program.weight_inputs.values()) <= int(memory) // 3
+        if is_credible:
+            run_once(program, held)
+    except MemoryError:
+        return _FAILED
+    except RegimeError as error:
+        return _FAILED if _is_memory(error) else _say(error=[type(error).__name__, str(error)])
+    except Exception as error:
+        if _is_memory(error):
+            return _FAILED
+        sys.stderr.write(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return 1
+    return _say(was_run=is_credible)
+
+
+def _say(**said: object) -> int:
+    sys.stdout.write(json.dumps(said))
+    return 0
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether a library says in its own words that there was no memory."""
+    return re.search("bad.alloc|fail(ed|ure) to al|out of memory|allocate", str(error).lower()) is not None
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Adapters: what they can do, which are installed, and which of them reads a directory."""

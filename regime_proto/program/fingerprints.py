@@ -1,0 +1,92 @@
+"""Tells which initializer of an exported graph is which weight, where the exporter's names do not say it.
+
+The model is exported with numbers in its weights that no two of them share; the graph is then searched for these.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from regime_proto.program.program import SHOWN, ProgramError
+from regime_proto.program.values import FLOATS
+from regime_proto.schema.types import Array
+
+_SEED = 0
+
+
+def fingerprints(shapes: Mapping[str, tuple[Sequence[int], np.dtype[Any]]]) -> dict[str, Array]:
+    """Return an array of random numbers for each tensor, between −1 and 1, that differ from one tensor to the next.
+
+    Parameters
+    ----------
+    shapes : mapping of str to (shape, dtype)
+        By the tensor's name.
+    """
+    random = np.random.default_rng(_SEED)
+    arrays: dict[str, Array] = {}
+    for place, (name, (shape, dtype)) in enumerate(shapes.items()):
+        array = random.uniform(-1, 1, tuple(shape))
+        # The first number is the tensor's own: a tensor may have no other. None is a round one, as constants are.
+        array.reshape(-1)[:1] = (place + 1 / np.pi) / len(shapes)
+        arrays[name] = array.astype(dtype)
+    return arrays
+
+
+def found_in(model: ir.Model, arrays: Mapping[str, Array], where: str) -> dict[str, str]:
+    """Return the initializers that hold arrays, each with the array's name; axes of length 1 may differ.
+
+    Parameters
+    ----------
+    model : ir.Model
+        After `GatherInitializers`.
+    arrays : mapping of str to array
+        By the tensor's name; see `fingerprints`. They are compared in the initializer's type.
+    where : str
+        Named in errors.
+
+    Raises
+    ------
+    ProgramError
+        An array is in no initializer, or in several, or two are in one.
+    """
+    places = {name: _holders(model, array) for name, array in arrays.items()}
+    missing = [name for name, holders in places.items() if not holders]
+    if missing:
+        raise ProgramError(
+            f"{where}: {_listed(missing)} cannot be found in the exported graph: the exporter changed the weights or "
+            "merged them with others, so they cannot be inputs; export the model to ONNX by other means and give that"
+        )
+    found: dict[str, str] = {}
+    for name, holders in places.items():
+        if len(holders) > 1 or holders[0] in found:
+            others = [found[holder] for holder in holders if holder in found]
+            raise ProgramError(
+                f"{where}: the exported graph does not tell weights apart: {_listed([name, *others])} in "
+                f"{_listed(holders)}; export the model to ONNX by other means and give that"
+            )
+        found[holders[0]] = name
+    return found
+
+
+def _holders(model: ir.Model, array: Array) -> list[str]:
+    return [str(name) for name, value in model.graph.initializers.items() if _holds(value.const_value, array)]
+
+
+def _holds(tensor: ir.TensorProtocol | None, array: Array) -> bool:
+    if tensor is None or tensor.dtype not in FLOATS:
+        return False
+    if _without_ones(tuple(tensor.shape.numpy())) != _without_ones(array.shape):
+        return False
+    found = tensor.numpy().reshape(-1)
+    return bool(np.array_equal(found, array.astype(found.dtype).reshape(-1)))
+
+
+def _without_ones(shape: Sequence[int]) -> list[int]:
+    return [length for length in shape if length != 1]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more

@@ -1,0 +1,255 @@
+"""Passes that turn a program into the graph that is run: from weights to masks, and nothing else."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult, PreconditionError
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from regime_proto.program.edit import new_constant, new_node, replace_uses, sorted_graph
+from regime_proto.program.gate_patterns import Plane
+from regime_proto.program.gates import Gate
+from regime_proto.schema.types import Array
+
+TOTAL = "regime_total"
+PACKED = "regime_packed"
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How the values of a gate become one row of units per sample.
+
+    Parameters
+    ----------
+    samples : int
+    axis : int
+        The sample axis; -1 for a leading axis that holds samples × something.
+    units : (stored,) int64, optional
+        Indices of the units that are kept; None keeps all.
+    counted : (sample, stored) bool, optional
+        False for units that belong to padding: their bits are 0. None counts all.
+    """
+
+    samples: int
+    axis: int
+    units: Array | None = None
+    counted: Array | None = None
+
+    def width(self, gate: Gate) -> int:
+        """Return the stored units per sample."""
+        return math.prod(gate.shape) // self.samples if self.units is None else len(self.units)
+
+
+def plane_name(gate: int, plane: int) -> str:
+    """Return the name of the output that holds one plane of one gate."""
+    return f"regime_mask_{gate}_{plane}"
+
+
+class CastWeights(InPlacePass):
+    """Give weight inputs the types that the checkpoints hold, and widen them where they are used.
+
+    So a half-precision state is widened one tensor after the other, and never lies in memory twice.
+
+    Parameters
+    ----------
+    dtypes : mapping of str to onnx_ir.DataType
+        By input.
+    """
+
+    def __init__(self, dtypes: Mapping[str, ir.DataType]) -> None:
+        self.dtypes = dtypes
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Retype the inputs that differ, each with a Cast behind it."""
+        graph = model.graph
+        modified = False
+        for value in graph.inputs:
+            stored = self.dtypes.get(str(value.name), value.dtype)
+            if stored == value.dtype or value.dtype is None or stored is None:
+                continue
+            widened = new_node(
+                graph, "Cast", [value], f"regime_cast_{value.name}", value.dtype, value.shape, to=value.dtype.value
+            )
+            replace_uses(value, widened)
+            value.dtype = stored
+            modified = True
+        return sorted_graph(model, modified=modified)
+
+
+class NudgeWeights(InPlacePass):
+    """Move every float32 or float64 weight by one unit in the last place, up or down at random.
+
+    For float32 numbers that are not subnormal, w · (1 − 2⁻²⁴) rounds to the neighbour of w towards zero and
+    w / (1 − 2⁻²⁴) to the one away from it; for float64 it is 1 − 2⁻⁵³. Which of the two is drawn for each position
+    along one axis of the tensor (not the first, where there is another).
+
+    Parameters
+    ----------
+    names : collection of str
+        The inputs to move.
+    seed : int
+    """
+
+    FACTORS: Mapping[ir.DataType, Any] = {
+        ir.DataType.FLOAT: np.float32(1 - 2**-24),
+        ir.DataType.DOUBLE: np.float64(1 - 2**-53),
+    }
+
+    def __init__(self, names: Iterable[str], seed: int) -> None:
+        self.names = frozenset(names)
+        self.seed = seed
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Put the change between each input and its uses."""
+        graph = model.graph
+        random = np.random.default_rng(self.seed)
+        nudged = [value for value in graph.inputs if value.name in self.names and value.dtype in self.FACTORS]
+        for value in nudged:
+            up = random.random(_drawn_shape(value)) < 0.5
+            factor = self.FACTORS[value.dtype]  # type: ignore[index]
+            one = type(factor)(1)
+            multiplier = new_constant(graph, f"regime_multiplier_{value.name}", np.where(up, one, factor))
+            divisor = new_constant(graph, f"regime_divisor_{value.name}", np.where(up, factor, one))
+            arguments = (value.dtype, value.shape)
+            below = new_node(graph, "Mul", [value, multiplier], f"regime_below_{value.name}", *arguments)
+            moved = new_node(graph, "Div", [below, divisor], f"regime_moved_{value.name}", *arguments)
+            replace_uses(value, moved, besides=[below])
+        return sorted_graph(model, modified=bool(nudged))
+
+
+def _drawn_shape(value: ir.Value) -> list[int]:
+    """Return a shape that broadcasts to that of `value`, long in the longest axis after the first."""
+    lengths = [int(length) for length in value.shape or ()]  # type: ignore[arg-type]
+    if not lengths:
+        return []
+    longest = max(range(min(1, len(lengths) - 1), len(lengths)), key=lengths.__getitem__)
+    return [length if axis == longest else 1 for axis, length in enumerate(lengths)]
+
+
+class ExposeMasks(InPlacePass):
+    """Replace the graph's outputs by the masks of the gates, and by one check for NaN and Inf.
+
+    The graph keeps only what the masks need: everything behind the last gate goes. Plane ``j`` of gate ``i`` is
+    the output `plane_name(i, j)`, bool; the output `TOTAL` is the sum over all activations, finite if and only
+    if all are (overflow aside).
+
+    Parameters
+    ----------
+    gates : sequence of Gate
+    rows : sequence of Rows, optional
+        With them every plane is (sample, stored unit); without, it has the gate's shape.
+    packed : bool
+        With `rows`: add the output `PACKED`, (sample, byte) uint8, all planes, eight units to a byte.
+    """
+
+    def __init__(self, gates: Sequence[Gate], rows: Sequence[Rows] | None = None, *, packed: bool = False) -> None:
+        self.gates = gates
+        self.rows = rows
+        self.packed = packed
+
+    def requires(self, model: ir.Model) -> None:
+        """Check that the graph has the values of the gates."""
+        known = {value.name for node in model.graph for value in node.outputs}
+        known |= {value.name for value in model.graph.inputs}
+        missing = [gate.value for gate in self.gates if gate.value not in known]
+        if missing:
+            raise PreconditionError(f"no value {missing[0]} in the graph")
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Add the outputs, then prune."""
+        graph = model.graph
+        values = {value.name: value for value in graph.inputs}
+        values |= {value.name: value for node in graph for value in node.outputs}
+        sums = [_finite_sum(graph, values[name]) for name in dict.fromkeys(gate.value for gate in self.gates)]
+        masks = [
+            mask
+            for index, gate in enumerate(self.gates)
+            for mask in self._planes(graph, index, gate, values[gate.value])
+        ]
+        outputs = [*masks, new_node(graph, "Sum", sums, TOTAL, ir.DataType.DOUBLE)]
+        if self.packed and self.rows is not None:
+            widths = [rows.width(gate) for gate, rows in zip(self.gates, self.rows, strict=True) for _ in gate.planes]
+            outputs.append(_packed(graph, masks, widths, self.rows[0].samples))
+        graph.outputs.clear()
+        graph.outputs.extend(outputs)
+        RemoveUnusedNodesPass()(model)
+        for value in [value for value in graph.inputs if not value.uses()]:
+            graph.inputs.remove(value)
+        return sorted_graph(model, modified=True)
+
+    def _planes(self, graph: ir.Graph, index: int, gate: Gate, value: ir.Value) -> list[ir.Value]:
+        rows = None if self.rows is None else self.rows[index]
+        values = value if rows is None else _rows(graph, value, rows, index)
+        masks = []
+        for number, plane in enumerate(gate.planes):
+            name = plane_name(index, number)
+            threshold = new_constant(graph, f"{name}_at", _strict(plane, value), value.dtype)
+            whole = rows is None or rows.counted is None
+            mask = new_node(
+                graph, "Greater", [values, threshold], name if whole else f"{name}_all", ir.DataType.BOOL, values.shape
+            )
+            if not whole:
+                counted = new_constant(graph, f"{name}_counted", rows.counted)  # type: ignore[union-attr, arg-type]
+                mask = new_node(graph, "And", [mask, counted], name, ir.DataType.BOOL, values.shape)
+            masks.append(mask)
+        return masks
+
+
+def _strict(plane: Plane, value: ir.Value) -> Array:
+    """Return the number t for which ``z > t`` is the plane's bit, in the type of z."""
+    assert value.dtype is not None  # noqa: S101
+    dtype = value.dtype.numpy()
+    threshold = np.array(plane.threshold, dtype)
+    # z >= t if and only if z is greater than the number before t; older operator sets know no >=.
+    return np.nextafter(threshold, np.array(-np.inf, dtype)) if plane.closed else threshold
+
+
+def _rows(graph: ir.Graph, value: ir.Value, rows: Rows, index: int) -> ir.Value:
+    """Return `value` as (sample, unit), the chosen units only."""
+    name = f"regime_rows_{index}"
+    if rows.axis > 0:
+        assert value.shape is not None  # noqa: S101
+        order = [rows.axis, *(axis for axis in range(len(value.shape)) if axis != rows.axis)]
+        value = new_node(graph, "Transpose", [value], f"{name}_turned", value.dtype, perm=order)
+    shape = new_constant(graph, f"{name}_shape", np.array([rows.samples, -1], np.int64))
+    value = new_node(graph, "Reshape", [value, shape], name, value.dtype)
+    if rows.units is None:
+        return value
+    units = new_constant(graph, f"{name}_units", rows.units)
+    return new_node(graph, "Gather", [value, units], f"{name}_chosen", value.dtype, axis=1)
+
+
+def _finite_sum(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    name = f"regime_sum_{value.name}"
+    if value.dtype in _HALF:
+        # Sums of a few thousand activations leave the range of float16.
+        value = new_node(
+            graph, "Cast", [value], f"{name}_float", ir.DataType.FLOAT, value.shape, to=ir.DataType.FLOAT.value
+        )
+    total = new_node(graph, "ReduceSum", [value], name, value.dtype, keepdims=0)
+    return new_node(graph, "Cast", [total], f"{name}_wide", ir.DataType.DOUBLE, to=ir.DataType.DOUBLE.value)
+
+
+def _packed(graph: ir.Graph, masks: Sequence[ir.Value], widths: Sequence[int], samples: int) -> ir.Value:
+    """Return all planes as bytes; products with 128 … 1, since GPU providers have no shifts."""
+    float32 = ir.DataType.FLOAT
+    bits = new_constant(graph, "regime_bits", np.array([[128], [64], [32], [16], [8], [4], [2], [1]], np.float32))
+    octets = new_constant(graph, "regime_octets", np.array([samples, -1, 8], np.int64))
+    flat = new_constant(graph, "regime_flat", np.array([samples, -1], np.int64))
+    parts = []
+    for mask, width in zip(masks, widths, strict=True):
+        name = f"{mask.name}_bytes"
+        numbers = new_node(graph, "Cast", [mask], f"{name}_float", float32, mask.shape, to=float32.value)
+        if width % 8:
+            padding = new_constant(graph, f"regime_padding_{-width % 8}", np.zeros((samples, -width % 8), np.float32))
+            numbers = new_node(graph, "Concat", [numbers, padding], f"{name}_padded", float32, axis=1)
+        eights = new_node(graph, "Reshape", [numbers, octets], f"{name}_octets", float32)
+        weighed = new_node(graph, "MatMul", [eights, bits], f"{name}_weighed", float32)
+        parts.append(new_node(graph, "Reshape", [weighed, flat], f"{name}_flat", float32))
+    joined = new_node(graph, "Concat", parts, f"{PACKED}_float", float32, axis=1)
+    return new_node(graph, "Cast", [joined], PACKED, ir.DataType.UINT8, to=ir.DataType.UINT8.value)

@@ -1,0 +1,341 @@
+"""The program: a forward graph as ONNX whose weights are graph inputs, and what is known of its tensors."""
+
+import difflib
+import hashlib
+import json
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from regime_proto.checkpoints.dtypes import is_real
+from regime_proto.checkpoints.opening import read_whole
+from regime_proto.checkpoints.source import State
+from regime_proto.program.tensor_matching import matched
+from regime_proto.program.values import tensors
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.files import replace_file
+from regime_proto.schema.nearest import cannot_open
+from regime_proto.schema.types import Array
+from regime_proto.schema.words import counted
+
+METADATA_KEY = "regime_proto"
+FILE_NAME = "program.onnx"
+SHOWN = 3
+_OTHER_MODEL = "was it saved from another model?"
+
+
+class ProgramError(RegimeError):
+    """A program cannot be read, or a parameter state does not fit it."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor that the checkpoints hold.
+
+    Parameters
+    ----------
+    name : str
+        As in the checkpoint; for a tied tensor the first of its names.
+    shape : tuple of int
+    trainable : bool
+        Whether it counts in Δw. Running statistics and counters do not.
+    aliases : tuple of str
+        Further names of the same tensor; a checkpoint may use any of them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    trainable: bool
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of its names."""
+        return (self.name, *self.aliases)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Input:
+    """An array that a program is fed with.
+
+    Parameters
+    ----------
+    name : str
+    shape : tuple of int
+    dtype : str
+        NumPy name, for example ``"float32"``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A forward graph with its weights as inputs.
+
+    Parameters
+    ----------
+    content : bytes
+        The serialized ONNX model, without weights.
+    tensors : tuple of Tensor
+        Every tensor a checkpoint holds, in checkpoint order, in the graph or not.
+    probe_inputs : tuple of str
+        The graph inputs that take the probe.
+    framework : mapping of str to str
+        Names and versions of what the graph was exported with.
+    fixed : mapping of str to number, optional
+        The inputs whose value the graph was made for, such as one that chooses a branch.
+    sample_axes : mapping of str to int, optional
+        By input, where that is not the first; see `sample_axes.find_axes`.
+    """
+
+    content: bytes
+    tensors: tuple[Tensor, ...]
+    probe_inputs: tuple[str, ...]
+    framework: Mapping[str, str]
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    sample_axes: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: ir.Model,
+        *,
+        tensors: Iterable[Tensor],
+        probe_inputs: Iterable[str],
+        framework: Mapping[str, str],
+        fixed: Mapping[str, float] | None = None,
+        sample_axes: Mapping[str, int] | None = None,
+    ) -> "Program":
+        """Make a program of an ONNX graph whose weights are inputs already (see `rewrite.LiftWeights`)."""
+        tensors, probe_inputs = tuple(tensors), tuple(probe_inputs)
+        description = {
+            "version": "1.0",
+            "tensors": [asdict(tensor) for tensor in tensors],
+            "probe_inputs": probe_inputs,
+            "framework": dict(framework),
+            **({"fixed": dict(fixed)} if fixed else {}),
+            **({"sample_axes": dict(sample_axes)} if sample_axes else {}),
+        }
+        model.metadata_props.clear()
+        model.metadata_props[METADATA_KEY] = json.dumps(description)
+        content = ir.to_proto(model).SerializeToString(deterministic=True)
+        return cls(content, tensors, probe_inputs, framework, fixed or {}, sample_axes or {})
+
+    @classmethod
+    def load(cls, path: Path) -> "Program":
+        """Read a program file.
+
+        Raises
+        ------
+        ProgramError
+            The file is missing, is no ONNX model, or was not written by `regime program`.
+        """
+        try:
+            content = read_whole(path)
+        except OSError as error:
+            raise ProgramError(cannot_open(path, error)) from None
+        return cls.parse(content, str(path))
+
+    @classmethod
+    def parse(cls, content: bytes, where: str) -> "Program":
+        """Make a program of the bytes of its file."""
+        try:
+            model = ir.from_proto(onnx.ModelProto.FromString(content))
+        except Exception as error:
+            raise ProgramError(f"{where}: not an ONNX model ({error})") from None
+        if METADATA_KEY not in model.metadata_props:
+            raise ProgramError(
+                f"{where}: an ONNX model, but not a program with its weights as inputs; "
+                "write one with `regime program --model MODULE:FACTORY --probe FILE -o DIR`, "
+                "or with `--model FILE.onnx` where the checkpoints hold that file's initializers"
+            )
+        if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model)):
+            raise ProgramError(f"{where}: refers to data in other files, which a program never does: do not trust it")
+        try:
+            description = json.loads(model.metadata_props[METADATA_KEY])
+            held = tuple(_tensor(entry) for entry in description["tensors"])
+            inputs, framework = tuple(map(str, description["probe_inputs"])), dict(description["framework"])
+            fixed = {name: float(value) for name, value in description.get("fixed", {}).items()}
+            axes = {name: int(axis) for name, axis in description.get("sample_axes", {}).items()}
+            return cls(content, held, inputs, framework, fixed, axes)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ProgramError(f"{where}: damaged program description ({error!r})") from None
+
+    def with_sample_axes(self, axes: Mapping[str, int]) -> "Program":
+        """Return the program that says of its inputs where the samples lie, if that is not the first axis of all."""
+        elsewhere = {name: axis for name, axis in axes.items() if axis}
+        if elsewhere == self.sample_axes:
+            return self
+        return Program.from_model(
+            self.parse_model(),
+            tensors=self.tensors,
+            probe_inputs=self.probe_inputs,
+            framework=self.framework,
+            fixed=self.fixed,
+            sample_axes=elsewhere,
+        )
+
+    @property
+    def samples(self) -> int:
+        """Number of samples, ``|S|``, that the graph was made for."""
+        for name, spec in self.inputs.items():
+            axis = self.sample_axes.get(name, 0)
+            if 0 <= axis < len(spec.shape):
+                return spec.shape[axis]
+        raise ProgramError("no input of the program has a sample axis: export it again, with the probe")
+
+    def save(self, path: Path) -> None:
+        """Write the program file."""
+        replace_file(path, self.content)
+
+    @cached_property
+    def model(self) -> ir.Model:
+        """The graph. Treat it as read-only; `parse_model` gives one to change."""
+        return self.parse_model()
+
+    def parse_model(self) -> ir.Model:
+        """Return a fresh copy of the graph."""
+        model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(self.content))
+        return model
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def trainable(self) -> tuple[Tensor, ...]:
+        """The tensors that count in Δw."""
+        return tuple(tensor for tensor in self.tensors if tensor.trainable)
+
+    @cached_property
+    def inputs(self) -> dict[str, Input]:
+        """The probe arrays that the graph takes, by name."""
+        by_name = {value.name: value for value in self.model.graph.inputs}
+        return {name: _input(by_name[name]) for name in self.probe_inputs}
+
+    @cached_property
+    def weight_inputs(self) -> dict[str, Input]:
+        """The tensors that the graph takes, by name."""
+        return {
+            str(value.name): _input(value) for value in self.model.graph.inputs if value.name not in self.probe_inputs
+        }
+
+    def bind(self, state: State, where: str) -> dict[str, Array]:
+        """Return the arrays of `state` under the program's names.
+
+        Parameters
+        ----------
+        state : State
+        where : str
+            Named in errors, for example the checkpoint's path.
+
+        Returns
+        -------
+        dict of str to array
+            Every trainable tensor and every weight input of the graph.
+
+        Raises
+        ------
+        ProgramError
+            Tensors are missing, unknown, of another shape, or hold no real numbers.
+        """
+        known = {name for tensor in self.tensors for name in tensor.names}
+        trained = [(tensor.names, tensor.shape) for tensor in self.trainable]
+        tensors = matched(state.tensors, known, trained)
+        held = {tensor: next((name for name in tensor.names if name in tensors), None) for tensor in self.tensors}
+        missing = [tensor for tensor, name in held.items() if name is None and self._needs(tensor)]
+        unknown = [name for name in tensors if name not in known and not self._is_constant(name, tensors[name], where)]
+        if missing:
+            statistics = not unknown and not any(tensor.trainable for tensor in missing)
+            why = "save running statistics too, as in the model's whole state" if statistics else _OTHER_MODEL
+            names = [tensor.name for tensor in missing]
+            raise ProgramError(f"{where}: {_listed(names, 'missing', unknown or tensors)}; {why}")
+        if unknown:
+            raise ProgramError(f"{where}: {_listed(unknown, 'not in the program', known)}; {_OTHER_MODEL}")
+        bound = {tensor: tensors[name] for tensor, name in held.items() if name is not None}
+        _require_shapes(bound, where)
+        _require_real(bound, where)
+        return {tensor.name: array for tensor, array in bound.items()}
+
+    def _is_constant(self, name: str, array: Array, where: str) -> bool:
+        """Whether a tensor is one that the graph holds itself.
+
+        Raises
+        ------
+        ProgramError
+            It is, with other numbers.
+        """
+        value = self.model.graph.initializers.get(name)
+        if value is None or value.const_value is None:
+            return False
+        if not np.array_equal(value.const_value.numpy(), array, equal_nan=array.dtype.kind == "f"):
+            raise ProgramError(
+                f"{where}: {name} differs from the constant of that name in the program; export the program again, of "
+                "the model that these checkpoints are of"
+            )
+        return True
+
+    def _needs(self, tensor: Tensor) -> bool:
+        return tensor.trainable or tensor.name in self.weight_inputs
+
+
+def _require_shapes(bound: Mapping[Tensor, Array], where: str) -> None:
+    wrong = [
+        f"{tensor.name} is {list(array.shape)}, the program expects {list(tensor.shape)}"
+        for tensor, array in bound.items()
+        if array.shape != tensor.shape
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - SHOWN} more)" if len(wrong) > SHOWN else ""
+        raise ProgramError(f"{where}: {'; '.join(wrong[:SHOWN])}{more}; {_OTHER_MODEL}")
+
+
+def _require_real(bound: Mapping[Tensor, Array], where: str) -> None:
+    for tensor, array in bound.items():
+        if not is_real(array.dtype):
+            raise ProgramError(
+                f"{where}: {tensor.name} is {array.dtype}; weights are real numbers; save the real and the imaginary "
+                "part as tensors of their own"
+            )
+
+
+def _tensor(entry: dict[str, Any]) -> Tensor:
+    shape = tuple(map(operator.index, entry["shape"]))
+    return Tensor(str(entry["name"]), shape, bool(entry["trainable"]), tuple(map(str, entry["aliases"])))
+
+
+def _input(value: ir.Value) -> Input:
+    if value.shape is None or value.dtype is None or not value.shape.is_static():
+        raise ProgramError(f"input {value.name} of the program has no fixed shape: export it with the probe")
+    return Input(str(value.name), tuple(int(length) for length in value.shape), value.dtype.numpy().name)  # type: ignore[arg-type]
+
+
+def _listed(names: list[str], what: str, candidates: Iterable[str]) -> str:
+    """Return a few of `names`, each with the candidate that is spelled most like it."""
+    pool = list(candidates)
+    shown = []
+    for name in names[:SHOWN]:
+        near = difflib.get_close_matches(name, pool, n=1)
+        shown.append(f"{name!r} (nearest: {near[0]!r})" if near else repr(name))
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{counted(len(names), 'tensor')} {what}: {', '.join(shown)}{more}"

@@ -1,0 +1,161 @@
+"""How far two states are apart: Σ|Δ| and ΣΔ² per tensor (PROTOCOL: Eq. 2)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from regime_proto.checkpoints.dtypes import widest
+from regime_proto.schema.types import Array
+
+# Long enough that threads seldom hand the interpreter over, short enough for the third-level cache.
+BLOCK = 1_048_576
+# So many elements are added in their own type, by BLAS; what they miss averages out to some 1e-10.
+ROW = 1024
+SMALL = 65_536
+
+
+def weight_deltas(
+    state: Mapping[str, Array], previous: Mapping[str, Array], names: Sequence[str]
+) -> tuple[Array, Array]:
+    """Return the change of every tensor.
+
+    Returns
+    -------
+    l1, l2 : (tensor,) float64
+        Σ|Δ| and √ΣΔ²; differences are formed in float32 or wider, sums kept in float64.
+    """
+    sums = state_sums(state, previous, names)
+    return sums[:, 0], np.sqrt(sums[:, 1])
+
+
+def state_sums(state: Mapping[str, Array], other: Mapping[str, Array], names: Sequence[str]) -> Array:
+    """Return Σ|Δ| and ΣΔ² of every tensor between two states, (tensor, 2) float64."""
+    sums = np.zeros((len(names), 2))
+    small = [index for index, name in enumerate(names) if 0 < state[name].size <= SMALL]
+    if small:
+        sums[small] = small_sums([state[names[index]] for index in small], [other[names[index]] for index in small])
+    for index, name in enumerate(names):
+        if state[name].size > SMALL:
+            sums[index] = delta_sums(widest(state[name]), widest(other[name]))
+    return sums
+
+
+def small_sums(arrays: Sequence[Array], previous: Sequence[Array]) -> Array:
+    """Return Σ|Δ| and ΣΔ² of arrays that are not empty, (array, 2) float64, all in one go."""
+    wide, before = (np.concatenate([array.ravel() for array in side], dtype=np.float64) for side in (arrays, previous))
+    starts = np.cumsum([0, *(array.size for array in arrays[:-1])])
+    with np.errstate(invalid="ignore", over="ignore"):
+        np.abs(np.subtract(wide, before, out=wide), out=wide)
+        l1 = np.add.reduceat(wide, starts)
+        return np.stack([l1, np.add.reduceat(np.square(wide, out=wide), starts)], axis=1)
+
+
+def delta_sums(values: Array, previous: Array, *, update: bool = False) -> tuple[float, float]:
+    """Return Σ|Δ| and ΣΔ² of two arrays of one shape, block by block.
+
+    With `update`, the values are then put in the place of the previous ones, while they are in the cache.
+    """
+    values, previous = values.reshape(-1), previous.reshape(-1)
+    # Where a second array is written, as much less fits into the cache.
+    length = BLOCK // 4 if update else BLOCK
+    delta = np.empty(min(length, values.size), np.result_type(values, previous))
+    ones = np.ones(ROW, delta.dtype)
+    l1 = squares = 0.0
+    with np.errstate(invalid="ignore", over="ignore", under="ignore"):
+        for start in range(0, values.size, length):
+            block = slice(start, min(start + length, values.size))
+            out = delta[: block.stop - start]
+            np.abs(np.subtract(values[block], previous[block], out=out), out=out)
+            block_l1, block_squares = _dots(out, ones), _dots(out)
+            if block_l1 and not 1e-30 < block_squares < 1e30:
+                # The squares left the range of float32.
+                wide = values[block].astype(np.float64) - previous[block]
+                block_squares = float(np.square(wide).sum())
+            if update:
+                previous[block] = values[block]
+            l1 += block_l1
+            squares += block_squares
+    return l1, squares
+
+
+def _dots(values: Array, ones: Array | None = None) -> float:
+    """Return the sum of values, or of their squares, the sums of rows added in float64."""
+    whole = len(values) - len(values) % ROW
+    rows, rest = values[:whole].reshape(-1, ROW), values[whole:].astype(np.float64)
+    sums = np.vecdot(rows, rows if ones is None else ones).sum(dtype=np.float64)
+    return float(sums + (np.square(rest) if ones is None else rest).sum())
+
+
+class KeptWeights:
+    """One copy of the weights, against which those of a model in training are held.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The tensors, in order.
+
+    Attributes
+    ----------
+    previous : mapping of str to array
+        The state of the last call of `change`; empty before the first.
+    first : mapping of str to array
+        The state that later ones are held against, a copy of its own; empty where there is none.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self.previous: dict[str, Array] = {}
+        self.first: Mapping[str, Array] = {}
+
+    def begin(self, state: Mapping[str, Array]) -> None:
+        """Hold this state and later ones against this one."""
+        self.first = self._copied(state)
+
+    def _copied(self, state: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: np.array(state[name], order="C") for name in self._names}
+
+    def change(self, state: Mapping[str, Array]) -> Array:
+        """Return the change since the last call, and keep the state in place of the one before.
+
+        Parameters
+        ----------
+        state : mapping of str to array
+            Views of live memory will do: nothing of them is used afterwards.
+
+        Returns
+        -------
+        (tensor, 2) float64
+            Σ|Δ| and ΣΔ², NaN the first time.
+        """
+        if not self.previous:
+            self.previous = self._copied(state)
+            return np.full((len(self._names), 2), np.nan)
+        sums = np.zeros((len(self._names), 2))
+        small = [index for index, name in enumerate(self._names) if 0 < state[name].size <= SMALL]
+        if small:
+            arrays, kept = ([side[self._names[index]] for index in small] for side in (state, self.previous))
+            sums[small] = small_sums(arrays, kept)
+            for values, previous in zip(arrays, kept, strict=True):
+                np.copyto(previous, values)
+        for index, name in enumerate(self._names):
+            if state[name].size > SMALL:
+                sums[index] = _replaced(state[name], self.previous[name])
+        return sums
+
+
+def _replaced(values: Array, kept: Array) -> tuple[float, float]:
+    if kept.dtype == widest(kept).dtype and values.dtype == kept.dtype:
+        return delta_sums(values, kept, update=True)
+    sums = delta_sums(widest(values), widest(kept))
+    np.copyto(kept, values)
+    return sums
+
+
+def non_finite(state: Mapping[str, Array], names: Sequence[str]) -> list[str]:
+    """Return the names of the tensors that hold NaN or Inf."""
+    return [name for name in names if not _finite(widest(state[name]))]
+
+
+def _finite(values: Array) -> bool:
+    flat = values.reshape(-1)
+    return all(bool(np.isfinite(flat[start : start + BLOCK]).all()) for start in range(0, flat.size, BLOCK))

@@ -1,0 +1,211 @@
+"""A page in one file that shows what happened in a run, how sure that is, and how it compares with others."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from typing import Any
+
+from regime_proto import __version__
+from regime_proto.analyzer.analyze import RESAMPLES
+from regime_proto.analyzer.verdict import verdict
+from regime_proto.comparison.compare import Comparison, compare
+from regime_proto.comparison.rows import PAPER, Row
+from regime_proto.report.figure import Figure, number
+from regime_proto.report.page import (
+    curve_figures,
+    layer_figures,
+    mask_figures,
+    quantity_figures,
+    reading_figures,
+    words,
+)
+from regime_proto.report.page.comparison_figures import overlay, published
+from regime_proto.report.tables import columns
+from regime_proto.report.view import RunView, read_view
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.text import printable
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """The part of a page that is about one run.
+
+    Parameters
+    ----------
+    view : RunView
+    figures : tuple of Figure
+    missing : tuple of str
+        What cannot be shown, and why.
+    """
+
+    view: RunView
+    figures: tuple[Figure, ...]
+    missing: tuple[str, ...]
+
+
+def report(
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    preset: str = "paper",
+    steps: str | None = None,
+    batches_per_epoch: float | None = None,
+    resamples: int = RESAMPLES,
+    labels: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> str:
+    """Make a page of one run or several.
+
+    Parameters
+    ----------
+    runs : sequence of path
+        Trajectory files.
+    preset, steps, batches_per_epoch, resamples
+        As in `regime_proto.analyze`.
+    labels : path, optional
+        As in `regime_proto.compare`.
+    progress : callable, optional
+        Called with how many runs are done, of how many.
+    warn : callable, optional
+        Called with each warning on the page.
+
+    Returns
+    -------
+    str
+        HTML that needs nothing else: no network, no other file.
+
+    Raises
+    ------
+    RegimeError
+        A run cannot be read, or the extra `report` is not installed.
+    """
+    jinja2, plotly = _libraries()
+    if not runs:
+        raise RegimeError("no run given; a report needs one trajectory file at least")
+    views = []
+    for path in runs:
+        views.append(
+            read_view(path, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples)
+        )
+        if progress is not None:
+            progress(len(views), len(runs))
+    # What is of different kinds is said on the page, beside the numbers.
+    found = compare([view.result for view in views], labels=labels, reference=PAPER, mixed=True)
+    if len({view.name for view in views}) < len(views):
+        views = [replace(view, name=row.run) for view, row in zip(views, found.rows, strict=False)]
+    if warn is not None:
+        for text in found.warnings:
+            warn(text)
+    environment = jinja2.Environment(
+        autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return str(
+        environment.from_string(_asset("page.html.j2")).render(
+            title=views[0].name if len(views) == 1 else f"{len(views)} runs",
+            chapters=[chapter(view) for view in views],
+            comparison=_compared(views, found),
+            words=words,
+            verdict=verdict,
+            number=number,
+            css=_asset("page.css"),
+            script=_asset("page.js"),
+            library=plotly.offline.get_plotlyjs(),
+            version=__version__,
+        )
+    )
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import jinja2
+        import plotly.offline
+    except ModuleNotFoundError as error:
+        raise RegimeError(f'a report needs {error.name}: pip install "regime-proto[report]"') from None
+    return jinja2, plotly
+
+
+def _shown(value: object) -> object:
+    """Return what the template puts into the page; what is marked safe comes from here and not from a file."""
+    return value if hasattr(value, "__html__") else printable(str(value), keep="\t\n")
+
+
+def _asset(name: str) -> str:
+    return (files("regime_proto.report.page") / "assets" / name).read_text(encoding="utf-8")
+
+
+def chapter(view: RunView) -> Chapter:
+    """Return the figures of a run."""
+    figures = [
+        curve_figures.normalised(view),
+        curve_figures.raw(view),
+        reading_figures.readings(view),
+        layer_figures.layer_map(view),
+        layer_figures.layer_areas(view),
+    ]
+    missing = []
+    if view.patterns is not None:
+        figures += [mask_figures.strides(view, view.patterns), mask_figures.agreement(view, view.patterns)]
+    figures.append(layer_figures.sample_map(view))
+    if view.patterns is not None:
+        figures.append(mask_figures.units(view, view.patterns))
+    else:
+        missing.append(
+            "Fewer than two masks are stored, so Δa against stride, agreement and single units cannot be shown; "
+            "convert with --masks all or every=N to have them."
+        )
+    figures += quantity_figures.quantities(view)
+    if not view.metrics:
+        missing.append("The trajectory holds no loss or score that could be drawn beside the curves.")
+    return Chapter(view, tuple(figures), tuple(missing))
+
+
+@dataclass(frozen=True)
+class _Compared:
+    figures: tuple[Figure, ...]
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def _compared(views: Sequence[RunView], found: Comparison) -> _Compared:
+    own = [row for row in found.rows if row.source != PAPER]
+    # The published rows have labels that say nothing of these runs.
+    shown = [column for column in columns(found) if any(map(column.text, own))]
+    several = len(views) > 1
+    return _Compared(
+        figures=(*((overlay(views),) if several else ()), published(found)),
+        header=tuple(column.heading for column in shown),
+        rows=tuple(tuple(column.text(row) or "–" for column in shown) for row in own),
+        lines=tuple(_lines(found)) if several else (),
+        warnings=_between(found, own),
+    )
+
+
+def _lines(found: Comparison) -> list[str]:
+    """Return means over the runs, and how far repeated ones lie apart."""
+    lines = []
+    for summary in found.summaries:
+        if summary.source == PAPER:
+            continue
+        whose = "All runs" if summary.value is None else f"{summary.by} {summary.value}"
+        rho = summary.rho
+        lines.append(
+            f"{whose}: mean ρ {number(rho.mean, '.2f')} over {rho.runs}, upper semi-deviation "
+            f"{number(rho.upper, '.2f')}, lower {number(rho.lower, '.2f')}, median {number(rho.median, '.2f')}."
+        )
+    for repeat in found.repeats:
+        lines.append(
+            f"{len(repeat.runs)} runs of one program with the same labels ({', '.join(repeat.runs[:4])}"
+            f"{', …' * (len(repeat.runs) > 4)}); if only the seed differs, this is its spread: ρ "
+            f"{number(repeat.rho.mean, '.2f')} ± {number(repeat.rho.deviation, '.2f')} (standard deviation), from "
+            f"{number(repeat.rho.lowest, '.2f')} to {number(repeat.rho.highest, '.2f')}."
+        )
+    return lines
+
+
+def _between(found: Comparison, own: Sequence[Row]) -> tuple[str, ...]:
+    """Return what is to be said of the runs together; what is said of one stands in its own part."""
+    of_one = {warning for row in own for warning in row.warnings}
+    return tuple(text for text in found.warnings if not any(text.endswith(warning) for warning in of_one))

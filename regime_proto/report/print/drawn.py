@@ -1,0 +1,99 @@
+"""What of a run is drawn: its curves over all intervals, with gaps where there are some, and its metrics."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from regime_proto.analyzer.analyze import analyze
+from regime_proto.analyzer.observed import read_observed
+from regime_proto.analyzer.result import Result
+from regime_proto.comparison.labels import SEED, labels_of
+from regime_proto.schema.epochs import epochs_at
+from regime_proto.schema.reader import metric_variables, open_checked, read_header
+from regime_proto.schema.types import Array
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One run, as it is drawn.
+
+    Parameters
+    ----------
+    name : str
+        Model, data set and seed where the trajectory says them, else the name of the file.
+    result : Result
+    steps : (observation,) int64
+        From the start of the first change to the end of the last one.
+    epochs : (observation,) float64 or None
+        None where they are not known.
+    weights, patterns : (interval,) float64
+        Normalised; NaN where a change is not known, or the smoothing has no whole window.
+    layers : (interval, layer) float64
+    metrics : mapping of str to (observation,) float64
+        NaN where nothing was logged.
+    """
+
+    name: str
+    result: Result
+    steps: Array
+    epochs: Array | None
+    weights: Array
+    patterns: Array
+    layers: Array
+    metrics: Mapping[str, Array]
+
+
+def read_run(
+    path: str | os.PathLike[str],
+    *,
+    preset: str = "paper",
+    steps: str | None = None,
+    batches_per_epoch: float | None = None,
+) -> Drawn:
+    """Analyze a trajectory, and read what is drawn beside the curves.
+
+    Parameters
+    ----------
+    path : path
+    preset, steps, batches_per_epoch : optional
+        As in `analyze`.
+
+    Raises
+    ------
+    RegimeError
+        The trajectory cannot be read or analyzed.
+    """
+    path = Path(path)
+    result = analyze(path, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=0)
+    with open_checked(path) as file:
+        header, observed = read_header(file), read_observed(file, result)
+        metrics = {variable.meaning: file[variable.name][observed.at] for variable in metric_variables(file)}
+    intervals = len(observed.steps) - 1
+    there = np.searchsorted(observed.steps[1:], result.curves["step"].to_numpy())
+    curves = {name: result.curves[f"{name}_normalised"].to_numpy() for name in ("weight", "pattern", "layer_pattern")}
+    spread_out = {name: _with_gaps(values, there, intervals) for name, values in curves.items()}
+    return Drawn(
+        name=_name(labels_of(header.extra), path),
+        result=result,
+        steps=observed.steps,
+        epochs=epochs_at(observed.steps, observed.epochs, result.step_kind, batches_per_epoch, observed.per_epoch),
+        weights=spread_out["weight"],
+        patterns=spread_out["pattern"],
+        layers=spread_out["layer_pattern"],
+        metrics={name: values for name, values in metrics.items() if np.isfinite(values).any()},
+    )
+
+
+def _with_gaps(values: Array, there: Array, intervals: int) -> Array:
+    spread_out = np.full((intervals, *values.shape[1:]), np.nan)
+    spread_out[there] = values
+    return spread_out
+
+
+def _name(labels: Mapping[str, str], path: Path) -> str:
+    told = [labels[name] for name in ("model", "dataset") if name in labels]
+    seed = [f"seed\N{NO-BREAK SPACE}{labels[SEED]}"] if SEED in labels else []
+    return ", ".join([*told, *seed]) if told else path.name.removesuffix(".h5").removesuffix(".regime")

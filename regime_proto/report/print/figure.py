@@ -1,0 +1,122 @@
+"""Figures for print: normalised curves of weights and patterns, as in the paper's Fig. 1, of one run or several."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from regime_proto.report.print.drawn import Drawn, read_run
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.files import place_files
+
+try:
+    from regime_proto.report.print import panels, style
+except ModuleNotFoundError as error:
+    missing = (error.name or "").partition(".")[0]
+    raise RegimeError(f'figures need {missing}: pip install "regime-proto[report]"') from None
+
+DPI = 600
+
+
+def plot(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    columns: int = 1,
+    layers: str | None = None,
+    metrics: Sequence[str] = (),
+    dpi: int = DPI,
+    preset: str = "paper",
+    steps: str | None = None,
+    batches_per_epoch: float | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Draw runs into a file; the same runs give the same bytes.
+
+    Parameters
+    ----------
+    paths : path or sequence of paths
+        Trajectory files; several become small multiples with the same axes.
+    output : path
+        Ends with .pdf, .svg or .png.
+    columns : {1, 2}
+        Columns of a journal that the figure is wide: 3.5 or 7.16 inches.
+    layers : {"curves", "map"}, optional
+        Draw the pattern change of every layer too, as curves or as colours.
+    metrics : sequence of str
+        Which metrics to draw; if none is named, loss and score, where the file has them.
+    dpi : int
+        Pixels per inch of a .png.
+    preset, steps, batches_per_epoch : optional
+        As in `analyze`.
+    overwrite : bool
+        Replace another file.
+
+    Returns
+    -------
+    Path
+        The output.
+
+    Raises
+    ------
+    RegimeError
+        A run cannot be analyzed, the kind of file is unknown, or another file is in the way.
+    """
+    output = Path(output)
+    form = form_of(output)
+    given = [paths] if isinstance(paths, str | os.PathLike) else paths
+    runs = [read_run(path, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch) for path in given]
+    content = image(runs, form, columns=columns, layers=layers, metrics=metrics, dpi=dpi)
+    place_files({output: content}, overwrite=overwrite)
+    return output
+
+
+def form_of(output: Path) -> str:
+    """Return the kind of file that a name means.
+
+    Raises
+    ------
+    RegimeError
+        It is none that can be written.
+    """
+    form = output.suffix.lower().removeprefix(".")
+    if form not in style.FORMATS:
+        known = ", ".join(f".{name}" for name in style.FORMATS)
+        raise RegimeError(f"{output}: expected a name that ends with one of {known}")
+    return form
+
+
+def image(
+    runs: Sequence[Drawn],
+    form: str,
+    *,
+    columns: int = 1,
+    layers: str | None = None,
+    metrics: Sequence[str] = (),
+    dpi: int = DPI,
+) -> bytes:
+    """Return a figure of some runs as the content of a file of the kind `form`.
+
+    Raises
+    ------
+    RegimeError
+        There is nothing to draw, too much for a page, or no metric of a name.
+    """
+    with style.for_print():
+        return style.as_file(_figure(runs, columns, layers, metrics), form, dpi=dpi)
+
+
+def figure(runs: Sequence[Drawn], *, columns: int = 1, layers: str | None = None, metrics: Sequence[str] = ()) -> Any:
+    """Return a matplotlib.figure.Figure of some runs, to go on with."""
+    with style.for_print():
+        return _figure(runs, columns, layers, metrics)
+
+
+def _figure(runs: Sequence[Drawn], columns: int, layers: str | None, metrics: Sequence[str]) -> Any:
+    if not runs:
+        raise RegimeError("nothing to draw: give trajectory files")
+    for option, value, choices in (("columns", columns, style.WIDTHS), ("layers", layers, (None, *panels.LAYERS))):
+        if value not in choices:
+            known = ", ".join(str(choice) for choice in choices if choice is not None)
+            raise RegimeError(f"{option} {value!r}: expected one of {known}")
+    return panels.draw(runs, columns=columns, layers=layers, metrics=metrics)

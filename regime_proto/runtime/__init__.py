@@ -1,0 +1,1 @@
+"""The machine: devices, free memory, and what is installed."""

@@ -1,0 +1,173 @@
+"""Opens a trajectory file as a labelled data set."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xarray as xr
+from xarray.backends import BackendArray, BackendEntrypoint, CachingFileManager
+from xarray.core import indexing
+
+from regime_proto.schema import layout
+from regime_proto.schema.errors import TrajectoryError
+from regime_proto.schema.files import describe
+from regime_proto.schema.notes import ORDER_DOUBT, read_order_doubt
+from regime_proto.schema.reader import checked, metric_variables, open_known, read_quantities
+from regime_proto.schema.types import Array
+from regime_proto.schema.validation.chunks import Chunking, every_offset, inflated_problems
+from regime_proto.schema.validation.trust import Record
+
+# By these HDF5 and netCDF libraries attach dimensions; they are nobody else's business.
+_OF_LIBRARIES = {
+    "CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_nc3_strict",
+    "_NCProperties",
+}  # fmt: skip
+_NO_FILTERS = dict.fromkeys(("zlib", "szip", "bzip2", "blosc", "zstd", "shuffle", "fletcher32"), False)
+# An array of texts as long as the longest of them may be as large as this; else they are kept as objects.
+_TEXT_BYTES = 64 * 2**20
+
+
+def open_trajectory(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Open a trajectory file, lazily.
+
+    Values are those that are stored: no attribute changes them, whatever netCDF readers make of it.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    xarray.Dataset
+        The variables of the format; values are read when they are used. Close it, or use it as a context. What a
+        conversion found against the order of the checkpoints is among the attributes, ``order_doubt``.
+
+    Raises
+    ------
+    TrajectoryError
+        The file is missing, is not HDF5, or does not follow the layout; or, when values are read, they are damaged.
+    """
+    path = Path(path)
+    known = checked(path)
+    try:
+        return xr.open_dataset(path, engine=_Trajectory, known=known)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise TrajectoryError(f"{path}: damaged data ({describe(error)}); see regime validate") from None
+    except MemoryError:
+        raise TrajectoryError(f"{path}: takes more memory to open than there is") from None
+
+
+class _Trajectory(BackendEntrypoint):
+    """What xarray asks to open a file that was checked."""
+
+    def open_dataset(  # type: ignore[override]
+        self,
+        filename_or_obj: Any,
+        *,
+        drop_variables: Any = None,  # noqa: ARG002  (xarray passes it)
+        known: Record,
+    ) -> xr.Dataset:
+        path = Path(filename_or_obj)
+        # An opened file that was closed meanwhile, or is needed in another process, is opened again.
+        manager = CachingFileManager(open_known, path, known.state)
+        file = manager.acquire()
+        quantities = (quantity.variable for quantity in read_quantities(file))
+        known_here = (*layout.BY_NAME.values(), *metric_variables(file), *quantities)
+        present = {variable.name: variable for variable in known_here}
+        variables = {
+            name: _variable(file[name], present[name].dims, _Stored(manager, path, file[name], inflate=known.defers))
+            for name in file
+            if name in present
+        }
+        # Values first, as xarray itself puts them.
+        ordered = sorted(variables, key=lambda name: name in layout.DIMENSIONS)
+        dataset = xr.Dataset({name: variables[name] for name in ordered}, attrs=_attributes(file.attrs))
+        doubt = read_order_doubt(file)
+        if doubt is not None:
+            dataset.attrs[ORDER_DOUBT] = doubt
+        dataset.encoding = {"unlimited_dims": _unlimited(file), "source": str(path)}
+        dataset.set_close(manager.close)
+        return dataset
+
+
+class _Stored(BackendArray):
+    """The values of a variable, read when they are used."""
+
+    def __init__(
+        self, manager: "CachingFileManager[h5py.File]", path: Path, stored: h5py.Dataset, *, inflate: bool
+    ) -> None:
+        self.shape, self.dtype = stored.shape, stored.dtype.newbyteorder("=")
+        self._manager, self._path, self._name = manager, path, stored.name
+        self._inflate = inflate and self._name == f"/{layout.MASK}"
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Array:
+        read: Array = indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.OUTER_1VECTOR, self._read
+        )
+        return read
+
+    def _read(self, key: tuple[Any, ...]) -> Array:
+        try:
+            stored = self._manager.acquire()[self._name]
+            if self._inflate:
+                self._require_inflated(stored, key)
+            return np.asarray(stored[key], self.dtype)
+        except (OSError, RuntimeError) as error:
+            raise TrajectoryError(f"{self._path}: damaged data ({describe(error)}); see regime validate") from None
+
+    def _require_inflated(self, stored: h5py.Dataset, key: tuple[Any, ...]) -> None:
+        """Inflate the chunks that are going to be read: these were too many to do so when the file was checked."""
+        box = [_span(part, length) for part, length in zip(key, self.shape, strict=True)]
+        offsets = every_offset(stored.id, Chunking.of(stored.id), box)
+        problem = next(inflated_problems(self._name, stored.id, offsets), None)
+        if problem is not None:
+            raise TrajectoryError(f"{self._path}: {problem}")
+
+
+def _span(part: Any, length: int) -> tuple[int, int]:
+    """Return the first of the places on an axis that an index chooses, and one past the last."""
+    chosen = np.arange(length)[part] if isinstance(part, slice) else np.atleast_1d(part)
+    return (int(chosen.min()), int(chosen.max()) + 1) if len(chosen) else (0, 0)
+
+
+def _variable(stored: h5py.Dataset, dims: tuple[str, ...], values: _Stored) -> xr.Variable:
+    attributes = _attributes(stored.attrs)
+    if h5py.check_string_dtype(stored.dtype) is not None:
+        texts = _texts(stored)
+        return xr.Variable(dims, texts, attributes, {"dtype": texts.dtype})
+    encoding = {"dtype": stored.dtype, "contiguous": stored.chunks is None, "chunksizes": stored.chunks, **_NO_FILTERS}
+    if stored.chunks is not None:
+        encoding["preferred_chunks"] = dict(zip(dims, stored.chunks, strict=True))
+        encoding |= {"shuffle": stored.shuffle, "fletcher32": stored.fletcher32}
+    if stored.compression == "gzip":
+        encoding |= {"zlib": True, "complevel": stored.compression_opts}
+    encoding |= {"source": str(values._path), "original_shape": stored.shape}
+    return xr.Variable(dims, indexing.LazilyIndexedArray(values), attributes, encoding)
+
+
+def _texts(stored: h5py.Dataset) -> Array:
+    texts = np.asarray(stored.asstr()[...], object)
+    longest = max((len(text) for text in texts.ravel()), default=1)
+    return texts.astype(str) if 4 * longest * texts.size <= _TEXT_BYTES else texts
+
+
+def _attributes(stored: h5py.AttributeManager) -> dict[str, Any]:
+    return {name: _plain(stored[name]) for name in stored if name not in _OF_LIBRARIES}
+
+
+def _plain(value: Any) -> Any:
+    """Return an attribute as netCDF libraries do: text decoded, texts as a list, one of something as that."""
+    if isinstance(value, h5py.Empty):
+        return "" if value.dtype.kind in "SO" else np.array([], value.dtype)
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "SO":
+        value = [text.decode() if isinstance(text, bytes) else text for text in value.ravel().tolist()]
+    return value[0] if isinstance(value, list | np.ndarray) and len(value) == 1 else value
+
+
+def _unlimited(file: h5py.File) -> set[str]:
+    """Return the dimensions that can grow."""
+    return {name for name in layout.DIMENSIONS if name in file and file[name].maxshape[:1] == (None,)}
