@@ -11,8 +11,24 @@ import rich_click as click
 from click.exceptions import Exit
 
 from regime_proto import __version__
-from regime_proto.cli import checking, exchange, measuring, quantities, reporting
 from regime_proto.cli.command import usage_line
+from regime_proto.cli.commands import (
+    analyze,
+    check,
+    compare,
+    convert,
+    demo,
+    example,
+    export,
+    inspect,
+    merge,
+    plot,
+    program,
+    quantities,
+    report,
+    thin,
+    validate,
+)
 from regime_proto.cli.console import is_plain, show_error
 from regime_proto.cli.interruption import TYPED
 from regime_proto.schema.errors import RegimeError
@@ -96,21 +112,21 @@ def main() -> None:
     """
 
 
-for command in (
-    measuring.analyze,
-    measuring.convert,
-    measuring.program,
-    measuring.inspect,
-    measuring.demo,
-    checking.check,
-    quantities.quantities,
-    reporting.compare,
-    reporting.plot,
-    reporting.report,
-    exchange.validate,
-    exchange.merge,
-    exchange.thin,
-    exchange.export,
-    exchange.example,
+for module in (
+    analyze,
+    convert,
+    program,
+    inspect,
+    demo,
+    check,
+    quantities,
+    compare,
+    plot,
+    report,
+    validate,
+    merge,
+    thin,
+    export,
+    example,
 ):
-    main.add_command(command)
+    main.add_command(getattr(module, module.__name__.rpartition(".")[2]))

@@ -14,7 +14,7 @@ MODULES = {
     "adapters.dcp_metadata": "adapters.from_torch.dcp_metadata",
     "adapters.exported_program": "adapters.from_torch.exported_program",
     "adapters.foreign_advice": "adapters.advice.foreign",
-    "adapters.from_accelerate": "adapters.from_torch.from_accelerate",
+    "adapters.from_accelerate": "adapters.from_huggingface.from_accelerate",
     "adapters.from_dcp": "adapters.from_torch.from_dcp",
     "adapters.from_flax": "adapters.from_jax.from_flax",
     "adapters.from_lightning": "adapters.from_torch.from_lightning",
@@ -143,7 +143,7 @@ _PROTOCOLS = (
 _NAMES = {
     "analyzer.series": dict.fromkeys(("describe_invalid", "describe_order"), "schema.doubts"),
     "registry": dict.fromkeys(_PROTOCOLS, "plugins.protocols"),
-    "source": dict.fromkeys(("is_floating", "is_numpys", "is_real", "widest"), "checkpoints.dtypes"),
+    "source": dict.fromkeys(("is_floating", "is_numpys", "is_real", "widest"), "schema.dtypes"),
 }
 """Names whose home is another than that of the rest of their module."""
 

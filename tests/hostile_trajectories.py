@@ -30,7 +30,6 @@ from spoils import SPOILS, replaced
 
 import regime_proto
 from regime_proto.analyzer.analyze import analyze
-from regime_proto.cli import inspection
 from regime_proto.report.export import FORMATS
 from regime_proto.schema import assemble, layout
 from regime_proto.schema.errors import RegimeError
@@ -619,7 +618,7 @@ def use(path, folder):
 
     attempt(numbers)
     attempt(load)
-    attempt(lambda: inspection.trajectory(path) and None)
+    attempt(lambda: render_inspection.trajectory(path) and None)
     attempt(export)
     thinned = [str(folder / name) for name in ("thinned.h5", ".regime-0123456789abcdef.tmp")]
     attempt(lambda: assemble.main(str(os.getppid()), "thin", str(path), *thinned, "none"))

@@ -11,7 +11,7 @@ import torch.distributed.checkpoint as dcp
 from libraries import needed
 from reading import assert_same_trajectory
 
-from regime_proto.adapters.from_torch import from_accelerate
+from regime_proto.adapters.from_huggingface import from_accelerate
 from regime_proto.plugins.open_directory import open_directory
 from regime_proto.plugins.source_settings import SourceSettings
 from regime_proto.schema.errors import RegimeWarning

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from test_cli import assert_one_line, regime
 
 from regime_proto.adapters.from_torch import adapter as from_torch
-from regime_proto.checkpoints.dtypes import is_numpys, is_real, widest
+from regime_proto.schema.dtypes import is_numpys, is_real, widest
 
 EIGHT_BITS = (
     torch.float8_e5m2, torch.float8_e4m3fn, torch.float8_e5m2fnuz, torch.float8_e4m3fnuz, torch.float8_e8m0fnu,

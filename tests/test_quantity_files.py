@@ -209,7 +209,8 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     result = regime_proto.analyze(sys.argv[1], batches_per_epoch=100, resamples=0)
 modules = [module for name, module in sys.modules.items() if name.startswith("regime_proto")]
-found = {"where": [module.__file__ for module in modules], "result": result.to_json(), "warnings": [str(one.message) for one in caught]}
+files, said = [module.__file__ for module in modules], [str(one.message) for one in caught]
+found = {"where": files, "result": result.to_json(), "warnings": said}
 print(json.dumps({**found, "rules": sorted({problem.rule for problem in validate(sys.argv[1])})}))
 """
 

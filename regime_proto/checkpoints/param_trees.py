@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from regime_proto.checkpoints.dtypes import widest
 from regime_proto.checkpoints.payload import MODEL_KEYS, TOP, NotACheckpoint, Payload, is_other, numbers_in
+from regime_proto.schema.dtypes import widest
 from regime_proto.schema.types import Array
 
 _PARAMS = "params"

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from regime_proto.checkpoints.dtypes import is_floating
 from regime_proto.checkpoints.source import State
 from regime_proto.checkpoints.tensor_names import unwrap
+from regime_proto.schema.dtypes import is_floating
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from regime_proto.checkpoints.dtypes import is_floating
 from regime_proto.checkpoints.locations import on_disk
 from regime_proto.checkpoints.payload import Inconsistent
 from regime_proto.checkpoints.source import Checkpoint, Source, State
@@ -21,6 +20,7 @@ from regime_proto.plugins.protocols import Sharded
 from regime_proto.plugins.registry import capable_lineage
 from regime_proto.quantities.deltas import non_finite, weight_deltas
 from regime_proto.runtime.device import cores
+from regime_proto.schema.dtypes import is_floating
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 

@@ -6,8 +6,8 @@ from threading import Lock
 
 import numpy as np
 
-from regime_proto.checkpoints.dtypes import is_floating
 from regime_proto.checkpoints.source import Checkpoint, State
+from regime_proto.schema.dtypes import is_floating
 from regime_proto.schema.types import Array
 
 # Elements of a sketch, fewer where those of all states would fill more than 32 MB.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regime_proto.checkpoints.dtypes import widest
+from regime_proto.schema.dtypes import widest
 from regime_proto.schema.types import Array
 
 

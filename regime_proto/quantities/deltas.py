@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from regime_proto.checkpoints.dtypes import widest
+from regime_proto.schema.dtypes import widest
 from regime_proto.schema.types import Array
 
 # Long enough that threads seldom hand the interpreter over, short enough for the third-level cache.

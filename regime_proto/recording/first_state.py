@@ -6,7 +6,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from regime_proto.checkpoints.dtypes import widest
+from regime_proto.schema.dtypes import widest
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replacing
 from regime_proto.schema.types import Array

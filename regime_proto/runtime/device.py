@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from regime_proto.checkpoints.dtypes import is_numpys
+from regime_proto.schema.dtypes import is_numpys
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.types import Array
 

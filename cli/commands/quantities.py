@@ -1,4 +1,4 @@
-"""The command that lists what can be measured."""
+"""``regime quantities``: the quantities that can be measured."""
 
 import json
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The command that looks whether a sequence of checkpoints is what it claims to be."""
+"""``regime check``: whether checkpoints are what they claim to be."""
 
 import json
 from pathlib import Path

@@ -1,18 +1,42 @@
-"""What ``regime demo`` runs: the Breast Cancer example, then the commands a user would type."""
+"""``regime demo``: a small training, and what is found in it."""
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import rich_click as click
+from click import get_current_context
+
+from regime_proto.cli import options
+from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
-from regime_proto.cli.interruption import leaving, same_command
-from regime_proto.cli.output import would_write
+from regime_proto.cli.interruption import leaving
 from regime_proto.schema.errors import RegimeError
+
+if TYPE_CHECKING:
+    pass
+from regime_proto.cli.interruption import same_command
+from regime_proto.cli.output import would_write
 
 MODEL = "regime_proto.examples.breast_cancer:make"
 
 
-def run_demo(out: Path, messages: Messages, *, dry_run: bool) -> None:
+@command
+@click.option(
+    "-o", "--out", type=options.PATH, default=Path("regime-demo"), show_default=True, metavar="DIR",
+    help="Where the run goes.",
+)  # fmt: skip
+@options.dry_run
+@options.messages
+def demo(out: Path, dry_run: bool, quiet: bool, verbose: bool) -> None:
+    """Train a small network with a checkpoint at every step, and analyze it.
+
+    Example: regime demo --out demo/
+    """
+    _run_demo(out, Messages(quiet=quiet, verbose=verbose), dry_run=dry_run)
+
+
+def _run_demo(out: Path, messages: Messages, *, dry_run: bool) -> None:
     """Train the example unless `out` holds it already, and analyze it; in a dry run, say what would be written."""
     checkpoints, finished = out / "checkpoints", out / "validation_accuracy.txt"
     more = ["--dry-run"] if dry_run else []
@@ -73,8 +97,7 @@ def _example() -> Any:
 
 def _run(arguments: list[str], messages: Messages) -> None:
     """Show a command as a user would type it, and run it."""
-    from regime_proto.cli.main import main
-
     messages.note("")
     messages.note("$ regime " + shlex.join(arguments), bold=True)
-    main.main(arguments + (["--quiet"] if messages.quiet else []), prog_name="regime", standalone_mode=False)
+    regime = get_current_context().find_root().command
+    regime.main(arguments + (["--quiet"] if messages.quiet else []), prog_name="regime", standalone_mode=False)

@@ -1,0 +1,105 @@
+"""``regime compare``: several runs beside each other."""
+
+import json
+from pathlib import Path
+
+import rich_click as click
+
+from regime_proto.cli import options
+from regime_proto.cli.command import command
+from regime_proto.cli.console import Messages
+from regime_proto.cli.output import refuse_directory, refuse_output, write_output
+from regime_proto.schema.errors import RegimeError
+
+
+@command
+@click.argument("sources", nargs=-1, type=options.PATH, metavar="[FILE]…")
+@click.option(
+    "--labels",
+    type=options.PATH,
+    metavar="FILE.csv",
+    help="Labels beside those in the trajectories: a column `file`, and one for each label (model, dataset, seed, …).",
+)
+@click.option("--by", metavar="LABEL", help="Summarise ρ by this label too; default: family, where any run has it.")
+@click.option("--reference", type=options.Choice(["paper"]), help="Add the 18 published runs of the paper's Table II.")
+@click.option("--mixed", is_flag=True, help="Compare runs of different stride or preset nevertheless.")
+@click.option(
+    "--sort",
+    type=options.Choice(["rho", "auc_w", "auc_p", "name"]),
+    help="Order of the rows, numbers from the largest; default: as given.",
+)
+@click.option(
+    "--to",
+    "form",
+    type=options.Choice(["csv", "markdown", "latex"]),
+    help="Write the table for other tools; csv holds every digit.",
+)
+@click.option("-o", "--output", type=options.PATH, help="With --to: file to write; default: standard output.")
+@options.preset
+@options.resamples
+@options.steps
+@options.batches_per_epoch
+@options.overwrite
+@options.dry_run
+@options.as_json
+@options.messages
+def compare(
+    sources: tuple[Path, ...],
+    labels: Path | None,
+    by: str | None,
+    reference: str | None,
+    mixed: bool,
+    sort: str | None,
+    form: str | None,
+    output: Path | None,
+    preset: str,
+    resamples: int,
+    steps: str | None,
+    batches_per_epoch: float | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Set trajectories beside each other: a row for each run, means and spreads over them.
+
+    Labels such as model, dataset, optimizer, family and seed stand in the trajectories, or in a table of --labels.
+
+    Example: regime compare runs/*.h5 --reference paper
+    """
+    if output is not None and form is None:
+        raise RegimeError(f"-o {output}: say what to write there: --to csv, markdown or latex")
+    if as_json and form is not None:
+        raise RegimeError(f"--json and --to {form}: give one of them")
+    for source in sources:
+        refuse_directory(source)
+        if output is not None:
+            refuse_output(output, source)
+    if output is not None:
+        refuse_output(output, labels)
+    from regime_proto.comparison.compare import compare as compared
+
+    messages = Messages(quiet=quiet, verbose=verbose)
+    with messages.collecting(), messages.progress("analyzing") as progress:
+        found = compared(
+            sources, labels=labels, by=by, reference=reference, mixed=mixed, sort=sort, preset=preset, steps=steps,
+            batches_per_epoch=batches_per_epoch, resamples=resamples, progress=progress,
+        )  # fmt: skip
+    for warning in found.warnings:
+        messages.warn(warning)
+    if as_json:
+        click.echo(json.dumps({**found.to_json(), "warnings": messages.warnings}, allow_nan=False))
+    elif form is None:
+        from regime_proto.cli import render, render_comparison
+
+        console = render.console()
+        render.show(console, render_comparison.comparison(found, console, everything=verbose))
+    else:
+        from regime_proto.report.tables import FORMATS
+
+        text = FORMATS[form](found)
+        if output is None:
+            click.echo(text, nl=False)
+        else:
+            write_output(output, text.encode(), overwrite=overwrite, dry_run=dry_run, messages=messages)

@@ -1,0 +1,91 @@
+"""``regime plot``: figures for print."""
+
+from pathlib import Path
+
+import rich_click as click
+
+from regime_proto.cli import options
+from regime_proto.cli.command import command
+from regime_proto.cli.console import Messages
+from regime_proto.cli.output import refuse_directory, refuse_output, write_output
+
+
+@command
+@click.argument("sources", nargs=-1, required=True, type=options.PATH, metavar="FILE…")
+@click.option("-o", "--output", required=True, type=options.PATH, help="Figure to write: .pdf, .svg or .png.")
+@click.option(
+    "--columns",
+    type=options.Choice(["1", "2"]),
+    default="1",
+    show_default=True,
+    help="Columns of a journal that the figure is wide: 3.5 or 7.16 inches.",
+)
+@click.option(
+    "--layers",
+    type=options.Choice(["curves", "map"]),
+    help="Draw the pattern change of every layer too: as curves, or as colours, which shows many.",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Metric to draw below; may be repeated. Default: loss and score, where the files have them.",
+)
+@click.option(
+    "--dpi",
+    type=click.IntRange(50, 2400),
+    default=600,
+    show_default=True,
+    help="Pixels per inch, of a .png.",
+)
+@options.preset
+@options.steps
+@options.batches_per_epoch
+@options.overwrite
+@options.dry_run
+@options.messages
+def plot(
+    sources: tuple[Path, ...],
+    output: Path,
+    columns: str,
+    layers: str | None,
+    metrics: tuple[str, ...],
+    dpi: int,
+    preset: str,
+    steps: str | None,
+    batches_per_epoch: float | None,
+    overwrite: bool,
+    dry_run: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Draw the curves of trajectories for print, several beside each other with the same axes.
+
+    A small circle (weights) or square (patterns) marks where a curve falls below 0.5, 0.25, 0.1 or 0.05 for good. The
+    same runs give the same bytes.
+
+    Example: regime plot run.h5 -o figure.pdf
+    """
+    from regime_proto.report.print import figure as print_figure
+    from regime_proto.report.print.drawn import read_run
+
+    form = print_figure.form_of(output)
+    for source in sources:
+        refuse_directory(source)
+        refuse_output(output, source)
+    messages = Messages(quiet=quiet, verbose=verbose)
+    runs = []
+    with messages.collecting(), messages.progress("analyzing") as progress:
+        for source in sources:
+            runs.append(read_run(source, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch))
+            if progress is not None:
+                progress(len(runs), len(sources))
+        content = print_figure.image(runs, form, columns=int(columns), layers=layers, metrics=metrics, dpi=dpi)
+    strides = {run.result.stride for run in runs}
+    if len(strides) > 1:
+        messages.warn("runs of different stride: these are different measurements")
+    for run in runs:
+        for warning in run.result.warnings:
+            messages.warn(f"{run.name}: {warning}")
+    write_output(output, content, overwrite=overwrite, dry_run=dry_run, messages=messages)

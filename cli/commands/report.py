@@ -1,0 +1,58 @@
+"""``regime report``: a page of one run or several."""
+
+from pathlib import Path
+
+import rich_click as click
+
+from regime_proto.cli import options
+from regime_proto.cli.command import command
+from regime_proto.cli.console import Messages
+from regime_proto.cli.output import refuse_directory, refuse_output, write_output
+from regime_proto.schema.errors import RegimeError
+
+
+@command
+@click.argument("sources", nargs=-1, required=True, type=options.PATH, metavar="FILE…")
+@click.option("-o", "--output", required=True, type=options.PATH, help="Page to write, one HTML file.")
+@click.option("--labels", type=options.PATH, metavar="FILE.csv", help="Labels of the runs, as for `regime compare`.")
+@options.preset
+@options.resamples
+@options.steps
+@options.batches_per_epoch
+@options.overwrite
+@options.dry_run
+@options.messages
+def report(
+    sources: tuple[Path, ...],
+    output: Path,
+    labels: Path | None,
+    preset: str,
+    resamples: int,
+    steps: str | None,
+    batches_per_epoch: float | None,
+    overwrite: bool,
+    dry_run: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Make a page of trajectories that opens in any browser, without a network: curves, layers, samples, units.
+
+    It shows how sure every number is, and how the runs compare with each other and with the published ones.
+
+    Example: regime report run.h5 -o report.html
+    """
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise RegimeError(f"{output}: expected a name that ends with .html")
+    for source in sources:
+        refuse_directory(source)
+        refuse_output(output, source)
+    refuse_output(output, labels)
+    from regime_proto.report.page.page import report as page_of
+
+    messages = Messages(quiet=quiet, verbose=verbose)
+    with messages.collecting(), messages.progress("analyzing") as progress:
+        page = page_of(
+            sources, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples,
+            labels=labels, progress=progress, warn=messages.warn,
+        )  # fmt: skip
+    write_output(output, page.encode(), overwrite=overwrite, dry_run=dry_run, messages=messages)
