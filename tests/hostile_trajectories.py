@@ -30,6 +30,7 @@ from spoils import SPOILS, replaced
 
 import regime_proto
 from regime_proto.analyzer.analyze import analyze
+from regime_proto.cli import render_inspection
 from regime_proto.report.export import FORMATS
 from regime_proto.schema import assemble, layout
 from regime_proto.schema.errors import RegimeError
