@@ -66,11 +66,11 @@ lint: $(VENV)/.installed
 
 # The table of sources in the README, with the versions that are tested.
 readme: $(VENV)/.installed
-	$(BIN)/python tests/readme_table.py
+	$(BIN)/python tests/support/readme_table.py
 
 # Every command and option, from the commands themselves.
 reference: $(VENV)/.installed
-	$(BIN)/python tests/reference.py
+	$(BIN)/python tests/support/reference.py
 
 types: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" tests/check_wheel.sh

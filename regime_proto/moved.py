@@ -141,7 +141,6 @@ _PROTOCOLS = (
     "Tokenizing",
 )  # fmt: skip
 _NAMES = {
-    "analyzer.series": dict.fromkeys(("describe_invalid", "describe_order"), "schema.doubts"),
     "registry": dict.fromkeys(_PROTOCOLS, "plugins.protocols"),
     "source": dict.fromkeys(("is_floating", "is_numpys", "is_real", "widest"), "schema.dtypes"),
 }
@@ -192,16 +191,5 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def _warn(old: str, new: str) -> None:
-    warnings.warn(
-        f"{old} is now {new}; the old path works until version 1.0", DeprecationWarning, stacklevel=_outside()
-    )
-
-
-def _outside() -> int:
-    """Return how many frames lie between a warning and the import that it is about."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and (
-        "importlib" in frame.f_code.co_filename or frame.f_code.co_filename == __file__
-    ):
-        frame, level = frame.f_back, level + 1
-    return level - 1
+    # The third frame is that of the import: those of the import system do not count.
+    warnings.warn(f"{old} is now {new}; the old path works until version 1.0", DeprecationWarning, stacklevel=3)

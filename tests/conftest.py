@@ -1,19 +1,17 @@
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
-
-import numpy as np
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import forked
 import nets
+import numpy as np
+import pytest
+import torch
 import trajectories
+from folders import SUPPORT
 from hypothesis import settings
+from nets import save_run
 
 from regime_proto.conversion.plan import write_program
 from regime_proto.schema import assemble
@@ -66,19 +64,6 @@ def own_processes(monkeypatch):
     monkeypatch.setattr(assemble, "subprocess", subprocess)
 
 
-def save_run(folder, model, states=8, name="step_{:04d}.pt"):
-    """Save a state after every training step; return the states."""
-    folder.mkdir(parents=True, exist_ok=True)
-    saved = []
-    for step, trained in enumerate(nets.train(model, states)):
-        state = {key: value.clone() for key, value in trained.state_dict().items()}
-        torch.save(
-            {"model": state, "step": step, "epoch": step / 4, "loss": 1.0 / (step + 1)}, folder / name.format(step)
-        )
-        saved.append(state)
-    return saved
-
-
 @pytest.fixture(scope="session")
 def valid(tmp_path_factory):
     """A trajectory of 70 rows that has everything. Read only."""
@@ -105,7 +90,7 @@ def run(mlp_run, tmp_path):
 @pytest.fixture
 def in_tests(monkeypatch):
     """Work where ``nets:make_mlp`` can be imported from the current directory."""
-    monkeypatch.chdir(Path(__file__).parent)
+    monkeypatch.chdir(SUPPORT)
 
 
 @pytest.fixture

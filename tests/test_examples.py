@@ -3,12 +3,12 @@
 import json
 import time
 import warnings
-from pathlib import Path
 
 import pytest
+from commands import regime
+from folders import EXAMPLES
 from libraries import needed
 from running import apart_too, run_module
-from test_cli import regime
 
 pytestmark = pytest.mark.libraries
 LIBRARIES = {
@@ -21,7 +21,7 @@ LIBRARIES = {
 
 def command_in(module):
     """Return the arguments of the command that an example's description gives, as one would copy them."""
-    text = " ".join((Path(__file__).parents[1] / "examples" / f"{module}.py").read_text(encoding="utf-8").split())
+    text = " ".join((EXAMPLES / f"{module}.py").read_text(encoding="utf-8").split())
     return text.split("``regime ")[1].split("``")[0].split()
 
 

@@ -3,11 +3,10 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from folders import ROOT
 
-ROOT = Path(__file__).parent.parent
 # Left is imported by right, never the reverse.
 FOLDERS = {
     "regime_proto.schema": "schema",

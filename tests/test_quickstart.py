@@ -9,12 +9,11 @@ import shlex
 import shutil
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 from commands import REGIME, assert_one_line, regime, tree
+from folders import ROOT
 
-ROOT = Path(__file__).parent.parent
 QUICKSTART = (ROOT / "examples/quickstart.md").read_text(encoding="utf-8")
 
 

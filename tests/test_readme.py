@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import save_run
+from folders import ROOT
+from nets import save_run
 from readme_table import with_table
 
 import regime_proto
 from regime_proto.adapters.sources_table import SOURCES
 from regime_proto.cli.main import main
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

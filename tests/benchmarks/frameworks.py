@@ -7,11 +7,11 @@ import warnings
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import frameworks
 import numpy as np
-from test_frameworks import CASES, masks, measured
+from frameworks import CASES, masks, measured
 
 
 def main():

@@ -1,0 +1,70 @@
+"""Writes cli/REFERENCE.md, every command and option, from the commands themselves."""
+
+import inspect
+
+import click
+from folders import ROOT
+
+from regime_proto.cli.command import options_of
+from regime_proto.cli.main import main
+
+PATH = ROOT / "cli/REFERENCE.md"
+
+KINDS = {"path": "A path.", "place": "A path, or a URL that fsspec opens."}
+
+HEAD = """\
+# The commands of `regime`
+
+Written by `make reference` from the commands themselves; `regime COMMAND --help` says the same.
+
+Every option can be set by the environment variable beside it. A flag takes 1 or 0 there, an option that may be repeated
+several values with spaces between them. What is given on the command line counts more.
+
+Exit codes, where a command says nothing else: 0 done; 1 something that the message says how to mend; 2 wrong usage;
+130 interrupted by Ctrl-C.
+"""
+
+
+def reference():
+    """Return the reference, in Markdown."""
+    return "\n".join([HEAD, *(section(main.commands[name]) for name in sorted(main.commands))])
+
+
+def section(command):
+    context = click.Context(command, info_name=f"regime {command.name}")
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    parts = [f"## regime {command.name}", f"    {usage}", *map(paragraph, inspect.cleandoc(command.help).split("\n\n"))]
+    return "\n\n".join([*parts, table(command, context)]) + "\n"
+
+
+def paragraph(text):
+    """Return a paragraph of help; examples are shown as they are typed."""
+    title, colon, rest = text.partition(":")
+    if not (colon and title in ("Example", "For example")):
+        return text
+    return "\n".join(f"    {line.strip()}" for line in rest.strip().splitlines())
+
+
+def table(command, context):
+    rows = ["| argument, option | default | variable | meaning |", "|---|---|---|---|"]
+    for argument in command.params:
+        if isinstance(argument, click.Argument):
+            need = "required" if argument.required else ""
+            rows.append(f"| `{argument.make_metavar(context).strip('[]')}` | {need} | | {KINDS[argument.type.name]} |")
+    for option in options_of(command):
+        names = ", ".join(sorted(option.opts, key=len))
+        metavar = "" if option.is_flag else f" {option.make_metavar(context)}"
+        meaning = option.help + " May be repeated." * (option.multiple and "May be repeated" not in option.help)
+        cells = (f"`{names}{metavar}`", default(option), f"`{option.envvar}`", meaning)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def default(option):
+    if option.required:
+        return "required"
+    return f"`{option.default}`" if option.show_default else ""
+
+
+if __name__ == "__main__":
+    PATH.write_text(reference(), encoding="utf-8")
