@@ -7,9 +7,10 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from regime_proto.checkpoints.payload import numbers_in
-from regime_proto.recording.record import AUTO, record
+from regime_proto.recording.record import record
 from regime_proto.recording.recorder import Recorder
 from regime_proto.recording.schedule import as_predicate
+from regime_proto.recording.settings import AUTO
 from regime_proto.schema.errors import RegimeError
 
 # What the Trainer measures of itself: it says nothing of the model.

@@ -15,10 +15,11 @@ from regime_proto.checkpoints.payload import TOP, Label, Payload, label_of, pars
 from regime_proto.engine.trial import require_runnable
 from regime_proto.engine.variants import Outline
 from regime_proto.program.exported import Origin, exported_program, forget_origin
-from regime_proto.program.initializers import GatherInitializers, find_weights
+from regime_proto.program.initializers import GatherInitializers
 from regime_proto.program.probe import Probe
 from regime_proto.program.program import METADATA_KEY, Program, Tensor
 from regime_proto.program.rewrite import LiftWeights, NameNodes, StripMetadata
+from regime_proto.program.trainable_weights import find_weights
 from regime_proto.schema.dtypes import widest
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array

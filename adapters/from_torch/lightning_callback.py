@@ -4,8 +4,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from regime_proto.recording.record import AUTO, record
+from regime_proto.recording.record import record
 from regime_proto.recording.recorder import Recorder
+from regime_proto.recording.settings import AUTO
 from regime_proto.schema.errors import RegimeError
 
 try:

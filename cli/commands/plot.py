@@ -67,10 +67,12 @@ def plot(
 
     Example: regime plot run.h5 -o figure.pdf
     """
+    from regime_proto.analyzer.settings import AnalysisSettings
     from regime_proto.report.print import figure as print_figure
     from regime_proto.report.print.drawn import read_run
 
     form = print_figure.form_of(output)
+    settings = AnalysisSettings(preset, steps, batches_per_epoch, resamples=0)
     for source in sources:
         refuse_directory(source)
         refuse_output(output, source)
@@ -78,7 +80,7 @@ def plot(
     runs = []
     with messages.collecting(), messages.progress("analyzing") as progress:
         for source in sources:
-            runs.append(read_run(source, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch))
+            runs.append(read_run(source, settings))
             if progress is not None:
                 progress(len(runs), len(sources))
         content = print_figure.image(runs, form, columns=int(columns), layers=layers, metrics=metrics, dpi=dpi)

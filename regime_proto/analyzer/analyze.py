@@ -14,10 +14,10 @@ from regime_proto.analyzer.diverged import describe_divergence
 from regime_proto.analyzer.flatness import describe_flat
 from regime_proto.analyzer.quantity_curves import quantity_curves, summaries
 from regime_proto.analyzer.readings import ALL_READINGS, Reading
-from regime_proto.analyzer.readings import preset as find_preset
 from regime_proto.analyzer.result import LayerResult, Result, Threshold
 from regime_proto.analyzer.selection import restrict
 from regime_proto.analyzer.series import Series, read_series, usable_intervals
+from regime_proto.analyzer.settings import RESAMPLES, AnalysisSettings
 from regime_proto.analyzer.settled import FEW, settled
 from regime_proto.analyzer.uncertainty import uncertainty
 from regime_proto.schema.dataset import open_trajectory
@@ -29,9 +29,6 @@ from regime_proto.schema.types import Array
 # The last tenth of a run counts as late; a Δa of less than ten times the noise floor may be rounding.
 LATE = 0.1
 ABOVE_NOISE = 10.0
-
-RESAMPLES = 200
-MIN_RESAMPLES = 20
 
 
 def analyze(
@@ -63,53 +60,59 @@ def analyze(
     RegimeError
         The file cannot be read, or fewer than two observations are left.
     """
-    if not isinstance(trajectory, xr.Dataset):
-        try:
-            with open_trajectory(trajectory) as opened:
-                result = analyze(
-                    opened, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples
-                )
-        except OSError as error:
-            raise TrajectoryError(f"{os.fspath(trajectory)}: damaged data ({error}); see regime validate") from None
-        return replace(result, trajectory=os.fspath(trajectory))
-    reading = find_preset(preset)
-    if resamples and resamples < MIN_RESAMPLES:
-        raise RegimeError(f"resamples {resamples}: expected {MIN_RESAMPLES} at least, or 0 for no intervals")
-    chosen = restrict(trajectory, steps)
+    return analyze_with(trajectory, AnalysisSettings(preset, steps, batches_per_epoch, resamples))
+
+
+def analyze_with(trajectory: str | os.PathLike[str] | xr.Dataset, settings: AnalysisSettings) -> Result:
+    """Do what `analyze` does, for settings that were checked.
+
+    Raises
+    ------
+    RegimeError
+        The file cannot be read, or fewer than two observations are left.
+    """
+    if isinstance(trajectory, xr.Dataset):
+        return _analyzed(trajectory, settings)
+    try:
+        with open_trajectory(trajectory) as opened:
+            return replace(_analyzed(opened, settings), trajectory=os.fspath(trajectory))
+    except OSError as error:
+        raise TrajectoryError(f"{os.fspath(trajectory)}: damaged data ({error}); see regime validate") from None
+
+
+def _analyzed(trajectory: xr.Dataset, settings: AnalysisSettings) -> Result:
+    reading, resamples = settings.reading, settings.resamples
+    chosen = restrict(trajectory, settings.steps)
     series = read_series(chosen)
-    per_epoch, warnings = _observations_per_epoch(chosen, batches_per_epoch)
-    warnings += [doubt for doubt in (describe_order(trajectory), describe_invalid(chosen)) if doubt]
-    planned = trajectory.attrs.get("planned_observations")
-    if planned is not None and planned > trajectory.sizes["step"]:
-        warnings.append(f"the run was cut off: {trajectory.sizes['step']} of {planned} observations are there")
     if not len(series.steps):
         raise RegimeError("no two neighbouring observations are valid: there is no change to analyze")
-    if len(series.steps) < FEW:
-        warnings.append(f"only {len(series.steps)} changes: scaled to their own extremes, so few say little")
+    per_epoch, unknown = _observations_per_epoch(chosen, settings.batches_per_epoch)
     width = curves.window(per_epoch, len(series.steps))
     found = {choice: areas(series, width, choice) for choice in ALL_READINGS}
     rhos = {choice: curves.ratio(*both) for choice, both in found.items()}
+    defined = [rho for rho in rhos.values() if math.isfinite(rho)]
     auc_w, auc_p = found[reading]
     auc_layers = area_of(series.layers, series.lengths, width, reading)
-    flat = describe_flat(series, width, reading)
-    warnings += [flat] if flat else []
-    warnings += _warn_of_constant(series, reading, auc_layers)
     noise, late = _noise_floor(trajectory), _late(series)
-    if noise is not None and late < ABOVE_NOISE * noise:
-        warnings.append(
-            f"late in the run Δa is {late:.1e}, within a factor of ten of the noise floor, {noise:.1e}: those flips "
-            "may be rounding"
-        )
-    defined = [rho for rho in rhos.values() if math.isfinite(rho)]
+    doubts = [
+        unknown,
+        describe_order(trajectory),
+        describe_invalid(chosen),
+        _describe_cut_off(trajectory),
+        _describe_few(series),
+        describe_flat(series, width, reading),
+        *_describe_constant(series, reading, auc_layers),
+        _describe_noise(noise, late),
+    ]
     all_steps = chosen["step"].to_numpy()
-    labelled = _curves(trajectory, chosen, series, width, reading)
     strides = np.unique(np.diff(all_steps))
+    labelled = _curves(trajectory, chosen, series, width, reading)
     return Result(
         rho=rhos[reading],
         auc_w=auc_w,
         auc_p=auc_p,
         rho_range=(min(defined), max(defined)) if defined else None,
-        preset=preset,
+        preset=settings.preset,
         observations=len(all_steps),
         step_kind=str(chosen.attrs["step_kind"]),
         stride=int(strides[0]) if len(strides) == 1 else None,
@@ -124,42 +127,65 @@ def analyze(
         pattern_error=None if series.pattern_error is None else float(series.pattern_error.max()),
         uncertainty=uncertainty(chosen, series, width, reading, resamples=resamples) if resamples else None,
         trajectory=None,
-        warnings=tuple(warnings),
+        warnings=tuple(doubt for doubt in doubts if doubt),
         settled=settled(series, width, reading),
         divergence=describe_divergence(chosen, series, reading.weights),
     )
 
 
-def _observations_per_epoch(trajectory: xr.Dataset, batches_per_epoch: float | None) -> tuple[float | None, list[str]]:
+def _describe_cut_off(trajectory: xr.Dataset) -> str | None:
+    planned, there = trajectory.attrs.get("planned_observations"), trajectory.sizes["step"]
+    if planned is None or planned <= there:
+        return None
+    return f"the run was cut off: {there} of {planned} observations are there"
+
+
+def _describe_few(series: Series) -> str | None:
+    if len(series.steps) >= FEW:
+        return None
+    return f"only {len(series.steps)} changes: scaled to their own extremes, so few say little"
+
+
+def _describe_noise(noise: float | None, late: float) -> str | None:
+    if noise is None or late >= ABOVE_NOISE * noise:
+        return None
+    return (
+        f"late in the run Δa is {late:.1e}, within a factor of ten of the noise floor, {noise:.1e}: those flips may be "
+        "rounding"
+    )
+
+
+def _observations_per_epoch(trajectory: xr.Dataset, batches_per_epoch: float | None) -> tuple[float | None, str | None]:
+    """Return the observations per epoch; where they are not known, None and what to do."""
     steps, kind = trajectory["step"].to_numpy(), str(trajectory.attrs["step_kind"])
     if batches_per_epoch is not None:
-        return observations_per_epoch(steps, kind, batches_per_epoch), []
+        return observations_per_epoch(steps, kind, batches_per_epoch), None
     stored = trajectory.attrs.get("observations_per_epoch")
     if stored is not None and math.isfinite(stored):
-        return float(stored), []
+        return float(stored), None
     if kind == "epoch":
-        return observations_per_epoch(steps, kind, 1.0), []
+        return observations_per_epoch(steps, kind, 1.0), None
     found = from_epochs(with_start(steps, trajectory["epoch"].to_numpy(), kind))
     if found is not None:
-        return found, []
+        return found, None
     hint = (
         "their steps are only a count; if names hold the training step, analyze the checkpoints with --step-pattern"
         if kind == "ordinal"
         else "say how many steps an epoch has with --batches-per-epoch N"
     )
-    return None, [f"the curves are not smoothed: the observations per epoch are not known; {hint}"]
+    return None, f"the curves are not smoothed: the observations per epoch are not known; {hint}"
 
 
-def _warn_of_constant(series: Series, reading: Reading, auc_layers: Array) -> list[str]:
-    warnings = []
+def _describe_constant(series: Series, reading: Reading, auc_layers: Array) -> list[str]:
+    found = []
     if curves.is_constant(series.weights[reading.weights]):
-        warnings.append("the weight change is constant: it has no scale, AUC_W and ρ are undefined")
+        found.append("the weight change is constant: it has no scale, AUC_W and ρ are undefined")
     if curves.is_constant(series.patterns[reading.patterns]):
-        warnings.append("the pattern change is constant: it has no scale, AUC_P and ρ are undefined")
+        found.append("the pattern change is constant: it has no scale, AUC_P and ρ are undefined")
     flat = int(np.isnan(auc_layers).sum())
     if flat:
-        warnings.append(f"{flat} of {len(auc_layers)} layers have a constant pattern change: their AUC is undefined")
-    return warnings
+        found.append(f"{flat} of {len(auc_layers)} layers have a constant pattern change: their AUC is undefined")
+    return found
 
 
 def _thresholds(series: Series, width: int, reading: Reading) -> tuple[Threshold, ...]:

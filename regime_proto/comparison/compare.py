@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regime_proto.analyzer.analyze import RESAMPLES
 from regime_proto.analyzer.result import Result
+from regime_proto.analyzer.settings import RESAMPLES, AnalysisSettings
 from regime_proto.comparison import labels as labelling
 from regime_proto.comparison.labels import FAMILY, SEED
 from regime_proto.comparison.rows import PAPER, RUN, Row, published, row_of
@@ -151,11 +151,10 @@ def compare(
     chosen = labelling.read_labels(Path(labels)) if isinstance(labels, str | os.PathLike) else labels or {}
     if not given and reference is None:
         raise RegimeError("nothing to compare: give trajectory files, or --reference paper")
+    settings = AnalysisSettings(preset, steps, batches_per_epoch, resamples)
     rows = []
     for name, run in zip(_names(given), given, strict=True):
-        rows.append(
-            row_of(run, name, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples)
-        )
+        rows.append(row_of(run, name, settings))
         if progress is not None:
             progress(len(rows), len(given))
     _require_distinct(rows)

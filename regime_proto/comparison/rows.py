@@ -8,9 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from regime_proto.analyzer.analyze import analyze
+from regime_proto.analyzer.analyze import analyze_with
 from regime_proto.analyzer.observed import read_observed
 from regime_proto.analyzer.result import Result, finite
+from regime_proto.analyzer.settings import AnalysisSettings
 from regime_proto.analyzer.settled import Settled
 from regime_proto.comparison.labels import FAMILY, labels_of
 from regime_proto.schema.epochs import epochs_spanned
@@ -117,11 +118,7 @@ class Facts:
 def row_of(
     run: str | os.PathLike[str] | Result,
     name: str,
-    *,
-    preset: str,
-    steps: str | None,
-    batches_per_epoch: float | None,
-    resamples: int,
+    settings: AnalysisSettings,
 ) -> Row:
     """Analyze a run, unless that was done already, and return its row.
 
@@ -133,7 +130,7 @@ def row_of(
     if isinstance(run, Result):
         result, batches_per_epoch = run, None
     else:
-        result = analyze(run, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples)
+        result, batches_per_epoch = analyze_with(run, settings), settings.batches_per_epoch
     path = result.trajectory
     facts = Facts() if path is None else _facts(Path(path), result, batches_per_epoch)
     return Row(

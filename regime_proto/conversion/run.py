@@ -16,7 +16,8 @@ from regime_proto.conversion.order_check import judging, sketched
 from regime_proto.conversion.plan import Plan, make_plan
 from regime_proto.conversion.provenance import embedded_files, header_of, provenance
 from regime_proto.conversion.settings import ConversionSettings
-from regime_proto.engine.measure import Meter, MeterSettings, observe
+from regime_proto.engine.executors import observe
+from regime_proto.engine.measure import Meter, MeterSettings
 from regime_proto.engine.noise_floor import measure_noise
 from regime_proto.quantities.deltas import non_finite
 from regime_proto.quantities.known import choose, known_quantities

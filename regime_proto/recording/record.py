@@ -15,26 +15,24 @@ from regime_proto.plugins.protocols import Following
 from regime_proto.plugins.registry import follower_for
 from regime_proto.program.gates import find_gates, select_gates
 from regime_proto.program.probe import Probe, as_probe, probe_sha256
-from regime_proto.quantities.known import asked_for, choose
+from regime_proto.quantities.known import asked_for
 from regime_proto.quantities.measuring import stored_bytes
 from regime_proto.recording.background_writer import Journal
 from regime_proto.recording.first_state import require_own, start_path
 from regime_proto.recording.observations import Callback, Ledger
 from regime_proto.recording.recorder import Recorder
-from regime_proto.recording.schedule import Schedule, as_predicate
+from regime_proto.recording.schedule import Schedule
+from regime_proto.recording.settings import AUTO, RecordingSettings
 from regime_proto.recording.settling import Settling
 from regime_proto.runtime.device import cores, find_device
 from regime_proto.schema import layout
 from regime_proto.schema.epochs import observations_per_epoch
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Header
-from regime_proto.schema.notes import as_notes
 from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
 from regime_proto.schema.reader import existing_header
 from regime_proto.schema.segments import Segments, segment_paths
 
-ENGINES = ("auto", "native", "onnx")
-AUTO = "auto"
 # The paper's share of a batch.
 PROBE_SHARE = 0.2
 # What masks="auto" makes room for: how long a run will be is not known at its begin.
@@ -134,66 +132,95 @@ def record(
     RegimeError
         Says where, what was expected and found, and what to do.
     """
-    is_due = as_predicate(every)
-    settling = settling or Settling()
-    taken = as_notes(notes or {})
-    if engine not in ENGINES:
-        raise RegimeError(f"engine {engine!r}: expected one of {', '.join(ENGINES)}")
-    chosen_quantities = choose(asked_for(measure, distance=distance))
-    keep_first = any(quantity.against == "first" for quantity in chosen_quantities)
+    settings = RecordingSettings(
+        every=every,
+        engine=engine,
+        gates=gates,
+        sample_units=sample_units,
+        sample_seed=sample_seed,
+        masks=masks,
+        embed=embed,
+        measure=asked_for(measure, distance=distance),
+        notes=notes,
+        batches_per_epoch=batches_per_epoch,
+        loader=loader,
+        batch_size=batch_size,
+        seed=seed,
+        resume=resume,
+        overwrite=overwrite,
+        on_observation=on_observation,
+        on_settled=on_settled,
+        settling=settling,
+        seconds=seconds,
+    )
     follower = follower_for(model)
-    if not follower.leads(model):
-        followed = follower.follow(model, None)
-        assert not isinstance(followed, LiveModel)  # noqa: S101
-        _begin(followed, None, resume=resume)
-        return Recorder(followed, is_due, None, keep_first=keep_first)
+    if follower.leads(model):
+        return _recorder(follower, model, probe, Path(output), settings)
+    followed = follower.follow(model, None)
+    assert not isinstance(followed, LiveModel)  # noqa: S101
+    _begin(followed, None, settings)
+    return Recorder(followed, settings.is_due, None, keep_first=settings.keeps_first)
+
+
+def _recorder(follower: Following, model: object, probe: object, output: Path, settings: RecordingSettings) -> Recorder:
+    """Make the recorder of the process that writes the trajectory."""
     with ExitStack() as stack:
-        segments = stack.enter_context(_claimed(Path(output), resume=resume, overwrite=overwrite))
-        probe, origin = _probe(follower, model, probe, loader, batch_size, seed)
-        live = follower.follow(model, probe)
+        segments = stack.enter_context(_claimed(output, settings))
+        found, origin = _probe(follower, model, probe, settings)
+        live = follower.follow(model, found)
         assert isinstance(live, LiveModel)  # noqa: S101
-        meter = Meter.calibrate(
-            live.program,
-            select_gates(find_gates(live.program), (gates,) if isinstance(gates, str) else gates),
-            live.probe,
-            find_device(AUTO if engine == "onnx" or live.native is None else "cpu"),
-            live.tensors(None),
-            settings=MeterSettings(sample_units, sample_seed, threads=cores(), measured=chosen_quantities),
-        )
-        if resume is not False and meter.measures.keep_first_masks:
+        meter = _meter(live, settings)
+        if settings.resumes and meter.measures.keep_first_masks:
             raise RegimeError("resume: a quantity needs the masks of the first state, which are not kept; record anew")
-        chosen = _engine(engine, live, meter)
+        chosen = _engine(settings.engine, live, meter)
+        header = replace(_header(live, meter, chosen, settings), extra=origin | settings.taken_notes)
         protocol: list[object] = [layout.PLAIN_VERSION, live.program.sha256, probe_sha256(live.probe)]
-        protocol += [[gate.node for gate in meter.session.gates], sample_units, sample_seed]
-        attributes = provenance(
-            live.program,
-            live.probe,
-            adapter=live.adapter,
-            step_kind="step",
-            engine=chosen.name,
-            device=chosen.device,
-        )
-        if batches_per_epoch is not None:
-            attributes["observations_per_epoch"] = _per_epoch(batches_per_epoch, every)
-        header = header_of(meter, attributes, sample_units=sample_units, sample_seed=sample_seed)
-        header = header.with_attributes(mask_policy=str(_policy(masks, header)), mask_policy_requested=masks)
-        header = replace(header, embedded=embedded_files(live.program, live.probe, embed), extra=origin | taken)
-        journal = Journal(segments, header, protocol, seconds=seconds)
-        if resume is not False:
+        protocol += [[gate.node for gate in meter.session.gates], settings.sample_units, settings.sample_seed]
+        journal = Journal(segments, header, protocol, seconds=settings.seconds)
+        if settings.resumes:
             journal.take_up()
         if journal.start:
             names = [tensor.name for tensor in live.program.trainable]
             chosen.start = dict(zip(names, journal.start, strict=True))
-        elif keep_first:
+        elif settings.keeps_first:
             require_own(start_path(segments.output))
-        ledger = Ledger(journal, meter, settling, on_observation=on_observation, on_settled=on_settled)
-        _begin(chosen, ledger, resume=resume)
+        settling = settings.settling or Settling()
+        ledger = Ledger(
+            journal, meter, settling, on_observation=settings.on_observation, on_settled=settings.on_settled
+        )
+        _begin(chosen, ledger, settings)
         # From here on it is the recorder that closes both.
         stack.pop_all()
-    return Recorder(chosen, is_due, ledger, takes_params=live.takes_params, keep_first=keep_first)
+    return Recorder(chosen, settings.is_due, ledger, takes_params=live.takes_params, keep_first=settings.keeps_first)
 
 
-def _claimed(output: Path, *, resume: bool | int, overwrite: bool) -> Segments:
+def _meter(live: LiveModel, settings: RecordingSettings) -> Meter:
+    return Meter.calibrate(
+        live.program,
+        select_gates(find_gates(live.program), settings.gates),
+        live.probe,
+        find_device(AUTO if settings.engine == "onnx" or live.native is None else "cpu"),
+        live.tensors(None),
+        settings=MeterSettings(
+            settings.sample_units, settings.sample_seed, threads=cores(), measured=settings.quantities
+        ),
+    )
+
+
+def _header(live: LiveModel, meter: Meter, engine: Engine, settings: RecordingSettings) -> Header:
+    attributes = provenance(
+        live.program, live.probe, adapter=live.adapter, step_kind="step", engine=engine.name, device=engine.device
+    )
+    if settings.batches_per_epoch is not None:
+        attributes["observations_per_epoch"] = _per_epoch(settings.batches_per_epoch, settings.every)
+    header = header_of(meter, attributes, sample_units=settings.sample_units, sample_seed=settings.sample_seed)
+    header = header.with_attributes(
+        mask_policy=str(_policy(settings.masks, header)), mask_policy_requested=settings.masks
+    )
+    return replace(header, embedded=embedded_files(live.program, live.probe, settings.embed))
+
+
+def _claimed(output: Path, settings: RecordingSettings) -> Segments:
     """Return the segments of an output that may be written.
 
     Raises
@@ -201,15 +228,15 @@ def _claimed(output: Path, *, resume: bool | int, overwrite: bool) -> Segments:
     RegimeError
         There is something already, and the user has not said what is to become of it.
     """
-    if resume is not False and overwrite:
+    if settings.resumes and settings.overwrite:
         raise RegimeError("resume and overwrite: give one of them")
     # Only a trajectory is ever replaced.
     exists = existing_header(output) is not None
     segments = Segments(output)
     begun = bool(segment_paths(segments.folder))
-    if overwrite:
+    if settings.overwrite:
         segments.clear()
-    elif resume is False and (exists or begun):
+    elif not settings.resumes and (exists or begun):
         found = f"{segments.folder}: holds an unfinished run" if begun else f"{output}: exists"
         segments.__exit__(None, None, None)
         raise RegimeError(f"{found}; go on with it (resume=True), replace it (overwrite=True), or take another output")
@@ -217,9 +244,10 @@ def _claimed(output: Path, *, resume: bool | int, overwrite: bool) -> Segments:
 
 
 def _probe(
-    follower: Following, model: object, probe: object, loader: object, batch_size: int | None, seed: int
+    follower: Following, model: object, probe: object, settings: RecordingSettings
 ) -> tuple[Probe, dict[str, object]]:
     """Return the probe, and what is to be told of a drawn one."""
+    loader, batch_size, seed = settings.loader, settings.batch_size, settings.seed
     if not isinstance(probe, str) or probe != AUTO:
         if loader is not None:
             raise RegimeError('a loader and a probe are given; to draw the probe from the loader say "auto"')
@@ -264,12 +292,12 @@ def _per_epoch(batches_per_epoch: float, every: Schedule) -> float:
     return observations_per_epoch([0, every], "step", batches_per_epoch)
 
 
-def _begin(engine: Engine, ledger: Ledger | None, *, resume: bool | int) -> None:
+def _begin(engine: Engine, ledger: Ledger | None, settings: RecordingSettings) -> None:
     """Look at the model for the first time; where several processes train it, in all of them."""
     noise = engine.noise(None)
     if ledger is not None:
         ledger.annotate(noise)
-    if resume is not False:
+    if settings.resumes:
         state = engine.measure(None)()
         if ledger is not None:
-            ledger.go_on(state, None if resume is True else resume)
+            ledger.go_on(state, None if settings.resume is True else settings.resume)

@@ -7,8 +7,10 @@ from regime_proto.schema.errors import RegimeError
 Schedule = int | Callable[[int], bool]
 """Every k-th step (those that k divides), or a function that says of a step whether it is looked at."""
 
+Predicate = Callable[[int], bool]
 
-def as_predicate(every: Schedule) -> Callable[[int], bool]:
+
+def as_predicate(every: Schedule) -> Predicate:
     """Return a schedule as a function of the step.
 
     Raises

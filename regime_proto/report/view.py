@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from regime_proto.analyzer.analyze import RESAMPLES, analyze
+from regime_proto.analyzer.analyze import analyze_with
 from regime_proto.analyzer.patterns import LATE, Patterns, read_patterns
 from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.samples import read_sample_changes
 from regime_proto.analyzer.selection import restrict
+from regime_proto.analyzer.settings import AnalysisSettings
 from regime_proto.report.binning import bin_edges, bin_means
 from regime_proto.schema.dataset import open_trajectory
 from regime_proto.schema.errors import TrajectoryError
@@ -97,18 +98,14 @@ class RunView:
 
 def read_view(
     path: str | os.PathLike[str],
-    *,
-    preset: str = "paper",
-    steps: str | None = None,
-    batches_per_epoch: float | None = None,
-    resamples: int = RESAMPLES,
+    settings: AnalysisSettings,
 ) -> RunView:
     """Read what a page shows of a run.
 
     Parameters
     ----------
-    path, preset, steps, batches_per_epoch, resamples
-        As in `regime_proto.analyze`.
+    path : path
+    settings : AnalysisSettings
 
     Raises
     ------
@@ -118,10 +115,8 @@ def read_view(
     path = Path(path)
     try:
         with open_trajectory(path) as trajectory:
-            result = analyze(
-                trajectory, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples
-            )
-            chosen = restrict(trajectory, steps)
+            result = analyze_with(trajectory, settings)
+            chosen = restrict(trajectory, settings.steps)
             edges = bin_edges(len(result.curves["step"]), COLUMNS)
             return RunView(
                 name=path.name.removesuffix(path.suffix).removesuffix(".regime"),

@@ -31,9 +31,10 @@ from regime_proto.plugins.open_directory import open_directory
 from regime_proto.plugins.protocols import Describing, Exporter, Reader
 from regime_proto.plugins.registry import exporter_for, readers
 from regime_proto.program.gates import find_gates, select_gates
-from regime_proto.program.initializers import GatherInitializers, find_weights
+from regime_proto.program.initializers import GatherInitializers
 from regime_proto.program.probe import ProbeError, as_probe
 from regime_proto.program.program import Program, ProgramError
+from regime_proto.program.trainable_weights import find_weights
 from regime_proto.runtime.device import find_device
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 

@@ -14,6 +14,7 @@ from trajectories import LAYERS, header
 from trajectories import write as write_trajectory
 
 import regime_proto
+from regime_proto.analyzer.settings import AnalysisSettings
 from regime_proto.report.names import distinct, in_plotly
 from regime_proto.report.page.page import report
 from regime_proto.report.print import figure as print_figure
@@ -94,7 +95,12 @@ def test_runs_of_one_name_are_told_apart_in_print_and_nothing_is_a_formula(tmp_p
     paths = [tmp_path / f"{seed}.h5" for seed in range(3)]
     for path in paths:
         regime_proto.synthetic.trajectory(steps=20, path=path)
-    runs = [replace(read_run(path), name=f"a model $x$ with the same name of {'many ' * 9}words") for path in paths]
+    runs = [
+        replace(
+            read_run(path, AnalysisSettings(resamples=0)), name=f"a model $x$ with the same name of {'many ' * 9}words"
+        )
+        for path in paths
+    ]
     figure = print_figure.figure([*runs, replace(runs[0], name=NASTY)], columns=2)
     titles = [axes.get_title(loc="left").partition("\n")[0] for axes in figure.axes]
     assert len(set(titles[:4])) == 4
@@ -106,7 +112,7 @@ def test_runs_of_one_name_are_told_apart_in_print_and_nothing_is_a_formula(tmp_p
 
 def test_long_metrics_are_told_apart_in_a_legend(deep):
     names = ("validation/very/long/name/of/metric/first_loss", "validation/very/long/name/of/metric/second_loss")
-    run = read_run(deep)
+    run = read_run(deep, AnalysisSettings(resamples=0))
     run = replace(run, metrics=dict.fromkeys(names, run.metrics["loss"]))
     [legend] = print_figure.figure([run]).legends
     texts = [text.get_text() for text in legend.get_texts()]

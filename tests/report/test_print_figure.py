@@ -21,6 +21,7 @@ from PIL import Image
 from runs import LENET, make_run
 
 import regime_proto
+from regime_proto.analyzer.settings import AnalysisSettings
 from regime_proto.cli.main import main
 from regime_proto.report.print import metrics, style
 from regime_proto.report.print.drawn import read_run
@@ -32,6 +33,7 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation import trust
 
 STEPS = 30
+CURVES = AnalysisSettings(resamples=0)
 NAN = np.nan
 
 
@@ -52,7 +54,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(path):
-    return read_run(path)
+    return read_run(path, CURVES)
 
 
 @pytest.fixture(scope="module")
@@ -189,12 +191,12 @@ def test_thresholds_are_marked_where_the_analysis_finds_them(run):
 
 def test_an_interval_that_is_not_known_is_a_gap(path, tmp_path):
     spoiled = make_run(tmp_path / "gap.h5", values={"valid": np.arange(STEPS + 1) != 12})
-    run = read_run(spoiled)
+    run = read_run(spoiled, CURVES)
     assert np.flatnonzero(np.isnan(run.weights)).tolist() == [11, 12]
     assert np.isfinite(run.patterns).sum() == STEPS - 2
     assert run.epochs is None
     assert run.steps.tolist() == list(range(STEPS + 1))
-    assert read_run(path, steps="5:20").steps.tolist() == list(range(5, 21))
+    assert read_run(path, AnalysisSettings(steps="5:20", resamples=0)).steps.tolist() == list(range(5, 21))
 
 
 @pytest.mark.parametrize("layers", [None, "map"])
@@ -277,10 +279,12 @@ def test_a_png_is_as_wide_as_its_columns(run, columns, dpi, width):
 DRAWING = """
 import sys
 from pathlib import Path
+from regime_proto.analyzer.settings import AnalysisSettings
 from regime_proto.report.print.figure import image, plot, read_run
+run = read_run(sys.argv[1], AnalysisSettings(resamples=0))
 plot(sys.argv[1], f"{sys.argv[2]}/again.png", dpi=100)
 for form in ("pdf", "svg"):
-    Path(f"{sys.argv[2]}/again.{form}").write_bytes(image([read_run(sys.argv[1])], form))
+    Path(f"{sys.argv[2]}/again.{form}").write_bytes(image([run], form))
 assert not {"matplotlib.pyplot", "torch", "tkinter"} & set(sys.modules)
 """
 
@@ -316,7 +320,9 @@ def test_the_command_writes_what_python_does(path, tmp_path):
     done = regime("plot", path, "-o", output, "--preset", "strict", "--columns", "2", "--metric", "loss")
     assert done.exit_code == 0, done.output
     assert (done.stdout, done.stderr) == ("", f"wrote {output}\n")
-    assert output.read_bytes() == image([read_run(path, preset="strict")], "svg", columns=2, metrics=["loss"])
+    assert output.read_bytes() == image(
+        [read_run(path, AnalysisSettings("strict", resamples=0))], "svg", columns=2, metrics=["loss"]
+    )
     output.write_text("mine")
     refused = regime("plot", path, "-o", output)
     assert_one_line(refused, "figure.svg: exists and differs; replace it with --overwrite")

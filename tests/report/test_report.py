@@ -14,6 +14,7 @@ from trajectories import QUANTITIES
 from trajectories import write as write_trajectory
 
 import regime_proto
+from regime_proto.analyzer.settings import AnalysisSettings
 from regime_proto.report.binning import bin_edges, bin_means
 from regime_proto.report.page.page import chapter, report
 from regime_proto.report.view import read_view
@@ -126,7 +127,7 @@ def test_names_in_a_file_are_text_and_nothing_else(tmp_path):
 
 
 def test_steps_restrict_every_figure(runs):
-    view = read_view(runs[0], steps="100:200")
+    view = read_view(runs[0], AnalysisSettings(steps="100:200"))
     assert (view.steps[0], view.steps[-1]) == (101, 200)
     assert view.patterns.steps.min() == 100
     assert view.patterns.steps.max() == 200

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from regime_proto import __version__
-from regime_proto.analyzer.analyze import RESAMPLES
+from regime_proto.analyzer.settings import RESAMPLES, AnalysisSettings
 from regime_proto.analyzer.verdict import verdict
 from regime_proto.comparison.compare import Comparison, compare
 from regime_proto.comparison.rows import PAPER, Row
@@ -83,11 +83,10 @@ def report(
     jinja2, plotly = _libraries()
     if not runs:
         raise RegimeError("no run given; a report needs one trajectory file at least")
+    settings = AnalysisSettings(preset, steps, batches_per_epoch, resamples)
     views = []
     for path in runs:
-        views.append(
-            read_view(path, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=resamples)
-        )
+        views.append(read_view(path, settings))
         if progress is not None:
             progress(len(views), len(runs))
     # What is of different kinds is said on the page, beside the numbers.

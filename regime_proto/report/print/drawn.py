@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from regime_proto.analyzer.analyze import analyze
+from regime_proto.analyzer.analyze import analyze_with
 from regime_proto.analyzer.observed import read_observed
 from regime_proto.analyzer.result import Result
+from regime_proto.analyzer.settings import AnalysisSettings
 from regime_proto.comparison.labels import SEED, labels_of
 from regime_proto.schema.epochs import epochs_at
 from regime_proto.schema.reader import metric_variables, open_checked, read_header
@@ -46,20 +47,13 @@ class Drawn:
     metrics: Mapping[str, Array]
 
 
-def read_run(
-    path: str | os.PathLike[str],
-    *,
-    preset: str = "paper",
-    steps: str | None = None,
-    batches_per_epoch: float | None = None,
-) -> Drawn:
+def read_run(path: str | os.PathLike[str], settings: AnalysisSettings) -> Drawn:
     """Analyze a trajectory, and read what is drawn beside the curves.
 
     Parameters
     ----------
     path : path
-    preset, steps, batches_per_epoch : optional
-        As in `analyze`.
+    settings : AnalysisSettings
 
     Raises
     ------
@@ -67,7 +61,7 @@ def read_run(
         The trajectory cannot be read or analyzed.
     """
     path = Path(path)
-    result = analyze(path, preset=preset, steps=steps, batches_per_epoch=batches_per_epoch, resamples=0)
+    result = analyze_with(path, settings)
     with open_checked(path) as file:
         header, observed = read_header(file), read_observed(file, result)
         metrics = {variable.meaning: file[variable.name][observed.at] for variable in metric_variables(file)}
@@ -79,7 +73,9 @@ def read_run(
         name=_name(labels_of(header.extra), path),
         result=result,
         steps=observed.steps,
-        epochs=epochs_at(observed.steps, observed.epochs, result.step_kind, batches_per_epoch, observed.per_epoch),
+        epochs=epochs_at(
+            observed.steps, observed.epochs, result.step_kind, settings.batches_per_epoch, observed.per_epoch
+        ),
         weights=spread_out["weight"],
         patterns=spread_out["pattern"],
         layers=spread_out["layer_pattern"],

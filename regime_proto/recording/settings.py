@@ -1,0 +1,101 @@
+"""What a recording is asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from regime_proto.quantities.base import Quantity
+from regime_proto.quantities.known import choose
+from regime_proto.recording.observations import Callback
+from regime_proto.recording.schedule import Predicate, Schedule, as_predicate
+from regime_proto.recording.settling import Settling
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.notes import Note, as_notes
+
+ENGINES = ("auto", "native", "onnx")
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class RecordingSettings:
+    """How a training is recorded; the fields are the arguments of `regime_proto.record`.
+
+    Parameters
+    ----------
+    every : int or callable
+    engine : {"auto", "native", "onnx"}
+    gates : tuple of str
+    sample_units : int, optional
+    sample_seed : int
+    masks, embed : str
+    measure : tuple of str
+    notes : mapping, optional
+    batches_per_epoch : float, optional
+    loader : iterable, optional
+    batch_size : int, optional
+    seed : int
+    resume : bool or int
+    overwrite : bool
+    on_observation, on_settled : callable, optional
+    settling : Settling, optional
+    seconds : float
+
+    Raises
+    ------
+    RegimeError
+        A setting is none that there is, or two contradict each other.
+    """
+
+    every: Schedule = 1
+    engine: str = AUTO
+    gates: Sequence[str] = ()
+    sample_units: int | None = None
+    sample_seed: int = 0
+    masks: str = AUTO
+    embed: str = "program"
+    measure: Sequence[str] = ()
+    notes: Mapping[str, object] | None = None
+    batches_per_epoch: float | None = None
+    loader: object = None
+    batch_size: int | None = None
+    seed: int = 0
+    resume: bool | int = False
+    overwrite: bool = False
+    on_observation: Callback | None = None
+    on_settled: Callback | None = None
+    settling: Settling | None = None
+    seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise RegimeError(f"engine {self.engine!r}: expected one of {', '.join(ENGINES)}")
+        if isinstance(self.gates, str):
+            # A single pattern is a sequence of letters, which nobody means.
+            object.__setattr__(self, "gates", (self.gates,))
+        # What is wrong is an error at once.
+        _ = self.is_due, self.taken_notes, self.quantities
+
+    @cached_property
+    def is_due(self) -> Predicate:
+        """Whether to look at a step."""
+        return as_predicate(self.every)
+
+    @cached_property
+    def taken_notes(self) -> dict[str, Note]:
+        """The notes as a trajectory can hold them."""
+        return as_notes(self.notes or {})
+
+    @cached_property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """The quantities to measure beside weight deltas and flips."""
+        return choose(self.measure)
+
+    @property
+    def keeps_first(self) -> bool:
+        """Whether later states are held against the first."""
+        return any(quantity.against == "first" for quantity in self.quantities)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the trajectory of an earlier run goes on."""
+        return self.resume is not False
