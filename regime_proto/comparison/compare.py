@@ -282,13 +282,18 @@ def _unlike(rows: Sequence[Row]) -> list[str]:
     undefined = [row.run for row in rows if not math.isfinite(row.rho)]
     if undefined:
         warnings.append(f"ρ is undefined, and left out of means: {few(undefined)}")
-    unsettled = [row.run for row in own if math.isfinite(row.rho) and row.settled is not None and not row.settled.both]
+    unsettled = [row.run for row in own if _is_unsettled(row)]
     if unsettled:
         warnings.append(
             f"not both curves are known to have settled by the end, so ρ does not say which did so first: "
             f"{few(unsettled)}"
         )
     return warnings
+
+
+def _is_unsettled(row: Row) -> bool:
+    """Whether a run has a ρ, but a curve that is not known to have settled."""
+    return math.isfinite(row.rho) and row.settled is not None and not row.settled.both
 
 
 def _warnings_of(rows: Sequence[Row]) -> list[str]:
