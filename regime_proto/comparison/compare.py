@@ -15,12 +15,11 @@ from regime_proto.comparison.labels import FAMILY, SEED
 from regime_proto.comparison.rows import PAPER, RUN, Row, published, row_of
 from regime_proto.comparison.spread import Centre, Spread, centre, spread
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.words import few
 
 JSON_VERSION = 1
 REFERENCES = (PAPER,)
 SORTS = ("rho", "auc_w", "auc_p", "name")
-
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -258,12 +257,6 @@ def _grouped(key: Callable[[Row], str | None], rows: Iterable[Row]) -> dict[str,
         if value is not None:
             groups.setdefault(value, []).append(row)
     return groups
-
-
-def few(names: Sequence[str]) -> str:
-    """Return some names as one phrase, the first of them if they are many."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _unlike(rows: Sequence[Row]) -> list[str]:

@@ -10,6 +10,7 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.header import Header
 from regime_proto.schema.layout import STEP
 from regime_proto.schema.reader import open_checked
+from regime_proto.schema.words import few
 
 _SHOWN = 3
 
@@ -81,5 +82,4 @@ def _steps(steps: Sequence[int]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return (", ".join(names[:_SHOWN]) or "none") + more
+    return few(names) or "none"
