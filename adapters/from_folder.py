@@ -122,11 +122,16 @@ def weights_in(folder: Path) -> Path | None:
     if usual is not None or next(folder.glob("*.distcp"), None) is not None:
         return usual
     suffixes = (".safetensors", *from_torch.SUFFIXES)
-    paths = [path for path in folder.glob("*") if not any(word in path.name.lower() for word in _OTHER)]
+    paths = [path for path in folder.glob("*") if not _is_other(path.name)]
     candidates = [path for path in paths if path.suffix in suffixes and path.is_file()]
     if not candidates and len(paths) <= _FEW:
         candidates = [path for path in paths if path.is_file() and _by_content(path) is not None]
     return candidates[0] if len(candidates) == 1 else None
+
+
+def _is_other(name: str) -> bool:
+    """Whether a file holds something else by its name, such as the state of an optimizer."""
+    return any(word in name.lower() for word in _OTHER)
 
 
 def _reader(file: Path) -> ModuleType:

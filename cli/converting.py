@@ -11,7 +11,7 @@ from regime_proto.cli.console import Messages, size
 from regime_proto.cli.interruption import leaving_observations
 from regime_proto.cli.output import would, would_write
 from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.words import counted
+from regime_proto.schema.words import counted, few
 
 if TYPE_CHECKING:
     from regime_proto.checkpoints.source import Source
@@ -80,8 +80,7 @@ def _say_fetched(found: "Source") -> None:
 
 def _say_skipped(found: "Source", messages: Messages) -> None:
     for reason, names in found.skipped_by_reason().items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        messages.note(f"skipped {', '.join(names[:3])}{more}: {reason}")
+        messages.note(f"skipped {few(names)}: {reason}")
 
 
 def _planned(source: Path, messages: Messages, settings: "ConversionSettings") -> "Plan":

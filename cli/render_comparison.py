@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regime_proto.cli.render import plain_table
-from regime_proto.comparison.compare import Comparison, Repeat, Summary, few, spacing
+from regime_proto.comparison.compare import Comparison, Repeat, Summary, spacing
 from regime_proto.comparison.labels import label_names
 from regime_proto.comparison.rows import PAPER, Row
 from regime_proto.comparison.spread import Spread
@@ -18,7 +18,7 @@ from regime_proto.report.figure import number
 from regime_proto.report.names import distinct
 from regime_proto.report.tables import UNKNOWN, Column, columns
 from regime_proto.schema.text import printable
-from regime_proto.schema.words import counted
+from regime_proto.schema.words import counted, few
 
 _LONGEST_NAME, _SHORTEST_NAME = 60, 12
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.numbers import finite
 
 
 def observations_per_epoch(
@@ -85,12 +86,7 @@ def from_epochs(epochs: NDArray[Any]) -> float | None:
         return None
     first, last = changes[0], changes[-1]
     with np.errstate(over="ignore"):
-        return _finite(float((last - first) / (epochs[last] - epochs[first])))
-
-
-def _finite(value: float) -> float | None:
-    """Return a number; None where epochs are so close, or so far apart, that there is none."""
-    return value if math.isfinite(value) else None
+        return finite(float((last - first) / (epochs[last] - epochs[first])))
 
 
 def epochs_spanned(
@@ -121,10 +117,10 @@ def epochs_spanned(
     # The start alone says nothing of the length.
     if len(known) > 1:
         with np.errstate(over="ignore"):
-            return _finite(float(known[-1] - known[0]))
+            return finite(float(known[-1] - known[0]))
     if step_kind == "epoch":
         return float(steps[-1] - steps[0])
-    return _finite((len(steps) - 1) / float(stored)) if stored else None
+    return finite((len(steps) - 1) / float(stored)) if stored else None
 
 
 def epochs_at(

@@ -18,6 +18,12 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return `` (nearest: '…')`` with the one of `names` that is nearest to `name`; nothing if none is near."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f" (nearest: {near[0]!r})" if near else ""
+
+
 def no_such(path: Path, what: str = "file or directory") -> str:
     """Return that there is nothing at `path`, and which path that is there was probably meant.
 

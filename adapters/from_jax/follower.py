@@ -25,6 +25,7 @@ from regime_proto.program.probe import Probe
 from regime_proto.program.program import Program
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
+from regime_proto.schema.words import few
 
 _TRAINED = "0"
 _POSITIONAL = "input_0"
@@ -111,15 +112,11 @@ def _require_paths(
     missing = sorted(name for name, path in needed.items() if path not in leaves)
     if missing:
         raise RegimeError(
-            f"{where}: lacks {_listed(missing)}, which was there when the recorder was made; give the whole tree"
+            f"{where}: lacks {few(missing)}, which was there when the recorder was made; give the whole tree"
         )
     added = sorted(".".join(path[1:]) for path in leaves if path[0] == _TRAINED and path not in trained)
     if added:
-        raise RegimeError(f"{where}: has {_listed(added)}, which was not there when the recorder was made")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        raise RegimeError(f"{where}: has {few(added)}, which was not there when the recorder was made")
 
 
 def _described(dtype: Any, shape: tuple[int, ...]) -> str:

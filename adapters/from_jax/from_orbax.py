@@ -6,7 +6,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,15 +140,20 @@ def _entries(path: Path) -> list[_Entry]:
     if (path / _TREE).is_file():
         return _entries_in(path)
     items = {item: _entries_in(path / item) for item in _items(path)}
-    missing = [item for item, handler in saved_by.items() if item not in items and handler.endswith(_SAVES_TREES)]
-    if missing or not (items or saved_by):
-        raise _incomplete(path, f"no {_TREE} in {missing[0]!r:.100}" if any(missing) else f"no {_TREE} in it")
+    _require_trees(path, items, saved_by)
     trees = {item: entries for item, entries in items.items() if [entry.keys for entry in entries] != _NO_TREE}
     if not trees:
         raise NotACheckpoint("no tree of arrays in it")
     if len(trees) == 1 and not any(map(is_optimizer, trees)):
         return next(iter(trees.values()))
     return [_Entry((item, *entry.keys), entry.spec, entry.single) for item in trees for entry in trees[item]]
+
+
+def _require_trees(path: Path, items: Collection[str], saved_by: Mapping[str, str]) -> None:
+    """Raise an error if an item that was saved as a tree is not there, or nothing is."""
+    missing = [item for item, handler in saved_by.items() if item not in items and handler.endswith(_SAVES_TREES)]
+    if missing or not (items or saved_by):
+        raise _incomplete(path, f"no {_TREE} in {missing[0]!r:.100}" if any(missing) else f"no {_TREE} in it")
 
 
 def _items(path: Path) -> list[str]:

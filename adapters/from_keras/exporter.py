@@ -57,18 +57,7 @@ def export_named(model: keras.Model, probe: Probe, *, paths: bool = True) -> tup
     variables = {id(variable): variable for variable in model.variables if _is_weight(variable)}
     if not model.trainable_variables:
         raise RegimeError(f"{where}: no variable is trainable; there is nothing to measure")
-    stored, others = _stored(list(variables.values()), model)
-    alike = Counter(variable.path for variable in variables.values())
-    trained = {id(variable) for variable in model.trainable_variables}
-    names: dict[int, str] = {}
-    tensors = []
-    for key, variable in variables.items():
-        # The numbers in these depend on what else was built before.
-        spelled = [variable.path.replace("/", ".")] if paths and alike[variable.path] == 1 else []
-        names[key], *aliases = dict.fromkeys([*stored[key], *spelled])
-        tensors.append(Tensor(names[key], tuple(variable.shape), key in trained, tuple(aliases)))
-    # Counters and the like, which checkpoints hold too.
-    tensors += [Tensor(name, array.shape, trainable=False) for name, array in others.items()]
+    names, tensors = _tensors(model, variables, paths=paths)
 
     def function(weights: Mapping[str, Any], arrays: Mapping[str, Any]) -> Any:
         values = [
@@ -87,6 +76,24 @@ def export_named(model: keras.Model, probe: Probe, *, paths: bool = True) -> tup
         where=where,
     )
     return program, {names[key]: variable for key, variable in variables.items()}
+
+
+def _tensors(
+    model: keras.Model, variables: Mapping[int, keras.Variable], *, paths: bool
+) -> tuple[dict[int, str], list[Tensor]]:
+    """Return the name of each variable by its id, and all tensors that checkpoints of a model hold."""
+    stored, others = _stored(list(variables.values()), model)
+    alike = Counter(variable.path for variable in variables.values())
+    trained = {id(variable) for variable in model.trainable_variables}
+    names: dict[int, str] = {}
+    tensors = []
+    for key, variable in variables.items():
+        # The numbers in these depend on what else was built before.
+        spelled = [variable.path.replace("/", ".")] if paths and alike[variable.path] == 1 else []
+        names[key], *aliases = dict.fromkeys([*stored[key], *spelled])
+        tensors.append(Tensor(names[key], tuple(variable.shape), key in trained, tuple(aliases)))
+    # Counters and the like, which checkpoints hold too.
+    return names, tensors + [Tensor(name, array.shape, trainable=False) for name, array in others.items()]
 
 
 def input_names(model: keras.Model) -> list[str]:

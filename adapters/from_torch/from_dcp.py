@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regime_proto.adapters.from_torch import dcp_metadata, zip_file
 from regime_proto.adapters.from_torch.dcp_metadata import Entry, Piece
@@ -192,16 +193,23 @@ def _is_covered(size: tuple[int, ...], pieces: list[Piece]) -> bool:
         return False
     if len(pieces) <= 1:
         return not pieces or pieces[0].sizes == size
-    # The pieces' edges cut the tensor into cells, of which each piece holds some as a whole.
-    edges = [
-        np.unique([edge for piece in pieces for edge in (piece.offsets[axis], piece.offsets[axis] + piece.sizes[axis])])
-        for axis in range(len(size))
-    ]
+    edges = [_edges(pieces, axis) for axis in range(len(size))]
     if any(axis[0] != 0 or axis[-1] != length for axis, length in zip(edges, size, strict=True)):
         return False
-    if math.prod(len(axis) - 1 for axis in edges) > _MOST_CELLS:
+    return _hold_each_cell_once(pieces, edges)
+
+
+def _edges(pieces: list[Piece], axis: int) -> NDArray[Any]:
+    """Return where the pieces of a tensor begin and end along an axis."""
+    return np.unique([(piece.offsets[axis], piece.offsets[axis] + piece.sizes[axis]) for piece in pieces])
+
+
+def _hold_each_cell_once(pieces: list[Piece], edges: list[NDArray[Any]]) -> bool:
+    """Whether each of the cells into which the edges of pieces cut a tensor lies in exactly one piece."""
+    shape = [len(axis) - 1 for axis in edges]
+    if math.prod(shape) > _MOST_CELLS:
         return False
-    held = np.zeros([len(axis) - 1 for axis in edges], np.uint8)
+    held = np.zeros(shape, np.uint8)
     for piece in pieces:
         cells = tuple(
             slice(*np.searchsorted(axis, (first, first + count)))

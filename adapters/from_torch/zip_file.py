@@ -78,13 +78,19 @@ _USUAL_FLAGS = 0x0808  # names in UTF-8, sizes in a descriptor behind the data
 _ZIP64 = 0xFFFFFFFF
 
 
-def _records(file: mmap.mmap | bytes) -> dict[str, tuple[int, int]]:
-    """Return the first byte and the byte after the last of every record; all have to lie uncompressed in the file."""
+def _directory(file: mmap.mmap | bytes) -> tuple[int, int, int]:
+    """Return how many records the directory of an archive lists, its first byte and its length."""
     end = len(file) - _END.size
     signature, disk, first_disk, _, count, size, start, comment = _END.unpack_from(file, end)
     # Files of 4 GiB and more (zip64) are left to torch: they are not read often.
     if signature != b"PK\5\6" or disk or first_disk or comment or start == _ZIP64 or start + size > end:
         raise NotPlain("no plain zip file")
+    return count, start, size
+
+
+def _records(file: mmap.mmap | bytes) -> dict[str, tuple[int, int]]:
+    """Return the first byte and the byte after the last of every record; all have to lie uncompressed in the file."""
+    count, start, size = _directory(file)
     directory, at = file[start : start + size], 0
     records: dict[str, tuple[int, int]] = {}
     for _ in range(count):

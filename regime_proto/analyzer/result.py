@@ -1,6 +1,5 @@
 """What an analysis found: ρ and the areas, when the curves settle, layer by layer."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ from regime_proto.analyzer.quantity_curves import QuantityResult
 from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.settled import Settled
 from regime_proto.analyzer.uncertainty import Uncertainty
+from regime_proto.schema.numbers import finite
 
 JSON_VERSION = 1
 
@@ -174,8 +174,3 @@ class Result:
             "trajectory": self.trajectory,
             "warnings": list(self.warnings),
         }
-
-
-def finite(value: float) -> float | None:
-    """Return a number that JSON can hold, None for one that is undefined."""
-    return value if math.isfinite(value) else None

@@ -130,25 +130,15 @@ def _chosen(names: tuple[str, ...]) -> Choice:
 
 
 def _choice(parsed: Sequence[Parsed]) -> Choice:
-    if not all(any(number.value is not None for number in one.numbers) for one in parsed):
+    if not all(one.has_integer for one in parsed):
         return Choice()
     layouts = _layouts(parsed)
     counters = _of_one_layout(layouts) if len(layouts) == 1 else _of_all_layouts(layouts)
     varying = [counter for counter in counters if len(set(counter.values)) > 1]
     if not varying and len(layouts) == 1:
         return _of_constants(parsed, counters)
-    pool = _pool(varying)
     parallel = _parallel(parsed, varying)
-    taken: Counter | None
-    doubt: Doubt | None
-    if len(layouts) > 1 and not (pool and _is_named_throughout(pool[-1], layouts, counters)):
-        taken, doubt = None, _several_schemes(parsed, layouts)
-    elif not pool:
-        taken = _repeated(varying)
-        doubt = Doubt("", tuple(_patterns(parsed, taken)))
-    else:
-        taken = _regular(pool)
-        doubt = _disagreement(parsed, pool) or _against(parsed, taken, varying)
+    taken, doubt = _of_varying(parsed, varying, layouts, counters)
     return Choice(
         counters=tuple(counter for counter in varying if counter.is_distinct),
         taken=taken,
@@ -160,6 +150,20 @@ def _choice(parsed: Sequence[Parsed]) -> Choice:
     )
 
 
+def _of_varying(
+    parsed: Sequence[Parsed], varying: Sequence[Counter], layouts: Layouts, counters: Sequence[Counter]
+) -> tuple[Counter | None, Doubt | None]:
+    """Return which of the integers that vary counts the names, if any does, and what is in doubt about it."""
+    pool = _pool(varying)
+    if len(layouts) > 1 and not (pool and _is_named_throughout(pool[-1], layouts, counters)):
+        return None, _several_schemes(parsed, layouts)
+    if not pool:
+        repeated = _repeated(varying)
+        return repeated, Doubt("", tuple(_patterns(parsed, repeated)))
+    taken = _regular(pool)
+    return taken, _disagreement(parsed, pool) or _against(parsed, taken, varying)
+
+
 def _is_named_throughout(counter: Counter, layouts: Layouts, common: Sequence[Counter]) -> bool:
     """Whether a counter is a step or an epoch by name, and further numbers of some names say nothing else.
 
@@ -169,7 +173,7 @@ def _is_named_throughout(counter: Counter, layouts: Layouts, common: Sequence[Co
     if counter.role not in (Role.STEP, Role.EPOCH):
         return False
     ours = {number for other in common for number in other.numbers}
-    names = {index: found for layout in layouts.values() for index, found in layout.items()}
+    names = _by_name(layouts)
     further = [number for found in names.values() for number in found if number not in ours]
     if not all(
         number.role in (Role.STEP, Role.EPOCH, Role.TOKENS) or (number.word and _is_long(number)) for number in further
@@ -216,6 +220,11 @@ def _layouts(parsed: Sequence[Parsed]) -> Layouts:
     return layouts
 
 
+def _by_name(layouts: Layouts) -> dict[int, list[Number]]:
+    """Return the integers of every name, by its index."""
+    return {index: found for layout in layouts.values() for index, found in layout.items()}
+
+
 def _of_one_layout(layouts: Layouts) -> list[Counter]:
     (layout,) = layouts.values()
     columns = zip(*(layout[index] for index in range(len(layout))), strict=True)
@@ -224,7 +233,7 @@ def _of_one_layout(layouts: Layouts) -> list[Counter]:
 
 def _of_all_layouts(layouts: Layouts) -> list[Counter]:
     """Return the integers that go with a word which every name has once, whatever else there is in it."""
-    names = {index: found for layout in layouts.values() for index, found in layout.items()}
+    names = _by_name(layouts)
     ordered = [names[index] for index in range(len(names))]
     counters = []
     for place, first in enumerate(ordered[0], start=1):

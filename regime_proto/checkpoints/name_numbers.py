@@ -41,6 +41,7 @@ _HASH = r"(?<![^\W_])(?!\d+[bB](?![^\W_]))(?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a
 _NUMBERS = re.compile(_NUMBER, re.VERBOSE)
 _NUMBERS_OR_HASHES = re.compile(_HASH + _NUMBER, re.VERBOSE)
 _INTEGER = re.compile(r"\d+|\d{1,3}(?:[,_]\d{3})+")
+_MORE_DIGITS = re.compile(r"_\d")
 _ANY_DIGIT = str.maketrans("123456789", "000000000")
 
 
@@ -109,6 +110,11 @@ class Parsed(NamedTuple):
     words: tuple[str, ...] = ()
 
     @property
+    def has_integer(self) -> bool:
+        """Whether it alone may tell the order."""
+        return any(number.value is not None for number in self.numbers)
+
+    @property
     def literals(self) -> tuple[str, ...]:
         """What stands before, between and after the numbers."""
         edges = [0, *(edge for number in self.numbers for edge in (number.start, number.stop)), len(self.name)]
@@ -122,7 +128,7 @@ def is_pointer(name: str) -> bool:
 
 def has_integer(name: str) -> bool:
     """Whether a name alone may tell the order."""
-    return any(number.value is not None for number in parse(name).numbers)
+    return parse(name).has_integer
 
 
 def has_number(name: str) -> bool:
@@ -256,7 +262,7 @@ def _with_thousands(parsed: list[Parsed]) -> list[Parsed]:
         steps = [number for number in after.numbers if number.role is Role.STEP]
         if len(steps) != 1:
             return parsed
-        if after.name[steps[0].stop : steps[0].stop + 1] == "_" and after.name[steps[0].stop + 1 :][:1].isdecimal():
+        if _MORE_DIGITS.match(after.name, steps[0].stop):
             return parsed
         if after is before:
             plain.add(steps[0].text)

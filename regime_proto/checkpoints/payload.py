@@ -201,9 +201,7 @@ def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
     named = _under_a_model_key(candidates, payload, where)
     if named is not None:
         return named
-    top = payload.groups.get(TOP, {})
-    # Beside dicts of tensors a single one may lie, such as the state of a random number generator.
-    top = {name: tensor for name, tensor in top.items() if not candidates or not is_other(name)}
+    top = _under_no_key(payload, alone=not candidates)
     fronts = sorted({key.partition(".")[0] for key in candidates})
     # Steps and other numbers are saved as tensors too.
     models = [front for front in fronts if _has_arrays(_under(front, payload))] or (fronts if not top else [])
@@ -302,6 +300,13 @@ def _under(key: str, payload: Payload) -> dict[str, Array | NotDense]:
         for name, tensor in tensors.items()
         if (full := f"{group}.{name}" if group else name).startswith(front)
     }
+
+
+def _under_no_key(payload: Payload, *, alone: bool) -> dict[str, Array | NotDense]:
+    """Return the tensors under no key that may be weights."""
+    top = payload.groups.get(TOP, {})
+    # Beside dicts of tensors a single one may lie, such as the state of a random number generator.
+    return {name: tensor for name, tensor in top.items() if alone or not is_other(name)}
 
 
 def _listed(names: list[str]) -> str:

@@ -15,12 +15,11 @@ from regime_proto.comparison.labels import FAMILY, SEED
 from regime_proto.comparison.rows import PAPER, RUN, Row, published, row_of
 from regime_proto.comparison.spread import Centre, Spread, centre, spread
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.words import few
 
 JSON_VERSION = 1
 REFERENCES = (PAPER,)
 SORTS = ("rho", "auc_w", "auc_p", "name")
-
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -259,12 +258,6 @@ def _grouped(key: Callable[[Row], str | None], rows: Iterable[Row]) -> dict[str,
     return groups
 
 
-def few(names: Sequence[str]) -> str:
-    """Return some names as one phrase, the first of them if they are many."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
 def _unlike(rows: Sequence[Row]) -> list[str]:
     """Return what a reader should know of runs that may be compared all the same."""
     warnings = []
@@ -281,13 +274,18 @@ def _unlike(rows: Sequence[Row]) -> list[str]:
     undefined = [row.run for row in rows if not math.isfinite(row.rho)]
     if undefined:
         warnings.append(f"ρ is undefined, and left out of means: {few(undefined)}")
-    unsettled = [row.run for row in own if math.isfinite(row.rho) and row.settled is not None and not row.settled.both]
+    unsettled = [row.run for row in own if _is_unsettled(row)]
     if unsettled:
         warnings.append(
             f"not both curves are known to have settled by the end, so ρ does not say which did so first: "
             f"{few(unsettled)}"
         )
     return warnings
+
+
+def _is_unsettled(row: Row) -> bool:
+    """Whether a run has a ρ, but a curve that is not known to have settled."""
+    return math.isfinite(row.rho) and row.settled is not None and not row.settled.both
 
 
 def _warnings_of(rows: Sequence[Row]) -> list[str]:

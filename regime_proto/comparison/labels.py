@@ -4,7 +4,6 @@ A trajectory carries them as attributes of its group ``extra``; a table beside t
 """
 
 import csv
-import difflib
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.nearest import nearest
 from regime_proto.schema.notes import notes_in
 
 Labels = Mapping[str, str]
@@ -126,7 +126,6 @@ def _fits(entry: str, file: Path) -> bool:
 
 def describe_strangers(strangers: Sequence[str], files: Sequence[Path]) -> str:
     """Say in one line that there are labels for files which are not compared."""
-    near = difflib.get_close_matches(Path(strangers[0]).name, [file.name for file in files], n=1)
-    hint = f" (nearest: {near[0]!r})" if near else ""
+    hint = nearest(Path(strangers[0]).name, [file.name for file in files])
     more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
     return f"there are labels for {strangers[0]!r}{more}, none of the files that are compared{hint}"

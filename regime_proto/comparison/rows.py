@@ -10,11 +10,12 @@ from typing import Any
 
 from regime_proto.analyzer.analyze import analyze_with
 from regime_proto.analyzer.observed import read_observed
-from regime_proto.analyzer.result import Result, finite
+from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.settings import AnalysisSettings
 from regime_proto.analyzer.settled import Settled
 from regime_proto.comparison.labels import FAMILY, labels_of
 from regime_proto.schema.epochs import epochs_spanned
+from regime_proto.schema.numbers import finite
 from regime_proto.schema.reader import open_checked, read_header
 
 # Where a row comes from.

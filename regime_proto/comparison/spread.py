@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from regime_proto.analyzer.result import finite
+from regime_proto.schema.numbers import finite
 
 
 @dataclass(frozen=True)

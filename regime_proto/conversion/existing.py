@@ -10,6 +10,7 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.header import Header
 from regime_proto.schema.layout import STEP
 from regime_proto.schema.reader import open_checked
+from regime_proto.schema.words import few
 
 _SHOWN = 3
 
@@ -41,11 +42,16 @@ def _differences(plan: Plan, output: Path, existing: Header) -> list[str]:
 def _protocol(plan: Plan, existing: Header) -> Iterator[str]:
     """Yield in which way the two would measure differently."""
     attributes = existing.attributes
-    held, wanted = ([layer.name for layer in layers] for layers in (existing.layers, plan.layers))
     if attributes["program_sha256"] != plan.program.sha256:
         yield "the program is another"
     if attributes["probe_sha256"] != probe_sha256(plan.probe):
         yield "the probe is another"
+    yield from _layers(plan, existing)
+
+
+def _layers(plan: Plan, existing: Header) -> Iterator[str]:
+    """Yield in which way the two have other gates, or store other units of them."""
+    held, wanted = ([layer.name for layer in layers] for layers in (existing.layers, plan.layers))
     if held != wanted:
         more = [name for name in held if name not in wanted], [name for name in wanted if name not in held]
         yield f"the gates are others (only there: {_listed(more[0])}; only asked for: {_listed(more[1])})"
@@ -53,7 +59,7 @@ def _protocol(plan: Plan, existing: Header) -> Iterator[str]:
         yield "the gates have other sizes"
     elif [layer.width for layer in existing.layers] != [layer.width for layer in plan.layers]:
         yield "other units are stored (--sample-units)"
-    elif existing.unit_index is not None and attributes.get("sample_units_seed") != plan.sample_seed:
+    elif existing.unit_index is not None and existing.attributes.get("sample_units_seed") != plan.sample_seed:
         yield "other units are stored (--sample-seed)"
 
 
@@ -76,5 +82,4 @@ def _steps(steps: Sequence[int]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return (", ".join(names[:_SHOWN]) or "none") + more
+    return few(names) or "none"

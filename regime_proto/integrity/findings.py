@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from regime_proto.schema.words import few
+
 ERROR = "error"
 WARNING = "warning"
 
@@ -77,11 +79,9 @@ def spell_steps(steps: Sequence[int]) -> str:
 
 def spell_names(names: Sequence[str]) -> str:
     """Return names in a few words: all, or by common fronts and how many."""
-    if len(names) <= _SHOWN:
-        return ", ".join(names)
     fronts = Counter(_fronts(names))
-    if len(fronts) == len(names):
-        return f"{', '.join(names[:_SHOWN])} and {len(names) - _SHOWN} more"
+    if len(names) <= _SHOWN or len(fronts) == len(names):
+        return few(names)
     shown = [f"{front} ({count})" if count > 1 else front for front, count in fronts.most_common(_SHOWN)]
     rest = len(names) - sum(count for _, count in fronts.most_common(_SHOWN))
     return ", ".join(shown) + (f" and {rest} more" if rest else "")

@@ -161,7 +161,12 @@ def unchanging(
     else:
         forms = {name: form for summary in summaries for name, form in summary.forms.items()}
         yield from _standing(odd, _untrained(odd, used, forms), len(digests))
-    moved = [name for name in digests if name in meant and len(digests[name]) > 1]
+    yield from _thawed(digests, meant)
+
+
+def _thawed(digests: Mapping[str, set[bytes]], frozen: Collection[str]) -> Iterator[Finding]:
+    """Report tensors that are meant to be frozen, but change."""
+    moved = [name for name, found in digests.items() if name in frozen and len(found) > 1]
     if moved:
         yield Finding("frozen-changes", f"{_counted(moved)} said to be frozen, but not the same", (), tuple(moved))
 

@@ -1,7 +1,6 @@
 """Finds the model that ``--model`` names: a factory to import, or a file."""
 
 import contextlib
-import difflib
 import importlib
 import os
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 from regime_proto.plugins.registry import building_environment, expected_models, is_model
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.nearest import nearest
 
 # They print how a module is to be called, which is not how regime is.
 _PARSERS = ("argparse", "optparse", "click.utils", "absl.app")
@@ -59,9 +59,7 @@ def _built(name: str, attribute: str, reference: str, apart_from: Path) -> objec
     module = _import(name, reference, apart_from)
     factory = getattr(module, attribute, None)
     if factory is None:
-        near = difflib.get_close_matches(attribute, dir(module), n=1)
-        hint = f" (nearest: {near[0]!r})" if near else ""
-        raise RegimeError(f"--model {reference}: module {name} has no {attribute!r}{hint}")
+        raise RegimeError(f"--model {reference}: module {name} has no {attribute!r}{nearest(attribute, dir(module))}")
     if is_model(factory):
         return factory
     if not callable(factory):

@@ -4,7 +4,7 @@ import re
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -165,7 +165,7 @@ def _order_published(run: HubRun, listing: Listing, step_pattern: str | None) ->
 
 def _recognise_published(run: HubRun, paths: Sequence[Path], settings: SourceSettings) -> tuple[str, str]:
     """Return the adapter that reads a published sequence, and what tells that."""
-    known = readers() if settings.adapter is None else {settings.adapter: reader_named(settings.adapter)}
+    known = _allowed(settings)
     for path in paths[:_LOOKS]:
         with tempfile.TemporaryDirectory(prefix="regime-") as folder:
             outline = Path(folder) / "checkpoint"
@@ -182,6 +182,11 @@ def _recognise_published(run: HubRun, paths: Sequence[Path], settings: SourceSet
         f"{run.address.quoted}: no {where}; expected model.safetensors or "
         "pytorch_model.bin, whole or in shards, at the top of the repository"
     )
+
+
+def _allowed(settings: SourceSettings) -> Mapping[str, Reader]:
+    """Return the adapters that may read: the one that was asked for, or all."""
+    return readers() if settings.adapter is None else {settings.adapter: reader_named(settings.adapter)}
 
 
 def find_source(root: Path, settings: SourceSettings = AS_DETECTED) -> Source | None:
@@ -210,7 +215,7 @@ def _guarded(function: Callable[[Path], T], adapter: str) -> Callable[[Path], T]
 
 def _recognise(root: Path, settings: SourceSettings) -> _Recognised:
     """Return the adapter that recognises most entries; of two that recognise the same ones, the more special."""
-    known = readers() if settings.adapter is None else {settings.adapter: reader_named(settings.adapter)}
+    known = _allowed(settings)
     families = _families(path for path in entries(root) if path.name not in _OWN_FILES)
     found = _claims(families, known)
     claims = {name: _by_suffix_or_content(held, families) for name, held in found.items()}
@@ -221,23 +226,29 @@ def _recognise(root: Path, settings: SourceSettings) -> _Recognised:
     best = max(known, key=lambda name: (entries_of(name), rank(name)))
     if entries_of(best) == 1 and known[best].SUFFIXES:
         _refuse_parent(root, known)
+    paths = [path for family in claims[best] for path in families[family]]
     # A numbered one may be the first of a run, or, where its name says nothing of its kind, a part of one checkpoint.
-    is_first = any(has_number(path.name) for family in claims[best] for path in families[family])
+    is_first = any(has_number(path.name) for path in paths)
     if not is_first or not any(claim.by_suffix for claim in claims[best].values()):
         _refuse_single(root, known)
     if not claims[best]:
         raise NoCheckpoint(_nothing(root, [path for members in families.values() for path in members], known))
-    paths = [path for family in claims[best] for path in families[family]]
     largest = max(claims[best], key=lambda family: len(families[family]))
-    others = [
-        Skipped(path, f"of a suffix of its own, unlike {families[largest][0].name}")
-        if family in found[best]
-        else Skipped(path, f"no {best} checkpoint")
+    unlike = dict.fromkeys(found[best], f"of a suffix of its own, unlike {families[largest][0].name}")
+    others = _left_out(families, claims[best], unlike, default=f"no {best} checkpoint")
+    return _Recognised(best, known[best], claims[best][largest].reason, paths, others)
+
+
+def _left_out(
+    families: Mapping[str, list[Path]], taken: Collection[str], reasons: Mapping[str, str], *, default: str
+) -> list[Skipped]:
+    """Return the entries of the kinds of names that are not taken, with what speaks against each."""
+    return [
+        Skipped(path, reasons.get(family, default))
         for family, members in families.items()
-        if family not in claims[best]
+        if family not in taken
         for path in members
     ]
-    return _Recognised(best, known[best], claims[best][largest].reason, paths, others)
 
 
 def _claims(families: Mapping[str, list[Path]], known: Mapping[str, Reader]) -> dict[str, dict[str, _Claim]]:

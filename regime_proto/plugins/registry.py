@@ -4,7 +4,6 @@ An adapter is a module that follows some of the protocols in `plugins.protocols`
 which would take the same checkpoints or models for their own but know less of them.
 """
 
-import difflib
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -25,6 +24,7 @@ from regime_proto.plugins.protocols import (
     Tokenizing,
 )
 from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.schema.nearest import nearest
 
 T = TypeVar("T")
 
@@ -76,9 +76,7 @@ def reader_named(name: str) -> Reader:
     """
     known = readers()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" (nearest: {near[0]!r})" if near else ""
-        raise RegimeError(f"--adapter {name!r}: expected one of {', '.join(known)}{hint}")
+        raise RegimeError(f"--adapter {name!r}: expected one of {', '.join(known)}{nearest(name, known)}")
     return known[name]
 
 

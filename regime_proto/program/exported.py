@@ -131,18 +131,17 @@ def paths_by_weights(model: ir.Model, modules: Mapping[str, str]) -> dict[str, s
     for place, node in enumerate(model.graph, start=1):
         inputs = [value for value in node.inputs if value is not None]
         data = [value for value in inputs if value in since]
-        own = [modules_of[value] for value in inputs if value not in since and modules_of.get(value)]
+        own = [module for value in inputs if value not in since and (module := modules_of.get(value))]
         if not data:
-            found, came = next(iter(own), ""), None
-        elif own:
+            modules_of |= dict.fromkeys(node.outputs, next(iter(own), ""))
+            continue
+        if own:
             found, came = own[-1], place
         else:
             latest = max(data, key=since.__getitem__)
             found, came = modules_of[latest], since[latest]
-        for value in node.outputs:
-            modules_of[value] = found
-            if came is not None:
-                since[value] = came
-        if data and found:
+        modules_of |= dict.fromkeys(node.outputs, found)
+        since |= dict.fromkeys(node.outputs, came)
+        if found:
             paths[str(node.name)] = found
     return paths

@@ -3,15 +3,16 @@
 The model is exported with numbers in its weights that no two of them share; the graph is then searched for these.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from regime_proto.program.program import SHOWN, ProgramError
+from regime_proto.program.program import ProgramError
 from regime_proto.program.values import FLOATS
 from regime_proto.schema.types import Array
+from regime_proto.schema.words import few
 
 _SEED = 0
 
@@ -55,7 +56,7 @@ def found_in(model: ir.Model, arrays: Mapping[str, Array], where: str) -> dict[s
     missing = [name for name, holders in places.items() if not holders]
     if missing:
         raise ProgramError(
-            f"{where}: {_listed(missing)} cannot be found in the exported graph: the exporter changed the weights or "
+            f"{where}: {_quoted(missing)} cannot be found in the exported graph: the exporter changed the weights or "
             "merged them with others, so they cannot be inputs; export the model to ONNX by other means and give that"
         )
     found: dict[str, str] = {}
@@ -63,8 +64,8 @@ def found_in(model: ir.Model, arrays: Mapping[str, Array], where: str) -> dict[s
         if len(holders) > 1 or holders[0] in found:
             others = [found[holder] for holder in holders if holder in found]
             raise ProgramError(
-                f"{where}: the exported graph does not tell weights apart: {_listed([name, *others])} in "
-                f"{_listed(holders)}; export the model to ONNX by other means and give that"
+                f"{where}: the exported graph does not tell weights apart: {_quoted([name, *others])} in "
+                f"{_quoted(holders)}; export the model to ONNX by other means and give that"
             )
         found[holders[0]] = name
     return found
@@ -87,6 +88,5 @@ def _without_ones(shape: Sequence[int]) -> list[int]:
     return [length for length in shape if length != 1]
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more
+def _quoted(names: Iterable[str]) -> str:
+    return few([*map(repr, names)])

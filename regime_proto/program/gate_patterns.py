@@ -1,7 +1,7 @@
 """The ways in which graphs spell gates: operators, and small patterns of operators (PROTOCOL, section 7)."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -213,10 +213,7 @@ def _where(node: ir.Node) -> Spelling | None:
     value, plane = comparison
     shrunk = producer_of(value, "Abs")
     if shrunk is not None and plane.threshold > 0:
-        inner = _input(shrunk)
-        if operators_between(chosen, inner) is None or operators_between(other, inner) is None:
-            return None
-        return Spelling("Shrink", "piecewise", inner, (Plane(-plane.threshold, closed=not plane.closed), plane))
+        return _shrink(_input(shrunk), plane, (chosen, other))
     for branch, rest in ((chosen, other), (other, chosen)):
         if branch is not value:
             continue
@@ -230,6 +227,13 @@ def _where(node: ir.Node) -> Spelling | None:
         if plane.threshold == 0 and "Exp" in (operators_between(rest, value) or ()):
             return Spelling("Elu", "smooth", value)
     return None
+
+
+def _shrink(value: ir.Value, plane: Plane, branches: Sequence[ir.Value]) -> Spelling | None:
+    """Read ``Where(|x| > c, f(x), g(x))``, a shrinkage of x by the threshold c."""
+    if any(operators_between(branch, value) is None for branch in branches):
+        return None
+    return Spelling("Shrink", "piecewise", value, (Plane(-plane.threshold, closed=not plane.closed), plane))
 
 
 def _mul(node: ir.Node) -> Spelling | None:

@@ -168,10 +168,8 @@ def select_gates(gates: Iterable[Gate], patterns: Sequence[str] = ()) -> tuple[G
         _require_match(gates, pattern)
     for pattern in wanted:
         _require_trackable(gates, pattern)
-    chosen = [
-        gate for gate in gates if (any(_is_meant(gate, pattern) for pattern in wanted) if wanted else gate.default)
-    ]
-    chosen = [gate for gate in chosen if gate.trackable and not any(_fits(gate, pattern) for pattern in unwanted)]
+    chosen = [gate for gate in gates if gate.trackable and _is_asked_for(gate, wanted)]
+    chosen = [gate for gate in chosen if not any(_fits(gate, pattern) for pattern in unwanted)]
     if not chosen:
         reasons = "; ".join(f"{gate.node} ({gate.op}): {gate.reason or 'excluded'}" for gate in gates[:3])
         raise RegimeError(f"no gate is left to track, of {len(gates)} in the graph: {reasons}")
@@ -192,6 +190,11 @@ def _require_trackable(gates: Sequence[Gate], pattern: str) -> None:
     fitting = [gate for gate in gates if _fits(gate, pattern)]
     if not any(gate.trackable for gate in fitting):
         raise RegimeError(f"--gates {pattern!r}: {fitting[0].node} cannot be tracked: {fitting[0].reason}")
+
+
+def _is_asked_for(gate: Gate, wanted: Sequence[str]) -> bool:
+    """Whether any pattern means a gate; without patterns, whether it is tracked by default."""
+    return any(_is_meant(gate, pattern) for pattern in wanted) if wanted else gate.default
 
 
 def _is_meant(gate: Gate, pattern: str) -> bool:

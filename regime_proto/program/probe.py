@@ -1,6 +1,5 @@
 """The probe: the fixed inputs on which the patterns are read."""
 
-import difflib
 import hashlib
 import io
 import json
@@ -18,7 +17,7 @@ import numpy as np
 from regime_proto.checkpoints.archives import read_arrays, read_npy
 from regime_proto.program.sample_axes import AXIS, FIXED, AxisError, axes_of
 from regime_proto.schema.errors import RegimeError, RegimeWarning
-from regime_proto.schema.nearest import no_such
+from regime_proto.schema.nearest import nearest, no_such
 from regime_proto.schema.types import Array
 from regime_proto.schema.words import counted
 
@@ -174,10 +173,9 @@ class Probe:
         for label in labels:
             name = next((name for name in (label, renamed_input(label)) if name in inputs), None)
             if name is None:
-                near = difflib.get_close_matches(label, inputs, n=1)
                 raise ProbeError(
-                    f"{self.where}: array {label!r} is no input of the model; its inputs are {', '.join(inputs)}"
-                    + (f" (nearest: {near[0]!r})" if near else "")
+                    f"{self.where}: array {label!r} is no input of the model; its inputs are "
+                    f"{', '.join(inputs)}{nearest(label, inputs)}"
                 )
             bound[name] = label
         return bound

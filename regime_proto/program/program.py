@@ -1,11 +1,10 @@
 """The program: a forward graph as ONNX whose weights are graph inputs, and what is known of its tensors."""
 
-import difflib
 import hashlib
 import json
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ from regime_proto.program.values import tensors
 from regime_proto.schema.dtypes import is_real
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file
-from regime_proto.schema.nearest import cannot_open
+from regime_proto.schema.nearest import cannot_open, nearest
 from regime_proto.schema.types import Array
 from regime_proto.schema.words import counted
 
@@ -259,23 +258,25 @@ class Program:
         ProgramError
             Tensors are missing, unknown, of another shape, or hold no real numbers.
         """
-        known = {name for tensor in self.tensors for name in tensor.names}
+        known = self._names
         trained = [(tensor.names, tensor.shape) for tensor in self.trainable]
         tensors = matched(state.tensors, known, trained)
-        held = {tensor: next((name for name in tensor.names if name in tensors), None) for tensor in self.tensors}
+        held = {tensor: next(filter(tensors.__contains__, tensor.names), None) for tensor in self.tensors}
         missing = [tensor for tensor, name in held.items() if name is None and self._needs(tensor)]
         unknown = [name for name in tensors if name not in known and not self._is_constant(name, tensors[name], where)]
         if missing:
-            statistics = not unknown and not any(tensor.trainable for tensor in missing)
-            why = "save running statistics too, as in the model's whole state" if statistics else _OTHER_MODEL
-            names = [tensor.name for tensor in missing]
-            raise ProgramError(f"{where}: {_listed(names, 'missing', unknown or tensors)}; {why}")
+            raise ProgramError(f"{where}: {_lacking(missing, unknown, tensors)}")
         if unknown:
             raise ProgramError(f"{where}: {_listed(unknown, 'not in the program', known)}; {_OTHER_MODEL}")
         bound = {tensor: tensors[name] for tensor, name in held.items() if name is not None}
         _require_shapes(bound, where)
         _require_real(bound, where)
         return {tensor.name: array for tensor, array in bound.items()}
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        """All names of all tensors."""
+        return frozenset(name for tensor in self.tensors for name in tensor.names)
 
     def _is_constant(self, name: str, array: Array, where: str) -> bool:
         """Whether a tensor is one that the graph holds itself.
@@ -297,6 +298,13 @@ class Program:
 
     def _needs(self, tensor: Tensor) -> bool:
         return tensor.trainable or tensor.name in self.weight_inputs
+
+
+def _lacking(missing: Sequence[Tensor], unknown: list[str], held: Collection[str]) -> str:
+    """Say which tensors a checkpoint lacks, and why that may be."""
+    statistics = not unknown and not any(tensor.trainable for tensor in missing)
+    why = "save running statistics too, as in the model's whole state" if statistics else _OTHER_MODEL
+    return f"{_listed([tensor.name for tensor in missing], 'missing', unknown or held)}; {why}"
 
 
 def _require_shapes(bound: Mapping[Tensor, Array], where: str) -> None:
@@ -330,12 +338,8 @@ def _input(value: ir.Value) -> Input:
     return Input(str(value.name), tuple(int(length) for length in value.shape), value.dtype.numpy().name)  # type: ignore[arg-type]
 
 
-def _listed(names: list[str], what: str, candidates: Iterable[str]) -> str:
+def _listed(names: list[str], what: str, candidates: Collection[str]) -> str:
     """Return a few of `names`, each with the candidate that is spelled most like it."""
-    pool = list(candidates)
-    shown = []
-    for name in names[:SHOWN]:
-        near = difflib.get_close_matches(name, pool, n=1)
-        shown.append(f"{name!r} (nearest: {near[0]!r})" if near else repr(name))
+    shown = [f"{name!r}{nearest(name, candidates)}" for name in names[:SHOWN]]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{counted(len(names), 'tensor')} {what}: {', '.join(shown)}{more}"

@@ -60,20 +60,32 @@ def find_axes(shapes: Mapping[str, Sequence[int]], declared: Mapping[str, int]) 
     AxisError
         The shapes do not tell, or contradict what is declared.
     """
-    open_shapes = {name: shape for name, shape in shapes.items() if name not in declared}
+    undeclared = {name: shape for name, shape in shapes.items() if name not in declared}
     stated = {name: shapes[name][axis] for name, axis in declared.items() if axis != FIXED}
-    lengths = {name: shape[0] for name, shape in open_shapes.items() if shape}
-    if not (stated or lengths):
+    lengths = {name: shape[0] for name, shape in undeclared.items() if shape}
+    deciding = stated or lengths
+    if not deciding:
         name, shape = next(iter(shapes.items()))
         what = "the same for all samples, and no other input has them" if shape else "a single number"
         raise AxisError(f"{name} is {what}; the first axis must be the sample")
-    candidates = set(stated.values() or lengths.values())
-    fitting = {samples: {name: _axis(shape, samples) for name, shape in open_shapes.items()} for samples in candidates}
-    fitting = {samples: axes for samples, axes in fitting.items() if samples and None not in axes.values()}
+    candidates = set(deciding.values())
+    fitting = {samples: axes for samples in candidates if (axes := _axes(undeclared, samples)) is not None}
     if len(fitting) != 1 or (stated and len(candidates) > 1):
-        raise AxisError(_undecided(stated or lengths, sorted(fitting), {**lengths, **stated}))
-    [(samples, axes)] = fitting.items()
-    return samples, {name: declared[name] if name in declared else axes[name] for name in shapes}  # type: ignore[misc]
+        raise AxisError(_undecided(deciding, sorted(fitting), {**lengths, **stated}))
+    [(samples, found)] = fitting.items()
+    found |= declared
+    return samples, {name: found[name] for name in shapes}
+
+
+def _axes(shapes: Mapping[str, Sequence[int]], samples: int) -> dict[str, int] | None:
+    """Return the sample axis of every input if there are so many samples; None if their shapes do not allow that."""
+    axes: dict[str, int] = {}
+    for name, shape in shapes.items():
+        axis = _axis(shape, samples)
+        if axis is None:
+            return None
+        axes[name] = axis
+    return axes if samples else None
 
 
 def _axis(shape: Sequence[int], samples: int) -> int | None:

@@ -58,10 +58,7 @@ class FixInputShapes(InPlacePass):
 
     def _check(self, value: ir.Value, array: Array, inputs: Sequence[ir.Value]) -> None:
         lengths = None if value.shape is None else tuple(value.shape)
-        fits = lengths is None or (
-            len(lengths) == array.ndim
-            and all(found == length for found, length in zip(array.shape, lengths, strict=True) if _is_fixed(length))
-        )
+        fits = lengths is None or _has_lengths(array, lengths)
         if fits and (value.dtype is None or value.dtype.numpy() == array.dtype):
             return
         dtype, shape = array.dtype if value.dtype is None else value.dtype.numpy(), lengths or array.shape
@@ -189,6 +186,13 @@ def _is_fixed(length: object) -> bool:
     return isinstance(length, int) and length >= 0
 
 
+def _has_lengths(array: Array, lengths: Sequence[object]) -> bool:
+    """Whether an array has the lengths that an input declares, as far as they are fixed."""
+    return len(lengths) == array.ndim and all(
+        found == length for found, length in zip(array.shape, lengths, strict=True) if _is_fixed(length)
+    )
+
+
 def _is_known(value: ir.Value) -> bool:
     return value.shape is not None and all(map(_is_fixed, value.shape)) and value.dtype is not None
 
@@ -198,7 +202,3 @@ def _declared(value: ir.Value) -> str:
     if value.shape is None:
         return f"{dtype} of any shape"
     return f"{dtype}[{', '.join(str(length) for length in value.shape)}]"
-
-
-def _described(array: Array) -> str:
-    return f"{array.dtype.name}{list(array.shape)}"

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from h5py import h5s, h5t
 
+from regime_proto.schema.header import is_unicode
+
 # So many strings are looked at together.
 _BLOCK = 256
 # Length and address in memory.
@@ -59,21 +61,13 @@ def is_utf8(value: Any) -> bool:
     if isinstance(value, bytes):
         return _decodes(value)
     # Other bytes become halves of characters.
-    return not isinstance(value, str) or _encodes(value)
+    return not isinstance(value, str) or is_unicode(value)
 
 
 def _decodes(value: bytes) -> bool:
     try:
         value.decode()
     except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _encodes(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
         return False
     return True
 

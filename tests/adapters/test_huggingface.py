@@ -44,6 +44,14 @@ SAFE = "model.safetensors"
 ALIKE = ("opt", "roberta", "swin", "pvt", "efficientnet")
 
 
+@pytest.fixture
+def steps(tmp_path):
+    save_steps(tmp_path / "run", make(vocab_size=20, n_layer=1))
+    tokenizer_saved(tmp_path / "run", eos_token="<eos>")
+    np.savez(tmp_path / "probe.npz", input_ids=IDS % 20)
+    return tmp_path / "run"
+
+
 def make_model():
     """A model for ``--model``: it returns its keys and values, as transformers' models do by themselves."""
     return make()

@@ -1,7 +1,6 @@
 """Models, checkpoints and tokenizers of transformers."""
 
 import numpy as np
-import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -121,11 +120,3 @@ def tokenizer_saved(folder, **tokens):
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **tokens)
     fast.save_pretrained(folder)
     return fast
-
-
-@pytest.fixture
-def steps(tmp_path):
-    save_steps(tmp_path / "run", make(vocab_size=20, n_layer=1))
-    tokenizer_saved(tmp_path / "run", eos_token="<eos>")
-    np.savez(tmp_path / "probe.npz", input_ids=IDS % 20)
-    return tmp_path / "run"

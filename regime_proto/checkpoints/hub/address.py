@@ -90,9 +90,7 @@ def parse(text: str) -> Address | None:
         return None
     revision = None if found["revision"] is None else unquote(found["revision"])
     address = Address(found["owner"], found["name"], revision or MAIN, found["commits"] is not None)
-    for part in (address.name, address.revision):
-        if part.count(_STEP) > 1 or re.search(r"[{}]", part.replace(_STEP, "")):
-            raise RegimeError(f"{shlex.quote(text)}: {part!r} is no pattern; expected {_FORMS}, with {{step}} once")
+    _require_one_step(text, address)
     if address.is_family and (address.commits or is_pattern(address.revision)):
         raise RegimeError(
             f"{address.quoted}: many repositories and many revisions of each are no one sequence; "
@@ -104,6 +102,13 @@ def parse(text: str) -> Address | None:
         return address
     # A repository alone: all that it holds; one revision alone is a folder.
     return Address(address.owner, address.name, "*") if revision is None else None
+
+
+def _require_one_step(text: str, address: Address) -> None:
+    """Raise an error if a part of an address has braces other than those of one ``{step}``."""
+    for part in (address.name, address.revision):
+        if part.count(_STEP) > 1 or re.search(r"[{}]", part.replace(_STEP, "")):
+            raise RegimeError(f"{shlex.quote(text)}: {part!r} is no pattern; expected {_FORMS}, with {{step}} once")
 
 
 def steps_in(pattern: str, names: list[str]) -> dict[str, int | None]:

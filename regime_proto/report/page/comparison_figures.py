@@ -26,30 +26,27 @@ def published(found: Comparison) -> Figure:
     """Return ρ of the runs of a page, among those of the paper's Table II."""
     paper = [row for row in found.rows if row.source == PAPER]
     own = [row for row in found.rows if row.source != PAPER]
-    families = list(dict.fromkeys(f"published: {row.labels[FAMILY]}" for row in paper))
+    families = list(dict.fromkeys(map(_family, paper)))
     names = distinct([*families, *(row.run for row in own)], LONGEST_RUN)[len(families) :]
     traces: list[dict[str, Any]] = [
         {
             "type": "scatter", "mode": "markers", "x": [row.rho for row in paper],
-            "y": [f"published: {row.labels[FAMILY]}" for row in paper], "name": "published",
+            "y": [*map(_family, paper)], "name": "published",
             "marker": {"color": NEUTRAL, "size": 9, "opacity": 0.8},
-            "text": [name_of(row) for row in paper], "hovertemplate": "%{text}: ρ %{x:.2f}<extra></extra>",
+            "text": [*map(name_of, paper)], "hovertemplate": "%{text}: ρ %{x:.2f}<extra></extra>",
         },
         *map(_own, own, map(in_plotly, names)),
     ]  # fmt: skip
-    known = [row.rho for row in own if math.isfinite(row.rho)]
     centre = next(summary.rho for summary in found.summaries if summary.source == PAPER and summary.by is None)
-    below = sum(row.rho < known[0] for row in paper) if len(known) == 1 else None
-    where = f" This run lies above {below} of these {len(paper)}." if below is not None else ""
     return Figure(
         key="published",
         title="Beside the published runs",
         caption=(
             f"ρ of the paper's Table II: mean {centre.mean:.2f}, upper and lower semi-deviation +{centre.upper:.2f} "
             f"and −{centre.lower:.2f}, median {centre.median:.2f}; into which family a network falls is our own "
-            f"classification.{where} A bar goes from where to where the 95 % intervals of a run reach together. The "
-            "batch size, the learning rate and where a run stops move ρ as much as the network does: read this as "
-            "context."
+            f"classification.{_rank(own, paper)} A bar goes from where to where the 95 % intervals of a run reach "
+            "together. The batch size, the learning rate and where a run stops move ρ as much as the network does: "
+            "read this as context."
         ),
         summary=(
             f"Dot plot of ρ on a logarithmic axis: {len(paper)} published runs in {len(families)} families, and "
@@ -73,6 +70,19 @@ def published(found: Comparison) -> Figure:
         ),
         height=160 + 28 * (len(families) + len(own)),
     )  # fmt: skip
+
+
+def _family(row: Row) -> str:
+    """Return the family of a published run, as the axis names it."""
+    return f"published: {row.labels[FAMILY]}"
+
+
+def _rank(own: Sequence[Row], paper: Sequence[Row]) -> str:
+    """Say above how many of the published runs the one with a ρ lies; nothing of several."""
+    known = [row.rho for row in own if math.isfinite(row.rho)]
+    if len(known) != 1:
+        return ""
+    return f" This run lies above {sum(row.rho < known[0] for row in paper)} of these {len(paper)}."
 
 
 def _own(row: Row, name: str) -> dict[str, Any]:

@@ -27,9 +27,7 @@ def choose(asked: Sequence[str], there: Iterable[str]) -> tuple[tuple[str, ...],
     """
     known = tuple(dict.fromkeys(there))
     if not asked:
-        losses = [name for name in known if is_loss(name)]
-        scores = [name for name in known if not is_loss(name) and any(part in name.lower() for part in _SCORES)]
-        return tuple(losses[:MOST]), tuple(scores[:MOST])
+        return tuple(filter(is_loss, known))[:MOST], tuple(filter(_is_score, known))[:MOST]
     for name in asked:
         if name not in known:
             found = ", ".join(known) or "(there are none)"
@@ -45,3 +43,8 @@ def choose(asked: Sequence[str], there: Iterable[str]) -> tuple[tuple[str, ...],
 def is_loss(name: str) -> bool:
     """Whether a metric is one of those that training makes smaller."""
     return any(part in name.lower() for part in _LOSSES)
+
+
+def _is_score(name: str) -> bool:
+    """Whether a metric is one of those that training makes larger."""
+    return not is_loss(name) and any(part in name.lower() for part in _SCORES)
