@@ -51,16 +51,17 @@ def leads(model: Any) -> bool:
     return not (dist.is_available() and dist.is_initialized()) or bool(dist.get_rank() == 0)
 
 
-def follow(model: Any, probe: Probe | None, export_both: Export = exporter.export_both) -> LiveModel | Engine:
+def follow(model: Any, probe: Probe | None, export_both: Export | None = None) -> LiveModel | Engine:
     """Return what a recorder needs of a module; see `protocols.Following`.
 
     Parameters
     ----------
     model : torch.nn.Module
     probe : Probe, optional
-    export_both : callable
-        Exports the module, as `exporter.export_both` does.
+    export_both : callable, optional
+        Exports the module, in place of `exporter.export_both`.
     """
+    export_both = export_both or exporter.export_both
     model = bare(model)
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         raise RegimeError(
