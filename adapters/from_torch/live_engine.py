@@ -15,7 +15,7 @@ from regime_proto.engine.live_quantities import WHERE, Quantified
 from regime_proto.engine.measure import Meter
 from regime_proto.engine.noise_floor import SEED, noise_of
 from regime_proto.quantities.deltas import KeptWeights
-from regime_proto.quantities.known import choose
+from regime_proto.quantities.installed import choose
 from regime_proto.quantities.measuring import Measures, term_columns
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array

@@ -24,7 +24,7 @@ def quantities(as_json: bool, quiet: bool, verbose: bool) -> None:
     from rich.console import Group, RenderableType
 
     from regime_proto.cli import render
-    from regime_proto.quantities.known import known_quantities
+    from regime_proto.quantities.installed import known_quantities
 
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from regime_proto.checkpoints.name_numbers import Number, Parsed, Role, parse_all
-from regime_proto.checkpoints.step_pattern import loose_pattern, pattern_for
+from regime_proto.checkpoints.pattern_option import loose_pattern, pattern_for
+from regime_proto.checkpoints.step_in_name import Number, Parsed, Role, parse_all
 
 _DIGITS_OF_A_DATE = 6
 

@@ -12,9 +12,9 @@ from pathlib import PurePath
 from typing import Generic, TypeVar
 
 from regime_proto.checkpoints.counters import Choice, Counter, Doubt, choose
-from regime_proto.checkpoints.name_numbers import has_integer, is_pointer
+from regime_proto.checkpoints.pattern_option import StepPattern, option
 from regime_proto.checkpoints.payload import Label
-from regime_proto.checkpoints.step_pattern import StepPattern, option
+from regime_proto.checkpoints.step_in_name import has_integer, is_pointer
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.text import printable
 

@@ -26,7 +26,7 @@ from regime_proto.program.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.program.program import Program
 from regime_proto.program.sample_axes import axes_of
 from regime_proto.quantities.base import Quantity
-from regime_proto.quantities.known import choose
+from regime_proto.quantities.installed import choose
 from regime_proto.quantities.measuring import stored_bytes
 from regime_proto.runtime.device import cores
 from regime_proto.runtime.memory import available_bytes

@@ -20,7 +20,7 @@ from regime_proto.engine.executors import observe
 from regime_proto.engine.measure import Meter, MeterSettings
 from regime_proto.engine.noise_floor import measure_noise
 from regime_proto.quantities.deltas import non_finite
-from regime_proto.quantities.known import choose, known_quantities
+from regime_proto.quantities.installed import choose, known_quantities
 from regime_proto.runtime.device import find_device, runtime_version
 from regime_proto.schema.assemble import note
 from regime_proto.schema.dataset import open_trajectory

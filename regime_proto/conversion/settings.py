@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from regime_proto.plugins.source_settings import AS_DETECTED, SourceSettings
-from regime_proto.quantities.known import asked_for
+from regime_proto.quantities.installed import asked_for
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.notes import Note, as_notes
 

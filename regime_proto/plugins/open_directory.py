@@ -12,10 +12,10 @@ from typing import TypeVar, cast
 
 from regime_proto.checkpoints.hub.locations import HubCheckpoint, HubRun, Listing
 from regime_proto.checkpoints.locations import entries, first_bytes, is_remote, on_disk
-from regime_proto.checkpoints.name_numbers import has_integer, has_number, is_pointer
 from regime_proto.checkpoints.ordering import Order, by_pattern, order, sequence_of, with_step, without_pointers
 from regime_proto.checkpoints.payload import Incomplete, Label, NotACheckpoint, state_of
 from regime_proto.checkpoints.source import Checkpoint, OtherOrder, Skipped, Source, State
+from regime_proto.checkpoints.step_in_name import has_integer, has_number, is_pointer
 from regime_proto.plugins.protocols import FIRST_BYTES, Reader
 from regime_proto.plugins.registry import advice_on, rank, reader_named, readers
 from regime_proto.plugins.source_settings import AS_DETECTED, SourceSettings

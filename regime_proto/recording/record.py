@@ -15,7 +15,7 @@ from regime_proto.plugins.protocols import Following
 from regime_proto.plugins.registry import follower_for
 from regime_proto.program.gates import find_gates, select_gates
 from regime_proto.program.probe import Probe, as_probe, probe_sha256
-from regime_proto.quantities.known import asked_for
+from regime_proto.quantities.installed import asked_for
 from regime_proto.quantities.measuring import stored_bytes
 from regime_proto.recording.background_writer import Journal
 from regime_proto.recording.first_state import require_own, start_path

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from regime_proto.quantities.base import Quantity
-from regime_proto.quantities.known import choose
+from regime_proto.quantities.installed import choose
 from regime_proto.recording.observations import Callback
 from regime_proto.recording.schedule import Predicate, Schedule, as_predicate
 from regime_proto.recording.settling import Settling

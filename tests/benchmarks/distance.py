@@ -10,7 +10,7 @@ import numpy as np
 from models import CASES, add_models_option, describe_machine, print_head, print_row, write_run
 
 from regime_proto.conversion.run import run_plan
-from regime_proto.quantities.known import choose
+from regime_proto.quantities.installed import choose
 
 
 def seconds(plan, output):

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regime_proto.checkpoints.name_numbers import is_pointer
 from regime_proto.checkpoints.ordering import by_pattern, order, without_pointers
 from regime_proto.checkpoints.payload import Label
+from regime_proto.checkpoints.step_in_name import is_pointer
 from regime_proto.schema.errors import RegimeError
 
 

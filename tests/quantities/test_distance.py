@@ -21,7 +21,7 @@ from regime_proto.conversion.plan import make_plan
 from regime_proto.conversion.run import run_plan
 from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.quantities.deltas import KeptWeights
-from regime_proto.quantities.known import choose
+from regime_proto.quantities.installed import choose
 from regime_proto.quantities.measuring import term_columns
 from regime_proto.recording.first_state import read_start, start_path, write_start
 from regime_proto.schema import validate

@@ -14,7 +14,7 @@ from regime_proto import RegimeError, RegimeWarning
 from regime_proto.conversion.plan import make_plan, write_program
 from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.quantities.base import Network, Quantity, State
-from regime_proto.quantities.known import choose, known_quantities
+from regime_proto.quantities.installed import choose, known_quantities
 from regime_proto.quantities.measuring import Measures
 from regime_proto.schema import validate
 from regime_proto.schema.header import Layer
@@ -300,7 +300,7 @@ def measured(monkeypatch):
 
     def add(quantity):
         known = {**known_quantities(), quantity.name: quantity}
-        monkeypatch.setattr("regime_proto.quantities.known.known_quantities", lambda: known)
+        monkeypatch.setattr("regime_proto.quantities.installed.known_quantities", lambda: known)
 
     return add
 

@@ -55,13 +55,16 @@ def pages(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def opened(browser, pages):
-    """Open a page, offline; every message of the console and every request is an error."""
-    contexts, messages = [], []
+    """Open a page, offline; every message of the console and every request is an error.
 
-    def open_page(name, *, width=1100, **options):
-        context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **options)
+    To load a page and to draw it takes seconds, so tests share one where they leave it as it was.
+    """
+    contexts, shared, messages = [], {}, []
+
+    def load(name, **options):
+        context = browser.new_context(offline=True, **options)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: messages.append(message.text))
@@ -70,6 +73,18 @@ def opened(browser, pages):
         page.goto((pages / f"{name}.html").as_uri())
         until(page, "document.documentElement.dataset.drawn !== undefined")
         return page
+
+    def open_page(name, *, width=1100, scheme="light", own=False, **options):
+        assert messages == []
+        size = {"width": width, "height": 900}
+        if own:
+            return load(name, viewport=size, color_scheme=scheme, **options)
+        if name not in shared:
+            shared[name] = load(name, viewport=size, color_scheme=scheme)
+        shared[name].set_viewport_size(size)
+        shared[name].emulate_media(color_scheme=scheme)
+        until(shared[name], THEME, scheme)
+        return shared[name]
 
     yield open_page
     for context in contexts:
@@ -118,12 +133,16 @@ def test_a_legend_hides_a_curve_by_mouse_and_by_keyboard(opened):
         until(page, "document.getElementById('r0-curves-plot')._fullData[0].visible", expected)
     assert page.evaluate("document.activeElement.getAttribute('aria-label')").startswith("weights")
     assert page.evaluate("document.activeElement.getAttribute('aria-pressed')") == "false"
+    page.keyboard.press("Enter")
+    until(page, "document.getElementById('r0-curves-plot')._fullData[0].visible")
 
 
 def test_switches_make_scales_logarithmic(opened):
     page = opened("one")
     page.get_by_label("logarithmic Δw and Δa").press("Space")
     assert page.evaluate("document.getElementById('r0-raw-plot')._fullLayout.yaxis.type") == "log"
+    page.get_by_label("logarithmic Δw and Δa").press("Space")
+    assert page.evaluate("document.getElementById('r0-raw-plot')._fullLayout.yaxis.type") == "linear"
     before = page.evaluate("document.getElementById('r0-layers-plot')._fullData[0].z[0][0]")
     page.locator("#r0-layers").get_by_label("logarithmic colours").check()
     after = page.evaluate("document.getElementById('r0-layers-plot')._fullData[0].z[0][0]")
@@ -140,7 +159,7 @@ def test_names_are_drawn_letter_by_letter(opened, pages):
         head = header(layers=layers)
         write_trajectory(path, head=head.with_attributes(run_id=str(number)), count=30)
     (pages / "names.html").write_text(report(runs, resamples=0), encoding="utf-8")
-    page = opened("names")
+    page = opened("names", own=True)
     ticks = "[...document.querySelectorAll('#r0-layers-plot .ytick text')].map((tick) => tick.textContent)"
     assert sorted(page.evaluate(ticks)) == names
     legend = page.locator("#all-overlay-plot .legendtext")
@@ -160,7 +179,8 @@ def luminance(color):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_what_is_drawn_stands_out_in_light_and_dark(opened, scheme):
-    page = opened("one", color_scheme=scheme)
+    # Who has chosen a theme is no longer asked by the system.
+    page = opened("one", scheme=scheme, own=True)
     ground = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert (ground < 0.1) == (scheme == "dark")
     colors = page.evaluate(
@@ -179,13 +199,12 @@ def test_what_is_drawn_stands_out_in_light_and_dark(opened, scheme):
 @pytest.mark.parametrize("width", [375, 1100])
 def test_nothing_is_wider_than_the_window(opened, name, width):
     page = opened(name, width=width)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    right = "[...document.querySelectorAll('.plot .main-svg')].map((one) => one.getBoundingClientRect().right)"
-    assert max(page.evaluate(right)) <= width
+    ends = "[...document.querySelectorAll('.plot .main-svg')].map((one) => one.getBoundingClientRect().right)"
+    until(page, f"document.documentElement.scrollWidth <= {width} && Math.max(...{ends}) <= {width}")
 
 
 def test_a_printed_page_holds_all_runs_in_light(opened):
-    page = opened("several", color_scheme="dark")
+    page = opened("several", scheme="dark", own=True)
     total = page.locator(".plot").count()
     assert int(page.evaluate("document.documentElement.dataset.drawn")) < total
     page.evaluate(
@@ -206,7 +225,7 @@ def test_a_printed_page_holds_all_runs_in_light(opened):
 
 
 def test_folded_runs_open_by_keyboard_and_by_link(opened):
-    page = opened("several")
+    page = opened("several", own=True)
     assert page.evaluate("document.getElementById('r1-curves-plot')._fullData === undefined")
     page.locator("#run1 > summary").focus()
     page.keyboard.press("Enter")
@@ -219,7 +238,7 @@ def test_folded_runs_open_by_keyboard_and_by_link(opened):
 def test_axe_finds_nothing_serious(opened, name, scheme, width):
     from axe_playwright_python.sync_playwright import Axe
 
-    page = opened(name, color_scheme=scheme, width=width, bypass_csp=True)
+    page = opened(name, scheme=scheme, width=width, own=True, bypass_csp=True)
     if name == "one":
         page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     found = Axe().run(page).response["violations"]

@@ -1,11 +1,11 @@
-"""Regular expressions that say where the step stands in a name: applied, and written for a name."""
+"""``--step-pattern``: regular expressions that say where the step stands in a name, applied and proposed."""
 
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from regime_proto.checkpoints.name_numbers import UNIT_LETTERS, Number, Parsed, Role, integer
+from regime_proto.checkpoints.step_in_name import UNIT_LETTERS, Number, Parsed, Role, integer
 from regime_proto.schema.errors import RegimeError
 
 _UNIT = rf"[{UNIT_LETTERS}](?![^\W_])"

@@ -1,4 +1,4 @@
-"""The numbers in the name of a checkpoint: which are integers, and by which word each goes."""
+"""Numbers in the name of a checkpoint, one of which is its step: which are integers, and the word before each."""
 
 import enum
 import re
