@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # A machine with an NVIDIA GPU takes the CUDA build of ONNX Runtime; the two builds exclude each other.
 RUNTIME := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo gpu || echo cpu)
 DEMO_OUT ?= demo-run
+# One more than cores: tests wait for children, clocks and a browser.
+IN_PARALLEL = -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-libraries test-all bench bench-file bench-sources lint readme reference types clean
 
@@ -28,7 +30,7 @@ demo: $(VENV)/.installed
 	$(BIN)/regime demo --out $(DEMO_OUT)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not libraries"
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow and not libraries"
 
 $(VENV)/.sources-installed: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(RUNTIME),torch,sources]'
@@ -36,10 +38,10 @@ $(VENV)/.sources-installed: $(VENV)/.installed
 
 # What a library of the extra `sources` saved is read; a missing library fails.
 test-libraries: $(VENV)/.sources-installed
-	REGIME_REQUIRE_LIBRARIES=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "libraries and not slow"
+	REGIME_REQUIRE_LIBRARIES=1 $(BIN)/python -m pytest $(IN_PARALLEL) -m "libraries and not slow"
 
 test-all: $(VENV)/.sources-installed
-	REGIME_REQUIRE_LIBRARIES=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	REGIME_REQUIRE_LIBRARIES=1 $(BIN)/python -m pytest $(IN_PARALLEL)
 
 $(VENV)/.bench-installed: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(RUNTIME),torch,bench]'

@@ -36,6 +36,19 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ["REGIME_TRUST_PROGRAMS"] = "1"
 
 
+# A process runs a file as a whole: those that take longest come first, so that none is left for the end.
+LONG = (
+    "test_report_browser", "test_recorder_resume", "test_live_distributed", "test_durability", "test_live_trainer",
+    "test_onnx_models", "test_huggingface", "test_recorder", "test_quantity_files", "test_following", "test_terminal",
+    "test_integrity", "test_quantities", "test_order_by_weights", "test_trial", "test_torch_zip", "test_torch_export",
+    "test_validator", "test_hostile_trajectories", "test_hostile_checkpoints", "test_hub",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
     """Keep the records of checked files of the tests apart from the user's."""

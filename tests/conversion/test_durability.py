@@ -33,6 +33,7 @@ import os, signal, sys
 import regime_proto.conversion
 from pathlib import Path
 from regime_proto.conversion.plan import make_plan
+from regime_proto.conversion.run import run_plan
 from regime_proto.schema import writer
 
 source, output, at, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
@@ -40,7 +41,7 @@ writer.TrajectoryWriter.__init__.__kwdefaults__["seconds"] = seconds
 def progress(done, total):
     if done == at:
         os.kill(os.getpid(), signal.SIGKILL)
-regime_proto.conversion.run.run_plan(make_plan(Path(source)), Path(output), progress=progress)
+run_plan(make_plan(Path(source)), Path(output), progress=progress)
 """
 
 
