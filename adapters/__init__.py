@@ -1,4 +1,4 @@
 """One module per source of checkpoints or models; the only place that knows a framework.
 
-The names that such a module may define are the protocols `Reader` and `Exporter` in `regime_proto.plugins.registry`.
+What such a module may define is said by the protocols in `regime_proto.plugins.protocols`.
 """

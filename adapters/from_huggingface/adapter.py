@@ -61,7 +61,7 @@ def accepts(model: object) -> bool:
 
 
 def export(model: object, probe: Probe) -> Program:
-    """Export a model of transformers; see `torch_export.export`."""
+    """Export a model of transformers; see `from_torch.exporter`."""
     from regime_proto.adapters.from_huggingface import model as huggingface_model
 
     return huggingface_model.export(model, probe)
@@ -86,7 +86,7 @@ def program_of(path: Path, probe: Probe) -> Program:
 
 
 def tokenize(path: Path, lines: Sequence[str], where: str) -> Probe:
-    """Return lines of text as the model's inputs; see `huggingface_text.tokenize`."""
+    """Return lines of text as the model's inputs; see `tokenizer`."""
     with transformers_apart(path, "give token ids in place of text: --probe FILE"):
         from regime_proto.adapters.from_huggingface import tokenizer
 

@@ -37,7 +37,7 @@ def leads(model: object) -> bool:
 
 
 def follow(model: Any, probe: Probe | None) -> LiveModel | Engine:
-    """Return what a recorder needs of a module or a pair; see `registry.Following`."""
+    """Return what a recorder needs of a module or a pair; see `protocols.Following`."""
     if probe is None:
         return Idle()
     with draw_probe.undisturbed():

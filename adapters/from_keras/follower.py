@@ -21,7 +21,7 @@ def leads(model: keras.Model) -> bool:
 
 
 def follow(model: keras.Model, probe: Probe | None) -> LiveModel | Engine:
-    """Return what a recorder needs of a model; see `registry.Following`."""
+    """Return what a recorder needs of a model; see `protocols.Following`."""
     if probe is None:
         return Idle()
     _synchronise(model)

@@ -32,7 +32,7 @@ def load(path: Path) -> Any:
     """Return what a torch file holds.
 
     Tensors in its dict and in the dicts of that are arrays, mapped into memory where the format allows it. Those
-    that cannot be arrays are `NotDense`. Objects of the user's classes are stubs; see `torch_stubs`.
+    that cannot be arrays are `NotDense`. Objects of the user's classes are stubs; see `stubs`.
 
     Raises
     ------

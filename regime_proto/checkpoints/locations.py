@@ -1,6 +1,6 @@
 """Where checkpoints lie: on this machine, on another one that fsspec reaches, or published on the Hugging Face Hub.
 
-A place is a `pathlib.Path`, a `upath.UPath` with the same methods, or a `hub.places.HubPlace` with some of them.
+A place is a `pathlib.Path`, a `upath.UPath` with the same methods, or a `hub.locations.HubPlace` with some of them.
 Adapters see files of this machine only.
 """
 

@@ -19,7 +19,7 @@ class Checkpoint:
     ----------
     step : int
     path : Path
-        A file or a folder, perhaps of another machine; see `places`.
+        A file or a folder, perhaps of another machine; see `locations`.
     """
 
     step: int

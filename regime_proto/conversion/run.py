@@ -77,7 +77,7 @@ def convert(
     ----------
     source : path
         Directory of checkpoints, or its URL (``s3://bucket/run``), which fsspec opens; or a sequence that is
-        published on the Hugging Face Hub: ``hf://ORG/NAME@GLOB``, see `hub.address`.
+        published on the Hugging Face Hub: ``hf://ORG/NAME@GLOB``, see `checkpoints.hub.address`.
     output : path
         The trajectory file to write.
     model : torch.nn.Module or "MODULE:FACTORY", optional

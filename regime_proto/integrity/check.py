@@ -25,7 +25,7 @@ from regime_proto.schema.words import counted
 
 # What explains that a state lies far off the others.
 _EXPLAINS = ("duplicate", "final-weights", "mixed-shards", "odd-tensors", "non-finite")
-# Reasons of `directory` for which it leaves out what may be damaged.
+# Reasons of `open_directory` for which it leaves out what may be damaged.
 _MOVE = "it holds no weights, and is no checkpoint: move"
 _WAIT = "while a training writes it, check again later; if none does, copy it from where it was saved, or move it out"
 _DAMAGED = (UNFINISHED, "cannot be read")
@@ -130,7 +130,7 @@ def check(
     every : int, optional
         Look at every k-th checkpoint only.
     adapter, step_pattern, weights : str, optional
-        See `directory.Reading`; they apply to both runs.
+        See `SourceSettings`; they apply to both runs.
     against : path or Source, optional
         Another run: find states that hold its weights. All its checkpoints are read, whatever `steps` and `every` say.
     progress : callable, optional
