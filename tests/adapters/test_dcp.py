@@ -12,9 +12,9 @@ import nets
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from reading import assert_same_trajectory, read
+from sharded_checkpoints import STATES
 
 import regime_proto
 from regime_proto.adapters.from_torch import dcp_metadata, from_dcp
@@ -22,8 +22,6 @@ from regime_proto.checkpoints.payload import Incomplete, NotACheckpoint
 from regime_proto.conversion.plan import PROBE_FILE, PROGRAM_FILE
 from regime_proto.plugins.open_directory import open_directory
 from regime_proto.schema.errors import RegimeError, RegimeWarning
-
-STATES = 5
 
 
 def save(folder, content, **options):
@@ -66,42 +64,10 @@ def test_what_a_directory_of_them_is(tmp_path):
         open_directory(tmp_path / "dcp/step-0")
 
 
-def train_in_two(rank, folder):
-    """Train with FSDP2 in one of two processes, and save what each holds, and the whole beside it."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    warnings.simplefilter("ignore")
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    mesh = init_device_mesh("cpu", (2,))
-    model = nets.make_mlp()
-    for layer in model.body:
-        if isinstance(layer, torch.nn.Linear):
-            fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    optimizer = torch.optim.Adam(model.parameters())
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(64, 12, generator=generator)
-    for step in range(0, 10 * STATES, 10):
-        content = {"model": model.state_dict(), "opt": optimizer.state_dict(), "step": step, "epoch": step / 20}
-        dcp.save(content, checkpoint_id=f"{folder}/dcp/{step}")
-        whole = {
-            name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-            for name, tensor in model.state_dict().items()
-        }
-        if rank == 0:
-            torch.save(whole, f"{folder}/plain/step_{step}.pt")
-        optimizer.zero_grad()
-        model(inputs).square().mean().backward()
-        optimizer.step()
-    dist.destroy_process_group()
-
-
 @pytest.mark.libraries
 def test_shards_of_several_processes_are_put_together(mlp_run, tmp_path):
     (tmp_path / "plain").mkdir()
-    code = "import sys; from test_dcp import train_in_two; train_in_two(int(sys.argv[1]), sys.argv[2])"
+    code = "import sys; from sharded_checkpoints import train_in_two; train_in_two(int(sys.argv[1]), sys.argv[2])"
     for process in [children.start(code, rank, tmp_path) for rank in range(2)]:
         done = process.wait()
         assert done.returncode == 0, done.stderr
