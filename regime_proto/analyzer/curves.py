@@ -4,7 +4,6 @@ Every function takes the interval axis first: ``(interval, ...)``.
 """
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
 
 from regime_proto.schema.types import Array
 
@@ -33,9 +32,32 @@ def smooth(series: Array, width: int, *, ends: str) -> Array:
     """
     if width == 1:
         return series
-    # A running sum: the same as convolving with a uniform kernel, at a cost that does not grow with width.
-    averaged: Array = uniform_filter1d(series, width, axis=0, mode="constant", cval=0.0)
+    averaged = moving_average(series, width)
     return averaged if ends == "same" else averaged[valid_intervals(len(series), width)]
+
+
+def moving_average(series: Array, width: int, *, extend: bool = False) -> Array:
+    """Return the mean over `width` intervals around each, by a running sum, whose cost does not grow with `width`.
+
+    Parameters
+    ----------
+    series : (interval, ...) float64
+    width : int
+        Of an even number, one interval more lies before the centre than after it.
+    extend : bool
+        Whether the first and the last value stand beyond the ends, in place of zeros.
+    """
+    count, before = len(series), width // 2
+    padded = np.zeros((count + width - 1, *series.shape[1:]))
+    padded[before : before + count] = series
+    if extend:
+        padded[:before], padded[before + count :] = series[0], series[-1]
+    sums = np.empty((count, *series.shape[1:]))
+    sums[0] = np.cumsum(padded[:width], axis=0)[-1]
+    np.subtract(padded[width:], padded[: count - 1], out=sums[1:])
+    np.cumsum(sums, axis=0, out=sums)
+    sums /= width
+    return sums
 
 
 def valid_intervals(intervals: int, width: int) -> slice:

@@ -8,10 +8,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
-from scipy.signal import savgol_coeffs, savgol_filter
 
 from regime_proto.analyzer.areas import area_of
+from regime_proto.analyzer.curves import moving_average
 from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.samples import SampleChanges
 from regime_proto.schema.types import Array
@@ -97,11 +96,11 @@ class _Course:
         self._offset = OFFSET * series.mean()
         raised = series + self._offset
         trend = _trend(raised, window)
-        trend = trend * uniform_filter1d(raised / trend, window, mode="nearest")
+        trend = trend * moving_average(raised / trend, window, extend=True)
         noise = (raised / trend - 1) / np.sqrt(_left_of_noise(window, block))
         self._trend = trend
         # The running sum of the filter can end up below zero.
-        self._level = np.sqrt(np.maximum(uniform_filter1d(np.square(noise), window, mode="nearest"), 0.0))
+        self._level = np.sqrt(np.maximum(moving_average(np.square(noise), window, extend=True), 0.0))
         self._noise = np.divide(noise, self._level, out=np.zeros_like(noise), where=self._level > 0)
 
     def reordered(self, order: Array) -> Array:
@@ -119,14 +118,40 @@ def _trend(series: Array, window: int) -> Array:
     points = min(len(series), TREND_POINTS)
     edges = np.linspace(0, len(series), points + 1).astype(np.int64)
     means = np.add.reduceat(series, edges[:-1]) / np.diff(edges)
-    coarse = savgol_filter(np.log(means), min(_odd(window * points / len(series)), (points - 1) | 1), 2, mode="interp")
+    coarse = local_parabola(np.log(means), min(_odd(window * points / len(series)), (points - 1) | 1))
     centres = (edges[:-1] + edges[1:] - 1) / 2
     return np.asarray(np.exp(np.interp(np.arange(len(series)), centres, coarse)))
 
 
+def local_parabola(series: Array, window: int) -> Array:
+    """Return the parabola of least squares through each point's window, at the point (Savitzky and Golay 1964).
+
+    Parameters
+    ----------
+    series : (point,) float64
+    window : int
+        Points of it, odd, not more than there are. The first and the last half take the parabola of the whole window
+        that they lie in.
+    """
+    half = window // 2
+    fitted = np.convolve(series, parabola_weights(window), "same")
+    offsets = np.arange(window) - half
+    first, last = (np.polynomial.Polynomial.fit(offsets, part, 2) for part in (series[:window], series[-window:]))
+    fitted[:half], fitted[-half:] = first(offsets[:half]), last(offsets[-half:])
+    return fitted
+
+
+def parabola_weights(window: int) -> Array:
+    """Return with which weight each point of a window counts in the parabola of least squares at its centre."""
+    half = window // 2
+    offsets = np.arange(window) - half
+    weights = 3 * half**2 + 3 * half - 1 - 5 * np.square(offsets)
+    return np.asarray(3 * weights / ((2 * half - 1) * (2 * half + 1) * (2 * half + 3)))
+
+
 def _left_of_noise(window: int, block: int) -> float:
     """Return the share of the variance of white noise, summed over a block, that a trend over `window` leaves."""
-    kernel = -savgol_coeffs(window, 2)
+    kernel = -parabola_weights(window)
     kernel[window // 2] += 1
     return float(np.square(np.convolve(np.ones(block), kernel)).sum() / block)
 

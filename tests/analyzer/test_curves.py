@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.ndimage import uniform_filter1d
+from scipy.signal import savgol_coeffs, savgol_filter
 
 from regime_proto.analyzer import curves
+from regime_proto.analyzer.resampling import local_parabola, parabola_weights
 
 TIME = np.arange(100_000) / 100_000
 
@@ -141,3 +144,21 @@ def test_a_flat_noisy_series_settles_by_its_padding_only():
 )
 def test_settled_from(values, at_least, expected):
     assert curves.settled_from(np.array(values), 0.5, at_least=at_least) == expected
+
+
+@pytest.mark.parametrize("shape", [(2,), (7,), (50,), (401, 5)])
+@pytest.mark.parametrize("extend", [False, True])
+def test_the_moving_average_is_that_of_scipy_to_the_last_bit(shape, extend):
+    series = np.square(np.random.default_rng(0).normal(size=shape))
+    for width in {1, 2, 3, 6, 7, shape[0]}:
+        if width <= len(series):
+            expected = uniform_filter1d(series, width, axis=0, mode="nearest" if extend else "constant")
+            np.testing.assert_array_equal(curves.moving_average(series, width, extend=extend), expected)
+
+
+@pytest.mark.parametrize(("points", "window"), [(5, 5), (16, 5), (101, 25), (1024, 257)])
+def test_local_parabolas_are_those_of_scipy(points, window):
+    series = np.random.default_rng(0).normal(size=points).cumsum()
+    np.testing.assert_allclose(parabola_weights(window), savgol_coeffs(window, 2), rtol=0, atol=1e-13)
+    expected = savgol_filter(series, window, 2, mode="interp")
+    np.testing.assert_allclose(local_parabola(series, window), expected, rtol=0, atol=1e-9)
