@@ -1,4 +1,4 @@
-"""transformers: folders of checkpoints, models from their config, text as a probe, the Trainer."""
+"""transformers: folders of checkpoints, models from their config, text as a probe, the Trainer; accelerate."""
 
 from regime_proto.moved import attributes
 

@@ -11,11 +11,11 @@ from regime_proto.adapters import from_folder
 from regime_proto.adapters.from_huggingface import trainer_state
 from regime_proto.adapters.from_huggingface.config import config_of, transformers_apart
 from regime_proto.adapters.from_torch.adapter import INSTALL, draw, leads
+from regime_proto.adapters.needed import needed
 from regime_proto.checkpoints.payload import Incomplete, Label, Payload, label_of
 from regime_proto.engine.live_model import Engine, LiveModel
 from regime_proto.program.probe import Probe
 from regime_proto.program.program import Program
-from regime_proto.schema.errors import RegimeError
 
 SUFFIXES: tuple[str, ...] = ()
 REFINES = ("folder", "torch")
@@ -69,11 +69,9 @@ def export(model: object, probe: Probe) -> Program:
 
 def follow(model: object, probe: Probe | None) -> LiveModel | Engine:
     """Follow a model of transformers in training; see `from_torch.follower`."""
-    try:
+    with needed("to follow a model of PyTorch", INSTALL):
         from regime_proto.adapters.from_huggingface import model as huggingface_model
         from regime_proto.adapters.from_torch import follower
-    except ImportError as error:
-        raise RegimeError(f"to follow a model of PyTorch needs {error.name}: {INSTALL}") from None
     return follower.follow(model, probe, huggingface_model.export_both)
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
+from regime_proto.adapters.needed import needed
 from regime_proto.engine.live_model import Engine, LiveModel
 from regime_proto.program.probe import Probe
 from regime_proto.program.program import Program
@@ -21,10 +22,8 @@ def accepts(model: object) -> bool:
 def export(model: object, probe: Probe) -> Program:
     """Export a module or a pair; see `exporter`."""
     _require_model(model)
-    try:
+    with needed("a model of JAX", _INSTALL):
         from regime_proto.adapters.from_jax import exporter
-    except ImportError as error:
-        raise RegimeError(f"a model of JAX needs {error.name}: {_INSTALL}") from None
     return exporter.export_pair(*model, probe) if _is_pair(model) else exporter.export_module(model, probe)
 
 
@@ -48,10 +47,8 @@ def draw(model: object, loader: object, samples: int, seed: int) -> Probe:
 
 
 def _live() -> Any:
-    try:
+    with needed("to follow a model of JAX", _INSTALL):
         from regime_proto.adapters.from_jax import follower
-    except ImportError as error:
-        raise RegimeError(f"to follow a model of JAX needs {error.name}: {_INSTALL}") from None
     return follower
 
 

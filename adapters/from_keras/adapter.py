@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from regime_proto.adapters.from_keras.reading import SUFFIXES, peek, read, recognise, sniff
+from regime_proto.adapters.needed import needed
 from regime_proto.engine.live_model import Engine, LiveModel
 from regime_proto.program.probe import Probe
 from regime_proto.program.program import Program
@@ -51,8 +52,6 @@ def draw(model: object, loader: object, samples: int, seed: int) -> Probe:
 
 
 def _live() -> Any:
-    try:
+    with needed("to follow a model of Keras", _INSTALL):
         from regime_proto.adapters.from_keras import follower
-    except ImportError as error:
-        raise RegimeError(f"to follow a model of Keras needs {error.name}: {_INSTALL}") from None
     return follower

@@ -12,6 +12,7 @@ from regime_proto.adapters.advice.torch_files import is_script, of_module, of_sc
 from regime_proto.adapters.first_bytes import ZIP, first_entry
 from regime_proto.adapters.from_torch import zip_file
 from regime_proto.adapters.from_torch.stubs import Stub, is_stub
+from regime_proto.adapters.needed import needed
 from regime_proto.checkpoints.limits import ALWAYS_ALLOWED_BYTES, hold_inflation
 from regime_proto.checkpoints.opening import open_file
 from regime_proto.checkpoints.payload import (
@@ -132,10 +133,8 @@ def draw(model: object, loader: object, samples: int, seed: int) -> Probe:
 
 
 def _live() -> Any:
-    try:
+    with needed("to follow a model of PyTorch", INSTALL):
         from regime_proto.adapters.from_torch import follower
-    except ImportError as error:
-        raise RegimeError(f"to follow a model of PyTorch needs {error.name}: {INSTALL}") from None
     return follower
 
 

@@ -1,7 +1,7 @@
 """``regime convert``: checkpoints to a trajectory."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rich_click as click
 
@@ -10,9 +10,6 @@ from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
 from regime_proto.cli.converting import converted, foresee, settings_of
 from regime_proto.cli.interruption import leaving
-
-if TYPE_CHECKING:
-    pass
 
 
 @command

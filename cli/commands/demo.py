@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rich_click as click
 from click import get_current_context
@@ -10,13 +10,9 @@ from click import get_current_context
 from regime_proto.cli import options
 from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
-from regime_proto.cli.interruption import leaving
-from regime_proto.schema.errors import RegimeError
-
-if TYPE_CHECKING:
-    pass
-from regime_proto.cli.interruption import same_command
+from regime_proto.cli.interruption import leaving, same_command
 from regime_proto.cli.output import would_write
+from regime_proto.schema.errors import RegimeError
 
 MODEL = "regime_proto.examples.breast_cancer:make"
 

@@ -47,7 +47,7 @@ def report(
         refuse_directory(source)
         refuse_output(output, source)
     refuse_output(output, labels)
-    from regime_proto.report.page.page import report as page_of
+    from regime_proto.report.page import report as page_of
 
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting(), messages.progress("analyzing") as progress:

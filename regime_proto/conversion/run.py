@@ -470,11 +470,9 @@ def _observe(
 
 def _require_unchanged(plan: Plan, count: int) -> None:
     """Raise an error if one of the first `count` checkpoints is another than the one that was measured."""
-    path = (
-        None
-        if plan.source.copies is not None
-        else measured_files.changed(plan.fingerprints, plan.source.checkpoints, count)
-    )
+    if plan.source.copies is not None:
+        return
+    path = measured_files.changed(plan.fingerprints, plan.source.checkpoints, count)
     if path is not None:
         raise RegimeError(
             f"{path}: changed since it was measured, although its size and time did not; measure all again with "

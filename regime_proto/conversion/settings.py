@@ -10,6 +10,7 @@ from regime_proto.plugins.source_settings import AS_DETECTED, SourceSettings
 from regime_proto.quantities.installed import asked_for
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.notes import Note, as_notes
+from regime_proto.schema.types import as_tuple
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,7 @@ class ConversionSettings:
         if self.sample_units is not None and self.sample_units < 2:
             raise RegimeError(f"--sample-units {self.sample_units}: expected 2 or more")
         for name in ("gates", "measure"):
-            # A single pattern or name is a sequence of letters, which nobody means.
-            given = getattr(self, name)
-            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+            object.__setattr__(self, name, as_tuple(getattr(self, name)))
 
     @classmethod
     def of(

@@ -1,6 +1,4 @@
 """From a program and parameter states to masks, flips and weight deltas, by ONNX Runtime."""
 
-from regime_proto.runtime.installed import require_runtime
-
-# Once, here: every module below may import onnx_ir and onnxruntime at its top.
-require_runtime()
+# It checks that the libraries are installed which every module below may import at its top.
+import regime_proto.program  # noqa: F401

@@ -21,6 +21,7 @@ from regime_proto.plugins.source_settings import SourceSettings
 from regime_proto.program.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.program.program import Program
 from regime_proto.schema.errors import RegimeError, RegimeWarning
+from regime_proto.schema.types import as_tuple
 from regime_proto.schema.words import counted
 
 # What explains that a state lies far off the others.
@@ -152,7 +153,7 @@ def check(
         raise RegimeError(f"{source.root}: no checkpoint to check; {why or 'widen --steps or lower --every'}")
     other = None if against is None else _other(against, source, settings)
     # A single pattern is a sequence of letters, which nobody means.
-    frozen = (frozen,) if isinstance(frozen, str) else frozen
+    frozen = as_tuple(frozen)
     known, damaged = _known(source)
     found += damaged
     count = len(source.checkpoints)

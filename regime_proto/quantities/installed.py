@@ -9,6 +9,7 @@ from regime_proto.quantities.base import MASKS, WEIGHTS, Quantity
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.layout import BY_NAME, WEIGHT_DISTANCE
 from regime_proto.schema.nearest import did_you_mean
+from regime_proto.schema.types import as_tuple
 
 GROUP = "regime_proto.quantities"
 
@@ -54,7 +55,7 @@ def _check(quantity: object, found: dict[str, Quantity], *, is_ours: bool) -> No
 
 def asked_for(measure: str | Iterable[str], *, distance: bool) -> tuple[str, ...]:
     """Return the names in ``measure=``, with the one that ``distance=True`` stands for."""
-    names = (measure,) if isinstance(measure, str) else tuple(measure)
+    names = as_tuple(measure)
     return (*names, WEIGHT_DISTANCE.name) if distance else names
 
 

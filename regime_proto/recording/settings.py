@@ -11,6 +11,7 @@ from regime_proto.recording.schedule import Predicate, Schedule, as_predicate
 from regime_proto.recording.settling import Settling
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.notes import Note, as_notes
+from regime_proto.schema.types import as_tuple
 
 ENGINES = ("auto", "native", "onnx")
 AUTO = "auto"
@@ -43,7 +44,7 @@ class RecordingSettings:
     Raises
     ------
     RegimeError
-        A setting is none that there is, or two contradict each other.
+        A setting is none that there is.
     """
 
     every: Schedule = 1
@@ -69,9 +70,7 @@ class RecordingSettings:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise RegimeError(f"engine {self.engine!r}: expected one of {', '.join(ENGINES)}")
-        if isinstance(self.gates, str):
-            # A single pattern is a sequence of letters, which nobody means.
-            object.__setattr__(self, "gates", (self.gates,))
+        object.__setattr__(self, "gates", as_tuple(self.gates))
         # What is wrong is an error at once.
         _ = self.is_due, self.taken_notes, self.quantities
 

@@ -424,6 +424,15 @@ def refused(*arguments):
 CODE = "open('pwned', 'w')\nfrom transformers import GPT2Config as C, GPT2LMHeadModel as M\n"
 
 
+def test_a_model_that_is_wrapped_is_one_of_transformers():
+    wrapped = torch.nn.DataParallel(make(n_layer=1))
+    exporter = exporter_for(wrapped)
+    assert exporter is from_huggingface
+    program = exporter.export(wrapped, as_probe({"input_ids": IDS}))
+    assert "transformers" in program.framework
+    assert "transformer.h.0.mlp.c_fc.weight" in {tensor.name for tensor in program.trainable}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
