@@ -1,5 +1,7 @@
 """The recorder where two processes train a model together: one writes, and neither trains otherwise."""
 
+import re
+
 import distributed_training as training
 import numpy as np
 import pytest
@@ -91,5 +93,6 @@ def test_where_nothing_can_be_recorded_no_process_waits(trained):
         assert said["flat"].startswith("FullyShardedDataParallel: is not followed in training")
     assert first["error"].startswith("ProbeError: probe: the model fails on the probe")
     assert second["error"].startswith("RuntimeError: ")
-    assert "closed by peer" in second["error"]
+    # Closed or reset, by how much of the last message was still under way.
+    assert re.search("Connection (closed|reset) by peer", second["error"])
     assert not (folder / "run.h5").exists()
