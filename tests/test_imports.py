@@ -4,8 +4,12 @@ import ast
 import subprocess
 import sys
 
+import nets
 import pytest
 from folders import ROOT
+from nets import save_run
+
+from regime_proto.conversion.plan import write_program
 
 # Left is imported by right, never the reverse.
 FOLDERS = {
@@ -160,7 +164,7 @@ def test_the_analyzer_does_not_import_the_engine():
 FRAMEWORKS = ("torch", "onnx", "onnx_ir", "onnxruntime", "jax", "keras", "tensorflow", "sklearn")
 
 
-WATCHED = (*FRAMEWORKS, "xarray", "h5py", "numpy", "rich")
+WATCHED = (*FRAMEWORKS, "xarray", "h5py", "numpy", "rich", "pandas", "sympy", "scipy")
 
 
 def loaded_after(*codes):
@@ -195,6 +199,21 @@ def test_reading_a_trajectory_loads_no_framework(tmp_path):
     for step, loaded in zip(steps, loaded_after(*steps.values()), strict=True):
         assert not loaded & set(FRAMEWORKS), step
         assert "xarray" in loaded
+
+
+def test_converting_loads_nothing_that_it_does_not_use(tmp_path):
+    """Half a second each, of a command that may take one."""
+    model = nets.make_mlp()
+    save_run(tmp_path / "run", model)
+    write_program(tmp_path / "run", model=model, probe=nets.probe(model))
+    command = ["convert", str(tmp_path / "run"), "-o", str(tmp_path / "run.h5"), "--quiet"]
+    loaded, later = loaded_after(
+        f"from regime_proto.cli.main import main\nmain({command!r}, standalone_mode=False)",
+        "import onnx_ir\nassert str(onnx_ir.SymbolicDim('max(N,3)') + 1) == 'Max(3, N) + 1'",
+    )
+    assert loaded >= {"onnx_ir", "onnxruntime", "h5py", "numpy"}
+    assert not loaded & {"xarray", "pandas", "sympy", "scipy", "torch"}
+    assert "sympy" in later
 
 
 def test_the_check_can_fail():

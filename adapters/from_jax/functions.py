@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import onnx_ir as ir
 from jax2onnx import to_onnx
 
 from regime_proto.adapters.from_jax.tracing import with_whole_activations
@@ -19,6 +18,7 @@ from regime_proto.program.probe import Probe, ProbeError
 from regime_proto.program.probe_advice import all_described, tried
 from regime_proto.program.program import Program, Tensor
 from regime_proto.program.rewrite import NameNodes
+from regime_proto.runtime.ir import ir
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 
 from regime_proto.adapters.from_onnx.file import array_of, metadata_of, model_of, module_path, open_model, silent
 from regime_proto.checkpoints.opening import open_file
@@ -20,6 +19,7 @@ from regime_proto.program.probe import Probe
 from regime_proto.program.program import METADATA_KEY, Program, Tensor
 from regime_proto.program.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.program.trainable_weights import find_weights
+from regime_proto.runtime.ir import ir
 from regime_proto.schema.dtypes import widest
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array

@@ -9,13 +9,13 @@ from typing import BinaryIO
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
 from regime_proto.adapters.from_onnx.parts import hold_parts
 from regime_proto.checkpoints.limits import NODES
 from regime_proto.checkpoints.opening import open_file, read_whole
 from regime_proto.checkpoints.payload import Incomplete
 from regime_proto.program.values import tensors
+from regime_proto.runtime.ir import ir
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import cannot_open
 from regime_proto.schema.types import Array

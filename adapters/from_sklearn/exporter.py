@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import skl2onnx
 import sklearn
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from regime_proto.adapters.from_onnx.file import silent
 from regime_proto.adapters.from_sklearn.reading import WEIGHTS
@@ -20,6 +18,7 @@ from regime_proto.program.probe import Probe, ProbeError
 from regime_proto.program.probe_advice import declared
 from regime_proto.program.program import Program, Tensor
 from regime_proto.program.rewrite import LiftWeights, NameNodes
+from regime_proto.runtime.ir import RemoveUnusedNodesPass, ir
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_ir as ir
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from regime_proto.program.probe import Probe, renamed_input
+from regime_proto.runtime.ir import ir
 from regime_proto.schema.types import Array
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

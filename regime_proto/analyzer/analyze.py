@@ -24,6 +24,7 @@ from regime_proto.schema.dataset import open_trajectory
 from regime_proto.schema.doubts import describe_invalid, describe_order
 from regime_proto.schema.epochs import from_epochs, observations_per_epoch, with_start
 from regime_proto.schema.errors import RegimeError, TrajectoryError
+from regime_proto.schema.notes import ORDER_DOUBT
 from regime_proto.schema.types import Array
 
 # The last tenth of a run counts as late; a Δa of less than ten times the noise floor may be rounding.
@@ -96,7 +97,7 @@ def _analyzed(trajectory: xr.Dataset, settings: AnalysisSettings) -> Result:
     noise, late = _noise_floor(trajectory), _late(series)
     doubts = [
         unknown,
-        describe_order(trajectory),
+        describe_order(trajectory.attrs.get(ORDER_DOUBT)),
         describe_invalid(chosen),
         _describe_cut_off(trajectory),
         _describe_few(series),

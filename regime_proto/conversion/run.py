@@ -23,15 +23,14 @@ from regime_proto.quantities.deltas import non_finite
 from regime_proto.quantities.installed import choose, known_quantities
 from regime_proto.runtime.device import find_device, runtime_version
 from regime_proto.schema.assemble import note
-from regime_proto.schema.dataset import open_trajectory
 from regime_proto.schema.doubts import describe_invalid, describe_order
 from regime_proto.schema.epochs import observations_per_epoch
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import segments_folder
 from regime_proto.schema.header import Header
-from regime_proto.schema.notes import Note, notes_in
+from regime_proto.schema.notes import Note, notes_in, read_order_doubt
 from regime_proto.schema.policy import MaskPolicy
-from regime_proto.schema.reader import existing_header
+from regime_proto.schema.reader import existing_header, open_checked
 from regime_proto.schema.segments import Segments, discard_segments, kept_observations, require_free
 from regime_proto.schema.types import Array
 from regime_proto.schema.writer import TrajectoryWriter, rows_to_resume, rows_to_take_up
@@ -175,8 +174,8 @@ def convert(
 
 def warn_of_doubts(path: Path) -> None:
     """Warn if observations of a trajectory hold NaN or Inf, or if the weights contradict their order."""
-    with open_trajectory(path) as trajectory:
-        doubts = describe_invalid(trajectory), describe_order(trajectory)
+    with open_checked(path) as file:
+        doubts = describe_invalid(file), describe_order(read_order_doubt(file))
     for doubt in doubts:
         if doubt:
             warnings.warn(f"{path}: {doubt}", RegimeWarning, stacklevel=3)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import onnx_ir as ir
 
 from regime_proto.program.edit import new_constant, new_node
 from regime_proto.quantities.deltas import weight_deltas
 from regime_proto.runtime.device import Device, Placed
+from regime_proto.runtime.ir import ir
 from regime_proto.schema.flips import FlipCounter
 from regime_proto.schema.header import Layer
 from regime_proto.schema.types import Array

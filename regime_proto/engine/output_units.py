@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-import onnx_ir as ir
-
 from regime_proto.program.program import Program, Tensor
 from regime_proto.quantities.base import OutputUnits
+from regime_proto.runtime.ir import ir
 
 _AS_IT_IS = ("Identity", "Cast", "QuantizeLinear", "DequantizeLinear")
 

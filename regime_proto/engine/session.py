@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_ir as ir
 
 from regime_proto.program.gates import Gate
 from regime_proto.program.mask_outputs import PACKED, TOTAL, CastWeights, ExposeMasks, NudgeWeights, Rows, plane_name
 from regime_proto.program.program import Program
 from regime_proto.runtime.device import Device, Placed
+from regime_proto.runtime.ir import ir
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 

@@ -4,12 +4,17 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 import numpy as np
-import onnx_ir as ir
-from onnx_ir.passes import InPlacePass, PassResult, PostconditionError
-from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from regime_proto.program.values import FLOATS, SHAPE_OPS, bodies
 from regime_proto.runtime.device import Device
+from regime_proto.runtime.ir import (
+    InPlacePass,
+    PassResult,
+    PostconditionError,
+    RemoveUnusedNodesPass,
+    ShapeInferencePass,
+    ir,
+)
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 

@@ -2,10 +2,7 @@
 
 from collections.abc import Iterable
 
-import onnx_ir as ir
-from onnx_ir.passes import PassResult
-from onnx_ir.passes.common import TopologicalSortPass
-
+from regime_proto.runtime.ir import PassResult, TopologicalSortPass, ir
 from regime_proto.schema.types import Array
 
 

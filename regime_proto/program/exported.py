@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import onnx_ir as ir
 import onnxruntime
 
 from regime_proto.program.control_flow import InlineConstantBranches
@@ -11,6 +10,7 @@ from regime_proto.program.pooling import PoolFewerAxes
 from regime_proto.program.program import Program, Tensor
 from regime_proto.program.rewrite import NameNodes, StripMetadata
 from regime_proto.program.shapes import FixInputShapes, FixInputValues, RunOnce
+from regime_proto.runtime.ir import ir
 from regime_proto.schema.types import Array
 
 

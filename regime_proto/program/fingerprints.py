@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from regime_proto.program.program import ProgramError
 from regime_proto.program.values import FLOATS
+from regime_proto.runtime.ir import ir
 from regime_proto.schema.types import Array
 from regime_proto.schema.words import few
 

@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import onnx_ir as ir
-
 from regime_proto.program.values import (
     DOMAINS,
     FLOATS,
@@ -16,6 +14,7 @@ from regime_proto.program.values import (
     scaled_from,
     sign_carrier,
 )
+from regime_proto.runtime.ir import ir
 
 _SMOOTH = {
     "Elu": "Elu", "Selu": "Selu", "Celu": "Celu", "Softplus": "Softplus", "Gelu": "Gelu", "FastGelu": "Gelu",

@@ -5,12 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import onnx_ir as ir
-
 from regime_proto.program.gate_patterns import COMPOSED, Plane, Spelling, inner_nodes, read_gate
 from regime_proto.program.program import Program
 from regime_proto.program.rewrite import PATH_KEY
 from regime_proto.program.values import SHAPE_OPS, bodies
+from regime_proto.runtime.ir import ir
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.header import Layer
 

@@ -1,13 +1,14 @@
 """Brings the constant tensors of a plain ONNX model into the initializers of its main graph."""
 
-import onnx_ir as ir
-from onnx_ir.passes import InPlacePass, PassResult
-from onnx_ir.passes.common import (
+from regime_proto.runtime.ir import (
     InlinePass,
+    InPlacePass,
     LiftConstantsToInitializersPass,
     LiftSubgraphInitializersToMainGraphPass,
+    PassResult,
     RemoveInitializersFromInputsPass,
     RemoveUnusedNodesPass,
+    ir,
 )
 
 

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
-from onnx_ir.passes import InPlacePass, PassResult, PreconditionError
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from regime_proto.program.edit import new_constant, new_node, replace_uses, sorted_graph
 from regime_proto.program.gate_patterns import Plane
 from regime_proto.program.gates import Gate
+from regime_proto.runtime.ir import InPlacePass, PassResult, PreconditionError, RemoveUnusedNodesPass, ir
 from regime_proto.schema.types import Array
 
 TOTAL = "regime_total"

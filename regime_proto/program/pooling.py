@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import onnx_ir as ir
-from onnx_ir.passes import InPlacePass, PassResult
+from regime_proto.runtime.ir import InPlacePass, PassResult, ir
 
 # ONNX Runtime pools over so many axes at most.
 _AXES = 3

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
 from regime_proto.checkpoints.opening import read_whole
 from regime_proto.checkpoints.source import State
 from regime_proto.program.tensor_matching import matched
 from regime_proto.program.values import tensors
+from regime_proto.runtime.ir import ir
 from regime_proto.schema.dtypes import is_real
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-import onnx_ir as ir
-from onnx_ir.passes import InPlacePass, PassResult
+from regime_proto.runtime.ir import InPlacePass, PassResult, ir
 
 PATH_KEY = "regime_path"
 

@@ -4,13 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime
-from onnx_ir.passes import InPlacePass, PassResult
-from onnx_ir.passes.common import ShapeInferencePass
 
 from regime_proto.program.probe_advice import all_described, declared, described
 from regime_proto.program.program import ProgramError
+from regime_proto.runtime.ir import InPlacePass, PassResult, ShapeInferencePass, ir
 from regime_proto.schema.types import Array
 from regime_proto.schema.words import counted
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-import onnx_ir as ir
-
 from regime_proto.program.values import DOMAINS, FLOATS
+from regime_proto.runtime.ir import ir
 
 # Which inputs of an operator training changes. Those of ONNX Runtime's own domain come from its optimizer.
 _TRAINED = {

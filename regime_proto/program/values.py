@@ -4,7 +4,8 @@ import itertools
 from collections.abc import Iterator
 
 import numpy as np
-import onnx_ir as ir
+
+from regime_proto.runtime.ir import ir
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime
 
+from regime_proto.runtime.ir import ir
 from regime_proto.schema.dtypes import is_numpys
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.types import Array
