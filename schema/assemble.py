@@ -1,7 +1,7 @@
 """Makes one trajectory file out of others: joins segments, leaves masks out, or adds notes.
 
 Run as a program, ``python -m regime_proto.schema.assemble join|thin|note …``, by the functions of these names: HDF5 may
-crash a process whose disk is full, so this work is given to a child.
+crash a process whose disk is full, so this work is given to a child. What is small is joined in memory, without one.
 """
 
 import json
@@ -9,10 +9,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -31,6 +31,8 @@ from regime_proto.schema.validation.check import file_problems
 from regime_proto.schema.validation.guard import inspect_apart, require_file, require_sound
 
 _MODULE = "regime_proto.schema.assemble"
+# Segments of so many bytes are joined in the memory of this process: to start a child would take longer.
+IN_MEMORY_BYTES = 64 * 2**20
 
 
 def join(segments: Segments) -> None:
@@ -41,8 +43,15 @@ def join(segments: Segments) -> None:
     TrajectoryError
         The output could not be written.
     """
-    check_segments(segment_paths(segments.folder))
-    _in_child("join", segments.folder, segments.output, temporary_in(segments.folder))
+    paths = segment_paths(segments.folder)
+    check_segments(paths)
+    if sum(path.stat().st_size for path in (*paths, *segments.carried())) > IN_MEMORY_BYTES:
+        _in_child("join", segments.folder, segments.output, temporary_in(segments.folder))
+        return
+    try:
+        _join_in_memory(segments)
+    except (OSError, RuntimeError) as error:
+        raise TrajectoryError(f"{segments.output}: could not be written: {describe(error)}") from None
 
 
 def thin(source: Path, output: Path, policy: MaskPolicy) -> None:
@@ -147,72 +156,85 @@ class _Target:
     parent: int
 
 
-def _join(folder: Path, made: _Target) -> None:
+def _join_in_memory(segments: Segments) -> None:
+    with h5py.File.in_memory(**hdf5.CREATE_OPTIONS) as target:
+        _join(segments.folder, target)
+        require_sound(file_problems(target, inflate=False), segments.output)
+        content = hdf5.content(target)
+    temporary = temporary_in(segments.folder)
+    try:
+        with create_new(temporary) as file:
+            file.write(content)
+            file.flush()
+            _give_name(file, temporary, segments.output)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _join(folder: Path, target: h5py.File) -> None:
+    """Write the rows of all segments into a file that is empty."""
     paths = segment_paths(folder)
     carried = (folder / name for name in layout.EMBEDDED)
     embedded = {path.name: path.read_bytes() for path in carried if path.is_file()}
     with open_segment(paths[-1], check=False) as last:
         header = read_header(last)
     attributes = {name: value for name, value in header.attributes.items() if name != "first_observation"}
-    with _written(replace(header, attributes=attributes, embedded=embedded), made) as target:
-        growing = _growing(target, header)
-        for path in paths:
-            with open_segment(path, check=False) as segment:
-                for name, rows in growing.items():
-                    # A metric that came up later.
-                    rows.add(segment[name] if name in segment else np.full(len(segment["step"]), np.nan))
-        for rows in growing.values():
-            rows.finish()
+    hdf5.create(target, replace(header, attributes=attributes, embedded=embedded))
+    growing = _growing(target, header)
+    for path in paths:
+        with open_segment(path, check=False) as segment:
+            for name, rows in growing.items():
+                # A metric that came up later.
+                rows.add(segment[name] if name in segment else np.full(len(segment["step"]), np.nan))
+    for rows in growing.values():
+        rows.finish()
 
 
-def _thin(source: h5py.File, policy: MaskPolicy, made: _Target) -> None:
+def _thin(source: h5py.File, policy: MaskPolicy, target: h5py.File) -> None:
+    """Write a trajectory into a file that is empty, with the masks that a policy keeps."""
     header = read_header(source)
     kept = np.isin(source["mask_step"][...], policy.chosen(source["step"][...]))
     # What is in the group `extra` is copied as it is.
     thinned = replace(header, extra={}).with_attributes(mask_policy=str(policy))
-    with _written(thinned, made) as target:
-        for name, rows in _growing(target, header).items():
-            if name in ("mask_step", "mask"):
-                for at, values in row_blocks(source[name]):
-                    rows.add(values[kept[at]])
-            else:
-                rows.add(source[name])
-            rows.finish()
-        if layout.EXTRA in source:
-            source.copy(layout.EXTRA, target)
+    hdf5.create(target, thinned)
+    for name, rows in _growing(target, header).items():
+        if name in ("mask_step", "mask"):
+            for at, values in row_blocks(source[name]):
+                rows.add(values[kept[at]])
+        else:
+            rows.add(source[name])
+        rows.finish()
+    if layout.EXTRA in source:
+        source.copy(layout.EXTRA, target)
 
 
-@contextmanager
-def _written(header: Header, made: _Target) -> Iterator[h5py.File]:
-    """Yield a trajectory without rows, and put it in its place afterwards."""
-    with h5py.File(made.temporary, "w", **hdf5.CREATE_OPTIONS) as target:
-        hdf5.create(target, header)
-        yield target
-    _place(made)
-
-
-def _note(source: Path, notes: Mapping[str, Note], made: _Target) -> None:
-    shutil.copyfile(source, made.temporary)
-    with h5py.File(made.temporary, "r+", libver=hdf5.CREATE_OPTIONS["libver"]) as target:
+def _note(source: Path, notes: Mapping[str, Note], temporary: Path) -> None:
+    """Copy a trajectory with further notes."""
+    shutil.copyfile(source, temporary)
+    with h5py.File(temporary, "r+", libver=hdf5.CREATE_OPTIONS["libver"]) as target:
         extra = target[layout.EXTRA] if layout.EXTRA in target else target.create_group(layout.EXTRA, track_order=True)
         extra.attrs.update(notes)
-    _place(made)
 
 
 def _place(made: _Target) -> None:
-    """Hold a file against the format, and give it its name."""
+    """Hold a file against the format, and give it its name, unless whoever asked for it is gone."""
     with h5py.File(made.temporary, "r") as written:
         # Its chunks are ours, or those of a file that was checked.
         require_sound(file_problems(written, inflate=False), made.temporary)
     with made.temporary.open("rb") as file:
-        os.fsync(file.fileno())
         if os.getppid() != made.parent:
-            # Whoever asked for it was killed; what stands there now may be another's.
+            # It was killed; what stands there now may be another's.
             made.temporary.unlink()
             return
-        put_in_place(made.temporary, made.output)
-        # Of this file, should there be another by now.
-        trust.record(made.output, trust.Record(trust.state_of(file.fileno())))
+        _give_name(file, made.temporary, made.output)
+
+
+def _give_name(file: BinaryIO, temporary: Path, output: Path) -> None:
+    """Give a file that is whole, and sound, its name."""
+    os.fsync(file.fileno())
+    put_in_place(temporary, output)
+    # Of this file, should there be another by now.
+    trust.record(output, trust.Record(trust.state_of(file.fileno())))
 
 
 def _growing(target: h5py.File, header: Header) -> "dict[str, _Rows]":
@@ -269,13 +291,16 @@ def _copy_chunks(source: h5py.Dataset, target: h5py.Dataset, rows: int) -> None:
 def main(parent: str, task: str, source: str, output: str, temporary: str, *more: str) -> None:
     """Do what `join`, `thin` and `note` ask for, in this process."""
     made = _Target(Path(output), Path(temporary), int(parent))
-    if task == "join":
-        _join(Path(source), made)
-    elif task == "note":
-        _note(Path(source), json.loads(*more), made)
+    if task == "note":
+        _note(Path(source), json.loads(*more), made.temporary)
     else:
-        with open_checked(Path(source)) as file:
-            _thin(file, parse_policy(*more), made)
+        with h5py.File(made.temporary, "w", **hdf5.CREATE_OPTIONS) as target:
+            if task == "join":
+                _join(Path(source), target)
+            else:
+                with open_checked(Path(source)) as file:
+                    _thin(file, parse_policy(*more), target)
+    _place(made)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def empty_image(header: Header) -> bytes:
     # HDF5 crashes the process when a disk is full; in memory it cannot meet one.
     with h5py.File.in_memory(**CREATE_OPTIONS) as file:
         create(file, header)
-        return _content(file)
+        return content(file)
 
 
 def filled(empty: bytes, rows: Mapping[str, Sequence[Array] | Array], **attributes: object) -> bytes:
@@ -171,10 +171,11 @@ def filled(empty: bytes, rows: Mapping[str, Sequence[Array] | Array], **attribut
             append_rows(file[name], values)
         for name, value in attributes.items():
             file.attrs[name] = value
-        return _content(file)
+        return content(file)
 
 
-def _content(file: h5py.File) -> bytes:
+def content(file: h5py.File) -> bytes:
+    """Return a file that is in memory as it would be on disk."""
     file.flush()
-    content: Any = file.id.get_file_image()
-    return bytes(content)
+    image: Any = file.id.get_file_image()
+    return bytes(image)

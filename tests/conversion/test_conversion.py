@@ -32,18 +32,24 @@ def test_conversions_are_identical_whatever_the_workers(mlp_run, reference, tmp_
 
 def test_small_segments_give_the_same_file(mlp_run, reference, tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5, "MAX_CHUNK_STEPS", 3)
-    # The joining child has its own constants, so join here.
     joined = []
 
     def join(segments):
         joined.extend(segments.paths())
-        made = segments.folder / ".regime-0123456789abcdef.tmp"
-        assemble.main(str(os.getppid()), "join", str(segments.folder), str(segments.output), str(made))
+        assemble.join(segments)
 
     monkeypatch.setattr(writer, "join", join)
     path = regime_proto.convert(mlp_run, tmp_path / "run.h5")
     assert len(joined) == 3
     assert_same(path, reference)
+
+
+def test_large_segments_are_joined_by_a_child_into_the_same_file(mlp_run, reference, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(assemble, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(assemble, "_run_child", lambda *given, run=assemble._run_child: started.append(run(*given)))
+    assert_same(regime_proto.convert(mlp_run, tmp_path / "run.h5"), reference)
+    assert len(started) == 1
 
 
 def test_the_model_may_be_given_instead_of_a_program(mlp_run, reference, tmp_path):

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 import regime_proto
 from regime_proto.conversion.plan import write_program
-from regime_proto.schema import validate
+from regime_proto.schema import assemble, validate
 from regime_proto.schema.files import segments_folder
 from regime_proto.schema.finish import finish
 from regime_proto.schema.segments import Segments
@@ -225,8 +225,20 @@ def copied(interrupted, folder):
     return folder / "run.h5"
 
 
-def start_merge(output):
-    return children.start_regime("merge", segments_folder(output), prepare=os.setsid)
+def alone(*, by_child):
+    """Make this process, which is about to merge, the first of a group; the join may be left to a child."""
+    os.setsid()
+    if by_child:
+        join_by_child()
+
+
+def join_by_child():
+    """Let this process treat all segments as too large to be joined in its own memory."""
+    assemble.IN_MEMORY_BYTES = 0
+
+
+def start_merge(output, *, by_child=True):
+    return children.start_regime("merge", segments_folder(output), prepare=partial(alone, by_child=by_child))
 
 
 @pytest.fixture(scope="module")
@@ -238,10 +250,11 @@ def merge_seconds(interrupted, tmp_path_factory):
 
 @pytest.mark.parametrize("number", often(6, 110))
 def test_a_merge_killed_at_any_moment_is_finished_by_the_next(interrupted, merge_seconds, tmp_path, number):
-    """Killed together with the child that joins, or alone, while that goes on."""
+    """Killed together with the child that joins, or alone, while that goes on; or while it joins in memory."""
     output = copied(interrupted, tmp_path)
     random = np.random.default_rng(number)
-    killed_after(partial(start_merge, output), random.uniform(0, merge_seconds), group=number % 2 == 0)
+    start = partial(start_merge, output, by_child=number % 3 < 2)
+    killed_after(start, random.uniform(0, merge_seconds), group=number % 3 == 0)
     assert output.exists() or segments_folder(output).exists()
     done = finish(output)
     assert done.observations == COUNT
@@ -336,14 +349,21 @@ def test_nothing_to_merge_is_an_error(tmp_path):
         finish(tmp_path / "run.h5")
 
 
-@pytest.mark.parametrize("task", ["merge", "thin"])
-def test_a_disk_that_fills_up_leaves_what_was_there(interrupted, tmp_path, task):
+def full(*, by_child):
+    """Let this process write small files only."""
+    limited(20_000)()
+    if by_child:
+        join_by_child()
+
+
+@pytest.mark.parametrize(("task", "by_child"), [("merge", False), ("merge", True), ("thin", True)])
+def test_a_disk_that_fills_up_leaves_what_was_there(interrupted, tmp_path, task, by_child):
     output = copied(interrupted, tmp_path)
     if task == "thin":
         finish(output)
     before = {path.name for path in tmp_path.iterdir()}
     calls = {"merge": ["merge", str(output)], "thin": ["thin", str(output), "--masks", "none", "-o", f"{output}.new"]}
-    done = children.run_regime(*calls[task], prepare=limited(20_000))
+    done = children.run_regime(*calls[task], prepare=partial(full, by_child=by_child))
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert f"{output}{'.new' * (task == 'thin')}: could not be written: the disk is full (File too large)" in line
