@@ -195,6 +195,13 @@ conversion = _all(
         help="What the trajectory carries for others: the program, or the probe too.",
     ),
     click.option(
+        "--noise",
+        type=Choice(["quick", "full", "none"]),
+        default="quick",
+        show_default=True,
+        help="How to measure the noise floor: by one more pass of the last state, by nine of three states, not at all.",
+    ),
+    click.option(
         "--measure",
         multiple=True,
         metavar="NAME",

@@ -1,7 +1,6 @@
 """Lays the variables of `layout` out in an HDF5 file that is also a valid netCDF-4 file."""
 
 import itertools
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +8,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from regime_proto.schema import layout
+from regime_proto.schema import compression, layout
+from regime_proto.schema.compression import deflated
 from regime_proto.schema.header import Header
 from regime_proto.schema.types import Array
 
@@ -19,7 +19,6 @@ MAX_CHUNK_STEPS = 64
 MAX_SEGMENT_BYTES = 32 * 2**20
 MASK_CHUNK_BYTES = 32 * 2**10
 EMBEDDED_CHUNK_BYTES = 2**20
-COMPRESSION_LEVEL = 4
 
 
 def row_bytes(header: Header, dimension: str) -> int:
@@ -87,7 +86,7 @@ def append_rows(stored: h5py.Dataset, values: Sequence[Array] | Array) -> None:
 
 
 def _write_compressed(stored: h5py.Dataset, values: Sequence[Array] | Array, start_row: int) -> None:
-    """Store what HDF5 would, but compress outside of it: HDF5 stops all other threads meanwhile, zlib does not.
+    """Store what HDF5 would, but compress outside of it: HDF5 stops all other threads meanwhile.
 
     Chunks hold one sample each; one sample is in memory at a time, beside the rows.
     """
@@ -103,7 +102,7 @@ def _write_compressed(stored: h5py.Dataset, values: Sequence[Array] | Array, sta
         for start in range(0, slab.shape[1], width):
             chunk = slab[:, start : start + width].tobytes()
             offset = (start_row + first, sample, start)
-            stored.id.write_direct_chunk(offset, zlib.compress(chunk, COMPRESSION_LEVEL))
+            stored.id.write_direct_chunk(offset, deflated(chunk))
 
 
 def _create_fixed(file: h5py.File, variable: layout.Variable, values: Array) -> None:
@@ -129,7 +128,7 @@ def _create_growing(file: h5py.File, variable: layout.Variable, sizes: Mapping[s
         chunks=tuple(chunks),
         dtype=variable.dtype,
         compression="gzip",
-        compression_opts=COMPRESSION_LEVEL,
+        compression_opts=compression.LEVEL,
         # Shuffled bytes help wide numbers; on packed bits there is nothing to shuffle.
         shuffle=np.dtype(variable.dtype).itemsize > 1,
         track_order=True,

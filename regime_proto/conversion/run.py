@@ -1,27 +1,23 @@
 """Converts a sequence of checkpoints into a trajectory file."""
 
-import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regime_proto.checkpoints.locations import as_place, downloading
 from regime_proto.checkpoints.ordering import option_for_steps
-from regime_proto.checkpoints.source import Checkpoint
 from regime_proto.conversion import measured_files
 from regime_proto.conversion.existing import refusal
+from regime_proto.conversion.observing import Observing, Progress, Reading, calibrated
 from regime_proto.conversion.order_check import judging, sketched
 from regime_proto.conversion.plan import Plan, make_plan
 from regime_proto.conversion.provenance import embedded_files, header_of, provenance
 from regime_proto.conversion.settings import ConversionSettings
-from regime_proto.engine.executors import observe
-from regime_proto.engine.measure import Meter, MeterSettings
-from regime_proto.engine.noise_floor import measure_noise
-from regime_proto.quantities.deltas import non_finite
+from regime_proto.engine.measure import Meter
 from regime_proto.quantities.installed import choose, known_quantities
-from regime_proto.runtime.device import find_device, runtime_version
+from regime_proto.runtime.device import runtime_version
 from regime_proto.schema.assemble import note
 from regime_proto.schema.doubts import describe_invalid, describe_order
 from regime_proto.schema.epochs import observations_per_epoch
@@ -32,10 +28,7 @@ from regime_proto.schema.notes import Note, notes_in, read_order_doubt
 from regime_proto.schema.policy import MaskPolicy
 from regime_proto.schema.reader import existing_header, open_checked
 from regime_proto.schema.segments import Segments, discard_segments, kept_observations, require_free
-from regime_proto.schema.types import Array
 from regime_proto.schema.writer import TrajectoryWriter, rows_to_resume, rows_to_take_up
-
-Progress = Callable[[int, int], None]
 
 Grown = Callable[[Plan, "Done"], Plan | None]
 
@@ -57,6 +50,7 @@ def convert(
     workers: int | None = None,
     masks: str = "auto",
     embed: str = "program",
+    noise: str = "quick",
     measure: str | Sequence[str] = (),
     distance: bool = False,
     notes: Mapping[str, object] | None = None,
@@ -107,6 +101,10 @@ def convert(
         file is expected to stay below 2 GB, else thins them evenly. Flips and deltas are always complete.
     embed : {"program", "all", "none"}
         What the trajectory carries, so that others can run the same protocol: the program, and the probe with it.
+    noise : {"quick", "full", "none"}
+        How the noise floor is measured. ``quick``: every weight of the last state is moved by one unit in the last
+        place, which takes one more pass. ``full``: that, and another number of threads (on a GPU the CPU), for the
+        first, the middle and the last state: nine more passes. The trajectory says what was measured.
     measure : str or sequence of str
         Quantities to measure beside weight deltas and flips, by name, or ``"all"``, ``"weights"``, ``"masks"``;
         `regime quantities` lists them. Those against the first checkpoint take one more state in memory. A trajectory
@@ -162,6 +160,7 @@ def convert(
         workers=workers,
         masks=masks,
         embed=embed,
+        noise=noise,
         notes=notes,
         keep_downloads=keep_downloads,
         overwrite=overwrite,
@@ -317,7 +316,8 @@ def _carry_out(
     held = {} if decision.existing is None else notes_in(decision.existing.extra)
     plan, sketches = sketched(decision.plan)
     with Segments(output) as segments:
-        meter = _calibrate(plan, settings.device)
+        reading = Reading(plan.source)
+        meter = calibrated(plan, settings.device, reading.first, defers=True)
         header = _header(plan, meter, settings)
         start = _start(decision, output, header, settings)
         if settings.overwrite and not start.held:
@@ -327,20 +327,19 @@ def _carry_out(
         if not writer.resume(plan.fingerprints) and start.where == output:
             writer.take_up(output, plan.fingerprints)
         _require_unchanged(plan, writer.count)
-        # After the output was found writable, and what lies there to be of this run: it takes several passes.
-        writer.annotate(**measure_noise(meter, plan.probe, _noise_states(plan)).attributes)
+        observing = Observing(plan, meter, writer, workers=settings.workers, progress=progress)
         with writer:
-            while True:
-                with judging(plan, sketches, writer):
-                    _observe(plan, meter, writer, workers=settings.workers, progress=progress)
-                if grown is None:
-                    break
+            with judging(plan, sketches, writer):
+                observing.begin(reading, noise=settings.noise)
+            while grown is not None:
                 writer.publish()
                 more = grown(plan, Done(output, writer.count, written=True))
                 if more is None:
                     break
                 plan = more
                 writer.annotate(**_foreseen(plan, plan.mask_policy(settings.masks)))
+                with judging(plan, sketches, writer):
+                    observing.go_on(plan)
     return Done(output, writer.count, written=True)
 
 
@@ -385,7 +384,8 @@ def foresee_plan(plan: Plan, output: Path, settings: ConversionSettings | None =
     if plan.source.copies is not None:
         # To run the first checkpoint it would have to be fetched.
         return _foreseen_unseen(plan, output, decision.existing)
-    header = _header(decision.plan, _calibrate(decision.plan, settings.device), settings)
+    first = plan.source.read(plan.source.checkpoints[0])
+    header = _header(decision.plan, calibrated(decision.plan, settings.device, first), settings)
     start = _start(decision, output, header, settings)
     return Foreseen(output, total, start.held, start.where)
 
@@ -444,29 +444,6 @@ def _foreseen(plan: Plan, policy: MaskPolicy) -> dict[str, object]:
     }
 
 
-def _observe(
-    plan: Plan, meter: Meter, writer: TrajectoryWriter, *, workers: int | None, progress: Progress | None
-) -> None:
-    """Write the observations of a plan that are not written yet."""
-    checkpoints, first = plan.source.checkpoints, writer.count
-    source = plan.source
-    for checkpoint in checkpoints[: max(0, first - 1)]:
-        # Some of them were needed to begin with.
-        source.release(checkpoint)
-    observations = observe(
-        meter, checkpoints, source.read, first=first, workers=workers or plan.workers, copies=source.copies
-    )
-    try:
-        for index, observation in enumerate(observations, start=first):
-            writer.append(observation, fingerprint=plan.fingerprints[index])
-            if progress is not None:
-                progress(index + 1, len(checkpoints))
-    finally:
-        # What is fetched is known by its commit.
-        if source.copies is None:
-            measured_files.remember(plan.fingerprints, checkpoints, first, writer.count)
-
-
 def _require_unchanged(plan: Plan, count: int) -> None:
     """Raise an error if one of the first `count` checkpoints is another than the one that was measured."""
     if plan.source.copies is not None:
@@ -512,45 +489,6 @@ def _is_current(output: Path, existing: Header, plan: Plan) -> bool:
     if found not in plan.fingerprints:
         raise refusal(plan, output, existing)
     return bool(found == plan.fingerprints[-1])
-
-
-def _calibrate(plan: Plan, device: str) -> Meter:
-    """Make the meter, on the first checkpoint.
-
-    Raises
-    ------
-    RegimeError
-        Later states are to be held against it, and it holds NaN or Inf.
-    """
-    first = plan.source.checkpoints[0]
-    weights = _weights(plan, first)
-    held = [quantity.name for quantity in plan.quantities if quantity.against == "first"]
-    broken = non_finite(weights, [tensor.name for tensor in plan.program.trainable]) if held else []
-    if broken:
-        raise RegimeError(
-            f"{first.path}: {broken[0]} holds NaN or Inf, so later states cannot be held against this one; leave the "
-            f"checkpoint out (--steps), or the quantity {held[0]}"
-        )
-    return Meter.calibrate(
-        plan.program,
-        plan.gates,
-        plan.probe,
-        find_device(device),
-        weights,
-        settings=MeterSettings(plan.sample_units, plan.sample_seed, variants=plan.variants, measured=plan.quantities),
-    )
-
-
-def _weights(plan: Plan, checkpoint: Checkpoint) -> Mapping[str, Array]:
-    return plan.program.bind(plan.source.read(checkpoint), str(checkpoint.path))
-
-
-def _noise_states(plan: Plan) -> Iterator[Mapping[str, Array]]:
-    """Yield the first, the middle and the last state; one that is damaged is an error when its turn comes."""
-    checkpoints = plan.source.checkpoints
-    for checkpoint in dict.fromkeys((checkpoints[0], checkpoints[len(checkpoints) // 2], checkpoints[-1])):
-        with contextlib.suppress(RegimeError):
-            yield _weights(plan, checkpoint)
 
 
 def _header(plan: Plan, meter: Meter, settings: ConversionSettings) -> Header:

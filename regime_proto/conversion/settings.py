@@ -9,8 +9,12 @@ from typing import Any, Self
 from regime_proto.plugins.source_settings import AS_DETECTED, SourceSettings
 from regime_proto.quantities.installed import asked_for
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.nearest import nearest
 from regime_proto.schema.notes import Note, as_notes
 from regime_proto.schema.types import as_tuple
+
+NOISE = ("quick", "full", "none")
+"""How the noise floor is measured: of the last state, of three states, not at all."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class ConversionSettings:
     device : str
     batches_per_epoch : float, optional
     workers : int, optional
-    masks, embed : str
+    masks, embed, noise : str
     notes : mapping, optional
     keep_downloads, overwrite : bool
 
@@ -57,6 +61,7 @@ class ConversionSettings:
     workers: int | None = None
     masks: str = "auto"
     embed: str = "program"
+    noise: str = "quick"
     notes: Mapping[str, object] | None = None
     keep_downloads: bool = False
     overwrite: bool = False
@@ -64,6 +69,8 @@ class ConversionSettings:
     def __post_init__(self) -> None:
         if self.sample_units is not None and self.sample_units < 2:
             raise RegimeError(f"--sample-units {self.sample_units}: expected 2 or more")
+        if self.noise not in NOISE:
+            raise RegimeError(f"noise {self.noise!r}: expected one of {', '.join(NOISE)}{nearest(self.noise, NOISE)}")
         for name in ("gates", "measure"):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
 

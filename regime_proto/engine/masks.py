@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,10 +47,68 @@ def is_same_but_rounding(mask: Array, other: Array) -> bool:
     return differing <= (1 - _AGREEMENT) * 8 * mask.size
 
 
+@dataclass(frozen=True)
+class Permutation:
+    """A probe, and the same with its samples in another order: what shows whether a gate follows them.
+
+    Parameters
+    ----------
+    probe : mapping of str to array
+    samples : int
+    axes : mapping of str to int
+        The sample axis of each input; see `sample_axes.find_axes`.
+    """
+
+    probe: Mapping[str, Array]
+    samples: int
+    axes: Mapping[str, int]
+
+    @classmethod
+    def of(cls, probe: Mapping[str, Array], inputs: Sequence[str]) -> "Permutation":
+        """Make one of a bound probe."""
+        return cls(probe, *axes_of(probe, inputs))
+
+    @property
+    def order(self) -> Array:
+        """Where each sample comes from, (sample,) int64."""
+        return np.roll(np.arange(self.samples), 1)
+
+    @property
+    def permuted(self) -> dict[str, Array]:
+        """The probe in that order."""
+        return reordered(self.probe, self.axes, self.order)
+
+    def require_followed(self, gates: Sequence[Gate], differing: Array, units: Array) -> None:
+        """Raise an error unless every gate follows the samples.
+
+        Parameters
+        ----------
+        gates : sequence of Gate
+        differing : (gate,) int64
+            Units of all samples that came out otherwise.
+        units : (gate,) int64
+            How many there are.
+
+        Raises
+        ------
+        RegimeError
+            Names a gate that does not: its units mix the samples.
+        """
+        for gate, wrong, count in zip(gates, differing, units, strict=True):
+            if wrong > (1 - _AGREEMENT) * count:
+                raise RegimeError(_mixed(gate, self))
+
+
+def only_rows(gates: Sequence[Gate], samples: int) -> tuple[Rows, ...] | None:
+    """Return the rows of every gate, if only one axis of each can be the sample; else None."""
+    axes = [_candidates(gate.shape, samples) for gate in gates]
+    return tuple(Rows(samples, axis) for [axis] in axes) if all(len(found) == 1 for found in axes) else None
+
+
 def find_rows(
     session: MaskSession,
     weights: Mapping[str, Placed],
-    probe: Mapping[str, Array],
+    permutation: Permutation,
     counted: Array | None = None,
 ) -> tuple[Rows, ...]:
     """Find the sample axis of every gate, and verify it by permuting the probe; then find the tokens.
@@ -60,7 +118,8 @@ def find_rows(
     session : MaskSession
         With masks in the shapes of their gates.
     weights : mapping of str to placed array
-    probe : mapping of str to array
+    permutation : Permutation
+        Of the probe.
     counted : (sample, token) bool, optional
         False for padding.
 
@@ -69,9 +128,8 @@ def find_rows(
     RegimeError
         Names a gate that has no such axis: its units mix the samples.
     """
-    samples, axes = axes_of(probe, session.probe_inputs)
-    order = np.roll(np.arange(samples), 1)
-    probes = (probe, reordered(probe, axes, order))
+    samples, order = permutation.samples, permutation.order
+    probes = (permutation.probe, permutation.permuted)
     with ThreadPoolExecutor(min(2, cores())) as pool:
         masks, permuted = pool.map(lambda given: _by_gate(session.gates, session.run(weights, given).planes), probes)
     found = []
@@ -83,7 +141,7 @@ def find_rows(
         )
         axis = next(fitting, None)
         if axis is None:
-            raise RegimeError(_mixed(gate, samples, axes, probe))
+            raise RegimeError(_mixed(gate, permutation))
         rows = Rows(samples, axis)
         found.append(rows if counted is None else replace(rows, counted=_counted_units(gate, rows, counted)))
     if counted is not None and all(rows.counted is None for rows in found):
@@ -95,11 +153,11 @@ def find_rows(
     return tuple(found)
 
 
-def _mixed(gate: Gate, samples: int, axes: Mapping[str, int], probe: Mapping[str, Array]) -> str:
-    name = next(iter(axes))
+def _mixed(gate: Gate, permutation: Permutation) -> str:
+    name, probe = next(iter(permutation.axes)), permutation.probe
     found = (
-        f"gate {gate.node} ({gate.path or 'no module'}): no axis of its shape {list(gate.shape)} follows the {samples} "
-        f"probe samples"
+        f"gate {gate.node} ({gate.path or 'no module'}): no axis of its shape {list(gate.shape)} follows the "
+        f"{permutation.samples} probe samples"
     )
     elsewhere = (
         f"the model mixes samples there: leave the gate out with --gates '!{gate.node}'; or the sample is another axis "

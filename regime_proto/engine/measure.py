@@ -1,13 +1,13 @@
 """Measures parameter states: masks, flips, weight deltas, and the quantities that were asked for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from regime_proto.checkpoints.source import Checkpoint, State
 from regime_proto.engine.compare import Comparable, Comparer, DeviceComparer, HostComparer
-from regime_proto.engine.masks import find_rows, pack_masks
+from regime_proto.engine.masks import Permutation, find_rows, only_rows, pack_masks
 from regime_proto.engine.output_units import find_output_units
 from regime_proto.engine.sampling import choose_units, flip_fraction_errors
 from regime_proto.engine.session import BRIEFLY, Masks, MaskSession, Placer, Running
@@ -19,9 +19,32 @@ from regime_proto.program.program import Program
 from regime_proto.quantities import base as quantities
 from regime_proto.quantities.deltas import non_finite
 from regime_proto.quantities.measuring import Measures
-from regime_proto.runtime.device import Device
+from regime_proto.runtime.device import Device, Placed
+from regime_proto.schema.flips import FlipCounter
 from regime_proto.schema.header import Layer, Observation
 from regime_proto.schema.types import Array
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A state that is ready to be run.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    epoch : float
+    metrics : mapping of str to float
+    weights : mapping of str to array
+        Under the program's names.
+    placed : mapping of str to placed array
+        The same on the device.
+    """
+
+    checkpoint: Checkpoint
+    epoch: float
+    metrics: Mapping[str, float]
+    weights: Mapping[str, Array]
+    placed: Mapping[str, Placed]
 
 
 @dataclass(frozen=True)
@@ -30,17 +53,13 @@ class Measured:
 
     Parameters
     ----------
-    checkpoint : Checkpoint
-    epoch : float
-    metrics : mapping of str to float
+    state : Bound
     comparable : Comparable
     finite : bool
         Whether no activation was NaN or Inf.
     """
 
-    checkpoint: Checkpoint
-    epoch: float
-    metrics: Mapping[str, float]
+    state: Bound
     comparable: Comparable
     finite: bool
 
@@ -61,6 +80,9 @@ class MeterSettings:
         Of a pass; one, where several are under way at once.
     measured : tuple of Quantity
         What is to be measured beside weight deltas and flips.
+    defers : bool
+        Leave it to the caller to verify that the samples are where the shapes of the gates say, by
+        `Meter.require_samples`; where these do not say it, that is found out all the same.
     """
 
     sample_units: int | None = None
@@ -68,6 +90,7 @@ class MeterSettings:
     variants: Variants | None = None
     threads: int = 1
     measured: tuple[quantities.Quantity, ...] = ()
+    defers: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +112,8 @@ class Meter:
         A copy of the first state, where quantities are held against it.
     others : VariantSessions, optional
         Programs and sessions of checkpoints whose graphs differ.
+    unverified : Permutation, optional
+        By which `require_samples` is still to verify that all gates follow the samples.
     """
 
     program: Program
@@ -100,6 +125,7 @@ class Meter:
     measures: Measures
     first: quantities.State | None = None
     others: VariantSessions | None = None
+    unverified: Permutation | None = None
 
     @classmethod
     def calibrate(
@@ -132,8 +158,12 @@ class Meter:
         """
         placer = Placer(device, first)
         placed = placer.place(first, "the first checkpoint")
-        plain = MaskSession(program, gates, probe, device, dtypes=placer.dtypes, running=BRIEFLY)
-        rows = find_rows(plain, placed, probe, probe.get(COUNTED))
+        permutation = Permutation.of(probe, program.probe_inputs)
+        rows = only_rows(gates, permutation.samples) if settings.defers and COUNTED not in probe else None
+        unverified = None if rows is None else permutation
+        if rows is None:
+            plain = MaskSession(program, gates, probe, device, dtypes=placer.dtypes, running=BRIEFLY)
+            rows = find_rows(plain, placed, permutation, probe.get(COUNTED))
         if settings.sample_units is not None:
             rows = tuple(
                 choose_units(row, gate, settings.sample_units, (settings.seed, index))
@@ -163,7 +193,7 @@ class Meter:
             # A copy: it is needed when the file that it may be a view of was written again, or is gone.
             kept = quantities.State({name: np.array(first[name]) for name in names}, masks)
         others = None if variants is None else VariantSessions(variants, gates, session_of)
-        return cls(program, session, placer, comparer, rows, layers, measures, kept, others)
+        return cls(program, session, placer, comparer, rows, layers, measures, kept, others, unverified)
 
     @property
     def layer_units(self) -> Array:
@@ -189,16 +219,45 @@ class Meter:
         """Return the masks of one state, given under the program's names."""
         return self.session.run(self.placer.place(weights, "state"))
 
-    def measure(self, checkpoint: Checkpoint, state: State) -> Measured:
-        """Run one state through the session."""
+    def program_of(self, checkpoint: Checkpoint) -> tuple[Program, MaskSession]:
+        """Return the program of a checkpoint, and its session."""
+        return (self.program, self.session) if self.others is None else self.others.of(checkpoint)
+
+    def require_samples(self, state: Bound, masks: Callable[[], Measured]) -> None:
+        """Verify, unless that is done, that every gate follows the samples of the probe, by permuting these.
+
+        Parameters
+        ----------
+        state : Bound
+        masks : callable
+            Waits for its masks, which another thread may be at.
+
+        Raises
+        ------
+        RegimeError
+            Names a gate whose units mix the samples.
+        """
+        if self.unverified is None:
+            return
+        _, session = self.program_of(state.checkpoint)
+        permuted = pack_masks(session.run(state.placed, self.unverified.permuted))
+        flips = FlipCounter(self.layers).count(permuted, masks().comparable.packed[self.unverified.order])
+        self.unverified.require_followed(session.gates, flips.sum(axis=1), self.layer_units.sum(axis=1))
+
+    def bind(self, checkpoint: Checkpoint, state: State) -> Bound:
+        """Give the tensors of a state the program's names, and place them on the device."""
         where = str(checkpoint.path)
-        program, session = (self.program, self.session) if self.others is None else self.others.of(checkpoint)
+        program, _ = self.program_of(checkpoint)
         weights = program.bind(state, where)
-        placed = self.placer.place(weights, where)
-        masks = session.run(placed)
+        return Bound(checkpoint, state.epoch, state.metrics, weights, self.placer.place(weights, where))
+
+    def measure(self, state: Bound) -> Measured:
+        """Run one state through the session."""
+        _, session = self.program_of(state.checkpoint)
+        masks = session.run(state.placed)
         planes = masks.planes if self.session.device.resident else ()
-        comparable = Comparable(weights, placed, planes, pack_masks(masks))
-        return Measured(checkpoint, state.epoch, state.metrics, comparable, masks.finite)
+        comparable = Comparable(state.weights, state.placed, planes, pack_masks(masks))
+        return Measured(state, comparable, masks.finite)
 
     def compare(self, current: Measured, previous: Measured | None) -> Observation:
         """Return the observation of `current`."""
@@ -215,20 +274,20 @@ class Meter:
         # A finite sum of |Δ| shows that both states are finite; otherwise one of them is to blame.
         suspects = [name for name, value in zip(names, l1, strict=True) if not np.isfinite(value)]
         return Observation(
-            step=current.checkpoint.step,
-            epoch=current.epoch,
+            step=current.state.checkpoint.step,
+            epoch=current.state.epoch,
             valid=current.finite and not non_finite(current.comparable.weights, suspects),
             weight_delta_l1=l1,
             weight_delta_l2=l2,
             flips=flips,
             mask=current.comparable.packed,
-            metrics=current.metrics,
+            metrics=current.state.metrics,
             flip_fraction_error=errors,
             quantities=self.measures.row(
                 self._seen(current),
                 None if previous is None else self._seen(previous),
                 self.first,
-                str(current.checkpoint.path),
+                str(current.state.checkpoint.path),
             ),
         )
 

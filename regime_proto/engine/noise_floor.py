@@ -1,20 +1,21 @@
 """The noise floor: which share of the units flips under a change that means nothing (PROTOCOL, section 3)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
 
 from regime_proto.engine.masks import pack_masks
-from regime_proto.engine.measure import Meter
+from regime_proto.engine.measure import Bound, Measured, Meter
 from regime_proto.engine.session import Masks, MaskSession, Placer, Running
+from regime_proto.program.gates import Gate
+from regime_proto.program.program import Program
 from regime_proto.runtime.device import cores, find_device
 from regime_proto.schema.flips import FlipCounter, pattern_change
 from regime_proto.schema.types import Array
 
 SEED = 0
-
 Run = Callable[[Mapping[str, Array]], Masks]
 """A forward pass: from a state, under the program's names, to its masks."""
 
@@ -72,6 +73,25 @@ def measure_noise(meter: Meter, probe: Mapping[str, Array], states: Iterable[Map
     return NoiseFloor(*np.fmax.reduce([astuple(part) for part in found]).tolist())
 
 
+def measure_one(meter: Meter, probe: Mapping[str, Array], state: Bound, masks: Callable[[], Measured]) -> NoiseFloor:
+    """Measure the noise floor of one state by one pass: its part from the weights.
+
+    Parameters
+    ----------
+    meter : Meter
+    probe : mapping of str to array
+        By program input.
+    state : Bound
+    masks : callable
+        Waits for its masks, which another thread may be at.
+    """
+    program, usual = meter.program_of(state.checkpoint)
+    session = _session(meter, probe, meter.placer, program=program, gates=usual.gates, nudged=SEED)
+    nudged = pack_masks(session.run(state.placed))
+    measured = masks()
+    return noise_of(meter, measured.comparable.packed, {"ulp": nudged}) if measured.finite else NoiseFloor()
+
+
 def noise_of(meter: Meter, usual: Array, others: Mapping[str, Array]) -> NoiseFloor:
     """Return the noise floor of one state.
 
@@ -93,16 +113,7 @@ def _other_runs(meter: Meter, probe: Mapping[str, Array], weights: Mapping[str, 
     """Return passes that differ from the meter's in nothing that should matter."""
 
     def run(placer: Placer, *, nudged: int | None = None, threads: int = 1) -> Run:
-        session = MaskSession(
-            meter.program,
-            meter.session.gates,
-            probe,
-            placer.device,
-            dtypes=placer.dtypes,
-            rows=meter.rows,
-            nudged=nudged,
-            running=Running(threads, brief=True),
-        )
+        session = _session(meter, probe, placer, nudged=nudged, threads=threads)
         return lambda weights: session.run(placer.place(weights, "noise floor"))
 
     others = {"ulp": run(meter.placer, nudged=SEED)}
@@ -111,3 +122,26 @@ def _other_runs(meter: Meter, probe: Mapping[str, Array], weights: Mapping[str, 
     else:
         others["device"] = run(Placer(find_device("cpu"), weights))
     return others
+
+
+def _session(
+    meter: Meter,
+    probe: Mapping[str, Array],
+    placer: Placer,
+    *,
+    program: Program | None = None,
+    gates: Sequence[Gate] = (),
+    nudged: int | None = None,
+    threads: int = 1,
+) -> MaskSession:
+    """Return a session that differs from the meter's in nothing that should matter."""
+    return MaskSession(
+        program or meter.program,
+        gates or meter.session.gates,
+        probe,
+        placer.device,
+        dtypes=placer.dtypes,
+        rows=meter.rows,
+        nudged=nudged,
+        running=Running(threads, brief=True),
+    )

@@ -1,103 +1,78 @@
-"""Time per checkpoint of ``convert``, of a hand-written script, of TorchLens, of the bare forward pass and of reading.
+"""Speed of ``regime convert``: whole calls and steady state, against a script by hand, TorchLens and bare passes.
 
-All in one run on the same files, since machines differ from minute to minute: compare the columns of one run.
+All in one run on the same files, every figure from fresh processes that take turns: this machine's speed differs from
+minute to minute, so compare the columns of one run. Run it with nothing else running.
 """
 
 import argparse
+import json
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
-import onnxruntime
-import torch
-import torchlens
+from by_hand import follow, hooked
 from models import CASES, add_models_option, describe_machine, print_head, print_row, write_run
-from onnx_ir.passes.common import RemoveUnusedNodesPass
-from torch import nn
-from torchlens.backends.torch.wrappers import unwrap_torch
 
-from regime_proto.conversion.run import run_plan
-from regime_proto.runtime.device import cores
-
+HERE = Path(__file__).parent
+# Checkpoints of a whole call: what people have.
+WHOLE = {"mlp": 24, "lenet5": 24, "resnet18": 24, "resnet34": 24, "gpt2": 10, "vit_s": 12}
 TORCHLENS_CHECKPOINTS = 4
-COLUMNS = [
+CORES = 2
+STEADY_COLUMNS = [
     "model",
-    "gates / hooks",
+    "checkpoints",
     "convert",
-    "convert, whole call",
-    "hand-written",
+    "by hand",
     "TorchLens",
     "bare, all cores on one",
     "bare, one thread per core",
-    "read bytes",
-    "hand-written / convert",
-    "convert / best bare",
-    "convert / bare, all cores on one",
+    "by hand / convert",
+    "convert / better bare",
 ]
 
 
-def steady(times, skip):
-    """Return milliseconds per item from the times at which items were done, without the first `skip`."""
+def process(*command):
+    """Run a process; return the seconds that it took from its start to its end, and what it printed."""
+    begin = time.perf_counter()
+    done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True, cwd=HERE)
+    return time.perf_counter() - begin, done.stdout
+
+
+def steady(times):
+    """Return milliseconds per checkpoint after the first sixth."""
+    skip = max(CORES, len(times) // 6)
     return 1e3 * (times[-1] - times[skip - 1]) / (len(times) - skip)
 
 
-def per_item(iterator, skip):
-    return steady([time.perf_counter() for _ in iterator], skip)
+def linked(folder, source, count):
+    """Make a run of the first checkpoints of another."""
+    folder.mkdir()
+    for path in [*sorted(source.glob("*.pt"))[:count], source / "program.onnx", source / "probe.npz"]:
+        (folder / path.name).symlink_to(path)
+    return folder
 
 
-def convert(plan, output, skip):
-    """Return milliseconds per checkpoint in steady state, and for the whole call."""
-    times = []
-    begin = time.perf_counter()
-    run_plan(plan, output, progress=lambda _done, _total: times.append(time.perf_counter()))
-    whole = time.perf_counter() - begin
-    output.unlink()
-    return steady(times, skip), 1e3 * whole / len(times)
-
-
-def changes(masks, before_masks, weights, before_weights):
-    """Return mean |Δw| and the mean share of units that flipped, as one writes it with torch."""
-    pattern = [(a != b).float().mean().item() for a, b in zip(masks, before_masks, strict=True)]
-    weight = sum((weights[name] - before_weights[name]).abs().sum().item() for name in weights)
-    return weight / sum(tensor.numel() for tensor in weights.values()), sum(pattern) / len(pattern)
-
-
-def follow(model, paths, observe):
-    """Load each checkpoint into `model`, observe its masks, and compare neighbours."""
-    names = [name for name, _ in model.named_parameters()]
-    before = None
-    for path in paths:
-        state = torch.load(path, weights_only=True)["model"]
-        model.load_state_dict(state)
-        with torch.no_grad():
-            current = observe(), {name: state[name] for name in names}
-            if before is not None:
-                changes(current[0], before[0], current[1], before[1])
-        before = current
-        yield
-
-
-def hooked(model, probe):
-    """Return what a user writes by hand: a forward pass with a hook on every ReLU module."""
-    masks = []
-    for module in model.modules():
-        if isinstance(module, nn.ReLU):
-            module.register_forward_hook(lambda _module, _inputs, output: masks.append(output > 0))
-
-    def observe():
-        masks.clear()
-        model(probe)
-        return list(masks)
-
-    return observe
+def round_of(name, few, many, scratch):
+    """Return one round: whole seconds and steady milliseconds of both, and the two bare passes."""
+    regime = Path(sys.executable).with_name("regime")
+    count = len(list(many.glob("*.pt")))
+    whole, _ = process(regime, "convert", few, "-o", scratch / "few.h5", "--quiet")
+    by_hand, _ = process(sys.executable, "by_hand.py", name, few, count)
+    _, times = process(sys.executable, "converting.py", many, scratch / "many.h5")
+    _, times_by_hand = process(sys.executable, "by_hand.py", name, many, count)
+    _, bare = process(sys.executable, "bare_passes.py", many, min(count, 40))
+    for path in scratch.glob("*.h5"):
+        path.unlink()
+    return [whole, by_hand, steady(json.loads(times)), steady(json.loads(times_by_hand)), *json.loads(bare)]
 
 
 def traced(model, probe, gates):
-    """Return the same with the faster of TorchLens' two ways, which keeps values and no graph."""
+    """Return an observation by the faster of TorchLens' two ways, which keeps values and no graph."""
+    import torchlens
 
     def observe():
         recording = torchlens.fastlog.record(model, probe, save=torchlens.func("relu"))
@@ -109,112 +84,28 @@ def traced(model, probe, gates):
     return observe
 
 
-def hand_written(case, paths, skip):
-    model = case.make().eval()
-    return per_item(follow(model, paths, hooked(model, case.probe())), skip)
-
-
-def with_torchlens(case, paths, gates):
+def with_torchlens(case, folder, gates):
     """Return milliseconds per checkpoint, or why TorchLens did not do it."""
-    model = case.make().eval()
+    # A Python branch on the attention mask; it does not change with the weights.
+    warnings.filterwarnings("ignore", message="TorchLens observed .* scalar escape")
+    model, times = case.make().eval(), []
+    paths = sorted(folder.glob("*.pt"))[:TORCHLENS_CHECKPOINTS]
     try:
-        return per_item(follow(model, paths[:TORCHLENS_CHECKPOINTS], traced(model, case.probe(), gates)), skip=2)
+        for _ in follow(model, paths, traced(model, case.probe(), gates)):
+            times.append(time.perf_counter())
     except Exception as error:
         # Whatever another library raises belongs in the table.
         return f"{type(error).__name__}: {str(error)[:80]}".replace("\n", " ").replace("|", "/")
-    finally:
-        # TorchLens leaves torch's functions wrapped, which would slow the hand-written script of the next model.
-        unwrap_torch()
+    return digits(steady(times))
 
 
 def count_hooks(case):
     """Return how many masks the hooks see in one forward pass."""
+    import torch
+
     model = case.make().eval()
     with torch.no_grad():
         return len(hooked(model, case.probe())())
-
-
-def last_gates(graph, names):
-    """Return the gates that no other gate depends on."""
-    last, needed = [], set()
-    for node in reversed(graph):
-        if node.name in names and node not in needed:
-            last.append(node)
-        if node.name in names or node in needed:
-            needed.update(node.predecessors())
-    return last
-
-
-def pruned(plan):
-    """Return the graph up to the last gates, without the inputs that this leaves unused."""
-    model = plan.program.parse_model()
-    ends = last_gates(model.graph, {gate.node for gate in plan.gates})
-    model.graph.outputs[:] = [node.outputs[0] for node in ends]
-    RemoveUnusedNodesPass()(model)
-    for value in [value for value in model.graph.inputs if not value.uses()]:
-        model.graph.inputs.remove(value)
-    return model
-
-
-def bare_session(model, threads):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Errors only: it warns of each CastLike, a function with no kernel of its own, that it cannot fold.
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
-class Bare:
-    """The forward pass alone, its weights in memory."""
-
-    def __init__(self, plan):
-        model = pruned(plan)
-        first = plan.source.checkpoints[0]
-        arrays = {**plan.program.bind(plan.source.read(first), str(first.path)), **plan.probe}
-        self.feeds = {value.name: np.ascontiguousarray(arrays[value.name]) for value in model.graph.inputs}
-        self.cores = cores()
-        self.wide = bare_session(model, self.cores)
-        self.narrow = bare_session(model, 1)
-
-    def all_cores_on_one(self, count, skip):
-        return per_item((self.wide.run(None, self.feeds) for _ in range(count)), skip)
-
-    def one_thread_per_core(self, count):
-        """Return milliseconds per pass, with as many passes at once as there are cores."""
-        each = -(-count // self.cores)
-
-        def run(_):
-            for _ in range(each):
-                self.narrow.run(None, self.feeds)
-
-        with ThreadPoolExecutor(self.cores) as pool:
-            list(pool.map(lambda _: self.narrow.run(None, self.feeds), range(self.cores)))
-            begin = time.perf_counter()
-            list(pool.map(run, range(self.cores)))
-            return 1e3 * (time.perf_counter() - begin) / (each * self.cores)
-
-
-def measure(case, plan, folder, rounds):
-    """Return the median of each column of times, TorchLens apart since it may fail."""
-    paths = sorted((folder / "checkpoints").glob("*.pt"))
-    count = len(paths)
-    skip = max(cores(), count // 6)
-    bare = Bare(plan)
-    rows = []
-    for _ in range(rounds):
-        rows.append(
-            [
-                *convert(plan, folder / "run.h5", skip),
-                hand_written(case, paths, skip),
-                bare.all_cores_on_one(count, skip),
-                bare.one_thread_per_core(count),
-                per_item((path.read_bytes() for path in paths), skip),
-            ]
-        )
-    # Slow, hence once.
-    return np.median(rows, axis=0), with_torchlens(case, paths, len(plan.gates))
 
 
 def digits(value):
@@ -222,41 +113,61 @@ def digits(value):
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def row(case, rounds):
-    """Print a model's row; return how many times as long the hand-written script takes."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        plan = write_run(folder / "checkpoints", case, case.checkpoints)
-        times, lens = measure(case, plan, folder, rounds)
-    convert, whole, naive, wide, narrow, read = times
-    print_row(
-        [
-            case.title,
-            f"{len(plan.gates)} / {count_hooks(case)}",
-            *[digits(value) for value in (convert, whole, naive)],
-            lens if isinstance(lens, str) else digits(lens),
-            *[digits(value) for value in (wide, narrow, read)],
-            *[f"{value:.2f}" for value in (naive / convert, convert / min(wide, narrow), convert / wide)],
-        ]
-    )
-    return naive / convert
+def spread(values, show=digits):
+    """Return a median, with the least and the most."""
+    return f"{show(np.median(values))} ({show(min(values))} – {show(max(values))})"
+
+
+def ratio(values):
+    return spread(values, "{:.2f}".format)
+
+
+def measure(name, rounds, *, lens):
+    """Measure a model in some rounds; return its rows of both tables, and the two median ratios."""
+    case = CASES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        plan = write_run(scratch / "many", case, case.checkpoints)
+        few = linked(scratch / "few", scratch / "many", WHOLE[name])
+        # Whatever is written once, caches of compiled modules among them, is written before.
+        round_of(name, few, scratch / "many", scratch)
+        found = np.array([round_of(name, few, scratch / "many", scratch) for _ in range(rounds)])
+        said = with_torchlens(case, scratch / "many", len(plan.gates)) if lens else "–"
+    whole, whole_by_hand, converting, by_hand, wide, narrow = found.T
+    best = np.minimum(wide, narrow)
+    of_whole_calls = [
+        case.title, f"{len(plan.gates)} / {count_hooks(case)}", str(WHOLE[name]), spread(whole), spread(whole_by_hand),
+        ratio(whole_by_hand / whole),
+    ]  # fmt: skip
+    in_steady_state = [
+        case.title, str(case.checkpoints), spread(converting), spread(by_hand), said, spread(wide), spread(narrow),
+        ratio(by_hand / converting), ratio(converting / best),
+    ]  # fmt: skip
+    return of_whole_calls, in_steady_state, [np.median(whole_by_hand / whole), np.median(by_hand / converting)]
 
 
 def main():
-    # A Python branch on the attention mask; it does not change with the weights.
-    warnings.filterwarnings("ignore", message="TorchLens observed .* scalar escape")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeat", type=int, default=3, help="rounds; the median of each column is printed")
+    parser.add_argument("--repeat", type=int, default=5, help="rounds")
+    parser.add_argument("--no-torchlens", action="store_true")
     add_models_option(parser)
     options = parser.parse_args()
     print(describe_machine("torch", "onnxruntime", "transformers", "torchlens"))
-    print(
-        f"Milliseconds per checkpoint, median of {options.repeat} rounds (TorchLens: one), "
-        "`.pt` files in the page cache.\n"
-    )
-    print_head(COLUMNS)
-    ratios = [row(CASES[name], options.repeat) for name in options.models]
-    print(f"\nhand-written / convert, geometric mean: {np.exp(np.mean(np.log(ratios))):.2f}")
+    print(f"Median (least – most) of {options.repeat} rounds of fresh processes; `.pt` files in the page cache.\n")
+    rows = []
+    for name in options.models:
+        rows.append(measure(name, options.repeat, lens=not options.no_torchlens))
+        print(name, *rows[-1][0][3:], "|", *rows[-1][1][2:], file=sys.stderr, flush=True)
+    print("Whole calls, from the start of the process to its end, in seconds:\n")
+    print_head(["model", "gates / hooks", "checkpoints", "regime convert", "by hand", "by hand / convert"])
+    for whole, _, _ in rows:
+        print_row(whole)
+    print("\nSteady state, milliseconds per checkpoint:\n")
+    print_head(STEADY_COLUMNS)
+    for _, each, _ in rows:
+        print_row(each)
+    means = np.exp(np.log(np.array([ratios for _, _, ratios in rows])).mean(axis=0))
+    print(f"\nby hand / convert, geometric means: whole calls {means[0]:.2f}, steady state {means[1]:.2f}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import nn
 
 import regime_proto
 from regime_proto import synthetic
-from regime_proto.schema import hdf5
+from regime_proto.schema import compression, hdf5
 
 STEPS, SAMPLES, BYTES = 256, 16, 4096
 FLIP_RATE = 0.01
@@ -34,7 +34,7 @@ class Layout:
 
     title: str
     chunks: tuple[int, int, int]
-    filters: dict = field(default_factory=lambda: {"compression": "gzip", "compression_opts": hdf5.COMPRESSION_LEVEL})
+    filters: dict = field(default_factory=lambda: {"compression": "gzip", "compression_opts": compression.LEVEL})
     xor: bool = False
 
 

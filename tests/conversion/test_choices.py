@@ -1,6 +1,7 @@
 """What the user chooses: gates, samples of units, padding, and what the file and the report say of it."""
 
 import json
+import re
 from dataclasses import replace
 
 import nets
@@ -15,6 +16,7 @@ import regime_proto
 from regime_proto.analyzer.result import Threshold
 from regime_proto.analyzer.verdict import verdict
 from regime_proto.conversion.plan import make_plan, write_program
+from regime_proto.conversion.run import run_plan
 from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.runtime import memory
 from regime_proto.schema.errors import RegimeError, RegimeWarning
@@ -231,13 +233,69 @@ def test_a_wrong_padding_mask(counted, message, tmp_path):
 
 
 def test_the_noise_floor_stands_in_file_and_report(mixed, tmp_path):
-    found = loaded(regime_proto.convert(mixed, tmp_path / "run.h5", device="cpu"))
+    found = loaded(regime_proto.convert(mixed, tmp_path / "run.h5", device="cpu", noise="full"))
     floors = [found.attrs[f"noise_floor_{name}"] for name in ("ulp", "threads")]
     assert found.attrs["noise_floor"] == max(floors)
     assert 0 <= max(floors) < 0.05
     result = regime("analyze", tmp_path / "run.h5", "--json", "--quiet")
     assert json.loads(result.stdout)["noise_floor"] == max(floors)
     assert "Δa by rounding alone" in regime("analyze", tmp_path / "run.h5").stdout
+
+
+@pytest.mark.parametrize("noise", ["quick", "none"])
+def test_what_of_the_noise_floor_is_measured(mixed, tmp_path, noise):
+    """By a pass of the last state, which is read once like all others."""
+    plan, read = make_plan(mixed), []
+    counting = replace(plan.source, read=lambda checkpoint: read.append(checkpoint) or plan.source.read(checkpoint))
+    run_plan(replace(plan, source=counting), tmp_path / "run.h5", ConversionSettings(noise=noise))
+    assert sorted(checkpoint.step for checkpoint in read) == [checkpoint.step for checkpoint in plan.source.checkpoints]
+    found = loaded(tmp_path / "run.h5")
+    expected = {"noise_floor", "noise_floor_ulp"} if noise == "quick" else set()
+    assert {name for name in found.attrs if name.startswith("noise_floor")} == expected
+
+
+def test_an_interrupted_conversion_measures_the_noise_floor_when_it_goes_on(mixed, tmp_path):
+    def interrupt(done, total):
+        if done == total:
+            raise KeyboardInterrupt
+
+    whole = loaded(regime_proto.convert(mixed, tmp_path / "whole.h5"))
+    for progress in (lambda done, _: done == 2 and interrupt(1, 1), interrupt):
+        with pytest.raises(KeyboardInterrupt):
+            regime_proto.convert(mixed, tmp_path / "run.h5", progress=progress)
+    found = loaded(regime_proto.convert(mixed, tmp_path / "run.h5"))
+    assert found.attrs["noise_floor_ulp"] == whole.attrs["noise_floor_ulp"]
+
+
+def test_a_wrong_word_for_the_noise_floor(mixed, tmp_path):
+    with pytest.raises(RegimeError, match=r"noise 'quik': expected one of quick, full, none \(nearest: 'quick'\)"):
+        regime_proto.convert(mixed, tmp_path / "run.h5", noise="quik")
+
+
+class Mixing(nn.Module):
+    """Each sample gets something of the one before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(5, 7)
+
+    def forward(self, x):
+        return torch.relu(self.body(x) + torch.cumsum(x, 0).mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_model_that_mixes_samples_is_refused_before_anything_is_written(tmp_path, dry):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for step in range(3):
+        torch.save({"model": Mixing().state_dict(), "step": step}, folder / f"step_{step}.pt")
+    probe = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    write_program(folder, model=Mixing(), probe=probe)
+    before = sorted(tmp_path.rglob("*"))
+    done = regime("convert", folder, "-o", tmp_path / "run.h5", *["--dry-run"] * dry)
+    assert done.exit_code == 1
+    assert re.search(r"no axis of its shape \[6, 7\] follows the 6 probe samples; the model mixes", done.stderr)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_units_at_zero_flip_by_rounding(tmp_path):
@@ -300,13 +358,13 @@ def test_a_sample_of_units_stands_in_the_verdict(result):
     assert shown.endswith("Which units were looked at adds to the range.")
 
 
-def test_an_output_that_cannot_be_written_is_found_before_the_noise_floor_is_measured(mixed, tmp_path, monkeypatch):
-    def measured(*_):
-        raise AssertionError("the noise floor was measured")
+def test_an_output_that_cannot_be_written_is_found_before_a_checkpoint_is_run(mixed, tmp_path, monkeypatch):
+    def calibrated(*_, **__):
+        raise AssertionError("a checkpoint was run")
 
-    monkeypatch.setattr("regime_proto.conversion.run.measure_noise", measured)
+    monkeypatch.setattr("regime_proto.conversion.run.calibrated", calibrated)
     (tmp_path / "file").touch()
     with pytest.raises(RegimeError, match="cannot be written"):
         regime_proto.convert(mixed, tmp_path / "file" / "run.h5")
-    with pytest.raises(AssertionError, match="was measured"):
+    with pytest.raises(AssertionError, match="was run"):
         regime_proto.convert(mixed, tmp_path / "run.h5")

@@ -62,7 +62,9 @@ def meter_of(program, probe, weights, *patterns, device=HOST, **options):
 
 def observe(meter, *states):
     """Return one observation per state, each compared with the one before."""
-    measured = [meter.measure(Checkpoint(step, Path(f"{step}")), State(state)) for step, state in enumerate(states)]
+    measured = [
+        meter.measure(meter.bind(Checkpoint(step, Path(f"{step}")), State(state))) for step, state in enumerate(states)
+    ]
     return [meter.compare(now, before) for now, before in zip(measured, [None, *measured], strict=False)]
 
 
