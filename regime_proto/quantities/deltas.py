@@ -1,5 +1,6 @@
 """How far two states are apart: Σ|Δ| and ΣΔ² per tensor (PROTOCOL: Eq. 2)."""
 
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ BLOCK = 1_048_576
 # So many elements are added in their own type, by BLAS; what they miss averages out to some 1e-10.
 ROW = 1024
 SMALL = 65_536
+
+_held = threading.local()
 
 
 def weight_deltas(
@@ -41,13 +44,37 @@ def state_sums(state: Mapping[str, Array], other: Mapping[str, Array], names: Se
 
 
 def small_sums(arrays: Sequence[Array], previous: Sequence[Array]) -> Array:
-    """Return Σ|Δ| and ΣΔ² of arrays that are not empty, (array, 2) float64, all in one go."""
-    wide, before = (np.concatenate([array.ravel() for array in side], dtype=np.float64) for side in (arrays, previous))
+    """Return Σ|Δ| and ΣΔ² of arrays that are not empty and not long, (array, 2) float64, many in one go."""
+    sums = np.empty((len(arrays), 2))
+    start = 0
+    while start < len(arrays):
+        stop, size = start + 1, arrays[start].size
+        while stop < len(arrays) and size + arrays[stop].size <= BLOCK:
+            size += arrays[stop].size
+            stop += 1
+        sums[start:stop] = _joined_sums(arrays[start:stop], previous[start:stop], size)
+        start = stop
+    return sums
+
+
+def _joined_sums(arrays: Sequence[Array], previous: Sequence[Array], size: int) -> Array:
+    wide, before = (
+        np.concatenate([array.ravel() for array in side], out=out)
+        for side, out in zip((arrays, previous), _room(size), strict=True)
+    )
     starts = np.cumsum([0, *(array.size for array in arrays[:-1])])
     with np.errstate(invalid="ignore", over="ignore"):
         np.abs(np.subtract(wide, before, out=wide), out=wide)
         l1 = np.add.reduceat(wide, starts)
         return np.stack([l1, np.add.reduceat(np.square(wide, out=wide), starts)], axis=1)
+
+
+def _room(size: int) -> Array:
+    """Return (2, size) float64 to work in, the same memory at every call of a thread: new pages cost more than sums."""
+    held: Array | None = getattr(_held, "room", None)
+    if held is None or held.shape[1] < size:
+        held = _held.room = np.empty((2, size))
+    return held[:, :size]
 
 
 def delta_sums(values: Array, previous: Array, *, update: bool = False) -> tuple[float, float]:
