@@ -97,7 +97,8 @@ def convert(
         For huge activations: look at so many units of each layer, chosen at random, and give the standard error.
     sample_seed : int
         Of that choice.
-    device : {"auto", "cpu", "cuda"}
+    device : str
+        Where the forward passes run: ``auto``, ``cpu``, ``cuda``, or ``cuda:1`` for the second of several cards.
     batches_per_epoch : float, optional
         Training steps per epoch; with it the smoothing window is known.
     workers : int, optional
@@ -454,9 +455,8 @@ def _observe(
     for checkpoint in checkpoints[: max(0, first - 1)]:
         # Some of them were needed to begin with.
         source.release(checkpoint)
-    observations = observe(
-        meter, checkpoints, source.read, first=first, workers=workers or plan.workers, copies=source.copies
-    )
+    workers = workers or meter.session.device.at_once(plan.workers)
+    observations = observe(meter, checkpoints, source.read, first=first, workers=workers, copies=source.copies)
     try:
         for index, observation in enumerate(observations, start=first):
             writer.append(observation, fingerprint=plan.fingerprints[index])

@@ -1,0 +1,18 @@
+"""The names of devices, as users write them."""
+
+import re
+
+WORDS = ("auto", "cpu", "cuda")
+CARD = "cuda:N"
+"""How a name that chooses one of several cards is written: N counts from 0."""
+
+
+def is_device(name: str) -> bool:
+    """Whether a name is that of a device; whether this machine has it is another question."""
+    return name in WORDS or card_of(name) is not None
+
+
+def card_of(name: str) -> int | None:
+    """Return the number of the card that a name means, 0 for ``cuda`` alone; None for other devices."""
+    found = re.fullmatch(r"cuda(?::([0-9]{1,4}))?", name)
+    return int(found[1] or 0) if found else None
