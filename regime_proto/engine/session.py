@@ -52,6 +52,24 @@ class Running:
 BRIEFLY = Running(brief=True)
 
 
+def mask_graph(
+    program: Program,
+    gates: Sequence[Gate],
+    *,
+    dtypes: Mapping[str, np.dtype],
+    rows: Sequence[Rows] | None = None,
+    packed: bool = False,
+    nudged: int | None = None,
+) -> ir.Model:
+    """Return the graph from weights to masks; see `MaskSession` and `ExposeMasks` for the parameters."""
+    model = program.parse_model()
+    ExposeMasks(gates, rows, packed=packed)(model)
+    if nudged is not None:
+        NudgeWeights(program.weight_inputs, nudged)(model)
+    CastWeights({name: ir.DataType.from_numpy(dtype) for name, dtype in dtypes.items()})(model)
+    return model
+
+
 class MaskSession:
     """The forward pass from weights to masks.
 
@@ -86,11 +104,7 @@ class MaskSession:
         self.gates = tuple(gates)
         self.device = device
         packs = rows is not None and device.resident
-        model = program.parse_model()
-        ExposeMasks(gates, rows, packed=packs)(model)
-        if nudged is not None:
-            NudgeWeights(program.weight_inputs, nudged)(model)
-        CastWeights({name: ir.DataType.from_numpy(dtype) for name, dtype in dtypes.items()})(model)
+        model = mask_graph(program, gates, dtypes=dtypes, rows=rows, packed=packs, nudged=nudged)
         self._session = device.session(model, threads=running.threads, brief=running.brief)
         self.probe_inputs = program.probe_inputs
         self._probe = {name: device.place(probe[name]) for name in program.probe_inputs if name in self._session.inputs}

@@ -1,0 +1,77 @@
+"""The graphs that run on a card, held against the kernels of ONNX Runtime's CUDA provider; no card is needed."""
+
+import nets
+import numpy as np
+import onnx_ir as ir
+import pytest
+from cuda_kernels import fallen_back
+from exporting import nets_are_exported_once  # noqa: F401
+from graphs import FEATURES, RESIDENT, SAMPLES, TYPES, UNITS, program
+from spellings import EVERY
+
+from regime_proto.adapters.from_torch import exporter
+from regime_proto.engine.compare import comparing_graph
+from regime_proto.engine.session import mask_graph
+from regime_proto.program.gates import find_gates
+from regime_proto.program.mask_outputs import Rows
+from regime_proto.program.probe import Probe
+
+OURS = "regime_"
+# What follows the gate keeps its operators in the graph, which ends at the last gate.
+BEHIND = "\nbehind = Neg(y)\nlast = Relu(behind)"
+
+
+def masked(made, stored, *, rows=None, nudged=None):
+    """Return the graph that packs the masks of all gates, for weights that are stored as `stored`."""
+    gates = [gate for gate in find_gates(made) if gate.trackable]
+    dtypes = {name: np.dtype(stored) for name in made.weight_inputs}
+    rows = [rows or Rows(SAMPLES, 0)] * len(gates)
+    return mask_graph(made, gates, dtypes=dtypes, rows=rows, packed=True, nudged=nudged)
+
+
+def ours_and_others(model):
+    """Return the nodes that fall back to the CPU: our own, and what else there is."""
+    fallen = fallen_back(model)
+    ours = {name: what for name, what in fallen.items() if name.startswith(OURS)}
+    return ours, [what for name, what in fallen.items() if name not in ours]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("name", EVERY)
+def test_every_gate_and_its_masks_run_on_the_card(name, dtype):
+    made = program(EVERY[name][0] + BEHIND, dtype=dtype, output="last")
+    ours, others = ours_and_others(masked(made, TYPES[dtype]))
+    assert not ours
+    # The only gate whose kernel is for the CPU only. Those that have none at all, such as Mish, are run in pieces.
+    assert others == (["Celu(12) float"] if name == "Celu" and dtype == "float" else [])
+
+
+@pytest.mark.parametrize("opset", [10, 13, 18, 21, 22, 23])
+def test_other_operator_sets(opset):
+    assert ours_and_others(masked(program("y = Relu(z)", opset=opset), np.float16)) == ({}, [])
+
+
+@pytest.mark.parametrize("stored", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_weights_of_any_precision_are_widened_on_the_card(dtype, stored):
+    units = np.arange(0, UNITS, 2)
+    rows = Rows(SAMPLES, 1, units, np.ones((SAMPLES, len(units)), bool))
+    turned = "t = MatMul(x, w)\nz = Transpose(t)"
+    made = program("y = Clip(z, k(0), k(6))", dtype=dtype, before=turned)
+    assert ours_and_others(masked(made, stored, rows=rows, nudged=1)) == ({}, [])
+
+
+@pytest.mark.parametrize("stored", [np.float16, np.float32, np.float64, np.int8, np.int64])
+def test_comparing_runs_on_the_card(stored):
+    weights = [RESIDENT.place(np.zeros(shape, stored)) for shape in ((FEATURES, UNITS), (UNITS,), (3, 2, 1, 1))]
+    assert fallen_back(comparing_graph(weights, planes=[1, 2])) == {}
+
+
+@pytest.mark.usefixtures("nets_are_exported_once")
+@pytest.mark.parametrize("make", [nets.make_mlp, nets.make_conv, nets.make_encoder])
+def test_networks_run_on_the_card(make):
+    model = make()
+    probe = nets.probe(model, SAMPLES)
+    made = exporter.export(model, Probe((probe,), None, "the probe"))
+    axis = 1 if make is nets.make_encoder else 0
+    assert ours_and_others(masked(made, np.float32, rows=Rows(SAMPLES, axis), nudged=0)) == ({}, [])
