@@ -9,6 +9,7 @@ import onnx_ir as ir
 from regime_proto.program.gates import Gate
 from regime_proto.program.mask_outputs import PACKED, TOTAL, CastWeights, ExposeMasks, NudgeWeights, Rows, plane_name
 from regime_proto.program.program import Program
+from regime_proto.program.sequences import SplitWithoutSequences
 from regime_proto.runtime.device import Device, Placed
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
@@ -63,6 +64,7 @@ def mask_graph(
 ) -> ir.Model:
     """Return the graph from weights to masks; see `MaskSession` and `ExposeMasks` for the parameters."""
     model = program.parse_model()
+    SplitWithoutSequences()(model)
     ExposeMasks(gates, rows, packed=packed)(model)
     if nudged is not None:
         NudgeWeights(program.weight_inputs, nudged)(model)
