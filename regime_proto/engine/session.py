@@ -10,6 +10,7 @@ from regime_proto.program.gates import Gate
 from regime_proto.program.mask_outputs import PACKED, TOTAL, CastWeights, ExposeMasks, NudgeWeights, Rows, plane_name
 from regime_proto.program.program import Program
 from regime_proto.program.sequences import SplitWithoutSequences
+from regime_proto.program.values import FLOATS
 from regime_proto.runtime.device import Device, Placed
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
@@ -89,6 +90,11 @@ class MaskSession:
     nudged : int, optional
         Seed; with it every weight is moved by one unit in the last place.
     running : Running
+
+    Attributes
+    ----------
+    on_host : mapping of str to list of str
+        Nodes for which a card has no kernel, so that the CPU computes them, by operator.
     """
 
     def __init__(
@@ -108,6 +114,7 @@ class MaskSession:
         packs = rows is not None and device.resident
         model = mask_graph(program, gates, dtypes=dtypes, rows=rows, packed=packs, nudged=nudged)
         self._session = device.session(model, threads=running.threads, brief=running.brief)
+        self.on_host = _computing(model, self._session.on_host)
         self.probe_inputs = program.probe_inputs
         self._probe = {name: device.place(probe[name]) for name in program.probe_inputs if name in self._session.inputs}
         self._planes = [
@@ -137,6 +144,19 @@ class MaskSession:
             packed=outputs[PACKED].numpy() if PACKED in outputs else None,
             finite=bool(np.isfinite(outputs[TOTAL].numpy())),
         )
+
+
+def _computing(model: ir.Model, nodes: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the names of those nodes that compute with activations, by operator; the others compute shapes."""
+    known = {node.name: node for node in model.graph}
+    found: dict[str, list[str]] = {}
+    for operator, name in nodes:
+        node = known.get(name)
+        values = () if node is None else (*node.inputs, *node.outputs)
+        # What ONNX Runtime made of several nodes, or of a function, has names of its own.
+        if node is None or any(value is not None and value.dtype in FLOATS for value in values):
+            found.setdefault(operator, []).append(name)
+    return found
 
 
 class Placer:

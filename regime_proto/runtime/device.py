@@ -27,6 +27,8 @@ _OPTIONS = {
 }
 # Passes on one card follow one another, and each state in flight lies in its memory.
 _ON_CARD = 4
+# Keep, in a session, which node runs where.
+_RECORDS = "session.record_ep_graph_assignment_info"
 # ONNX Runtime's levels for what it writes to stderr by itself.
 _LOG_FATAL, _LOG_WARNING = 4, 2
 _NO_MEMORY = re.compile("out of memory|bad.alloc|fail(ed|ure) to allocate|available memory", re.IGNORECASE)
@@ -123,6 +125,7 @@ class Device:
         providers = [(name, _OPTIONS[name]) for name in dict.fromkeys((self.provider, _CPU))]
         if self.kind == "cpu":
             return onnxruntime.InferenceSession(content, options, providers=providers)
+        options.add_session_config_entry(_RECORDS, "1")
         if self.number:
             providers[0] = (self.provider, {**_OPTIONS[self.provider], "device_id": str(self.number)})
         with _quiet():
@@ -140,6 +143,8 @@ class Device:
         if _NO_MEMORY.search(reason):
             advice = "keep fewer checkpoints in flight (--workers 1), take fewer probe samples, or use --device cpu"
             return f"device {self}: ONNX Runtime {what}, the card is out of memory; {advice} ({reason[-100:]})"
+        if "cuDNN is unavailable" in reason:
+            return f"device {self}: cuDNN 9 is not found; install it (regime-proto[gpu] does), or use --device cpu"
         # The provider names its own source code before and behind.
         said = re.search(r"CUDA failure [^;]*[^;\s]", reason)
         if said:
@@ -175,6 +180,18 @@ class Session:
         self._device = device
         self._outputs = [output.name for output in session.get_outputs()]
         self.inputs = frozenset(value.name for value in session.get_inputs())
+
+    @property
+    def on_host(self) -> list[tuple[str, str]]:
+        """Operator and name of the nodes that run on the CPU although the session is on a card.
+
+        Some of them may compute shapes. Earlier versions of ONNX Runtime do not say, which is an empty list.
+        """
+        if self._device.kind == "cpu" or not hasattr(self._session, "get_provider_graph_assignment_info"):
+            return []
+        parts = self._session.get_provider_graph_assignment_info()
+        nodes = [node for part in parts if part.ep_name == _CPU for node in part.get_nodes()]
+        return [(node.op_type, node.name) for node in nodes]
 
     def run(self, feeds: Mapping[str, Placed], *, keep: frozenset[str] = frozenset()) -> dict[str, Placed]:
         """Run the graph; safe to call from several threads.
