@@ -254,4 +254,6 @@ def _nudged(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
     """Begin to copy a tensor into memory of the host; on CUDA the copy is done when an event after it is reached."""
     pinned = tensor.device.type == "cuda"
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned).copy_(tensor, non_blocking=pinned)
+    # The default device may be any.
+    there = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=pinned)
+    return there.copy_(tensor, non_blocking=pinned)
