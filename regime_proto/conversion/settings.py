@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from regime_proto.plugins.source_settings import AS_DETECTED, SourceSettings
 from regime_proto.quantities.installed import asked_for
+from regime_proto.runtime.device_names import require_device
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.notes import Note, as_notes
 from regime_proto.schema.types import as_tuple
@@ -64,6 +65,7 @@ class ConversionSettings:
     def __post_init__(self) -> None:
         if self.sample_units is not None and self.sample_units < 2:
             raise RegimeError(f"--sample-units {self.sample_units}: expected 2 or more")
+        require_device(self.device)
         for name in ("gates", "measure"):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
 

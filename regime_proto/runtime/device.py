@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from regime_proto.runtime.device_names import CARD, WORDS, card_of, is_device
+from regime_proto.runtime.device_names import card_of, require_device
 from regime_proto.schema.dtypes import is_numpys
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.types import Array
@@ -229,8 +229,7 @@ def find_device(name: str) -> Device:
     RegimeError
         The device is unknown or not available.
     """
-    if not is_device(name):
-        raise RegimeError(f"device {name!r}: expected {', '.join(WORDS)}, or {CARD}, for example cuda:1")
+    require_device(name)
     cpu, cuda = Device("cpu", resident=False), Device("cuda", resident=True, number=card_of(name) or 0)
     if name == "cpu":
         return cpu

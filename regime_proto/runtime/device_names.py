@@ -2,6 +2,8 @@
 
 import re
 
+from regime_proto.schema.errors import RegimeError
+
 WORDS = ("auto", "cpu", "cuda")
 CARD = "cuda:N"
 """How a name that chooses one of several cards is written: N counts from 0."""
@@ -16,3 +18,9 @@ def card_of(name: str) -> int | None:
     """Return the number of the card that a name means, 0 for ``cuda`` alone; None for other devices."""
     found = re.fullmatch(r"cuda(?::([0-9]{1,4}))?", name)
     return int(found[1] or 0) if found else None
+
+
+def require_device(name: str) -> None:
+    """Raise a RegimeError unless a name is that of a device."""
+    if not is_device(name):
+        raise RegimeError(f"device {name!r}: expected {', '.join(WORDS)}, or {CARD}, for example cuda:1")

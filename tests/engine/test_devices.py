@@ -6,6 +6,7 @@ import pytest
 from commands import assert_one_line, regime
 
 from regime_proto.conversion.plan import write_program
+from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.runtime.device import Device, find_device
 from regime_proto.runtime.device_names import card_of, is_device
 from regime_proto.schema.errors import RegimeError
@@ -40,8 +41,9 @@ def test_names_of_devices(name, card):
 @pytest.mark.parametrize("name", WRONG)
 def test_other_names_are_refused(name):
     assert not is_device(name)
-    with pytest.raises(RegimeError, match=r"expected auto, cpu, cuda, or cuda:N, for example cuda:1"):
-        find_device(name)
+    for take in (find_device, lambda name: ConversionSettings.of(device=name)):
+        with pytest.raises(RegimeError, match=r"expected auto, cpu, cuda, or cuda:N, for example cuda:1"):
+            take(name)
 
 
 @pytest.mark.parametrize(("number", "name"), [(0, "cuda"), (1, "cuda:1")])
