@@ -58,7 +58,7 @@ class DeviceName(Choice):
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
         """Return the name."""
-        return value if is_device(str(value)) else super().convert(value, parameter, context)
+        return value if is_device(value) else super().convert(value, parameter, context)
 
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]

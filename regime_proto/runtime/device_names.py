@@ -9,9 +9,9 @@ CARD = "cuda:N"
 """How a name that chooses one of several cards is written: N counts from 0."""
 
 
-def is_device(name: str) -> bool:
-    """Whether a name is that of a device; whether this machine has it is another question."""
-    return name in WORDS or card_of(name) is not None
+def is_device(name: object) -> bool:
+    """Whether something is the name of a device; whether this machine has it is another question."""
+    return isinstance(name, str) and (name in WORDS or card_of(name) is not None)
 
 
 def card_of(name: str) -> int | None:
@@ -20,7 +20,7 @@ def card_of(name: str) -> int | None:
     return int(found[1] or 0) if found else None
 
 
-def require_device(name: str) -> None:
-    """Raise a RegimeError unless a name is that of a device."""
+def require_device(name: object) -> None:
+    """Raise a RegimeError unless something is the name of a device."""
     if not is_device(name):
         raise RegimeError(f"device {name!r}: expected {', '.join(WORDS)}, or {CARD}, for example cuda:1")

@@ -3,6 +3,7 @@
 import nets
 import onnxruntime
 import pytest
+import torch
 from commands import assert_one_line, regime
 
 from regime_proto.conversion.plan import write_program
@@ -38,7 +39,7 @@ def test_names_of_devices(name, card):
     assert card_of(name) == card
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", [*WRONG, None, 1, ("cuda", 1), torch.device("cuda:1")], ids=repr)
 def test_other_names_are_refused(name):
     assert not is_device(name)
     for take in (find_device, lambda name: ConversionSettings.of(device=name)):
