@@ -6,7 +6,6 @@ import onnx_ir as ir
 import pytest
 import transformers_models
 from cuda_kernels import fallen_back
-from exporting import nets_are_exported_once  # noqa: F401
 from graphs import FEATURES, RESIDENT, SAMPLES, TYPES, UNITS, above, program, quarters
 from onnx.reference import ReferenceEvaluator
 from spellings import EVERY
