@@ -8,6 +8,7 @@ import rich_click as click
 from click.shell_completion import CompletionItem
 
 from regime_proto.checkpoints.locations import as_place
+from regime_proto.runtime.device_names import CARD, WORDS, is_device
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import did_you_mean
 
@@ -42,6 +43,22 @@ class Choice(click.Choice):  # type: ignore[type-arg]
         except click.BadParameter as error:
             message = f"{error.message.rstrip('.')}{did_you_mean(str(value), self.choices)}"
             raise click.BadParameter(message, context, parameter) from None
+
+
+class DeviceName(Choice):
+    """A device; the cards of a machine are numbered."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        """Return the words, and how a card is written."""
+        return f"[{'|'.join([*WORDS, CARD])}]"
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:  # noqa: ARG002
+        """Return what else could be given."""
+        return f"{value!r} is not one of {', '.join(map(repr, WORDS))}, or {CARD}, for example 'cuda:1'."
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return the name."""
+        return value if is_device(value) else super().convert(value, parameter, context)
 
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -168,10 +185,10 @@ conversion = _all(
     click.option("--every", type=int, metavar="K", help="Use every K-th checkpoint."),
     click.option(
         "--device",
-        type=Choice(["auto", "cpu", "cuda"]),
+        type=DeviceName(WORDS),
         default="auto",
         show_default=True,
-        help="Where the forward passes run.",
+        help="Where the forward passes run; cuda:1 is the second of several cards.",
     ),
     click.option(
         "--workers",

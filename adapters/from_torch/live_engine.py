@@ -162,8 +162,9 @@ class TorchEngine:
         columns, problem = self._columns(lambda: self._kept_there.terms(self._terms, local))
         change = self._kept_there.change(local)
         change = torch.cat([change, torch.as_tensor(columns, dtype=change.dtype, device=change.device)], dim=1)
-        counted = torch.tensor([self._parts.counts(weights[name]) for name in self._names], device=self._device)
-        change = self._parts.total_there(torch.where(counted[:, None], change, 0.0))
+        if self._parts.collective:
+            counted = torch.tensor([self._parts.counts(weights[name]) for name in self._names], device=self._device)
+            change = self._parts.total_there(torch.where(counted[:, None], change, 0.0))
         weights = self._whole(weights)
         if self._masks is None or self._held is None:
             return _nothing
@@ -172,8 +173,8 @@ class TorchEngine:
         results = [_to_host(tensor) for tensor in (change, masks.packed_there(), masks.total)]
         arrived = None
         if self._device.type == "cuda":
-            arrived = torch.cuda.Event()
-            arrived.record()
+            # Of the model's card, which need not be the current one.
+            arrived = torch.cuda.current_stream(self._device).record_event()
 
         def wait() -> Measurement:
             if arrived is not None:
@@ -253,4 +254,6 @@ def _nudged(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
     """Begin to copy a tensor into memory of the host; on CUDA the copy is done when an event after it is reached."""
     pinned = tensor.device.type == "cuda"
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned).copy_(tensor, non_blocking=pinned)
+    # The default device may be any.
+    there = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=pinned)
+    return there.copy_(tensor, non_blocking=pinned)

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -126,22 +127,37 @@ class MaskGraph:
             stack.enter_context(torch.autocast(self._device.type, enabled=False))
             if self._is_random:
                 stack.enter_context(torch.random.fork_rng([self._device] if self._device.type == "cuda" else []))
-                torch.manual_seed(0)
+                # Not those of other cards, which nothing puts back.
+                torch.default_generator.manual_seed(0)
+                if self._device.type == "cuda":
+                    torch.cuda.default_generators[self._device.index or 0].manual_seed(0)
             if self._device.type == "cuda":
-                stack.enter_context(_without_tf32())
+                stack.enter_context(repeatable())
             yield
+
+
+# By the settings of torch 2.9 and later: to read those before it is an error where a user has set these.
+_REPEATABLE: tuple[tuple[Any, str, object], ...] = (
+    (torch.backends.cudnn, "enabled", True),
+    (torch.backends.cudnn, "benchmark", False),
+    (torch.backends.cudnn, "deterministic", True),
+    (torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+    (torch.backends.cudnn.rnn, "fp32_precision", "ieee"),
+    (torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+)
 
 
 @contextlib.contextmanager
-def _without_tf32() -> Iterator[None]:
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        matmul.allow_tf32 = False
-        try:
-            yield
-        finally:
-            matmul.allow_tf32 = before
+def repeatable() -> Iterator[None]:
+    """Let torch compute on CUDA in float32 and by repeatable kernels; the settings are put back afterwards."""
+    before = [getattr(place, name) for place, name, _ in _REPEATABLE]
+    try:
+        for place, name, value in _REPEATABLE:
+            setattr(place, name, value)
+        yield
+    finally:
+        for (place, name, _), value in zip(_REPEATABLE, before, strict=True):
+            setattr(place, name, value)
 
 
 def _packing(graph: Any, nodes: Mapping[str, Any], gate: Gate, rows: Rows, device: torch.device) -> Any:
@@ -198,8 +214,13 @@ def _device_bits(rows: Rows, device: torch.device) -> Bits:
 def packed_on_device(bits: torch.Tensor) -> torch.Tensor:
     """Pack bool (sample, unit), eight units to a byte, the first in the highest bit, where the bits are."""
     padded = torch.nn.functional.pad(bits.view(torch.uint8), (0, -bits.shape[1] % 8))
-    weights = torch.tensor(_BITS, dtype=torch.uint8, device=bits.device)
-    return (padded.view(len(bits), -1, 8) * weights).sum(dim=2, dtype=torch.uint8)
+    return (padded.view(len(bits), -1, 8) * _bits_on(bits.device)).sum(dim=2, dtype=torch.uint8)
+
+
+@cache
+def _bits_on(device: torch.device) -> torch.Tensor:
+    """Return what the bits of a byte are worth; to copy it there waits for the device, so that is done once."""
+    return torch.tensor(_BITS, dtype=torch.uint8, device=device)
 
 
 def _buffers(signature: Any, *, persistent: bool = True) -> dict[str, str]:

@@ -143,7 +143,7 @@ class Observing:
             checkpoints,
             read,
             first=first,
-            workers=self._workers or self._plan.workers,
+            workers=self._workers or self._meter.session.device.at_once(self._plan.workers),
             copies=source.copies,
             with_first=self._meter.require_samples if with_last else None,
             with_last=with_last,

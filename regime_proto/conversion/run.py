@@ -90,7 +90,8 @@ def convert(
         For huge activations: look at so many units of each layer, chosen at random, and give the standard error.
     sample_seed : int
         Of that choice.
-    device : {"auto", "cpu", "cuda"}
+    device : str
+        Where the forward passes run: ``auto``, ``cpu``, ``cuda``, or ``cuda:1`` for the second of several cards.
     batches_per_epoch : float, optional
         Training steps per epoch; with it the smoothing window is known.
     workers : int, optional

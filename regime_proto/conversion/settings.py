@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from regime_proto.plugins.source_settings import AS_DETECTED, SourceSettings
 from regime_proto.quantities.installed import asked_for
+from regime_proto.runtime.device_names import require_device
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import nearest
 from regime_proto.schema.notes import Note, as_notes
@@ -71,6 +72,7 @@ class ConversionSettings:
             raise RegimeError(f"--sample-units {self.sample_units}: expected 2 or more")
         if self.noise not in NOISE:
             raise RegimeError(f"noise {self.noise!r}: expected one of {', '.join(NOISE)}{nearest(self.noise, NOISE)}")
+        require_device(self.device)
         for name in ("gates", "measure"):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
 

@@ -77,7 +77,7 @@ class DeviceComparer:
     def __init__(self, device: Device, tensors: Mapping[str, Placed], layers: Sequence[Layer]) -> None:
         self._names = list(tensors)
         planes = [len(layer.thresholds) for layer in layers]
-        self._session = device.session(_comparing_graph(list(tensors.values()), planes))
+        self._session = device.session(comparing_graph(list(tensors.values()), planes))
 
     def compare(self, current: Comparable, previous: Comparable) -> tuple[Array, Array, Array]:
         """See `Comparer`."""
@@ -92,7 +92,7 @@ class DeviceComparer:
         return {f"{side}.weight.{index}": placed[name] for index, name in enumerate(self._names)}
 
 
-def _comparing_graph(tensors: Sequence[Placed], planes: Sequence[int]) -> ir.Model:
+def comparing_graph(tensors: Sequence[Placed], planes: Sequence[int]) -> ir.Model:
     """Build the graph of `DeviceComparer`; flips are sums of float32 ones, exact below 2²⁴ units a layer."""
     graph = ir.Graph([], [], nodes=[], opset_imports={"": 18}, name="compare")
 

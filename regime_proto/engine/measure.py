@@ -1,5 +1,6 @@
 """Measures parameter states: masks, flips, weight deltas, and the quantities that were asked for."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from regime_proto.quantities import base as quantities
 from regime_proto.quantities.deltas import non_finite
 from regime_proto.quantities.measuring import Measures
 from regime_proto.runtime.device import Device, Placed
+from regime_proto.schema.errors import RegimeWarning
 from regime_proto.schema.flips import FlipCounter
 from regime_proto.schema.header import Layer, Observation
 from regime_proto.schema.types import Array
@@ -182,6 +184,7 @@ class Meter:
         if device.resident:
             comparer = DeviceComparer(device, {name: placed[name] for name in names}, layers)
         session = session_of(program, gates)
+        _tell_of_host(session)
         # The graph is searched only where somebody asks.
         units = find_output_units(program) if settings.measured else {}
         shapes = {tensor.name: tensor.shape for tensor in program.trainable}
@@ -295,6 +298,18 @@ class Meter:
         """Return what quantities see of a state."""
         weights = {name: measured.comparable.weights[name] for name in self.measures.network.tensors}
         return quantities.State(weights, measured.comparable.packed)
+
+
+def _tell_of_host(session: MaskSession) -> None:
+    if session.on_host:
+        nodes = "; ".join(f"{operator}: {', '.join(names[:3])}" for operator, names in session.on_host.items())
+        count = sum(map(len, session.on_host.values()))
+        warnings.warn(
+            f"device {session.device}: ONNX Runtime has no kernel on the card for nodes of the graph, which the CPU "
+            f"computes: {count} ({nodes}); --device cpu may be faster",
+            RegimeWarning,
+            stacklevel=3,
+        )
 
 
 def _counted(layers: Sequence[Layer], rows: Sequence[Rows]) -> Array:

@@ -8,6 +8,8 @@ import numpy as np
 from regime_proto.program.gates import Gate
 from regime_proto.program.mask_outputs import PACKED, TOTAL, CastWeights, ExposeMasks, NudgeWeights, Rows, plane_name
 from regime_proto.program.program import Program
+from regime_proto.program.sequences import SplitWithoutSequences
+from regime_proto.program.values import FLOATS
 from regime_proto.runtime.device import Device, Placed
 from regime_proto.runtime.ir import ir
 from regime_proto.schema.errors import RegimeError
@@ -52,6 +54,25 @@ class Running:
 BRIEFLY = Running(brief=True)
 
 
+def mask_graph(
+    program: Program,
+    gates: Sequence[Gate],
+    *,
+    dtypes: Mapping[str, np.dtype],
+    rows: Sequence[Rows] | None = None,
+    packed: bool = False,
+    nudged: int | None = None,
+) -> ir.Model:
+    """Return the graph from weights to masks; see `MaskSession` and `ExposeMasks` for the parameters."""
+    model = program.parse_model()
+    SplitWithoutSequences()(model)
+    ExposeMasks(gates, rows, packed=packed)(model)
+    if nudged is not None:
+        NudgeWeights(program.weight_inputs, nudged)(model)
+    CastWeights({name: ir.DataType.from_numpy(dtype) for name, dtype in dtypes.items()})(model)
+    return model
+
+
 class MaskSession:
     """The forward pass from weights to masks.
 
@@ -69,6 +90,11 @@ class MaskSession:
     nudged : int, optional
         Seed; with it every weight is moved by one unit in the last place.
     running : Running
+
+    Attributes
+    ----------
+    on_host : mapping of str to list of str
+        Nodes for which a card has no kernel, so that the CPU computes them, by operator.
     """
 
     def __init__(
@@ -86,12 +112,9 @@ class MaskSession:
         self.gates = tuple(gates)
         self.device = device
         packs = rows is not None and device.resident
-        model = program.parse_model()
-        ExposeMasks(gates, rows, packed=packs)(model)
-        if nudged is not None:
-            NudgeWeights(program.weight_inputs, nudged)(model)
-        CastWeights({name: ir.DataType.from_numpy(dtype) for name, dtype in dtypes.items()})(model)
+        model = mask_graph(program, gates, dtypes=dtypes, rows=rows, packed=packs, nudged=nudged)
         self._session = device.session(model, threads=running.threads, brief=running.brief)
+        self.on_host = _computing(model, self._session.on_host)
         self.probe_inputs = program.probe_inputs
         self._probe = {name: device.place(probe[name]) for name in program.probe_inputs if name in self._session.inputs}
         self._planes = [
@@ -121,6 +144,19 @@ class MaskSession:
             packed=outputs[PACKED].numpy() if PACKED in outputs else None,
             finite=bool(np.isfinite(outputs[TOTAL].numpy())),
         )
+
+
+def _computing(model: ir.Model, nodes: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the names of those nodes that compute with activations, by operator; the others compute shapes."""
+    known = {node.name: node for node in model.graph}
+    found: dict[str, list[str]] = {}
+    for operator, name in nodes:
+        node = known.get(name)
+        values = () if node is None else (*node.inputs, *node.outputs)
+        # What ONNX Runtime made of several nodes, or of a function, has names of its own.
+        if node is None or any(value is not None and value.dtype in FLOATS for value in values):
+            found.setdefault(operator, []).append(name)
+    return found
 
 
 class Placer:

@@ -183,10 +183,13 @@ class ExposeMasks(InPlacePass):
     def _planes(self, graph: ir.Graph, index: int, gate: Gate, value: ir.Value) -> list[ir.Value]:
         rows = None if self.rows is None else self.rows[index]
         values = value if rows is None else _rows(graph, value, rows, index)
+        if values.dtype == ir.DataType.BFLOAT16:
+            # No provider compares them; the comparison is the same in float32.
+            values = _as_float(graph, values, f"regime_compared_{index}")
         masks = []
         for number, plane in enumerate(gate.planes):
             name = plane_name(index, number)
-            threshold = new_constant(graph, f"{name}_at", _strict(plane, value), value.dtype)
+            threshold = new_constant(graph, f"{name}_at", _strict(plane, value, values.dtype), values.dtype)
             whole = rows is None or rows.counted is None
             mask = new_node(
                 graph, "Greater", [values, threshold], name if whole else f"{name}_all", ir.DataType.BOOL, values.shape
@@ -198,13 +201,15 @@ class ExposeMasks(InPlacePass):
         return masks
 
 
-def _strict(plane: Plane, value: ir.Value) -> Array:
-    """Return the number t for which ``z > t`` is the plane's bit, in the type of z."""
+def _strict(plane: Plane, value: ir.Value, wide: ir.DataType | None) -> Array:
+    """Return the number t for which ``z > t`` is the plane's bit, in the type that z is compared in."""
     assert value.dtype is not None  # noqa: S101
+    assert wide is not None  # noqa: S101
     dtype = value.dtype.numpy()
     threshold = np.array(plane.threshold, dtype)
     # z >= t if and only if z is greater than the number before t; older operator sets know no >=.
-    return np.nextafter(threshold, np.array(-np.inf, dtype)) if plane.closed else threshold
+    strict = np.nextafter(threshold, np.array(-np.inf, dtype)) if plane.closed else threshold
+    return strict.astype(wide.numpy())
 
 
 def _rows(graph: ir.Graph, value: ir.Value, rows: Rows, index: int) -> ir.Value:
@@ -226,11 +231,13 @@ def _finite_sum(graph: ir.Graph, value: ir.Value) -> ir.Value:
     name = f"regime_sum_{value.name}"
     if value.dtype in _HALF:
         # Sums of a few thousand activations leave the range of float16.
-        value = new_node(
-            graph, "Cast", [value], f"{name}_float", ir.DataType.FLOAT, value.shape, to=ir.DataType.FLOAT.value
-        )
+        value = _as_float(graph, value, f"{name}_float")
     total = new_node(graph, "ReduceSum", [value], name, value.dtype, keepdims=0)
     return new_node(graph, "Cast", [total], f"{name}_wide", ir.DataType.DOUBLE, to=ir.DataType.DOUBLE.value)
+
+
+def _as_float(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
+    return new_node(graph, "Cast", [value], name, ir.DataType.FLOAT, value.shape, to=ir.DataType.FLOAT.value)
 
 
 def _packed(graph: ir.Graph, masks: Sequence[ir.Value], widths: Sequence[int], samples: int) -> ir.Value:

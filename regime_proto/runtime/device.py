@@ -1,20 +1,22 @@
 """Where the work is done: execution providers, sessions, and arrays placed on a device."""
 
+import contextlib
+import io
 import os
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
+from regime_proto.runtime.device_names import card_of, require_device
 from regime_proto.runtime.ir import ir
 from regime_proto.schema.dtypes import is_numpys
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.types import Array
-
-DEVICES = ("auto", "cpu", "cuda")
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
@@ -23,6 +25,13 @@ _OPTIONS = {
     # TF32 would let two equal states differ from what float32 arithmetic gives.
     _CUDA: {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"},
 }
+# Passes on one card follow one another, and each state in flight lies in its memory.
+_ON_CARD = 4
+# Keep, in a session, which node runs where.
+_RECORDS = "session.record_ep_graph_assignment_info"
+# ONNX Runtime's levels for what it writes to stderr by itself.
+_LOG_FATAL, _LOG_WARNING = 4, 2
+_NO_MEMORY = re.compile("out of memory|bad.alloc|fail(ed|ure) to allocate|available memory", re.IGNORECASE)
 
 Placed = Any
 """An array on a device: an ``onnxruntime.OrtValue``."""
@@ -39,10 +48,17 @@ class Device:
     resident : bool
         Whether weights and masks stay on the device, and are compared and packed there. Otherwise NumPy
         does that, on arrays that are in memory anyway.
+    number : int
+        Of the card, where there are several.
     """
 
     kind: str
     resident: bool
+    number: int = 0
+
+    def __str__(self) -> str:
+        """Return the name that a user gives it."""
+        return f"{self.kind}:{self.number}" if self.number else self.kind
 
     @property
     def provider(self) -> str:
@@ -57,7 +73,10 @@ class Device:
         """Place an array; on the CPU that is a view, and `array` must not be written to any more."""
         array = np.ascontiguousarray(array)
         if is_numpys(array.dtype):
-            return onnxruntime.OrtValue.ortvalue_from_numpy(array, self.kind, 0)
+            try:
+                return onnxruntime.OrtValue.ortvalue_from_numpy(array, self.kind, self.number)
+            except RuntimeError as error:
+                raise RegimeError(self.failure("cannot take a tensor", error)) from None
         # Types that NumPy does not know by itself, bfloat16 above all.
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, ir.DataType.from_numpy(array.dtype).value)
 
@@ -86,18 +105,65 @@ class Device:
         options.enable_cpu_mem_arena = not brief
         # Planned in one block, the activations of a pass take a third more memory, and no less time.
         options.enable_mem_pattern = False
-        providers = [(name, _OPTIONS[name]) for name in dict.fromkeys((self.provider, _CPU))]
         try:
-            session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=providers)
+            session = self._started(ir.to_proto(model).SerializeToString(), options)
         except Exception as error:
-            reason = " ".join(str(error).split())
-            raise RegimeError(f"ONNX Runtime cannot run the graph on {self.kind}: {reason[:300]}") from None
+            raise RegimeError(self.failure("cannot run the graph", error)) from None
         if session.get_providers()[0] != self.provider:
             raise RegimeError(
-                "device cuda: ONNX Runtime could not start its CUDA provider (driver or CUDA libraries missing); "
+                f"device {self}: ONNX Runtime could not start its CUDA provider (driver or CUDA libraries missing); "
                 "check nvidia-smi, or use --device cpu"
             )
         return Session(session, self)
+
+    def at_once(self, most: int) -> int:
+        """Return how many checkpoints to have in flight, where this process has cores and memory for `most`."""
+        return min(most, _ON_CARD) if self.kind == "cuda" else most
+
+    def _started(self, content: bytes, options: Any) -> Any:
+        """Return a session of ONNX Runtime; it prints nothing, and falls back to no other device."""
+        providers = [(name, _OPTIONS[name]) for name in dict.fromkeys((self.provider, _CPU))]
+        if self.kind == "cpu":
+            return onnxruntime.InferenceSession(content, options, providers=providers)
+        options.add_session_config_entry(_RECORDS, "1")
+        if self.number:
+            providers[0] = (self.provider, {**_OPTIONS[self.provider], "device_id": str(self.number)})
+        with _quiet():
+            return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
+
+    def failure(self, what: str, error: Exception) -> str:
+        """Return in one line what ONNX Runtime could not do here."""
+        reason = " ".join(str(error).split())
+        if self.kind == "cpu":
+            return f"ONNX Runtime {what} on {self}: {reason[:300]}"
+        cards = re.search(r"Invalid device ID: .*\(inclusive\) and (\d+) \(exclusive\)", reason)
+        if cards:
+            names = "cuda:0" if cards[1] == "1" else f"cuda:0 to cuda:{int(cards[1]) - 1}"
+            return f"device {self}: there is no such card; this machine has {names}"
+        if _NO_MEMORY.search(reason):
+            advice = "keep fewer checkpoints in flight (--workers 1), take fewer probe samples, or use --device cpu"
+            return f"device {self}: ONNX Runtime {what}, the card is out of memory; {advice} ({reason[-100:]})"
+        if "cuDNN is unavailable" in reason:
+            return f"device {self}: cuDNN 9 is not found; install it (regime-proto[gpu] does), or use --device cpu"
+        # The provider names its own source code before and behind.
+        said = re.search(r"CUDA failure [^;]*[^;\s]", reason)
+        if said:
+            return f"device {self}: ONNX Runtime {what}: {said[0]}; check nvidia-smi, or use --device cpu"
+        return f"device {self}: ONNX Runtime {what}: {reason[-300:]}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep ONNX Runtime from writing to stderr what becomes an error here, or is none.
+
+    With the number of a card it warns of a kind of plugin that is not installed, for every session. Its level of
+    logging cannot be read; afterwards it is that of its default.
+    """
+    onnxruntime.set_default_logger_severity(_LOG_FATAL)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(_LOG_WARNING)
 
 
 class Session:
@@ -115,6 +181,18 @@ class Session:
         self._outputs = [output.name for output in session.get_outputs()]
         self.inputs = frozenset(value.name for value in session.get_inputs())
 
+    @property
+    def on_host(self) -> list[tuple[str, str]]:
+        """Operator and name of the nodes that run on the CPU although the session is on a card.
+
+        Some of them may compute shapes. Earlier versions of ONNX Runtime do not say, which is an empty list.
+        """
+        if self._device.kind == "cpu" or not hasattr(self._session, "get_provider_graph_assignment_info"):
+            return []
+        parts = self._session.get_provider_graph_assignment_info()
+        nodes = [node for part in parts if part.ep_name == _CPU for node in part.get_nodes()]
+        return [(node.op_type, node.name) for node in nodes]
+
     def run(self, feeds: Mapping[str, Placed], *, keep: frozenset[str] = frozenset()) -> dict[str, Placed]:
         """Run the graph; safe to call from several threads.
 
@@ -125,16 +203,15 @@ class Session:
         keep : set of str
             Outputs that stay on the device; the others come to the host.
         """
-        binding = self._session.io_binding()
+        device, binding = self._device, self._session.io_binding()
         for name in self.inputs:
             binding.bind_ortvalue_input(name, feeds[name])
         for name in self._outputs:
-            binding.bind_output(name, self._device.kind if name in keep else "cpu", 0)
+            binding.bind_output(name, *((device.kind, device.number) if name in keep else ("cpu", 0)))
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:
-            reason = " ".join(str(error).split())
-            raise RegimeError(f"ONNX Runtime failed on the graph: {reason[:300]}") from None
+            raise RegimeError(device.failure("failed on the graph", error)) from None
         return dict(zip(self._outputs, binding.get_outputs(), strict=True))
 
 
@@ -143,31 +220,33 @@ def find_device(name: str) -> Device:
 
     Parameters
     ----------
-    name : {"auto", "cpu", "cuda"}
-        ``auto`` takes a GPU where ONNX Runtime can use one.
+    name : str
+        ``auto``, ``cpu``, ``cuda`` or, for one of several cards, ``cuda:N``, counted from 0. ``auto`` takes a GPU,
+        the first, where ONNX Runtime can use one.
 
     Raises
     ------
     RegimeError
         The device is unknown or not available.
     """
-    if name not in DEVICES:
-        raise RegimeError(f"device {name!r}: expected one of {', '.join(DEVICES)}")
-    cpu, cuda = Device("cpu", resident=False), Device("cuda", resident=True)
+    require_device(name)
+    cpu, cuda = Device("cpu", resident=False), Device("cuda", resident=True, number=card_of(name) or 0)
     if name == "cpu":
         return cpu
     if _CUDA not in onnxruntime.get_available_providers():
         if name == "auto":
             return cpu
         raise RegimeError(
-            "device cuda: this onnxruntime has no CUDA provider; "
+            f"device {cuda}: this onnxruntime has no CUDA provider; "
             'pip uninstall onnxruntime, then pip install "regime-proto[gpu]"'
         )
-    onnxruntime.preload_dlls()
+    # It prints what it does not find; what this process prints is read by programs.
+    with contextlib.redirect_stdout(io.StringIO()):
+        onnxruntime.preload_dlls()
     try:
         cuda.session(_identity())
     except RegimeError as error:
-        if name == "cuda":
+        if name != "auto":
             raise
         warnings.warn(f"{error}; the forward passes run on the CPU", RegimeWarning, stacklevel=2)
         return cpu

@@ -4,7 +4,8 @@ import argparse
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -92,11 +93,15 @@ def make_gpt2():
     return Logits(GPT2LMHeadModel(GPT2Config(activation_function="relu", use_cache=False)))
 
 
-def make_vit():
+def make_vit(width=384):
     from transformers import ViTConfig, ViTForImageClassification
 
     config = ViTConfig(
-        hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536, hidden_act="relu"
+        hidden_size=width,
+        num_hidden_layers=12,
+        num_attention_heads=width // 64,
+        intermediate_size=4 * width,
+        hidden_act="relu",
     )
     return Logits(ViTForImageClassification(config))
 
@@ -125,6 +130,16 @@ CASES = {
     "resnet34": Case("ResNet-34, 64×64, stem of stride 2", make_resnet34, (26, 3, 64, 64), 10),
     "gpt2": Case("GPT-2 small (ReLU), 4×128 tokens", make_gpt2, (4, 128), 10, tokens=True),
     "vit_s": Case("ViT-S/16 (ReLU), 224×224, 8 samples", make_vit, (8, 3, 224, 224), 12),
+}
+
+
+# Those of the speed on a GPU: as many checkpoints as make its times steady.
+ON_A_GPU = {
+    "mlp": replace(CASES["mlp"], checkpoints=400),
+    "resnet18": replace(CASES["resnet18"], checkpoints=100),
+    "resnet34": replace(CASES["resnet34"], checkpoints=100),
+    "gpt2": replace(CASES["gpt2"], checkpoints=40),
+    "vit_b": Case("ViT-B/16 (ReLU), 224×224, 8 samples", partial(make_vit, 768), (8, 3, 224, 224), 40),
 }
 
 

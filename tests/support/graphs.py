@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -17,7 +18,7 @@ from regime_proto.runtime.device import Device
 
 SAMPLES, FEATURES, UNITS = 8, 4, 11
 HOST, RESIDENT = Device("cpu", resident=False), Device("cpu", resident=True)
-TYPES = {"float": np.float32, "float16": np.float16, "double": np.float64}
+TYPES = {"float": np.float32, "float16": np.float16, "double": np.float64, "bfloat16": ml_dtypes.bfloat16}
 
 
 def program(body, *, dtype="float", opset=20, inputs=None, weights=None, output="y", before="z = MatMul(x, w)"):
