@@ -162,15 +162,11 @@ class Meter:
         placed = placer.place(first, "the first checkpoint")
         permutation = Permutation.of(probe, program.probe_inputs)
         rows = only_rows(gates, permutation.samples) if settings.defers and COUNTED not in probe else None
-        unverified = None if rows is None else permutation
-        if rows is None:
+        unverified = permutation if rows else None
+        if not rows:
             plain = MaskSession(program, gates, probe, device, dtypes=placer.dtypes, running=BRIEFLY)
             rows = find_rows(plain, placed, permutation, probe.get(COUNTED))
-        if settings.sample_units is not None:
-            rows = tuple(
-                choose_units(row, gate, settings.sample_units, (settings.seed, index))
-                for index, (row, gate) in enumerate(zip(rows, gates, strict=True))
-            )
+        rows = _chosen(rows, gates, settings)
         layers = tuple(gate.layer(row.samples, row.width(gate)) for gate, row in zip(gates, rows, strict=True))
 
         running = Running(settings.threads)
@@ -298,6 +294,16 @@ class Meter:
         """Return what quantities see of a state."""
         weights = {name: measured.comparable.weights[name] for name in self.measures.network.tensors}
         return quantities.State(weights, measured.comparable.packed)
+
+
+def _chosen(rows: tuple[Rows, ...], gates: Sequence[Gate], settings: MeterSettings) -> tuple[Rows, ...]:
+    """Return the rows with those units only that are to be kept."""
+    if settings.sample_units is None:
+        return rows
+    return tuple(
+        choose_units(row, gate, settings.sample_units, (settings.seed, index))
+        for index, (row, gate) in enumerate(zip(rows, gates, strict=True))
+    )
 
 
 def _tell_of_host(session: MaskSession) -> None:
