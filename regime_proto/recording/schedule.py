@@ -97,10 +97,9 @@ class Steps:
     every : int or callable
     """
 
-    stride = None
-    share = math.nan
-
     def __init__(self, every: int | Predicate) -> None:
+        self.stride: int | None = None
+        self.share = math.nan
         self.strides = Strides()
         self._every = every
         self._begun = False
