@@ -31,6 +31,9 @@ OWN = frozenset(
         "settling_threshold",
         "settling_scale",
         "settling_window",
+        "every_requested",
+        "every_strides",
+        "every_share",
         ORDER_DOUBT,
     }
 )

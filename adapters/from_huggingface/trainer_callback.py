@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from regime_proto.checkpoints.payload import numbers_in
 from regime_proto.recording.record import record
 from regime_proto.recording.recorder import Recorder
-from regime_proto.recording.schedule import as_predicate
+from regime_proto.recording.schedule import as_every
 from regime_proto.recording.settings import AUTO
 from regime_proto.schema.errors import RegimeError
 
@@ -48,7 +48,8 @@ class RegimeCallback(TrainerCallback):  # type: ignore[misc]
         self._probe = probe
         self._output = output
         self._options = options
-        self._is_due = as_predicate(options.get("every", 1))
+        # What is wrong is an error at once.
+        as_every(options.get("every", 1))
         self._logged: set[str] = set()
 
     def on_train_begin(
@@ -102,7 +103,7 @@ class RegimeCallback(TrainerCallback):  # type: ignore[misc]
             self.recorder.close()
 
     def _observe(self, state: TrainerState) -> None:
-        if self.recorder is not None and self._is_due(state.global_step):
+        if self.recorder is not None and self.recorder.is_due(state.global_step):
             self._logged.clear()
             # Before the first step the Trainer has no epoch.
             self.recorder.observe(state.global_step, epoch=state.epoch or 0.0)

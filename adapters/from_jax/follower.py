@@ -102,7 +102,14 @@ def _live(program: Program, trees: _Module | _Pair, probe: Probe, *, takes_param
                 )
         return found
 
-    return LiveModel("jax, live", program, probe.complete(program.probe_inputs), tensors, takes_params=takes_params)
+    return LiveModel(
+        "jax, live",
+        program,
+        probe.complete(program.probe_inputs),
+        tensors,
+        takes_params=takes_params,
+        wait=lambda state: live_arrays.wait_for(leaf for _, leaf in leaves_of(trees(state))),
+    )
 
 
 def _require_paths(

@@ -1,6 +1,6 @@
 """What models on JAX have in common when they are followed, those of Keras among them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -29,6 +29,11 @@ def on_host(arrays: Mapping[str, Any], where: str) -> dict[str, Array]:
             _require_readable(name, array, where)
     found = {name: np.asarray(array) for name, array in jax.device_get(dict(arrays)).items()}
     return {name: array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False) for name, array in found.items()}
+
+
+def wait_for(arrays: Iterable[Any]) -> None:
+    """Wait until arrays of JAX have been computed, as `on_host` would."""
+    jax.block_until_ready([array for array in arrays if isinstance(array, jax.Array) and not array.is_deleted()])
 
 
 def _require_readable(name: str, array: jax.Array, where: str) -> None:

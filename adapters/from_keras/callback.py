@@ -11,7 +11,7 @@ import numpy as np
 
 from regime_proto.recording.record import record
 from regime_proto.recording.recorder import Recorder
-from regime_proto.recording.schedule import as_predicate
+from regime_proto.recording.schedule import as_every
 from regime_proto.schema.errors import RegimeWarning
 
 
@@ -58,7 +58,8 @@ class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._output = Path(output).absolute()
         self._batches_per_epoch = batches_per_epoch
         self._options = options
-        self._is_due = as_predicate(options.get("every", 1))
+        # What is wrong is an error at once.
+        as_every(options.get("every", 1))
         self._begun = False
         # The first and the last step of this fit that are known, and how many batches of the epoch these are after.
         self._first = self._step = self._batches = 0
@@ -83,7 +84,8 @@ class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]
         # The last execution of an epoch may be of fewer batches than Keras says.
         done = min(batch + 1, self._length or batch + 1)
         expected = self._step + done - self._batches
-        if self._counts_batches and not self._is_due(expected):
+        assert self.recorder is not None  # noqa: S101
+        if self._counts_batches and not self.recorder.is_due(expected):
             # The model is not asked for: that would make Keras bring its variables up to date.
             self._step, self._batches = expected, done
             return
@@ -91,7 +93,7 @@ class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]
         is_new = step > self._step
         self._step, self._batches = step, done
         self._epochs = self._epoch + (min(done / self._whole, 1.0) if self._whole else 0.0)
-        if is_new and self._is_due(step):
+        if is_new and self.recorder.is_due(step):
             self._observe(logs)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -149,7 +151,7 @@ class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self._offset = 0.0
         self.recorder = self._open[self._output] = record(self.model, self._probe, self._output, **options)
         self._begun, self._first, self._step, self._epochs = True, step, step, epoch + self._offset
-        if self._is_due(step):
+        if self.recorder.is_due(step):
             self._observe(None)
 
     def _observe(self, logs: Mapping[str, Any] | None) -> None:

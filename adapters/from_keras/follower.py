@@ -35,7 +35,11 @@ def follow(model: keras.Model, probe: Probe | None) -> LiveModel | Engine:
         _synchronise(model)
         return live_arrays.on_host({name: _value(variable) for name, variable in followed.items()}, model.name)
 
-    return LiveModel("keras, live", program, probe.complete(program.probe_inputs), tensors)
+    def wait(_: object) -> None:
+        _synchronise(model)
+        live_arrays.wait_for(variable._value for variable in followed.values())
+
+    return LiveModel("keras, live", program, probe.complete(program.probe_inputs), tensors, wait=wait)
 
 
 def draw(model: keras.Model, loader: object, samples: int, seed: int) -> Probe:

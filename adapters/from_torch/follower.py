@@ -14,7 +14,7 @@ from regime_proto.adapters.from_torch import exporter
 from regime_proto.adapters.from_torch.live_engine import TorchEngine
 from regime_proto.adapters.from_torch.live_masks import MaskGraph
 from regime_proto.adapters.from_torch.live_parts import Parts, Sharded, Whole
-from regime_proto.adapters.from_torch.live_weights import array_of, is_sharded, tensors_of
+from regime_proto.adapters.from_torch.live_weights import array_of, is_sharded, tensors_of, wait_for
 from regime_proto.adapters.from_torch.unsharded import is_wrapped, unsharded
 from regime_proto.adapters.from_torch.wrappers import bare
 from regime_proto.adapters.live import draw_probe
@@ -103,7 +103,10 @@ def _live(model: nn.Module, exportable: nn.Module, probe: Probe, parts: Parts, e
         _compare(masks, tensors_of(exportable), pack_masks(meter.run(tensors(None))))
         return TorchEngine(model, trained, parts, meter=meter, masks=masks)
 
-    return LiveModel("torch, live", program, bound, tensors, native, native_only=parts.collective)
+    def wait(_: object) -> None:
+        wait_for(next(iter(tensors_of(model).values())).device)
+
+    return LiveModel("torch, live", program, bound, tensors, native, native_only=parts.collective, wait=wait)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from torch import nn
 
 from regime_proto.adapters.from_torch.live_masks import MaskGraph
 from regime_proto.adapters.from_torch.live_parts import Parts
-from regime_proto.adapters.from_torch.live_weights import SIZE, DeviceWeights, array_of
+from regime_proto.adapters.from_torch.live_weights import SIZE, DeviceWeights, array_of, wait_for
 from regime_proto.engine.live_model import Measurement, Pending, is_finite
 from regime_proto.engine.live_quantities import WHERE, Quantified
 from regime_proto.engine.measure import Meter
@@ -108,6 +108,16 @@ class TorchEngine:
         nudged = self._masks.run({name: _nudged(tensor, generator) for name, tensor in weights.items()})
         return noise_of(self._meter, usual.packed(), {"ulp": nudged.packed()}).attributes
 
+    def wait(self, model: object) -> None:
+        """See `Engine`; where measuring goes on beside the training, nothing waits."""
+        if not self.asynchronous:
+            wait_for(self._device)
+
+    def agreed(self, stride: int | None) -> int | None:
+        """See `Engine`."""
+        agreed: int | None = self._parts.agreed(stride)
+        return agreed
+
     def _current(self) -> dict[str, torch.Tensor]:
         weights = self._parts.weights(self._model)
         for name, place in self._places.items():
@@ -156,6 +166,7 @@ class TorchEngine:
 
     def _on_device(self, weights: Mapping[str, torch.Tensor], *, begins: bool = False) -> Pending:
         """Start a measurement; what comes of it is copied while the training goes on."""
+        begun = self._mark()
         local = [self._parts.local(weights[name]) for name in self._names]
         if begins:
             self._kept_there.begin(local)
@@ -171,20 +182,28 @@ class TorchEngine:
         held, current = self._held, self._held.on_host(weights)
         masks = self._masks.run(weights)
         results = [_to_host(tensor) for tensor in (change, masks.packed_there(), masks.total)]
-        arrived = None
-        if self._device.type == "cuda":
-            # Of the model's card, which need not be the current one.
-            arrived = torch.cuda.current_stream(self._device).record_event()
+        arrived = self._mark()
 
         def wait() -> Measurement:
-            if arrived is not None:
+            seconds = 0.0
+            if begun is not None and arrived is not None:
                 arrived.synchronize()
+                seconds = begun.elapsed_time(arrived) / 1000
             sums, packed, total = (np.asarray(result.numpy()) for result in results)
             finite = bool(np.isfinite(sums[:, SIZE]).all() and np.isfinite(total))
             found, why = held.row(current, sums[:, SIZE + 1 :].astype(np.float64), packed, begins=begins)
-            return Measurement(sums[:, :SIZE].astype(np.float64), packed, finite, found, problem or why)
+            return Measurement(sums[:, :SIZE].astype(np.float64), packed, finite, found, problem or why, seconds)
 
         return wait
+
+    def _mark(self) -> Any:
+        """Return a mark in what the device has been asked to do, None where it does nothing beside the host."""
+        if self._device.type != "cuda":
+            return None
+        mark = torch.cuda.Event(enable_timing=True)
+        # On the stream of the model's card, which need not be the current one.
+        mark.record(torch.cuda.current_stream(self._device))
+        return mark
 
 
 class _Held:

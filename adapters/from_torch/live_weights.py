@@ -47,6 +47,14 @@ def array_of(tensor: torch.Tensor) -> Array:
     return np.asarray(tensor.numpy())
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what was asked of it, as copying from it would."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 class DeviceWeights:
     """One copy of the weights on their device, against which those of the next state are held there.
 

@@ -23,6 +23,13 @@ class Idle:
         """Do nothing."""
         return {}
 
+    def wait(self, model: object) -> None:
+        """Do nothing."""
+
+    def agreed(self, stride: int | None) -> int | None:
+        """Return the stride of this process: no other needs it."""
+        return stride
+
 
 def _nothing() -> Measurement:
     raise AssertionError("only the process that records waits for a measurement")

@@ -19,6 +19,7 @@ from regime_proto.analyzer.selection import restrict
 from regime_proto.analyzer.series import Series, read_series, usable_intervals
 from regime_proto.analyzer.settings import RESAMPLES, AnalysisSettings
 from regime_proto.analyzer.settled import FEW, settled
+from regime_proto.analyzer.strides import describe_strides
 from regime_proto.analyzer.uncertainty import uncertainty
 from regime_proto.schema.dataset import open_trajectory
 from regime_proto.schema.doubts import describe_invalid, describe_order
@@ -95,17 +96,18 @@ def _analyzed(trajectory: xr.Dataset, settings: AnalysisSettings) -> Result:
     auc_w, auc_p = found[reading]
     auc_layers = area_of(series.layers, series.lengths, width, reading)
     noise, late = _noise_floor(trajectory), _late(series)
+    all_steps = chosen["step"].to_numpy()
     doubts = [
         unknown,
         describe_order(trajectory.attrs.get(ORDER_DOUBT)),
         describe_invalid(chosen),
         _describe_cut_off(trajectory),
+        describe_strides(all_steps, series.lengths, str(chosen.attrs["step_kind"]), width),
         _describe_few(series),
         describe_flat(series, width, reading),
         *_describe_constant(series, reading, auc_layers),
         _describe_noise(noise, late),
     ]
-    all_steps = chosen["step"].to_numpy()
     strides = np.unique(np.diff(all_steps))
     labelled = _curves(trajectory, chosen, series, width, reading)
     return Result(

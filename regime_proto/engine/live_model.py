@@ -32,6 +32,8 @@ class Measurement:
         What else is measured, by name; against the state measured before where it is against the previous one.
     problem : str
         Why a quantity could not be measured; empty while all is well.
+    seconds : float
+        How long a device was at work on it while the host went on; 0 where the host measured.
     """
 
     sums: Array
@@ -39,6 +41,7 @@ class Measurement:
     finite: bool
     quantities: Mapping[str, Array] = field(default_factory=dict)
     problem: str = ""
+    seconds: float = 0.0
 
 
 Pending = Callable[[], Measurement]
@@ -76,6 +79,12 @@ class Engine(Protocol):
     def noise(self, model: object) -> Mapping[str, float]:
         """Measure the noise floor at the state that the model is in now; return attributes of the trajectory."""
 
+    def wait(self, model: object) -> None:
+        """Wait for what the training has asked of a device, if `measure` would: it is not observing that takes it."""
+
+    def agreed(self, stride: int | None) -> int | None:
+        """Return the stride of the process that records; where measuring is collective, all processes call this."""
+
 
 @dataclass(frozen=True)
 class LiveModel:
@@ -97,6 +106,9 @@ class LiveModel:
         Whether `tensors` gives the weights as they were at the begin only: no other engine will do.
     takes_params : bool
         Whether the weights are given to every observation, and are not part of the model.
+    wait : callable, optional
+        Waits until the current weights have been computed; its argument is that of `tensors`. None where `tensors`
+        does not wait.
     """
 
     adapter: str
@@ -106,6 +118,7 @@ class LiveModel:
     native: Callable[[Meter], Engine] | None = None
     native_only: bool = False
     takes_params: bool = False
+    wait: Callable[[object], object] | None = None
 
 
 class RuntimeEngine:
@@ -155,6 +168,15 @@ class RuntimeEngine:
     def noise(self, model: object) -> Mapping[str, float]:
         """See `Engine`."""
         return measure_noise(self._meter, self._live.probe, [self._live.tensors(model)]).attributes
+
+    def wait(self, model: object) -> None:
+        """See `Engine`."""
+        if self._live.wait is not None:
+            self._live.wait(model)
+
+    def agreed(self, stride: int | None) -> int | None:
+        """See `Engine`."""
+        return stride
 
 
 def is_finite(weights: Mapping[str, Array], names: list[str], sums: Array) -> bool:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -119,6 +119,11 @@ class Journal:
             usable = bool(self.past) and valid and self._valid
             self.past.append((step, row if usable else None))
             self._valid = bool(valid)
+
+    @property
+    def extra(self) -> Mapping[str, object]:
+        """Attributes of the group for what the format does not define; those of an earlier run are among them."""
+        return self._writer.header.extra
 
     def keep_start(self, step: int, start: Sequence[Array]) -> None:
         """Write the state of the first observation, whose step this is, in the background."""

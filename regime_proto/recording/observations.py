@@ -13,7 +13,9 @@ from regime_proto.engine.masks import is_same_but_rounding
 from regime_proto.engine.measure import Meter
 from regime_proto.engine.sampling import flip_fraction_errors
 from regime_proto.recording.background_writer import Journal
+from regime_proto.recording.schedule import Schedule
 from regime_proto.recording.settling import Detector, Settling
+from regime_proto.recording.strides import STRIDES
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.flips import FlipCounter, pattern_change
 from regime_proto.schema.header import Observation
@@ -43,6 +45,10 @@ class Status:
         The step at which they were found so for the first time.
     stopped : str
         Why nothing is recorded any more, a full disk for instance; empty while all is well.
+    stride : int or None
+        The stride that the recorder has chosen for now; None unless a share of the time was asked for, every="5%".
+    observing_share : float
+        The share of the time since the first observation that observing has taken; NaN unless one was asked for.
     """
 
     step: int | None = None
@@ -53,6 +59,8 @@ class Status:
     settled: bool = False
     settled_at: int | None = None
     stopped: str = ""
+    stride: int | None = None
+    observing_share: float = math.nan
 
 
 Callback = Callable[[Status], object]
@@ -78,6 +86,10 @@ class Ledger:
     journal : Journal
     meter : Meter
     settling : Settling
+    schedule : Schedule
+        Which strides lead to the observations.
+    batches_per_epoch : float, optional
+        For the epochs that are not given.
     on_observation, on_settled : callable, optional
         Called with the `Status`, in the thread of the training.
     """
@@ -87,7 +99,9 @@ class Ledger:
         journal: Journal,
         meter: Meter,
         settling: Settling,
+        schedule: Schedule,
         *,
+        batches_per_epoch: float | None = None,
         on_observation: Callback | None = None,
         on_settled: Callback | None = None,
     ) -> None:
@@ -97,6 +111,8 @@ class Ledger:
         self._units = meter.layer_units.sum(axis=1)
         self._elements = sum(tensor.size for tensor in meter.program.trainable)
         self._settling = settling
+        self._schedule = schedule
+        self._batches_per_epoch = batches_per_epoch
         self._detector = Detector(settling)
         self._on_observation = on_observation
         self._on_settled = on_settled
@@ -107,6 +123,8 @@ class Ledger:
         self._resumed: int | None = None
         self._resuming = False
         self._noise: dict[str, float] = {}
+        self._told: dict[str, object] = {}
+        self.device_seconds = 0.0
         self._status = Status()
 
     @property
@@ -116,7 +134,8 @@ class Ledger:
 
     def status(self) -> Status:
         """Return what is known."""
-        return replace(self._status, stopped=self.stopped)
+        schedule = self._schedule
+        return replace(self._status, stopped=self.stopped, stride=schedule.stride, observing_share=schedule.share)
 
     def go_on(self, state: Measurement, step: int | None) -> None:
         """Go on after an earlier run, which the journal has taken up, with the first observation to come.
@@ -150,7 +169,9 @@ class Ledger:
         With `at_once` it is waited for, else the next call does that.
         """
         self._write()
-        self._entry = _Entry(step, math.nan if epoch is None else float(epoch), _taken(metrics), pending)
+        if epoch is None:
+            epoch = math.nan if self._batches_per_epoch is None else step / self._batches_per_epoch
+        self._entry = _Entry(step, float(epoch), _taken(metrics), pending)
         if at_once:
             self._resolve(self._entry)
 
@@ -166,9 +187,21 @@ class Ledger:
             self._noise[name] = max(value, self._noise.get(name, 0.0))
         self._journal.annotate(**self._noise)
 
+    def note_strides(self) -> None:
+        """Note the strides that were chosen, if there is a new one."""
+        found = self._schedule.attributes
+        if found.get(STRIDES) != self._told.get(STRIDES):
+            self._note(found)
+
+    def _note(self, found: dict[str, object]) -> None:
+        if found and found != self._told:
+            self._told = found
+            self._journal.note(**found)
+
     def close(self) -> None:
         """Finish the trajectory."""
         self._write()
+        self._note(self._schedule.attributes)
         self._journal.close()
         if self._broken:
             found = f"{counted(len(self._broken), 'observation')} {'holds' if len(self._broken) == 1 else 'hold'}"
@@ -201,6 +234,7 @@ class Ledger:
             return
         entry.is_resolved = True
         measurement = entry.pending()
+        self.device_seconds = measurement.seconds
         connected = self._continues(entry.step, measurement) if self._resuming else True
         if connected is None:
             # The state that the run goes on from, whose observation is there already.
@@ -251,7 +285,7 @@ class Ledger:
 
     def _tell(self, entry: _Entry, weights: float, patterns: float) -> None:
         """Bring the status up to date, and call back."""
-        first_calm = self._detector.update(entry.step, patterns)
+        first_calm = self._detector.update(entry.step, patterns, stride=self._schedule.strides.at(entry.step))
         self._status = Status(
             step=entry.step,
             epoch=entry.epoch,
@@ -307,7 +341,8 @@ class Ledger:
     def _keep(self, count: int) -> tuple[int, Array | None] | None:
         """Keep the first observations of the earlier run; return step and mask of the last, if there is one."""
         for step, flips in self._journal.past[:count]:
-            self._detector.update(step, math.nan if flips is None else pattern_change(flips, self._units))
+            change = math.nan if flips is None else pattern_change(flips, self._units)
+            self._detector.update(step, change, stride=self._schedule.strides.at(step))
         self._status = replace(
             self._status,
             observations=count,

@@ -21,12 +21,12 @@ from regime_proto.recording.background_writer import Journal
 from regime_proto.recording.first_state import require_own, start_path
 from regime_proto.recording.observations import Callback, Ledger
 from regime_proto.recording.recorder import Recorder
-from regime_proto.recording.schedule import Schedule
+from regime_proto.recording.schedule import Every
 from regime_proto.recording.settings import AUTO, RecordingSettings
 from regime_proto.recording.settling import Settling
+from regime_proto.recording.strides import STRIDES, Strides
 from regime_proto.runtime.device import cores, find_device
 from regime_proto.schema import layout
-from regime_proto.schema.epochs import observations_per_epoch
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Header
 from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
@@ -44,7 +44,7 @@ def record(
     probe: object,
     output: str | os.PathLike[str],
     *,
-    every: Schedule = 1,
+    every: Every = 1,
     engine: str = "auto",
     gates: Sequence[str] = (),
     sample_units: int | None = None,
@@ -80,8 +80,12 @@ def record(
         from `loader`, once.
     output : path
         The trajectory file to write.
-    every : int or callable
-        Look at the steps that this number divides, or of which this function says so.
+    every : int, callable or str
+        Observe the steps that this number divides, or for which this function returns True. A percentage, ``"5%"``,
+        is the largest share of the time of the training that observing may take, from the first observation on: the
+        recorder chooses strides, powers of two, by the times that it measures. The trajectory says which
+        (``every_strides``). A change over several steps is another quantity than one over a single step, so where
+        strides have changed, analyze a part that has one.
     engine : {"auto", "native", "onnx"}
         What computes the masks: the framework itself, for PyTorch, or ONNX Runtime. ``auto`` takes the former where
         it can.
@@ -100,7 +104,7 @@ def record(
     notes : mapping of str to str, int, float or bool, optional
         As in `regime_proto.convert`.
     batches_per_epoch : float, optional
-        For the smoothing, where epochs are not given to `Recorder.observe`.
+        For the smoothing, where epochs are not given to `Recorder.observe`; steps count from 0.
     loader : iterable, optional
         Where ``"auto"`` takes the probe from: a data loader of validation samples.
     batch_size : int, optional
@@ -159,7 +163,7 @@ def record(
     followed = follower.follow(model, None)
     assert not isinstance(followed, LiveModel)  # noqa: S101
     _begin(followed, None, settings)
-    return Recorder(followed, settings.is_due, None, keep_first=settings.keeps_first)
+    return Recorder(followed, settings.schedule, None, keep_first=settings.keeps_first)
 
 
 def _recorder(follower: Following, model: object, probe: object, output: Path, settings: RecordingSettings) -> Recorder:
@@ -179,6 +183,8 @@ def _recorder(follower: Following, model: object, probe: object, output: Path, s
         journal = Journal(segments, header, protocol, seconds=settings.seconds)
         if settings.resumes:
             journal.take_up()
+            until = None if settings.resume is True else settings.resume
+            settings.schedule.strides = Strides(str(journal.extra.get(STRIDES, "")), until)
         if journal.start:
             names = [tensor.name for tensor in live.program.trainable]
             chosen.start = dict(zip(names, journal.start, strict=True))
@@ -186,12 +192,18 @@ def _recorder(follower: Following, model: object, probe: object, output: Path, s
             require_own(start_path(segments.output))
         settling = settings.settling or Settling()
         ledger = Ledger(
-            journal, meter, settling, on_observation=settings.on_observation, on_settled=settings.on_settled
+            journal,
+            meter,
+            settling,
+            settings.schedule,
+            batches_per_epoch=None if settings.observations_per_epoch else settings.batches_per_epoch,
+            on_observation=settings.on_observation,
+            on_settled=settings.on_settled,
         )
         _begin(chosen, ledger, settings)
         # From here on it is the recorder that closes both.
         stack.pop_all()
-    return Recorder(chosen, settings.is_due, ledger, takes_params=live.takes_params, keep_first=settings.keeps_first)
+    return Recorder(chosen, settings.schedule, ledger, takes_params=live.takes_params, keep_first=settings.keeps_first)
 
 
 def _meter(live: LiveModel, settings: RecordingSettings) -> Meter:
@@ -211,8 +223,8 @@ def _header(live: LiveModel, meter: Meter, engine: Engine, settings: RecordingSe
     attributes = provenance(
         live.program, live.probe, adapter=live.adapter, step_kind="step", engine=engine.name, device=engine.device
     )
-    if settings.batches_per_epoch is not None:
-        attributes["observations_per_epoch"] = _per_epoch(settings.batches_per_epoch, settings.every)
+    if settings.observations_per_epoch is not None:
+        attributes["observations_per_epoch"] = settings.observations_per_epoch
     header = header_of(meter, attributes, sample_units=settings.sample_units, sample_seed=settings.sample_seed)
     header = header.with_attributes(
         mask_policy=str(_policy(settings.masks, header)), mask_policy_requested=settings.masks
@@ -284,12 +296,6 @@ def _policy(masks: str, header: Header) -> MaskPolicy:
     other = 2 * len(header.layers) * header.samples + 16 * len(header.tensors)
     other += stored_bytes(header.quantities, header.sizes)
     return fitting_policy(EXPECTED_OBSERVATIONS * other, int(EXPECTED_OBSERVATIONS * stored))
-
-
-def _per_epoch(batches_per_epoch: float, every: Schedule) -> float:
-    if callable(every):
-        raise RegimeError("batches_per_epoch: of a function it is not known how many observations that is; give epochs")
-    return observations_per_epoch([0, every], "step", batches_per_epoch)
 
 
 def _begin(engine: Engine, ledger: Ledger | None, settings: RecordingSettings) -> None:

@@ -3,13 +3,14 @@
 import atexit
 import numbers
 import weakref
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from regime_proto.engine.live_model import Engine
 from regime_proto.recording.observations import Ledger, Status
+from regime_proto.recording.schedule import Schedule
 from regime_proto.schema.errors import RegimeError
 
 _MISSING = "give the parameters as they are now, params=…: those of the pair (function, parameters) do not change"
@@ -25,8 +26,8 @@ class Recorder:
     Parameters
     ----------
     engine : Engine
-    is_due : callable
-        Whether a step is to be observed.
+    schedule : Schedule
+        Which steps are observed.
     ledger : Ledger, optional
         None in processes that only contribute their part of a model.
     takes_params : bool
@@ -38,14 +39,14 @@ class Recorder:
     def __init__(
         self,
         engine: Engine,
-        is_due: Callable[[int], bool],
+        schedule: Schedule,
         ledger: Ledger | None,
         *,
         takes_params: bool = False,
         keep_first: bool = False,
     ) -> None:
         self._engine = engine
-        self._is_due = is_due
+        self._schedule = schedule
         self._ledger = ledger
         self._takes_params = takes_params
         self._keep_first = keep_first
@@ -79,10 +80,27 @@ class Recorder:
         step = self._checked(step)
         if self._ledger is not None and (params is not None) is not self._takes_params:
             raise RegimeError(f"step {step}: {_MISSING if self._takes_params else _UNWANTED}")
-        if not self._is_due(step):
+        if not self.is_due(step):
             return
         if self._ledger is not None and self._ledger.stopped and not self._engine.collective:
             return
+        chooses = self._schedule.stride is not None
+        if chooses:
+            self._engine.wait(params)
+        self._schedule.start()
+        self._observe(step, epoch, params, metrics)
+        if self._ledger is not None:
+            self._schedule.count_device(self._ledger.device_seconds)
+        stride = self._schedule.finish(step)
+        self._schedule.keep_to(step, self._engine.agreed(stride) if chooses else stride)
+        if self._ledger is not None:
+            self._ledger.note_strides()
+
+    def is_due(self, step: int) -> bool:
+        """Whether `observe` would look at the model at this step."""
+        return self._schedule.is_due(step)
+
+    def _observe(self, step: int, epoch: float | None, params: object, metrics: Mapping[str, float | None]) -> None:
         begins = self._begins(step)
         pending = self._engine.measure(params, begins=begins)
         self._step = step

@@ -7,8 +7,10 @@ from functools import cached_property
 from regime_proto.quantities.base import Quantity
 from regime_proto.quantities.installed import choose
 from regime_proto.recording.observations import Callback
-from regime_proto.recording.schedule import Predicate, Schedule, as_predicate
+from regime_proto.recording.pace import Pace
+from regime_proto.recording.schedule import Every, Schedule, Share, Steps, as_every
 from regime_proto.recording.settling import Settling
+from regime_proto.schema.epochs import observations_per_epoch
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.notes import Note, as_notes
 from regime_proto.schema.types import as_tuple
@@ -23,7 +25,7 @@ class RecordingSettings:
 
     Parameters
     ----------
-    every : int or callable
+    every : int, callable or str
     engine : {"auto", "native", "onnx"}
     gates : tuple of str
     sample_units : int, optional
@@ -47,7 +49,7 @@ class RecordingSettings:
         A setting is none that there is.
     """
 
-    every: Schedule = 1
+    every: Every = 1
     engine: str = AUTO
     gates: Sequence[str] = ()
     sample_units: int | None = None
@@ -72,12 +74,22 @@ class RecordingSettings:
             raise RegimeError(f"engine {self.engine!r}: expected one of {', '.join(ENGINES)}")
         object.__setattr__(self, "gates", as_tuple(self.gates))
         # What is wrong is an error at once.
-        _ = self.is_due, self.taken_notes, self.quantities
+        _ = self.schedule, self.taken_notes, self.quantities, self.observations_per_epoch
 
     @cached_property
-    def is_due(self) -> Predicate:
-        """Whether to look at a step."""
-        return as_predicate(self.every)
+    def schedule(self) -> Schedule:
+        """What says of each step whether it is observed; it is for one recorder."""
+        every = as_every(self.every)
+        return Pace(every) if isinstance(every, Share) else Steps(every)
+
+    @cached_property
+    def observations_per_epoch(self) -> float | None:
+        """What is known of it beforehand: of whole numbers of steps only."""
+        if self.batches_per_epoch is None:
+            return None
+        stride = self.every if isinstance(self.every, int) else 1
+        found = observations_per_epoch([0, stride], "step", self.batches_per_epoch)
+        return found if isinstance(self.every, int) else None
 
     @cached_property
     def taken_notes(self) -> dict[str, Note]:

@@ -21,7 +21,8 @@ class Settling:
     threshold : float
         A share of the largest mean so far; with `absolute`, a value of Δa.
     window : int
-        In observations. Those that hold NaN or Inf are passed over.
+        In observations. Those that hold NaN or Inf are passed over. Where the recorder chooses another stride
+        (``every="5%"``), changes are over more or fewer steps, and mean and peak begin anew.
     absolute : bool
         A curve that grows for a while (the learning rate warms up) has its peak to come, and a share of the peak so
         far says little until then; where the scale of Δa is known, an absolute threshold is free of that.
@@ -64,10 +65,15 @@ class Detector:
     def __init__(self, settling: Settling) -> None:
         self._settling = settling
         self._last: deque[float] = deque(maxlen=settling.window)
+        self._stride: int | None = None
+        self._begin()
+        self.settled_at: int | None = None
+
+    def _begin(self) -> None:
+        self._last.clear()
         self._peak = 0.0
         self._below = 0
         self._since: int | None = None
-        self.settled_at: int | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -79,7 +85,7 @@ class Detector:
         """The first step of the calm that lasts now, None while there is none."""
         return self._since
 
-    def update(self, step: int, pattern_change: float) -> bool:
+    def update(self, step: int, pattern_change: float, *, stride: int | None = None) -> bool:
         """Take one observation, and say whether with it patterns have settled for the first time.
 
         Parameters
@@ -87,7 +93,12 @@ class Detector:
         step : int
         pattern_change : float
             Δa towards this step; NaN is passed over.
+        stride : int, optional
+            The one that led to it. Changes over different strides are not held against each other.
         """
+        if stride != self._stride:
+            self._stride = stride
+            self._begin()
         if math.isnan(pattern_change):
             return False
         self._last.append(pattern_change)

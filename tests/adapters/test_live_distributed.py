@@ -6,7 +6,7 @@ import distributed_training as training
 import numpy as np
 import pytest
 from distributed_training import run_in_two
-from recording import assert_same_run, rows
+from recording import assert_same_run, extra, rows
 
 import regime_proto
 
@@ -83,6 +83,14 @@ def test_no_copy_of_a_weight_is_counted_twice(trained):
     folder, _ = trained
     for name, make in training.MESHES.items():
         assert_recorded(folder / name, make(), measure="all")
+
+
+@of(training.paced)
+def test_processes_that_share_weights_observe_the_same_steps(trained):
+    folder, (first, second) = trained
+    assert first["steps"] == second["steps"] == rows(folder / "of_0.h5")["step"].tolist()
+    assert np.diff(first["steps"])[-1] == 8
+    assert extra(folder / "of_0.h5")["every_strides"] == "0:4 4:8"
 
 
 @of(training.failing)

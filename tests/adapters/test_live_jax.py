@@ -1,6 +1,7 @@
 """Trainings of modules of flax.nnx, and of pairs of a function and its parameters, recorded in the loop."""
 
 import itertools
+import time
 import warnings
 
 import numpy as np
@@ -141,6 +142,26 @@ def test_a_pair_as_its_checkpoints(tmp_path):
     converted = regime_proto.convert(checkpoints, tmp_path / "converted.h5", **options)
     assert_same(live, converted)
     assert bits(jax.tree.leaves(params)) == bits(jax.tree.leaves(alone))
+
+
+@jax.jit
+def late(params):
+    """Give parameters back as they are, some time after the call has returned."""
+    waste = jax.lax.fori_loop(0, 60, lambda _, value: jax.numpy.tanh(value @ value), jax.numpy.ones((400, 400)))
+    return jax.tree.map(lambda value: value + 0 * waste[0, 0], params)
+
+
+def test_what_the_training_left_to_compute_is_not_the_time_of_observing(tmp_path):
+    params = late(begin())
+    with regime_proto.record((net, params), PROBE, tmp_path / "run.h5", every="50%") as recorder:
+        recorder.observe(0, params=jax.block_until_ready(params))
+        begun = time.perf_counter()
+        for step in range(1, 17):
+            params = late(params)
+            recorder.observe(step, params=params)
+        taken = time.perf_counter() - begun
+        assert taken > 0.2
+        assert recorder.status().observing_share < 0.5
 
 
 def test_parameters_that_are_given_away_in_between(tmp_path):

@@ -1,5 +1,6 @@
 """Trainings of Keras, recorded by the callback."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ from running import apart_too, run_module
 
 import regime_proto
 from regime_proto.adapters.from_keras import adapter as from_keras
+from regime_proto.recording.schedule import Share
 from regime_proto.schema import validate
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import segments_folder
@@ -128,6 +130,15 @@ def test_every_so_many_steps(tmp_path):
     fit(alone)
     assert steps(tmp_path / "run.h5") == [0, 3, 6, 9]
     assert bits(model) == bits(alone)
+
+
+def test_at_most_a_share_of_the_time(tmp_path):
+    path = tmp_path / "run.h5"
+    fit(make(), RegimeCallback(PROBE, path, every=Share(0.55, clock=itertools.count().__next__)))
+    assert steps(path) == [0, 4, 8]
+    np.testing.assert_allclose(rows(path)["epoch"], np.array([0, 4, 8]) / BATCHES)
+    with pytest.raises(RegimeError, match="every='0%': expected"):
+        RegimeCallback(PROBE, path, every="0%")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Trainings of transformers' Trainer, recorded by its callback."""
 
+import itertools
 import logging
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 
 import regime_proto
 from regime_proto.adapters.from_huggingface.trainer_callback import RegimeCallback
+from regime_proto.recording.schedule import Share
 from regime_proto.schema.errors import RegimeError
 
 transformers.utils.logging.disable_progress_bar()
@@ -192,6 +194,15 @@ def test_a_metric_belongs_to_the_observation_that_it_follows(tmp_path):
         values = logged(trainer, name)
         # Nothing is logged at the initial state, so step 1 is the first after it.
         np.testing.assert_array_equal(found[f"metric_{name}"], [values[1], values[3], values[6]])
+
+
+def test_at_most_a_share_of_the_time(tmp_path):
+    """By a clock that counts how often it is read: an observation takes as long as the steps between two."""
+    options = {"every": Share(0.55, clock=itertools.count().__next__)}
+    trainer_of(tmp_path, RegimeCallback(PROBE, tmp_path / "run.h5", **options), epochs=5).train()
+    assert rows(tmp_path / "run.h5")["step"].tolist() == list(range(0, 21, 4))
+    with pytest.raises(RegimeError, match="every='0%': expected"):
+        RegimeCallback(PROBE, tmp_path / "run.h5", every="0%")
 
 
 def test_a_probe_from_the_samples_for_evaluation(tmp_path):

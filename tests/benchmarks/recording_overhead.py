@@ -1,7 +1,8 @@
 """What recording costs: time per training step against the bare loop and against hooks by hand; memory.
 
 Variants take turns in blocks of steps, and each block is held against the bare block of its own round: machines differ
-from minute to minute. What the recorder writes in the background is waited for at the end of a block.
+from minute to minute. What the recorder writes in the background is waited for at the end of a block. Beside each
+median stand the least and the most over the rounds.
 """
 
 import argparse
@@ -142,8 +143,8 @@ def by_hand(model, probe):
     return after
 
 
-def overhead(training: Training, rounds: int, folder: Path) -> tuple[float, np.ndarray]:
-    """Return milliseconds per bare step, and how many times as long the variants take, the median over rounds."""
+def overhead(training: Training, rounds: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return milliseconds per bare step, and how many times as long the variants take: (round), (round, variant)."""
     torch.manual_seed(0)
     models = [training.make() for _ in range(4)]
     for model in models[1:]:
@@ -163,8 +164,13 @@ def overhead(training: Training, rounds: int, folder: Path) -> tuple[float, np.n
                 recorder._ledger._journal.flush()
             row[index] = (time.perf_counter() - begin) / training.steps
     recorder.close()
-    ratios = times[:, 1:] / times[:, :1]
-    return 1e3 * float(np.median(times[:, 0])), np.median(ratios, axis=0)
+    return 1e3 * times[:, 0], times[:, 1:] / times[:, :1]
+
+
+def spread(values: np.ndarray, form: str) -> str:
+    """Return the median of values, and the least and the most of them."""
+    middle, least, most = (format(value, form) for value in (np.median(values), values.min(), values.max()))
+    return f"{middle} ({least} to {most})"
 
 
 def memory(training: Training, folder: Path) -> list[str]:
@@ -193,17 +199,22 @@ def memory(training: Training, folder: Path) -> list[str]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeat", type=int, default=5, help="rounds; the median of the ratios is printed")
+    parser.add_argument(
+        "--repeat", type=int, default=5, help="rounds; of the ratios median, least and most are printed"
+    )
     parser.add_argument("--models", nargs="*", choices=TRAININGS, default=list(TRAININGS), metavar="NAME")
     options = parser.parse_args()
     print(describe_machine("torch", "onnxruntime", "transformers"))
-    print(f"\nTime per step against the bare loop, median of {options.repeat} rounds; probe: 0.2 of a batch.\n")
+    print(
+        f"\nTime per step against the bare loop, median (least to most) of {options.repeat} rounds; "
+        "probe: 0.2 of a batch.\n"
+    )
     print_head(COLUMNS)
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.models:
             training = TRAININGS[name]
-            step, ratios = overhead(training, options.repeat, Path(scratch))
-            print_row([training.title, f"{step:.3g}", *[f"{ratio:.2f}" for ratio in ratios]])
+            steps, ratios = overhead(training, options.repeat, Path(scratch))
+            print_row([training.title, spread(steps, ".3g"), *[spread(column, ".2f") for column in ratios.T]])
             (Path(scratch) / "run.h5").unlink()
         print("\nThe most that a recorder holds in memory, megabytes, while a segment fills up and is written:\n")
         print_head(["model", "found", "one copy of the weights", "masks of a segment", "observations of it"])

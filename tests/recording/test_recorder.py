@@ -429,17 +429,14 @@ def test_mask_policies(masks, tmp_path):
 
 
 ERRORS = {
-    "every": ({"every": 0}, "every=0: expected a whole number of 1 or more, or a function"),
+    "every": ({"every": 0}, "every=0: expected a whole number of 1 or more, or a function of the step, or a share"),
     "engine": ({"engine": "tpu"}, "engine 'tpu': expected one of auto, native, onnx"),
     "masks": ({"masks": "some"}, "masks 'some': expected all, every=N or none"),
     "embed": ({"embed": "some"}, "embed 'some': expected one of program, all, none"),
     "gates": ({"gates": "op:Gelu"}, "--gates 'op:Gelu' fits no gate"),
     "both": ({"resume": True, "overwrite": True}, "resume and overwrite: give one of them"),
     "loader": ({"loader": []}, 'a loader and a probe are given; to draw the probe from the loader say "auto"'),
-    "epochs": (
-        {"every": lambda step: True, "batches_per_epoch": 3},
-        "batches_per_epoch: of a function it is not known",
-    ),
+    "epochs": ({"batches_per_epoch": -3}, "--batches-per-epoch -3: expected a finite number above 0"),
 }
 
 

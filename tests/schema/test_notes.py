@@ -1,5 +1,7 @@
 """What is said of a run, and kept in its trajectory."""
 
+import itertools
+
 import h5py
 import netCDF4
 import nets
@@ -11,6 +13,7 @@ from recording import extra
 
 import regime_proto
 from regime_proto import RegimeError
+from regime_proto.recording.schedule import Share
 from regime_proto.schema import read_notes, validate
 from regime_proto.schema.files import segments_folder
 from regime_proto.schema.notes import MAX_LETTERS, MAX_NOTES, ORDER_DOUBT, OWN, as_notes
@@ -148,16 +151,20 @@ def test_a_recording_keeps_notes_and_its_own_apart(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(12, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3))
     loader = [(torch.from_numpy(nets.probe(nets.make_mlp())), torch.zeros(6))]
     options = {"loader": loader, "batch_size": 15, "settling": regime_proto.Settling(threshold=0.5, window=1)}
+    options["every"] = Share(0.5, clock=itertools.count().__next__)
     with pytest.raises(RegimeError, match="note probe_drawn: regime itself keeps"):
         regime_proto.record(model, "auto", path, notes={"probe_drawn": 1}, **options)
     with regime_proto.record(model, "auto", path, notes={"seed": 3, "model": "MLP"}, **options) as recorder:
-        for step in range(4):
+        for step in range(40):
             with torch.no_grad():
                 model[0].weight.mul_(-1 if step == 1 else 1)
             recorder.observe(step)
         assert recorder.status().settled_at is not None
-    with regime_proto.record(model, "auto", path, notes={"seed": 4}, resume=3, **options) as recorder:
-        recorder.observe(4)
+        last = recorder.status().step
+    with regime_proto.record(model, "auto", path, notes={"seed": 4}, resume=last, **options) as recorder:
+        recorder.observe(last)
+        recorder.observe(last + 1)
+        recorder.observe(last + 100)
     assert read_notes(path) == {"seed": 4, "model": "MLP"}
     assert extra(path).keys() - read_notes(path).keys() == OWN - {ORDER_DOUBT}
 

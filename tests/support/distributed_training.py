@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning
+from regime_proto.recording.schedule import Share
 
 WORLD = 2
 STEPS = 5
@@ -244,6 +245,24 @@ def invalid(rank, folder):
     return {}
 
 
+def paced(rank, folder):
+    """At strides that the process that records chooses; the other one alone would choose to observe every step."""
+    model = shard(make())
+    now, steps = [0.0], []
+
+    def observed(_):
+        now[0] += 0.3
+
+    options = {"every": Share(0.05, lambda: now[0]), "on_observation": observed}
+    with regime_proto.record(model, probe(), folder / f"of_{rank}.h5", **options) as recorder:
+        for step in range(100):
+            if recorder.is_due(step):
+                steps.append(step)
+            recorder.observe(step)
+            now[0] += 1.0
+    return {"steps": steps}
+
+
 MESHES = {"hybrid": make, "replicated": make_plain, "tensor parallel": make_plain}
 
 
@@ -283,4 +302,4 @@ def failing(rank, folder):
 
 
 # The last ends the connection of the two.
-TRAININGS = (data_parallel, fully_sharded, invalid, meshes, failing)
+TRAININGS = (data_parallel, fully_sharded, invalid, meshes, paced, failing)
