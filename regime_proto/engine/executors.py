@@ -1,8 +1,11 @@
-"""Runs a sequence of checkpoints through a meter: several are in flight, each in a thread."""
+"""Runs a sequence of checkpoints through a meter: threads take runs of consecutive ones."""
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from regime_proto.checkpoints.source import Checkpoint, Copies, State
 from regime_proto.engine.measure import Bound, Measured, Meter
@@ -11,6 +14,11 @@ from regime_proto.schema.header import Observation
 # Observations that may wait to be taken: some, and not more than so many bytes of masks.
 _AHEAD = 64
 _AHEAD_BYTES = 8 * 2**20
+# A thread takes as many checkpoints at a time as it is busy with for so long: to hand one over costs some 0.5 ms. Up to
+# three states are held for each run of several, so large ones are taken one at a time.
+_RUN_SECONDS = 0.03
+_LONGEST_RUN = 16
+_SMALL_BYTES = 32 * 2**20
 
 Task = Callable[[Bound, Callable[[], Measured]], object]
 """What is done with a state beside its observation: given the state, and what waits for its masks."""
@@ -29,10 +37,9 @@ def observe(
 ) -> Iterator[Observation]:
     """Yield the observations of `checkpoints` from number `first` on, in order.
 
-    Each worker takes a checkpoint through all of reading, running, packing and comparing, so reading one
-    overlaps computing another. An error of a checkpoint is raised when its turn comes, after the
-    observations before it. At most `workers` + 1 states are in memory: each is let go once its successor
-    has been compared with it.
+    Each worker takes a checkpoint through all of reading, running, packing and comparing, so reading one overlaps
+    computing another. An error of a checkpoint is raised when its turn comes, after the observations before it. At most
+    `workers` + 1 large states are in memory: each is let go once its successor has been compared with it.
 
     Parameters
     ----------
@@ -42,57 +49,38 @@ def observe(
     first : int
         Where to begin; the checkpoint before it is read once more, to compare with.
     workers : int
-        States in flight. The result does not depend on it.
+        Threads. The result does not depend on it.
     copies : Copies, optional
         Those that reading leaves: that of a checkpoint goes once its successor was compared with it.
     with_first, with_last : callable, optional
         What else a worker does with the first and the last state that are run: the former before any observation is
         yielded, the latter before the last one is.
     """
-
-    def work(number: int, before: "_Turn | None", turn: _Turn) -> Observation:
-        try:
-            turn.bound.set_result(meter.bind(checkpoints[number], read(checkpoints[number])))
-            turn.measured.set_result(meter.measure(turn.bound.result()))
-        except BaseException as error:
-            turn.fail(error)
-            raise
-        previous = before.measured.result() if before else None
-        observation = meter.compare(turn.measured.result(), previous)
-        if copies is not None and previous is not None:
-            copies.release(previous.state.checkpoint.path)
-        return observation
-
     start, stop = max(0, first - 1), len(checkpoints)
     ahead = min(_AHEAD, _AHEAD_BYTES // max(1, sum(layer.bytes for layer in meter.layers) * meter.rows[0].samples))
-    in_flight: deque[Future[Observation]] = deque()
+    worker = _Worker(meter, checkpoints, read, copies)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="regime")
-
-    def beside(task: Task | None, turn: _Turn | None) -> "Future[object]":
-        return _nothing() if task is None or turn is None else pool.submit(turn.do, task)
-
-    before: _Turn | None = None
-    first_done = _nothing()
+    in_flight: deque[tuple[range, Future[_Done]]] = deque()
+    first_done = last_done = _nothing()
     try:
-        for number in range(start, stop):
-            turn = _Turn()
-            result = pool.submit(work, number, before, turn)
-            before = turn
-            if number == start:
-                first_done = beside(with_first, turn)
-            if number >= first:
-                in_flight.append(result)
+        for run in _runs(start, stop, workers):
+            in_flight.append((run.numbers, pool.submit(worker.carry_out, run)))
+            if with_first and run.numbers.start == start:
+                first_done = pool.submit(run.first.do, with_first)
+            if with_last and run.numbers.stop == stop:
+                last_done = pool.submit(run.last.do, with_last)
             # So many wait for the caller, who is now and then busy with writing, that no worker does.
-            if len(in_flight) > workers + ahead:
+            while in_flight[-1][0].stop - in_flight[0][0].start > workers * len(run.numbers) + ahead:
                 first_done.result()
-                yield in_flight.popleft().result()
-        last_done, before = beside(with_last, before), None
+                yield from _observed(*in_flight.popleft(), first)
         first_done.result()
-        while len(in_flight) > 1:
-            yield in_flight.popleft().result()
-        last_done.result()
         while in_flight:
-            yield in_flight.popleft().result()
+            numbers, result = in_flight.popleft()
+            for number, observation in enumerate(_observed(numbers, result, first), start=max(numbers.start, first)):
+                if number == stop - 1:
+                    last_done.result()
+                yield observation
+        last_done.result()
     except BaseException:
         # Else the pool would wait for downloads that nobody needs.
         if copies is not None:
@@ -100,6 +88,22 @@ def observe(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What came of a run: the observations up to an error, if there was one."""
+
+    observations: Sequence[Observation]
+    error: BaseException | None = None
+
+
+def _observed(numbers: range, result: "Future[_Done]", first: int) -> Iterator[Observation]:
+    """Yield the observations of a run from number `first` on, then raise its error."""
+    done = result.result()
+    yield from done.observations[max(0, first - numbers.start) :]
+    if done.error is not None:
+        raise done.error
 
 
 class _Turn:
@@ -118,6 +122,127 @@ class _Turn:
     def do(self, task: Task) -> object:
         """Do something beside the observation."""
         return task(self.bound.result(), self.measured.result)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive checkpoints, which one worker takes.
+
+    Parameters
+    ----------
+    numbers : range
+    before : _Turn, optional
+        Of the checkpoint before them.
+    first, last : _Turn
+        Of the first and the last of them.
+    seconds : Future of float
+        How long one of them took, infinite where the states are large.
+    """
+
+    numbers: range
+    before: _Turn | None
+    first: _Turn
+    last: _Turn
+    seconds: "Future[float]" = field(default_factory=Future)
+
+    @property
+    def turns(self) -> dict[int, _Turn]:
+        """By number."""
+        return {self.numbers[0]: self.first, self.numbers[-1]: self.last}
+
+    def fail(self, error: BaseException) -> None:
+        """Let those who wait for one of them have the error."""
+        for turn in (self.first, self.last):
+            turn.fail(error)
+        if not self.seconds.done():
+            self.seconds.set_result(math.inf)
+
+
+def _runs(start: int, stop: int, workers: int) -> Iterator[_Run]:
+    """Yield the numbers from `start` to `stop` in runs; one alone for each worker, which tells how long they may be."""
+    before: _Turn | None = None
+    timed: list[Future[float]] = []
+    longest = 0
+    while start < stop:
+        if len(timed) < workers:
+            length = 1
+        else:
+            longest = longest or _longest(min(seconds.result() for seconds in timed))
+            # All are to end at about the same time.
+            length = max(1, min(longest, (stop - start) // (2 * workers)))
+        first = _Turn()
+        run = _Run(range(start, start + length), before, first, first if length == 1 else _Turn())
+        timed.append(run.seconds)
+        before = run.last
+        start += length
+        yield run
+
+
+def _longest(seconds: float) -> int:
+    """Return how many checkpoints a worker takes at a time that need so many seconds each."""
+    return max(1, min(_LONGEST_RUN, int(_RUN_SECONDS / seconds)))
+
+
+class _Worker:
+    """Takes runs of checkpoints through a meter; used by several threads at once."""
+
+    def __init__(
+        self,
+        meter: Meter,
+        checkpoints: Sequence[Checkpoint],
+        read: Callable[[Checkpoint], State],
+        copies: Copies | None,
+    ) -> None:
+        self._meter = meter
+        self._checkpoints = checkpoints
+        self._read = read
+        self._copies = copies
+
+    def carry_out(self, run: _Run) -> _Done:
+        """Observe the checkpoints of a run; the first one last, since what precedes it may still be under way."""
+        later: list[Observation] = []
+        first = previous = None
+        failed: BaseException | None = None
+        try:
+            for number in run.numbers:
+                measured = self._measured(run, number)
+                if previous is None:
+                    first = measured
+                else:
+                    later.append(self._compared(measured, previous))
+                previous = measured
+        except BaseException as error:
+            run.fail(error)
+            failed = error
+        del previous
+        if first is None:
+            return _Done([], failed)
+        try:
+            before = None if run.before is None else run.before.measured.result()
+            return _Done([self._compared(first, before), *later], failed)
+        except BaseException as error:
+            return _Done([], error)
+
+    def _measured(self, run: _Run, number: int) -> Measured:
+        begin = time.perf_counter()
+        turn = run.turns.get(number)
+        checkpoint = self._checkpoints[number]
+        bound = self._meter.bind(checkpoint, self._read(checkpoint))
+        if turn is not None:
+            turn.bound.set_result(bound)
+        measured = self._meter.measure(bound)
+        if turn is not None:
+            turn.measured.set_result(measured)
+        if number == run.numbers[0]:
+            is_small = sum(array.nbytes for array in bound.weights.values()) <= _SMALL_BYTES
+            run.seconds.set_result(time.perf_counter() - begin if is_small else math.inf)
+        return measured
+
+    def _compared(self, measured: Measured, previous: Measured | None) -> Observation:
+        observation = self._meter.compare(measured, previous)
+        if self._copies is not None and previous is not None:
+            self._copies.release(previous.state.checkpoint.path)
+        return observation
 
 
 def _nothing() -> "Future[object]":
