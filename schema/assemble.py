@@ -184,8 +184,11 @@ def _join(folder: Path, target: h5py.File) -> None:
     for path in paths:
         with open_segment(path, check=False) as segment:
             for name, rows in growing.items():
-                # A metric that came up later.
-                rows.add(segment[name] if name in segment else np.full(len(segment["step"]), np.nan))
+                if name in segment:
+                    rows.add(segment[name], is_last=path == paths[-1])
+                else:
+                    # A metric that came up later.
+                    rows.add(np.full(len(segment["step"]), np.nan))
     for rows in growing.values():
         rows.finish()
 
@@ -248,15 +251,18 @@ class _Rows:
         self._target = target
         self._waiting: list[Array] = []
 
-    def add(self, piece: h5py.Dataset | Array) -> None:
-        """Add rows. Where they begin a chunk and their own chunks are alike, these are copied as they are."""
+    def add(self, piece: h5py.Dataset | Array, *, is_last: bool = False) -> None:
+        """Add rows. Where they begin a chunk and their own chunks are alike, these are copied as they are.
+
+        So is one that is not full, if no rows follow.
+        """
         if not isinstance(piece, h5py.Dataset):
             self._add_array(piece)
         elif self._waiting or piece.chunks != self._target.chunks:
             for _, values in row_blocks(piece):
                 self._add_array(values)
         else:
-            whole = len(piece) - len(piece) % self._target.chunks[0]
+            whole = len(piece) - (0 if is_last else len(piece) % self._target.chunks[0])
             _copy_chunks(piece, self._target, whole)
             if whole < len(piece):
                 self._waiting = [piece[whole:]]
