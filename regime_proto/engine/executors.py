@@ -159,15 +159,15 @@ class _Run:
 
 
 def _runs(start: int, stop: int, workers: int) -> Iterator[_Run]:
-    """Yield the numbers from `start` to `stop` in runs; one alone for each worker, which tells how long they may be."""
+    """Yield the numbers from `start` to `stop` in runs: one alone for each worker, then as the first one tells."""
     before: _Turn | None = None
     timed: list[Future[float]] = []
-    longest = 0
     while start < stop:
-        if len(timed) < workers:
-            length = 1
-        else:
-            longest = longest or _longest(min(seconds.result() for seconds in timed))
+        length = 1
+        if len(timed) >= workers:
+            # The very first one takes longer than the others do.
+            timed[0].result()
+            longest = _longest(min(seconds.result() for seconds in timed if seconds.done()))
             # All are to end at about the same time.
             length = max(1, min(longest, (stop - start) // (2 * workers)))
         first = _Turn()
