@@ -36,7 +36,7 @@ STEADY_COLUMNS = [
 
 
 def process(folder, *command):
-    """Run a process on a run whose files are in the page cache; return its seconds, from start to end, and its output."""
+    """Return the seconds that a process takes, from start to end, and what it prints; the run is in the page cache."""
     for path in folder.glob("*.pt"):
         with path.open("rb") as file:
             while file.read(2**24):
