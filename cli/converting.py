@@ -147,7 +147,9 @@ def _run(
     plan: "Plan", target: Path, messages: Messages, settings: "ConversionSettings", grown: "Grown | None"
 ) -> "Done":
     from regime_proto.conversion.run import run_plan
+    from regime_proto.runtime.device import share_arena
 
+    share_arena()
     # A result that is drawn in between would break the bar.
     bar = messages.progress("observing") if grown is None else nullcontext()
     with leaving_observations(target, len(plan.source.checkpoints)), bar as progress:

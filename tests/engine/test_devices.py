@@ -1,10 +1,15 @@
 """Names of devices, and what is said where one cannot be used; what needs a card is in `test_gpu.py`."""
 
+import subprocess
+import sys
+
 import nets
 import onnxruntime
 import pytest
 import torch
 from commands import assert_one_line, regime
+from nets import save_run
+from reading import assert_same
 
 from regime_proto.conversion.plan import write_program
 from regime_proto.conversion.settings import ConversionSettings
@@ -133,3 +138,24 @@ def test_few_states_lie_on_a_card_at_once():
     assert Device("cpu", resident=False).at_once(64) == 64
     assert Device("cuda", resident=True).at_once(64) == 4
     assert Device("cuda", resident=True).at_once(2) == 2
+
+
+SHARED = """
+import regime_proto
+from regime_proto.runtime.device import share_arena
+folder, alone, shared = sys.argv[1:]
+regime_proto.convert(folder, alone)
+share_arena()
+share_arena()
+regime_proto.convert(folder, shared)
+"""
+
+
+def test_sessions_that_share_an_arena_measure_the_same(tmp_path):
+    model = nets.make_conv()
+    save_run(tmp_path / "run", model)
+    write_program(tmp_path / "run", model=model, probe=nets.probe(model))
+    outputs = tmp_path / "alone.h5", tmp_path / "shared.h5"
+    code = f"import sys\n{SHARED}"
+    subprocess.run([sys.executable, "-c", code, tmp_path / "run", *outputs], check=True)
+    assert_same(*outputs)
