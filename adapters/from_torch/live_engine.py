@@ -13,8 +13,7 @@ from regime_proto.adapters.from_torch.live_weights import SIZE, DeviceWeights, a
 from regime_proto.engine.live_model import Measurement, Pending, is_finite
 from regime_proto.engine.live_quantities import WHERE, Quantified
 from regime_proto.engine.measure import Meter
-from regime_proto.engine.noise_floor import noise_of
-from regime_proto.engine.nudging import SEED
+from regime_proto.engine.noise_floor import SEED, noise_of
 from regime_proto.quantities.deltas import KeptWeights
 from regime_proto.quantities.installed import choose
 from regime_proto.quantities.measuring import Measures, term_columns

@@ -1,6 +1,6 @@
 """The noise floor: which share of the units flips under a change that means nothing (PROTOCOL, section 3)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from regime_proto.engine.masks import pack_masks
 from regime_proto.engine.measure import Bound, Measured, Meter
-from regime_proto.engine.nudging import can_move, nudged
-from regime_proto.engine.session import BRIEFLY, Masks, MaskSession, Placer, Running
+from regime_proto.engine.session import Masks, MaskSession, Placer, Running
+from regime_proto.program.gates import Gate
 from regime_proto.program.program import Program
 from regime_proto.runtime.device import cores, find_device
 from regime_proto.schema.flips import FlipCounter, pattern_change
@@ -85,10 +85,11 @@ def measure_one(meter: Meter, probe: Mapping[str, Array], state: Bound, masks: C
     masks : callable
         Waits for its masks, which another thread may be at.
     """
-    run = _nudged_run(meter, probe, *meter.program_of(state.checkpoint))
-    others = {"ulp": pack_masks(run(state.weights))}
+    program, usual = meter.program_of(state.checkpoint)
+    session = _session(meter, probe, meter.placer, program=program, gates=usual.gates, nudged=SEED)
+    nudged = pack_masks(session.run(state.placed))
     measured = masks()
-    return noise_of(meter, measured.comparable.packed, others) if measured.finite else NoiseFloor()
+    return noise_of(meter, measured.comparable.packed, {"ulp": nudged}) if measured.finite else NoiseFloor()
 
 
 def noise_of(meter: Meter, usual: Array, others: Mapping[str, Array]) -> NoiseFloor:
@@ -110,41 +111,37 @@ def noise_of(meter: Meter, usual: Array, others: Mapping[str, Array]) -> NoiseFl
 
 def _other_runs(meter: Meter, probe: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, Run]:
     """Return passes that differ from the meter's in nothing that should matter."""
-    others = {"ulp": _nudged_run(meter, probe, meter.program, meter.session)}
+
+    def run(placer: Placer, *, nudged: int | None = None, threads: int = 1) -> Run:
+        session = _session(meter, probe, placer, nudged=nudged, threads=threads)
+        return lambda weights: session.run(placer.place(weights, "noise floor"))
+
+    others = {"ulp": run(meter.placer, nudged=SEED)}
     if meter.session.device.kind == "cpu":
-        others["threads"] = _other_run(meter, probe, meter.placer, threads=2)
+        others["threads"] = run(meter.placer, threads=2)
     else:
-        others["device"] = _other_run(meter, probe, Placer(find_device("cpu"), weights))
+        others["device"] = run(Placer(find_device("cpu"), weights))
     return others
 
 
-def _other_run(meter: Meter, probe: Mapping[str, Array], placer: Placer, *, threads: int = 1) -> Run:
-    session = MaskSession(
-        meter.program,
-        meter.session.gates,
+def _session(
+    meter: Meter,
+    probe: Mapping[str, Array],
+    placer: Placer,
+    *,
+    program: Program | None = None,
+    gates: Sequence[Gate] = (),
+    nudged: int | None = None,
+    threads: int = 1,
+) -> MaskSession:
+    """Return a session that differs from the meter's in nothing that should matter."""
+    return MaskSession(
+        program or meter.program,
+        gates or meter.session.gates,
         probe,
         placer.device,
         dtypes=placer.dtypes,
         rows=meter.rows,
+        nudged=nudged,
         running=Running(threads, brief=True),
     )
-    return lambda weights: session.run(placer.place(weights, "noise floor"))
-
-
-def _nudged_run(meter: Meter, probe: Mapping[str, Array], program: Program, usual: MaskSession) -> Run:
-    """Return a pass of moved weights, by the usual session if it takes them in the types in which they are moved."""
-    session, stored = usual, meter.placer.dtypes
-    used = {name: program.weight_inputs[name].dtype for name in usual.weights}
-    moving = {name: dtype for name, dtype in used.items() if can_move(dtype)}
-    if any(stored.get(name, dtype) != dtype for name, dtype in moving.items()):
-        dtypes = {**stored, **{name: np.dtype(dtype) for name, dtype in moving.items()}}
-        session = MaskSession(
-            program, usual.gates, probe, usual.device, dtypes=dtypes, rows=meter.rows, running=BRIEFLY
-        )
-
-    def run(weights: Mapping[str, Array]) -> Masks:
-        placed = {name: session.device.place(array) for name, array in nudged(weights, moving).items()}
-        others = {name: weights[name] for name in used if name not in moving}
-        return session.run({**meter.placer.place(others, "noise floor"), **placed})
-
-    return run

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from regime_proto.program.gates import Gate
-from regime_proto.program.mask_outputs import PACKED, TOTAL, CastWeights, ExposeMasks, Rows, plane_name
+from regime_proto.program.mask_outputs import PACKED, TOTAL, CastWeights, ExposeMasks, NudgeWeights, Rows, plane_name
 from regime_proto.program.program import Program
 from regime_proto.program.sequences import SplitWithoutSequences
 from regime_proto.program.values import FLOATS
@@ -61,11 +61,14 @@ def mask_graph(
     dtypes: Mapping[str, np.dtype],
     rows: Sequence[Rows] | None = None,
     packed: bool = False,
+    nudged: int | None = None,
 ) -> ir.Model:
     """Return the graph from weights to masks; see `MaskSession` and `ExposeMasks` for the parameters."""
     model = program.parse_model()
     SplitWithoutSequences()(model)
     ExposeMasks(gates, rows, packed=packed)(model)
+    if nudged is not None:
+        NudgeWeights(program.weight_inputs, nudged)(model)
     CastWeights({name: ir.DataType.from_numpy(dtype) for name, dtype in dtypes.items()})(model)
     return model
 
@@ -84,6 +87,8 @@ class MaskSession:
         What the states hold, by tensor; the graph widens it.
     rows : sequence of Rows, optional
         How each gate becomes rows of units; None leaves masks in the shapes of their gates.
+    nudged : int, optional
+        Seed; with it every weight is moved by one unit in the last place.
     running : Running
 
     Attributes
@@ -101,12 +106,13 @@ class MaskSession:
         *,
         dtypes: Mapping[str, np.dtype],
         rows: Sequence[Rows] | None = None,
+        nudged: int | None = None,
         running: Running = Running(),
     ) -> None:
         self.gates = tuple(gates)
         self.device = device
         packs = rows is not None and device.resident
-        model = mask_graph(program, gates, dtypes=dtypes, rows=rows, packed=packs)
+        model = mask_graph(program, gates, dtypes=dtypes, rows=rows, packed=packs, nudged=nudged)
         self._session = device.session(model, threads=running.threads, brief=running.brief)
         self.on_host = _computing(model, self._session.on_host)
         self.probe_inputs = program.probe_inputs
@@ -117,9 +123,9 @@ class MaskSession:
         self._kept = frozenset(self._planes) if packs else frozenset()
 
     @property
-    def weights(self) -> tuple[str, ...]:
-        """The tensors that the graph takes, in its order: those that some gate depends on."""
-        return tuple(name for name in self._session.inputs if name not in self._probe)
+    def weights(self) -> frozenset[str]:
+        """The tensors that the graph takes: those that some gate depends on."""
+        return self._session.inputs - set(self._probe)
 
     def run(self, weights: Mapping[str, Placed], probe: Mapping[str, Array] | None = None) -> Masks:
         """Return the masks of one parameter state.

@@ -1,8 +1,9 @@
 """Passes that turn a program into the graph that is run: from weights to masks, and nothing else."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,56 @@ class CastWeights(InPlacePass):
             value.dtype = stored
             modified = True
         return sorted_graph(model, modified=modified)
+
+
+class NudgeWeights(InPlacePass):
+    """Move every float32 or float64 weight by one unit in the last place, up or down at random.
+
+    For float32 numbers that are not subnormal, w · (1 − 2⁻²⁴) rounds to the neighbour of w towards zero and
+    w / (1 − 2⁻²⁴) to the one away from it; for float64 it is 1 − 2⁻⁵³. Which of the two is drawn for each position
+    along one axis of the tensor (not the first, where there is another).
+
+    Parameters
+    ----------
+    names : collection of str
+        The inputs to move.
+    seed : int
+    """
+
+    FACTORS: Mapping[ir.DataType, Any] = {
+        ir.DataType.FLOAT: np.float32(1 - 2**-24),
+        ir.DataType.DOUBLE: np.float64(1 - 2**-53),
+    }
+
+    def __init__(self, names: Iterable[str], seed: int) -> None:
+        self.names = frozenset(names)
+        self.seed = seed
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Put the change between each input and its uses."""
+        graph = model.graph
+        random = np.random.default_rng(self.seed)
+        nudged = [value for value in graph.inputs if value.name in self.names and value.dtype in self.FACTORS]
+        for value in nudged:
+            up = random.random(_drawn_shape(value)) < 0.5
+            factor = self.FACTORS[value.dtype]  # type: ignore[index]
+            one = type(factor)(1)
+            multiplier = new_constant(graph, f"regime_multiplier_{value.name}", np.where(up, one, factor))
+            divisor = new_constant(graph, f"regime_divisor_{value.name}", np.where(up, factor, one))
+            arguments = (value.dtype, value.shape)
+            below = new_node(graph, "Mul", [value, multiplier], f"regime_below_{value.name}", *arguments)
+            moved = new_node(graph, "Div", [below, divisor], f"regime_moved_{value.name}", *arguments)
+            replace_uses(value, moved, besides=[below])
+        return sorted_graph(model, modified=bool(nudged))
+
+
+def _drawn_shape(value: ir.Value) -> list[int]:
+    """Return a shape that broadcasts to that of `value`, long in the longest axis after the first."""
+    lengths = [int(length) for length in value.shape or ()]  # type: ignore[arg-type]
+    if not lengths:
+        return []
+    longest = max(range(min(1, len(lengths) - 1), len(lengths)), key=lengths.__getitem__)
+    return [length if axis == longest else 1 for axis, length in enumerate(lengths)]
 
 
 class ExposeMasks(InPlacePass):

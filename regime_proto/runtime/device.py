@@ -210,7 +210,7 @@ class Session:
         self._session = session
         self._device = device
         self._outputs = [output.name for output in session.get_outputs()]
-        self.inputs = tuple(value.name for value in session.get_inputs())
+        self.inputs = frozenset(value.name for value in session.get_inputs())
 
     @property
     def on_host(self) -> list[tuple[str, str]]:

@@ -1,20 +1,16 @@
 """Padding, sampled units, device-resident comparison, the noise floor, and half-precision states."""
 
-from pathlib import Path
-
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
 from graphs import HOST, RESIDENT, above, flips, meter_of, observe, planes_of, program, quarters
 
-from regime_proto.checkpoints.source import Checkpoint, State
 from regime_proto.engine.masks import pack_masks
-from regime_proto.engine.noise_floor import measure_noise, measure_one
-from regime_proto.engine.nudging import nudged
+from regime_proto.engine.noise_floor import measure_noise
 from regime_proto.engine.sampling import choose_units, flip_fraction_errors
 from regime_proto.program.gates import find_gates
-from regime_proto.program.mask_outputs import CastWeights, Rows
+from regime_proto.program.mask_outputs import CastWeights, NudgeWeights, Rows
 from regime_proto.program.probe import COUNTED
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.header import Layer
@@ -264,48 +260,41 @@ def outputs_of(model, device=HOST, **feeds):
 
 def test_every_normal_weight_moves_by_one_unit_in_the_last_place():
     values = special_floats()
-    weights = {"w": np.stack([values, values]), "b": values, "s": np.array(0.7, np.float32)}
-    moved = nudged(weights, dict.fromkeys(weights, "float32"))
-    for name, given in weights.items():
+    weights = {"w": (2, len(values)), "b": (len(values),), "s": ()}
+    made = program("y = Identity(w)\nu = Identity(b)\nt = Identity(s)\nz = Relu(x)", before="", weights=weights)
+    model = made.parse_model()
+    for node in model.graph:
+        if node.op_type == "Identity" and node.outputs[0].name in ("u", "t"):
+            model.graph.outputs.append(node.outputs[0])
+    assert NudgeWeights(["w", "b", "s"], 3)(model).modified
+    feeds = {"w": np.stack([values, values]), "b": values, "s": np.float32(np.array(0.7))}
+    outputs = outputs_of(model, x=np.zeros((8, 4), np.float32), **{k: np.asarray(v) for k, v in feeds.items()})
+    for name, output in (("w", "y"), ("b", "u"), ("s", "t")):
+        given, moved = np.asarray(feeds[name]), outputs[output]
         down, up = (np.nextafter(given, np.float32(end)) for end in (-np.inf, np.inf))
-        assert ((moved[name] == down) | (moved[name] == up)).all()
-        assert moved[name].dtype == np.float32
-        assert moved[name].shape == given.shape
+        assert ((moved == down) | (moved == up)).all()
     # Both ways, and not all weights of a unit in the same.
-    grown = np.abs(moved["b"]) > np.abs(values)
+    grown = np.abs(outputs["u"]) > np.abs(values)
     assert 0.4 < grown.mean() < 0.6
-    np.testing.assert_array_equal(weights["b"], values)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_half_precision_moves_in_the_type_that_it_is_widened_to(dtype):
-    values = np.array([0, 1, -3, 0.1], dtype)
-    moved = nudged({"w": values}, {"w": "float32"})["w"]
-    wide = values.astype(np.float32)
-    assert moved[0] == 0
-    assert ((moved[1:] == np.nextafter(wide, np.float32(9))[1:]) | (moved[1:] == np.nextafter(wide, -9)[1:])).all()
+def test_nudging_leaves_zero_and_other_types_alone():
+    made = program("y = Identity(w)\nz = Relu(x)", before="", weights={"w": (3,)})
+    model = made.parse_model()
+    NudgeWeights(["w"], 0)(model)
+    outputs = outputs_of(model, x=np.zeros((8, 4), np.float32), w=np.zeros(3, np.float32))
+    np.testing.assert_array_equal(outputs["y"], np.zeros(3))
+    other = program("y = Identity(w)\nz = Relu(x)", before="", dtype="float16", weights={"w": (3,)}).parse_model()
+    assert not NudgeWeights(["w"], 0)(other).modified
 
 
 def test_float64_weights_move_by_one_unit_in_their_last_place():
     values = np.random.default_rng(0).normal(size=1000)
-    moved = nudged({"w": values}, {"w": "float64"})["w"]
+    made = program("y = Identity(w)\nz = Relu(x)", before="", dtype="double", weights={"w": values.shape})
+    model = made.parse_model()
+    assert NudgeWeights(["w"], 0)(model).modified
+    moved = outputs_of(model, x=np.zeros((8, 4)), w=values)["y"]
     assert ((moved == np.nextafter(values, -np.inf)) | (moved == np.nextafter(values, np.inf))).all()
-
-
-@pytest.mark.parametrize("stored", [np.float32, np.float16])
-def test_the_noise_floor_of_one_state_is_that_of_its_moved_weights(stored):
-    """Whether the session of the observations takes them, or one for what they are widened to."""
-    made, x = wide_program(), np.full((6, FEATURES), 0.1, np.float32)
-    weights = {"w": np.tile(stored([[1], [-1], [1], [-1]]), (1, 400))}
-    meter = meter_of(made, {"x": x}, weights)
-    state = meter.bind(Checkpoint(0, Path("0")), State(weights))
-    measured = meter.measure(state)
-    found = measure_one(meter, {"x": x}, state, lambda: measured)
-    moved = x @ nudged(weights, {"w": "float32"})["w"] > 0
-    usual = x @ weights["w"].astype(np.float32) > 0
-    assert found.ulp > 0.2
-    assert found.ulp == pytest.approx((moved != usual).mean(), abs=0.05)
-    assert found.attributes == {"noise_floor": found.ulp, "noise_floor_ulp": found.ulp}
 
 
 def test_the_noise_floor_of_exact_and_of_close_sums():
