@@ -69,8 +69,11 @@ def observe(
                 first_done = pool.submit(run.first.do, with_first)
             if with_last and run.numbers.stop == stop:
                 last_done = pool.submit(run.last.do, with_last)
+            longest = workers * len(run.numbers) + ahead
+            # It holds the states that its own are compared with.
+            del run
             # So many wait for the caller, who is now and then busy with writing, that no worker does.
-            while in_flight[-1][0].stop - in_flight[0][0].start > workers * len(run.numbers) + ahead:
+            while in_flight[-1][0].stop - in_flight[0][0].start > longest:
                 first_done.result()
                 yield from _observed(*in_flight.popleft(), first)
         first_done.result()
