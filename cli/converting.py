@@ -1,5 +1,6 @@
 """From checkpoints to a trajectory, as the options of a command say, or a word on what would be written."""
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,10 @@ def foresee(
     plan = _planned(source, messages, settings)
     foreseen = foresee_plan(plan, target, settings)
     count, held = foreseen.observations, foreseen.held
+    if settings.shard is not None and foreseen.where != target:
+        there = f", {held} of which are there" if held else ""
+        would(f"measure part {settings.shard} into {foreseen.where} ({counted(count, 'observation')}{there})")
+        return
     if held == count and foreseen.where == target:
         what = "write the notes into" if foreseen.noted else "write nothing:"
         would(f"{what} {target}{', which' * foreseen.noted} holds all {counted(count, 'observation')}")
@@ -106,17 +111,29 @@ def converted(
     settings: "ConversionSettings",
     *,
     grown: "Grown | None" = None,
-) -> Path:
-    """Convert a directory unless that is done already, say what was written, and return the trajectory."""
+) -> "Done":
+    """Convert a directory unless that is done already, and say what was written."""
     target = output or default_output(source, settings)
     keep = settings.keep_downloads
     if keep and not is_published(source):
         raise RegimeError(f"{source}: --keep-downloads applies to checkpoints on the Hugging Face Hub (hf://…)")
-    with downloading(source, target, keep=keep, say=messages.note if messages.verbose else None) as place:
+    from regime_proto.conversion.run import name_of_part
+
+    own = name_of_part(target, settings.shard)
+    with downloading(source, own, keep=keep, say=messages.note if messages.verbose else None) as place:
         with leaving_observations(target):
             plan = _planned(place, messages, settings)
         policy, predicted = plan.mask_policy(settings.masks), _predicted(plan, messages, settings)
         done = _run(plan, target, messages, settings, grown)
+    if done.shard is not None:
+        verb = (
+            "measured" if done.written else "nothing to do for" if not done.observations else "nothing left to do for"
+        )
+        messages.note(
+            f"{verb} part {done.shard} ({counted(done.observations, 'observation')}); when all parts are there: "
+            f"`{shlex.join(['regime', 'merge', str(done.path)])}`"
+        )
+        return done
     if done.written:
         found = size(done.path.stat().st_size)
         messages.note(
@@ -127,8 +144,8 @@ def converted(
         nothing = "nothing changed since but the notes" if done.noted else "nothing changed since"
         messages.note(f"{nothing}; using {done.path} ({counted(done.observations, 'observation')})")
     if keep:
-        messages.note(f"kept the checkpoints in {downloads_folder(target)}")
-    return done.path
+        messages.note(f"kept the checkpoints in {downloads_folder(own)}")
+    return done
 
 
 def _predicted(plan: "Plan", messages: Messages, settings: "ConversionSettings") -> str:

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -21,10 +21,10 @@ from regime_proto.schema import hdf5, layout
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import create_new, describe, put_in_place, temporary_in
 from regime_proto.schema.header import Header
-from regime_proto.schema.notes import Note
+from regime_proto.schema.notes import ORDER_DOUBT, Note
 from regime_proto.schema.policy import MaskPolicy, parse_policy, policy_of
 from regime_proto.schema.reader import open_checked, read_header, row_blocks
-from regime_proto.schema.segments import Segments, check_segments, open_segment, segment_paths
+from regime_proto.schema.segments import AGREED, Segments, check_segments, open_segment, segment_paths
 from regime_proto.schema.types import Array
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.check import file_problems
@@ -179,7 +179,8 @@ def _join(folder: Path, target: h5py.File) -> None:
     with open_segment(paths[-1], check=False) as last:
         header = read_header(last)
     attributes = {name: value for name, value in header.attributes.items() if name != "first_observation"}
-    hdf5.create(target, replace(header, attributes=attributes, embedded=embedded))
+    extra = {**header.extra, **(_first_doubt(paths) if (folder / AGREED).exists() else {})}
+    hdf5.create(target, replace(header, attributes=attributes, embedded=embedded, extra=extra))
     growing = _growing(target, header)
     for path in paths:
         with open_segment(path, check=False) as segment:
@@ -191,6 +192,16 @@ def _join(folder: Path, target: h5py.File) -> None:
                     rows.add(np.full(len(segment["step"]), np.nan))
     for rows in growing.values():
         rows.finish()
+
+
+def _first_doubt(paths: Sequence[Path]) -> dict[str, object]:
+    """Return what the weights say against the order in any of several parts, each of which judged its own."""
+    for path in paths:
+        with open_segment(path, check=False) as segment:
+            doubt = segment[layout.EXTRA].attrs.get(ORDER_DOUBT) if layout.EXTRA in segment else None
+        if doubt:
+            return {ORDER_DOUBT: doubt}
+    return {}
 
 
 def _thin(source: h5py.File, policy: MaskPolicy, target: h5py.File) -> None:

@@ -9,6 +9,7 @@ from regime_proto.schema.files import SUFFIX, segments_folder
 from regime_proto.schema.nearest import did_you_mean_path
 from regime_proto.schema.reader import open_checked
 from regime_proto.schema.segments import Segments, kept_observations, open_segment, ordered_segments, require_free
+from regime_proto.schema.shards import require_all_parts
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,15 @@ def finish(path: Path, *, overwrite: bool = False) -> Finished:
     Raises
     ------
     TrajectoryError
-        There is nothing to join, a segment is missing or damaged, the output is another run's, or it could not be
-        written.
+        There is nothing to join, a segment or a part is missing or damaged, the output is another run's, or it could
+        not be written.
     """
     path, output = _named(path)
     if not path.name or not segments_folder(output).is_dir():
         return _already(path, output)
     with Segments(output) as segments:
-        paths = segments.paths()
+        require_all_parts(segments.folder)
+        paths = ordered_segments(segments.folder)
         if not paths:
             segments.clear()
             return _already(path, output)
@@ -69,6 +71,8 @@ def foresee(path: Path, *, overwrite: bool = False) -> Finished:
         As in `finish`.
     """
     path, output = _named(path)
+    if path.name:
+        require_all_parts(segments_folder(output))
     paths = ordered_segments(segments_folder(output)) if path.name else []
     if not paths:
         return _already(path, output)

@@ -285,6 +285,9 @@ ATTRIBUTES = (
     Attribute("tensors_compared", "str", "which tensors count, where not all do"),
 )
 
+NOISE_FLOORS = ("noise_floor", "noise_floor_ulp", "noise_floor_threads", "noise_floor_device")
+"""Those that are measured beside the last observation of a conversion."""
+
 ATTRIBUTE_BY_NAME = {attribute.name: attribute for attribute in ATTRIBUTES}
 REQUIRED_ATTRIBUTES = tuple(attribute.name for attribute in ATTRIBUTES if attribute.required)
 

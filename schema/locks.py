@@ -3,20 +3,26 @@
 A folder is held by the system's lock on a file in it, which ends with the process. Some file systems of clusters
 (mounts of NFS and Lustre) have no such lock. There a second file names the holder by host, process and time, and the
 holder renews that time. What a dead holder left is recognised by its process, or from another host by the file's age.
+
+Several processes can share a folder; nobody else holds it then.
 """
 
 import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK = "lock"
 HOLDER = "holder"
+# Whoever shares a folder and writes a file that another may write too, holds the lock on this one meanwhile.
+TURN = "turn"
 
 # What the lock file of a folder of segments begins with: a folder with another file of that name is somebody else's.
 MARK = b"regime: segments of an unfinished trajectory\n"
@@ -40,6 +46,8 @@ class Hold:
     ----------
     folder : Path
         It exists.
+    shared : bool
+        With others that share it too.
 
     Raises
     ------
@@ -49,13 +57,13 @@ class Hold:
         The lock file cannot be opened or locked.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
         self._path = folder / LOCK
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         self._holder: _Holder | None = None
         try:
-            if not _is_locked(self._descriptor):
-                self._holder = _Holder(folder / HOLDER, self._path)
+            if not _is_locked(self._descriptor, shared=shared):
+                self._holder = _Holder(folder, self._path, shared=shared)
             if not os.fstat(self._descriptor).st_size:
                 os.write(self._descriptor, MARK)
         except BaseException:
@@ -85,7 +93,7 @@ class Hold:
         os.close(self._descriptor)
 
 
-def require_not_held(folder: Path) -> None:
+def require_not_held(folder: Path, *, shared: bool = False) -> None:
     """Raise what `Hold` would, as far as that shows without writing.
 
     Raises
@@ -98,16 +106,18 @@ def require_not_held(folder: Path) -> None:
     with suppress(FileNotFoundError):
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
         try:
-            if not _is_locked(descriptor):
-                _require_stale(folder / HOLDER, os.fstat(descriptor).st_mtime)
+            if not _is_locked(descriptor, shared=shared):
+                for path in _holders(folder):
+                    if not shared or path.name == HOLDER:
+                        _require_stale(path, os.fstat(descriptor).st_mtime)
         finally:
             os.close(descriptor)
 
 
-def _is_locked(descriptor: int) -> bool:
+def _is_locked(descriptor: int, *, shared: bool = False) -> bool:
     """Lock an open file; return False where the file system has no lock."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _TAKEN:
             raise Taken from None
@@ -117,18 +127,35 @@ def _is_locked(descriptor: int) -> bool:
     return True
 
 
-class _Holder:
-    """A file that names this process, renewed by a thread of its own for as long as it is held."""
+def is_holder(name: str) -> bool:
+    """Whether a name is that of a holder's file."""
+    return re.fullmatch(rf"{HOLDER}(-[0-9a-f]{{16}})?", name) is not None
 
-    def __init__(self, path: Path, lock: Path) -> None:
-        self._path = path
-        self._said = json.dumps({**_this_process(), "token": secrets.token_hex(8)})
+
+def _holders(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob(f"{HOLDER}*")) if is_holder(path.name)]
+
+
+class _Holder:
+    """A file that names this process, renewed by a thread of its own for as long as it is held.
+
+    Each of those that share a folder has a file of its own.
+    """
+
+    def __init__(self, folder: Path, lock: Path, *, shared: bool) -> None:
+        token = secrets.token_hex(8)
+        self._path = folder / (f"{HOLDER}-{token}" if shared else HOLDER)
+        self._said = json.dumps({**_this_process(), "token": token})
         while not self._is_created():
-            # The clock of the file system, which need not be that of this host.
-            os.utime(lock)
-            said = _require_stale(path, lock.stat().st_mtime)
-            if said is not None:
-                _remove(path, said)
+            _remove_stale(self._path, lock)
+        try:
+            for other in _holders(folder):
+                is_ours = other == self._path or (shared and other.name != HOLDER)
+                if not is_ours:
+                    _remove_stale(other, lock)
+        except BaseException:
+            _remove(self._path, self._said)
+            raise
         self._released = threading.Event()
         threading.Thread(target=self._renew, name="regime-holder", daemon=True).start()
 
@@ -150,6 +177,36 @@ class _Holder:
         self._released.set()
         with suppress(OSError):
             _remove(self._path, self._said)
+
+
+def _remove_stale(path: Path, lock: Path) -> None:
+    """Remove the file of a dead holder.
+
+    Raises
+    ------
+    Taken
+        It is alive.
+    """
+    # The clock of the file system, which need not be that of this host.
+    os.utime(lock)
+    said = _require_stale(path, lock.stat().st_mtime)
+    if said is not None:
+        _remove(path, said)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait for the lock on a file, which is made, and hold it; where the file system has none, go on without."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCK:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _require_stale(path: Path, now: float) -> str | None:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,12 +21,14 @@ from regime_proto.schema.files import (
     require_writable,
     segments_folder,
 )
-from regime_proto.schema.locks import HOLDER, LOCK, MARK, Hold, Taken, require_not_held
+from regime_proto.schema.locks import LOCK, MARK, TURN, Hold, Taken, is_holder, one_at_a_time, require_not_held
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.guard import require_all_checked
 from regime_proto.schema.validation.rules import Problem, errors
 
 _SEGMENT = re.compile(r"[0-9]{6,}\.h5")
+# What all parts of a run agree on, where several processes make it.
+AGREED = "agreed.json"
 # What file systems and file managers put beside files of their own accord.
 _OTHERS = re.compile(r"\.nfs|\.DS_Store$|\._")
 
@@ -34,6 +36,11 @@ _OTHERS = re.compile(r"\.nfs|\.DS_Store$|\._")
 def segment_paths(folder: Path) -> list[Path]:
     """Return the segments in `folder`, in order."""
     return sorted(path for path in folder.glob("[0-9]*.h5") if _SEGMENT.fullmatch(path.name))
+
+
+def segments_by_number(folder: Path) -> dict[int, Path]:
+    """Return the segments in `folder` by number, in order; some may be missing."""
+    return {int(path.stem): path for path in segment_paths(folder)}
 
 
 def ordered_segments(folder: Path) -> list[Path]:
@@ -49,8 +56,8 @@ def ordered_segments(folder: Path) -> list[Path]:
         expected = _segment(folder, index)
         if path != expected:
             raise TrajectoryError(
-                f"{expected}: missing, although {path.name} is there; delete {path.name} and those "
-                "after it, and run the same command again"
+                f"{expected}: missing, although {path.name} is there; run the `regime convert` again that made them, "
+                f"which adds it, or delete {path.name} and those after it, and run the same command again"
             )
     return found
 
@@ -68,6 +75,8 @@ class Segments:
     Parameters
     ----------
     output : Path
+    shared : bool
+        With other processes that share it. They write segments, and remove none.
 
     Raises
     ------
@@ -75,8 +84,9 @@ class Segments:
         Another process holds them, the folder holds other files, or it cannot be made or written to.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, *, shared: bool = False) -> None:
         self.output = output
+        self.is_shared = shared
         self.folder = segments_folder(output)
         self._hold = self._held()
 
@@ -87,7 +97,7 @@ class Segments:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):
-                    hold = Hold(self.folder)
+                    hold = Hold(self.folder, shared=self.is_shared)
                     # Whoever held it may remove the folder before it is opened here, or after.
                     if hold.is_current():
                         return hold
@@ -107,15 +117,35 @@ class Segments:
         """Return the path of segment number `index`."""
         return _segment(self.folder, index)
 
-    def paths(self) -> list[Path]:
-        """Return the segments that are there, in order.
+    def paths(self) -> dict[int, Path]:
+        """Return the segments that are there by number, in order; some may be missing."""
+        return segments_by_number(self.folder)
+
+    def put(self, index: int, content: bytes, *, rows: int) -> None:
+        """Write segment number `index`; in a folder that is shared, one that holds more rows stays.
+
+        Parameters
+        ----------
+        index : int
+        content : bytes
+            A whole trajectory file.
+        rows : int
+            How many it holds.
 
         Raises
         ------
-        TrajectoryError
-            One is missing among them.
+        OSError
+            It cannot be written.
         """
-        return ordered_segments(self.folder)
+        path = self.path(index)
+        if not self.is_shared:
+            replace_file(path, content)
+        else:
+            with one_at_a_time(self.folder / TURN):
+                if rows <= _rows_in(path):
+                    return
+                replace_file(path, content)
+        trust.add_segment(path)
 
     def carry(self, name: str, content: bytes) -> None:
         """Keep a file for the output beside the segments.
@@ -125,8 +155,12 @@ class Segments:
         OSError
             It cannot be written.
         """
-        self._hold.write(f"{name} {hashlib.sha256(content).hexdigest()}")
-        replace_file(self.folder / name, content)
+        line = f"{name} {hashlib.sha256(content).hexdigest()}"
+        with one_at_a_time(self.folder / TURN) if self.is_shared else nullcontext():
+            is_there = (self.folder / name).is_file() and line in self._hold.text().splitlines()
+            if not (self.is_shared and is_there):
+                self._hold.write(line)
+                replace_file(self.folder / name, content)
 
     def carried(self) -> list[Path]:
         """Return the files that are kept for the output."""
@@ -170,8 +204,13 @@ class Segments:
             There is something else among them; then nothing is deleted.
         """
         self.remove([*segment_paths(self.folder), *self.carried()])
+        self.end_agreement()
         trust.forget_segments(self.folder)
         self.clear_leftovers()
+
+    def end_agreement(self) -> None:
+        """Forget what several processes agreed on: from here on one alone goes on."""
+        (self.folder / AGREED).unlink(missing_ok=True)
 
     def clear_leftovers(self) -> None:
         """Delete what a killed process left half written."""
@@ -183,9 +222,11 @@ class Segments:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        is_done = {path.name for path in self.folder.glob("*")} <= {LOCK, HOLDER}
+        left = {path.name for path in self.folder.glob("*")}
+        is_done = not self.is_shared and all(name in (LOCK, TURN) or is_holder(name) for name in left)
         if is_done:
-            (self.folder / LOCK).unlink(missing_ok=True)
+            for name in (TURN, LOCK):
+                (self.folder / name).unlink(missing_ok=True)
         self._hold.release()
         if is_done:
             self._remove_folder()
@@ -193,6 +234,14 @@ class Segments:
     def _remove_folder(self) -> None:
         with suppress(OSError):
             self.folder.rmdir()
+
+
+def _rows_in(path: Path) -> int:
+    """Return how many rows a segment holds, 0 where there is none."""
+    if not path.exists():
+        return 0
+    with open_segment(path) as segment:
+        return len(segment["step"])
 
 
 def _require_own(folder: Path, output: Path) -> None:
@@ -220,7 +269,9 @@ def _is_own_name(entry: "os.DirEntry[str]") -> bool:
     if entry.name == LOCK:
         content = Path(entry.path).read_bytes()[: len(MARK)]
         return not content or content == MARK
-    return entry.name in (HOLDER, *layout.EMBEDDED) or bool(_SEGMENT.fullmatch(entry.name)) or is_temporary(entry.name)
+    if entry.name in (TURN, AGREED, *layout.EMBEDDED) or is_holder(entry.name):
+        return True
+    return bool(_SEGMENT.fullmatch(entry.name)) or is_temporary(entry.name)
 
 
 def _taken(output: Path, error: Taken) -> str:
@@ -231,7 +282,7 @@ def _taken(output: Path, error: Taken) -> str:
     )
 
 
-def require_free(output: Path) -> None:
+def require_free(output: Path, *, shared: bool = False) -> None:
     """Raise what `Segments` would raise for `output`, as far as that shows without writing.
 
     Raises
@@ -243,7 +294,7 @@ def require_free(output: Path) -> None:
     require_writable(folder / LOCK)
     _require_own(folder, output)
     try:
-        require_not_held(folder)
+        require_not_held(folder, shared=shared)
     except Taken as error:
         raise TrajectoryError(_taken(output, error)) from None
     except OSError as error:

@@ -19,20 +19,19 @@ import numpy as np
 from regime_proto.schema import hdf5, layout
 from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
-from regime_proto.schema.files import describe, replace_file
+from regime_proto.schema.files import describe
 from regime_proto.schema.header import Header, Observation
 from regime_proto.schema.reader import open_checked, read_header, read_metrics, read_quantities, read_rows
-from regime_proto.schema.segments import Segments, check_segments, open_segment, ordered_segments
+from regime_proto.schema.segments import Segments, check_segments, open_segment, segments_by_number
 from regime_proto.schema.types import Array
-from regime_proto.schema.validation import trust
 from regime_proto.schema.words import counted
 
 
 class TrajectoryWriter:
     """Write observations, in order, to the trajectory whose segments are `segments`.
 
-    Leaving the context normally joins the segments into the output; leaving it by an exception keeps what was
-    observed as segments, for `resume`.
+    Leaving the context normally joins the segments into the output, unless these are shared with other writers; leaving
+    it by an exception keeps what was observed as segments, for `resume`.
 
     Parameters
     ----------
@@ -47,8 +46,8 @@ class TrajectoryWriter:
     def __init__(self, segments: Segments, header: Header, *, seconds: float = 30.0) -> None:
         self.header = replace(header, embedded={})
         self.count = 0
-        # How many of them are in segments.
-        self._safe = 0
+        # How many rows each segment holds, by its number.
+        self._held: dict[int, int] = {}
         self._segments = segments
         self._embedded = dict(header.embedded)
         self._seconds = seconds
@@ -58,28 +57,62 @@ class TrajectoryWriter:
         self._fingerprint = ""
         self._empty = b""
 
-    def resume(self, fingerprints: Sequence[str]) -> int:
-        """Take up the segments of an earlier, unfinished conversion and return how many rows they hold.
+    def resume(self, fingerprints: Sequence[str], rows: range | None = None) -> list[range]:
+        """Take up the segments of an earlier, unfinished conversion; what is written next follows the first of them.
 
         Parameters
         ----------
         fingerprints : sequence of str
             For each row to be written, the `source_fingerprint` of the trajectory that ends with it.
+        rows : range, optional
+            Those that this writer is to see written; all, if not given.
+
+        Returns
+        -------
+        list of range
+            The rows that no segment holds, in stretches; see `go_to`.
 
         Raises
         ------
         TrajectoryError
             The segments come from other inputs, or were computed by another engine.
         """
-        self._segments.clear_leftovers()
-        # What was to be carried before, and may be private, is not to be any more.
-        self._segments.remove([path for path in self._segments.carried() if path.name not in self._embedded])
+        rows = range(len(fingerprints)) if rows is None else rows
         paths = self._segments.paths()
-        for file, end in _begun(paths, self.header, fingerprints):
-            self._adopt(file, end)
-        self._segments.remove(paths[-(-self.count // self._capacity) :])
-        self._safe = self.count
-        return self.count
+        if self._segments.is_shared:
+            paths = _within(paths, rows, self._capacity)
+        held = _held(paths, self.header, fingerprints)
+        # What the last one says counts.
+        for index, length in reversed(held.items()):
+            with open_segment(paths[index], check=False) as file:
+                self._continue(file)
+                self.add_metrics(*read_metrics(file))
+                if index * self._capacity + length == len(fingerprints):
+                    # It was measured beside the last observation.
+                    self.annotate(**{name: file.attrs[name] for name in layout.NOISE_FLOORS if name in file.attrs})
+            self._held[index] = length
+        if not self._segments.is_shared:
+            self._segments.clear_leftovers()
+            self._segments.end_agreement()
+            # What was to be carried before, and may be private, is not to be any more.
+            self._segments.remove([path for path in self._segments.carried() if path.name not in self._embedded])
+            self._segments.remove([path for index, path in paths.items() if index not in held])
+        gaps = _gaps(held, rows, self._capacity)
+        self.go_to(gaps[0].start if gaps else rows.stop)
+        return gaps
+
+    def go_to(self, row: int) -> None:
+        """Write from an observation on: the first of a segment, or the one that follows those in a segment."""
+        if row == self.count:
+            return
+        self.flush()
+        index, kept = divmod(row, self._capacity)
+        # A segment that is not full is written again.
+        self._rows = self._stored(index) if kept else []
+        self.count = row
+        if kept:
+            with open_segment(self._segments.path(index), check=False) as file:
+                self._fingerprint = file.attrs["source_fingerprint"]
 
     def take_up(self, trajectory: Path, fingerprints: Sequence[str]) -> int:
         """Go on after a finished trajectory of the first part of the run, and return how many rows it holds.
@@ -118,9 +151,10 @@ class TrajectoryWriter:
         self.flush()
         full = count // self._capacity
         kept = self._stored(full)[: count % self._capacity] if count % self._capacity else []
-        self._segments.remove(self._segments.paths()[full + bool(kept) :])
+        later = {index: path for index, path in self._segments.paths().items() if index >= full + bool(kept)}
+        self._segments.remove(list(later.values()))
         self._rows, self.count, self._fingerprint = kept, count, fingerprint
-        self._safe = min(self._safe, count)
+        self._held = {index: length for index, length in self._held.items() if index not in later}
         self.flush()
 
     def row(self, number: int) -> dict[str, Array]:
@@ -132,15 +166,6 @@ class TrajectoryWriter:
         """Return the rows of a segment."""
         with open_segment(self._segments.path(index)) as file:
             return _rows(file)
-
-    def _adopt(self, file: h5py.File, end: int) -> None:
-        """Go on after a segment."""
-        self._continue(file)
-        self.add_metrics(*read_metrics(file))
-        self._fingerprint = file.attrs["source_fingerprint"]
-        self.count = end
-        # A segment that is not full is written again.
-        self._rows = _rows(file) if end % self._capacity else []
 
     def _continue(self, file: h5py.File) -> None:
         self.header = self.header.with_attributes(run_id=file.attrs["run_id"], created=file.attrs["created"])
@@ -211,19 +236,18 @@ class TrajectoryWriter:
         index = (self.count - 1) // self._capacity
         first = {"first_observation": index * self._capacity} if index else {}
         content = hdf5.filled(self._empty, rows, source_fingerprint=self._fingerprint, **first)
-        path = self._segments.path(index)
         try:
             while self._embedded:
                 name = next(iter(self._embedded))
                 self._segments.carry(name, self._embedded[name])
                 del self._embedded[name]
-            replace_file(path, content)
-            self._safe = self.count
-            trust.add_segment(path)
+            self._segments.put(index, content, rows=len(self._rows))
+            self._held[index] = len(self._rows)
         except OSError as error:
+            safe, path = sum(self._held.values()), self._segments.path(index)
             raise TrajectoryError(
-                f"{path}: {describe(error)}; {counted(self._safe, 'observation')} "
-                f"{'is' if self._safe == 1 else 'are'} safe in {path.parent}: "
+                f"{path}: {describe(error)}; {counted(safe, 'observation')} "
+                f"{'is' if safe == 1 else 'are'} safe in {path.parent}: "
                 "mend that and run the same command again to go on"
             ) from None
 
@@ -265,7 +289,9 @@ class TrajectoryWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
+        if kind is None and self._segments.is_shared:
+            self.flush()
+        elif kind is None:
             self.close()
         else:
             # The error under way is the one to report.
@@ -273,7 +299,7 @@ class TrajectoryWriter:
                 self.flush()
 
 
-def rows_to_resume(folder: Path, header: Header, fingerprints: Sequence[str]) -> int:
+def rows_to_resume(folder: Path, header: Header, fingerprints: Sequence[str], rows: range | None = None) -> int:
     """Return how many rows `TrajectoryWriter.resume` would take up, without changing anything.
 
     Raises
@@ -281,7 +307,10 @@ def rows_to_resume(folder: Path, header: Header, fingerprints: Sequence[str]) ->
     TrajectoryError
         As there.
     """
-    return max((end for _, end in _begun(ordered_segments(folder), header, fingerprints)), default=0)
+    paths = segments_by_number(folder)
+    if rows is not None:
+        paths = _within(paths, rows, hdf5.chunk_steps(header))
+    return sum(_held(paths, header, fingerprints).values())
 
 
 def rows_to_take_up(trajectory: Path, header: Header) -> int:
@@ -290,32 +319,63 @@ def rows_to_take_up(trajectory: Path, header: Header) -> int:
         return len(file["step"]) if _goes_on(file, header) else 0
 
 
-def _begun(paths: Sequence[Path], header: Header, fingerprints: Sequence[str]) -> Iterator[tuple[h5py.File, int]]:
-    """Yield the segments that a run begins with, opened, and the number of the row that follows each.
+def _held(paths: Mapping[int, Path], header: Header, fingerprints: Sequence[str]) -> dict[int, int]:
+    """Return how many rows each of the segments of a run holds, by its number; others' are left out.
 
     Raises
     ------
     TrajectoryError
-        They are of another run, or the rows to come would be computed or kept otherwise than those that are there.
+        All are of another run, or the rows to come would be computed or kept otherwise than those that are there.
     """
     capacity = hdf5.chunk_steps(header)
-    check_segments(paths)
-    for index, path in enumerate(paths):
+    check_segments(list(paths.values()))
+    held: dict[int, int] = {}
+    for index, path in paths.items():
         with open_segment(path, check=False) as file:
             end = index * capacity + len(file["step"])
             if end > len(fingerprints) or file.attrs["source_fingerprint"] != fingerprints[end - 1]:
-                if index:
-                    return
-                raise TrajectoryError(
-                    f"{path.parent}: holds an unfinished run of other inputs; "
-                    "choose another output, or discard it with --overwrite"
-                )
+                continue
             difference = _difference(file, header)
             if difference is not None:
                 raise TrajectoryError(
                     f"{path.parent}: begun with {difference}; go on with the former, or begin again with --overwrite"
                 )
-            yield file, end
+            held[index] = len(file["step"])
+    if paths and not held:
+        raise TrajectoryError(
+            f"{next(iter(paths.values())).parent}: holds an unfinished run of other inputs; "
+            "choose another output, or discard it with --overwrite"
+        )
+    return held
+
+
+def _within(paths: Mapping[int, Path], rows: range, capacity: int) -> dict[int, Path]:
+    """Return the segments that hold some rows."""
+    return {index: path for index, path in paths.items() if index * capacity in rows}
+
+
+def _gaps(held: Mapping[int, int], rows: range, capacity: int) -> list[range]:
+    """Return those of `rows` that no segment holds, in stretches.
+
+    Parameters
+    ----------
+    held : mapping of int to int
+        Rows by the number of their segment.
+    rows : range
+        Of whole segments, but for the end of the run.
+    capacity : int
+        Rows of a full segment.
+    """
+    gaps: list[range] = []
+    for start in range(rows.start, rows.stop, capacity):
+        missing = range(start + held.get(start // capacity, 0), min(start + capacity, rows.stop))
+        if not missing:
+            continue
+        if gaps and gaps[-1].stop == missing.start:
+            gaps[-1] = range(gaps[-1].start, missing.stop)
+        else:
+            gaps.append(missing)
+    return gaps
 
 
 def _goes_on(file: h5py.File, header: Header) -> bool:

@@ -90,7 +90,7 @@ def analyze(
             _follow(source, output, messages, settings, analyze=result_of, as_json=as_json, seconds=poll)
             return
         if source.is_dir():
-            trajectory, steps = converted(source, output, messages, settings), None
+            trajectory, steps = converted(source, output, messages, settings).path, None
             complete = f"{trajectory} is complete"
         else:
             _refuse_remote_file(source)

@@ -5,7 +5,7 @@ from typing import Any
 
 import rich_click as click
 
-from regime_proto.cli import options
+from regime_proto.cli import options, sharding
 from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
 from regime_proto.cli.converting import converted, foresee, settings_of
@@ -16,8 +16,26 @@ from regime_proto.cli.interruption import leaving
 @click.argument("source", type=options.PLACE)
 @options.conversion
 @click.option("-o", "--output", type=options.PATH, required=True, help="Trajectory to write.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Measure the I-th of N parts of the run only, beside other processes on the same file system; "
+    "regime merge OUTPUT.segments joins them. Default: the variable REGIME_SHARD.",
+)
+@click.option("--shards", type=click.IntRange(1), metavar="N", help="With --print-commands: how many parts.")
+@click.option("--print-commands", is_flag=True, help="Print the command of every part, one a line, and do nothing.")
 @options.messages
-def convert(source: Path, output: Path, dry_run: bool, quiet: bool, verbose: bool, **conversion: Any) -> None:
+def convert(
+    source: Path,
+    output: Path,
+    shard: str | None,
+    shards: int | None,
+    print_commands: bool,
+    dry_run: bool,
+    quiet: bool,
+    verbose: bool,
+    **conversion: Any,
+) -> None:
     """Convert a directory of checkpoints into a trajectory file.
 
     An interrupted conversion goes on where it stopped.
@@ -25,15 +43,21 @@ def convert(source: Path, output: Path, dry_run: bool, quiet: bool, verbose: boo
     For example:
         regime convert checkpoints/ -o run.h5 --dry-run
         regime convert checkpoints/ -o run.h5 --masks every=10
+        regime convert checkpoints/ -o run.h5 --shard 2/8
     """
     from regime_proto.conversion.run import warn_of_doubts
 
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
-        settings = settings_of(conversion)
+        if print_commands or shards is not None:
+            sharding.print_commands(shards, shard, is_asked=print_commands)
+            return
+        shard = sharding.asked_for(shard, messages)
+        settings = settings_of(conversion | {"shard": shard, "command": sharding.command_without_part()})
         if dry_run:
             foresee(source, output, messages, settings)
             return
-        trajectory = converted(source, output, messages, settings)
-        with leaving(lambda: f"{trajectory} is complete"):
-            warn_of_doubts(trajectory)
+        done = converted(source, output, messages, settings)
+        if done.shard is None:
+            with leaving(lambda: f"{done.path} is complete"):
+                warn_of_doubts(done.path)

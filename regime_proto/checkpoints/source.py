@@ -128,6 +128,13 @@ class Source:
             if every < 1:
                 raise RegimeError(f"--every {every}: expected 1 or more")
             chosen = chosen[::every]
+        return self._of(chosen)
+
+    def part(self, numbers: range) -> "Source":
+        """Return the source restricted to consecutive checkpoints, given by their numbers."""
+        return self._of(self.checkpoints[numbers.start : max(numbers.start, numbers.stop)])
+
+    def _of(self, chosen: tuple[Checkpoint, ...]) -> "Source":
         return replace(self, checkpoints=chosen, other_orders=self._orders_of(chosen))
 
     def _orders_of(self, chosen: Sequence[Checkpoint]) -> tuple[OtherOrder, ...]:

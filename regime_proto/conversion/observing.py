@@ -1,7 +1,7 @@
 """Runs the checkpoints of a plan and writes what is observed, the noise floor with it."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from regime_proto.checkpoints.source import Checkpoint, Source, State
 from regime_proto.conversion import measured_files
@@ -104,16 +104,18 @@ class Observing:
         self._progress = progress
         self._noise: NoiseFloor | None = None
 
-    def begin(self, reading: Reading, *, noise: str) -> None:
-        """Write those of the plan, and measure the noise floor.
+    def begin(self, reading: Reading, gaps: Sequence[range], *, noise: str) -> None:
+        """Write observations of the plan, and measure the noise floor of its last state.
 
         Parameters
         ----------
         reading : Reading
+        gaps : sequence of range
+            Those that are missing; see `TrajectoryWriter.resume`.
         noise : str
             One of `settings.NOISE`.
         """
-        if self._writer.count > 1:
+        if not gaps or gaps[0].start > 1:
             reading.let_go()
 
         def measure(last: Bound, masks: Callable[[], Measured]) -> None:
@@ -122,34 +124,43 @@ class Observing:
             elif noise == "full":
                 self._noise = measure_noise(self._meter, self._plan.probe, self._noise_states())
 
-        self._observe(reading, measure)
-        if self._noise is not None:
-            # No observation was left to be made.
-            self._writer.annotate(**self._noise.attributes)
+        verify: Task | None = self._meter.require_samples
+        for rows in gaps:
+            is_last = rows.stop == len(self._plan.fingerprints)
+            self._observe(reading, rows, with_first=verify, with_last=measure if is_last else None)
+            verify = None
 
     def go_on(self, plan: Plan) -> None:
         """Write those of the plan of a run that has grown."""
         self._plan = plan
-        self._observe(plan.source.read, None)
+        self._observe(plan.source.read, range(self._writer.count, len(plan.fingerprints)))
 
-    def _observe(self, read: Callable[[Checkpoint], State], with_last: Task | None) -> None:
+    def _observe(
+        self,
+        read: Callable[[Checkpoint], State],
+        rows: range,
+        *,
+        with_first: Task | None = None,
+        with_last: Task | None = None,
+    ) -> None:
         source, writer = self._plan.source, self._writer
-        checkpoints, fingerprints, first = source.checkpoints, self._plan.fingerprints, writer.count
-        for checkpoint in checkpoints[: max(0, first - 1)]:
+        checkpoints, fingerprints = source.checkpoints, self._plan.fingerprints
+        writer.go_to(rows.start)
+        for checkpoint in checkpoints[: max(0, rows.start - 1)]:
             # Some of them were needed to begin with.
             source.release(checkpoint)
         observations = observe(
             self._meter,
             checkpoints,
             read,
-            first=first,
+            rows=rows,
             workers=self._workers or self._meter.session.device.at_once(self._plan.workers),
             copies=source.copies,
-            with_first=self._meter.require_samples if with_last else None,
+            with_first=with_first,
             with_last=with_last,
         )
         try:
-            for index, observation in enumerate(observations, start=first):
+            for index, observation in zip(rows, observations, strict=True):
                 if self._noise is not None:
                     writer.annotate(**self._noise.attributes)
                     self._noise = None
@@ -159,7 +170,7 @@ class Observing:
         finally:
             # What is fetched is known by its commit.
             if source.copies is None:
-                measured_files.remember(fingerprints, checkpoints, first, writer.count)
+                measured_files.remember(fingerprints, checkpoints, rows.start, writer.count)
 
     def _noise_states(self) -> Iterator[Mapping[str, Array]]:
         """Yield the first, the middle and the last state; one that is damaged is an error when its turn comes."""

@@ -23,31 +23,39 @@ def sketched(plan: Plan) -> tuple[Plan, Sketches]:
 
 
 @contextlib.contextmanager
-def judging(plan: Plan, sketches: Sketches, writer: TrajectoryWriter) -> Iterator[None]:
+def judging(plan: Plan, sketches: Sketches, writer: TrajectoryWriter, rows: range | None = None) -> Iterator[None]:
     """Judge the order after a conversion, or after as much of it as was done before an error.
 
     After an interruption only the states that are read from then on are there to be compared; what was found among
     those before is kept.
+
+    Parameters
+    ----------
+    plan : Plan
+    sketches : Sketches
+    writer : TrajectoryWriter
+    rows : range, optional
+        The observations of one part of the run, which is judged alone; all, if not given.
     """
     try:
         yield
     except BaseException:
         # The error under way is the one to report.
         with contextlib.suppress(RegimeError):
-            _note_order(_written(plan.source, writer.count), sketches, writer)
+            # Which of those after them were read ahead is a matter of chance.
+            _note_order(_part(plan.source, rows, writer.count), sketches, writer)
         raise
-    _note_order(plan.source, sketches, writer)
+    _note_order(_part(plan.source, rows, len(plan.source.checkpoints)), sketches, writer)
 
 
-def _written(source: Source, count: int) -> Source:
-    """Return the first checkpoints; which of those after them were read ahead is a matter of chance."""
-    last = source.checkpoints[count - 1].step if count else source.checkpoints[0].step
-    return source.select(steps=f":{last}")
+def _part(source: Source, rows: range | None, count: int) -> Source:
+    """Return those of the first `count` checkpoints that lie in a part of the run."""
+    return source.part(range(count) if rows is None else range(rows.start, min(rows.stop, count)))
 
 
 def _note_order(source: Source, sketches: Sketches, writer: TrajectoryWriter) -> None:
     against = contradiction(source, sketches)
     if against is not None:
         writer.note(**{ORDER_DOUBT: against.message})
-    elif writer.header.extra.get(ORDER_DOUBT) and sketches.hold(source.checkpoints):
+    elif source.checkpoints and writer.header.extra.get(ORDER_DOUBT) and sketches.hold(source.checkpoints):
         writer.note(**{ORDER_DOUBT: ""})

@@ -15,6 +15,7 @@ from regime_proto.conversion.order_check import judging, sketched
 from regime_proto.conversion.plan import Plan, make_plan
 from regime_proto.conversion.provenance import embedded_files, header_of, provenance
 from regime_proto.conversion.settings import ConversionSettings
+from regime_proto.conversion.sharding import agreed
 from regime_proto.engine.measure import Meter
 from regime_proto.quantities.installed import choose, known_quantities
 from regime_proto.runtime.device import runtime_version
@@ -23,11 +24,13 @@ from regime_proto.schema.doubts import describe_invalid, describe_order
 from regime_proto.schema.epochs import observations_per_epoch
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import segments_folder
+from regime_proto.schema.hdf5 import chunk_steps
 from regime_proto.schema.header import Header
 from regime_proto.schema.notes import Note, notes_in, read_order_doubt
 from regime_proto.schema.policy import MaskPolicy
 from regime_proto.schema.reader import existing_header, open_checked
 from regime_proto.schema.segments import Segments, discard_segments, kept_observations, require_free
+from regime_proto.schema.shards import Shard
 from regime_proto.schema.writer import TrajectoryWriter, rows_to_resume, rows_to_take_up
 
 Grown = Callable[[Plan, "Done"], Plan | None]
@@ -59,6 +62,7 @@ def convert(
     weights: str | None = None,
     keep_downloads: bool = False,
     overwrite: bool = False,
+    shard: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Convert checkpoints into a trajectory file.
@@ -129,13 +133,16 @@ def convert(
     overwrite : bool
         Replace a trajectory, or discard an unfinished one that was made of other inputs. Other files are never
         replaced.
+    shard : str, optional
+        ``"I/N"``: measure the I-th of N parts only. Its segments are written into the folder ``OUTPUT.segments``, which
+        other processes may write at the same time; `regime_proto.schema.finish.finish` joins the parts.
     progress : callable, optional
         Called with the number of observations done and their total.
 
     Returns
     -------
     Path
-        The output.
+        The output; of a shard, the folder of segments.
 
     Raises
     ------
@@ -165,11 +172,18 @@ def convert(
         notes=notes,
         keep_downloads=keep_downloads,
         overwrite=overwrite,
+        shard=shard,
     )
-    with downloading(as_place(source), Path(output), keep=keep_downloads) as place:
+    with downloading(as_place(source), name_of_part(Path(output), settings.shard), keep=keep_downloads) as place:
         done = run_plan(make_plan(place, settings), Path(output), settings, progress=progress)
-    warn_of_doubts(done.path)
+    if done.shard is None:
+        warn_of_doubts(done.path)
     return done.path
+
+
+def name_of_part(output: Path, shard: Shard | None) -> Path:
+    """Return the output, or for a shard a name that is its own, for what it alone needs."""
+    return output if shard is None else output.with_name(f"{output.name}.{shard.number}-of-{shard.count}")
 
 
 def warn_of_doubts(path: Path) -> None:
@@ -188,19 +202,22 @@ class Done:
     Parameters
     ----------
     path : Path
-        The trajectory.
+        The trajectory; of a shard, the folder of segments.
     observations : int
-        How many it holds.
+        How many it holds; of a shard, how many are its own.
     written : bool
         False if it was there already.
     noted : bool
         Whether notes were added to one that was there already, or changed.
+    shard : Shard, optional
+        The part of the run that was measured, where the whole is not there.
     """
 
     path: Path
     observations: int
     written: bool
     noted: bool = False
+    shard: Shard | None = None
 
 
 @dataclass(frozen=True)
@@ -314,24 +331,37 @@ def _carry_out(
     decision: Decision, output: Path, settings: ConversionSettings, *, progress: Progress | None, grown: Grown | None
 ) -> Done:
     """Make the observations that are not there yet."""
+    if settings.shard is not None and decision.existing is not None:
+        raise RegimeError(
+            f"{output}: holds the first part of this run, and shards measure all of it; choose another output, or go "
+            "on without --shard"
+        )
     held = {} if decision.existing is None else notes_in(decision.existing.extra)
     plan, sketches = sketched(decision.plan)
-    with Segments(output) as segments:
+    with Segments(output, shared=settings.shard is not None) as segments:
         reading = Reading(plan.source)
         meter = calibrated(plan, settings.device, reading.first, defers=True)
         header = _header(plan, meter, settings)
-        start = _start(decision, output, header, settings)
-        if settings.overwrite and not start.held:
-            segments.clear()
         embedded = embedded_files(plan.program, plan.probe, settings.embed)
-        writer = TrajectoryWriter(segments, replace(header, embedded=embedded, extra=held | settings.taken_notes))
-        if not writer.resume(plan.fingerprints) and start.where == output:
-            writer.take_up(output, plan.fingerprints)
+        header = replace(header, embedded=embedded, extra=held | settings.taken_notes)
+        rows, where = range(len(plan.fingerprints)), segments.folder
+        if settings.shard is not None:
+            header, rows = agreed(plan, header, segments.folder, settings)
+        else:
+            start = _start(decision, output, header, settings)
+            where = start.where
+            if settings.overwrite and not start.held:
+                segments.clear()
+        writer = TrajectoryWriter(segments, header)
+        gaps = writer.resume(plan.fingerprints, rows)
+        if where == output and writer.take_up(output, plan.fingerprints):
+            gaps = [range(writer.count, rows.stop)]
         _require_unchanged(plan, writer.count)
         observing = Observing(plan, meter, writer, workers=settings.workers, progress=progress)
         with writer:
-            with judging(plan, sketches, writer):
-                observing.begin(reading, noise=settings.noise)
+            with judging(plan, sketches, writer, rows if segments.is_shared else None):
+                observing.begin(reading, gaps, noise=settings.noise)
+                writer.go_to(rows.stop)
             while grown is not None:
                 writer.publish()
                 more = grown(plan, Done(output, writer.count, written=True))
@@ -341,6 +371,8 @@ def _carry_out(
                 writer.annotate(**_foreseen(plan, plan.mask_policy(settings.masks)))
                 with judging(plan, sketches, writer):
                     observing.go_on(plan)
+    if settings.shard is not None:
+        return Done(segments.folder, len(rows), written=bool(gaps), shard=settings.shard)
     return Done(output, writer.count, written=True)
 
 
@@ -381,14 +413,21 @@ def foresee_plan(plan: Plan, output: Path, settings: ConversionSettings | None =
     decision, total = decide(plan, output, settings), len(plan.fingerprints)
     if decision.is_complete:
         return Foreseen(output, total, total, output, noted=decision.lacks_notes)
-    require_free(output)
+    require_free(output, shared=settings.shard is not None)
     if plan.source.copies is not None:
         # To run the first checkpoint it would have to be fetched.
         return _foreseen_unseen(plan, output, decision.existing)
     first = plan.source.read(plan.source.checkpoints[0])
     header = _header(decision.plan, calibrated(decision.plan, settings.device, first), settings)
+    if settings.shard is not None:
+        return _foreseen_part(plan, output, header, settings.shard)
     start = _start(decision, output, header, settings)
     return Foreseen(output, total, start.held, start.where)
+
+
+def _foreseen_part(plan: Plan, output: Path, header: Header, shard: Shard) -> Foreseen:
+    folder, rows = segments_folder(output), shard.rows(len(plan.fingerprints), chunk_steps(header))
+    return Foreseen(output, len(rows), rows_to_resume(folder, header, plan.fingerprints, rows), folder)
 
 
 def _foreseen_unseen(plan: Plan, output: Path, existing: Header | None) -> Foreseen:

@@ -12,6 +12,7 @@ from regime_proto.runtime.device_names import require_device
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import nearest
 from regime_proto.schema.notes import Note, as_notes
+from regime_proto.schema.shards import Shard
 from regime_proto.schema.types import as_tuple
 
 NOISE = ("quick", "full", "none")
@@ -40,6 +41,10 @@ class ConversionSettings:
     masks, embed, noise : str
     notes : mapping, optional
     keep_downloads, overwrite : bool
+    shard : Shard, optional
+        Measure this part of the run only.
+    command : sequence of str
+        The command line without its shard, for those who miss a part.
 
     Raises
     ------
@@ -66,8 +71,15 @@ class ConversionSettings:
     notes: Mapping[str, object] | None = None
     keep_downloads: bool = False
     overwrite: bool = False
+    shard: Shard | None = None
+    command: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if self.shard is not None and self.overwrite:
+            raise RegimeError(
+                "--shard and --overwrite: every part would discard those before it; remove what is there, or give "
+                "another output"
+            )
         if self.sample_units is not None and self.sample_units < 2:
             raise RegimeError(f"--sample-units {self.sample_units}: expected 2 or more")
         if self.noise not in NOISE:
@@ -85,11 +97,13 @@ class ConversionSettings:
         weights: str | None = None,
         distance: bool = False,
         measure: str | Sequence[str] = (),
+        shard: str | None = None,
         **fields: Any,
     ) -> Self:
         """Make settings of arguments as users give them."""
         source = SourceSettings(adapter, step_pattern, weights)
-        return cls(source=source, measure=asked_for(measure, distance=distance), **fields)
+        part = None if shard is None else Shard.parse(shard)
+        return cls(source=source, measure=asked_for(measure, distance=distance), shard=part, **fields)
 
     @cached_property
     def taken_notes(self) -> dict[str, Note]:

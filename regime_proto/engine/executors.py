@@ -29,13 +29,13 @@ def observe(
     checkpoints: Sequence[Checkpoint],
     read: Callable[[Checkpoint], State],
     *,
-    first: int = 0,
+    rows: range | None = None,
     workers: int = 2,
     copies: Copies | None = None,
     with_first: Task | None = None,
     with_last: Task | None = None,
 ) -> Iterator[Observation]:
-    """Yield the observations of `checkpoints` from number `first` on, in order.
+    """Yield observations of `checkpoints`, in order.
 
     Each worker takes a checkpoint through all of reading, running, packing and comparing, so reading one overlaps
     computing another. An error of a checkpoint is raised when its turn comes, after the observations before it. At most
@@ -46,8 +46,8 @@ def observe(
     meter : Meter
     checkpoints : sequence of Checkpoint
     read : callable
-    first : int
-        Where to begin; the checkpoint before it is read once more, to compare with.
+    rows : range, optional
+        The numbers of those to observe; all, if not given. The checkpoint before them is read too, to compare with.
     workers : int
         Threads. The result does not depend on it.
     copies : Copies, optional
@@ -56,7 +56,8 @@ def observe(
         What else a worker does with the first and the last state that are run: the former before any observation is
         yielded, the latter before the last one is.
     """
-    start, stop = max(0, first - 1), len(checkpoints)
+    first, stop = (0, len(checkpoints)) if rows is None else (rows.start, rows.stop)
+    start = max(0, first - 1)
     ahead = min(_AHEAD, _AHEAD_BYTES // max(1, sum(layer.bytes for layer in meter.layers) * meter.rows[0].samples))
     worker = _Worker(meter, checkpoints, read, copies)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="regime")

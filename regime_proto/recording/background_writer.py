@@ -16,7 +16,7 @@ from regime_proto.recording.first_state import read_start, start_path, write_sta
 from regime_proto.schema.errors import RegimeWarning, TrajectoryError
 from regime_proto.schema.header import Header, Observation
 from regime_proto.schema.reader import existing_header, open_checked, read_header, read_metrics, read_quantities
-from regime_proto.schema.segments import Segments, check_segments, open_segment
+from regime_proto.schema.segments import Segments, check_segments, open_segment, ordered_segments
 from regime_proto.schema.types import Array
 from regime_proto.schema.writer import TrajectoryWriter
 
@@ -79,7 +79,7 @@ class Journal:
         RegimeError
             Its first state, which later ones are held against, is not there any more.
         """
-        output, paths = self._segments.output, self._segments.paths()
+        output, paths = self._segments.output, ordered_segments(self._segments.folder)
         check_segments(paths)
         left = _left_in(paths[-1:], open_segment), _left_in([output] if existing_header(output) else [], open_checked)
         if paths and left[0] >= left[1]:

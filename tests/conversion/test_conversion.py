@@ -35,7 +35,7 @@ def test_small_segments_give_the_same_file(mlp_run, reference, tmp_path, monkeyp
     joined = []
 
     def join(segments):
-        joined.extend(segments.paths())
+        joined.extend(segments.paths().values())
         assemble.join(segments)
 
     monkeypatch.setattr(writer, "join", join)

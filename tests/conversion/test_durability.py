@@ -111,6 +111,21 @@ def test_a_killed_conversion_goes_on(long_run, reference, tmp_path, kill_at, sec
     assert not segments_folder(output).exists()
 
 
+@pytest.mark.parametrize("lost", [(0,), (1,), (0, 1), (0, 2)])
+def test_a_conversion_fills_gaps(long_run, reference, tmp_path, lost):
+    """Segments may be missing in the middle, and the rest is not measured again."""
+    output = tmp_path / "run.h5"
+    assert convert(long_run, output, kill_at=STATES, seconds=0.0).returncode == -signal.SIGKILL
+    for number in lost:
+        (segments_folder(output) / f"{number:06d}.h5").unlink()
+    seen = []
+    regime_proto.convert(long_run, output, progress=lambda done, total: seen.append(done))
+    rows = (range(64), range(64, 128), range(128, STATES))
+    assert seen == [row + 1 for number in lost for row in rows[number]]
+    assert_same(output, reference)
+    assert not segments_folder(output).exists()
+
+
 def test_killed_again_and_again(long_run, reference, tmp_path):
     output = tmp_path / "run.h5"
     for kill_at in (70, 71, 139):

@@ -141,7 +141,8 @@ def test_only_the_folder_is_cleaned(output):
         leftover.write_bytes(b"half")
     with Segments(output) as segments:
         writer = TrajectoryWriter(segments, HEAD)
-        assert writer.resume(["f"] * 3) == 3
+        assert writer.resume(["f"] * 3) == []
+        assert writer.count == 3
         assert not leftover.exists()
         writer.close()
     assert {path.name for path in output.parent.iterdir()} == {output.name, *(path.name for path in beside)}

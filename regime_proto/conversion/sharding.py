@@ -1,0 +1,91 @@
+"""One part of a run, measured by a process of its own: what it agrees on with the others, and which rows it has."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from regime_proto.conversion.plan import Plan
+from regime_proto.conversion.settings import ConversionSettings
+from regime_proto.program.probe import probe_sha256
+from regime_proto.schema.hdf5 import chunk_steps
+from regime_proto.schema.header import Header
+from regime_proto.schema.segments import open_segment, segments_by_number
+from regime_proto.schema.shards import Agreement, agree
+from regime_proto.schema.words import few
+
+# As many letters of a hash as tell two apart.
+_LETTERS = 12
+
+
+def agreed(plan: Plan, header: Header, folder: Path, settings: ConversionSettings) -> tuple[Header, range]:
+    """Agree with the other parts of a run.
+
+    Parameters
+    ----------
+    plan : Plan
+    header : Header
+        Of the trajectory, as this part would write it.
+    folder : Path
+        The segments, held.
+    settings : ConversionSettings
+        With the shard.
+
+    Returns
+    -------
+    header : Header
+        With the identity of the run.
+    rows : range
+        The observations of this part.
+
+    Raises
+    ------
+    RegimeError
+        The other parts are of another plan.
+    """
+    shard = settings.shard
+    assert shard is not None  # noqa: S101
+    identity = {**header.attributes, **_begun(folder)}
+    ours = Agreement(
+        terms=_terms(plan, header, settings),
+        run_id=str(identity["run_id"]),
+        created=str(identity["created"]),
+        observations=len(plan.fingerprints),
+        per_segment=chunk_steps(header),
+        command=tuple(settings.command),
+        shards=shard.count,
+    )
+    found = agree(folder, ours)
+    identified = header.with_attributes(run_id=found.run_id, created=found.created)
+    return identified, shard.rows(found.observations, found.per_segment)
+
+
+def _begun(folder: Path) -> dict[str, object]:
+    """Return the identity of what a conversion that was interrupted has written; `agree` looks whether it is alike."""
+    for path in segments_by_number(folder).values():
+        with open_segment(path) as segment:
+            return {name: segment.attrs[name] for name in ("run_id", "created")}
+    return {}
+
+
+def _terms(plan: Plan, header: Header, settings: ConversionSettings) -> dict[str, str]:
+    """Return what must be the same for all parts, in words."""
+    checkpoints = plan.source.checkpoints
+    return {
+        "the steps": _shown([checkpoint.step for checkpoint in checkpoints]),
+        "the program": plan.program.sha256[:_LETTERS],
+        "the probe": probe_sha256(plan.probe)[:_LETTERS],
+        "the gates": few([gate.node for gate in plan.gates]),
+        "--sample-units": f"{plan.sample_units} (seed {plan.sample_seed})",
+        "--masks": str(header.mask_policy),
+        "the quantities": ", ".join(quantity.name for quantity in plan.quantities) or "none",
+        "--noise": settings.noise,
+        "--batches-per-epoch": str(settings.batches_per_epoch),
+        "the notes": str(sorted(settings.taken_notes.items())),
+        "what is embedded": ", ".join(header.embedded) or "nothing",
+        "the engine": str(header.attributes["engine"]),
+        "the device": str(header.attributes["device"]),
+        "the files of the checkpoints (names, sizes, times)": plan.fingerprints[-1][:_LETTERS],
+    }
+
+
+def _shown(steps: Sequence[int]) -> str:
+    return f"{steps[0]} to {steps[-1]} ({len(steps)})"

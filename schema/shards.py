@@ -1,0 +1,193 @@
+"""A run that several processes measure: which observations are whose, and what all of them agree on.
+
+A shard is one of N contiguous parts, each of whole segments. The first process that comes writes the agreement into the
+folder of segments, and the others hold theirs against it. What is done shows by the segments themselves.
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from regime_proto.schema.errors import RegimeError, TrajectoryError
+from regime_proto.schema.files import create_new, temporary_in
+from regime_proto.schema.segments import AGREED, check_segments, open_segment, segments_by_number
+from regime_proto.schema.words import counted
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of a run that one process measures.
+
+    Parameters
+    ----------
+    number : int
+        From 1 on.
+    count : int
+        Of all shards.
+    """
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise RegimeError(f"--shard {self}: expected I/N with I from 1 to N, for example 1/{max(2, self.count)}")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read ``I/N``.
+
+        Raises
+        ------
+        RegimeError
+            It is written otherwise.
+        """
+        number, sign, count = text.partition("/")
+        if not (sign and number.strip().isdecimal() and count.strip().isdecimal()):
+            raise RegimeError(f"--shard {text!r}: expected I/N, for example 1/8 for the first of eight parts")
+        return cls(int(number), int(count))
+
+    def rows(self, observations: int, per_segment: int) -> range:
+        """Return the numbers of its observations: whole segments, none where there are more shards than segments."""
+        segments = -(-observations // per_segment)
+        first, last = (segments * number // self.count * per_segment for number in (self.number - 1, self.number))
+        return range(min(first, observations), min(last, observations))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What all parts of a run agree on.
+
+    Parameters
+    ----------
+    terms : mapping of str to str
+        What must be the same for all, in words.
+    run_id, created : str
+        Of the trajectory.
+    observations : int
+        Of the whole run.
+    per_segment : int
+        Observations of a full segment.
+    command : sequence of str
+        The command line of a part without its shard; empty where there is none.
+    shards : int
+        Into how many the first of them divided the run.
+    """
+
+    terms: Mapping[str, str]
+    run_id: str
+    created: str
+    observations: int
+    per_segment: int
+    command: Sequence[str] = ()
+    shards: int = 1
+
+    def with_command(self, shard: Shard) -> str:
+        """Return the command of a shard, for a shell."""
+        if not self.command:
+            return f"the call of convert with shard={str(shard)!r}"
+        return shlex.join([*self.command, "--shard", str(shard)])
+
+
+def agree(folder: Path, ours: Agreement) -> Agreement:
+    """Return what the parts of a run agree on: what is in the folder already, else `ours`, which is written there.
+
+    Raises
+    ------
+    TrajectoryError
+        Parts of another plan were begun there.
+    OSError
+        It cannot be written.
+    """
+    temporary = temporary_in(folder)
+    try:
+        with create_new(temporary) as file:
+            file.write(json.dumps(asdict(ours), indent=1).encode())
+            os.fsync(file.fileno())
+        # Whole, or not at all; and only where there is none.
+        with suppress(FileExistsError):
+            os.link(temporary, folder / AGREED)
+    finally:
+        temporary.unlink(missing_ok=True)
+    found = read_agreement(folder)
+    if found is None:
+        raise TrajectoryError(f"{folder}: removed while a part of the run began; run the same command again")
+    for name in (*ours.terms, *found.terms):
+        begun, now = found.terms.get(name, "none"), ours.terms.get(name, "none")
+        if begun != now:
+            raise TrajectoryError(
+                f"{folder}: holds parts of another plan: {name} {begun}, here {now}; give all parts the same options, "
+                "checkpoints and versions, choose another output, or remove that folder to begin again"
+            )
+    return found
+
+
+def read_agreement(folder: Path) -> Agreement | None:
+    """Return what the parts of a run agree on; None where it is not made in parts.
+
+    Raises
+    ------
+    TrajectoryError
+        The file is damaged.
+    """
+    path = folder / AGREED
+    try:
+        content = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        return Agreement(**json.loads(content))
+    except (ValueError, TypeError):
+        raise TrajectoryError(f"{path}: damaged; delete it, and run the command of any part again") from None
+
+
+def require_all_parts(folder: Path) -> None:
+    """Raise an error unless all segments of a run that is made in parts are there.
+
+    Raises
+    ------
+    TrajectoryError
+        Names the missing parts, with the commands that make them.
+    """
+    agreed = read_agreement(folder)
+    if agreed is None:
+        return
+    held = _held(folder, agreed)
+    missing: list[Shard] = []
+    lacking = 0
+    for number in range(1, agreed.shards + 1):
+        shard = Shard(number, agreed.shards)
+        rows = shard.rows(agreed.observations, agreed.per_segment)
+        there = sum(held.get(index // agreed.per_segment, 0) for index in rows[:: agreed.per_segment])
+        if there < len(rows):
+            missing.append(shard)
+            lacking += len(rows) - there
+    if missing:
+        commands = "; ".join(agreed.with_command(shard) for shard in missing[:_SHOWN])
+        more = f"; and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise TrajectoryError(
+            f"{folder}: {len(missing)} of {counted(agreed.shards, 'part')} not complete, {lacking} of "
+            f"{counted(agreed.observations, 'observation')} missing; run {commands}{more}"
+        )
+
+
+def _held(folder: Path, agreed: Agreement) -> dict[int, int]:
+    """Return how many observations each segment holds, by its number."""
+    paths = segments_by_number(folder)
+    check_segments(list(paths.values()))
+    held: dict[int, int] = {}
+    for index, path in paths.items():
+        with open_segment(path, check=False) as segment:
+            if segment.attrs["run_id"] != agreed.run_id:
+                raise TrajectoryError(f"{path}: of another run than {folder / AGREED} says; delete the segment")
+            held[index] = len(segment["step"])
+    return held
