@@ -236,6 +236,29 @@ class Segments:
             self.folder.rmdir()
 
 
+class MemorySegments(Segments):
+    """Segments that stay in memory, for another process to write.
+
+    Attributes
+    ----------
+    images : dict of int to bytes
+        Whole trajectory files, by number.
+    lengths : dict of int to int
+        The rows of each.
+    """
+
+    def __init__(self) -> None:
+        self.output = Path("memory")
+        self.folder = segments_folder(self.output)
+        self.is_shared = True
+        self.images: dict[int, bytes] = {}
+        self.lengths: dict[int, int] = {}
+
+    def put(self, index: int, content: bytes, *, rows: int) -> None:
+        """Keep segment number `index`."""
+        self.images[index], self.lengths[index] = content, rows
+
+
 def _rows_in(path: Path) -> int:
     """Return how many rows a segment holds, 0 where there is none."""
     if not path.exists():

@@ -50,6 +50,7 @@ class TrajectoryWriter:
         self._held: dict[int, int] = {}
         self._segments = segments
         self._embedded = dict(header.embedded)
+        self._carries = frozenset(header.embedded)
         self._seconds = seconds
         self._written = time.monotonic()
         self._rows: list[dict[str, Array]] = []
@@ -95,7 +96,7 @@ class TrajectoryWriter:
             self._segments.clear_leftovers()
             self._segments.end_agreement()
             # What was to be carried before, and may be private, is not to be any more.
-            self._segments.remove([path for path in self._segments.carried() if path.name not in self._embedded])
+            self._segments.remove([path for path in self._segments.carried() if path.name not in self._carries])
             self._segments.remove([path for index, path in paths.items() if index not in held])
         gaps = _gaps(held, rows, self._capacity)
         self.go_to(gaps[0].start if gaps else rows.stop)
@@ -236,13 +237,23 @@ class TrajectoryWriter:
         index = (self.count - 1) // self._capacity
         first = {"first_observation": index * self._capacity} if index else {}
         content = hdf5.filled(self._empty, rows, source_fingerprint=self._fingerprint, **first)
+        self.take(index, content, rows=len(self._rows))
+
+    def take(self, index: int, content: bytes, *, rows: int) -> None:
+        """Write segment number `index`, a whole trajectory file of so many rows.
+
+        Raises
+        ------
+        TrajectoryError
+            It could not be written, for example because the disk is full.
+        """
         try:
             while self._embedded:
                 name = next(iter(self._embedded))
                 self._segments.carry(name, self._embedded[name])
                 del self._embedded[name]
-            self._segments.put(index, content, rows=len(self._rows))
-            self._held[index] = len(self._rows)
+            self._segments.put(index, content, rows=rows)
+            self._held[index] = rows
         except OSError as error:
             safe, path = sum(self._held.values()), self._segments.path(index)
             raise TrajectoryError(

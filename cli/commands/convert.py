@@ -1,5 +1,6 @@
 """``regime convert``: checkpoints to a trajectory."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
 from regime_proto.cli.converting import converted, foresee, settings_of
 from regime_proto.cli.interruption import leaving
+
+_VARIABLE = "DASK_SCHEDULER_ADDRESS"
 
 
 @command
@@ -24,6 +27,12 @@ from regime_proto.cli.interruption import leaving
 )
 @click.option("--shards", type=click.IntRange(1), metavar="N", help="With --print-commands: how many parts.")
 @click.option("--print-commands", is_flag=True, help="Print the command of every part, one a line, and do nothing.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Let the workers of a Dask cluster measure: the address of its scheduler, the file that it wrote, or local:N "
+    "for N processes of this machine. Default: the variable DASK_SCHEDULER_ADDRESS.",
+)
 @options.messages
 def convert(
     source: Path,
@@ -31,6 +40,7 @@ def convert(
     shard: str | None,
     shards: int | None,
     print_commands: bool,
+    scheduler: str | None,
     dry_run: bool,
     quiet: bool,
     verbose: bool,
@@ -53,7 +63,12 @@ def convert(
             sharding.print_commands(shards, shard, is_asked=print_commands)
             return
         shard = sharding.asked_for(shard, messages)
-        settings = settings_of(conversion | {"shard": shard, "command": sharding.command_without_part()})
+        parts = {
+            "shard": shard,
+            "command": sharding.command_without_part(),
+            "scheduler": scheduler or os.environ.get(_VARIABLE) or None,
+        }
+        settings = settings_of(conversion | parts)
         if dry_run:
             foresee(source, output, messages, settings)
             return

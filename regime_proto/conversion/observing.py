@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from regime_proto.checkpoints.source import Checkpoint, Source, State
 from regime_proto.conversion import measured_files
 from regime_proto.conversion.plan import Plan
-from regime_proto.engine.executors import Task, observe
+from regime_proto.engine.executors.threads import Task, observe
 from regime_proto.engine.measure import Bound, Measured, Meter, MeterSettings
 from regime_proto.engine.noise_floor import NoiseFloor, measure_noise, measure_one
 from regime_proto.quantities.deltas import non_finite
@@ -92,12 +92,22 @@ class Observing:
         As many as the plan says, if not given.
     progress : callable, optional
         Called with the number of observations done and their total.
+    remembers : bool
+        Whether this process keeps what the checkpoints were like; see `measured_files`.
     """
 
     def __init__(
-        self, plan: Plan, meter: Meter, writer: TrajectoryWriter, *, workers: int | None, progress: Progress | None
+        self,
+        plan: Plan,
+        meter: Meter,
+        writer: TrajectoryWriter,
+        *,
+        workers: int | None,
+        progress: Progress | None,
+        remembers: bool = True,
     ) -> None:
         self._plan = plan
+        self._remembers = remembers
         self._meter = meter
         self._writer = writer
         self._workers = workers
@@ -169,7 +179,7 @@ class Observing:
                     self._progress(index + 1, len(checkpoints))
         finally:
             # What is fetched is known by its commit.
-            if source.copies is None:
+            if source.copies is None and self._remembers:
                 measured_files.remember(fingerprints, checkpoints, rows.start, writer.count)
 
     def _noise_states(self) -> Iterator[Mapping[str, Array]]:

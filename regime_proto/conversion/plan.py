@@ -196,7 +196,8 @@ def make_plan(root: Path, settings: ConversionSettings | None = None, *, exporti
         Something is missing or does not fit.
     """
     settings = settings or ConversionSettings()
-    quantities = choose(settings.measure)
+    # What cannot be measured is said before anything takes time.
+    choose(settings.measure)
     source = open_directory(root, settings.source).select(settings.steps, settings.every)
     text, probe = settings.probe_text, settings.probe
     probe = _find_probe(root, probe if text is None else _tokenized(text, probe, source))
@@ -204,19 +205,43 @@ def make_plan(root: Path, settings: ConversionSettings | None = None, *, exporti
     program, bound = load_program(root, model=model, probe=probe, source=source, exporting=exporting)
     variants = _find_variants(source, probe) if model is None and not (root / PROGRAM_FILE).is_file() else None
     program = program if variants is None else _restricted(program, variants)
+    return planned(source, program, bound, settings, variants=variants)
+
+
+def planned(
+    source: Source,
+    program: Program,
+    probe: Mapping[str, Array],
+    settings: ConversionSettings,
+    *,
+    variants: Variants | None = None,
+) -> Plan:
+    """Return the plan for a program and a probe that are there.
+
+    Parameters
+    ----------
+    source : Source
+        The checkpoints that were chosen.
+    program : Program
+    probe : mapping of str to array
+        By program input, and the reserved arrays of the probe.
+    settings : ConversionSettings
+    variants : Variants, optional
+        Where the checkpoints have graphs of their own, and these differ.
+    """
     found = find_gates(program)
     _warn_of_nested(found)
     return Plan(
         source=source,
         program=program,
-        probe=bound,
+        probe=probe,
         gates=select_gates(found, settings.gates),
         all_gates=found,
         variants=variants,
         sample_units=settings.sample_units,
         sample_seed=settings.sample_seed,
         weights=settings.source.weights,
-        quantities=quantities,
+        quantities=choose(settings.measure),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from regime_proto.checkpoints.locations import as_place, downloading
 from regime_proto.checkpoints.ordering import option_for_steps
 from regime_proto.conversion import measured_files
+from regime_proto.conversion.distributing import cluster_of, distribute
 from regime_proto.conversion.existing import refusal
 from regime_proto.conversion.observing import Observing, Progress, Reading, calibrated
 from regime_proto.conversion.order_check import judging, sketched
@@ -63,6 +64,8 @@ def convert(
     keep_downloads: bool = False,
     overwrite: bool = False,
     shard: str | None = None,
+    client: object = None,
+    scheduler: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Convert checkpoints into a trajectory file.
@@ -136,6 +139,11 @@ def convert(
     shard : str, optional
         ``"I/N"``: measure the I-th of N parts only. Its segments are written into the folder ``OUTPUT.segments``, which
         other processes may write at the same time; `regime_proto.schema.finish.finish` joins the parts.
+    client : distributed.Client, optional
+        Let the workers of this Dask cluster measure. They have to see the checkpoints under the same path, and have the
+        same versions of regime, NumPy and ONNX Runtime.
+    scheduler : str, optional
+        The same by the address of a scheduler or the file that it wrote; ``"local:N"`` starts N processes here.
     progress : callable, optional
         Called with the number of observations done and their total.
 
@@ -173,6 +181,8 @@ def convert(
         keep_downloads=keep_downloads,
         overwrite=overwrite,
         shard=shard,
+        client=client,
+        scheduler=scheduler,
     )
     with downloading(as_place(source), name_of_part(Path(output), settings.shard), keep=keep_downloads) as place:
         done = run_plan(make_plan(place, settings), Path(output), settings, progress=progress)
@@ -359,9 +369,15 @@ def _carry_out(
         _require_unchanged(plan, writer.count)
         observing = Observing(plan, meter, writer, workers=settings.workers, progress=progress)
         with writer:
-            with judging(plan, sketches, writer, rows if segments.is_shared else None):
-                observing.begin(reading, gaps, noise=settings.noise)
-                writer.go_to(rows.stop)
+            part = rows if segments.is_shared else None
+            with judging(plan, sketches, writer, part), cluster_of(settings, gaps) as cluster:
+                if cluster is None:
+                    observing.begin(reading, gaps, noise=settings.noise)
+                    writer.go_to(rows.stop)
+                else:
+                    reading.let_go()
+                    distribute(plan, cluster, writer, gaps, settings=settings, sketches=sketches, progress=progress)
+                    writer.resume(plan.fingerprints, rows)
             while grown is not None:
                 writer.publish()
                 more = grown(plan, Done(output, writer.count, written=True))

@@ -45,6 +45,10 @@ class ConversionSettings:
         Measure this part of the run only.
     command : sequence of str
         The command line without its shard, for those who miss a part.
+    client : distributed.Client, optional
+        Whose workers measure.
+    scheduler : str, optional
+        The same by address, file or ``local[:N]``.
 
     Raises
     ------
@@ -73,6 +77,8 @@ class ConversionSettings:
     overwrite: bool = False
     shard: Shard | None = None
     command: Sequence[str] = ()
+    client: object = None
+    scheduler: str | None = None
 
     def __post_init__(self) -> None:
         if self.shard is not None and self.overwrite:

@@ -74,6 +74,10 @@ class Sketches:
                 array = tensors.get(part.name)
                 if array is not None and array.shape == part.shape:
                     sketch[part.within] = part.take(array)
+        self.put(checkpoint, sketch)
+
+    def put(self, checkpoint: Checkpoint, sketch: Array) -> None:
+        """Keep the sketch of a state that another process made."""
         with self._lock:
             self._kept[checkpoint] = sketch[:: self._stride].copy()
             if (
@@ -82,6 +86,11 @@ class Sketches:
             ):
                 self._stride *= 2
                 self._kept = {known: kept[::2].copy() for known, kept in self._kept.items()}
+
+    def take(self, checkpoint: Checkpoint) -> Array | None:
+        """Return the sketch of a state and forget it; None where there is none."""
+        with self._lock:
+            return self._kept.pop(checkpoint, None)
 
     def reading(self, read: Callable[[Checkpoint], State]) -> Callable[[Checkpoint], State]:
         """Return a function that reads as `read` does, and keeps a sketch; the first call must be alone."""

@@ -1,0 +1,147 @@
+"""Lets the workers of a cluster measure a run; this process alone writes what comes back."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from regime_proto.conversion import measured_files
+from regime_proto.conversion.observing import Progress
+from regime_proto.conversion.plan import Plan
+from regime_proto.conversion.settings import ConversionSettings
+from regime_proto.conversion.tasks import Images, Recipe, look, measure_rows, versions
+from regime_proto.engine.executors.dask import Cluster, Task, Worker, connected, require_alike
+from regime_proto.integrity.sketch import Sketches
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.hdf5 import chunk_steps
+from regime_proto.schema.words import few
+from regime_proto.schema.writer import TrajectoryWriter
+
+# A task measures the checkpoint before its own once more; with so many of its own that costs little.
+_FEWEST_ROWS = 16
+# Tasks for each worker, where there are as many segments: the last ones to end are then waited for less.
+_EACH = 4
+# Of a worker's memory, so much may be taken before Dask writes to disk and pauses it.
+_SHARE = 0.65
+# What the libraries take.
+_LIBRARIES = 300 * 2**20
+
+
+@contextmanager
+def cluster_of(settings: ConversionSettings, gaps: Sequence[range]) -> Iterator[Cluster | None]:
+    """Connect to the cluster that the settings name; None where this process does the work, or there is none."""
+    if not gaps:
+        yield None
+    elif settings.client is not None:
+        yield Cluster(settings.client)
+    elif settings.scheduler is not None:
+        with connected(settings.scheduler) as cluster:
+            yield cluster
+    else:
+        yield None
+
+
+def distribute(
+    plan: Plan,
+    cluster: Cluster,
+    writer: TrajectoryWriter,
+    gaps: Sequence[range],
+    *,
+    settings: ConversionSettings,
+    sketches: Sketches,
+    progress: Progress | None,
+) -> None:
+    """Let a cluster make observations, and write them in the order in which they come.
+
+    Parameters
+    ----------
+    plan : Plan
+    cluster : Cluster
+    writer : TrajectoryWriter
+    gaps : sequence of range
+        The observations that are missing.
+    settings : ConversionSettings
+    sketches : Sketches
+        Takes those of the states.
+    progress : callable, optional
+
+    Raises
+    ------
+    RegimeError
+        The workers cannot do it, or one of them met an error. What came back is kept.
+    """
+    _require_possible(plan)
+    recipe = Recipe.of(plan, writer.header, settings)
+    workers = cluster.workers
+    _require_ready(cluster, workers, recipe, plan)
+    threads = sum(worker.threads for worker in workers)
+    tasks = [_task(plan, rows) for rows in divided(gaps, chunk_steps(writer.header), threads)]
+    total = len(plan.fingerprints)
+    done = total - sum(map(len, gaps))
+    for number, images in cluster.carry_out(tasks, recipe):
+        for index, content in images.segments.items():
+            writer.take(index, content, rows=images.lengths[index])
+        for place, sketch in images.sketches.items():
+            sketches.put(plan.source.checkpoints[place], sketch)
+        [rows] = tasks[number].arguments
+        done += sum(len(range(max(rows.start, gap.start), min(rows.stop, gap.stop))) for gap in gaps)
+        if progress is not None:
+            progress(done, total)
+    if done == total:
+        measured_files.remember(plan.fingerprints, plan.source.checkpoints, 0, total)
+
+
+def divided(gaps: Sequence[range], per_segment: int, workers: int) -> list[range]:
+    """Return the observations of each task: whole segments, several where these are short or many.
+
+    Parameters
+    ----------
+    gaps : sequence of range
+    per_segment : int
+        Observations of a full segment.
+    workers : int
+        Tasks that are carried out at once.
+    """
+    whole = [range(gap.start // per_segment * per_segment, gap.stop) for gap in gaps]
+    segments = sum(-(-len(rows) // per_segment) for rows in whole)
+    each = max(segments // (_EACH * workers), min(-(-_FEWEST_ROWS // per_segment), segments // workers), 1)
+    step = each * per_segment
+    return [
+        range(start, min(start + step, rows.stop)) for rows in whole for start in range(rows.start, rows.stop, step)
+    ]
+
+
+def _task(plan: Plan, rows: range) -> Task[Images]:
+    steps = [plan.source.checkpoints[number].step for number in (rows[0], rows[-1])]
+    return Task(measure_rows, (rows,), f"{plan.source.root}, steps {steps[0]} to {steps[1]}")
+
+
+def _require_possible(plan: Plan) -> None:
+    if plan.source.copies is not None:
+        raise RegimeError(
+            f"{plan.source.root}: a scheduler needs checkpoints that all workers see; fetch them first, or divide the "
+            "run with --shard, where each process fetches its own"
+        )
+    if plan.variants is not None:
+        raise RegimeError(
+            f"{plan.source.root}: the checkpoints hold graphs that differ, which are not measured by a scheduler; "
+            "divide the run with --shard"
+        )
+
+
+def _require_ready(cluster: Cluster, workers: Sequence[Worker], recipe: Recipe, plan: Plan) -> None:
+    """Raise an error unless all workers have the same versions, see the same files and have the memory."""
+    require_alike(cluster.ask(versions), versions())
+    for worker in workers:
+        needed = _LIBRARIES + plan.predicted_memory_bytes(worker.threads)
+        if worker.memory and needed > _SHARE * worker.memory:
+            raise RegimeError(
+                f"worker {worker.address}: may take {worker.memory / 1e9:.1f} GB, and the run takes about "
+                f"{needed / 1e9:.1f} GB of each, mapped files counted; start workers with --memory-limit "
+                f"{needed / _SHARE / 1e9:.1f}GB or 0, or with fewer threads"
+            )
+    blind: dict[str, list[str]] = {}
+    for address, found in cluster.ask(look, recipe).items():
+        if found:
+            blind.setdefault(str(found), []).append(address)
+    if blind:
+        what, where = next(iter(blind.items()))
+        raise RegimeError(f"worker {few(where)}: {what}")

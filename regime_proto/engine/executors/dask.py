@@ -1,0 +1,225 @@
+"""Tasks for the workers of a Dask cluster: sent, repeated where a worker dies, cancelled when the caller leaves."""
+
+import importlib
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from regime_proto.runtime.device import cores
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.words import counted, few
+
+_LOCAL = re.compile(r"local(?::([1-9][0-9]*))?")
+# Seconds to wait for a scheduler, and for its first worker.
+_CONNECTING, _FIRST_WORKER = 10, 60
+_NEEDED = 'a scheduler needs Dask: pip install "regime-proto[cluster]"'
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process that carries out tasks.
+
+    Parameters
+    ----------
+    address : str
+    name : str
+    host : str
+    threads : int
+        Tasks that it carries out at once.
+    memory : int
+        Bytes that it may take; 0 where there is no limit.
+    """
+
+    address: str
+    name: str
+    host: str
+    threads: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Task(Generic[Result]):
+    """A call that can be repeated anywhere.
+
+    Parameters
+    ----------
+    call : callable
+        Of a module, so that a worker finds it by name.
+    arguments : tuple
+    label : str
+        What it does, for messages.
+    """
+
+    call: Callable[..., Result]
+    arguments: tuple[Any, ...]
+    label: str
+
+
+class Cluster:
+    """The workers of a Dask cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Those that are there now."""
+        described = self._client.scheduler_info(n_workers=-1)["workers"]
+        return [
+            Worker(address, str(one["name"]), one["host"], one["nthreads"], int(one["memory_limit"] or 0))
+            for address, one in described.items()
+        ]
+
+    def ask(self, call: Callable[..., Result], *arguments: Any) -> dict[str, Result | BaseException]:
+        """Return what a call returns, or raises, on every worker, by address."""
+        answers: dict[str, Result | BaseException] = self._client.run(call, *arguments, on_error="return")
+        return answers
+
+    def carry_out(self, tasks: Sequence[Task[Result]], shared: object) -> Iterator[tuple[int, Result]]:
+        """Yield the number and the result of each task as they finish.
+
+        Parameters
+        ----------
+        tasks : sequence of Task
+        shared : object
+            The first argument of all calls, which is sent to each worker once.
+
+        Raises
+        ------
+        RegimeError
+            A task failed, or was repeated three times since workers died. What was under way is cancelled.
+        """
+        distributed = _distributed()
+        # The result of a task, which is made again where the worker that has it dies; what is scattered would be lost.
+        placed = self._client.submit(_given, shared, pure=False)
+        futures = [self._client.submit(task.call, placed, *task.arguments, pure=False) for task in tasks]
+        numbers = {future.key: number for number, future in enumerate(futures)}
+        finished = distributed.as_completed(futures)
+        try:
+            for future in finished:
+                task = tasks[numbers[future.key]]
+                try:
+                    result = future.result()
+                except distributed.KilledWorker as error:
+                    raise RegimeError(
+                        f"{task.label}: given up, since several workers died while this or a task beside it was on "
+                        f"them, the last one {error.last_worker.address}; most often they lack memory: give them more, "
+                        "or fewer threads each; what others measured is kept"
+                    ) from None
+                except distributed.client.FutureCancelledError:
+                    raise RegimeError(
+                        f"{task.label}: the scheduler is gone, or dropped it; run the same command again to go on"
+                    ) from None
+                # Its memory is needed no more.
+                future.release()
+                yield numbers[future.key], result
+        finally:
+            self._client.cancel([future for future in futures if not future.done()])
+
+
+def _given(shared: object) -> object:
+    return shared
+
+
+@contextmanager
+def connected(where: str) -> Iterator[Cluster]:
+    """Connect to a cluster for as long as the context lasts.
+
+    Parameters
+    ----------
+    where : str
+        The address of a scheduler, the file that it wrote, or ``local[:N]``: N processes of this machine, one for each
+        core if not given, which end with the context.
+
+    Raises
+    ------
+    RegimeError
+        Dask is not installed, nobody answers, or there is no worker.
+    """
+    distributed = _distributed()
+    # What happens to workers and connections is said by those who wait for them.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    local = _LOCAL.fullmatch(where)
+    if local is not None:
+        count = int(local[1] or cores())
+        # Pages of checkpoints that are mapped count as memory of a worker, which would be paused or killed for them.
+        with (
+            distributed.LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                memory_limit=0,
+                dashboard_address=":0",
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            yield Cluster(client)
+        return
+    with _connection(where) as client:
+        try:
+            client.wait_for_workers(1, timeout=_FIRST_WORKER)
+        except TimeoutError:
+            raise RegimeError(
+                f"--scheduler {where}: it has no worker after {_FIRST_WORKER} s; start some: dask worker {where}"
+            ) from None
+        yield Cluster(client)
+
+
+def _distributed() -> Any:
+    try:
+        return importlib.import_module("distributed")
+    except ModuleNotFoundError:
+        raise RegimeError(_NEEDED) from None
+
+
+def _connection(where: str) -> Any:
+    # It has no types.
+    connect: Any = _distributed().Client
+    is_file = where.endswith(".json") or Path(where).is_file()
+    if is_file and not Path(where).is_file():
+        raise RegimeError(f"--scheduler {where}: no such file; expected the one of dask scheduler --scheduler-file")
+    try:
+        if is_file:
+            return connect(scheduler_file=where, timeout=_CONNECTING)
+        return connect(where, timeout=_CONNECTING)
+    except (OSError, ValueError, TimeoutError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RegimeError(
+            f"--scheduler {where}: nobody answers ({reason}); expected the address of a scheduler, tcp://HOST:8786, "
+            "the file that it wrote, or local:N"
+        ) from None
+
+
+def require_alike(answers: "dict[str, dict[str, str] | BaseException]", ours: dict[str, str]) -> None:
+    """Raise an error unless all workers have the versions of this process.
+
+    Parameters
+    ----------
+    answers : mapping
+        By address: versions by name, or the error that asking for them raised.
+    ours : mapping
+    """
+    wrong: dict[str, list[str]] = {}
+    for address, found in answers.items():
+        if isinstance(found, BaseException):
+            wrong.setdefault(f"cannot run regime ({type(found).__name__}: {found})", []).append(address)
+            continue
+        for name, version in ours.items():
+            if found.get(name) != version:
+                wrong.setdefault(f"{name} {found.get(name)}, here {version}", []).append(address)
+    if wrong:
+        what, where = next(iter(wrong.items()))
+        raise RegimeError(
+            f"{counted(len(where), 'worker')} of {len(answers)} ({few(where)}): {what}; install the same versions there"
+        )

@@ -1,0 +1,260 @@
+"""A run that the workers of a Dask cluster measure gives the file that one process gives, whatever happens to them."""
+
+import os
+import shutil
+import signal
+import time
+import warnings
+from contextlib import contextmanager
+
+import distributed
+import nets
+import pytest
+import torch
+from cluster_tasks import die, wait
+from commands import regime
+from reading import assert_same
+from safetensors.torch import save_file
+
+import regime_proto
+from regime_proto.conversion.distributing import divided
+from regime_proto.conversion.plan import write_program
+from regime_proto.conversion.tasks import versions
+from regime_proto.engine.executors.dask import Cluster, Task, connected, require_alike
+from regime_proto.schema.files import segments_folder
+
+# Distributed leaves sockets of its own to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+# In eleven segments.
+STATES = 700
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cluster") / "checkpoints"
+    folder.mkdir()
+    random = torch.Generator().manual_seed(0)
+    model = nets.make_mlp()
+    state = model.state_dict()
+    for step in range(STATES):
+        for name, tensor in state.items():
+            if tensor.is_floating_point() and "running" not in name:
+                tensor += 0.02 * torch.randn(tensor.shape, generator=random)
+        save_file({name: tensor.clone() for name, tensor in state.items()}, folder / f"step_{step}.safetensors")
+    write_program(folder, model=model, probe=nets.probe(model))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(run, tmp_path_factory):
+    return regime_proto.convert(run, tmp_path_factory.mktemp("reference") / "run.h5")
+
+
+@contextmanager
+def cluster_of(count, threads=1, memory=0):
+    with (
+        warnings.catch_warnings(),
+        distributed.LocalCluster(
+            n_workers=count,
+            threads_per_worker=threads,
+            memory_limit=memory,
+            dashboard_address=":0",
+            silence_logs=50,
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client():
+    with cluster_of(2) as client:
+        yield client
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "run.h5"
+
+
+@pytest.mark.parametrize("per_segment", [1, 7, 64])
+@pytest.mark.parametrize("workers", [1, 2, 50])
+def test_tasks_are_whole_segments_and_all_of_them(per_segment, workers):
+    gaps = [range(3 * per_segment), range(5 * per_segment + per_segment // 2, 700)]
+    tasks = divided(gaps, per_segment, workers)
+    rows = [row for task in tasks for row in task]
+    assert set(rows) >= {row for gap in gaps for row in gap}
+    assert rows == sorted(set(rows))
+    assert all(task.start % per_segment == 0 for task in tasks)
+    segments = -(-len(rows) // per_segment)
+    assert len(tasks) >= min(workers, segments) / 2
+
+
+def test_two_workers_give_the_same_file(run, reference, output, client):
+    seen = []
+    regime_proto.convert(run, output, client=client, progress=lambda done, total: seen.append(done))
+    assert_same(output, reference)
+    assert seen == sorted(seen)
+    assert seen[-1] == STATES
+    assert len(seen) > 2
+    assert not segments_folder(output).exists()
+    seen.clear()
+    regime_proto.convert(run, output, client=client, progress=lambda done, total: seen.append(done))
+    assert seen == []
+
+
+@pytest.mark.parametrize(("count", "threads"), [(1, 1), (1, 3), pytest.param(4, 1, marks=pytest.mark.slow)])
+def test_any_number_of_workers_gives_the_same_file(run, reference, output, count, threads):
+    with cluster_of(count, threads) as client:
+        regime_proto.convert(run, output, client=client)
+    assert_same(output, reference)
+
+
+def test_quantities_against_the_first_state(run, output, tmp_path, client):
+    expected = regime_proto.convert(run, tmp_path / "expected.h5", measure="all", steps="0:200")
+    regime_proto.convert(run, output, measure="all", steps="0:200", client=client)
+    assert_same(output, expected)
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_workers_that_are_killed_are_replaced(run, reference, output, times):
+    """One of two dies after every task."""
+    with cluster_of(2) as client:
+        killed = []
+
+        def progress(done, total):
+            # One that was killed before may not have been replaced yet.
+            pids = [pid for pid in client.run(os.getpid, on_error="return").values() if isinstance(pid, int)]
+            if len(killed) < times and done < total and pids:
+                killed.append(pids[0])
+                os.kill(killed[-1], signal.SIGKILL)
+
+        regime_proto.convert(run, output, client=client, progress=progress)
+    assert killed
+    assert_same(output, reference)
+
+
+def test_what_came_back_is_kept(run, reference, output, client):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        regime_proto.convert(run, output, client=client, progress=stop)
+    kept = sorted(path.name for path in segments_folder(output).glob("0*.h5"))
+    assert 0 < len(kept) < 11
+    lengths = [STATES - 640 if name == "000010.h5" else 64 for name in kept]
+    seen = []
+    regime_proto.convert(run, output, progress=lambda done, total: seen.append(done))
+    assert len(seen) == STATES - sum(lengths)
+    assert_same(output, reference)
+
+
+def test_an_error_of_a_checkpoint_is_that_of_one_process(run, output, tmp_path, client):
+    copy = tmp_path / "checkpoints"
+    shutil.copytree(run, copy)
+    spoiled = copy / "step_300.safetensors"
+    spoiled.write_bytes(spoiled.read_bytes()[:-9])
+    messages = []
+    for options in ({}, {"client": client}):
+        with pytest.raises(regime_proto.RegimeError) as caught:
+            regime_proto.convert(copy, output, **options)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    assert "step_300.safetensors" in messages[0]
+
+
+def test_a_task_of_which_workers_die_is_named():
+    with cluster_of(2) as client:
+        tasks = [Task(die, (number,), f"steps of task {number}") for number in range(3)]
+        with pytest.raises(regime_proto.RegimeError, match=r"steps of task \d: given up, since .* last one tcp"):
+            list(Cluster(client).carry_out(tasks, None))
+
+
+def test_tasks_are_cancelled_when_the_caller_leaves(client):
+    tasks = [Task(wait, (0.01,), "short"), *(Task(wait, (0.3,), "long") for _ in range(50))]
+    results = Cluster(client).carry_out(tasks, None)
+    next(results)
+    results.close()
+    begun = time.monotonic()
+    assert client.submit(sum, [1, 2]).result(timeout=10) == 3
+    assert time.monotonic() - begun < 5
+
+
+def test_workers_that_do_not_see_the_files_are_named(run, output, tmp_path):
+    """A worker whose file of the same name is another."""
+    copy = tmp_path / "checkpoints"
+    shutil.copytree(run, copy)
+    with cluster_of(1) as client:
+        cluster = Cluster(client)
+        moved = tmp_path / "elsewhere"
+
+        class Moved(Cluster):
+            def ask(self, call, *arguments):
+                copy.rename(moved)
+                try:
+                    return cluster.ask(call, *arguments)
+                finally:
+                    moved.rename(copy)
+
+        from regime_proto.conversion import distributing
+
+        original = distributing.Cluster
+        distributing.Cluster = lambda given: Moved(given)
+        try:
+            with pytest.raises(regime_proto.RegimeError, match=r"worker tcp://.*: .*checkpoints: no such"):
+                regime_proto.convert(copy, output, client=client)
+        finally:
+            distributing.Cluster = original
+
+
+def test_other_versions_are_refused():
+    ours = versions()
+    answers = {"tcp://a:1": ours, "tcp://b:1": ours | {"numpy": "1.0"}, "tcp://c:1": ours | {"numpy": "1.0"}}
+    require_alike({"tcp://a:1": ours}, ours)
+    with pytest.raises(regime_proto.RegimeError, match=r"2 workers of 3 \(tcp://b:1, tcp://c:1\): numpy 1.0, here"):
+        require_alike(answers, ours)
+    with pytest.raises(regime_proto.RegimeError, match=r"cannot run regime .ModuleNotFoundError: no regime_proto"):
+        require_alike({"tcp://a:1": ModuleNotFoundError("no regime_proto")}, ours)
+
+
+def test_workers_without_the_memory_are_refused(run, output):
+    with (
+        cluster_of(1, memory="400MiB") as client,
+        pytest.raises(regime_proto.RegimeError, match=r"may take 0.4 GB, and the run takes about .*--memory-limit"),
+    ):
+        regime_proto.convert(run, output, client=client)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("tcp://127.0.0.1:9", "nobody answers"),
+        ("nobody.json", "no such file"),
+        ("locale:2", "nobody answers"),
+    ],
+)
+def test_a_scheduler_that_is_not_there(run, output, where, message, monkeypatch):
+    monkeypatch.setattr("regime_proto.engine.executors.dask._CONNECTING", 1)
+    with pytest.raises(regime_proto.RegimeError, match=f"--scheduler {where}: {message}"):
+        regime_proto.convert(run, output, scheduler=where)
+
+
+def test_a_scheduler_without_workers(monkeypatch, tmp_path):
+    monkeypatch.setattr("regime_proto.engine.executors.dask._FIRST_WORKER", 0.5)
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=50) as cluster,
+        pytest.raises(regime_proto.RegimeError, match="it has no worker after"),
+        connected(cluster.scheduler_address),
+    ):
+        pass
+
+
+def test_the_command_takes_a_scheduler(run, reference, output, client, monkeypatch):
+    address = client.scheduler.address
+    done = regime("convert", run, "-o", output, "--scheduler", address)
+    assert done.exit_code == 0, done.output
+    assert_same(output, reference)
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:9")
+    monkeypatch.setattr("regime_proto.engine.executors.dask._CONNECTING", 1)
+    assert "--scheduler tcp://127.0.0.1:9: nobody answers" in regime("convert", run, "-o", output, "--overwrite").stderr
