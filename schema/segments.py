@@ -142,7 +142,7 @@ class Segments:
             replace_file(path, content)
         else:
             with one_at_a_time(self.folder / TURN):
-                if rows <= _rows_in(path):
+                if rows < _rows_in(path):
                     return
                 replace_file(path, content)
         trust.add_segment(path)

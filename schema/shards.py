@@ -115,7 +115,7 @@ def agree(folder: Path, ours: Agreement) -> Agreement:
             os.fsync(file.fileno())
         # Whole, or not at all; and only where there is none.
         with suppress(FileExistsError):
-            os.link(temporary, folder / AGREED)
+            _link(temporary, folder / AGREED)
     finally:
         temporary.unlink(missing_ok=True)
     found = read_agreement(folder)
@@ -129,6 +129,18 @@ def agree(folder: Path, ours: Agreement) -> Agreement:
                 "checkpoints and versions, choose another output, or remove that folder to begin again"
             )
     return found
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Give a file a second name, unless there is one of that name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Some file systems have no second names.
+        with create_new(path) as file:
+            file.write(temporary.read_bytes())
 
 
 def read_agreement(folder: Path) -> Agreement | None:

@@ -82,7 +82,7 @@ class TrajectoryWriter:
         paths = self._segments.paths()
         if self._segments.is_shared:
             paths = _within(paths, rows, self._capacity)
-        held = _held(paths, self.header, fingerprints)
+        held = _held(paths, self.header, fingerprints, is_shared=self._segments.is_shared)
         # What the last one says counts.
         for index, length in reversed(held.items()):
             with open_segment(paths[index], check=False) as file:
@@ -99,7 +99,7 @@ class TrajectoryWriter:
             self._segments.remove([path for path in self._segments.carried() if path.name not in self._carries])
             self._segments.remove([path for index, path in paths.items() if index not in held])
         gaps = _gaps(held, rows, self._capacity)
-        self.go_to(gaps[0].start if gaps else rows.stop)
+        self._load(gaps[0].start if gaps else rows.stop)
         return gaps
 
     def go_to(self, row: int) -> None:
@@ -107,13 +107,19 @@ class TrajectoryWriter:
         if row == self.count:
             return
         self.flush()
-        index, kept = divmod(row, self._capacity)
+        self._load(row)
+
+    def _load(self, row: int) -> None:
+        """Go on as the segments say; what was not written is dropped."""
         # A segment that is not full is written again.
-        self._rows = self._stored(index) if kept else []
+        self._rows = self._reopened(row // self._capacity) if row % self._capacity else []
         self.count = row
-        if kept:
-            with open_segment(self._segments.path(index), check=False) as file:
-                self._fingerprint = file.attrs["source_fingerprint"]
+
+    def _reopened(self, index: int) -> list[dict[str, Array]]:
+        """Return the rows of a segment that is written again."""
+        with open_segment(self._segments.path(index), check=False) as file:
+            self._fingerprint = file.attrs["source_fingerprint"]
+        return self._stored(index)
 
     def take_up(self, trajectory: Path, fingerprints: Sequence[str]) -> int:
         """Go on after a finished trajectory of the first part of the run, and return how many rows it holds.
@@ -183,7 +189,7 @@ class TrajectoryWriter:
         self._empty = b""
         if self.count and not self._rows:
             # The last segment is full, and the output takes its attributes from there.
-            self._rows = self._stored((self.count - 1) // self._capacity)
+            self._rows = self._reopened((self.count - 1) // self._capacity)
             self.flush()
             self._rows = []
 
@@ -321,7 +327,7 @@ def rows_to_resume(folder: Path, header: Header, fingerprints: Sequence[str], ro
     paths = segments_by_number(folder)
     if rows is not None:
         paths = _within(paths, rows, hdf5.chunk_steps(header))
-    return sum(_held(paths, header, fingerprints).values())
+    return sum(_held(paths, header, fingerprints, is_shared=rows is not None).values())
 
 
 def rows_to_take_up(trajectory: Path, header: Header) -> int:
@@ -330,7 +336,7 @@ def rows_to_take_up(trajectory: Path, header: Header) -> int:
         return len(file["step"]) if _goes_on(file, header) else 0
 
 
-def _held(paths: Mapping[int, Path], header: Header, fingerprints: Sequence[str]) -> dict[int, int]:
+def _held(paths: Mapping[int, Path], header: Header, fingerprints: Sequence[str], *, is_shared: bool) -> dict[int, int]:
     """Return how many rows each of the segments of a run holds, by its number; others' are left out.
 
     Raises
@@ -354,8 +360,8 @@ def _held(paths: Mapping[int, Path], header: Header, fingerprints: Sequence[str]
             held[index] = len(file["step"])
     if paths and not held:
         raise TrajectoryError(
-            f"{next(iter(paths.values())).parent}: holds an unfinished run of other inputs; "
-            "choose another output, or discard it with --overwrite"
+            f"{next(iter(paths.values())).parent}: holds an unfinished run of other inputs; choose another output, or "
+            + ("remove that folder" if is_shared else "discard it with --overwrite")
         )
     return held
 

@@ -376,8 +376,11 @@ def _carry_out(
                     writer.go_to(rows.stop)
                 else:
                     reading.let_go()
-                    distribute(plan, cluster, writer, gaps, settings=settings, sketches=sketches, progress=progress)
-                    writer.resume(plan.fingerprints, rows)
+                    try:
+                        distribute(plan, cluster, writer, gaps, settings=settings, sketches=sketches, progress=progress)
+                    finally:
+                        # What came back may stand where this process has begun a segment.
+                        writer.resume(plan.fingerprints, rows)
             while grown is not None:
                 writer.publish()
                 more = grown(plan, Done(output, writer.count, written=True))

@@ -150,6 +150,38 @@ def test_what_came_back_is_kept(run, reference, output, client):
     assert_same(output, reference)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_segment_that_was_begun_is_made_whole(run, reference, output, client, fails):
+    """A cluster writes whole segments, and what this process had begun does not replace them."""
+    interrupted = 70 if fails else 660
+
+    def stop(done, total):
+        if done == interrupted or (fails and done > interrupted):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        regime_proto.convert(run, output, progress=stop)
+    assert lengths(output)[-1] == interrupted % 64
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            regime_proto.convert(run, output, client=client, progress=stop)
+        now = lengths(output)
+        assert len(now) > 2 or now == [64, 64]
+    else:
+        regime_proto.convert(run, output, client=client)
+    regime_proto.convert(run, output)
+    assert_same(output, reference)
+
+
+def lengths(output):
+    """Observations in the segments."""
+    found = []
+    for path in sorted(segments_folder(output).glob("0*.h5")):
+        with regime_proto.open_trajectory(path) as segment:
+            found.append(segment.sizes["step"])
+    return found
+
+
 def test_an_error_of_a_checkpoint_is_that_of_one_process(run, output, tmp_path, client):
     copy = tmp_path / "checkpoints"
     shutil.copytree(run, copy)

@@ -19,6 +19,8 @@ import regime_proto
 from regime_proto.conversion.plan import write_program
 from regime_proto.schema.files import segments_folder
 from regime_proto.schema.finish import finish
+from regime_proto.schema.notes import read_order_doubt
+from regime_proto.schema.reader import open_checked
 from regime_proto.schema.segments import AGREED, Segments
 from regime_proto.schema.shards import Shard
 
@@ -226,6 +228,22 @@ def test_shards_do_not_discard(run, output):
 def test_a_shard_is_written_as_i_of_n(run, output, text):
     with pytest.raises(regime_proto.RegimeError, match=r"--shard .*: expected I/N"):
         regime_proto.convert(run, output, shard=text)
+
+
+def test_each_part_judges_its_order(run, output, tmp_path):
+    """Two neighbours are swapped in the second of three parts."""
+    copy = tmp_path / "checkpoints"
+    copy.mkdir()
+    names = {"step_150.safetensors": "step_151.safetensors", "step_151.safetensors": "step_150.safetensors"}
+    for path in run.iterdir():
+        os.link(path, copy / names.get(path.name, path.name))
+    with pytest.warns(regime_proto.RegimeWarning, match="150 and 151 seem to be swapped"):
+        regime_proto.convert(copy, tmp_path / "expected.h5")
+    for number in (1, 2, 3):
+        regime_proto.convert(copy, output, shard=f"{number}/3")
+    finish(output)
+    with open_checked(output) as file:
+        assert "150 and 151 seem to be swapped" in read_order_doubt(file)
 
 
 def test_a_damaged_agreement_is_named(run, output):
