@@ -2,6 +2,7 @@
 
 import platform
 import threading
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +43,8 @@ class Recipe:
         See `Plan.fingerprints`.
     header : Header
         Of the trajectory.
+    key : str
+        Tells it from others.
     """
 
     root: Path
@@ -50,6 +53,7 @@ class Recipe:
     probe: Mapping[str, Array]
     fingerprints: tuple[str, ...]
     header: Header
+    key: str
 
     @classmethod
     def of(cls, plan: Plan, header: Header, settings: ConversionSettings) -> "Recipe":
@@ -58,7 +62,8 @@ class Recipe:
         bare = replace(bare, shard=None, client=None, scheduler=None)
         fingerprints = tuple(plan.fingerprints)
         root = plan.source.root.absolute()
-        return cls(root, bare, plan.program.content, plan.probe, fingerprints, replace(header, embedded={}))
+        header = replace(header, embedded={})
+        return cls(root, bare, plan.program.content, plan.probe, fingerprints, header, uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)
@@ -140,9 +145,7 @@ _latest: list[_Prepared] = []
 
 def _prepared(recipe: Recipe) -> _Prepared:
     """Return the run of a recipe; the latest one is kept, since many tasks are of one."""
-    if _latest and _latest[0].recipe is recipe:
-        return _latest[0]
-    if _latest and _latest[0].recipe.fingerprints == recipe.fingerprints and _latest[0].recipe.header == recipe.header:
+    if _latest and _latest[0].recipe.key == recipe.key:
         return _latest[0]
     _latest.clear()
     plan, sketches = sketched(_plan(recipe))

@@ -118,19 +118,18 @@ def test_quantities_against_the_first_state(run, output, tmp_path, client):
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.slow)])
-def test_workers_that_are_killed_are_replaced(run, reference, output, times):
+def test_workers_that_are_killed_are_replaced(run, reference, output, client, times):
     """One of two dies after every task."""
-    with cluster_of(2) as client:
-        killed = []
+    killed = []
 
-        def progress(done, total):
-            # One that was killed before may not have been replaced yet.
-            pids = [pid for pid in client.run(os.getpid, on_error="return").values() if isinstance(pid, int)]
-            if len(killed) < times and done < total and pids:
-                killed.append(pids[0])
-                os.kill(killed[-1], signal.SIGKILL)
+    def progress(done, total):
+        # One that was killed before may not have been replaced yet.
+        pids = [pid for pid in client.run(os.getpid, on_error="return").values() if isinstance(pid, int)]
+        if len(killed) < times and done < total and pids:
+            killed.append(pids[0])
+            os.kill(killed[-1], signal.SIGKILL)
 
-        regime_proto.convert(run, output, client=client, progress=progress)
+    regime_proto.convert(run, output, client=client, progress=progress)
     assert killed
     assert_same(output, reference)
 
