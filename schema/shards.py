@@ -77,6 +77,8 @@ class Agreement:
         Of the whole run.
     per_segment : int
         Observations of a full segment.
+    ends : sequence of str
+        The `source_fingerprint` of each segment that is complete.
     command : sequence of str
         The command line of a part without its shard; empty where there is none.
     shards : int
@@ -88,6 +90,7 @@ class Agreement:
     created: str
     observations: int
     per_segment: int
+    ends: Sequence[str]
     command: Sequence[str] = ()
     shards: int = 1
 
@@ -193,12 +196,15 @@ def require_all_parts(folder: Path) -> None:
 
 
 def _held(folder: Path, agreed: Agreement) -> dict[int, int]:
-    """Return how many observations each segment holds, by its number."""
+    """Return how many observations each complete segment of the run holds, by its number."""
     paths = segments_by_number(folder)
     check_segments(list(paths.values()))
     held: dict[int, int] = {}
     for index, path in paths.items():
         with open_segment(path, check=False) as segment:
+            if index >= len(agreed.ends) or segment.attrs["source_fingerprint"] != agreed.ends[index]:
+                # Not complete yet, or left by a run of other inputs.
+                continue
             if segment.attrs["run_id"] != agreed.run_id:
                 raise TrajectoryError(f"{path}: of another run than {folder / AGREED} says; delete the segment")
             held[index] = len(segment["step"])

@@ -342,7 +342,8 @@ def _held(paths: Mapping[int, Path], header: Header, fingerprints: Sequence[str]
     Raises
     ------
     TrajectoryError
-        All are of another run, or the rows to come would be computed or kept otherwise than those that are there.
+        All are of another run (in a folder that is shared: one), or the rows to come would be computed or kept
+        otherwise than those that are there.
     """
     capacity = hdf5.chunk_steps(header)
     check_segments(list(paths.values()))
@@ -358,7 +359,8 @@ def _held(paths: Mapping[int, Path], header: Header, fingerprints: Sequence[str]
                     f"{path.parent}: begun with {difference}; go on with the former, or begin again with --overwrite"
                 )
             held[index] = len(file["step"])
-    if paths and not held:
+    # Whoever shares a folder cannot remove what is another's.
+    if len(held) < (len(paths) if is_shared else min(1, len(paths))):
         raise TrajectoryError(
             f"{next(iter(paths.values())).parent}: holds an unfinished run of other inputs; choose another output, or "
             + ("remove that folder" if is_shared else "discard it with --overwrite")

@@ -43,13 +43,15 @@ def agreed(plan: Plan, header: Header, folder: Path, settings: ConversionSetting
     """
     shard = settings.shard
     assert shard is not None  # noqa: S101
-    identity = {**header.attributes, **_begun(folder)}
+    identity = {**header.attributes, **_begun(plan, folder)}
+    per_segment = chunk_steps(header)
     ours = Agreement(
         terms=_terms(plan, header, settings),
         run_id=str(identity["run_id"]),
         created=str(identity["created"]),
         observations=len(plan.fingerprints),
-        per_segment=chunk_steps(header),
+        per_segment=per_segment,
+        ends=[*plan.fingerprints[per_segment - 1 : -1 : per_segment], plan.fingerprints[-1]],
         command=tuple(settings.command),
         shards=shard.count,
     )
@@ -58,11 +60,12 @@ def agreed(plan: Plan, header: Header, folder: Path, settings: ConversionSetting
     return identified, shard.rows(found.observations, found.per_segment)
 
 
-def _begun(folder: Path) -> dict[str, object]:
-    """Return the identity of what a conversion that was interrupted has written; `agree` looks whether it is alike."""
+def _begun(plan: Plan, folder: Path) -> dict[str, object]:
+    """Return the identity of this run in what a conversion that was interrupted has written; empty if there is none."""
     for path in segments_by_number(folder).values():
         with open_segment(path) as segment:
-            return {name: segment.attrs[name] for name in ("run_id", "created")}
+            if segment.attrs["source_fingerprint"] in plan.fingerprints:
+                return {name: segment.attrs[name] for name in ("run_id", "created")}
     return {}
 
 

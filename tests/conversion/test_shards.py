@@ -205,6 +205,26 @@ def test_a_checkpoint_that_was_written_again_is_another_plan(run, output, tmp_pa
         regime_proto.convert(copy, output, shard="1/3")
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_another_run_left_is_not_taken_for_a_part(run, output, first):
+    """Two segments stand where the first part is to be: of the same run, or of one that begins later."""
+
+    def stop(done, total):
+        if done == 128:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        regime_proto.convert(run, output, steps=f"{first}:250", progress=stop)
+    regime_proto.convert(run, output, shard="2/2")
+    if first == 0:
+        assert finish(output).observations == STATES
+        return
+    with pytest.raises(regime_proto.TrajectoryError, match="1 of 2 parts not complete, 128 of 300"):
+        finish(output)
+    with pytest.raises(regime_proto.TrajectoryError, match="other inputs; choose another output, or remove that"):
+        regime_proto.convert(run, output, shard="1/2")
+
+
 def test_shards_wait_for_one_who_holds_all_and_the_other_way_round(run, output):
     with Segments(output), pytest.raises(regime_proto.TrajectoryError, match="another process is writing it"):
         regime_proto.convert(run, output, shard="1/3")
