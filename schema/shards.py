@@ -94,7 +94,7 @@ class Agreement:
     command: Sequence[str] = ()
     shards: int = 1
 
-    def with_command(self, shard: Shard) -> str:
+    def command_of(self, shard: Shard) -> str:
         """Return the command of a shard, for a shell."""
         if not self.command:
             return f"the call of convert with shard={str(shard)!r}"
@@ -124,6 +124,18 @@ def agree(folder: Path, ours: Agreement) -> Agreement:
     found = read_agreement(folder)
     if found is None:
         raise TrajectoryError(f"{folder}: removed while a part of the run began; run the same command again")
+    require_same(folder, found, ours)
+    return found
+
+
+def require_same(folder: Path, found: Agreement, ours: Agreement) -> None:
+    """Raise an error unless what is agreed on in a folder is what a part would write there.
+
+    Raises
+    ------
+    TrajectoryError
+        Names the first term that differs.
+    """
     for name in (*ours.terms, *found.terms):
         begun, now = found.terms.get(name, "none"), ours.terms.get(name, "none")
         if begun != now:
@@ -131,7 +143,6 @@ def agree(folder: Path, ours: Agreement) -> Agreement:
                 f"{folder}: holds parts of another plan: {name} {begun}, here {now}; give all parts the same options, "
                 "checkpoints and versions, choose another output, or remove that folder to begin again"
             )
-    return found
 
 
 def _link(temporary: Path, path: Path) -> None:
@@ -187,7 +198,7 @@ def require_all_parts(folder: Path) -> None:
             missing.append(shard)
             lacking += len(rows) - there
     if missing:
-        commands = "; ".join(agreed.with_command(shard) for shard in missing[:_SHOWN])
+        commands = "; ".join(agreed.command_of(shard) for shard in missing[:_SHOWN])
         more = f"; and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise TrajectoryError(
             f"{folder}: {len(missing)} of {counted(agreed.shards, 'part')} not complete, {lacking} of "

@@ -117,9 +117,9 @@ class TrajectoryWriter:
 
     def _reopened(self, index: int) -> list[dict[str, Array]]:
         """Return the rows of a segment that is written again."""
-        with open_segment(self._segments.path(index), check=False) as file:
+        with open_segment(self._segments.path(index)) as file:
             self._fingerprint = file.attrs["source_fingerprint"]
-        return self._stored(index)
+            return _rows(file)
 
     def take_up(self, trajectory: Path, fingerprints: Sequence[str]) -> int:
         """Go on after a finished trajectory of the first part of the run, and return how many rows it holds.

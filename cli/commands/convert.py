@@ -55,23 +55,21 @@ def convert(
         regime convert checkpoints/ -o run.h5 --masks every=10
         regime convert checkpoints/ -o run.h5 --shard 2/8
     """
-    from regime_proto.conversion.run import warn_of_doubts
-
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
         if print_commands or shards is not None:
             sharding.print_commands(shards, shard, is_asked=print_commands)
             return
         shard = sharding.asked_for(shard, messages)
-        parts = {
-            "shard": shard,
-            "command": sharding.command_without_part(),
-            "scheduler": scheduler or os.environ.get(_VARIABLE) or None,
-        }
+        # Who asks for a part measures it here.
+        scheduler = scheduler or (None if shard else os.environ.get(_VARIABLE) or None)
+        parts = {"shard": shard, "command": sharding.command_without_part(), "scheduler": scheduler}
         settings = settings_of(conversion | parts)
         if dry_run:
             foresee(source, output, messages, settings)
             return
+        from regime_proto.conversion.run import warn_of_doubts
+
         done = converted(source, output, messages, settings)
         if done.shard is None:
             with leaving(lambda: f"{done.path} is complete"):

@@ -49,7 +49,7 @@ def distribute(
     sketches: Sketches,
     progress: Progress | None,
 ) -> None:
-    """Let a cluster make observations, and write them in the order in which they come.
+    """Let a cluster make observations, and write them in the order in which they come; then the writer goes on.
 
     Parameters
     ----------
@@ -76,17 +76,20 @@ def distribute(
     tasks = [_task(plan, rows) for rows in divided(gaps, chunk_steps(writer.header), threads)]
     total = len(plan.fingerprints)
     done = total - sum(map(len, gaps))
-    for number, images in cluster.carry_out(tasks, recipe):
-        for index, content in images.segments.items():
-            writer.take(index, content, rows=images.lengths[index])
-        for place, sketch in images.sketches.items():
-            sketches.put(plan.source.checkpoints[place], sketch)
-        [rows] = tasks[number].arguments
-        done += sum(len(range(max(rows.start, gap.start), min(rows.stop, gap.stop))) for gap in gaps)
-        if progress is not None:
-            progress(done, total)
-    if done == total:
-        measured_files.remember(plan.fingerprints, plan.source.checkpoints, 0, total)
+    try:
+        for number, images in cluster.carry_out(tasks, recipe):
+            for index, content in images.segments.items():
+                writer.take(index, content, rows=images.lengths[index])
+            for place, sketch in images.sketches.items():
+                sketches.put(plan.source.checkpoints[place], sketch)
+            [rows] = tasks[number].arguments
+            done += sum(len(range(max(rows.start, gap.start), min(rows.stop, gap.stop))) for gap in gaps)
+            if progress is not None:
+                progress(done, total)
+    finally:
+        # What came back may stand where this process has begun a segment.
+        writer.resume(plan.fingerprints)
+    measured_files.remember(plan.fingerprints, plan.source.checkpoints, 0, total)
 
 
 def divided(gaps: Sequence[range], per_segment: int, workers: int) -> list[range]:

@@ -16,7 +16,7 @@ from regime_proto.conversion.order_check import judging, sketched
 from regime_proto.conversion.plan import Plan, make_plan
 from regime_proto.conversion.provenance import embedded_files, header_of, provenance
 from regime_proto.conversion.settings import ConversionSettings
-from regime_proto.conversion.sharding import agreed
+from regime_proto.conversion.sharding import agreed, foreseen_rows
 from regime_proto.engine.measure import Meter
 from regime_proto.quantities.installed import choose, known_quantities
 from regime_proto.runtime.device import runtime_version
@@ -25,7 +25,6 @@ from regime_proto.schema.doubts import describe_invalid, describe_order
 from regime_proto.schema.epochs import observations_per_epoch
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import segments_folder
-from regime_proto.schema.hdf5 import chunk_steps
 from regime_proto.schema.header import Header
 from regime_proto.schema.notes import Note, notes_in, read_order_doubt
 from regime_proto.schema.policy import MaskPolicy
@@ -267,6 +266,11 @@ def decide(plan: Plan, output: Path, settings: ConversionSettings) -> Decision:
         return Decision(plan, None, is_complete=False, lacks_notes=False)
     if _is_current(output, existing, plan):
         return Decision(plan, existing, is_complete=True, lacks_notes=not _has_notes(existing, notes))
+    if settings.shard is not None:
+        raise RegimeError(
+            f"{output}: holds the first part of this run, and shards measure all of it; choose another output, or go "
+            "on without --shard"
+        )
     return Decision(_keeping(plan, existing), existing, is_complete=False, lacks_notes=False)
 
 
@@ -341,11 +345,6 @@ def _carry_out(
     decision: Decision, output: Path, settings: ConversionSettings, *, progress: Progress | None, grown: Grown | None
 ) -> Done:
     """Make the observations that are not there yet."""
-    if settings.shard is not None and decision.existing is not None:
-        raise RegimeError(
-            f"{output}: holds the first part of this run, and shards measure all of it; choose another output, or go "
-            "on without --shard"
-        )
     held = {} if decision.existing is None else notes_in(decision.existing.extra)
     plan, sketches = sketched(decision.plan)
     with Segments(output, shared=settings.shard is not None) as segments:
@@ -376,11 +375,7 @@ def _carry_out(
                     writer.go_to(rows.stop)
                 else:
                     reading.let_go()
-                    try:
-                        distribute(plan, cluster, writer, gaps, settings=settings, sketches=sketches, progress=progress)
-                    finally:
-                        # What came back may stand where this process has begun a segment.
-                        writer.resume(plan.fingerprints, rows)
+                    distribute(plan, cluster, writer, gaps, settings=settings, sketches=sketches, progress=progress)
             while grown is not None:
                 writer.publish()
                 more = grown(plan, Done(output, writer.count, written=True))
@@ -439,13 +434,15 @@ def foresee_plan(plan: Plan, output: Path, settings: ConversionSettings | None =
     first = plan.source.read(plan.source.checkpoints[0])
     header = _header(decision.plan, calibrated(decision.plan, settings.device, first), settings)
     if settings.shard is not None:
-        return _foreseen_part(plan, output, header, settings.shard)
+        return _foreseen_part(plan, output, header, settings)
     start = _start(decision, output, header, settings)
     return Foreseen(output, total, start.held, start.where)
 
 
-def _foreseen_part(plan: Plan, output: Path, header: Header, shard: Shard) -> Foreseen:
-    folder, rows = segments_folder(output), shard.rows(len(plan.fingerprints), chunk_steps(header))
+def _foreseen_part(plan: Plan, output: Path, header: Header, settings: ConversionSettings) -> Foreseen:
+    folder = segments_folder(output)
+    embedded = embedded_files(plan.program, plan.probe, settings.embed)
+    rows = foreseen_rows(plan, replace(header, embedded=embedded), folder, settings)
     return Foreseen(output, len(rows), rows_to_resume(folder, header, plan.fingerprints, rows), folder)
 
 

@@ -81,6 +81,11 @@ class ConversionSettings:
     scheduler: str | None = None
 
     def __post_init__(self) -> None:
+        if self.shard is not None and (self.client is not None or self.scheduler is not None):
+            raise RegimeError(
+                f"--shard {self.shard}: a part is measured by the process that is given it, and a scheduler divides "
+                "the run itself; leave one of them out"
+            )
         if self.shard is not None and self.overwrite:
             raise RegimeError(
                 "--shard and --overwrite: every part would discard those before it; remove what is there, or give "

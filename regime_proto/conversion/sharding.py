@@ -9,7 +9,7 @@ from regime_proto.program.probe import probe_sha256
 from regime_proto.schema.hdf5 import chunk_steps
 from regime_proto.schema.header import Header
 from regime_proto.schema.segments import open_segment, segments_by_number
-from regime_proto.schema.shards import Agreement, agree
+from regime_proto.schema.shards import Agreement, Shard, agree, read_agreement, require_same
 from regime_proto.schema.words import few
 
 # As many letters of a hash as tell two apart.
@@ -41,11 +41,36 @@ def agreed(plan: Plan, header: Header, folder: Path, settings: ConversionSetting
     RegimeError
         The other parts are of another plan.
     """
-    shard = settings.shard
-    assert shard is not None  # noqa: S101
+    shard = _shard_of(settings)
+    found = agree(folder, _agreement(plan, header, folder, settings))
+    identified = header.with_attributes(run_id=found.run_id, created=found.created)
+    return identified, shard.rows(found.observations, found.per_segment)
+
+
+def foreseen_rows(plan: Plan, header: Header, folder: Path, settings: ConversionSettings) -> range:
+    """Return the observations of a part, and raise what `agreed` would, but write nothing.
+
+    Raises
+    ------
+    RegimeError
+        As there.
+    """
+    ours, found = _agreement(plan, header, folder, settings), read_agreement(folder)
+    if found is not None:
+        require_same(folder, found, ours)
+    return _shard_of(settings).rows(ours.observations, ours.per_segment)
+
+
+def _shard_of(settings: ConversionSettings) -> Shard:
+    assert settings.shard is not None  # noqa: S101
+    return settings.shard
+
+
+def _agreement(plan: Plan, header: Header, folder: Path, settings: ConversionSettings) -> Agreement:
+    """Return what this part would have the others agree on."""
     identity = {**header.attributes, **_begun(plan, folder)}
     per_segment = chunk_steps(header)
-    ours = Agreement(
+    return Agreement(
         terms=_terms(plan, header, settings),
         run_id=str(identity["run_id"]),
         created=str(identity["created"]),
@@ -53,11 +78,8 @@ def agreed(plan: Plan, header: Header, folder: Path, settings: ConversionSetting
         per_segment=per_segment,
         ends=[*plan.fingerprints[per_segment - 1 : -1 : per_segment], plan.fingerprints[-1]],
         command=tuple(settings.command),
-        shards=shard.count,
+        shards=_shard_of(settings).count,
     )
-    found = agree(folder, ours)
-    identified = header.with_attributes(run_id=found.run_id, created=found.created)
-    return identified, shard.rows(found.observations, found.per_segment)
 
 
 def _begun(plan: Plan, folder: Path) -> dict[str, object]:
@@ -77,6 +99,7 @@ def _terms(plan: Plan, header: Header, settings: ConversionSettings) -> dict[str
         "the program": plan.program.sha256[:_LETTERS],
         "the probe": probe_sha256(plan.probe)[:_LETTERS],
         "the gates": few([gate.node for gate in plan.gates]),
+        "--weights": str(plan.weights),
         "--sample-units": f"{plan.sample_units} (seed {plan.sample_seed})",
         "--masks": str(header.mask_policy),
         "the quantities": ", ".join(quantity.name for quantity in plan.quantities) or "none",

@@ -4,7 +4,7 @@ import platform
 import threading
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -36,7 +36,7 @@ class Recipe:
     root : Path
         The checkpoints, which every worker sees under this path.
     settings : ConversionSettings
-        Without model and probe.
+        Those that say how checkpoints are chosen and measured.
     program : bytes
     probe : mapping of str to array
     fingerprints : tuple of str
@@ -58,12 +58,20 @@ class Recipe:
     @classmethod
     def of(cls, plan: Plan, header: Header, settings: ConversionSettings) -> "Recipe":
         """Make the recipe of a plan."""
-        bare = replace(settings, model=None, probe=None, probe_text=None, notes=None, command=(), overwrite=False)
-        bare = replace(bare, shard=None, client=None, scheduler=None)
+        needed = ConversionSettings(
+            steps=settings.steps,
+            every=settings.every,
+            gates=settings.gates,
+            sample_units=settings.sample_units,
+            sample_seed=settings.sample_seed,
+            measure=settings.measure,
+            source=settings.source,
+            device=settings.device,
+            noise=settings.noise,
+        )
         fingerprints = tuple(plan.fingerprints)
         root = plan.source.root.absolute()
-        header = replace(header, embedded={})
-        return cls(root, bare, plan.program.content, plan.probe, fingerprints, header, uuid.uuid4().hex)
+        return cls(root, needed, plan.program.content, plan.probe, fingerprints, header, uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,14 @@ import warnings
 from contextlib import contextmanager
 
 import distributed
-import nets
 import pytest
-import torch
 from cluster_tasks import die, wait
 from commands import regime
 from reading import assert_same
-from safetensors.torch import save_file
+from trainings import save_walk
 
 import regime_proto
 from regime_proto.conversion.distributing import divided
-from regime_proto.conversion.plan import write_program
 from regime_proto.conversion.tasks import versions
 from regime_proto.engine.executors.dask import Cluster, Task, connected, require_alike
 from regime_proto.schema.files import segments_folder
@@ -32,18 +29,7 @@ STATES = 700
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cluster") / "checkpoints"
-    folder.mkdir()
-    random = torch.Generator().manual_seed(0)
-    model = nets.make_mlp()
-    state = model.state_dict()
-    for step in range(STATES):
-        for name, tensor in state.items():
-            if tensor.is_floating_point() and "running" not in name:
-                tensor += 0.02 * torch.randn(tensor.shape, generator=random)
-        save_file({name: tensor.clone() for name, tensor in state.items()}, folder / f"step_{step}.safetensors")
-    write_program(folder, model=model, probe=nets.probe(model))
-    return folder
+    return save_walk(tmp_path_factory.mktemp("cluster") / "checkpoints", STATES)
 
 
 @pytest.fixture(scope="module")

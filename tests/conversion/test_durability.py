@@ -8,16 +8,13 @@ import time
 from functools import partial
 
 import children
-import nets
 import numpy as np
 import pytest
-import torch
 import trajectories
 from reading import assert_same
-from safetensors.torch import save_file
+from trainings import save_walk
 
 import regime_proto
-from regime_proto.conversion.plan import write_program
 from regime_proto.schema import assemble, validate
 from regime_proto.schema.files import segments_folder
 from regime_proto.schema.finish import finish
@@ -47,18 +44,7 @@ run_plan(make_plan(Path(source)), Path(output), progress=progress)
 
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("long") / "checkpoints"
-    folder.mkdir()
-    random = torch.Generator().manual_seed(0)
-    model = nets.make_mlp()
-    state = model.state_dict()
-    for step in range(STATES):
-        for name, tensor in state.items():
-            if tensor.is_floating_point() and "running" not in name:
-                tensor += 0.02 * torch.randn(tensor.shape, generator=random)
-        save_file({name: tensor.clone() for name, tensor in state.items()}, folder / f"step_{step}.safetensors")
-    write_program(folder, model=model, probe=nets.probe(model))
-    return folder
+    return save_walk(tmp_path_factory.mktemp("long") / "checkpoints", STATES)
 
 
 @pytest.fixture(scope="module")

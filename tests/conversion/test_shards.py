@@ -7,16 +7,13 @@ import time
 from functools import partial
 
 import children
-import nets
 import numpy as np
 import pytest
-import torch
-from commands import regime
+from commands import assert_one_line, regime
 from reading import assert_same
-from safetensors.torch import save_file
+from trainings import save_walk
 
 import regime_proto
-from regime_proto.conversion.plan import write_program
 from regime_proto.schema.files import segments_folder
 from regime_proto.schema.finish import finish
 from regime_proto.schema.notes import read_order_doubt
@@ -47,18 +44,7 @@ run_plan(make_plan(Path(source)), Path(output), settings, progress=progress)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards") / "checkpoints"
-    folder.mkdir()
-    random = torch.Generator().manual_seed(0)
-    model = nets.make_mlp()
-    state = model.state_dict()
-    for step in range(STATES):
-        for name, tensor in state.items():
-            if tensor.is_floating_point() and "running" not in name:
-                tensor += 0.02 * torch.randn(tensor.shape, generator=random)
-        save_file({name: tensor.clone() for name, tensor in state.items()}, folder / f"step_{step}.safetensors")
-    write_program(folder, model=model, probe=nets.probe(model))
-    return folder
+    return save_walk(tmp_path_factory.mktemp("shards") / "checkpoints", STATES)
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +176,20 @@ def test_parts_of_another_plan_are_refused(run, output, options, message):
     with pytest.raises(regime_proto.RegimeError, match=f"holds parts of another plan: {message}"):
         regime_proto.convert(run, output, shard="1/3", **options)
     assert held(output) == before
+
+
+def test_a_dry_run_says_what_a_part_would_meet(run, output):
+    regime_proto.convert(run, output, shard="2/3")
+    refused = regime("convert", run, "-o", output, "--shard", "1/3", "--masks", "none", "--dry-run")
+    assert_one_line(refused, "holds parts of another plan: --masks all, here none")
+    regime_proto.convert(run, output, steps="0:50", overwrite=True)
+    refused = regime("convert", run, "-o", output, "--shard", "1/3", "--dry-run")
+    assert_one_line(refused, "holds the first part of this run, and shards measure all of it")
+
+
+def test_a_part_is_not_divided_again(run, output):
+    with pytest.raises(regime_proto.RegimeError, match="--shard 1/3: a part is measured by the process"):
+        regime_proto.convert(run, output, shard="1/3", scheduler="local:2")
 
 
 def test_a_checkpoint_that_was_written_again_is_another_plan(run, output, tmp_path):

@@ -205,6 +205,18 @@ def test_without_the_systems_lock_a_file_names_the_holder(without_locks, output)
     assert [path.name for path in output.parent.iterdir()] == [output.name]
 
 
+def test_without_the_systems_lock_several_share_and_one_alone_does_not(without_locks, output):
+    with Segments(output, shared=True), Segments(output, shared=True):
+        require_free(output, shared=True)
+        for use in (held, require_free):
+            with pytest.raises(regime_proto.TrajectoryError, match="another process is writing it"):
+                use(output)
+    held(output)
+    assert not segments_folder(output).exists()
+    with Segments(output), pytest.raises(regime_proto.TrajectoryError, match="another process is writing it"):
+        Segments(output, shared=True)
+
+
 HOLD = """
 import errno, sys, time
 from pathlib import Path

@@ -6,9 +6,11 @@ from pathlib import Path
 import nets
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch.optim import lr_scheduler as schedules
 
 from regime_proto.checkpoints.source import Checkpoint, Source, State
+from regime_proto.conversion.plan import write_program
 
 
 def train(
@@ -66,3 +68,18 @@ def warm_up(steps, total=math.inf):
     return lambda optimizer: schedules.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / steps) * max(0, 1 - step / total)
     )
+
+
+def save_walk(folder, states):
+    """Save an MLP whose weights go a random step each time, with its program and probe; return the new folder."""
+    folder.mkdir()
+    random = torch.Generator().manual_seed(0)
+    model = nets.make_mlp()
+    state = model.state_dict()
+    for step in range(states):
+        for name, tensor in state.items():
+            if tensor.is_floating_point() and "running" not in name:
+                tensor += 0.02 * torch.randn(tensor.shape, generator=random)
+        save_file({name: tensor.clone() for name, tensor in state.items()}, folder / f"step_{step}.safetensors")
+    write_program(folder, model=model, probe=nets.probe(model))
+    return folder

@@ -28,8 +28,6 @@ class Worker:
     Parameters
     ----------
     address : str
-    name : str
-    host : str
     threads : int
         Tasks that it carries out at once.
     memory : int
@@ -37,8 +35,6 @@ class Worker:
     """
 
     address: str
-    name: str
-    host: str
     threads: int
     memory: int
 
@@ -76,10 +72,7 @@ class Cluster:
     def workers(self) -> list[Worker]:
         """Those that are there now."""
         described = self._client.scheduler_info(n_workers=-1)["workers"]
-        return [
-            Worker(address, str(one["name"]), one["host"], one["nthreads"], int(one["memory_limit"] or 0))
-            for address, one in described.items()
-        ]
+        return [Worker(address, one["nthreads"], int(one["memory_limit"] or 0)) for address, one in described.items()]
 
     def ask(self, call: Callable[..., Result], *arguments: Any) -> dict[str, Result | BaseException]:
         """Return what a call returns, or raises, on every worker, by address."""
