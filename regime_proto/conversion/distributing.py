@@ -10,6 +10,8 @@ from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.conversion.tasks import Images, Recipe, look, measure_rows, versions
 from regime_proto.engine.executors.dask import Cluster, Task, Worker, connected, require_alike
 from regime_proto.integrity.sketch import Sketches
+from regime_proto.runtime.cards import visible_cards
+from regime_proto.runtime.device import Device
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.hdf5 import chunk_steps
 from regime_proto.schema.words import few
@@ -26,14 +28,24 @@ _LIBRARIES = 300 * 2**20
 
 
 @contextmanager
-def cluster_of(settings: ConversionSettings, gaps: Sequence[range]) -> Iterator[Cluster | None]:
-    """Connect to the cluster that the settings name; None where this process does the work, or there is none."""
+def cluster_of(settings: ConversionSettings, gaps: Sequence[range], device: Device) -> Iterator[Cluster | None]:
+    """Connect to the cluster that the settings name; None where this process does the work, or there is none.
+
+    Parameters
+    ----------
+    settings : ConversionSettings
+    gaps : sequence of range
+        The observations that are missing.
+    device : Device
+        That of this process. Where it is a card that nobody chose, processes of this machine take one each.
+    """
     if not gaps:
         yield None
     elif settings.client is not None:
         yield Cluster(settings.client)
     elif settings.scheduler is not None:
-        with connected(settings.scheduler) as cluster:
+        cards = visible_cards() if device.kind == "cuda" and ":" not in settings.device else []
+        with connected(settings.scheduler, cards) as cluster:
             yield cluster
     else:
         yield None

@@ -369,7 +369,8 @@ def _carry_out(
         observing = Observing(plan, meter, writer, workers=settings.workers, progress=progress)
         with writer:
             part = rows if segments.is_shared else None
-            with judging(plan, sketches, writer, part), cluster_of(settings, gaps) as cluster:
+            device = meter.session.device
+            with judging(plan, sketches, writer, part), cluster_of(settings, gaps, device) as cluster:
                 if cluster is None:
                     observing.begin(reading, gaps, noise=settings.noise)
                     writer.go_to(rows.stop)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import distributed
 import pytest
+from children import run_regime, start_regime
 from cluster_tasks import die, wait
 from commands import regime
 from reading import assert_same
@@ -18,6 +19,7 @@ import regime_proto
 from regime_proto.conversion.distributing import divided
 from regime_proto.conversion.tasks import versions
 from regime_proto.engine.executors.dask import Cluster, Task, connected, require_alike
+from regime_proto.runtime.cards import VISIBLE
 from regime_proto.schema.files import segments_folder
 
 # Distributed leaves sockets of its own to the collector.
@@ -117,6 +119,26 @@ def test_workers_that_are_killed_are_replaced(run, reference, output, client, ti
 
     regime_proto.convert(run, output, client=client, progress=progress)
     assert killed
+    assert_same(output, reference)
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_client_that_is_killed_goes_on(run, reference, output, client, times):
+    """It is killed whenever another segment has come back; what did is neither lost nor made again."""
+    command = ("convert", run, "-o", output, "--scheduler", client.scheduler.address)
+
+    def kept():
+        return {path.name: path.stat().st_mtime_ns for path in segments_folder(output).glob("0*.h5")}
+
+    for _ in range(times):
+        before = kept()
+        killed = start_regime(*command)
+        killed.wait_for(lambda before=before: len(kept()) > len(before))
+        killed.kill()
+        assert killed.wait().returncode == -signal.SIGKILL
+        assert kept().items() >= before.items()
+    done = run_regime(*command)
+    assert done.returncode == 0, done.stderr
     assert_same(output, reference)
 
 
@@ -241,6 +263,14 @@ def test_workers_without_the_memory_are_refused(run, output):
         pytest.raises(regime_proto.RegimeError, match=r"may take 0.4 GB, and the run takes about .*--memory-limit"),
     ):
         regime_proto.convert(run, output, client=client)
+
+
+def test_each_process_of_this_machine_has_a_card_of_its_own():
+    """As far as that shows without cards: by the variable that CUDA reads."""
+    with connected("local", ["GPU-a", "GPU-b"]) as cluster:
+        assert sorted(cluster.ask(os.getenv, VISIBLE).values()) == ["GPU-a", "GPU-b"]
+    with connected("local:3", ["GPU-a", "GPU-b"]) as cluster:
+        assert sorted(cluster.ask(os.getenv, VISIBLE).values()) == ["GPU-a", "GPU-a", "GPU-b"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from regime_proto.runtime.cards import VISIBLE
 from regime_proto.runtime.device import cores
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.words import counted, few
@@ -126,14 +127,17 @@ def _given(shared: object) -> object:
 
 
 @contextmanager
-def connected(where: str) -> Iterator[Cluster]:
+def connected(where: str, cards: Sequence[str] = ()) -> Iterator[Cluster]:
     """Connect to a cluster for as long as the context lasts.
 
     Parameters
     ----------
     where : str
-        The address of a scheduler, the file that it wrote, or ``local[:N]``: N processes of this machine, one for each
-        core if not given, which end with the context.
+        The address of a scheduler, the file that it wrote, or ``local[:N]``: N processes of this machine, which end
+        with the context; if N is not given, one for each card, or else for each core.
+    cards : sequence of str
+        Where processes of this machine work on NVIDIA cards: these, each process on one of them; see
+        `runtime.cards.visible_cards`.
 
     Raises
     ------
@@ -145,18 +149,16 @@ def connected(where: str) -> Iterator[Cluster]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     local = _LOCAL.fullmatch(where)
     if local is not None:
-        count = int(local[1] or cores())
-        # Pages of checkpoints that are mapped count as memory of a worker, which would be paused or killed for them.
+        count = int(local[1] or len(cards) or cores())
         with (
-            distributed.LocalCluster(
-                n_workers=count,
-                threads_per_worker=1,
-                memory_limit=0,
-                dashboard_address=":0",
+            distributed.SpecCluster(
+                scheduler={"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}},
+                workers={number: _process(number, cards) for number in range(count)},
                 silence_logs=logging.CRITICAL,
             ) as cluster,
             distributed.Client(cluster) as client,
         ):
+            client.wait_for_workers(count)
             yield Cluster(client)
         return
     with _connection(where) as client:
@@ -167,6 +169,15 @@ def connected(where: str) -> Iterator[Cluster]:
                 f"--scheduler {where}: it has no worker after {_FIRST_WORKER} s; start some: dask worker {where}"
             ) from None
         yield Cluster(client)
+
+
+def _process(number: int, cards: Sequence[str]) -> dict[str, Any]:
+    """Return how Dask starts a worker of this machine, on a card of its own where there is one for each."""
+    # Pages of checkpoints that are mapped count as memory of a worker, which would be paused or killed for them.
+    options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "silence_logs": logging.CRITICAL}
+    if cards:
+        options["env"] = {VISIBLE: cards[number % len(cards)]}
+    return {"cls": _distributed().Nanny, "options": options}
 
 
 def _distributed() -> Any:
