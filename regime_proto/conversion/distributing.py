@@ -144,6 +144,8 @@ def _require_possible(plan: Plan) -> None:
 
 def _require_ready(cluster: Cluster, workers: Sequence[Worker], recipe: Recipe, plan: Plan) -> None:
     """Raise an error unless all workers have the same versions, see the same files and have the memory."""
+    if not workers:
+        raise RegimeError("the cluster has no worker yet; wait for one: client.wait_for_workers(1)")
     require_alike(cluster.ask(versions), versions())
     for worker in workers:
         needed = _LIBRARIES + plan.predicted_memory_bytes(worker.threads)

@@ -43,6 +43,8 @@ class Recipe:
         See `Plan.fingerprints`.
     header : Header
         Of the trajectory.
+    versions : mapping of str to str
+        See `versions`.
     key : str
         Tells it from others.
     """
@@ -53,6 +55,7 @@ class Recipe:
     probe: Mapping[str, Array]
     fingerprints: tuple[str, ...]
     header: Header
+    versions: Mapping[str, str]
     key: str
 
     @classmethod
@@ -71,7 +74,8 @@ class Recipe:
         )
         fingerprints = tuple(plan.fingerprints)
         root = plan.source.root.absolute()
-        return cls(root, needed, plan.program.content, plan.probe, fingerprints, header, uuid.uuid4().hex)
+        key = uuid.uuid4().hex
+        return cls(root, needed, plan.program.content, plan.probe, fingerprints, header, versions(), key)
 
 
 @dataclass(frozen=True)
@@ -156,12 +160,23 @@ def _prepared(recipe: Recipe) -> _Prepared:
     if _latest and _latest[0].recipe.key == recipe.key:
         return _latest[0]
     _latest.clear()
+    _require_same_versions(recipe)
     plan, sketches = sketched(_plan(recipe))
     reading = Reading(plan.source)
     meter = calibrated(plan, recipe.settings.device, reading.first, defers=True)
     reading.let_go()
     _latest.append(_Prepared(recipe, plan, sketches, meter, reading))
     return _latest[0]
+
+
+def _require_same_versions(recipe: Recipe) -> None:
+    """Raise an error if this process, which may have joined later, has other versions than those asked before."""
+    for name, version in versions().items():
+        if version != recipe.versions[name]:
+            raise RegimeError(
+                f"worker on {platform.node()}: {name} {version}, where the conversion was started "
+                f"{recipe.versions[name]}; install the same versions there"
+            )
 
 
 def _plan(recipe: Recipe) -> Plan:

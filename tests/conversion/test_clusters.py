@@ -6,6 +6,7 @@ import signal
 import time
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 
 import distributed
 import pytest
@@ -14,10 +15,13 @@ from cluster_tasks import die, wait
 from commands import regime
 from reading import assert_same
 from trainings import save_walk
+from trajectories import header
 
 import regime_proto
 from regime_proto.conversion.distributing import divided
-from regime_proto.conversion.tasks import versions
+from regime_proto.conversion.plan import make_plan
+from regime_proto.conversion.settings import ConversionSettings
+from regime_proto.conversion.tasks import Recipe, measure_rows, versions
 from regime_proto.engine.executors.dask import Cluster, Task, connected, require_alike
 from regime_proto.runtime.cards import VISIBLE
 from regime_proto.schema.files import segments_folder
@@ -255,6 +259,19 @@ def test_other_versions_are_refused():
         require_alike(answers, ours)
     with pytest.raises(regime_proto.RegimeError, match=r"cannot run regime .ModuleNotFoundError: no regime_proto"):
         require_alike({"tcp://a:1": ModuleNotFoundError("no regime_proto")}, ours)
+
+
+def test_a_worker_that_joins_later_with_other_versions_is_refused(run):
+    settings = ConversionSettings()
+    plan = make_plan(run, settings)
+    recipe = replace(Recipe.of(plan, header(), settings), versions=versions() | {"onnxruntime": "1.0"})
+    with pytest.raises(regime_proto.RegimeError, match=r"worker on .*: onnxruntime .*, where .* started 1.0; install"):
+        measure_rows(recipe, range(16))
+
+
+def test_a_cluster_without_workers(run, output):
+    with cluster_of(0) as client, pytest.raises(regime_proto.RegimeError, match="has no worker yet; wait for one"):
+        regime_proto.convert(run, output, client=client)
 
 
 def test_workers_without_the_memory_are_refused(run, output):
