@@ -11,11 +11,7 @@ from trainings import save_walk
 import regime_proto
 from regime_proto.schema.files import segments_folder
 
-pytestmark = [
-    pytest.mark.skipif(MISSING is not None and "REGIME_REQUIRE_READERS" not in os.environ, reason=str(MISSING)),
-    # Scheduler, workers and command each import Dask.
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.skipif(MISSING is not None and "REGIME_REQUIRE_READERS" not in os.environ, reason=str(MISSING))
 
 # In sixteen segments.
 STATES = 1000
@@ -41,7 +37,7 @@ def reference(run, tmp_path_factory):
     return regime_proto.convert(run, tmp_path_factory.mktemp("reference") / "run.h5")
 
 
-@pytest.mark.parametrize("seconds", [1, 20])
+@pytest.mark.parametrize("seconds", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_host_that_is_cut_off_and_comes_back(run, reference, tmp_path, seconds):
     """For a moment, which nobody notices; and for so long that its tasks are given to others and its worker ends."""
     output, scheduler_log, log = tmp_path / "run.h5", tmp_path / "scheduler.log", tmp_path / "convert.log"
