@@ -64,6 +64,34 @@ class Gate:
         return Layer(self.node, self.op, self.kind, self.path, size, thresholds, stored)
 
 
+def pre_activation(node: ir.Node, gate: Gate) -> ir.Value:
+    """Return the value that a gate takes, given the node that it ends at.
+
+    That is what the thresholds are compared with, but for a ReLU, whose output tells as well.
+    """
+    if gate.value == node.outputs[0].name:
+        z = node.inputs[0]
+        assert z is not None  # noqa: S101
+        return z
+    return _made_of(node, gate.value)
+
+
+def _made_of(node: ir.Node, name: str) -> ir.Value:
+    """Return the value of that name among those that a node is made of."""
+    pending, seen = [node], {node}
+    while pending:
+        for value in pending.pop().inputs:
+            if value is None:
+                continue
+            if value.name == name:
+                return value
+            producer = value.producer()
+            if producer is not None and producer not in seen:
+                seen.add(producer)
+                pending.insert(0, producer)
+    raise ValueError(f"no value {name} before node {node.name}")
+
+
 def find_gates(program: Program) -> tuple[Gate, ...]:
     """Return every gate of a program, tracked or not, in execution order.
 
