@@ -46,6 +46,25 @@ class FlipCounter:
         return flips
 
 
+def units_apart(layers: Sequence[Layer], mask: Array, other: Array) -> list[Array]:
+    """Return for each layer which units are in another region in two packed masks.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    mask, other : (sample, byte) uint8
+
+    Returns
+    -------
+    list of (sample, byte) uint8
+        A bit for each unit, first unit in the highest bit.
+    """
+    changed = np.bitwise_xor(mask, other)
+    stops = np.cumsum([layer.bytes for layer in layers])
+    parts = zip(layers, np.split(changed, stops[:-1], axis=1), strict=True)
+    return [np.bitwise_or.reduce(part.reshape(len(mask), len(layer.thresholds), -1), axis=1) for layer, part in parts]
+
+
 def pattern_change(flips: Array, units: Array) -> float:
     """Return Δa, the mean over layers of the share of units that flipped (PROTOCOL: Eq. 3).
 

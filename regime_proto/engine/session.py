@@ -1,10 +1,21 @@
 """The graph of a program from weights to masks, as a session: one for the whole sequence of states."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from regime_proto.program.beside_masks import (
+    FINGERPRINT,
+    NOTHING,
+    Beside,
+    Output,
+    expose,
+    margin_name,
+    region_name,
+    square_name,
+)
 from regime_proto.program.gates import Gate
 from regime_proto.program.mask_outputs import PACKED, TOTAL, CastWeights, ExposeMasks, NudgeWeights, Rows, plane_name
 from regime_proto.program.program import Program
@@ -14,6 +25,30 @@ from regime_proto.runtime.device import Device, Placed
 from regime_proto.runtime.ir import ir
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a pass returned beside the masks, each where it was asked for.
+
+    Parameters
+    ----------
+    regions : tuple of placed arrays
+        Bool, gate after gate, plane after plane, in the shapes of the gates, on the device.
+    outputs : (sample, output) float, optional
+    margins, squares : (layer, sample) float, optional
+        See `beside_masks`.
+    fingerprint : (sample, feature) float, optional
+    """
+
+    regions: tuple[Placed, ...] = ()
+    outputs: Array | None = None
+    margins: Array | None = None
+    squares: Array | None = None
+    fingerprint: Array | None = None
+
+
+NOTHING_SEEN = Seen()
 
 
 @dataclass(frozen=True)
@@ -28,11 +63,13 @@ class Masks:
         What the device packed.
     finite : bool
         Whether no activation was NaN or Inf.
+    seen : Seen
     """
 
     planes: tuple[Placed, ...]
     packed: Array | None
     finite: bool
+    seen: Seen = NOTHING_SEEN
 
 
 @dataclass(frozen=True)
@@ -62,11 +99,15 @@ def mask_graph(
     rows: Sequence[Rows] | None = None,
     packed: bool = False,
     nudged: int | None = None,
+    beside: Beside = NOTHING,
 ) -> ir.Model:
     """Return the graph from weights to masks; see `MaskSession` and `ExposeMasks` for the parameters."""
     model = program.parse_model()
     SplitWithoutSequences()(model)
-    ExposeMasks(gates, rows, packed=packed)(model)
+    besides = None
+    if beside != NOTHING and rows is not None:
+        besides = partial(expose, gates=gates, rows=rows, beside=beside, probe_inputs=program.probe_inputs)
+    ExposeMasks(gates, rows, packed=packed, besides=besides)(model)
     if nudged is not None:
         NudgeWeights(program.weight_inputs, nudged)(model)
     CastWeights({name: ir.DataType.from_numpy(dtype) for name, dtype in dtypes.items()})(model)
@@ -90,6 +131,8 @@ class MaskSession:
     nudged : int, optional
         Seed; with it every weight is moved by one unit in the last place.
     running : Running
+    beside : Beside
+        What the pass returns beside the masks; it takes `rows`.
 
     Attributes
     ----------
@@ -108,19 +151,22 @@ class MaskSession:
         rows: Sequence[Rows] | None = None,
         nudged: int | None = None,
         running: Running = Running(),
+        beside: Beside = NOTHING,
     ) -> None:
         self.gates = tuple(gates)
         self.device = device
+        self.beside = beside
+        self._samples = None if rows is None else rows[0].samples
         packs = rows is not None and device.resident
-        model = mask_graph(program, gates, dtypes=dtypes, rows=rows, packed=packs, nudged=nudged)
+        model = mask_graph(program, gates, dtypes=dtypes, rows=rows, packed=packs, nudged=nudged, beside=beside)
         self._session = device.session(model, threads=running.threads, brief=running.brief)
         self.on_host = _computing(model, self._session.on_host)
         self.probe_inputs = program.probe_inputs
         self._probe = {name: device.place(probe[name]) for name in program.probe_inputs if name in self._session.inputs}
-        self._planes = [
-            plane_name(index, plane) for index, gate in enumerate(gates) for plane in range(len(gate.planes))
-        ]
-        self._kept = frozenset(self._planes) if packs else frozenset()
+        numbers = [(index, plane) for index, gate in enumerate(gates) for plane in range(len(gate.planes))]
+        self._planes = [plane_name(*number) for number in numbers]
+        self._regions = [region_name(*number) for number in numbers] if beside.regions else []
+        self._kept = frozenset([*self._planes, *self._regions]) if packs else frozenset()
 
     @property
     def weights(self) -> frozenset[str]:
@@ -143,7 +189,32 @@ class MaskSession:
             planes=tuple(outputs[name] for name in self._planes),
             packed=outputs[PACKED].numpy() if PACKED in outputs else None,
             finite=bool(np.isfinite(outputs[TOTAL].numpy())),
+            seen=NOTHING_SEEN if self.beside == NOTHING else self._seen(outputs),
         )
+
+    def _seen(self, outputs: Mapping[str, Placed]) -> Seen:
+        beside = self.beside
+
+        def by_gate(name: Callable[[int], str]) -> Array:
+            return np.array([outputs[name(index)].numpy() for index in range(len(self.gates))], np.float64)
+
+        return Seen(
+            tuple(outputs[name] for name in self._regions),
+            by_sample(beside.outputs, outputs, self._samples) if beside.outputs else None,
+            by_gate(margin_name) if beside.preactivations else None,
+            by_gate(square_name) if beside.preactivations else None,
+            outputs[FINGERPRINT].numpy() if beside.fingerprint else None,
+        )
+
+
+def by_sample(outputs: Sequence[Output], found: Mapping[str, Placed], samples: int | None) -> Array:
+    """Return some outputs of a graph side by side, (sample, output) float."""
+    assert samples is not None  # noqa: S101
+    rows = []
+    for output in outputs:
+        array = found[output.name].numpy()
+        rows.append((np.moveaxis(array, output.axis, 0) if output.axis > 0 else array).reshape(samples, -1))
+    return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
 
 
 def _computing(model: ir.Model, nodes: Sequence[tuple[str, str]]) -> dict[str, list[str]]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from regime_proto.runtime.ir import PassResult, TopologicalSortPass, ir
 from regime_proto.schema.types import Array
 
@@ -30,6 +32,19 @@ def new_node(
     output = ir.Value(name=name, type=None if dtype is None else ir.TensorType(dtype), shape=shape)
     graph.append(ir.node(op, list(inputs), attributes=attributes, name=name, outputs=[output]))
     return output
+
+
+# From which operator set on the axes of a reduction are an input.
+_AXES_AS_INPUT = {"ReduceSum": 13}
+_OTHERS_AS_INPUT = 18
+
+
+def reduced(graph: ir.Graph, op: str, value: ir.Value, axis: int, name: str) -> ir.Value:
+    """Append a reduction over one axis, which goes, and return its output."""
+    if graph.opset_imports[""] >= _AXES_AS_INPUT.get(op, _OTHERS_AS_INPUT):
+        axes = new_constant(graph, f"regime_axis_{axis}", np.array([axis], np.int64))
+        return new_node(graph, op, [value, axes], name, value.dtype, keepdims=0)
+    return new_node(graph, op, [value], name, value.dtype, axes=[axis], keepdims=0)
 
 
 def replace_uses(value: ir.Value, replacement: ir.Value, besides: Iterable[ir.Value] = ()) -> None:

@@ -1,7 +1,7 @@
 """Passes that turn a program into the graph that is run: from weights to masks, and nothing else."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,12 +143,22 @@ class ExposeMasks(InPlacePass):
         With them every plane is (sample, stored unit); without, it has the gate's shape.
     packed : bool
         With `rows`: add the output `PACKED`, (sample, byte) uint8, all planes, eight units to a byte.
+    besides : callable, optional
+        Appends further nodes to the graph, and returns those of their outputs that the graph is to return too.
     """
 
-    def __init__(self, gates: Sequence[Gate], rows: Sequence[Rows] | None = None, *, packed: bool = False) -> None:
+    def __init__(
+        self,
+        gates: Sequence[Gate],
+        rows: Sequence[Rows] | None = None,
+        *,
+        packed: bool = False,
+        besides: Callable[[ir.Graph], Sequence[ir.Value]] | None = None,
+    ) -> None:
         self.gates = gates
         self.rows = rows
         self.packed = packed
+        self.besides = besides
 
     def requires(self, model: ir.Model) -> None:
         """Check that the graph has the values of the gates."""
@@ -173,6 +183,8 @@ class ExposeMasks(InPlacePass):
         if self.packed and self.rows is not None:
             widths = [rows.width(gate) for gate, rows in zip(self.gates, self.rows, strict=True) for _ in gate.planes]
             outputs.append(_packed(graph, masks, widths, self.rows[0].samples))
+        if self.besides is not None:
+            outputs += self.besides(graph)
         graph.outputs.clear()
         graph.outputs.extend(outputs)
         RemoveUnusedNodesPass()(model)
@@ -182,14 +194,14 @@ class ExposeMasks(InPlacePass):
 
     def _planes(self, graph: ir.Graph, index: int, gate: Gate, value: ir.Value) -> list[ir.Value]:
         rows = None if self.rows is None else self.rows[index]
-        values = value if rows is None else _rows(graph, value, rows, index)
+        values = value if rows is None else as_rows(graph, value, rows, f"regime_rows_{index}")
         if values.dtype == ir.DataType.BFLOAT16:
             # No provider compares them; the comparison is the same in float32.
-            values = _as_float(graph, values, f"regime_compared_{index}")
+            values = as_float(graph, values, f"regime_compared_{index}")
         masks = []
         for number, plane in enumerate(gate.planes):
             name = plane_name(index, number)
-            threshold = new_constant(graph, f"{name}_at", _strict(plane, value, values.dtype), values.dtype)
+            threshold = new_constant(graph, f"{name}_at", strict_threshold(plane, value, values.dtype), values.dtype)
             whole = rows is None or rows.counted is None
             mask = new_node(
                 graph, "Greater", [values, threshold], name if whole else f"{name}_all", ir.DataType.BOOL, values.shape
@@ -201,7 +213,7 @@ class ExposeMasks(InPlacePass):
         return masks
 
 
-def _strict(plane: Plane, value: ir.Value, wide: ir.DataType | None) -> Array:
+def strict_threshold(plane: Plane, value: ir.Value, wide: ir.DataType | None) -> Array:
     """Return the number t for which ``z > t`` is the plane's bit, in the type that z is compared in."""
     assert value.dtype is not None  # noqa: S101
     assert wide is not None  # noqa: S101
@@ -212,9 +224,8 @@ def _strict(plane: Plane, value: ir.Value, wide: ir.DataType | None) -> Array:
     return strict.astype(wide.numpy())
 
 
-def _rows(graph: ir.Graph, value: ir.Value, rows: Rows, index: int) -> ir.Value:
+def as_rows(graph: ir.Graph, value: ir.Value, rows: Rows, name: str) -> ir.Value:
     """Return `value` as (sample, unit), the chosen units only."""
-    name = f"regime_rows_{index}"
     if rows.axis > 0:
         assert value.shape is not None  # noqa: S101
         order = [rows.axis, *(axis for axis in range(len(value.shape)) if axis != rows.axis)]
@@ -231,12 +242,13 @@ def _finite_sum(graph: ir.Graph, value: ir.Value) -> ir.Value:
     name = f"regime_sum_{value.name}"
     if value.dtype in _HALF:
         # Sums of a few thousand activations leave the range of float16.
-        value = _as_float(graph, value, f"{name}_float")
+        value = as_float(graph, value, f"{name}_float")
     total = new_node(graph, "ReduceSum", [value], name, value.dtype, keepdims=0)
     return new_node(graph, "Cast", [total], f"{name}_wide", ir.DataType.DOUBLE, to=ir.DataType.DOUBLE.value)
 
 
-def _as_float(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
+def as_float(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
+    """Append a Cast to float32, and return its output."""
     return new_node(graph, "Cast", [value], name, ir.DataType.FLOAT, value.shape, to=ir.DataType.FLOAT.value)
 
 

@@ -17,8 +17,31 @@ from regime_proto.schema.types import Array
 
 WEIGHTS = "weights"
 MASKS = "masks"
-NEEDS = (WEIGHTS, MASKS)
-"""What a quantity may be computed from."""
+PREACTIVATIONS = "preactivations"
+OUTPUTS = "outputs"
+FINGERPRINT = "fingerprint"
+FROZEN = "frozen"
+INTERIOR = "interior"
+NEEDS = (WEIGHTS, MASKS, PREACTIVATIONS, OUTPUTS, FINGERPRINT, FROZEN, INTERIOR)
+"""What a quantity may be computed from; see `State`."""
+REFERENCES = ("previous", "first", "last")
+"""The observations that a state may be held against."""
+
+
+@dataclass(frozen=True)
+class Preactivations:
+    """What is kept of the inputs z of the gates; only units that count.
+
+    Parameters
+    ----------
+    mean_squares : (layer,) float64
+        The mean of z², over samples and units.
+    margins : (layer, sample) float64
+        The smallest distance of a z from a threshold.
+    """
+
+    mean_squares: Array
+    margins: Array
 
 
 @dataclass(frozen=True)
@@ -31,10 +54,25 @@ class State:
         The trainable tensors, in the order and under the names of the trajectory. Read only, and of any float type.
     masks : (sample, byte) uint8, optional
         Packed masks, 8 units per byte, first unit in the highest bit; None for a quantity that does not need them.
+    preactivations : Preactivations, optional
+    outputs : (sample, output) float, optional
+        All outputs of the program, those of one sample in a row.
+    fingerprint : (sample, feature) float, optional
+        What the last product with a weight takes, averaged over tokens or positions.
+    changes : mapping of str to (3, sample) float64
+        By the observation that the state is held against: how its function differs, ‖q‖, ‖s‖ and ⟨q, s⟩; see
+        `structure`.
+    interior : tuple of (sample, byte) uint8
+        Packed masks at points between the previous state and this one.
     """
 
     weights: Mapping[str, Array]
     masks: Array | None = None
+    preactivations: Preactivations | None = None
+    outputs: Array | None = None
+    fingerprint: Array | None = None
+    changes: Mapping[str, Array] = field(default_factory=dict)
+    interior: tuple[Array, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,8 +156,9 @@ class Quantity:
         The formula, in plain text.
     unit : str
         UDUNITS-style; ``"1"`` for a pure number.
-    against : {"", "previous", "first"}
-        The observation that the current one is held against. Where there is none before it, the row is NaN.
+    against : {"", "previous", "first", "last"}
+        The observation that the current one is held against. Where there is none before it, the row is NaN. ``last``
+        needs a run that is finished.
     needs : tuple of str
         Out of `NEEDS`.
     compute : callable, optional
@@ -162,7 +201,7 @@ class Quantity:
     def __post_init__(self) -> None:
         for what, value, expected in (
             ("dims", self.dims, layout.QUANTITY_DIMENSIONS),
-            ("against", self.against, ("", "previous", "first")),
+            ("against", self.against, ("", *REFERENCES)),
             ("curve", self.curve, layout.CURVES),
         ):
             if value not in expected:

@@ -1,0 +1,59 @@
+"""How far the fingerprints of the samples turned: what the last product with a weight takes.
+
+After the code of Leap+Verify. Their paper puts the fingerprints of all samples into one vector, which `POOLED` does.
+"""
+
+import numpy as np
+
+from regime_proto.quantities.base import FINGERPRINT, Network, Quantity, State
+from regime_proto.schema.types import Array
+
+
+def _both(current: State, other: State | None) -> tuple[Array, Array]:
+    assert current.fingerprint is not None  # noqa: S101
+    assert other is not None  # noqa: S101
+    assert other.fingerprint is not None  # noqa: S101
+    return current.fingerprint.astype(np.float64), other.fingerprint.astype(np.float64)
+
+
+def _cosines(ours: Array, theirs: Array) -> Array:
+    """Return the cosine of each row of two matrices; NaN where one is zero."""
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    cosines: Array = np.sum(ours * theirs, axis=1) / np.where(lengths > 0, lengths, np.nan)
+    return cosines
+
+
+def _mean_cosine(current: State, other: State | None, _: Network) -> float:
+    return float(np.mean(_cosines(*_both(current, other))))
+
+
+def _pooled_cosine(current: State, other: State | None, _: Network) -> float:
+    ours, theirs = _both(current, other)
+    return float(_cosines(ours.reshape(1, -1), theirs.reshape(1, -1))[0])
+
+
+_COST = "the network up to its last product"
+
+COSINE = Quantity(
+    name="fingerprint_cosine",
+    dims=(),
+    meaning="mean over samples of the cosine of the fingerprint with the previous observation's",
+    definition="mean(cos(h_i, h_(i-1))), h the input of the last product, averaged over positions",
+    against="previous",
+    needs=(FINGERPRINT,),
+    compute=_mean_cosine,
+    cost=_COST,
+    source="Leap+Verify, its code",
+)
+
+POOLED = Quantity(
+    name="fingerprint_cosine_pooled",
+    dims=(),
+    meaning="cosine of the fingerprints of all samples, as one vector, with the previous observation's",
+    definition="cos(h_i, h_(i-1)), h of all samples in one vector",
+    against="previous",
+    needs=(FINGERPRINT,),
+    compute=_pooled_cosine,
+    cost=_COST,
+    source="Leap+Verify, the paper",
+)

@@ -1,0 +1,34 @@
+"""Which units leave their region between two observations and are back at the second: what Eq. 3 cannot see."""
+
+import numpy as np
+
+from regime_proto.quantities.base import INTERIOR, MASKS, Network, Quantity, State
+from regime_proto.schema.flips import units_apart
+from regime_proto.schema.types import Array
+
+
+def _count(current: State, other: State | None, network: Network) -> Array:
+    assert current.masks is not None  # noqa: S101
+    assert other is not None  # noqa: S101
+    assert other.masks is not None  # noqa: S101
+    moved = units_apart(network.layers, current.masks, other.masks)
+    left: list[Array] = [np.zeros_like(layer) for layer in moved]
+    for masks in current.interior:
+        away = units_apart(network.layers, masks, current.masks)
+        left = [before | now for before, now in zip(left, away, strict=True)]
+    pairs = zip(left, moved, strict=True)
+    return np.array([np.bitwise_count(units & ~ends).sum(axis=1, dtype=np.int64) for units, ends in pairs])
+
+
+QUANTITY = Quantity(
+    name="interior_flips",
+    dims=("layer", "sample"),
+    meaning="units in one region at both ends of the step that are in another one between",
+    definition="sum(region_i = region_(i-1) != region at one of N points w_(i-1) + k / (N + 1) * (w_i - w_(i-1)))",
+    against="previous",
+    needs=(MASKS, INTERIOR),
+    compute=_count,
+    curve="sum",
+    cost="a pass for each point, 3 unless told otherwise",
+    source="Proposition 1 of the paper",
+)

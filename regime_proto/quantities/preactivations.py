@@ -1,0 +1,41 @@
+"""What is kept of the inputs of gates: how large they are, and how near to a threshold (PROTOCOL, Proposition 1)."""
+
+import numpy as np
+
+from regime_proto.quantities.base import PREACTIVATIONS, Network, Quantity, State
+from regime_proto.schema.types import Array
+
+
+def _rms(current: State, _: State | None, __: Network) -> Array:
+    assert current.preactivations is not None  # noqa: S101
+    root: Array = np.sqrt(current.preactivations.mean_squares)
+    return root
+
+
+def _margins(current: State, _: State | None, __: Network) -> Array:
+    assert current.preactivations is not None  # noqa: S101
+    return current.preactivations.margins
+
+
+RMS = Quantity(
+    name="preactivation_rms",
+    dims=("layer",),
+    meaning="root mean square of what the gate takes, over samples and counted units",
+    definition="sqrt(mean(z_i^2))",
+    needs=(PREACTIVATIONS,),
+    compute=_rms,
+    cost="reductions in the graph; a ReLU is no longer fused into the convolution before it",
+    source="the RMS of activations that trainers log",
+)
+
+MARGIN = Quantity(
+    name="margin",
+    dims=("layer", "sample"),
+    meaning="smallest distance of a counted unit from a threshold of its gate",
+    definition="min(|z_i - threshold|)",
+    needs=(PREACTIVATIONS,),
+    compute=_margins,
+    curve="min",
+    cost="reductions in the graph; a ReLU is no longer fused into the convolution before it",
+    source="Proposition 1 of the paper: below it, the pattern of a sample is kept",
+)

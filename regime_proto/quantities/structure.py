@@ -1,0 +1,94 @@
+"""How much of a change of the function came by moving patterns, and how much by moving weights within them.
+
+Let f(w | m) be the network with weights w whose gates are frozen to the masks m, so f(w_i | m_i) is the network itself. The
+change of its outputs between two observations i and j is q + s, where neither weights nor patterns go first (the Shapley
+value of two players):
+
+    q = ½ [f(w_i | m_j) − f(w_j | m_j) + f(w_i | m_i) − f(w_j | m_i)]      weights moved, patterns kept
+    s = ½ [f(w_j | m_i) − f(w_j | m_j) + f(w_i | m_i) − f(w_i | m_j)]      patterns moved, weights kept
+
+The words are those of Duato et al. (structural and quantitative knowledge); the measure is ours.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from regime_proto.quantities.base import FROZEN, OUTPUTS, REFERENCES, Network, Quantity, State
+from regime_proto.schema.types import Array
+
+_COST = "two passes of the frozen network, and one of the whole network that all of these share"
+_WHAT = (
+    ("quantitative_change_l2", "norm of the change of the outputs by weights within kept patterns", "||q||"),
+    ("structural_change_l2", "norm of the change of the outputs by patterns, weights kept", "||s||"),
+    ("structural_quantitative_dot", "dot product of the two changes of the outputs", "sum(q * s)"),
+)
+
+
+def change_parts(outputs: Array, others: Array, kept: Array, moved: Array) -> Array:
+    """Return ‖q‖₂, ‖s‖₂ and ⟨q, s⟩ of every sample, (3, sample) float64.
+
+    Parameters
+    ----------
+    outputs : (sample, output) float
+        f(w_i | m_i), the network as it is.
+    others : (sample, output) float
+        f(w_j | m_j), the network that it is held against.
+    kept : (sample, output) float
+        f(w_i | m_j): these weights, the other's patterns.
+    moved : (sample, output) float
+        f(w_j | m_i): the other's weights, these patterns.
+    """
+    parts = np.empty((3, len(outputs)))
+    # One sample after the other: outputs of language models are large.
+    for sample, rows in enumerate(zip(outputs, others, kept, moved, strict=True)):
+        ours, theirs, weights_moved, patterns_moved = (row.astype(np.float64) for row in rows)
+        q = ((weights_moved - theirs) + (ours - patterns_moved)) / 2
+        s = ((patterns_moved - theirs) + (ours - weights_moved)) / 2
+        parts[:, sample] = np.sqrt(q @ q), np.sqrt(s @ s), q @ s
+    return parts
+
+
+def _column(reference: str, number: int) -> Callable[[State, State | None, Network], Array]:
+    def part(current: State, _: State | None, __: Network) -> Array:
+        values: Array = current.changes[reference][number]
+        return values
+
+    return part
+
+
+def _against(reference: str) -> tuple[Quantity, ...]:
+    return tuple(
+        Quantity(
+            name=f"{name}_{reference}",
+            dims=("sample",),
+            meaning=f"{meaning}, against the {reference} observation",
+            definition=definition,
+            unit="1",
+            against=reference,
+            needs=(OUTPUTS, FROZEN),
+            compute=_column(reference, number),
+            curve="mean",
+            cost=_COST,
+            source="ours, after Duato et al. (structural and quantitative knowledge)",
+        )
+        for number, (name, meaning, definition) in enumerate(_WHAT)
+    )
+
+
+QUANTITATIVE_PREVIOUS, STRUCTURAL_PREVIOUS, DOT_PREVIOUS = _against("previous")
+QUANTITATIVE_FIRST, STRUCTURAL_FIRST, DOT_FIRST = _against("first")
+QUANTITATIVE_LAST, STRUCTURAL_LAST, DOT_LAST = _against("last")
+
+
+def structural_share(structural: Array, quantitative: Array) -> Array:
+    """Return ‖s‖ / (‖s‖ + ‖q‖), NaN where nothing changed.
+
+    Parameters
+    ----------
+    structural, quantitative : (...) float64
+        Norms of the two parts.
+    """
+    total = structural + quantitative
+    share: Array = structural / np.where(total > 0, total, np.nan)
+    return share
