@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from regime_proto.quantities.base import FROZEN, OUTPUTS, REFERENCES, Network, Quantity, State
+from regime_proto.quantities.base import FROZEN, OUTPUTS, Network, Quantity, State
 from regime_proto.schema.types import Array
 
 _COST = "two passes of the frozen network, and one of the whole network that all of these share"

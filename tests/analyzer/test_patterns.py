@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from trajectories import growing_rows, header
+from trajectories import bits_of, growing_rows, header
 
 import regime_proto
 from regime_proto.analyzer import masks as mask_module
@@ -18,16 +18,6 @@ def trajectory_of(tmp_path, count, **options):
     path = tmp_path / "run.h5"
     path.write_bytes(hdf5.image(head, growing_rows(head, count)))
     return head, path
-
-
-def bits_of(head, mask):
-    """Per layer, (sample, plane, unit) bool."""
-    found, start = [], 0
-    for layer in head.layers:
-        part = mask[:, start : start + layer.bytes].reshape(len(mask), len(layer.thresholds), -1)
-        found.append(np.unpackbits(part, axis=2)[:, :, : layer.width].astype(bool))
-        start += layer.bytes
-    return found
 
 
 def change(head, one, other):

@@ -113,3 +113,13 @@ def zeros(count):
     # Adler's sum of bytes that are all zero.
     check = ((count % 65521) << 16 | 1).to_bytes(4, "big")
     return b"\x78\xda" + block * (count // 2**20) + rest + check
+
+
+def bits_of(head, mask):
+    """Per layer, (sample, plane, unit) bool."""
+    found, start = [], 0
+    for layer in head.layers:
+        part = mask[:, start : start + layer.bytes].reshape(len(mask), len(layer.thresholds), -1)
+        found.append(np.unpackbits(part, axis=2)[:, :, : layer.width].astype(bool))
+        start += layer.bytes
+    return found

@@ -1,0 +1,199 @@
+"""Stages of a training by its loss, and labels of a run by how its fingerprints turn.
+
+The literature speaks of an initial plateau, a descent and a secondary plateau of the loss, and says nothing of how they are
+told apart. Here the logarithm of the loss is approximated by straight pieces (`ruptures`), as many as the Bayesian
+information criterion asks for; what is called a plateau is by our own threshold, `FLAT`.
+"""
+
+import importlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.types import Array
+
+FLAT = 0.1
+"""A piece is a plateau if its slope is less than this part of the steepest descent."""
+SMALL = 0.05
+"""So is one over which the logarithm of the loss changes by less than this."""
+# More pieces than that tell nothing about stages; so many points show them, and take a moment only.
+_MOST_PIECES = 5
+_POINTS = 120
+_SHORTEST = 4
+_NEEDED = 'loss stages need ruptures: pip install "regime-proto[report]"'
+
+STABLE, TRANSITION, CHAOTIC = "STABLE", "TRANSITION", "CHAOTIC"
+PERCENTILES = (30.0, 70.0)
+"""Of the cosines of the same run; by construction three tenths of it are then stable, and three tenths chaotic."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of a run in which the logarithm of the loss is about a straight line.
+
+    Parameters
+    ----------
+    kind : str
+        ``initial plateau``, ``descent``, ``secondary plateau`` (after a descent) or ``rise``.
+    first, last : int
+        Steps.
+    slope : float
+        Change of the natural logarithm of the loss per step.
+    """
+
+    kind: str
+    first: int
+    last: int
+    slope: float
+
+
+def loss_stages(steps: Array, loss: Array, *, flat: float = FLAT) -> tuple[Stage, ...]:
+    """Return the stages of a run; none where fewer than eight losses are positive.
+
+    Parameters
+    ----------
+    steps : (step,) int64
+    loss : (step,) float64
+        Smoothed or not; what is not finite and positive is left out.
+    flat : float
+        See `FLAT`.
+
+    Raises
+    ------
+    RegimeError
+        ruptures is not installed.
+    """
+    known = np.isfinite(loss) & (loss > 0)
+    steps, logs = steps[known].astype(np.float64), np.log(loss[known])
+    if len(steps) < 2 * _SHORTEST:
+        return ()
+    chosen, values = _thinned(steps, logs)
+    bounds = [0, *_breaks(values), len(values) - 1]
+    heights = _fitted(values, bounds)
+    found = [
+        (chosen[start], chosen[stop], above, below)
+        for (start, above), (stop, below) in itertools.pairwise(zip(bounds, heights, strict=True))
+    ]
+    steepest = max(0.0, *((above - below) / (stop - start) for start, stop, above, below in found))
+    stages: list[Stage] = []
+    for start, stop, above, below in found:
+        change = below - above
+        # What hardly changes the loss is a plateau, however short.
+        level = np.inf if abs(change) < SMALL else flat * steepest
+        kind = _kind(change / (stop - start), level, after_descent=any(stage.kind == "descent" for stage in stages))
+        stages.append(Stage(kind, int(start), int(stop), float(change / (stop - start))))
+    return tuple(_joined(stages))
+
+
+def _joined(stages: Sequence[Stage]) -> Iterator[Stage]:
+    """Yield stages, those of one kind that follow one another as one."""
+    for _, group in itertools.groupby(stages, key=lambda stage: stage.kind):
+        same = list(group)
+        first, last = same[0].first, same[-1].last
+        change = sum(stage.slope * (stage.last - stage.first) for stage in same)
+        yield Stage(same[0].kind, first, last, change / max(1, last - first))
+
+
+def _kind(slope: float, flat: float, *, after_descent: bool) -> str:
+    if slope < -flat:
+        return "descent"
+    if slope > flat and slope > 0:
+        return "rise"
+    return "secondary plateau" if after_descent else "initial plateau"
+
+
+def _thinned(steps: Array, logs: Array) -> tuple[Array, Array]:
+    """Return points that are evenly spaced, each the mean of those around it."""
+    if len(steps) <= _POINTS:
+        return steps, logs
+    groups = np.array_split(np.arange(len(steps)), _POINTS)
+    means = np.array([logs[group].mean() for group in groups])
+    return np.array([steps[group].mean() for group in groups]), means
+
+
+def _breaks(values: Array) -> list[int]:
+    """Return where the pieces meet: as many as the information criterion asks for, none of a straight line."""
+    try:
+        ruptures: Any = importlib.import_module("ruptures")
+    except ModuleNotFoundError:
+        raise RegimeError(_NEEDED) from None
+    signal, count = values.reshape(-1, 1), len(values)
+    search = ruptures.Dynp(model="clinear", min_size=_SHORTEST, jump=max(1, count // 60)).fit(signal)
+    best, found = np.inf, []
+    for pieces in range(1, _MOST_PIECES + 1):
+        if pieces * _SHORTEST > count:
+            break
+        breaks = [] if pieces == 1 else [stop for stop in search.predict(n_bkps=pieces - 1) if stop < count]
+        # A value at each end and bend, and where the bends are.
+        freedom = 2 * pieces
+        errors = _squared_error(values, [0, *breaks, count - 1])
+        criterion = count * np.log(max(errors, 1e-12) / count) + freedom * np.log(count)
+        if criterion < best:
+            best, found = criterion, breaks
+    return found
+
+
+def _fitted(values: Array, knots: Sequence[int]) -> Array:
+    """Return the heights at some knots of the broken line through them that is nearest to the values."""
+    hats = np.array([np.interp(np.arange(len(values)), knots, row) for row in np.eye(len(knots))]).T
+    heights: Array = np.linalg.lstsq(hats, values)[0]
+    return heights
+
+
+def _squared_error(values: Array, knots: Sequence[int]) -> float:
+    """Return how far values are from the broken line that is nearest to them."""
+    line = np.interp(np.arange(len(values)), knots, _fitted(values, knots))
+    return float(np.sum(np.square(values - line)))
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of the observations of a run (Leap+Verify).
+
+    Parameters
+    ----------
+    labels : tuple of str
+        `STABLE` where the cosine is at least `stable`, `CHAOTIC` where it is at most `chaotic`, else `TRANSITION`; "" where
+        it is not known.
+    stable, chaotic : float
+    own : bool
+        Whether these are percentiles of the run itself, which yields so many of each by construction.
+    """
+
+    labels: tuple[str, ...]
+    stable: float
+    chaotic: float
+    own: bool
+
+
+def regime_labels(cosines: Array, *, stable: float | None = None, chaotic: float | None = None) -> Labels:
+    """Return the label of every observation by the cosine of its fingerprint with the one before.
+
+    Parameters
+    ----------
+    cosines : (step,) float64
+        The quantity ``fingerprint_cosine``.
+    stable, chaotic : float, optional
+        Thresholds; percentiles of the run itself (`PERCENTILES`) where not given.
+
+    Raises
+    ------
+    RegimeError
+        The thresholds are in the wrong order, or no cosine is known.
+    """
+    known = cosines[np.isfinite(cosines)]
+    if not len(known):
+        raise RegimeError("no fingerprint_cosine is known; measure it with --measure fingerprint_cosine")
+    low, high = np.percentile(known, PERCENTILES)
+    above, below = high if stable is None else stable, low if chaotic is None else chaotic
+    if below > above:
+        raise RegimeError(f"CHAOTIC up to {below:g} and STABLE from {above:g}: expected the first to be the smaller")
+    labels = tuple(
+        "" if not np.isfinite(cosine) else STABLE if cosine >= above else CHAOTIC if cosine <= below else TRANSITION
+        for cosine in cosines
+    )
+    return Labels(labels, float(above), float(below), own=stable is None and chaotic is None)
