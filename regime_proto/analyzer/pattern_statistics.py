@@ -35,8 +35,8 @@ class PatternStatistics:
     distinct_regions : (pick,) int64
         Different patterns of the whole network: the regions that the probe visits.
     oui_pairs : (pick, layer) float64
-        Overfitting-underfitting indicator (2025, its code): mean over pairs of samples of min(Hamming distance, ⌊n/2⌋) /
-        ⌊n/2⌋ for n units.
+        Overfitting-underfitting indicator (2025, its code): mean over pairs of samples of min(Hamming distance, ⌊n/2⌋)
+        / ⌊n/2⌋ for n units.
     oui_units : (pick, layer) float64
         The indicator of OUIDecay: mean over units of min(s, B − s) / ⌊B/2⌋, where s of B samples have the unit on.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regime_proto.engine.session import Running, by_sample
+from regime_proto.engine.session import STEADILY, Running, by_sample
 from regime_proto.program.beside_masks import Output
 from regime_proto.program.freezing import KINDS, FreezeGates, frozen_name
 from regime_proto.program.gates import Gate
@@ -69,7 +69,7 @@ class FrozenSession:
         dtypes: Mapping[str, np.dtype],
         rows: Sequence[Rows],
         outputs: Sequence[Output],
-        running: Running = Running(),
+        running: Running = STEADILY,
     ) -> None:
         self._outputs, self._samples = tuple(outputs), rows[0].samples
         numbers = [(gate, plane) for gate in range(len(gates)) for plane in range(len(gates[gate].planes))]

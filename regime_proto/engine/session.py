@@ -88,7 +88,7 @@ class Running:
     brief: bool = False
 
 
-BRIEFLY = Running(brief=True)
+STEADILY, BRIEFLY = Running(), Running(brief=True)
 
 
 def mask_graph(
@@ -150,7 +150,7 @@ class MaskSession:
         dtypes: Mapping[str, np.dtype],
         rows: Sequence[Rows] | None = None,
         nudged: int | None = None,
-        running: Running = Running(),
+        running: Running = STEADILY,
         beside: Beside = NOTHING,
     ) -> None:
         self.gates = tuple(gates)

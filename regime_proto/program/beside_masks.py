@@ -1,4 +1,4 @@
-"""What a forward pass returns beside the masks: outputs, regions, what gates take, and the input of the last product."""
+"""What a forward pass returns beside the masks: outputs, regions, what gates take, the input of the last product."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,9 +1,10 @@
 """Freezes gates: each becomes the affine piece of the region that an input of the graph says.
 
-Between two thresholds a piecewise gate is slope · z + intercept. Which piece a unit has is no longer decided by its own z
-but by masks that are fed: those of another state, or of another sample (PROTOCOL, section 8).
+Between two thresholds a piecewise gate is slope · z + intercept. Which piece a unit has is no longer decided by its own
+z but by masks that are fed: those of another state, or of another sample (PROTOCOL, section 8).
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -99,7 +100,7 @@ def _points(planes: Sequence[Plane]) -> list[tuple[float, float]]:
     """
     bounds = [plane.threshold for plane in planes]
     below, above = _unit(bounds[0]), _unit(bounds[-1])
-    inner = [(low + (high - low) / 4, high - (high - low) / 4) for low, high in zip(bounds, bounds[1:], strict=False)]
+    inner = [(low + (high - low) / 4, high - (high - low) / 4) for low, high in itertools.pairwise(bounds)]
     return [
         (bounds[0] - below, bounds[0] - 2 * below),
         *inner,
@@ -159,7 +160,8 @@ class _Piece:
             self._within[value] = False
             if node is not None:
                 # All of them, not until the first.
-                self._within[value] = any([self._depends(part) for part in node.inputs if part is not None])
+                found = [self._depends(part) for part in node.inputs if part is not None]
+                self._within[value] = any(found)
         return self._within[value]
 
     def _point_shape(self) -> tuple[int, ...]:

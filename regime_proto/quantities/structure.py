@@ -1,8 +1,8 @@
 """How much of a change of the function came by moving patterns, and how much by moving weights within them.
 
-Let f(w | m) be the network with weights w whose gates are frozen to the masks m, so f(w_i | m_i) is the network itself. The
-change of its outputs between two observations i and j is q + s, where neither weights nor patterns go first (the Shapley
-value of two players):
+Let f(w | m) be the network with weights w whose gates are frozen to the masks m, so f(w_i | m_i) is the network itself.
+The change of its outputs between two observations i and j is q + s, where neither weights nor patterns go first (the
+Shapley value of two players):
 
     q = ½ [f(w_i | m_j) − f(w_j | m_j) + f(w_i | m_i) − f(w_j | m_i)]      weights moved, patterns kept
     s = ½ [f(w_j | m_i) − f(w_j | m_j) + f(w_i | m_i) − f(w_i | m_j)]      patterns moved, weights kept
