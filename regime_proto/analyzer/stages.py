@@ -1,8 +1,8 @@
 """Stages of a training by its loss, and labels of a run by how its fingerprints turn.
 
 The literature speaks of an initial plateau, a descent and a secondary plateau of the loss, and says nothing of how they
-are told apart. Here the logarithm of the loss is approximated by a broken line (`ruptures` finds its bends), with as many
-pieces as the Bayesian information criterion asks for; what is called a plateau is by thresholds of our own.
+are told apart. Here the logarithm of the loss is approximated by a broken line (`ruptures` finds its bends), with as
+many pieces as the Bayesian information criterion asks for; what is called a plateau is by thresholds of our own.
 """
 
 import importlib

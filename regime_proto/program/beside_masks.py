@@ -128,13 +128,14 @@ def expose(
         if beside.preactivations:
             found += _preactivations(graph, index, z, gate.planes, row)
         if beside.regions:
-            found += [_region(graph, index, number, z, plane) for number, plane in enumerate(gate.planes)]
+            found += [region_of(graph, index, number, z, plane) for number, plane in enumerate(gate.planes)]
     if beside.fingerprint:
         found.append(_fingerprint(graph, rows[0].samples, probe_inputs))
     return found
 
 
-def _region(graph: ir.Graph, gate: int, number: int, z: ir.Value, plane: Plane) -> ir.Value:
+def region_of(graph: ir.Graph, gate: int, number: int, z: ir.Value, plane: Plane) -> ir.Value:
+    """Append the comparison of what a gate takes with one of its thresholds; see `region_name`."""
     name = region_name(gate, number)
     wide = as_float(graph, z, f"{name}_wide") if z.dtype == ir.DataType.BFLOAT16 else z
     threshold = new_constant(graph, f"{name}_at", strict_threshold(plane, z, wide.dtype), wide.dtype)

@@ -1,0 +1,363 @@
+"""The affine map that a piecewise affine network is around a sample (PROTOCOL, Corollary 1), and how far it reaches."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from regime_proto.program.affine import (
+    FreezePools,
+    Pool,
+    expose_taken,
+    find_pools,
+    places_of_windows,
+    pooled_name,
+    require_affine,
+    rivals,
+    taken_name,
+    values_of,
+)
+from regime_proto.program.beside_masks import region_name, region_of, sample_outputs
+from regime_proto.program.freezing import KINDS, FreezeGates, frozen_name
+from regime_proto.program.gates import Gate, find_gates, pre_activation
+from regime_proto.program.program import Program
+from regime_proto.program.sample_axes import FIXED, axes_of
+from regime_proto.program.sequences import SplitWithoutSequences
+from regime_proto.runtime.device import Device, Session
+from regime_proto.runtime.ir import RemoveUnusedNodesPass, ir
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.types import Array
+
+# Of the outputs; what float32 leaves of an exact map is far below it, and another map far above.
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """The network around one sample: f(x') = matrix · x' + offset for all x' in the sample's region.
+
+    Parameters
+    ----------
+    sample : int
+    matrix : (output, input) float64
+        K, the Jacobian of the frozen network.
+    offset : (output,) float64
+        c.
+    inputs : (input,) float64
+        The sample itself.
+    outputs : (output,) float64
+        What the network gives for it.
+    residual : float
+        ‖f(x) − Kx − c‖₂.
+    radius : float
+        Of the largest ball around the sample in which no unit changes its region, nor a pooling what it takes;
+        infinite where nothing can change.
+    """
+
+    sample: int
+    matrix: Array
+    offset: Array
+    inputs: Array
+    outputs: Array
+    residual: float
+    radius: float
+
+
+@dataclass(frozen=True)
+class _Natural:
+    """One pass of the network as it is."""
+
+    outputs: Array
+    regions: Mapping[str, Array]
+    z: tuple[Array, ...]
+    taken: tuple[Array, ...]
+
+
+class Linearizer:
+    """Finds the affine maps of one state.
+
+    Parameters
+    ----------
+    program : Program
+    probe : mapping of str to array
+        By program input.
+    device : Device
+    outputs_of : str, optional
+        The node or module of a gate, whose outputs are mapped in place of those of the network.
+
+    Raises
+    ------
+    RegimeError
+        The network is no affine map even where all its gates are frozen; names what is not.
+    """
+
+    def __init__(
+        self, program: Program, probe: Mapping[str, Array], device: Device, *, outputs_of: str | None = None
+    ) -> None:
+        self._device = device
+        self._probe = {name: probe[name] for name in program.probe_inputs}
+        self.samples, self._axes = axes_of(probe, program.probe_inputs)
+        self._input = _real_input(self._probe, self._axes)
+        targets = _targets(program, self.samples, outputs_of)
+        pruned = _pruned(program, targets)
+        kept = {node.name for node in pruned.graph}
+        self._gates = [gate for gate in find_gates(program) if gate.node in kept and gate.trackable]
+        _require_piecewise(self._gates)
+        self._pools = find_pools(pruned.graph)
+        nodes = {node.name: node for node in pruned.graph}
+        self._z = [str(pre_activation(nodes[gate.node], gate).name) for gate in self._gates]
+        windows = [places_of_windows(pool, nodes[pool.node]) for pool in self._pools]
+        self._targets = targets
+        self._natural = device.session(self._natural_graph(program))
+        model, self._results, self._rivals = self._frozen_graph(program, windows)
+        self._frozen = device.session(model)
+        self._rival_counts = [len(places) for places in windows]
+
+    def _natural_graph(self, program: Program) -> ir.Model:
+        """Return the network that also tells the region of every unit, and what every pooling takes."""
+        model = _pruned(program, self._targets)
+        graph = model.graph
+        by_name = {value.name: value for value in values_of(graph)}
+        numbered = [(index, gate, by_name[z]) for index, (gate, z) in enumerate(zip(self._gates, self._z, strict=True))]
+        outputs = [
+            region_of(graph, index, number, z, plane)
+            for index, gate, z in numbered
+            for number, plane in enumerate(gate.planes)
+        ]
+        outputs += [*dict.fromkeys(z for _, _, z in numbered), *expose_taken(graph, self._pools)]
+        graph.outputs.extend(value for value in outputs if value not in set(graph.outputs))
+        return _sorted(model)
+
+    def _frozen_graph(self, program: Program, windows: Sequence[Array]) -> tuple[ir.Model, list[str], list[str]]:
+        """Return the frozen network, and the names of its outputs and of what poolings do not take."""
+        model = _pruned(program, self._targets)
+        FreezeGates(self._gates)(model)
+        FreezePools(self._pools)(model)
+        graph = model.graph
+        results = [str(value.name) for value in graph.outputs]
+        others = rivals(graph, self._pools, windows)
+        by_name = {value.name: value for value in values_of(graph)}
+        held = set(graph.outputs)
+        graph.outputs.extend(by_name[name] for name in dict.fromkeys(self._z) if by_name[name] not in held)
+        graph.outputs.extend(others)
+        _sorted(model)
+        require_affine(graph, [self._input])
+        return model, results, [str(value.name) for value in others]
+
+    @property
+    def inputs(self) -> int:
+        """Numbers in one sample."""
+        return int(self._probe[self._input].size // self.samples)
+
+    def maps(
+        self,
+        weights: Mapping[str, Array],
+        samples: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[AffineMap]:
+        """Return the maps of some samples.
+
+        Parameters
+        ----------
+        weights : mapping of str to array
+            A state, under the program's names.
+        samples : sequence of int
+        progress : callable, optional
+            Called with the number of samples done and their total.
+
+        Raises
+        ------
+        RegimeError
+            A map does not give back what the network gives.
+        """
+        placed = {name: self._device.place(_wide(array)) for name, array in weights.items()}
+        natural = self._pass(placed)
+        found = []
+        for number, sample in enumerate(samples, start=1):
+            found.append(self._map(placed, natural, sample))
+            if progress is not None:
+                progress(number, len(samples))
+        return found
+
+    def regions(self, weights: Mapping[str, Array]) -> int:
+        """Return how many different regions the samples of the probe lie in."""
+        natural = self._pass({name: self._device.place(_wide(array)) for name, array in weights.items()})
+        rows = [
+            _by_sample(array, self.samples).reshape(self.samples, -1)
+            for array in (*natural.regions.values(), *natural.taken)
+        ]
+        return len(np.unique(np.concatenate(rows, axis=1).astype(np.int64), axis=0)) if rows else 1
+
+    def _pass(self, placed: Mapping[str, object]) -> _Natural:
+        found = _run(self._natural, placed, self._placed(self._probe))
+        regions = {
+            frozen_name(index, plane): found[region_name(index, plane)]
+            for index, gate in enumerate(self._gates)
+            for plane in range(len(gate.planes))
+        }
+        z = tuple(found[name] for name in self._z)
+        taken = tuple(found[taken_name(index)] for index in range(len(self._pools)))
+        return _Natural(self._rows(found, self._targets), regions, z, taken)
+
+    def _map(self, placed: Mapping[str, object], natural: _Natural, sample: int) -> AffineMap:
+        fixed = {name: _repeated(array, self.samples, sample) for name, array in natural.regions.items()}
+        fixed |= {
+            pooled_name(index): _repeated(array, self.samples, sample) for index, array in enumerate(natural.taken)
+        }
+        others = {
+            name: array if self._axes[name] == FIXED else _repeated(array, self.samples, sample, self._axes[name])
+            for name, array in self._probe.items()
+            if name != self._input
+        }
+        feeds = {**placed, **self._placed({**fixed, **others})}
+        x = np.moveaxis(self._probe[self._input], self._axes[self._input], 0)[sample].astype(np.float64).ravel()
+        # A power of two of the size of the inputs: to divide by it rounds nothing.
+        scale = 2.0 ** np.round(np.log2(max(np.abs(x).max(), 2.0**-20)))
+        origin = _run(self._frozen, feeds, self._placed({self._input: self._batch(np.zeros((0, len(x))))}))
+        offset = self._rows(origin, self._results)[0]
+        squares = [np.zeros(np.prod(_one(origin[name], self.samples).shape)) for name in self._watched]
+        columns = []
+        for start in range(0, len(x), self.samples):
+            basis = scale * np.eye(len(x))[start : start + self.samples]
+            found = _run(self._frozen, feeds, self._placed({self._input: self._batch(basis)}))
+            columns.append((self._rows(found, self._results)[: len(basis)] - offset) / scale)
+            for total, name in zip(squares, self._watched, strict=True):
+                moved = _by_sample(found[name], self.samples).reshape(self.samples, -1).astype(np.float64)
+                moved -= _by_sample(origin[name], self.samples).reshape(self.samples, -1)
+                total += np.square(moved[: len(basis)] / scale).sum(axis=0)
+        matrix = np.concatenate(columns).T
+        outputs = natural.outputs[sample]
+        residual = float(np.linalg.norm(outputs - matrix @ x - offset))
+        size = max(float(np.linalg.norm(outputs)), float(np.linalg.norm(offset)))
+        if not residual <= _TOLERANCE * size:
+            raise RegimeError(
+                f"sample {sample}: f(x) and Kx + c are {residual:.1e} apart, of {size:.1e}: the network is no affine map "
+                "around it; its samples may depend on each other, or it holds NaN"
+            )
+        at_x = _run(self._frozen, feeds, self._placed({self._input: self._batch(x[None])}))
+        radius = self._radius(natural, at_x, squares, sample)
+        return AffineMap(sample, matrix, offset, x, outputs, residual, radius)
+
+    @property
+    def _watched(self) -> list[str]:
+        """What must stay on its side: the inputs of gates, and how far poolings are from taking something else."""
+        return [*dict.fromkeys(self._z), *self._rivals]
+
+    def _radius(self, natural: _Natural, at_x: Mapping[str, Array], squares: Sequence[Array], sample: int) -> float:
+        """Return the smallest distance of a sample from a place where a unit or a pooling changes."""
+        lengths = dict(zip(self._watched, (np.sqrt(total) for total in squares), strict=True))
+        found = [np.inf]
+        for gate, name, z in zip(self._gates, self._z, natural.z, strict=True):
+            values = _one(z, self.samples, sample).ravel().astype(np.float64)
+            for plane in gate.planes:
+                found.append(_nearest(np.abs(values - plane.threshold), lengths[name]))
+        for name in self._rivals:
+            found.append(_nearest(np.abs(_one(at_x[name], self.samples).ravel()), lengths[name]))
+        return float(min(found))
+
+    def _rows(self, found: Mapping[str, Array], names: Sequence[str]) -> Array:
+        """Return some outputs side by side, (sample, output) float64."""
+        rows = [_by_sample(found[name], self.samples).reshape(self.samples, -1) for name in names]
+        return np.concatenate(rows, axis=1).astype(np.float64)
+
+    def _batch(self, rows: Array) -> Array:
+        """Return an input of the probe's shape whose first samples are some rows, the others 0."""
+        like = np.moveaxis(self._probe[self._input], self._axes[self._input], 0)
+        batch = np.zeros((self.samples, like[0].size))
+        batch[: len(rows)] = rows
+        return np.moveaxis(batch.reshape(like.shape), 0, self._axes[self._input]).astype(like.dtype)
+
+    def _placed(self, arrays: Mapping[str, Array]) -> dict[str, object]:
+        return {name: self._device.place(array) for name, array in arrays.items()}
+
+
+def _real_input(probe: Mapping[str, Array], axes: Mapping[str, int]) -> str:
+    real = [name for name, array in probe.items() if array.dtype.kind == "f" and axes[name] != FIXED]
+    if len(real) != 1:
+        found = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in probe.items())
+        raise RegimeError(f"an affine map takes one input of real numbers for each sample; the probe has {found}")
+    return real[0]
+
+
+def _targets(program: Program, samples: int, outputs_of: str | None) -> list[str]:
+    if outputs_of is None:
+        outputs, reason = sample_outputs(program, samples)
+        if not outputs:
+            raise RegimeError(f"there is nothing to map: {reason}")
+        return [output.name for output in outputs]
+    gates = [gate for gate in find_gates(program) if outputs_of in (gate.node, gate.path) and not gate.nested]
+    if not gates:
+        raise RegimeError(f"--outputs-of {outputs_of!r}: no gate of that node or module; regime inspect lists them")
+    nodes = {node.name: node for node in program.model.graph}
+    return [str(nodes[gates[-1].node].outputs[0].name)]
+
+
+def _pruned(program: Program, targets: Sequence[str]) -> ir.Model:
+    """Return the graph up to some values."""
+    model = program.parse_model()
+    SplitWithoutSequences()(model)
+    by_name = {value.name: value for value in values_of(model.graph)}
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(by_name[name] for name in targets)
+    return _sorted(model)
+
+
+def _sorted(model: ir.Model) -> ir.Model:
+    RemoveUnusedNodesPass()(model)
+    for value in [value for value in model.graph.inputs if not value.uses()]:
+        model.graph.inputs.remove(value)
+    model.graph.sort()
+    return model
+
+
+def _require_piecewise(gates: Sequence[Gate]) -> None:
+    for gate in gates:
+        if gate.kind not in KINDS:
+            raise RegimeError(
+                f"gate {gate.node} ({gate.op}) is smooth, so the network is no affine map in a region; take the outputs of "
+                "a layer before it: --outputs-of LAYER"
+            )
+
+
+def _run(session: Session, *feeds: Mapping[str, object]) -> dict[str, Array]:
+    merged = {name: value for part in feeds for name, value in part.items()}
+    return {name: value.numpy() for name, value in session.run(merged).items()}
+
+
+def _wide(array: Array) -> Array:
+    """Return weights as the program takes them."""
+    return array if array.dtype == np.float64 or array.dtype.kind in "iub" else array.astype(np.float32)
+
+
+def _axis(shape: Sequence[int], samples: int) -> int:
+    """Return the sample axis of a value; -1 for a leading axis of samples × something."""
+    return list(shape).index(samples) if samples in shape else -1
+
+
+def _by_sample(array: Array, samples: int, axis: int | None = None) -> Array:
+    """Return an array with the samples first."""
+    axis = _axis(array.shape, samples) if axis is None else axis
+    if axis < 0:
+        return array.reshape(samples, -1, *array.shape[1:])
+    return np.moveaxis(array, axis, 0)
+
+
+def _one(array: Array, samples: int, sample: int = 0) -> Array:
+    found: Array = _by_sample(array, samples)[sample]
+    return found
+
+
+def _repeated(array: Array, samples: int, sample: int, axis: int | None = None) -> Array:
+    """Return an array that has one sample in the place of all."""
+    axis = _axis(array.shape, samples) if axis is None else axis
+    rows = _by_sample(array, samples, axis)
+    same = np.broadcast_to(rows[sample], rows.shape)
+    if axis < 0:
+        return np.ascontiguousarray(same).reshape(array.shape)
+    return np.ascontiguousarray(np.moveaxis(same, 0, axis))
+
+
+def _nearest(distances: Array, lengths: Array) -> float:
+    """Return the smallest distance in inputs; what no input moves never changes."""
+    moving = lengths > 0
+    return float(np.min(distances[moving] / lengths[moving])) if moving.any() else np.inf
