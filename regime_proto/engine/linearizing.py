@@ -7,7 +7,6 @@ import numpy as np
 
 from regime_proto.program.affine import (
     FreezePools,
-    Pool,
     expose_taken,
     find_pools,
     places_of_windows,
@@ -231,8 +230,8 @@ class Linearizer:
         size = max(float(np.linalg.norm(outputs)), float(np.linalg.norm(offset)))
         if not residual <= _TOLERANCE * size:
             raise RegimeError(
-                f"sample {sample}: f(x) and Kx + c are {residual:.1e} apart, of {size:.1e}: the network is no affine map "
-                "around it; its samples may depend on each other, or it holds NaN"
+                f"sample {sample}: f(x) and Kx + c are {residual:.1e} apart, of {size:.1e}: the network is no affine "
+                "map around it; its samples may depend on each other, or it holds NaN"
             )
         at_x = _run(self._frozen, feeds, self._placed({self._input: self._batch(x[None])}))
         radius = self._radius(natural, at_x, squares, sample)
@@ -314,8 +313,8 @@ def _require_piecewise(gates: Sequence[Gate]) -> None:
     for gate in gates:
         if gate.kind not in KINDS:
             raise RegimeError(
-                f"gate {gate.node} ({gate.op}) is smooth, so the network is no affine map in a region; take the outputs of "
-                "a layer before it: --outputs-of LAYER"
+                f"gate {gate.node} ({gate.op}) is smooth, so the network is no affine map in a region; take the outputs "
+                "of a layer before it: --outputs-of LAYER"
             )
 
 

@@ -1,4 +1,4 @@
-"""Makes an affine map of a piecewise affine network: gates and pooling are frozen, and the rest is held against a list."""
+"""Makes an affine map of a piecewise affine network: pooling is frozen as gates are, and the rest must be affine."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -213,9 +213,10 @@ def require_affine(graph: ir.Graph, inputs: Sequence[str]) -> None:
             continue
         if any(bodies(node)) or not _is_affine(node, places):
             path = node.metadata_props.get(PATH_KEY, "")
+            where = f"{node.op_type} {node.name}{path and f' of {path}'}"
             raise RegimeError(
-                f"{node.op_type} {node.name}{path and f' of {path}'} is not affine in the inputs, however the gates are frozen, so there is no "
-                "affine map; take the outputs of a layer before it: --outputs-of LAYER"
+                f"{where} is not affine in the inputs, however the gates are frozen, so there is no affine map; take the "
+                "outputs of a layer before it: --outputs-of LAYER"
             )
         moving.update(node.outputs)
 

@@ -170,7 +170,7 @@ def test_a_layer_before_what_is_no_affine_map():
         linearizer(model, nets.probe(model))
     smooth = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2)).eval()
     probe = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
-    with pytest.raises(RegimeError, match="is smooth, so the network is no affine map in a region; .*--outputs-of"):
+    with pytest.raises(RegimeError, match=r"is smooth, so the network is no affine map in a region; .*--outputs-of"):
         linearizer(smooth, probe)
     program = export(smooth, as_probe(probe))
     gate = find_gates(program)[0]
@@ -185,5 +185,5 @@ def test_a_layer_before_what_is_no_affine_map():
 
 def test_whole_numbers_have_no_affine_map():
     model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
-    with pytest.raises(RegimeError, match="takes one input of real numbers for each sample; the probe has .* int64"):
+    with pytest.raises(RegimeError, match=r"takes one input of real numbers for each sample; the probe has .* int64"):
         linearizer(model, np.zeros((4, 3), np.int64))
