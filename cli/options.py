@@ -129,6 +129,13 @@ gates = click.option(
     help="Gates to track, by module path or node name, op:Gelu, kind:smooth; '!GLOB' leaves some out. "
     "May be repeated. Default: all ReLUs and piecewise gates.",
 )
+device = click.option(
+    "--device",
+    type=DeviceName(WORDS),
+    default="auto",
+    show_default=True,
+    help="Where the forward passes run; cuda:1 is the second of several cards.",
+)
 source_settings = _all(
     click.option(
         "--adapter",
@@ -183,13 +190,7 @@ conversion = _all(
     ),
     click.option("--sample-seed", type=click.IntRange(0), default=0, show_default=True, help="Of that choice."),
     click.option("--every", type=int, metavar="K", help="Use every K-th checkpoint."),
-    click.option(
-        "--device",
-        type=DeviceName(WORDS),
-        default="auto",
-        show_default=True,
-        help="Where the forward passes run; cuda:1 is the second of several cards.",
-    ),
+    device,
     click.option(
         "--workers",
         type=click.IntRange(1),

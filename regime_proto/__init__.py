@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from regime_proto.analyzer.analyze import analyze
     from regime_proto.analyzer.result import Result
     from regime_proto.comparison.compare import Comparison, compare
+    from regime_proto.conversion.linearize import linearize
     from regime_proto.conversion.run import convert
     from regime_proto.integrity.check import check
     from regime_proto.recording.observations import Status
@@ -34,6 +35,7 @@ __all__ = [
     "check",
     "compare",
     "convert",
+    "linearize",
     "open_trajectory",
     "record",
     "synthetic",
@@ -53,6 +55,7 @@ _HOMES = {
     "check": "regime_proto.integrity.check",
     "compare": "regime_proto.comparison.compare",
     "convert": "regime_proto.conversion.run",
+    "linearize": "regime_proto.conversion.linearize",
     "open_trajectory": "regime_proto.schema.dataset",
     "record": "regime_proto.recording.record",
 }

@@ -24,6 +24,7 @@ from regime_proto.program.sample_axes import FIXED, axes_of
 from regime_proto.program.sequences import SplitWithoutSequences
 from regime_proto.runtime.device import Device, Session
 from regime_proto.runtime.ir import RemoveUnusedNodesPass, ir
+from regime_proto.runtime.memory import available_bytes
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 
@@ -171,12 +172,21 @@ class Linearizer:
         """
         placed = {name: self._device.place(_wide(array)) for name, array in weights.items()}
         natural = self._pass(placed)
+        self._require_room(natural.outputs.shape[1], len(samples))
         found = []
         for number, sample in enumerate(samples, start=1):
             found.append(self._map(placed, natural, sample))
             if progress is not None:
                 progress(number, len(samples))
         return found
+
+    def _require_room(self, outputs: int, maps: int) -> None:
+        needed = 8 * maps * self.inputs * outputs
+        if needed > available_bytes() // 2:
+            raise RegimeError(
+                f"the maps of {maps} samples take {needed / 1e9:.1f} GB ({outputs} outputs by {self.inputs} inputs "
+                "each); choose fewer with --samples"
+            )
 
     def regions(self, weights: Mapping[str, Array]) -> int:
         """Return how many different regions the samples of the probe lie in."""
@@ -313,8 +323,8 @@ def _require_piecewise(gates: Sequence[Gate]) -> None:
     for gate in gates:
         if gate.kind not in KINDS:
             raise RegimeError(
-                f"gate {gate.node} ({gate.op}) is smooth, so the network is no affine map in a region; take the outputs "
-                "of a layer before it: --outputs-of LAYER"
+                f"gate {gate.node} ({gate.op}) is smooth, so the network is no affine map in a region; take the "
+                "outputs of a layer before it: --outputs-of LAYER"
             )
 
 

@@ -215,8 +215,8 @@ def require_affine(graph: ir.Graph, inputs: Sequence[str]) -> None:
             path = node.metadata_props.get(PATH_KEY, "")
             where = f"{node.op_type} {node.name}{path and f' of {path}'}"
             raise RegimeError(
-                f"{where} is not affine in the inputs, however the gates are frozen, so there is no affine map; take the "
-                "outputs of a layer before it: --outputs-of LAYER"
+                f"{where} is not affine in the inputs, however the gates are frozen, so there is no affine map; take "
+                "the outputs of a layer before it: --outputs-of LAYER"
             )
         moving.update(node.outputs)
 

@@ -1,0 +1,88 @@
+"""``regime linearize``: the affine maps that a network is around samples."""
+
+from pathlib import Path
+
+import rich_click as click
+
+from regime_proto.cli import options
+from regime_proto.cli.command import command
+from regime_proto.cli.console import Messages, say
+from regime_proto.cli.output import refuse_output, write_output
+from regime_proto.schema.errors import RegimeError
+
+
+@command
+@click.argument("source", type=options.PATH)
+@click.option("--step", type=int, metavar="N", help="Which checkpoint; default: the last.")
+@click.option("--samples", metavar="0,3,…", help="Which samples of the probe, counted from 0; default: all.")
+@click.option(
+    "--outputs-of",
+    metavar="LAYER",
+    help="Map to the outputs of this gate, by node or module, in place of those of the network.",
+)
+@click.option("--checkpoints", type=options.PATH, metavar="DIR", help="Where SOURCE is a trajectory: its checkpoints.")
+@options.model
+@options.probe
+@options.device
+@click.option("-o", "--output", required=True, type=options.PATH, metavar="FILE", help="The .npz to write.")
+@options.overwrite
+@options.dry_run
+@options.source_settings
+@options.messages
+def linearize(
+    source: Path,
+    step: int | None,
+    samples: str | None,
+    outputs_of: str | None,
+    checkpoints: Path | None,
+    model: str | None,
+    probe: Path | None,
+    device: str,
+    output: Path,
+    overwrite: bool,
+    dry_run: bool,
+    quiet: bool,
+    verbose: bool,
+    **source_settings: str | None,
+) -> None:
+    """Write the affine map that a network is around samples of its probe, and how far it reaches.
+
+    Within the region of a sample a network of piecewise affine gates is f(x') = K x' + c. The file holds K, c and the
+    radius of the largest ball around each sample in which no unit changes its region.
+
+    For example:
+        regime linearize checkpoints/ --step 20 -o maps.npz
+        regime linearize checkpoints/ --samples 0,3 -o maps.npz
+    """
+    messages = Messages(quiet=quiet, verbose=verbose)
+    refuse_output(output, source)
+    chosen = _numbers(samples)
+    with messages.collecting():
+        from regime_proto.conversion.linearize import linearize
+
+        found = linearize(
+            source,
+            step,
+            samples=chosen,
+            outputs_of=outputs_of,
+            checkpoints=checkpoints,
+            model=model,
+            probe=probe,
+            device=device,
+            **source_settings,
+        )
+        say(f"step {found.step}: the probe's {found.samples} samples lie in {found.regions} different regions")
+        say("sample  |f(x)|     |f(x) - Kx - c|  radius")
+        for one in found.maps:
+            length = sum(value * value for value in one.outputs.tolist()) ** 0.5
+            say(f"{one.sample:>6}  {length:<9.4g}  {one.residual:<15.1e}  {one.radius:.3g}")
+        write_output(output, found.content, overwrite=overwrite, dry_run=dry_run, messages=messages)
+
+
+def _numbers(samples: str | None) -> list[int] | None:
+    if samples is None:
+        return None
+    try:
+        return [int(part) for part in samples.split(",")]
+    except ValueError:
+        raise RegimeError(f"--samples {samples!r}: expected numbers with commas between them, such as 0,3") from None

@@ -1,0 +1,172 @@
+"""Writes the affine maps that a network is around samples of its probe (PROTOCOL, Corollary 1)."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from regime_proto.checkpoints.locations import as_place
+from regime_proto.checkpoints.source import Checkpoint, Source
+from regime_proto.conversion.plan import load_program, make_plan
+from regime_proto.conversion.settings import ConversionSettings
+from regime_proto.conversion.unpack import unpack
+from regime_proto.engine.linearizing import AffineMap, Linearizer
+from regime_proto.plugins.open_directory import open_directory
+from regime_proto.program.probe import probe_content
+from regime_proto.program.program import Program
+from regime_proto.runtime.device import find_device
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.files import place_files, replace_file
+from regime_proto.schema.nearest import no_such
+from regime_proto.schema.types import Array
+
+
+@dataclass(frozen=True)
+class Linearized:
+    """The affine maps of one state.
+
+    Parameters
+    ----------
+    step : int
+    checkpoint : Path
+    maps : tuple of AffineMap
+    samples : int
+        Of the probe.
+    regions : int
+        Different regions that these lie in.
+    """
+
+    step: int
+    checkpoint: Path
+    maps: tuple[AffineMap, ...]
+    samples: int
+    regions: int
+
+    @property
+    def content(self) -> bytes:
+        """What `save` writes."""
+        arrays = {
+            "step": np.array(self.step),
+            "sample": np.array([one.sample for one in self.maps]),
+            "matrix": np.array([one.matrix for one in self.maps]),
+            "offset": np.array([one.offset for one in self.maps]),
+            "inputs": np.array([one.inputs for one in self.maps]),
+            "outputs": np.array([one.outputs for one in self.maps]),
+            "residual": np.array([one.residual for one in self.maps]),
+            "radius": np.array([one.radius for one in self.maps]),
+            "probe_samples": np.array(self.samples),
+            "regions": np.array(self.regions),
+        }
+        return probe_content(arrays)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the maps as ``.npz``.
+
+        The arrays: ``matrix`` (map, output, input) is K and ``offset`` (map, output) is c of f(x') = K x' + c;
+        ``inputs`` and ``outputs`` are x and f(x), ``residual`` ‖f(x) − Kx − c‖₂, ``radius`` that of the ball around x
+        in which the map holds, ``sample`` the number of each in the probe; ``step``, and ``regions`` of the
+        ``probe_samples``.
+        """
+        replace_file(Path(path), self.content)
+
+
+def linearize(
+    source: str | os.PathLike[str],
+    step: int | None = None,
+    *,
+    samples: Sequence[int] | None = None,
+    outputs_of: str | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
+    model: object = None,
+    probe: object = None,
+    adapter: str | None = None,
+    step_pattern: str | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Linearized:
+    """Return the affine map that the network is around samples of its probe.
+
+    Inside the region of a sample a network of piecewise affine gates is x' ↦ Kx' + c. K is the Jacobian of the network
+    with its gates, and its max-pooling, frozen to what the sample does. It takes as many passes as a sample has
+    numbers, divided by the samples of the probe.
+
+    Parameters
+    ----------
+    source : path
+        Directory of checkpoints; or a trajectory that carries its program, with `checkpoints`.
+    step : int, optional
+        Which checkpoint; the last, if not given.
+    samples : sequence of int, optional
+        Numbers of samples in the probe; all, if not given.
+    outputs_of : str, optional
+        Node or module of a gate: map to its outputs, in place of those of the network.
+    checkpoints : path, optional
+        Where the states of a trajectory lie.
+    model, probe : object, optional
+        As in `regime_proto.convert`.
+    adapter, step_pattern, weights : str, optional
+        As there.
+    device : str
+        As there.
+    progress : callable, optional
+        Called with the number of samples done and their total.
+
+    Raises
+    ------
+    RegimeError
+        Something is missing; or the network is no affine map, which names what is not.
+    """
+    settings = ConversionSettings.of(
+        model=model, probe=probe, adapter=adapter, step_pattern=step_pattern, weights=weights, device=device
+    )
+    found, program, bound = _opened(as_place(source), None if checkpoints is None else as_place(checkpoints), settings)
+    checkpoint = _checkpoint(found, step)
+    linearizer = Linearizer(program, bound, find_device(device), outputs_of=outputs_of)
+    chosen = list(range(linearizer.samples)) if samples is None else list(samples)
+    wrong = [number for number in chosen if number not in range(linearizer.samples)]
+    if wrong:
+        raise RegimeError(f"--samples {wrong[0]}: the probe has the samples 0 to {linearizer.samples - 1}")
+    state = program.bind(found.read(checkpoint), str(checkpoint.path))
+    maps = linearizer.maps(state, chosen, progress)
+    return Linearized(checkpoint.step, checkpoint.path, tuple(maps), linearizer.samples, linearizer.regions(state))
+
+
+def _opened(
+    source: Path, checkpoints: Path | None, settings: ConversionSettings
+) -> tuple[Source, Program, dict[str, Array]]:
+    """Return checkpoints, the program and the probe."""
+    if source.is_dir():
+        if checkpoints is not None:
+            raise RegimeError(f"--checkpoints: goes with a trajectory; {source} is a directory of checkpoints itself")
+        plan = make_plan(source, settings)
+        return plan.source, plan.program, dict(plan.probe)
+    if not source.is_file():
+        raise RegimeError(no_such(source, "directory of checkpoints or trajectory"))
+    if checkpoints is None:
+        raise RegimeError(
+            f"{source}: a trajectory holds no weights; say where its checkpoints are: --checkpoints DIR, or give that "
+            "directory in its place"
+        )
+    with TemporaryDirectory() as folder:
+        unpacked = unpack(source, Path(folder))
+        if not unpacked.has_probe and settings.probe is None:
+            raise RegimeError(f"{source}: carries no probe; give the one that it was made with: --probe FILE")
+        place_files(unpacked.contents, overwrite=False)
+        program, bound = load_program(Path(folder), model=settings.model, probe=settings.probe)
+    return open_directory(checkpoints, settings.source), program, bound
+
+
+def _checkpoint(source: Source, step: int | None) -> Checkpoint:
+    if not source.checkpoints:
+        raise RegimeError(f"{source.root}: no checkpoint")
+    if step is None:
+        return source.checkpoints[-1]
+    found = [checkpoint for checkpoint in source.checkpoints if checkpoint.step == step]
+    if not found:
+        nearest = min(source.checkpoints, key=lambda checkpoint: abs(checkpoint.step - step))
+        raise RegimeError(f"--step {step}: no checkpoint of that step in {source.root}; the nearest is {nearest.step}")
+    return found[0]
