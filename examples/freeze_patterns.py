@@ -188,15 +188,15 @@ def draw(runs: list[Run], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
-    for way, colour in zip(WAYS, ("#0072b2", "#d55e00", "#009e73"), strict=True):
+    for way, colour, line in zip(WAYS, ("#0072b2", "#d55e00", "#009e73"), ("-", "--", "-"), strict=True):
         chosen = [run for run in runs if run.way == way]
         values = np.array([run.accuracies for run in chosen])
-        axes.plot(chosen[0].steps, values.mean(axis=0), color=colour, label=way)
+        axes.plot(chosen[0].steps, values.mean(axis=0), line, color=colour, label=way)
         axes.fill_between(
             chosen[0].steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0
         )
     settled = [run.settled for run in runs if run.way == WAYS[1] and run.settled is not None]
-    axes.axvspan(min(settled), max(settled), color="0.85", linewidth=0, label="patterns settled")
+    axes.axvspan(min(settled), max(settled), color="0.93", linewidth=0, zorder=0, label="patterns settled")
     axes.set(xlabel="step", ylabel="validation accuracy", ylim=(0.8, 1))
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=150)

@@ -1,0 +1,97 @@
+"""The affine maps of a run's checkpoints, from Python and by the command."""
+
+import nets
+import numpy as np
+import pytest
+import torch
+from commands import regime
+from nets import save_run
+
+import regime_proto
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    model = nets.make_mlp()
+    save_run(folder / "checkpoints", model, states=4)
+    np.savez(folder / "probe.npz", nets.probe(model))
+    regime_proto.convert(
+        folder / "checkpoints", folder / "run.h5", model=nets.make_mlp(), probe=nets.probe(model), embed="all"
+    )
+    done = regime("program", folder / "run.h5", "-o", folder / "checkpoints")
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def jacobian(run, step, sample):
+    model = nets.make_mlp()
+    model.load_state_dict(torch.load(run / f"checkpoints/step_{step:04d}.pt")["model"])
+    exact = model.double().eval()
+    x = torch.from_numpy(nets.probe(model)[sample : sample + 1]).double()
+    return torch.autograd.functional.jacobian(exact, x)[0, :, 0].numpy()
+
+
+def test_the_file_holds_the_maps(run, tmp_path):
+    said = regime("linearize", run / "checkpoints", "--step", 2, "--samples", "4,1", "-o", tmp_path / "maps.npz")
+    assert said.exit_code == 0, said.output
+    assert "step 2: the probe's 6 samples lie in " in said.stdout
+    with np.load(tmp_path / "maps.npz") as maps:
+        assert maps["sample"].tolist() == [4, 1]
+        assert int(maps["step"]) == 2
+        for number, sample in enumerate((4, 1)):
+            np.testing.assert_allclose(maps["matrix"][number], jacobian(run, 2, sample), rtol=1e-4, atol=1e-5)
+        again = np.einsum("moi,mi->mo", maps["matrix"], maps["inputs"]) + maps["offset"]
+        np.testing.assert_allclose(again, maps["outputs"], atol=1e-5)
+        assert (maps["residual"] < 1e-5).all()
+        assert (maps["radius"] > 0).all()
+        assert 1 <= int(maps["regions"]) <= int(maps["probe_samples"]) == 6
+
+
+def test_from_python_the_last_state_by_default(run, tmp_path):
+    done = []
+    found = regime_proto.linearize(run / "checkpoints", progress=lambda now, total: done.append((now, total)))
+    assert found.step == 3
+    assert [one.sample for one in found.maps] == list(range(6))
+    assert done == [(number, 6) for number in range(1, 7)]
+    found.save(tmp_path / "maps.npz")
+    with np.load(tmp_path / "maps.npz") as maps:
+        assert maps["matrix"].shape == (6, 3, 12)
+
+
+def test_a_trajectory_brings_program_and_probe(run, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for path in (run / "checkpoints").glob("*.pt"):
+        (bare / path.name).symlink_to(path)
+    found = regime_proto.linearize(run / "run.h5", 1, samples=[0], checkpoints=bare)
+    np.testing.assert_allclose(found.maps[0].matrix, jacobian(run, 1, 0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run.h5"], "a trajectory holds no weights; say where its checkpoints are: --checkpoints DIR"),
+        (["checkpoints", "--checkpoints", "checkpoints"], "is a directory of checkpoints itself"),
+        (["checkpoint"], "no such directory of checkpoints or trajectory; did you mean"),
+        (["checkpoints", "--step", "7"], "--step 7: no checkpoint of that step in checkpoints; the nearest is 3"),
+        (["checkpoints", "--samples", "6"], "--samples 6: the probe has the samples 0 to 5"),
+        (["checkpoints", "--samples", "a"], "--samples 'a': expected numbers with commas between them"),
+        (["checkpoints", "--outputs-of", "body.9"], "--outputs-of 'body.9': no gate of that node or module"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(run)
+    done = regime("linearize", *arguments, "-o", tmp_path / "maps.npz")
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "maps.npz").exists()
+
+
+def test_a_trajectory_without_a_probe(run, tmp_path):
+    regime_proto.convert(
+        run / "checkpoints", tmp_path / "bare.h5", model=nets.make_mlp(), probe=nets.probe(nets.make_mlp())
+    )
+    done = regime("linearize", tmp_path / "bare.h5", "--checkpoints", run / "checkpoints", "-o", tmp_path / "maps.npz")
+    assert "carries no probe; give the one that it was made with: --probe FILE" in done.stderr
