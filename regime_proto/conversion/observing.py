@@ -164,7 +164,7 @@ class Observing:
             checkpoints,
             read,
             rows=rows,
-            workers=self._workers or self._meter.session.device.at_once(self._plan.workers),
+            workers=self._workers or self._meter.device.at_once(self._plan.workers),
             copies=source.copies,
             with_first=with_first,
             with_last=with_last,

@@ -555,7 +555,7 @@ def _header(plan: Plan, meter: Meter, settings: ConversionSettings) -> Header:
         adapter=plan.source.adapter,
         step_kind=plan.source.step_kind,
         engine=runtime_version(),
-        device=meter.session.device.provider,
+        device=meter.device.provider,
     )
     if plan.variants is not None:
         attributes["tensors_compared"] = "those that all checkpoints hold in one shape; their graphs differ"

@@ -117,7 +117,7 @@ def _other_runs(meter: Meter, probe: Mapping[str, Array], weights: Mapping[str, 
         return lambda weights: session.run(placer.place(weights, "noise floor"))
 
     others = {"ulp": run(meter.placer, nudged=SEED)}
-    if meter.session.device.kind == "cpu":
+    if meter.device.kind == "cpu":
         others["threads"] = run(meter.placer, threads=2)
     else:
         others["device"] = run(Placer(find_device("cpu"), weights))
