@@ -133,7 +133,7 @@ class Device:
         options.enable_cpu_mem_arena = not brief
         if as_is:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if _arena.is_shared and self.kind == "cpu":
+        if _arena.is_shared and self.kind == "cpu" and not as_is:
             options.add_session_config_entry("session.use_env_allocators", "1")
         # Planned in one block, the activations of a pass take a third more memory, and no less time.
         options.enable_mem_pattern = False
