@@ -209,7 +209,7 @@ def _by_gate(gates: Sequence[Gate], planes: Sequence[Placed]) -> list[Array]:
 
 def planes_above(planes: Sequence[Array]) -> Array:
     """Return how many of a gate's thresholds each unit is above, uint8."""
-    return np.sum([plane.astype(np.uint8) for plane in planes], axis=0, dtype=np.uint8)
+    return np.asarray(np.sum([plane.astype(np.uint8) for plane in planes], axis=0, dtype=np.uint8))
 
 
 def sample_first(mask: Array, axis: int, samples: int) -> Array:

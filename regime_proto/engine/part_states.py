@@ -76,26 +76,19 @@ def observe_parts(
     besides : Besides
     """
     first, stop = (0, len(checkpoints)) if rows is None else (rows.start, rows.stop)
-    start = max(0, first - 1)
-    opened = _Opened(meter, checkpoints, read, start)
+    run = range(max(0, first - 1), stop)
+    opened = _Opened(meter, checkpoints, read, run.start)
     before: _Turn | None = None
     pool = ThreadPoolExecutor(workers, thread_name_prefix="regime")
     try:
-        if meter.measures.keep_first_masks and start > 0 and start < stop:
+        if meter.measures.keep_first_masks and run and run.start > 0:
             for turn in _carried_out(meter, opened, pool, [_Turn.of(meter, 0)]):
                 opened.first_masks = turn.packed
             opened.require_sound()
-        for begin in range(start, stop, group):
-            turns = [_Turn.of(meter, number) for number in range(begin, min(begin + group, stop))]
-            if begin == start and besides.verify and meter.unverified is not None:
-                turns[0].lanes["permuted"] = Lane(meter.graph, meter.graph.begin(meter.unverified.permuted))
-            if turns[-1].number == stop - 1 and besides.take_noise is not None:
-                turns[-1].lanes["nudged"] = Lane(*meter.nudged())
-            done = _carried_out(meter, opened, pool, turns)
-            for turn in done:
-                _finish(meter, turn, besides)
-                if turn.number == 0:
-                    opened.first_masks = turn.packed
+        for begin in range(run.start, run.stop, group):
+            turns = _turns(meter, range(begin, min(begin + group, stop)), run, besides)
+            for turn in _carried_out(meter, opened, pool, turns):
+                _finish(meter, opened, turn, besides)
                 if turn.number >= first:
                     yield _observation(meter, opened, turn, before)
                 if copies is not None and before is not None:
@@ -109,6 +102,16 @@ def observe_parts(
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _turns(meter: PartsMeter, numbers: range, run: range, besides: Besides) -> "list[_Turn]":
+    """Return the beginnings of a group of checkpoints, of those that are run, with what is measured besides."""
+    turns = [_Turn.of(meter, number) for number in numbers]
+    if numbers.start == run.start and besides.verify and meter.unverified is not None:
+        turns[0].lanes["permuted"] = Lane(meter.graph, meter.graph.begin(meter.unverified.permuted))
+    if numbers.stop == run.stop and besides.take_noise is not None:
+        turns[-1].lanes["nudged"] = Lane(*meter.nudged())
+    return turns
 
 
 @dataclass
@@ -292,8 +295,11 @@ class _Visit:
             return self._first
 
 
-def _finish(meter: PartsMeter, turn: _Turn, besides: Besides) -> None:
+def _finish(meter: PartsMeter, opened: _Opened, turn: _Turn, besides: Besides) -> None:
     """Do what is left to do with the passes of a checkpoint besides."""
+    if turn.number == 0:
+        opened.first_masks = turn.packed
+        _require_held(meter, turn, opened.where(0))
     permuted, nudged = turn.lanes.pop("permuted", None), turn.lanes.pop("nudged", None)
     if permuted is not None and meter.unverified is not None:
         flips = FlipCounter(meter.layers).count(permuted.packed, turn.packed[meter.unverified.order])
@@ -304,28 +310,13 @@ def _finish(meter: PartsMeter, turn: _Turn, besides: Besides) -> None:
 
 
 def _observation(meter: PartsMeter, opened: _Opened, turn: _Turn, before: _Turn | None) -> Observation:
-    measures, where = meter.measures, opened.where(turn.number)
     packed = turn.packed
     previous = None if before is None else before.packed
-    if turn.number == 0 and measures.keep_first and not turn.weights_are_finite:
-        held = next(one.name for one in measures.quantities if one.against == "first")
-        raise RegimeError(
-            f"{where}: holds NaN or Inf, so later states cannot be held against this one; leave the checkpoint out "
-            f"(--steps), or the quantity {held}"
-        )
     flips = (
         np.zeros((len(meter.layers), meter.rows[0].samples), np.uint32)
         if previous is None
         else FlipCounter(meter.layers).count(packed, previous)
     )
-    values = measures.finished(turn.terms, where)
-    if before is None:
-        values |= {one.name: measures.unknown(one) for one in measures.terms if one.against == "previous"}
-    first = None if opened.first_masks is None else quantities.State({}, opened.first_masks)
-    others = {"": None, "previous": None if previous is None else quantities.State({}, previous), "first": first}
-    for quantity in measures.computed.quantities:
-        current = quantities.State({}, packed)
-        values[quantity.name] = measures.values(quantity, current, others[quantity.against], where)
     return Observation(
         step=opened.checkpoints[turn.number].step,
         epoch=turn.state.epoch,
@@ -336,5 +327,29 @@ def _observation(meter: PartsMeter, opened: _Opened, turn: _Turn, before: _Turn 
         mask=packed,
         metrics=turn.state.metrics,
         flip_fraction_error=meter.flip_fraction_error(packed, packed if previous is None else previous),
-        quantities={quantity.name: values[quantity.name] for quantity in measures.quantities},
+        quantities=_values(meter, opened, turn, before),
     )
+
+
+def _require_held(meter: PartsMeter, turn: _Turn, where: str) -> None:
+    """Raise an error if later states are to be held against a first one that is not finite."""
+    held = [one.name for one in meter.measures.quantities if one.against == "first"]
+    if held and not turn.weights_are_finite:
+        raise RegimeError(
+            f"{where}: holds NaN or Inf, so later states cannot be held against this one; leave the checkpoint out "
+            f"(--steps), or the quantity {held[0]}"
+        )
+
+
+def _values(meter: PartsMeter, opened: _Opened, turn: _Turn, before: _Turn | None) -> dict[str, Array]:
+    """Return the values of the quantities that were asked for."""
+    measures, where = meter.measures, opened.where(turn.number)
+    values = measures.finished(turn.terms, where)
+    if before is None:
+        values |= {one.name: measures.unknown(one) for one in measures.terms if one.against == "previous"}
+    masks = {"": None, "previous": None if before is None else before.packed, "first": opened.first_masks}
+    others = {name: None if held is None else quantities.State({}, held) for name, held in masks.items()}
+    for quantity in measures.computed.quantities:
+        current = quantities.State({}, turn.packed)
+        values[quantity.name] = measures.values(quantity, current, others[quantity.against], where)
+    return {quantity.name: values[quantity.name] for quantity in measures.quantities}

@@ -206,8 +206,8 @@ def _found_rows(
             for number, names in enumerate(graph.planes):
                 if all(name in lanes[0].planes for name in names):
                     # Let go: in the shapes of their gates they take a byte a unit.
-                    masks = [planes_above([lane.planes.pop(name) for name in names]) for lane in lanes]
-                    found[number] = row_of(gates[number], *masks, permutation, counted)
+                    mask, other = (planes_above([lane.planes.pop(name) for name in names]) for lane in lanes)
+                    found[number] = row_of(gates[number], mask, other, permutation, counted)
     rows = tuple(found[number] for number in range(len(gates)))
     warn_of_tokens(rows, counted)
     return rows

@@ -107,7 +107,8 @@ class Partition:
         model = onnx.ModelProto()
         model.CopyFrom(self._frame)
         model.graph.CopyFrom(graph)
-        return ir.from_proto(model)
+        found: ir.Model = ir.from_proto(model)
+        return found
 
     @cached_property
     def _frame(self) -> onnx.ModelProto:
@@ -188,18 +189,21 @@ class _Graph:
         repeated: set[int] = set()
         others: list[int] = []
         for number, node in enumerate(self._nodes):
-            weighs = any(name in on_weights for name in self._used[number])
-            more = any(name in on_more for name in self._used[number])
-            is_output = any(name in self._outputs for name in node.output)
+            weighs = not on_weights.isdisjoint(self._used[number])
+            is_output = not self._outputs.isdisjoint(node.output)
+            goes_on = is_output or not on_more.isdisjoint(self._used[number])
             if weighs:
                 on_weights.update(node.output)
-            if more or is_output:
+            if goes_on:
                 on_more.update(node.output)
-            if weighs and (more or is_output):
+            if weighs and goes_on:
                 others.append(number)
-            elif weighs or (not is_output and any(self._sizes[name] >= _NO_TENSOR for name in node.output if name)):
+            elif weighs or (not is_output and max(map(self._size, node.output), default=0) >= _NO_TENSOR):
                 repeated.add(number)
         return repeated, others
+
+    def _size(self, name: str) -> int:
+        return self._sizes[name] if name else 0
 
     def _sizes_of(self, graph: onnx.GraphProto) -> dict[str, int]:
         described = _described(graph)
@@ -257,7 +261,7 @@ class _Graph:
         return [name for name in self._used[number] if name in self._made]
 
     def _closure(self, number: int) -> tuple[set[int], set[str]]:
-        """Return the nodes of weights alone that a node needs, and the weights."""
+        """Return the repeated nodes that a node needs, and the weights."""
         nodes: set[int] = set()
         weights: set[str] = set()
         pending = list(self._used[number])
@@ -329,7 +333,7 @@ class _Graph:
         }
         parts = tuple(self._part([order[at] for at in places], later) for places in ranges)
         peaks = [
-            (alive[at] + sum(self._sizes[name] for name in self._nodes[number].output)) % _NO_TENSOR
+            (alive[at] + sum(map(self._size, self._nodes[number].output))) % _NO_TENSOR
             for at, number in enumerate(order)
         ]
         return Partition(
@@ -342,13 +346,9 @@ class _Graph:
         )
 
     def _part(self, numbers: Sequence[int], later: set[str]) -> Part:
-        repeated: set[int] = set()
-        weights: set[str] = set()
-        for number in numbers:
-            nodes, held = self._closure(number)
-            repeated |= nodes
-            weights |= held
-        nodes = (*sorted(repeated), *numbers)
+        closures = [self._closure(number) for number in numbers]
+        weights = {name for _, held in closures for name in held}
+        nodes = (*sorted({maker for makers, _ in closures for maker in makers}), *numbers)
         made = {name for number in nodes for name in self._nodes[number].output}
         used = dict.fromkeys(name for number in nodes for name in self._used[number])
         inputs = tuple(name for name in used if name not in made | weights | self._constants)
@@ -360,9 +360,12 @@ class _Graph:
     def _shared(self) -> Part:
         """Return what depends on no weights."""
         chosen = {*range(len(self._nodes))} - self._repeated - set(self._others)
+        chosen |= {maker for number in chosen for maker in self._closure(number)[0]}
         made = {name for number in chosen for name in self._nodes[number].output if name}
         wanted = {name for number in {*self._repeated, *self._others} for name in self._used[number]}
-        outputs = tuple(name for name in sorted(made) if name in wanted | self._outputs)
+        outputs = tuple(
+            name for name in sorted(made) if name in wanted | self._outputs and self._sizes[name] < _NO_TENSOR
+        )
         used = dict.fromkeys(name for number in sorted(chosen) for name in self._used[number])
         inputs = tuple(name for name in used if name not in made | self._constants)
         return Part(tuple(sorted(chosen)), (), inputs, outputs)
@@ -387,9 +390,9 @@ def _described(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
 
 def _bytes(value: onnx.ValueInfoProto, otherwise: int) -> int:
     """Return the size of a tensor; `otherwise` where its shape is not known."""
-    if not value.type.HasField("tensor_type"):
-        return _NO_TENSOR
     held = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not held.elem_type:
+        return _NO_TENSOR
     if not held.HasField("shape") or not all(length.HasField("dim_value") for length in held.shape.dim):
         return otherwise
-    return ir.DataType(held.elem_type).itemsize * math.prod(length.dim_value for length in held.shape.dim)
+    return int(ir.DataType(held.elem_type).itemsize * math.prod(length.dim_value for length in held.shape.dim))
