@@ -146,10 +146,10 @@ def partition(model: onnx.ModelProto, weights: Mapping[str, int], cutting: Cutti
     # What was fused is not described.
     graph = _Graph(onnx.shape_inference.infer_shapes(model), weights)
     order = graph.in_order()
-    budget = cutting.budget
+    budget = min(cutting.budget, 2 * graph.weight_bytes // cutting.least)
     cuts = graph.cuts(order, budget)
     while len(cuts) < cutting.least and budget:
-        budget = min(budget, graph.weight_bytes) * 3 // 4
+        budget = budget * 3 // 4
         cuts = graph.cuts(order, budget)
     if len(cuts) < cutting.least:
         raise ProgramError(
