@@ -1,5 +1,6 @@
 """Reads folders that hold one set of weights, in one file or in shards: ``step1000/model.safetensors``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,7 +41,15 @@ def peek(path: Path) -> Label:
 
 def read(path: Path) -> Payload:
     """Read the weights of a folder; shards are put together."""
-    payloads: dict[Path, Payload] = {file: _reader(file).read(file) for file in files_in(path)}
+    return _together(path, {file: _reader(file).read(file) for file in files_in(path)})
+
+
+def read_lazily(path: Path) -> Payload:
+    """Do as `read` without holding the weights in memory."""
+    return _together(path, {file: _reader(file).read_lazily(file) for file in files_in(path)})
+
+
+def _together(path: Path, payloads: Mapping[Path, Payload]) -> Payload:
     first = next(iter(payloads.values()))
     if len(payloads) == 1:
         return first

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from regime_proto.adapters.mapped import dtype_named, map_file, view
+from regime_proto.checkpoints.deferred import deferred, loaded
 from regime_proto.checkpoints.opening import open_file, parse_json
 from regime_proto.checkpoints.payload import TOP, Incomplete, Label, Payload, label_of, parsed
 from regime_proto.schema.errors import RegimeError
@@ -55,6 +56,12 @@ def peek(path: Path) -> Label:
 
 def read(path: Path) -> Payload:
     """Read a checkpoint; its tensors are read-only arrays that view the file, in ml_dtypes' type for bfloat16."""
+    payload = read_lazily(path)
+    return Payload({TOP: {name: loaded(tensor) for name, tensor in payload.groups[TOP].items()}}, payload.facts)
+
+
+def read_lazily(path: Path) -> Payload:
+    """Do as `read`, and leave what cannot view the file to be copied when it is used."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -88,7 +95,7 @@ def _tensor(file: mmap.mmap, entry: dict[str, Any], begin: int) -> Array:
     first, past = entry["data_offsets"]
     array = view(file, dtype, tuple(entry["shape"]), within=(begin + first, begin + past))
     # The format aligns the first tensor only.
-    return array if array.flags.aligned else array.copy()
+    return array if array.flags.aligned else deferred(array.shape, dtype, array.copy)
 
 
 def _refuse_cut_off(file: mmap.mmap, header: dict[str, Any], begin: int) -> None:

@@ -189,6 +189,14 @@ conversion = _all(
         help="Look at N units of each layer only, chosen at random, and give the standard error.",
     ),
     click.option("--sample-seed", type=click.IntRange(0), default=0, show_default=True, help="Of that choice."),
+    click.option(
+        "--parts",
+        default="auto",
+        show_default=True,
+        metavar="N",
+        help="Measure a model larger than memory part by part: in N parts at least, auto: where two states do not fit "
+        "into half of the free memory, or off. The result is the same.",
+    ),
     click.option("--every", type=int, metavar="K", help="Use every K-th checkpoint."),
     device,
     click.option(

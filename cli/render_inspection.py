@@ -11,6 +11,7 @@ from regime_proto.checkpoints.hub.locations import most_at_once, sizes
 from regime_proto.checkpoints.source import Source
 from regime_proto.cli.console import size
 from regime_proto.cli.render import facts_grid, plain_table
+from regime_proto.conversion.parting import Foreseen
 from regime_proto.conversion.plan import Plan
 from regime_proto.program.gates import Gate
 from regime_proto.program.program import Program
@@ -53,16 +54,20 @@ def source(found: Source, *, everything: bool) -> RenderableType:
     return Group(*parts)
 
 
-def plan(found: Plan) -> RenderableType:
-    """Return program, gates, and what a conversion will cost."""
+def plan(found: Plan, parts: Foreseen | None = None) -> RenderableType:
+    """Return program, gates, and what a conversion will cost, in parts or whole."""
     cost = facts_grid()
     policy = found.mask_policy("auto")
     cost.add_row("trajectory", f"about {size(found.predicted_file_bytes(policy))}, masks: {policy}")
-    workers = found.workers
-    cost.add_row(
-        "memory",
-        f"about {size(found.predicted_memory_bytes(workers))} beside the libraries, {workers} workers",
-    )
+    workers = found.workers if parts is None else parts.workers
+    memory = found.predicted_memory_bytes(workers) if parts is None else parts.memory_bytes
+    cost.add_row("memory", f"about {size(memory)} beside the libraries, {workers} workers")
+    if parts is not None:
+        cost.add_row(
+            "in parts",
+            f"{parts.parts} of at most {size(parts.largest_bytes)} of weights, {parts.group} checkpoints together; "
+            f"{size(parts.read_bytes)} to read",
+        )
     return Group(program(found.program, found.all_gates, found.gates), "", cost)
 
 

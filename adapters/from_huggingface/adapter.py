@@ -46,7 +46,15 @@ def peek(path: Path) -> Label:
 
 def read(path: Path) -> Payload:
     """Read the weights of a folder, with step, epoch and scores of the Trainer."""
-    payload = from_folder.read(path)
+    return _with_facts(path, from_folder.read(path))
+
+
+def read_lazily(path: Path) -> Payload:
+    """Do as `read` without holding the weights in memory."""
+    return _with_facts(path, from_folder.read_lazily(path))
+
+
+def _with_facts(path: Path, payload: Payload) -> Payload:
     return Payload(payload.groups, {**payload.facts, **trainer_state.facts(path)})
 
 

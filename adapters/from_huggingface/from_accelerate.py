@@ -1,6 +1,7 @@
 """Reads the folders of accelerate's `save_state`: one model or several, each in a file, or in FSDP's shards."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -36,7 +37,15 @@ def peek(path: Path) -> Label:
 
 def read(path: Path) -> Payload:
     """Read all models of a folder: `model`, `model_1` …, or named as the folders in which they lie."""
-    payloads = {name: reader.read(file) for name, (file, reader) in _found(path).items()}
+    return _together({name: reader.read(file) for name, (file, reader) in _found(path).items()})
+
+
+def read_lazily(path: Path) -> Payload:
+    """Do as `read` without holding the weights in memory."""
+    return _together({name: reader.read_lazily(file) for name, (file, reader) in _found(path).items()})
+
+
+def _together(payloads: Mapping[str, Payload]) -> Payload:
     groups = {
         ".".join(filter(None, (name, _without_model(key)))): tensors
         for name, payload in payloads.items()

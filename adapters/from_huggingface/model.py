@@ -1,6 +1,7 @@
 """Builds models of transformers from their config.json, and exports them under the names in their checkpoints."""
 
 import contextlib
+import mmap
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from regime_proto.schema.types import Array
 _INSTEAD = "say how to build the model: --model MODULE:FACTORY"
 # A model may have parts that its checkpoint does not hold, and tables that it makes itself.
 _MOST_TIMES, _ALWAYS_TENSORS = 20, 10_000
+_SMALL_BYTES = 2**20
 _MAKERS = {
     getattr(torch.ops.aten, name)
     for name in ("empty", "empty_strided", "zeros", "ones", "full", "arange", "linspace", "eye", "rand", "randn")
@@ -136,7 +138,8 @@ def class_of(path: Path, config: Any) -> Any:
 class _Building(TorchDispatchMode):  # type: ignore[misc]
     """Watches over a model as it is built.
 
-    What would be drawn at random is filled with zeros: it takes no time, and leaves the random numbers alone. And a
+    What would be drawn at random is filled with zeros: it takes no time, and leaves the random numbers alone; large
+    tensors take no memory either, so that a model may be larger than that. And a
     config can say that a model is larger than any machine: no more is made than a checkpoint of it can hold.
     """
 
@@ -145,6 +148,7 @@ class _Building(TorchDispatchMode):  # type: ignore[misc]
         self._file = file
         self._elements = _MOST_TIMES * sum(array.size for array in held.values()) + ALWAYS_ALLOWED_BYTES
         self._tensors = _MOST_TIMES * len(held) + _ALWAYS_TENSORS
+        self._untouched: set[int] = set()
 
     def _count(self, func: Any, args: Any, kwargs: Any) -> None:
         shaped = func(*args, **{**kwargs, "device": "meta"})
@@ -157,8 +161,17 @@ class _Building(TorchDispatchMode):  # type: ignore[misc]
         if func.overloadpacket in _MAKERS:
             self._count(func, args, kwargs or {})
         if func.overloadpacket in (torch.ops.aten.normal_, torch.ops.aten.uniform_):
-            return args[0].zero_()
-        return func(*args, **(kwargs or {}))
+            return args[0] if args[0].data_ptr() in self._untouched else args[0].zero_()
+        made = func(*args, **(kwargs or {}))
+        return self._mapped(made) if func.overloadpacket is torch.ops.aten.empty else made
+
+    def _mapped(self, made: Any) -> Any:
+        """Return in place of a new tensor one of zeros that takes no memory until somebody writes to it."""
+        if made.device.type != "cpu" or made.nbytes < _SMALL_BYTES or not made.is_contiguous():
+            return made
+        zeros = torch.frombuffer(mmap.mmap(-1, made.nbytes), dtype=made.dtype).view(made.shape)
+        self._untouched.add(zeros.data_ptr())
+        return zeros
 
 
 @contextlib.contextmanager

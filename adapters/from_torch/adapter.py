@@ -82,6 +82,29 @@ def read(path: Path) -> Payload:
         raise NotACheckpoint(instead or str(error)) from None
 
 
+def read_lazily(path: Path) -> Payload:
+    """Do as `read` with a file that can be mapped into memory."""
+    require_mapped(path)
+    return read(path)
+
+
+def require_mapped(path: Path) -> None:
+    """Raise an error for a file that can be read only as a whole.
+
+    Raises
+    ------
+    RegimeError
+        It is of the format before torch 1.6, a stream of pickles.
+    """
+    with open_file(path) as file:
+        is_stream = not file.read(len(ZIP)).startswith(ZIP)
+    if is_stream:
+        raise RegimeError(
+            f"{path}: in the format of torch before 1.6, which is read whole; load it and torch.save it again, or say "
+            "--parts off"
+        )
+
+
 def _objects(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Stub]]:
     """Yield the pickled modules in nested dicts, by key."""
     for key, value in content.items():

@@ -99,7 +99,7 @@ def _live(model: nn.Module, exportable: nn.Module, probe: Probe, parts: Parts, e
         return {name: array_of(weights[name]) for name in needed}
 
     def native(meter: Meter) -> Engine:
-        masks = MaskGraph(exported, meter.session.gates, meter.rows, tensors_of(exportable), bound)
+        masks = MaskGraph(exported, meter.gates, meter.rows, tensors_of(exportable), bound)
         _compare(masks, tensors_of(exportable), pack_masks(meter.run(tensors(None))))
         return TorchEngine(model, trained, parts, meter=meter, masks=masks)
 

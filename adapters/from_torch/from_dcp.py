@@ -6,7 +6,7 @@ It takes one process, whatever number of them saved.
 import contextlib
 import math
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from regime_proto.adapters.from_torch import dcp_metadata, zip_file
 from regime_proto.adapters.from_torch.dcp_metadata import Entry, Piece
 from regime_proto.adapters.mapped import dtype_named, map_file
+from regime_proto.checkpoints.deferred import deferred, loaded
 from regime_proto.checkpoints.limits import hold_inflation
 from regime_proto.checkpoints.opening import read_start
 from regime_proto.checkpoints.payload import (
@@ -62,12 +63,21 @@ def peek(path: Path) -> Label:
 
 def read(path: Path) -> Payload:
     """Read the tensors of a folder, all but the optimizer's; the pieces of each are put together."""
+    payload = read_lazily(path)
+    groups = {
+        key: {name: loaded(tensor) for name, tensor in tensors.items()} for key, tensors in payload.groups.items()
+    }
+    return Payload(groups, payload.facts)
+
+
+def read_lazily(path: Path) -> Payload:
+    """Do as `read`, but put together each tensor when it is used."""
     tensors, numbers = _entries(path)
     files = _Files(path, (*tensors, *numbers))
     groups: dict[str, dict[str, Array | NotDense]] = {}
     for entry in tensors:
         known = entry.dtype in zip_file.DTYPES
-        tensor = _assembled(entry, files) if known else NotDense(f"of {entry.dtype}")
+        tensor = _deferred(entry, files) if known else NotDense(f"of {entry.dtype}")
         groups.setdefault(".".join(entry.path[:-1]) or TOP, {})[entry.path[-1]] = tensor
     return Payload(groups, _facts(numbers, files))
 
@@ -88,6 +98,8 @@ class _Files:
             if size < end:
                 raise Incomplete(f"{file}: damaged or incomplete ({size} bytes of {end}); save it again or remove it")
             self._bytes += size
+            # A file that is mapped stays the same one, whatever is written in its place before a tensor is used.
+            self._maps[name] = map_file(file)
 
     def hold(self, count: int) -> None:
         """Count the bytes of a tensor: pieces may all be the same part of a file."""
@@ -96,8 +108,6 @@ class _Files:
 
     def content(self, piece: Piece) -> Any:
         """Return what was saved as a piece; a tensor is an array."""
-        if piece.file not in self._maps:
-            self._maps[piece.file] = map_file(self.folder / piece.file)
         # A copy: where it lies in the file is not where a tensor may be viewed.
         content = self._maps[piece.file][piece.start : piece.start + piece.length]
         try:
@@ -160,8 +170,8 @@ def _facts(numbers: Iterable[Entry], files: _Files) -> dict[str, float]:
     return numbers_in(found)
 
 
-def _assembled(entry: Entry, files: _Files) -> Array:
-    """Return a tensor, its pieces put together."""
+def _deferred(entry: Entry, files: _Files) -> Array:
+    """Return a tensor that is put together when it is used."""
     name, dtype = ".".join(entry.path), dtype_named(str(entry.dtype))
     pieces = [piece for piece in entry.pieces if math.prod(piece.sizes)]
     # A file could say that a few bytes are a tensor that fills the memory.
@@ -170,6 +180,12 @@ def _assembled(entry: Entry, files: _Files) -> Array:
     files.hold(math.prod(entry.size) * dtype.itemsize)
     if not _is_covered(entry.size, pieces):
         raise RegimeError(f"{files.folder}: the pieces of tensor {name!r} leave gaps or overlap; save it again")
+    return deferred(entry.size, dtype, lambda: _assembled(entry, pieces, dtype, files))
+
+
+def _assembled(entry: Entry, pieces: Sequence[Piece], dtype: np.dtype[Any], files: _Files) -> Array:
+    """Return a tensor, its pieces put together."""
+    name = ".".join(entry.path)
     whole = np.empty(entry.size, dtype)
     for piece in pieces:
         part = files.content(piece)

@@ -46,6 +46,12 @@ def read(path: Path) -> Payload:
     return Payload(groups, {**payload.facts, **_scores(content)})
 
 
+def read_lazily(path: Path) -> Payload:
+    """Do as `read` with a file that can be mapped into memory."""
+    from_torch.require_mapped(path)
+    return read(path)
+
+
 def _scores(content: Mapping[str, Any]) -> dict[str, float]:
     """Return what callbacks monitor, such as ``val_loss``, as it was when the checkpoint was saved."""
     callbacks = content.get("callbacks")

@@ -64,6 +64,7 @@ def inspect(
 
 def _inspect_directory(root: Path, messages: Messages, settings: "ConversionSettings") -> None:
     from regime_proto.cli import render, render_inspection
+    from regime_proto.conversion.parting import foreseen_parts
     from regime_proto.conversion.plan import MissingPart, make_plan
     from regime_proto.plugins.open_directory import open_directory
 
@@ -77,11 +78,11 @@ def _inspect_directory(root: Path, messages: Messages, settings: "ConversionSett
     if found.copies is None:
         # What would keep an analysis from beginning or from ending is found here, too.
         for checkpoint in dict.fromkeys((found.checkpoints[0], found.checkpoints[-1])):
-            found.read(checkpoint)
+            (found.read_lazily or found.read)(checkpoint)
     try:
         plan = make_plan(root, settings, exporting=messages.exporting)
     except MissingPart as missing:
         # A directory of checkpoints alone is worth looking at too.
         messages.note(f"not yet ready to analyze: {missing}")
         return
-    render.show(console, render_inspection.plan(plan))
+    render.show(console, render_inspection.plan(plan, foreseen_parts(plan, settings)))

@@ -104,6 +104,8 @@ class Source:
         Orders of the same checkpoints that differ from the one taken.
     copies : Copies, optional
         Where reading a checkpoint leaves a copy of it on this machine.
+    read_lazily : callable, optional
+        Reads one checkpoint without holding its tensors in memory; see `deferred`. None where they are read whole.
     """
 
     adapter: str
@@ -117,6 +119,7 @@ class Source:
     metrics: tuple[str, ...] = ()
     other_orders: tuple[OtherOrder, ...] = ()
     copies: Copies | None = None
+    read_lazily: Callable[[Checkpoint], State] | None = None
 
     def select(self, steps: str | None = None, every: int | None = None) -> "Source":
         """Return the source restricted to the steps ``A:B`` (both included) and to every k-th of those."""

@@ -1,10 +1,11 @@
 """Lets the workers of a cluster measure a run; this process alone writes what comes back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from regime_proto.conversion import measured_files
 from regime_proto.conversion.observing import Progress
+from regime_proto.conversion.parting import foreseen_parts
 from regime_proto.conversion.plan import Plan
 from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.conversion.tasks import Images, Recipe, look, measure_rows, versions
@@ -83,7 +84,7 @@ def distribute(
     _require_possible(plan)
     recipe = Recipe.of(plan, writer.header, settings)
     workers = cluster.workers
-    _require_ready(cluster, workers, recipe, plan)
+    _require_ready(cluster, workers, recipe, _needed_by(plan, settings))
     threads = sum(worker.threads for worker in workers)
     tasks = [_task(plan, rows) for rows in divided(gaps, chunk_steps(writer.header), threads)]
     total = len(plan.fingerprints)
@@ -142,13 +143,21 @@ def _require_possible(plan: Plan) -> None:
         )
 
 
-def _require_ready(cluster: Cluster, workers: Sequence[Worker], recipe: Recipe, plan: Plan) -> None:
+def _needed_by(plan: Plan, settings: ConversionSettings) -> Callable[[int], int]:
+    """Return what a worker of so many threads takes, in bytes."""
+    parts = foreseen_parts(plan, settings)
+    return plan.predicted_memory_bytes if parts is None else lambda threads: threads * parts.memory_bytes
+
+
+def _require_ready(
+    cluster: Cluster, workers: Sequence[Worker], recipe: Recipe, needed_by: Callable[[int], int]
+) -> None:
     """Raise an error unless all workers have the same versions, see the same files and have the memory."""
     if not workers:
         raise RegimeError("the cluster has no worker yet; wait for one: client.wait_for_workers(1)")
     require_alike(cluster.ask(versions), versions())
     for worker in workers:
-        needed = _LIBRARIES + plan.predicted_memory_bytes(worker.threads)
+        needed = _LIBRARIES + needed_by(worker.threads)
         if worker.memory and needed > _SHARE * worker.memory:
             raise RegimeError(
                 f"worker {worker.address}: may take {worker.memory / 1e9:.1f} GB, and the run takes about "

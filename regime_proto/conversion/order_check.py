@@ -17,7 +17,12 @@ def sketched(plan: Plan) -> tuple[Plan, Sketches]:
     """Return a plan in which sketches are kept of all states that are read, and these sketches."""
     names = {name for tensor in plan.program.trainable for name in (tensor.name, *tensor.aliases)}
     sketches = Sketches(names)
-    source = replace(plan.source, read=sketches.reading(plan.source.read))
+    lazily = plan.source.read_lazily
+    source = replace(
+        plan.source,
+        read=sketches.reading(plan.source.read),
+        read_lazily=None if lazily is None else sketches.reading(lazily),
+    )
     # What is known of the files is not looked up again.
     return replace(plan, source=source, known_fingerprints=tuple(plan.fingerprints)), sketches
 

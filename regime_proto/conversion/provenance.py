@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import regime_proto
-from regime_proto.engine.measure import Meter
+from regime_proto.engine.calibrated import Calibrated
 from regime_proto.program.probe import probe_content, probe_sha256
 from regime_proto.program.program import Program
 from regime_proto.schema.errors import RegimeError, RegimeWarning
@@ -55,7 +55,7 @@ def provenance(
 
 
 def header_of(
-    meter: Meter,
+    meter: Calibrated,
     attributes: Mapping[str, object],
     *,
     sample_units: int | None = None,

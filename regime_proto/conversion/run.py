@@ -11,13 +11,14 @@ from regime_proto.checkpoints.ordering import option_for_steps
 from regime_proto.conversion import measured_files
 from regime_proto.conversion.distributing import cluster_of, distribute
 from regime_proto.conversion.existing import refusal
-from regime_proto.conversion.observing import Observing, Progress, Reading, calibrated
+from regime_proto.conversion.measuring import measuring_of
+from regime_proto.conversion.observing import Observing, Progress
 from regime_proto.conversion.order_check import judging, sketched
 from regime_proto.conversion.plan import Plan, make_plan
 from regime_proto.conversion.provenance import embedded_files, header_of, provenance
 from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.conversion.sharding import agreed, foreseen_rows
-from regime_proto.engine.measure import Meter
+from regime_proto.engine.calibrated import Calibrated
 from regime_proto.quantities.installed import choose, known_quantities
 from regime_proto.runtime.device import runtime_version
 from regime_proto.schema.assemble import note
@@ -65,6 +66,7 @@ def convert(
     shard: str | None = None,
     client: object = None,
     scheduler: str | None = None,
+    parts: str | int = "auto",
     progress: Progress | None = None,
 ) -> Path:
     """Convert checkpoints into a trajectory file.
@@ -143,6 +145,11 @@ def convert(
         same versions of regime, NumPy and ONNX Runtime.
     scheduler : str, optional
         The same by the address of a scheduler or the file that it wrote; ``"local:N"`` starts N processes here.
+    parts : str or int
+        Measure models larger than memory part by part, so that of every checkpoint only the tensors of one part of the
+        program are in memory: ``auto``, where two states (in float32) do not fit into half of the free memory; ``off``;
+        or how many parts at least. The result is the same bit for bit. The checkpoints have to be of PyTorch, of
+        safetensors, or folders of these.
     progress : callable, optional
         Called with the number of observations done and their total.
 
@@ -182,6 +189,7 @@ def convert(
         shard=shard,
         client=client,
         scheduler=scheduler,
+        parts=parts,
     )
     with downloading(as_place(source), name_of_part(Path(output), settings.shard), keep=keep_downloads) as place:
         done = run_plan(make_plan(place, settings), Path(output), settings, progress=progress)
@@ -348,9 +356,8 @@ def _carry_out(
     held = {} if decision.existing is None else notes_in(decision.existing.extra)
     plan, sketches = sketched(decision.plan)
     with Segments(output, shared=settings.shard is not None) as segments:
-        reading = Reading(plan.source)
-        meter = calibrated(plan, settings.device, reading.first, defers=True)
-        header = _header(plan, meter, settings)
+        measuring = measuring_of(plan, settings)
+        header = _header(plan, measuring.meter, settings)
         embedded = embedded_files(plan.program, plan.probe, settings.embed)
         header = replace(header, embedded=embedded, extra=held | settings.taken_notes)
         rows, where = range(len(plan.fingerprints)), segments.folder
@@ -366,16 +373,16 @@ def _carry_out(
         if where == output and writer.take_up(output, plan.fingerprints):
             gaps = [range(writer.count, rows.stop)]
         _require_unchanged(plan, writer.count)
-        observing = Observing(plan, meter, writer, workers=settings.workers, progress=progress)
+        observing = Observing(plan, measuring, writer, progress=progress)
         with writer:
             part = rows if segments.is_shared else None
             device = meter.session.device
             with judging(plan, sketches, writer, part), cluster_of(settings, gaps, device) as cluster:
                 if cluster is None:
-                    observing.begin(reading, gaps, noise=settings.noise)
+                    observing.begin(gaps, noise=settings.noise)
                     writer.go_to(rows.stop)
                 else:
-                    reading.let_go()
+                    measuring.let_go()
                     distribute(plan, cluster, writer, gaps, settings=settings, sketches=sketches, progress=progress)
             while grown is not None:
                 writer.publish()
@@ -432,8 +439,8 @@ def foresee_plan(plan: Plan, output: Path, settings: ConversionSettings | None =
     if plan.source.copies is not None:
         # To run the first checkpoint it would have to be fetched.
         return _foreseen_unseen(plan, output, decision.existing)
-    first = plan.source.read(plan.source.checkpoints[0])
-    header = _header(decision.plan, calibrated(decision.plan, settings.device, first), settings)
+    meter = measuring_of(decision.plan, settings, defers=False).meter
+    header = _header(decision.plan, meter, settings)
     if settings.shard is not None:
         return _foreseen_part(plan, output, header, settings)
     start = _start(decision, output, header, settings)
@@ -548,7 +555,7 @@ def _is_current(output: Path, existing: Header, plan: Plan) -> bool:
     return bool(found == plan.fingerprints[-1])
 
 
-def _header(plan: Plan, meter: Meter, settings: ConversionSettings) -> Header:
+def _header(plan: Plan, meter: Calibrated, settings: ConversionSettings) -> Header:
     policy = plan.mask_policy(settings.masks)
     attributes = provenance(
         plan.program,
@@ -556,7 +563,7 @@ def _header(plan: Plan, meter: Meter, settings: ConversionSettings) -> Header:
         adapter=plan.source.adapter,
         step_kind=plan.source.step_kind,
         engine=runtime_version(),
-        device=meter.session.device.provider,
+        device=meter.device.provider,
     )
     if plan.variants is not None:
         attributes["tensors_compared"] = "those that all checkpoints hold in one shape; their graphs differ"

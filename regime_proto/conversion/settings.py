@@ -15,6 +15,7 @@ from regime_proto.schema.notes import Note, as_notes
 from regime_proto.schema.shards import Shard
 from regime_proto.schema.types import as_tuple
 
+AUTO, OFF = "auto", "off"
 NOISE = ("quick", "full", "none")
 """How the noise floor is measured: of the last state, of three states, not at all."""
 
@@ -49,6 +50,8 @@ class ConversionSettings:
         Whose workers measure.
     scheduler : str, optional
         The same by address, file or ``local[:N]``.
+    parts : str or int
+        `AUTO`, `OFF`, or how many parts of the program at least; a number may be given as text.
 
     Raises
     ------
@@ -79,6 +82,7 @@ class ConversionSettings:
     command: Sequence[str] = ()
     client: object = None
     scheduler: str | None = None
+    parts: str | int = AUTO
 
     def __post_init__(self) -> None:
         if self.shard is not None and (self.client is not None or self.scheduler is not None):
@@ -96,6 +100,7 @@ class ConversionSettings:
         if self.noise not in NOISE:
             raise RegimeError(f"noise {self.noise!r}: expected one of {', '.join(NOISE)}{nearest(self.noise, NOISE)}")
         require_device(self.device)
+        object.__setattr__(self, "parts", _taken_parts(self.parts))
         for name in ("gates", "measure"):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
 
@@ -120,3 +125,15 @@ class ConversionSettings:
     def taken_notes(self) -> dict[str, Note]:
         """The notes as a trajectory can hold them."""
         return as_notes(self.notes or {})
+
+
+def _taken_parts(parts: object) -> str | int:
+    if parts in (AUTO, OFF):
+        return str(parts)
+    try:
+        number = int(str(parts))
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise RegimeError(f"--parts {parts}: expected {AUTO}, {OFF}, or how many parts at least, 1 or more")
+    return number

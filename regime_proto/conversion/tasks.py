@@ -12,11 +12,11 @@ import numpy as np
 import onnxruntime
 
 import regime_proto
-from regime_proto.conversion.observing import Observing, Reading, calibrated
+from regime_proto.conversion.measuring import Measuring, measuring_of
+from regime_proto.conversion.observing import Observing
 from regime_proto.conversion.order_check import sketched
 from regime_proto.conversion.plan import Plan, planned
 from regime_proto.conversion.settings import ConversionSettings
-from regime_proto.engine.measure import Meter
 from regime_proto.integrity.sketch import Sketches
 from regime_proto.plugins.open_directory import open_directory
 from regime_proto.program.program import Program
@@ -71,6 +71,8 @@ class Recipe:
             source=settings.source,
             device=settings.device,
             noise=settings.noise,
+            parts=settings.parts,
+            workers=1,
         )
         fingerprints = tuple(plan.fingerprints)
         root = plan.source.root.absolute()
@@ -131,8 +133,8 @@ def measure_rows(recipe: Recipe, rows: range) -> Images:
     # Whole segments only.
     writer = TrajectoryWriter(segments, recipe.header, seconds=float("inf"))
     writer.go_to(rows.start)
-    observing = Observing(prepared.plan, prepared.meter, writer, workers=1, progress=None, remembers=False)
-    observing.begin(prepared.reading, [rows], noise=recipe.settings.noise)
+    observing = Observing(prepared.plan, prepared.measuring, writer, progress=None, remembers=False)
+    observing.begin([rows], noise=recipe.settings.noise)
     writer.flush()
     checkpoints = prepared.plan.source.checkpoints
     taken = {number: prepared.sketches.take(checkpoints[number]) for number in rows}
@@ -147,8 +149,7 @@ class _Prepared:
     recipe: Recipe
     plan: Plan
     sketches: Sketches
-    meter: Meter
-    reading: Reading
+    measuring: Measuring
 
 
 _lock = threading.Lock()
@@ -162,10 +163,9 @@ def _prepared(recipe: Recipe) -> _Prepared:
     _latest.clear()
     _require_same_versions(recipe)
     plan, sketches = sketched(_plan(recipe))
-    reading = Reading(plan.source)
-    meter = calibrated(plan, recipe.settings.device, reading.first, defers=True)
-    reading.let_go()
-    _latest.append(_Prepared(recipe, plan, sketches, meter, reading))
+    measuring = measuring_of(plan, recipe.settings)
+    measuring.let_go()
+    _latest.append(_Prepared(recipe, plan, sketches, measuring))
     return _latest[0]
 
 

@@ -135,7 +135,7 @@ class RuntimeEngine:
 
     def __init__(self, meter: Meter, live: LiveModel) -> None:
         self.name = runtime_version()
-        self.device = meter.session.device.provider
+        self.device = meter.device.provider
         self._meter = meter
         self._live = live
         self._names = [tensor.name for tensor in live.program.trainable]

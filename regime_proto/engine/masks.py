@@ -128,29 +128,57 @@ def find_rows(
     RegimeError
         Names a gate that has no such axis: its units mix the samples.
     """
-    samples, order = permutation.samples, permutation.order
     probes = (permutation.probe, permutation.permuted)
     with ThreadPoolExecutor(min(2, cores())) as pool:
         masks, permuted = pool.map(lambda given: _by_gate(session.gates, session.run(weights, given).planes), probes)
-    found = []
-    for gate, mask, other in zip(session.gates, masks, permuted, strict=True):
-        fitting = (
-            axis
-            for axis in _candidates(gate.shape, samples)
-            if np.mean(sample_first(mask, axis, samples)[order] == sample_first(other, axis, samples)) >= _AGREEMENT
-        )
-        axis = next(fitting, None)
-        if axis is None:
-            raise RegimeError(_mixed(gate, permutation))
-        rows = Rows(samples, axis)
-        found.append(rows if counted is None else replace(rows, counted=_counted_units(gate, rows, counted)))
+    found = [
+        row_of(gate, mask, other, permutation, counted)
+        for gate, mask, other in zip(session.gates, masks, permuted, strict=True)
+    ]
+    warn_of_tokens(found, counted)
+    return tuple(found)
+
+
+def row_of(gate: Gate, mask: Array, permuted: Array, permutation: Permutation, counted: Array | None = None) -> Rows:
+    """Return how one gate becomes rows of units.
+
+    Parameters
+    ----------
+    gate : Gate
+    mask : array
+        Thresholds that each unit is above, in the shape of the gate.
+    permuted : array
+        The same for the permuted probe.
+    permutation : Permutation
+    counted : (sample, token) bool, optional
+        False for padding.
+
+    Raises
+    ------
+    RegimeError
+        It has no sample axis.
+    """
+    samples, order = permutation.samples, permutation.order
+    fitting = (
+        axis
+        for axis in _candidates(gate.shape, samples)
+        if np.mean(sample_first(mask, axis, samples)[order] == sample_first(permuted, axis, samples)) >= _AGREEMENT
+    )
+    axis = next(fitting, None)
+    if axis is None:
+        raise RegimeError(_mixed(gate, permutation))
+    rows = Rows(samples, axis)
+    return rows if counted is None else replace(rows, counted=_counted_units(gate, rows, counted))
+
+
+def warn_of_tokens(found: Sequence[Rows], counted: Array | None) -> None:
+    """Warn where the probe says which tokens are padding, and no gate has tokens."""
     if counted is not None and all(rows.counted is None for rows in found):
         warnings.warn(
             f"regime_mask has {counted.shape[1]} tokens, and no gate has an axis of that length: nothing is left out",
             RegimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return tuple(found)
 
 
 def _mixed(gate: Gate, permutation: Permutation) -> str:
@@ -174,9 +202,14 @@ def _by_gate(gates: Sequence[Gate], planes: Sequence[Placed]) -> list[Array]:
     counts: list[Array] = []
     start = 0
     for gate in gates:
-        counts.append(sum(plane.numpy().astype(np.uint8) for plane in planes[start : start + len(gate.planes)]))
+        counts.append(planes_above([plane.numpy() for plane in planes[start : start + len(gate.planes)]]))
         start += len(gate.planes)
     return counts
+
+
+def planes_above(planes: Sequence[Array]) -> Array:
+    """Return how many of a gate's thresholds each unit is above, uint8."""
+    return np.asarray(np.sum([plane.astype(np.uint8) for plane in planes], axis=0, dtype=np.uint8))
 
 
 def sample_first(mask: Array, axis: int, samples: int) -> Array:

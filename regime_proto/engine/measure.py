@@ -7,23 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from regime_proto.checkpoints.source import Checkpoint, State
+from regime_proto.engine.calibrated import Calibrated, chosen, layers_of, measures_of
 from regime_proto.engine.compare import Comparable, Comparer, DeviceComparer, HostComparer
 from regime_proto.engine.masks import Permutation, find_rows, only_rows, pack_masks
-from regime_proto.engine.output_units import find_output_units
-from regime_proto.engine.sampling import choose_units, flip_fraction_errors
 from regime_proto.engine.session import BRIEFLY, Masks, MaskSession, Placer, Running
 from regime_proto.engine.variants import Variants, VariantSessions
 from regime_proto.program.gates import Gate
-from regime_proto.program.mask_outputs import Rows
 from regime_proto.program.probe import COUNTED
 from regime_proto.program.program import Program
 from regime_proto.quantities import base as quantities
 from regime_proto.quantities.deltas import non_finite
-from regime_proto.quantities.measuring import Measures
 from regime_proto.runtime.device import Device, Placed
 from regime_proto.schema.errors import RegimeWarning
 from regime_proto.schema.flips import FlipCounter
-from regime_proto.schema.header import Layer, Observation
+from regime_proto.schema.header import Observation
 from regime_proto.schema.types import Array
 
 
@@ -95,39 +92,26 @@ class MeterSettings:
     defers: bool = False
 
 
-@dataclass(frozen=True)
-class Meter:
+@dataclass(frozen=True, kw_only=True)
+class Meter(Calibrated):
     """Turns states into observations.
 
     Parameters
     ----------
-    program : Program
     session : MaskSession
     placer : Placer
     comparer : Comparer
-    rows : tuple of Rows
-        How each gate becomes rows of units.
-    layers : tuple of Layer
-    measures : Measures
-        The quantities beside weight deltas and flips.
     first : State, optional
         A copy of the first state, where quantities are held against it.
     others : VariantSessions, optional
         Programs and sessions of checkpoints whose graphs differ.
-    unverified : Permutation, optional
-        By which `require_samples` is still to verify that all gates follow the samples.
     """
 
-    program: Program
     session: MaskSession
     placer: Placer
     comparer: Comparer
-    rows: tuple[Rows, ...]
-    layers: tuple[Layer, ...]
-    measures: Measures
     first: quantities.State | None = None
     others: VariantSessions | None = None
-    unverified: Permutation | None = None
 
     @classmethod
     def calibrate(
@@ -166,8 +150,8 @@ class Meter:
         if not rows:
             plain = MaskSession(program, gates, probe, device, dtypes=placer.dtypes, running=BRIEFLY)
             rows = find_rows(plain, placed, permutation, probe.get(COUNTED))
-        rows = _chosen(rows, gates, settings)
-        layers = tuple(gate.layer(row.samples, row.width(gate)) for gate, row in zip(gates, rows, strict=True))
+        rows = chosen(rows, gates, settings.sample_units, settings.seed)
+        layers = layers_of(gates, rows)
 
         running = Running(settings.threads)
 
@@ -181,37 +165,26 @@ class Meter:
             comparer = DeviceComparer(device, {name: placed[name] for name in names}, layers)
         session = session_of(program, gates)
         _tell_of_host(session)
-        # The graph is searched only where somebody asks.
-        units = find_output_units(program) if settings.measured else {}
-        shapes = {tensor.name: tensor.shape for tensor in program.trainable}
-        network = quantities.Network(shapes, layers, _counted(layers, rows), units)
-        measures = Measures(settings.measured, network)
+        measures = measures_of(settings.measured, program, layers, rows)
         kept = None
         if measures.keep_first:
             masks = pack_masks(session.run(placed)) if measures.keep_first_masks else None
             # A copy: it is needed when the file that it may be a view of was written again, or is gone.
             kept = quantities.State({name: np.array(first[name]) for name in names}, masks)
         others = None if variants is None else VariantSessions(variants, gates, session_of)
-        return cls(program, session, placer, comparer, rows, layers, measures, kept, others, unverified)
-
-    @property
-    def layer_units(self) -> Array:
-        """Units that count, (layer, sample) int64."""
-        return self.measures.network.layer_units
-
-    @property
-    def is_sampled(self) -> bool:
-        """Whether only some units of a layer are kept."""
-        return any(row.units is not None for row in self.rows)
-
-    @property
-    def unit_index(self) -> tuple[Array, ...] | None:
-        """The units of each layer that are kept; None where all are."""
-        if not self.is_sampled:
-            return None
-        return tuple(
-            np.arange(layer.width) if row.units is None else row.units
-            for layer, row in zip(self.layers, self.rows, strict=True)
+        return cls(
+            program=program,
+            device=device,
+            gates=tuple(gates),
+            rows=rows,
+            layers=layers,
+            measures=measures,
+            unverified=unverified,
+            session=session,
+            placer=placer,
+            comparer=comparer,
+            first=kept,
+            others=others,
         )
 
     def run(self, weights: Mapping[str, Array]) -> Masks:
@@ -260,16 +233,13 @@ class Meter:
 
     def compare(self, current: Measured, previous: Measured | None) -> Observation:
         """Return the observation of `current`."""
-        names = [tensor.name for tensor in self.program.trainable]
+        names = self.names
         if previous is None:
             l1 = l2 = np.full(len(names), np.nan)
             flips = np.zeros((len(self.layers), self.rows[0].samples), np.uint32)
         else:
             l1, l2, flips = self.comparer.compare(current.comparable, previous.comparable)
-        errors = None
-        if self.is_sampled:
-            before = current if previous is None else previous
-            errors = flip_fraction_errors(self.layers, self.rows, current.comparable.packed, before.comparable.packed)
+        before = current if previous is None else previous
         # A finite sum of |Δ| shows that both states are finite; otherwise one of them is to blame.
         suspects = [name for name, value in zip(names, l1, strict=True) if not np.isfinite(value)]
         return Observation(
@@ -281,7 +251,7 @@ class Meter:
             flips=flips,
             mask=current.comparable.packed,
             metrics=current.state.metrics,
-            flip_fraction_error=errors,
+            flip_fraction_error=self.flip_fraction_error(current.comparable.packed, before.comparable.packed),
             quantities=self.measures.row(
                 self._seen(current),
                 None if previous is None else self._seen(previous),
@@ -296,16 +266,6 @@ class Meter:
         return quantities.State(weights, measured.comparable.packed)
 
 
-def _chosen(rows: tuple[Rows, ...], gates: Sequence[Gate], settings: MeterSettings) -> tuple[Rows, ...]:
-    """Return the rows with those units only that are to be kept."""
-    if settings.sample_units is None:
-        return rows
-    return tuple(
-        choose_units(row, gate, settings.sample_units, (settings.seed, index))
-        for index, (row, gate) in enumerate(zip(rows, gates, strict=True))
-    )
-
-
 def _tell_of_host(session: MaskSession) -> None:
     if session.on_host:
         nodes = "; ".join(f"{operator}: {', '.join(names[:3])}" for operator, names in session.on_host.items())
@@ -316,13 +276,3 @@ def _tell_of_host(session: MaskSession) -> None:
             RegimeWarning,
             stacklevel=3,
         )
-
-
-def _counted(layers: Sequence[Layer], rows: Sequence[Rows]) -> Array:
-    return np.array(
-        [
-            np.full(row.samples, layer.width) if row.counted is None else row.counted.sum(axis=1)
-            for layer, row in zip(layers, rows, strict=True)
-        ],
-        np.int64,
-    )

@@ -6,6 +6,7 @@ from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
 
+from regime_proto.engine.calibrated import Calibrated
 from regime_proto.engine.masks import pack_masks
 from regime_proto.engine.measure import Bound, Measured, Meter
 from regime_proto.engine.session import Masks, MaskSession, Placer, Running
@@ -92,12 +93,12 @@ def measure_one(meter: Meter, probe: Mapping[str, Array], state: Bound, masks: C
     return noise_of(meter, measured.comparable.packed, {"ulp": nudged}) if measured.finite else NoiseFloor()
 
 
-def noise_of(meter: Meter, usual: Array, others: Mapping[str, Array]) -> NoiseFloor:
+def noise_of(meter: Calibrated, usual: Array, others: Mapping[str, Array]) -> NoiseFloor:
     """Return the noise floor of one state.
 
     Parameters
     ----------
-    meter : Meter
+    meter : Calibrated
     usual : (sample, byte) uint8
         Its masks.
     others : mapping of str to (sample, byte) uint8
@@ -117,7 +118,7 @@ def _other_runs(meter: Meter, probe: Mapping[str, Array], weights: Mapping[str, 
         return lambda weights: session.run(placer.place(weights, "noise floor"))
 
     others = {"ulp": run(meter.placer, nudged=SEED)}
-    if meter.session.device.kind == "cpu":
+    if meter.device.kind == "cpu":
         others["threads"] = run(meter.placer, threads=2)
     else:
         others["device"] = run(Placer(find_device("cpu"), weights))

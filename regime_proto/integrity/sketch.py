@@ -6,6 +6,7 @@ from threading import Lock
 
 import numpy as np
 
+from regime_proto.checkpoints.deferred import loaded
 from regime_proto.checkpoints.source import Checkpoint, State
 from regime_proto.schema.dtypes import is_floating
 from regime_proto.schema.types import Array
@@ -40,6 +41,7 @@ class _Part:
     within: slice
 
     def take(self, array: Array) -> Array:
+        array = loaded(array)
         taken = array.take(self.flat) if array.flags.c_contiguous else array[np.unravel_index(self.flat, self.shape)]
         return np.asarray(taken.real if array.dtype.kind == "c" else taken)
 
@@ -97,7 +99,9 @@ class Sketches:
 
         def sketching(checkpoint: Checkpoint) -> State:
             state = read(checkpoint)
-            self.add(checkpoint, state.tensors)
+            # Part by part a checkpoint is read many times.
+            if not self.hold([checkpoint]):
+                self.add(checkpoint, state.tensors)
             return state
 
         return sketching

@@ -13,11 +13,11 @@ from typing import TypeVar, cast
 from regime_proto.checkpoints.hub.locations import HubCheckpoint, HubRun, Listing
 from regime_proto.checkpoints.locations import entries, first_bytes, is_remote, on_disk
 from regime_proto.checkpoints.ordering import Order, by_pattern, order, sequence_of, with_step, without_pointers
-from regime_proto.checkpoints.payload import Incomplete, Label, NotACheckpoint, state_of
+from regime_proto.checkpoints.payload import Incomplete, Label, NotACheckpoint, Payload, state_of
 from regime_proto.checkpoints.source import Checkpoint, OtherOrder, Skipped, Source, State
 from regime_proto.checkpoints.step_in_name import has_integer, has_number, is_pointer
-from regime_proto.plugins.protocols import FIRST_BYTES, Reader
-from regime_proto.plugins.registry import advice_on, rank, reader_named, readers
+from regime_proto.plugins.protocols import FIRST_BYTES, Lazy, Reader
+from regime_proto.plugins.registry import advice_on, capable, rank, reader_named, readers
 from regime_proto.plugins.source_settings import AS_DETECTED, SourceSettings
 from regime_proto.program.probe import FILE_NAME as PROBE_FILE
 from regime_proto.program.program import FILE_NAME as PROGRAM_FILE
@@ -99,11 +99,6 @@ def open_directory(root: Path, settings: SourceSettings = AS_DETECTED) -> Source
     skipped += unfinished
     if not checkpoints:
         raise NoCheckpoint(f"{root}: no complete checkpoint yet ({skipped[-1].path.name} may still be being written)")
-    load = _guarded(found.reader.read, found.adapter)
-
-    def read(checkpoint: Checkpoint) -> State:
-        return state_of(load(checkpoint.path), str(checkpoint.path), weights=settings.weights)
-
     return Source(
         adapter=found.adapter,
         recognised=found.reason,
@@ -111,7 +106,9 @@ def open_directory(root: Path, settings: SourceSettings = AS_DETECTED) -> Source
         step_kind=ordered.kind,
         order=ordered.reason,
         checkpoints=tuple(checkpoints),
-        read=read,
+        read=_reading(found.reader.read, found.adapter, settings),
+        # What lies elsewhere would be fetched again for every part.
+        read_lazily=None if is_remote(root) else _reading_lazily(found.adapter, settings),
         skipped=(*found.others, *others, *skipped),
         metrics=_metrics(checkpoints, peek),
         other_orders=tuple(OtherOrder(other.reason, tuple(other.steps)) for other in ordered.others),
@@ -123,11 +120,6 @@ def _open_published(run: HubRun, settings: SourceSettings) -> Source:
     listing = run.listing()
     ordered, skipped = _order_published(run, listing, settings.step_pattern)
     adapter, recognised = _recognise_published(run, list(ordered.steps), settings)
-    load = _guarded(reader_named(adapter).read, adapter)
-
-    def read(checkpoint: Checkpoint) -> State:
-        return state_of(load(checkpoint.path), str(checkpoint.path), weights=settings.weights)
-
     return Source(
         adapter=adapter,
         recognised=recognised,
@@ -135,7 +127,8 @@ def _open_published(run: HubRun, settings: SourceSettings) -> Source:
         step_kind=ordered.kind,
         order=ordered.reason,
         checkpoints=tuple(Checkpoint(step, path) for path, step in ordered.steps.items()),
-        read=read,
+        read=_reading(reader_named(adapter).read, adapter, settings),
+        read_lazily=_reading_lazily(adapter, settings),
         skipped=(*(Skipped(cast(Path, path), why) for path, why in listing.left_out.items()), *skipped),
         other_orders=tuple(OtherOrder(other.reason, tuple(other.steps)) for other in ordered.others),
         copies=run.downloads,
@@ -195,6 +188,24 @@ def find_source(root: Path, settings: SourceSettings = AS_DETECTED) -> Source | 
         return open_directory(root, settings)
     except NoCheckpoint:
         return None
+
+
+def _reading(
+    function: Callable[[Path], Payload], adapter: str, settings: SourceSettings
+) -> Callable[[Checkpoint], State]:
+    """Return what reads the state in a checkpoint."""
+    load = _guarded(function, adapter)
+
+    def read(checkpoint: Checkpoint) -> State:
+        return state_of(load(checkpoint.path), str(checkpoint.path), weights=settings.weights)
+
+    return read
+
+
+def _reading_lazily(adapter: str, settings: SourceSettings) -> Callable[[Checkpoint], State] | None:
+    """Do as `_reading` without holding tensors in memory; None where the adapter cannot."""
+    lazy = capable(adapter, Lazy)
+    return None if lazy is None else _reading(lazy.read_lazily, adapter, settings)
 
 
 def _guarded(function: Callable[[Path], T], adapter: str) -> Callable[[Path], T]:

@@ -52,6 +52,22 @@ class Reader(Protocol):
 
 
 @runtime_checkable
+class Lazy(Protocol):
+    """Reads checkpoints that are larger than memory. Beside `Reader`."""
+
+    def read_lazily(self, path: Path) -> Payload:
+        """Read a checkpoint as `Reader.read` does, but hold none of its tensors in memory.
+
+        Each is an array that views a mapped file, or a `deferred.Deferred` in its place.
+
+        Raises
+        ------
+        RegimeError
+            As there; or the file is of a kind that can be read only as a whole.
+        """
+
+
+@runtime_checkable
 class Sniffing(Protocol):
     """Knows its files by their first bytes, so that they may have any suffix or none. Beside `Reader`."""
 

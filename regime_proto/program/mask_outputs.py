@@ -70,13 +70,29 @@ class CastWeights(InPlacePass):
             stored = self.dtypes.get(str(value.name), value.dtype)
             if stored == value.dtype or value.dtype is None or stored is None:
                 continue
-            widened = new_node(
-                graph, "Cast", [value], f"regime_cast_{value.name}", value.dtype, value.shape, to=value.dtype.value
-            )
-            replace_uses(value, widened)
+            rows = [node for node, position in value.uses() if stored in _HALF and _takes_rows(node, position, graph)]
+            for index, node in enumerate(rows):
+                # Of a table only the rows that are taken are widened.
+                _widen(graph, node.outputs[0], value.dtype, f"regime_cast_{value.name}_{index}")
+                node.outputs[0].dtype = stored
+            if any(node not in rows for node, _ in value.uses()):
+                _widen(graph, value, value.dtype, f"regime_cast_{value.name}", besides=rows)
             value.dtype = stored
             modified = True
         return sorted_graph(model, modified=modified)
+
+
+def _takes_rows(node: ir.Node, position: int, graph: ir.Graph) -> bool:
+    return node.op_type == "Gather" and position == 0 and node.graph is graph
+
+
+def _widen(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str, besides: Iterable[ir.Node] = ()) -> None:
+    """Put a Cast between a value and what uses it."""
+    kept = set(besides)
+    uses = [(node, position) for node, position in value.uses() if node not in kept]
+    widened = new_node(graph, "Cast", [value], name, dtype, value.shape, to=dtype.value)
+    for node, position in uses:
+        node.replace_input_with(position, widened)
 
 
 class NudgeWeights(InPlacePass):

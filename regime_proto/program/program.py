@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from regime_proto.checkpoints.deferred import loaded
 from regime_proto.checkpoints.opening import read_whole
 from regime_proto.checkpoints.source import State
 from regime_proto.program.tensor_matching import matched
@@ -239,7 +240,7 @@ class Program:
             str(value.name): _input(value) for value in self.model.graph.inputs if value.name not in self.probe_inputs
         }
 
-    def bind(self, state: State, where: str) -> dict[str, Array]:
+    def bind(self, state: State, where: str, *, lazily: bool = False) -> dict[str, Array]:
         """Return the arrays of `state` under the program's names.
 
         Parameters
@@ -247,6 +248,8 @@ class Program:
         state : State
         where : str
             Named in errors, for example the checkpoint's path.
+        lazily : bool
+            Leave what is `deferred` so.
 
         Returns
         -------
@@ -271,7 +274,7 @@ class Program:
         bound = {tensor: tensors[name] for tensor, name in held.items() if name is not None}
         _require_shapes(bound, where)
         _require_real(bound, where)
-        return {tensor.name: array for tensor, array in bound.items()}
+        return {tensor.name: array if lazily else loaded(array) for tensor, array in bound.items()}
 
     @cached_property
     def _names(self) -> frozenset[str]:
@@ -289,7 +292,7 @@ class Program:
         value = self.model.graph.initializers.get(name)
         if value is None or value.const_value is None:
             return False
-        if not np.array_equal(value.const_value.numpy(), array, equal_nan=array.dtype.kind == "f"):
+        if not np.array_equal(value.const_value.numpy(), loaded(array), equal_nan=array.dtype.kind == "f"):
             raise ProgramError(
                 f"{where}: {name} differs from the constant of that name in the program; export the program again, of "
                 "the model that these checkpoints are of"

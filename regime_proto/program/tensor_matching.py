@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from regime_proto.checkpoints.deferred import deferred, loaded
 from regime_proto.schema.dtypes import widest
 from regime_proto.schema.types import Array
 
@@ -101,12 +102,18 @@ def _without_prefix(tensors: Mapping[str, Array], known: Collection[str]) -> Map
 
 
 def _joined(tensors: Mapping[str, Array], known: Collection[str]) -> Mapping[str, Array]:
-    """Compute the weights that the program has whole and the checkpoint in two parts."""
+    """Put weights together that the program has whole and the checkpoint in two parts; each is computed when used."""
     joined = dict(tensors)
     for whole, (first, second, join) in _wholes(tensors).items():
         if whole in known and first not in known:
-            joined[whole] = join(joined.pop(first), joined.pop(second))
+            joined[whole] = _deferred(joined.pop(first), joined.pop(second), join)
     return joined
+
+
+def _deferred(first: Array, second: Array, join: Callable[[Array, Array], Array]) -> Array:
+    """Return what joins two parts when it is used."""
+    dtypes = (widest(np.empty(0, part.dtype)).dtype for part in (first, second))
+    return deferred(second.shape, np.result_type(*dtypes), lambda: join(loaded(first), loaded(second)))
 
 
 def _wholes(tensors: Collection[str]) -> dict[str, tuple[str, str, Callable[[Array, Array], Array]]]:

@@ -39,7 +39,7 @@ def state_sums(state: Mapping[str, Array], other: Mapping[str, Array], names: Se
         sums[small] = small_sums([state[names[index]] for index in small], [other[names[index]] for index in small])
     for index, name in enumerate(names):
         if state[name].size > SMALL:
-            sums[index] = delta_sums(widest(state[name]), widest(other[name]))
+            sums[index] = delta_sums(state[name], other[name])
     return sums
 
 
@@ -78,26 +78,27 @@ def _room(size: int) -> Array:
 
 
 def delta_sums(values: Array, previous: Array, *, update: bool = False) -> tuple[float, float]:
-    """Return Σ|Δ| and ΣΔ² of two arrays of one shape, block by block.
+    """Return Σ|Δ| and ΣΔ² of two arrays of one shape, block by block; half precision is widened with each block.
 
     With `update`, the values are then put in the place of the previous ones, while they are in the cache.
     """
     values, previous = values.reshape(-1), previous.reshape(-1)
     # Where a second array is written, as much less fits into the cache.
     length = BLOCK // 4 if update else BLOCK
-    delta = np.empty(min(length, values.size), np.result_type(values, previous))
+    wide = np.result_type(*(widest(side[:0]) for side in (values, previous)))
+    delta = np.empty(min(length, values.size), wide)
     ones = np.ones(ROW, delta.dtype)
     l1 = squares = 0.0
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         for start in range(0, values.size, length):
             block = slice(start, min(start + length, values.size))
             out = delta[: block.stop - start]
-            np.abs(np.subtract(values[block], previous[block], out=out), out=out)
+            np.abs(np.subtract(widest(values[block]), widest(previous[block]), out=out), out=out)
             block_l1, block_squares = _dots(out, ones), _dots(out)
             if block_l1 and not 1e-30 < block_squares < 1e30:
                 # The squares left the range of float32.
-                wide = values[block].astype(np.float64) - previous[block]
-                block_squares = float(np.square(wide).sum())
+                difference = values[block].astype(np.float64) - previous[block].astype(np.float64)
+                block_squares = float(np.square(difference).sum())
             if update:
                 previous[block] = values[block]
             l1 += block_l1
@@ -173,16 +174,16 @@ class KeptWeights:
 def _replaced(values: Array, kept: Array) -> tuple[float, float]:
     if kept.dtype == widest(kept).dtype and values.dtype == kept.dtype:
         return delta_sums(values, kept, update=True)
-    sums = delta_sums(widest(values), widest(kept))
+    sums = delta_sums(values, kept)
     np.copyto(kept, values)
     return sums
 
 
 def non_finite(state: Mapping[str, Array], names: Sequence[str]) -> list[str]:
     """Return the names of the tensors that hold NaN or Inf."""
-    return [name for name in names if not _finite(widest(state[name]))]
+    return [name for name in names if not _finite(state[name])]
 
 
 def _finite(values: Array) -> bool:
     flat = values.reshape(-1)
-    return all(bool(np.isfinite(flat[start : start + BLOCK]).all()) for start in range(0, flat.size, BLOCK))
+    return all(bool(np.isfinite(widest(flat[start : start + BLOCK])).all()) for start in range(0, flat.size, BLOCK))

@@ -1,7 +1,8 @@
 """Computes the chosen quantities of one state after the other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from regime_proto.quantities.base import MASKS, WEIGHTS, Network, Quantity, Stat
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,18 +87,15 @@ class Measures:
         """Return the values of one quantity; NaN where there is nothing to hold the state against."""
         if quantity.against and other is None:
             return self.unknown(quantity)
-        try:
+
+        def computed() -> object:
             if quantity.term is not None:
                 held = None if other is None else other.weights
-                found = quantity.finish(sums_of(quantity, current.weights, held, list(self.network.tensors)))
-            else:
-                assert quantity.compute is not None  # noqa: S101
-                found = quantity.compute(current, other, self.network)
-        except Exception as error:
-            # The author of a quantity may be anybody.
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            raise RegimeError(f"{where}: {_fails(quantity)} ({reason})") from error
-        return self.checked(quantity, found, where)
+                return quantity.finish(sums_of(quantity, current.weights, held, list(self.network.tensors)))
+            assert quantity.compute is not None  # noqa: S101
+            return quantity.compute(current, other, self.network)
+
+        return self.checked(quantity, guarded(quantity, computed, where), where)
 
     def checked(self, quantity: Quantity, found: object, where: str) -> Array:
         """Return what a quantity came to as the array that is stored.
@@ -123,6 +123,22 @@ class Measures:
     def unknown(self, quantity: Quantity) -> Array:
         """Return the values where the quantity is not known."""
         return np.full(self.shape(quantity), np.nan)
+
+
+def guarded(quantity: Quantity, call: Callable[[], T], where: str) -> T:
+    """Call what computes a quantity.
+
+    Raises
+    ------
+    RegimeError
+        It fails; names the quantity.
+    """
+    try:
+        return call()
+    except Exception as error:
+        # The author of a quantity may be anybody.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise RegimeError(f"{where}: {_fails(quantity)} ({reason})") from error
 
 
 def term_columns(

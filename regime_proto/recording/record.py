@@ -179,7 +179,7 @@ def _recorder(follower: Following, model: object, probe: object, output: Path, s
         chosen = _engine(settings.engine, live, meter)
         header = replace(_header(live, meter, chosen, settings), extra=origin | settings.taken_notes)
         protocol: list[object] = [layout.PLAIN_VERSION, live.program.sha256, probe_sha256(live.probe)]
-        protocol += [[gate.node for gate in meter.session.gates], settings.sample_units, settings.sample_seed]
+        protocol += [[gate.node for gate in meter.gates], settings.sample_units, settings.sample_seed]
         journal = Journal(segments, header, protocol, seconds=settings.seconds)
         if settings.resumes:
             journal.take_up()

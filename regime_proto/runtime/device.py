@@ -4,12 +4,15 @@ import contextlib
 import io
 import os
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 
 from regime_proto.runtime.device_names import card_of, require_device
@@ -109,7 +112,7 @@ class Device:
         # Types that NumPy does not know by itself, bfloat16 above all.
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, ir.DataType.from_numpy(array.dtype).value)
 
-    def session(self, model: ir.Model, *, threads: int = 1, brief: bool = False) -> "Session":
+    def session(self, model: ir.Model, *, threads: int = 1, brief: bool = False, as_is: bool = False) -> "Session":
         """Return a session that runs `model` here.
 
         Parameters
@@ -118,21 +121,19 @@ class Device:
         threads : int
         brief : bool
             Give memory back after every run, rather than keep it for the next.
+        as_is : bool
+            The graph is (a part of) one that is `optimized` already.
 
         Raises
         ------
         RegimeError
             ONNX Runtime cannot run the graph, or fell back to another device.
         """
-        options = onnxruntime.SessionOptions()
-        # Several checkpoints are in flight, each on one thread; a thread pool per run would only contend, and
-        # the result would depend on the number of threads.
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.use_deterministic_compute = True
-        options.log_severity_level = 4
+        options = _options(threads)
         options.enable_cpu_mem_arena = not brief
-        if _arena.is_shared and self.kind == "cpu":
+        if as_is:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if _arena.is_shared and self.kind == "cpu" and not as_is:
             options.add_session_config_entry("session.use_env_allocators", "1")
         # Planned in one block, the activations of a pass take a third more memory, and no less time.
         options.enable_mem_pattern = False
@@ -146,6 +147,24 @@ class Device:
                 "check nvidia-smi, or use --device cpu"
             )
         return Session(session, self)
+
+    def optimized(self, model: ir.Model) -> onnx.ModelProto:
+        """Return the graph that a session makes of `model`: operators fused, what is constant computed.
+
+        Raises
+        ------
+        RegimeError
+            ONNX Runtime cannot run the graph.
+        """
+        options = _options()
+        with tempfile.TemporaryDirectory(prefix="regime-") as folder:
+            path = Path(folder, "optimized.onnx")
+            options.optimized_model_filepath = str(path)
+            try:
+                self._started(ir.to_proto(model).SerializeToString(), options)
+                return onnx.load(path)
+            except Exception as error:
+                raise RegimeError(self.failure("cannot run the graph", error)) from None
 
     def at_once(self, most: int) -> int:
         """Return how many checkpoints to have in flight, where this process has cores and memory for `most`."""
@@ -181,6 +200,17 @@ class Device:
         if said:
             return f"device {self}: ONNX Runtime {what}: {said[0]}; check nvidia-smi, or use --device cpu"
         return f"device {self}: ONNX Runtime {what}: {reason[-300:]}"
+
+
+def _options(threads: int = 1) -> Any:
+    options = onnxruntime.SessionOptions()
+    # Several checkpoints are in flight, each on one thread; a thread pool per run would only contend, and
+    # the result would depend on the number of threads.
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4
+    return options
 
 
 @contextlib.contextmanager

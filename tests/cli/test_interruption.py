@@ -92,7 +92,12 @@ def raised(*_, **__):
     ("module", "function", "arguments", "left"),
     [
         ("regime_proto.integrity.check", "check", ["check", "checkpoints"], "nothing was written"),
-        ("regime_proto.conversion.run", "calibrated", ["convert", "checkpoints", "-o", "x.h5"], "nothing was written"),
+        (
+            "regime_proto.conversion.run",
+            "measuring_of",
+            ["convert", "checkpoints", "-o", "x.h5"],
+            "nothing was written",
+        ),
         ("regime_proto.synthetic", "replace_file", ["example", "-o", "x.h5"], "nothing was written"),
         ("regime_proto.schema.assemble", "_in_child", ["thin", "run.h5", "--masks", "none", "-o", "x.h5"], "nothing"),
         (

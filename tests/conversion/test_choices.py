@@ -359,10 +359,10 @@ def test_a_sample_of_units_stands_in_the_verdict(result):
 
 
 def test_an_output_that_cannot_be_written_is_found_before_a_checkpoint_is_run(mixed, tmp_path, monkeypatch):
-    def calibrated(*_, **__):
+    def measuring_of(*_, **__):
         raise AssertionError("a checkpoint was run")
 
-    monkeypatch.setattr("regime_proto.conversion.run.calibrated", calibrated)
+    monkeypatch.setattr("regime_proto.conversion.run.measuring_of", measuring_of)
     (tmp_path / "file").touch()
     with pytest.raises(RegimeError, match="cannot be written"):
         regime_proto.convert(mixed, tmp_path / "file" / "run.h5")
