@@ -232,7 +232,15 @@ conversion = _all(
         multiple=True,
         metavar="NAME",
         help="Measure a quantity beside weight and pattern changes: a name that `regime quantities` lists, or all, "
-        "weights, masks. May be repeated.",
+        "weights, patterns, function. May be repeated.",
+    ),
+    click.option(
+        "--interior-points",
+        type=click.IntRange(1),
+        default=3,
+        show_default=True,
+        metavar="N",
+        help="With interior_flips: points between two checkpoints.",
     ),
     click.option("--distance", is_flag=True, help="The same as --measure weight_distance_l2."),
     click.option(

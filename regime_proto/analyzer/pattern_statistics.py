@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from regime_proto.analyzer.masks import select_masks
+from regime_proto.analyzer.masks import MaskSelection, select_masks
 from regime_proto.schema.header import Layer
 from regime_proto.schema.types import Array
 
@@ -96,36 +96,34 @@ def pattern_statistics(trajectory: xr.Dataset) -> PatternStatistics | None:
     selection = select_masks(trajectory)
     if selection is None:
         return None
-    layers, units, masks = selection.layers, selection.units, selection.masks
-    samples = masks.shape[1]
-    stops = np.cumsum([layer.bytes for layer in layers])
-    parts = [masks[:, :, stop - layer.bytes : stop] for layer, stop in zip(layers, stops, strict=True)]
-    counts = [[_counts(rows) for rows in part] for part in parts]
-    chosen = _pairs(samples)
     return PatternStatistics(
         steps=selection.steps,
-        layers=tuple(layer.name for layer in layers),
-        samples=samples,
-        distinct=_by_layer([[len(found) for found in one] for one in counts]),
-        entropy=_by_layer([[_entropy(found) for found in one] for one in counts]),
-        jaccard_first=_by_layer([[_jaccard(found, one[0]) for found in one] for one in counts]),
-        jaccard_last=_by_layer([[_jaccard(found, one[-1]) for found in one] for one in counts]),
-        distinct_regions=np.array([len(_counts(rows)) for rows in masks]),
-        oui_pairs=_by_layer(
-            [
-                [_pairs_apart(rows, layer, count, chosen) for rows in part]
-                for part, layer, count in zip(parts, layers, units, strict=True)
-            ]
-        ),
-        oui_units=_by_layer(
-            [[_split_units(rows, layer) for rows in part] for part, layer in zip(parts, layers, strict=True)]
-        ),
+        layers=tuple(layer.name for layer in selection.layers),
+        samples=selection.masks.shape[1],
+        distinct_regions=np.array([len(_counts(rows)) for rows in selection.masks]),
+        **{name: np.stack(columns, axis=1) for name, columns in _columns(selection).items()},
     )
 
 
-def _by_layer(values: list[list[float]]) -> Array:
-    """Return (pick, layer) from lists by layer."""
-    return np.array(values).T
+def _columns(selection: MaskSelection) -> dict[str, list[Array]]:
+    """Return every statistic by its name, a column for each layer."""
+    stops = np.cumsum([layer.bytes for layer in selection.layers])
+    pairs = _pairs(selection.masks.shape[1])
+    found: dict[str, list[Array]] = {}
+    for layer, stop, units in zip(selection.layers, stops, selection.units, strict=True):
+        masks = selection.masks[:, :, stop - layer.bytes : stop]
+        counts = [_counts(rows) for rows in masks]
+        column = {
+            "distinct": [len(one) for one in counts],
+            "entropy": [_entropy(one) for one in counts],
+            "jaccard_first": [_jaccard(one, counts[0]) for one in counts],
+            "jaccard_last": [_jaccard(one, counts[-1]) for one in counts],
+            "oui_pairs": [_pairs_apart(rows, layer, units, pairs) for rows in masks],
+            "oui_units": [_split_units(rows, layer) for rows in masks],
+        }
+        for name, values in column.items():
+            found.setdefault(name, []).append(np.array(values))
+    return found
 
 
 def _counts(rows: Array) -> dict[bytes, int]:

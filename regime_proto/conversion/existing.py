@@ -33,6 +33,11 @@ def _differences(plan: Plan, output: Path, existing: Header) -> list[str]:
     differing = [*_protocol(plan, existing), *_order(plan, output, str(attributes["step_kind"]))]
     if not differing and attributes["source_fingerprint"] in replace(plan, weights=None).fingerprints:
         differing = [f"it was made without --weights {plan.weights}"]
+    if not differing and any(quantity.against == "last" for quantity in existing.quantities):
+        differing = [
+            "the last checkpoint is another, and it holds every state against the last one: "
+            + few([quantity.name for quantity in existing.quantities if quantity.against == "last"])
+        ]
     otherwise = "" if plan.weights is None else f", or the weights are not those of --weights {plan.weights}"
     return differing or [
         f"program, probe, gates, units and steps are the same, so a file was replaced or touched{otherwise}"

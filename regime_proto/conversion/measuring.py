@@ -39,19 +39,34 @@ def calibrated(plan: Plan, device: str, first: State, *, defers: bool = False) -
     RegimeError
         Later states are to be held against it, and it holds NaN or Inf.
     """
-    path = plan.source.checkpoints[0].path
-    weights = plan.program.bind(first, str(path))
-    held = [quantity.name for quantity in plan.quantities if quantity.against == "first"]
+    weights = _reference(plan, plan.source.checkpoints[0], first, "first")
+    last = None
+    if any(quantity.against == "last" for quantity in plan.quantities):
+        checkpoint = plan.source.checkpoints[-1]
+        last = _reference(plan, checkpoint, plan.source.read(checkpoint), "last")
+    settings = MeterSettings(
+        plan.sample_units,
+        plan.sample_seed,
+        variants=plan.variants,
+        measured=plan.quantities,
+        defers=defers,
+        last=last,
+        interior_points=plan.interior_points,
+    )
+    return Meter.calibrate(plan.program, plan.gates, plan.probe, find_device(device), weights, settings=settings)
+
+
+def _reference(plan: Plan, checkpoint: Checkpoint, state: State, name: str) -> dict[str, Array]:
+    """Return a state under the program's names; it holds numbers only, if others are held against it."""
+    weights = plan.program.bind(state, str(checkpoint.path))
+    held = [quantity.name for quantity in plan.quantities if quantity.against == name]
     broken = non_finite(weights, [tensor.name for tensor in plan.program.trainable]) if held else []
     if broken:
         raise RegimeError(
-            f"{path}: {broken[0]} holds NaN or Inf, so later states cannot be held against this one; leave the "
-            f"checkpoint out (--steps), or the quantity {held[0]}"
+            f"{checkpoint.path}: {broken[0]} holds NaN or Inf, so other states cannot be held against this one; leave "
+            f"the checkpoint out (--steps), or the quantity {held[0]}"
         )
-    settings = MeterSettings(
-        plan.sample_units, plan.sample_seed, variants=plan.variants, measured=plan.quantities, defers=defers
-    )
-    return Meter.calibrate(plan.program, plan.gates, plan.probe, find_device(device), weights, settings=settings)
+    return weights
 
 
 class Reading:

@@ -12,6 +12,7 @@ from pathlib import Path
 from regime_proto.checkpoints.locations import on_disk, size, stamps
 from regime_proto.checkpoints.source import Checkpoint, Source
 from regime_proto.conversion.settings import ConversionSettings
+from regime_proto.engine.seeing import obstacle
 from regime_proto.engine.trial import PROGRAM_FILES, remember, require_runnable, require_taken
 from regime_proto.engine.variants import Outline, Variants
 from regime_proto.plugins.factory import load_model
@@ -26,7 +27,8 @@ from regime_proto.program.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.program.program import Program
 from regime_proto.program.sample_axes import axes_of
 from regime_proto.quantities.base import Quantity
-from regime_proto.quantities.installed import choose
+from regime_proto.quantities.installed import choose, possible
+from regime_proto.quantities.interior_flips import INTERIOR_POINTS, looking_at
 from regime_proto.quantities.measuring import stored_bytes
 from regime_proto.runtime.device import cores
 from regime_proto.runtime.memory import available_bytes
@@ -75,6 +77,8 @@ class Plan:
         See `Reading`.
     quantities : tuple of Quantity
         What is measured beside weight deltas and flips.
+    interior_points : int
+        Points between two checkpoints at which one of these looks.
     known_fingerprints : tuple of str
         Of the first checkpoints, some of which may be gone.
     """
@@ -89,6 +93,7 @@ class Plan:
     sample_seed: int = 0
     weights: str | None = None
     quantities: tuple[Quantity, ...] = ()
+    interior_points: int = INTERIOR_POINTS
     known_fingerprints: tuple[str, ...] = ()
 
     @property
@@ -171,6 +176,9 @@ class Plan:
         protocol: list[object] = [layout.PLAIN_VERSION, self.program.sha256, probe_sha256(self.probe)]
         protocol += [[gate.node for gate in self.gates], self.sample_units, self.sample_seed, self.weights]
         protocol += [self.source.step_kind]
+        if any(quantity.against == "last" for quantity in self.quantities):
+            # All rows change with it, so a run that has grown is another one.
+            protocol += [stamps(self.source.checkpoints[-1].path)]
         chain = list(self.known_fingerprints)
         for checkpoint in self.source.checkpoints[len(chain) :]:
             link = [chain[-1] if chain else protocol, checkpoint.step, stamps(checkpoint.path)]
@@ -231,17 +239,24 @@ def planned(
     """
     found = find_gates(program)
     _warn_of_nested(found)
+    gates = select_gates(found, settings.gates)
+    samples = axes_of(probe, program.probe_inputs)[0]
+
+    def why_not(quantity: Quantity) -> str:
+        return obstacle(quantity, program, gates, samples, is_one=variants is None)
+
     return Plan(
         source=source,
         program=program,
         probe=probe,
-        gates=select_gates(found, settings.gates),
+        gates=gates,
         all_gates=found,
         variants=variants,
         sample_units=settings.sample_units,
         sample_seed=settings.sample_seed,
         weights=settings.source.weights,
-        quantities=choose(settings.measure),
+        quantities=looking_at(possible(settings.measure, why_not, tell=True), settings.interior_points),
+        interior_points=settings.interior_points,
     )
 
 

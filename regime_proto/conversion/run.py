@@ -20,6 +20,7 @@ from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.conversion.sharding import agreed, foreseen_rows
 from regime_proto.engine.calibrated import Calibrated
 from regime_proto.quantities.installed import choose, known_quantities
+from regime_proto.quantities.interior_flips import INTERIOR_POINTS, looking_at
 from regime_proto.runtime.device import runtime_version
 from regime_proto.schema.assemble import note
 from regime_proto.schema.doubts import describe_invalid, describe_order
@@ -56,6 +57,7 @@ def convert(
     embed: str = "program",
     noise: str = "quick",
     measure: str | Sequence[str] = (),
+    interior_points: int = INTERIOR_POINTS,
     distance: bool = False,
     notes: Mapping[str, object] | None = None,
     adapter: str | None = None,
@@ -115,9 +117,11 @@ def convert(
         place, which takes one more pass. ``full``: that, and another number of threads (on a GPU the CPU), for the
         first, the middle and the last state: nine more passes. The trajectory says what was measured.
     measure : str or sequence of str
-        Quantities to measure beside weight deltas and flips, by name, or ``"all"``, ``"weights"``, ``"masks"``;
-        `regime quantities` lists them. Those against the first checkpoint take one more state in memory. A trajectory
-        that has a quantity keeps it.
+        Quantities to measure beside weight deltas and flips, by name, or ``"all"``, ``"weights"``, ``"patterns"``,
+        ``"function"``; `regime quantities` lists them. Those against the first or the last checkpoint take one more
+        state in memory each. A trajectory that has a quantity keeps it.
+    interior_points : int
+        Points between two checkpoints at which the quantity ``interior_flips`` looks.
     distance : bool
         The same as ``measure="weight_distance_l2"``, for older scripts.
     notes : mapping of str to str, int, float or bool, optional
@@ -173,6 +177,7 @@ def convert(
         sample_units=sample_units,
         sample_seed=sample_seed,
         measure=measure,
+        interior_points=interior_points,
         distance=distance,
         adapter=adapter,
         step_pattern=step_pattern,
@@ -268,6 +273,7 @@ def decide(plan: Plan, output: Path, settings: ConversionSettings) -> Decision:
         The output holds something else, other masks, or not all quantities that were asked for.
     """
     plan.source.require_two()
+    plan = _with_held_against_last(plan, output, settings)
     notes = settings.taken_notes
     existing = _existing(plan, output, settings)
     if existing is None:
@@ -336,6 +342,8 @@ def run_plan(
     """
     settings = settings or ConversionSettings()
     decision = decide(plan, output, settings)
+    if grown is not None:
+        _require_none_against_last(decision.plan)
     if decision.is_complete:
         # A kill between joining the segments and deleting them leaves both.
         discard_segments(output)
@@ -376,8 +384,7 @@ def _carry_out(
         observing = Observing(plan, measuring, writer, progress=progress)
         with writer:
             part = rows if segments.is_shared else None
-            device = meter.session.device
-            with judging(plan, sketches, writer, part), cluster_of(settings, gaps, device) as cluster:
+            with judging(plan, sketches, writer, part), cluster_of(settings, gaps, measuring.meter.device) as cluster:
                 if cluster is None:
                     observing.begin(gaps, noise=settings.noise)
                     writer.go_to(rows.stop)
@@ -481,6 +488,22 @@ def _existing(plan: Plan, output: Path, settings: ConversionSettings) -> Header 
     return existing
 
 
+def _require_none_against_last(plan: Plan) -> None:
+    held = [quantity.name for quantity in plan.quantities if quantity.against == "last"]
+    if held:
+        raise RegimeError(
+            f"--measure {held[0]}: holds every state against the last one, which a run that is followed does not have "
+            "yet; measure it when the run is finished"
+        )
+
+
+def _with_held_against_last(plan: Plan, output: Path, settings: ConversionSettings) -> Plan:
+    """Return a plan that measures against the last checkpoint what its trajectory does: it is known by that."""
+    existing = None if settings.overwrite else existing_header(output)
+    held = () if existing is None else tuple(one for one in existing.quantities if one.against == "last")
+    return plan if existing is None or not held else _keeping(plan, replace(existing, quantities=held))
+
+
 def _keeping(plan: Plan, existing: Header) -> Plan:
     """Return the plan of a run that has grown: what its trajectory holds already is not dropped."""
     chosen = {quantity.name for quantity in plan.quantities}
@@ -490,7 +513,8 @@ def _keeping(plan: Plan, existing: Header) -> Plan:
             f"the trajectory holds the quantity {missing[0]}, which is not installed here, and it goes on with what it "
             "holds: install what measures it, or choose another output with -o"
         )
-    return replace(plan, quantities=choose(chosen | {quantity.name for quantity in existing.quantities}))
+    quantities = choose(chosen | {quantity.name for quantity in existing.quantities})
+    return replace(plan, quantities=looking_at(quantities, plan.interior_points))
 
 
 def _begun(plan: Plan, output: Path, header: Header) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from regime_proto.plugins.source_settings import AS_DETECTED, SourceSettings
 from regime_proto.quantities.installed import asked_for
+from regime_proto.quantities.interior_flips import INTERIOR_POINTS
 from regime_proto.runtime.device_names import require_device
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import nearest
@@ -38,6 +39,7 @@ class ConversionSettings:
         How the directory is read: adapter, step pattern and weights.
     device : str
     batches_per_epoch : float, optional
+    interior_points : int
     workers : int, optional
     masks, embed, noise : str
     notes : mapping, optional
@@ -71,6 +73,7 @@ class ConversionSettings:
     source: SourceSettings = AS_DETECTED
     device: str = "auto"
     batches_per_epoch: float | None = None
+    interior_points: int = INTERIOR_POINTS
     workers: int | None = None
     masks: str = "auto"
     embed: str = "program"

@@ -68,6 +68,7 @@ class Recipe:
             sample_units=settings.sample_units,
             sample_seed=settings.sample_seed,
             measure=settings.measure,
+            interior_points=settings.interior_points,
             source=settings.source,
             device=settings.device,
             noise=settings.noise,

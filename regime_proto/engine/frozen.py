@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from regime_proto.engine.session import STEADILY, Running, by_sample
-from regime_proto.program.beside_masks import Output
+from regime_proto.engine.session import Running, by_sample
 from regime_proto.program.freezing import KINDS, FreezeGates, frozen_name
 from regime_proto.program.gates import Gate
 from regime_proto.program.mask_outputs import CastWeights, Rows
@@ -55,8 +54,8 @@ class FrozenSession:
         What the states hold, by tensor.
     rows : sequence of Rows
         Where the samples lie in each gate.
-    outputs : sequence of Output
     running : Running
+        With the outputs that are wanted.
     """
 
     def __init__(
@@ -68,26 +67,12 @@ class FrozenSession:
         *,
         dtypes: Mapping[str, np.dtype],
         rows: Sequence[Rows],
-        outputs: Sequence[Output],
-        running: Running = STEADILY,
+        running: Running,
     ) -> None:
-        self._outputs, self._samples = tuple(outputs), rows[0].samples
-        numbers = [(gate, plane) for gate in range(len(gates)) for plane in range(len(gates[gate].planes))]
-        frozen = [gate for gate in gates if gate.kind in KINDS]
-        # Of all planes, those of the gates that are frozen, by the name of their input.
-        places = {gate.node: index for index, gate in enumerate(frozen)}
-        self._inputs = {
-            number: frozen_name(places[gates[gate].node], plane)
-            for number, (gate, plane) in enumerate(numbers)
-            if gates[gate].node in places
-        }
-        self._axes = [rows[gate].axis for gate, _ in numbers]
-        model = program.parse_model()
-        SplitWithoutSequences()(model)
-        kept = {output.name for output in outputs}
-        for value in [value for value in model.graph.outputs if value.name not in kept]:
-            model.graph.outputs.remove(value)
-        self._names = _freeze(model, frozen, [output.name for output in outputs])
+        self._outputs, self._samples = running.beside.outputs, rows[0].samples
+        self._inputs = _inputs(gates)
+        self._axes = [row.axis for gate, row in zip(gates, rows, strict=True) for _ in gate.planes]
+        model, self._names = _graph(program, gates, [output.name for output in self._outputs])
         CastWeights({name: ir.DataType.from_numpy(dtype) for name, dtype in dtypes.items()})(model)
         self._session = device.session(model, threads=running.threads, brief=running.brief)
         self._probe = {name: device.place(probe[name]) for name in program.probe_inputs if name in self._session.inputs}
@@ -119,10 +104,26 @@ class FrozenSession:
         return same
 
 
-def _freeze(model: ir.Model, gates: Sequence[Gate], outputs: Sequence[str]) -> dict[str, str]:
-    """Freeze gates; return under which name the graph returns each of its outputs then, in their order."""
-    FreezeGates(gates)(model)
+def _frozen(gates: Sequence[Gate]) -> list[Gate]:
+    return [gate for gate in gates if gate.kind in KINDS]
+
+
+def _inputs(gates: Sequence[Gate]) -> dict[int, str]:
+    """Return by its number the name of the input of every plane, counted over all gates, of those that are frozen."""
+    places = {gate.node: index for index, gate in enumerate(_frozen(gates))}
+    planes = [(gate.node, plane) for gate in gates for plane in range(len(gate.planes))]
+    return {number: frozen_name(places[node], plane) for number, (node, plane) in enumerate(planes) if node in places}
+
+
+def _graph(program: Program, gates: Sequence[Gate], outputs: Sequence[str]) -> tuple[ir.Model, dict[str, str]]:
+    """Return the frozen network, and under which name it returns each output."""
+    model = program.parse_model()
+    SplitWithoutSequences()(model)
+    graph = model.graph
+    for value in [value for value in graph.outputs if value.name not in outputs]:
+        graph.outputs.remove(value)
+    FreezeGates(_frozen(gates))(model)
     RemoveUnusedNodesPass()(model)
-    for value in [value for value in model.graph.inputs if not value.uses()]:
-        model.graph.inputs.remove(value)
-    return dict(zip(outputs, (str(value.name) for value in model.graph.outputs), strict=True))
+    for value in [value for value in graph.inputs if not value.uses()]:
+        graph.inputs.remove(value)
+    return model, dict(zip(outputs, (str(value.name) for value in graph.outputs), strict=True))

@@ -50,7 +50,7 @@ class Quantified:
         start = State(first, self._first_masks) if first or self._first_masks is not None else None
         self._previous_masks = packed
         try:
-            return self._measures.row(State(current, packed), before, start, WHERE), ""
+            return self._measures.row(State(current, packed), {"previous": before, "first": start}, WHERE), ""
         except RegimeError as error:
             unknown = {quantity.name: self._measures.unknown(quantity) for quantity in self._measures.quantities}
             return unknown, str(error)

@@ -2,21 +2,25 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from regime_proto.checkpoints.source import Checkpoint, State
 from regime_proto.engine.calibrated import Calibrated, chosen, layers_of, measures_of
 from regime_proto.engine.compare import Comparable, Comparer, DeviceComparer, HostComparer
+from regime_proto.engine.frozen import FrozenSession, Known
 from regime_proto.engine.masks import Permutation, find_rows, only_rows, pack_masks
-from regime_proto.engine.session import BRIEFLY, Masks, MaskSession, Placer, Running
+from regime_proto.engine.seeing import Between, beside_of, preactivations_of
+from regime_proto.engine.session import BRIEFLY, NOTHING_SEEN, Masks, MaskSession, Placer, Running, Seen
 from regime_proto.engine.variants import Variants, VariantSessions
 from regime_proto.program.gates import Gate
 from regime_proto.program.probe import COUNTED
 from regime_proto.program.program import Program
 from regime_proto.quantities import base as quantities
 from regime_proto.quantities.deltas import non_finite
+from regime_proto.quantities.interior_flips import INTERIOR_POINTS
+from regime_proto.quantities.measuring import Measures
 from regime_proto.runtime.device import Device, Placed
 from regime_proto.schema.errors import RegimeWarning
 from regime_proto.schema.flips import FlipCounter
@@ -56,11 +60,35 @@ class Measured:
     comparable : Comparable
     finite : bool
         Whether no activation was NaN or Inf.
+    seen : Seen
+        What else the pass returned.
     """
 
     state: Bound
     comparable: Comparable
     finite: bool
+    seen: Seen = NOTHING_SEEN
+
+    @property
+    def known(self) -> Known:
+        """The state as one whose function is known."""
+        assert self.seen.outputs is not None  # noqa: S101
+        return Known(self.state.placed, self.seen.regions, self.seen.outputs)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A state that all others are held against.
+
+    Parameters
+    ----------
+    state : State
+    known : Known, optional
+        Where the function of states is held against its own.
+    """
+
+    state: quantities.State
+    known: Known | None
 
 
 @dataclass(frozen=True)
@@ -82,6 +110,10 @@ class MeterSettings:
     defers : bool
         Leave it to the caller to verify that the samples are where the shapes of the gates say, by
         `Meter.require_samples`; where these do not say it, that is found out all the same.
+    last : mapping of str to array, optional
+        The last state, under the program's names, where a quantity is held against it.
+    interior_points : int
+        Points between two states at which `interior_flips` looks.
     """
 
     sample_units: int | None = None
@@ -90,6 +122,8 @@ class MeterSettings:
     threads: int = 1
     measured: tuple[quantities.Quantity, ...] = ()
     defers: bool = False
+    last: Mapping[str, Array] | None = None
+    interior_points: int = INTERIOR_POINTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,17 +135,23 @@ class Meter(Calibrated):
     session : MaskSession
     placer : Placer
     comparer : Comparer
-    first : State, optional
-        A copy of the first state, where quantities are held against it.
+    references : mapping of str to Reference
+        The first and the last state, where quantities are held against them.
     others : VariantSessions, optional
         Programs and sessions of checkpoints whose graphs differ.
+    frozen : FrozenSession, optional
+        Where the function of states is held against that of others.
+    between : Between, optional
+        Where points between two states are looked at.
     """
 
     session: MaskSession
     placer: Placer
     comparer: Comparer
-    first: quantities.State | None = None
+    references: Mapping[str, Reference] = field(default_factory=dict)
     others: VariantSessions | None = None
+    frozen: FrozenSession | None = None
+    between: Between | None = None
 
     @classmethod
     def calibrate(
@@ -153,7 +193,9 @@ class Meter(Calibrated):
         rows = chosen(rows, gates, settings.sample_units, settings.seed)
         layers = layers_of(gates, rows)
 
-        running = Running(settings.threads)
+        measures = measures_of(settings.measured, program, layers, rows)
+        plainly = Running(settings.threads)
+        running = replace(plainly, beside=beside_of(measures, program, permutation.samples))
 
         def session_of(program: Program, gates: Sequence[Gate]) -> MaskSession:
             return MaskSession(program, gates, probe, device, dtypes=placer.dtypes, rows=rows, running=running)
@@ -165,12 +207,17 @@ class Meter(Calibrated):
             comparer = DeviceComparer(device, {name: placed[name] for name in names}, layers)
         session = session_of(program, gates)
         _tell_of_host(session)
-        measures = measures_of(settings.measured, program, layers, rows)
-        kept = None
-        if measures.keep_first:
-            masks = pack_masks(session.run(placed)) if measures.keep_first_masks else None
-            # A copy: it is needed when the file that it may be a view of was written again, or is gone.
-            kept = quantities.State({name: np.array(first[name]) for name in names}, masks)
+        frozen = between = None
+        if measures.frozen_against:
+            frozen = FrozenSession(program, gates, probe, device, dtypes=placer.dtypes, rows=rows, running=running)
+        if quantities.INTERIOR in measures.needs():
+            plain = MaskSession(program, gates, probe, device, dtypes={}, rows=rows, running=plainly)
+            between = Between(plain, settings.interior_points)
+        references = {
+            name: _reference(measures, name, state, session, placer)
+            for name, state in (("first", first), ("last", settings.last))
+            if state is not None and measures.needs(name)
+        }
         others = None if variants is None else VariantSessions(variants, gates, session_of)
         return cls(
             program=program,
@@ -183,8 +230,10 @@ class Meter(Calibrated):
             session=session,
             placer=placer,
             comparer=comparer,
-            first=kept,
+            references=references,
             others=others,
+            frozen=frozen,
+            between=between,
         )
 
     def run(self, weights: Mapping[str, Array]) -> Masks:
@@ -229,7 +278,7 @@ class Meter(Calibrated):
         masks = session.run(state.placed)
         planes = masks.planes if self.session.device.resident else ()
         comparable = Comparable(state.weights, state.placed, planes, pack_masks(masks))
-        return Measured(state, comparable, masks.finite)
+        return Measured(state, comparable, masks.finite, masks.seen)
 
     def compare(self, current: Measured, previous: Measured | None) -> Observation:
         """Return the observation of `current`."""
@@ -252,18 +301,63 @@ class Meter(Calibrated):
             mask=current.comparable.packed,
             metrics=current.state.metrics,
             flip_fraction_error=self.flip_fraction_error(current.comparable.packed, before.comparable.packed),
-            quantities=self.measures.row(
-                self._seen(current),
-                None if previous is None else self._seen(previous),
-                self.first,
-                str(current.state.checkpoint.path),
-            ),
+            quantities=self._quantities(current, previous),
         )
 
-    def _seen(self, measured: Measured) -> quantities.State:
-        """Return what quantities see of a state."""
-        weights = {name: measured.comparable.weights[name] for name in self.measures.network.tensors}
-        return quantities.State(weights, measured.comparable.packed)
+    def _quantities(self, current: Measured, previous: Measured | None) -> dict[str, Array]:
+        """Return the quantities of a state by name."""
+        if not self.measures.quantities:
+            return {}
+        state = _state(self.measures, current.comparable.weights, current.comparable.packed, current.seen)
+        others = {name: reference.state for name, reference in self.references.items()}
+        before = None
+        if previous is not None:
+            before = _state(self.measures, previous.comparable.weights, previous.comparable.packed, previous.seen)
+            if self.between is not None:
+                ends = (previous.comparable.weights, current.comparable.weights)
+                state = replace(state, interior=self.between.masks(*ends))
+        state = replace(state, changes=self._changes(current, previous))
+        where = str(current.state.checkpoint.path)
+        return self.measures.row(state, {"previous": before, **others}, where)
+
+    def _changes(self, current: Measured, previous: Measured | None) -> dict[str, Array]:
+        """Return how the function of a state differs from that of others, by the observation that these are."""
+        if self.frozen is None:
+            return {}
+        known = {name: reference.known for name, reference in self.references.items()}
+        known["previous"] = None if previous is None else previous.known
+        against = {name: known[name] for name in self.measures.frozen_against}
+        return {name: self.frozen.changes(current.known, other) for name, other in against.items() if other is not None}
+
+
+def _reference(
+    measures: Measures, name: str, weights: Mapping[str, Array], session: MaskSession, placer: Placer
+) -> Reference:
+    """Return a state that others are held against, with what they need of it."""
+    needs, tensors = measures.needs(name), measures.network.tensors
+    is_run = needs != {quantities.WEIGHTS}
+    # Copies: they are needed when the file that they may be views of was written again, or is gone.
+    kept = {key: np.array(array) for key, array in weights.items() if is_run or key in tensors}
+    if not is_run:
+        return Reference(quantities.State(kept), None)
+    placed = placer.place(kept, f"the {name} checkpoint")
+    masks = session.run(placed)
+    known = None
+    if quantities.FROZEN in needs:
+        assert masks.seen.outputs is not None  # noqa: S101
+        known = Known(placed, masks.seen.regions, masks.seen.outputs)
+    return Reference(_state(measures, kept, pack_masks(masks), masks.seen), known)
+
+
+def _state(measures: Measures, weights: Mapping[str, Array], packed: Array, seen: Seen) -> quantities.State:
+    """Return what quantities see of a state."""
+    return quantities.State(
+        weights={name: weights[name] for name in measures.network.tensors},
+        masks=packed,
+        preactivations=preactivations_of(seen, measures.network.layer_units),
+        outputs=seen.outputs,
+        fingerprint=seen.fingerprint,
+    )
 
 
 def _tell_of_host(session: MaskSession) -> None:

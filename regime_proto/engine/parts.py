@@ -16,7 +16,7 @@ from regime_proto.program.mask_outputs import Rows
 from regime_proto.program.partition import Cutting
 from regime_proto.program.probe import COUNTED
 from regime_proto.program.program import Program
-from regime_proto.quantities.base import WEIGHTS, Quantity
+from regime_proto.quantities.base import MASKS, WEIGHTS, Quantity
 from regime_proto.runtime.device import Device, Placed
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
@@ -164,10 +164,11 @@ def require_measurable(measured: Sequence[Quantity]) -> None:
     RegimeError
         Names it.
     """
-    whole = [one.name for one in measured if one.term is None and WEIGHTS in one.needs]
+    whole = [one for one in measured if one.term is None and set(one.needs) != {MASKS}]
     if whole:
+        needed = "weights" if WEIGHTS in whole[0].needs else whole[0].needs[-1]
         raise RegimeError(
-            f"--measure {whole[0]}: needs the weights of a state all at once, which are not there when a run is "
+            f"--measure {whole[0].name}: needs the {needed} of a state all at once, which are not there when a run is "
             "measured part by part; leave it out, or say --parts off"
         )
 

@@ -82,10 +82,13 @@ class Running:
         Of a pass; one, where several are under way at once.
     brief : bool
         Whether only a few states will be run.
+    beside : Beside
+        What a pass returns beside the masks; that takes rows.
     """
 
     threads: int = 1
     brief: bool = False
+    beside: Beside = NOTHING
 
 
 STEADILY, BRIEFLY = Running(), Running(brief=True)
@@ -131,8 +134,6 @@ class MaskSession:
     nudged : int, optional
         Seed; with it every weight is moved by one unit in the last place.
     running : Running
-    beside : Beside
-        What the pass returns beside the masks; it takes `rows`.
 
     Attributes
     ----------
@@ -151,11 +152,10 @@ class MaskSession:
         rows: Sequence[Rows] | None = None,
         nudged: int | None = None,
         running: Running = STEADILY,
-        beside: Beside = NOTHING,
     ) -> None:
         self.gates = tuple(gates)
         self.device = device
-        self.beside = beside
+        self.beside = beside = running.beside
         self._samples = None if rows is None else rows[0].samples
         packs = rows is not None and device.resident
         model = mask_graph(program, gates, dtypes=dtypes, rows=rows, packed=packs, nudged=nudged, beside=beside)

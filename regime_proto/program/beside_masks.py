@@ -173,10 +173,20 @@ def _preactivations(
     )
 
 
-def last_product(program: Program) -> str:
-    """Return the name of the node whose input is the fingerprint, "" if there is none."""
+def last_product(program: Program, samples: int) -> str:
+    """Return the name of the node whose input is the fingerprint; "" if there is none that belongs to samples."""
     found = _last_product(program.model.graph, program.probe_inputs)
-    return "" if found is None else str(found[0].name)
+    value = None if found is None else found[0].inputs[found[1]]
+    if found is None or value is None or _sample_axis(value, samples) in (None, _feature_axis_of(*found)):
+        return ""
+    return str(found[0].name)
+
+
+def _feature_axis_of(node: ir.Node, place: int) -> int:
+    value = node.inputs[place]
+    assert value is not None  # noqa: S101
+    assert value.shape is not None  # noqa: S101
+    return _feature_axis(node, place, len(value.shape))
 
 
 def _last_product(graph: ir.Graph, probe_inputs: Sequence[str]) -> tuple[ir.Node, int] | None:

@@ -1,22 +1,37 @@
 """Finds the quantities, built in or third-party, through the entry-point group ``regime_proto.quantities``."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 
-from regime_proto.quantities.base import MASKS, WEIGHTS, Quantity
+from regime_proto.quantities.base import (
+    FINGERPRINT,
+    FROZEN,
+    INTERIOR,
+    MASKS,
+    OUTPUTS,
+    PREACTIVATIONS,
+    WEIGHTS,
+    Quantity,
+)
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.layout import BY_NAME, WEIGHT_DISTANCE
 from regime_proto.schema.nearest import did_you_mean
 from regime_proto.schema.types import as_tuple
+from regime_proto.schema.words import few
 
 GROUP = "regime_proto.quantities"
 
 GROUPS: dict[str, Callable[[Quantity], bool]] = {
     "all": lambda _: True,
-    WEIGHTS: lambda quantity: quantity.needs == (WEIGHTS,),
-    MASKS: lambda quantity: quantity.needs == (MASKS,),
+    "weights": lambda quantity: quantity.needs == (WEIGHTS,),
+    "patterns": lambda quantity: set(quantity.needs) <= {MASKS, PREACTIVATIONS, INTERIOR},
+    "function": lambda quantity: (
+        not {OUTPUTS, FINGERPRINT, FROZEN}.isdisjoint(quantity.needs)
+        # Against the observation before, what patterns change is of second order.
+        and not (FROZEN in quantity.needs and quantity.against == "previous")
+    ),
 }
 """Words that stand for several quantities at once."""
 
@@ -57,6 +72,34 @@ def asked_for(measure: str | Iterable[str], *, distance: bool) -> tuple[str, ...
     """Return the names in ``measure=``, with the one that ``distance=True`` stands for."""
     names = as_tuple(measure)
     return (*names, WEIGHT_DISTANCE.name) if distance else names
+
+
+def possible(names: Sequence[str], obstacle: Callable[[Quantity], str], *, tell: bool) -> tuple[Quantity, ...]:
+    """Choose quantities, those of a group only where they can be measured.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As in `choose`.
+    obstacle : callable
+        Returns in words why a quantity cannot be measured, nothing if it can.
+    tell : bool
+        Warn of those that are left out.
+
+    Raises
+    ------
+    RegimeError
+        There is none of that name; or one that was asked for by its own cannot be measured.
+    """
+    chosen = choose(names)
+    reasons = {quantity.name: reason for quantity in chosen if (reason := obstacle(quantity))}
+    for name, reason in reasons.items():
+        if name in names:
+            raise RegimeError(f"--measure {name}: {reason}")
+    for reason in dict.fromkeys(reasons.values()) if tell else ():
+        left_out = [name for name, why in reasons.items() if why == reason]
+        warnings.warn(f"not measured: {few(left_out)}: {reason}", RegimeWarning, stacklevel=3)
+    return tuple(quantity for quantity in chosen if quantity.name not in reasons)
 
 
 def choose(names: Iterable[str]) -> tuple[Quantity, ...]:

@@ -1,10 +1,16 @@
 """Which units leave their region between two observations and are back at the second: what Eq. 3 cannot see."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import numpy as np
 
 from regime_proto.quantities.base import INTERIOR, MASKS, Network, Quantity, State
 from regime_proto.schema.flips import units_apart
 from regime_proto.schema.types import Array
+
+INTERIOR_POINTS = 3
+"""Points between two states, unless told otherwise."""
 
 
 def _count(current: State, other: State | None, network: Network) -> Array:
@@ -18,6 +24,12 @@ def _count(current: State, other: State | None, network: Network) -> Array:
         left = [before | now for before, now in zip(left, away, strict=True)]
     pairs = zip(left, moved, strict=True)
     return np.array([np.bitwise_count(units & ~ends).sum(axis=1, dtype=np.int64) for units, ends in pairs])
+
+
+def looking_at(quantities: Iterable[Quantity], points: int) -> tuple[Quantity, ...]:
+    """Return quantities, of which those that look between two states say at how many points."""
+    said = f" (N = {points})"
+    return tuple(replace(one, definition=one.definition + said) if INTERIOR in one.needs else one for one in quantities)
 
 
 QUANTITY = Quantity(

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from regime_proto.quantities.base import MASKS, WEIGHTS, Network, Quantity, State, sums_of
+from regime_proto.quantities.base import FROZEN, MASKS, WEIGHTS, Network, Quantity, State, sums_of
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
@@ -30,23 +30,31 @@ class Measures:
     @property
     def keep_first(self) -> bool:
         """Whether a state is held against the first one, of which a copy is needed."""
-        return any(quantity.against == "first" for quantity in self.quantities)
+        return bool(self.needs("first"))
 
     @property
     def keep_first_masks(self) -> bool:
         """Whether the masks of the first state are needed too."""
-        return any(quantity.against == "first" and MASKS in quantity.needs for quantity in self.quantities)
+        return MASKS in self.needs("first")
 
-    def row(self, current: State, previous: State | None, first: State | None, where: str) -> dict[str, Array]:
+    def needs(self, *against: str) -> set[str]:
+        """Return what those against some observations need, all of them if none is given; see `base.NEEDS`."""
+        return {need for one in self.quantities if not against or one.against in against for need in one.needs}
+
+    @property
+    def frozen_against(self) -> tuple[str, ...]:
+        """The observations that the function of a state is held against, with gates frozen."""
+        return tuple(dict.fromkeys(one.against for one in self.quantities if FROZEN in one.needs))
+
+    def row(self, current: State, others: Mapping[str, State | None], where: str) -> dict[str, Array]:
         """Return the values of one observation by quantity.
 
         Parameters
         ----------
         current : State
-        previous : State, optional
-            None where nothing precedes, or where that is not known.
-        first : State, optional
-            None where no quantity needs it.
+        others : mapping of str to State, optional
+            By the observation that it is: the previous one, None where nothing precedes or that is not known; the first
+            and the last, where a quantity needs them.
         where : str
             Named in errors.
 
@@ -55,9 +63,8 @@ class Measures:
         RegimeError
             A quantity fails; names it.
         """
-        others = {"": None, "previous": previous, "first": first}
         return {
-            quantity.name: self.values(quantity, current, others[quantity.against], where)
+            quantity.name: self.values(quantity, current, others.get(quantity.against), where)
             for quantity in self.quantities
         }
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from regime_proto.quantities.base import Quantity
-from regime_proto.quantities.installed import choose
+from regime_proto.quantities.base import MASKS, WEIGHTS, Quantity
+from regime_proto.quantities.installed import possible
 from regime_proto.recording.observations import Callback
 from regime_proto.recording.pace import Pace
 from regime_proto.recording.schedule import Every, Schedule, Share, Steps, as_every
@@ -99,7 +99,7 @@ class RecordingSettings:
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
         """The quantities to measure beside weight deltas and flips."""
-        return choose(self.measure)
+        return possible(self.measure, _obstacle, tell=False)
 
     @property
     def keeps_first(self) -> bool:
@@ -110,3 +110,10 @@ class RecordingSettings:
     def resumes(self) -> bool:
         """Whether the trajectory of an earlier run goes on."""
         return self.resume is not False
+
+
+def _obstacle(quantity: Quantity) -> str:
+    """Return in words why a quantity is not recorded; nothing if it is."""
+    if set(quantity.needs) <= {WEIGHTS, MASKS} and quantity.against != "last":
+        return ""
+    return "measured of saved checkpoints only, by regime convert --measure"
