@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regime_proto.analyzer.result import LayerResult, Result
+from regime_proto.analyzer.structure import LEVEL, Structure
 from regime_proto.analyzer.verdict import verdict
 from regime_proto.cli.console import is_plain
 from regime_proto.report.figure import number
@@ -119,6 +120,12 @@ def _numbers(result: Result) -> Table:
     if result.distance is not None:
         half = f"‖w − w₀‖ at the end; half of it by {result.step_kind} {result.distance.half_at}"
         table.add_row("distance", number(result.distance.last, ".3g"), half)
+    if result.structure is not None:
+        at = f"{result.step_kind} {result.curves['step'].to_numpy()[0]}"
+        table.add_row(
+            "structure", number(result.structure.first, ".2f"), f"structural share to the last state, at {at}"
+        )
+        table.add_row("", "", _structure(result, result.structure))
     if result.noise_floor is not None:
         late = f"late in the run Δa is {result.late_pattern_change:.1e}"
         floor = f"{result.noise_floor:.0e}" if result.noise_floor else "0"
@@ -128,6 +135,13 @@ def _numbers(result: Result) -> Table:
             "error", f"{result.pattern_error:.0e}", "largest standard error of Δa: only some units were looked at"
         )
     return table
+
+
+def _structure(result: Result, found: Structure) -> str:
+    what = "structural share to the last state"
+    if found.below_from is None:
+        return f"{what} does not stay below {LEVEL}"
+    return f"{what} falls below {LEVEL} at {result.step_kind} {found.below_from}"
 
 
 def _intervals(result: Result) -> list[str]:

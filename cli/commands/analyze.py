@@ -104,8 +104,11 @@ def analyze(
         would(f"analyze {trajectory}, and write nothing")
         return
     if as_json:
+        from regime_proto.analyzer.besides import besides
+
         # Those of the conversion come before those of the analysis.
-        click.echo(json.dumps({**result.to_json(), "warnings": messages.warnings}, allow_nan=False))
+        found = {**result.to_json(), **besides(trajectory, steps), "warnings": messages.warnings}
+        click.echo(json.dumps(found, allow_nan=False))
         return
     from regime_proto.cli import render
 

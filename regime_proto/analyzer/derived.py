@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from regime_proto.analyzer.series import by_blocks
-from regime_proto.schema.layout import QUANTITY_PREFIX, TENSOR
+from regime_proto.schema.layout import QUANTITY_PREFIX, SAMPLE, TENSOR
 from regime_proto.schema.types import Array
 
 EACH = "_each"
@@ -29,8 +29,10 @@ class Derived:
         The variables that it follows from.
     network : callable
         From the whole trajectory, the chosen part and the numbers of the kept observations to (interval,) float64.
-    tensors : callable, optional
-        From the chosen part and these numbers to (interval, tensor) float64.
+    each : callable, optional
+        From the chosen part and these numbers to (interval, entry) float64.
+    dim : str
+        The dimension of its entries.
     """
 
     name: str
@@ -39,7 +41,8 @@ class Derived:
     against: str
     needs: tuple[str, ...]
     network: Callable[[xr.Dataset, xr.Dataset, Array], Array]
-    tensors: Callable[[xr.Dataset, Array], Array] | None = None
+    each: Callable[[xr.Dataset, Array], Array] | None = None
+    dim: str = TENSOR
 
     def curves(self, whole: xr.Dataset, chosen: xr.Dataset, kept: Array) -> Iterator[xr.DataArray]:
         """Yield its curves; see `quantity_curves.quantity_curves`."""
@@ -49,13 +52,13 @@ class Derived:
             "against": self.against,
             "definition": self.definition,
             "curve": "",
-            "dims": "" if self.tensors is None else TENSOR,
+            "dims": "" if self.each is None else self.dim,
         }
         name = f"{QUANTITY_PREFIX}{self.name}"
         yield xr.DataArray(self.network(whole, chosen, kept), dims=("step",), name=name, attrs=said)
-        if self.tensors is not None:
-            each = self.tensors(chosen, kept)
-            yield xr.DataArray(each, dims=("step", TENSOR), name=f"{name}{EACH}", attrs=said)
+        if self.each is not None:
+            each = self.each(chosen, kept)
+            yield xr.DataArray(each, dims=("step", self.dim), name=f"{name}{EACH}", attrs=said)
 
 
 def _norms(trajectory: xr.Dataset, variable: str, rows: Array) -> Array:
@@ -89,6 +92,24 @@ def _cosine(against: str) -> Callable[[xr.Dataset, xr.Dataset, Array], Array]:
     return distance
 
 
+def _shares(against: str) -> Callable[[xr.Dataset, Array], Array]:
+    def of_samples(chosen: xr.Dataset, kept: Array) -> Array:
+        parts = (f"{QUANTITY_PREFIX}{part}_change_l2_{against}" for part in ("structural", "quantitative"))
+        structural, quantitative = (by_blocks(chosen[part], kept, np.asarray) for part in parts)
+        return _divided(structural, structural + quantitative)
+
+    return of_samples
+
+
+def _mean_share(against: str) -> Callable[[xr.Dataset, xr.Dataset, Array], Array]:
+    def mean(_: xr.Dataset, chosen: xr.Dataset, kept: Array) -> Array:
+        shares = _shares(against)(chosen, kept)
+        counts = np.sum(~np.isnan(shares), axis=1)
+        return _divided(np.nansum(shares, axis=1), counts)
+
+    return mean
+
+
 DERIVED = (
     Derived(
         name="relative_update",
@@ -97,7 +118,7 @@ DERIVED = (
         against="previous",
         needs=(_DELTA, _NORM),
         network=_update,
-        tensors=_updates,
+        each=_updates,
     ),
     *(
         Derived(
@@ -109,5 +130,18 @@ DERIVED = (
             network=_cosine(against),
         )
         for against in ("previous", "first")
+    ),
+    *(
+        Derived(
+            name=f"structural_share_{against}",
+            meaning=f"part of the change of the outputs against the {against} observation that came by moving patterns",
+            definition="||s|| / (||s|| + ||q||), mean over the samples",
+            against=against,
+            needs=tuple(f"{QUANTITY_PREFIX}{part}_change_l2_{against}" for part in ("structural", "quantitative")),
+            network=_mean_share(against),
+            each=_shares(against),
+            dim=SAMPLE,
+        )
+        for against in ("previous", "first", "last")
     ),
 )

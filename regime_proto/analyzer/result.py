@@ -9,6 +9,7 @@ from regime_proto.analyzer.distance import Distance, read_distance
 from regime_proto.analyzer.quantity_curves import QuantityResult
 from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.settled import Settled
+from regime_proto.analyzer.structure import Structure, read_structure
 from regime_proto.analyzer.uncertainty import Uncertainty
 from regime_proto.schema.numbers import finite
 
@@ -129,6 +130,11 @@ class Result:
         """How far the weights have come from their start; None where the file does not say."""
         return read_distance(self.curves)
 
+    @property
+    def structure(self) -> Structure | None:
+        """When what was still to be learned no longer needed other patterns; None where the file does not say."""
+        return read_structure(self.curves)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON object; numbers are finite or None."""
         return {
@@ -160,6 +166,7 @@ class Result:
             "late_pattern_change": finite(self.late_pattern_change),
             "pattern_error": None if self.pattern_error is None else finite(self.pattern_error),
             "distance": None if self.distance is None else {**vars(self.distance), "last": finite(self.distance.last)},
+            "structure": None if self.structure is None else self.structure.to_json(),
             "quantities": {
                 name: {
                     "unit": quantity.unit,

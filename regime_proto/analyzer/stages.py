@@ -26,6 +26,9 @@ _POINTS = 120
 _SHORTEST = 4
 _NEEDED = 'loss stages need ruptures: pip install "regime-proto[report]"'
 
+# As libraries call them; parts of names.
+_LOSSES = ("loss", "perplexity", "error", "nll", "cross_entropy")
+
 STABLE, TRANSITION, CHAOTIC = "STABLE", "TRANSITION", "CHAOTIC"
 PERCENTILES = (30.0, 70.0)
 """Of the cosines of the same run; by construction three tenths of it are then stable, and three tenths chaotic."""
@@ -49,6 +52,11 @@ class Stage:
     first: int
     last: int
     slope: float
+
+
+def is_loss(name: str) -> bool:
+    """Whether a metric is one of those that training makes smaller."""
+    return any(part in name.lower() for part in _LOSSES)
 
 
 def loss_stages(steps: Array, loss: Array, *, flat: float = FLAT) -> tuple[Stage, ...]:

@@ -2,13 +2,14 @@
 
 from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.settled import Settled
+from regime_proto.analyzer.structure import LEVEL
 from regime_proto.analyzer.uncertainty import Uncertainty
 
 
 def verdict(result: Result) -> str:
     """Say in words whether the run broke, and what the ends of the curves, ρ and the thresholds allow to say."""
-    said = _settling(result)
-    return said if result.divergence is None else f"{result.divergence} {said}"
+    said = [result.divergence, _settling(result), _structure(result)]
+    return " ".join(sentence for sentence in said if sentence)
 
 
 def _settling(result: Result) -> str:
@@ -27,6 +28,21 @@ def _settling(result: Result) -> str:
     settled = "may have settled" if doubts else "settled"
     unsure = f", but {' and '.join(doubts)}" if doubts else ""
     return f"{first} {settled} earlier than {second}: every reading says so{unsure}.{sampled}"
+
+
+def _structure(result: Result) -> str:
+    """Say how much of what was still to be learned needed other patterns; nothing where that is not known."""
+    found = result.structure
+    if found is None:
+        return ""
+    first = result.curves["step"].to_numpy()[0]
+    said = (
+        f"At {result.step_kind} {first} {found.first:.0%} of what the outputs had still to change needed other patterns"
+    )
+    if found.below_from is None:
+        return f"{said}; that part did not stay below {LEVEL:.0%}."
+    since = "ever since" if found.below_from == first else f"from {result.step_kind} {found.below_from} on"
+    return f"{said}; {since} it was less than {LEVEL:.0%}, and weights within patterns did the rest."
 
 
 def _unsettled(found: Settled) -> str:

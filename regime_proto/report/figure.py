@@ -19,6 +19,8 @@ WEIGHT = "var(--weight)"
 PATTERN = "var(--pattern)"
 NEUTRAL = "var(--neutral)"
 FAINT = "var(--faint)"
+WEIGHT_SOFT = "var(--weight-soft)"
+PATTERN_SOFT = "var(--pattern-soft)"
 
 
 @dataclass(frozen=True)

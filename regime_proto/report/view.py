@@ -10,11 +10,14 @@ import numpy as np
 import xarray as xr
 
 from regime_proto.analyzer.analyze import analyze_with
+from regime_proto.analyzer.besides import stages_of
+from regime_proto.analyzer.pattern_statistics import PatternStatistics, pattern_statistics
 from regime_proto.analyzer.patterns import LATE, Patterns, read_patterns
 from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.samples import read_sample_changes
 from regime_proto.analyzer.selection import restrict
 from regime_proto.analyzer.settings import AnalysisSettings
+from regime_proto.analyzer.stages import Stage
 from regime_proto.report.binning import bin_edges, bin_means
 from regime_proto.schema.dataset import open_trajectory
 from regime_proto.schema.errors import TrajectoryError
@@ -75,6 +78,10 @@ class RunView:
     samples : SampleView
     patterns : Patterns or None
         None where fewer than two masks are stored.
+    statistics : PatternStatistics or None
+        The same.
+    stages : mapping of str to tuple of Stage
+        Of every loss, by its name.
     facts : mapping of str to int
         Sizes: samples, layers, units, tensors, parameters; and padded, the pairs of a layer and a sample in which not
         all units count.
@@ -88,6 +95,8 @@ class RunView:
     edges: Array
     samples: SampleView
     patterns: Patterns | None
+    statistics: PatternStatistics | None
+    stages: Mapping[str, tuple[Stage, ...]]
     facts: Mapping[str, int]
 
     @property
@@ -127,6 +136,8 @@ def read_view(
                 edges=edges,
                 samples=_samples(chosen, edges),
                 patterns=read_patterns(chosen),
+                statistics=pattern_statistics(chosen),
+                stages=stages_of(chosen),
                 facts=_facts(trajectory),
             )
     except OSError as error:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from regime_proto.analyzer.stages import FLAT
 from regime_proto.report.binning import bin_edges, bin_means
 from regime_proto.report.figure import FAINT, NEUTRAL, PATTERN, WEIGHT, Figure, Switch, Table, number, numbers
 from regime_proto.report.names import distinct, in_plotly
@@ -126,7 +127,7 @@ def raw(view: RunView) -> Figure:
         title="As measured",
         caption=(
             "Δw is the mean |change| of a trainable parameter between observations, Δa the share of units that "
-            f"switched, mean over the layers.{also}{thinned(view)}"
+            f"switched, mean over the layers.{also}{_stages(view)}{thinned(view)}"
         ),
         summary=(
             f"Line charts over {result.step_kind}s, one above the other: {', '.join(['Δw', 'Δa', *beside])}. "
@@ -138,6 +139,16 @@ def raw(view: RunView) -> Figure:
         height=120 + 130 * len(panels),
         switches=(Switch("logarithmic Δw and Δa", "log-axis", ("yaxis", "yaxis2")),),
     )
+
+
+def _stages(view: RunView) -> str:
+    """Say which stages the losses go through."""
+    kind = view.result.step_kind
+    said = [
+        f" Stages of {name}: {', '.join(f'{stage.kind} to {kind} {stage.last}' for stage in stages)}."
+        for name, stages in view.stages.items()
+    ]
+    return "".join(said) + (f" (A plateau is flatter than {FLAT:g} of the steepest descent; ours.)" if said else "")
 
 
 def _stacked(

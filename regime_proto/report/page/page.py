@@ -18,6 +18,8 @@ from regime_proto.report.page import (
     mask_figures,
     quantity_figures,
     reading_figures,
+    statistics_figures,
+    structure_figures,
     words,
 )
 from regime_proto.report.page.comparison_figures import overlay, published
@@ -148,11 +150,13 @@ def chapter(view: RunView) -> Chapter:
     figures.append(layer_figures.sample_map(view))
     if view.patterns is not None:
         figures.append(mask_figures.units(view, view.patterns))
+        figures += [] if view.statistics is None else [statistics_figures.statistics(view, view.statistics)]
     else:
         missing.append(
             "Fewer than two masks are stored, so Δa against stride, agreement and single units cannot be shown; "
             "convert with --masks all or every=N to have them."
         )
+    figures += structure_figures.structure(view)
     figures += quantity_figures.quantities(view)
     if not view.metrics:
         missing.append("The trajectory holds no loss or score that could be drawn beside the curves.")

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
+from regime_proto.analyzer.stages import is_loss
 from regime_proto.schema.errors import RegimeError
 
 # As libraries call them; parts of names.
-_LOSSES = ("loss", "perplexity", "error", "nll", "cross_entropy")
 _SCORES = ("acc", "score", "f1", "auc", "bleu", "rouge", "matthews", "precision", "recall", "iou", "r2", "exact_match")
 # So many of a kind can be told apart in one panel.
 MOST = 2
@@ -38,11 +38,6 @@ def choose(asked: Sequence[str], there: Iterable[str]) -> tuple[tuple[str, ...],
         if len(names) > MOST:
             raise RegimeError(f"metrics {', '.join(names)}: one panel shows {MOST} {kind} at most; leave some out")
     return tuple(losses), tuple(scores)
-
-
-def is_loss(name: str) -> bool:
-    """Whether a metric is one of those that training makes smaller."""
-    return any(part in name.lower() for part in _LOSSES)
 
 
 def _is_score(name: str) -> bool:

@@ -1,0 +1,59 @@
+"""How many patterns the layers have on the probe, and how evenly these are used."""
+
+import math
+
+import numpy as np
+
+from regime_proto.analyzer.pattern_statistics import PatternStatistics
+from regime_proto.report.figure import FAINT, NEUTRAL, PATTERN, WEIGHT, Figure, Table, numbers
+from regime_proto.report.page.drawing import line
+from regime_proto.report.view import RunView
+from regime_proto.schema.types import Array
+
+
+def statistics(view: RunView, found: PatternStatistics) -> Figure:
+    """Return entropy, agreement with the ends, and both indicators of over- and underfitting, means over the layers."""
+    most = max(1.0, math.log2(found.samples))
+    shown = (
+        ("entropy, of its most", found.entropy / most, PATTERN, "solid"),
+        ("Jaccard with the first", found.jaccard_first, WEIGHT, "solid"),
+        ("Jaccard with the last", found.jaccard_last, WEIGHT, "dash"),
+        ("OUI, by pairs", found.oui_pairs, NEUTRAL, "solid"),
+        ("OUI, by units", found.oui_units, FAINT, "dash"),
+    )
+    means = [_mean(values) for _, values, _, _ in shown]
+    traces = tuple(
+        line(found.steps, values, name, color, dash=dash, hovertemplate=f"%{{y:.3f}}<extra>{name}</extra>")
+        for (name, _, color, dash), values in zip(shown, means, strict=True)
+    )
+    regions = f"{found.distinct_regions[0]} at first and {found.distinct_regions[-1]} at last"
+    kind = view.result.step_kind
+    return Figure(
+        key="statistics",
+        title="How many patterns the probe has",
+        caption=(
+            f"Means over the layers, at {len(found.steps)} observations whose masks are stored: the entropy of the "
+            f"patterns of the {found.samples} samples, as a part of log₂ of their number; the patterns in common with "
+            "the first and the last observation, as a part of those that either has; and the overfitting-underfitting "
+            f"indicator by its two published formulas. Different patterns of the whole network: {regions}."
+        ),
+        summary=f"Line chart of five statistics of patterns over {kind}s. Different patterns: {regions}.",
+        traces=traces,
+        layout={
+            "xaxis": {"title": {"text": kind}},
+            "yaxis": {"title": {"text": "share"}, "range": [0, 1.02]},
+        },
+        table=Table(
+            (kind, *(name for name, _, _, _ in shown)),
+            tuple((str(step), *numbers(row)) for step, row in zip(found.steps, np.stack(means, axis=1), strict=True)),
+        ),
+        height=300,
+    )
+
+
+def _mean(values: Array) -> Array:
+    """Return the mean over the layers, (pick,) float64; NaN where none is known."""
+    known = np.isfinite(values)
+    counts = known.sum(axis=1)
+    mean: Array = np.where(counts > 0, np.where(known, values, 0).sum(axis=1) / np.maximum(counts, 1), np.nan)
+    return mean

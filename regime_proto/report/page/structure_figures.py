@@ -1,0 +1,110 @@
+"""How much of the change of the outputs came by moving patterns, over a run."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from regime_proto.analyzer.structure import LEVEL, spread_of
+from regime_proto.report.binning import bin_edges, bin_means
+from regime_proto.report.figure import (
+    FAINT,
+    NEUTRAL,
+    PATTERN,
+    PATTERN_SOFT,
+    WEIGHT,
+    WEIGHT_SOFT,
+    Figure,
+    Table,
+    number,
+    numbers,
+)
+from regime_proto.report.page.drawing import TABLE_ROWS, line, span_text, thinned
+from regime_proto.report.view import RunView
+from regime_proto.schema.layout import QUANTITY_PREFIX
+
+_COLORS = {"last": (PATTERN, PATTERN_SOFT), "first": (WEIGHT, WEIGHT_SOFT)}
+_WORDS = {
+    "last": "of what was still to be learned",
+    "first": "of what was learned so far",
+}
+
+
+def structure(view: RunView) -> list[Figure]:
+    """Return the structural share against the last and the first state beside Δa; nothing where it is not known."""
+    curves, kind = view.result.curves, view.result.step_kind
+    known = [against for against in _WORDS if f"{QUANTITY_PREFIX}structural_share_{against}" in curves]
+    if not known:
+        return []
+    traces, columns = [], []
+    for against in known:
+        shares = curves[f"{QUANTITY_PREFIX}structural_share_{against}"].to_numpy()
+        words = _WORDS[against]
+        traces += _band(view, against)
+        hover = f"%{{y:.3f}}<extra>{words}</extra>"
+        traces.append(line(view.steps, shares, words, _COLORS[against][0], hovertemplate=hover))
+        columns.append(shares)
+    changes = curves["pattern_normalised"].to_numpy()
+    traces.append(
+        line(
+            view.steps, changes, "Δa, normalised", NEUTRAL,
+            dash="dot", yaxis="y2", hovertemplate="Δa %{y:.3f}<extra></extra>",
+        )
+    )  # fmt: skip
+    edges = bin_edges(len(view.steps), TABLE_ROWS)
+    spans = [span_text(view.steps[start], view.steps[stop - 1]) for start, stop in itertools.pairwise(edges)]
+    means = np.stack([bin_means(values, edges) for values in (*columns, changes)], axis=1)
+    found = view.result.structure
+    ends = "" if found is None else f" {_in_words(found.below_from, kind)}"
+    shown = " and ".join(_WORDS[against] for against in known)
+    return [
+        Figure(
+            key="structure",
+            title="Learned by moving patterns, or by weights within them",
+            caption=(
+                f"The structural share, ‖s‖ / (‖s‖ + ‖q‖): how much {shown} came by moving patterns with the weights "
+                "kept; the rest by moving weights within patterns. Mean over the probe samples, and around it their "
+                f"tenth to ninetieth percentile; beside it Δa.{ends}{thinned(view)}"
+            ),
+            summary=f"Line chart of the structural share over {kind}s, {shown}.{ends}",
+            traces=tuple(traces),
+            layout={
+                "xaxis": {"title": {"text": kind}},
+                "yaxis": {"title": {"text": "structural share"}, "rangemode": "tozero"},
+                "yaxis2": {
+                    "title": {"text": "Δa, normalised"}, "overlaying": "y", "side": "right", "showgrid": False,
+                    "range": [0, 1.05],
+                },
+                "shapes": [
+                    {
+                        "type": "line", "x0": 0, "x1": 1, "xref": "paper", "y0": LEVEL, "y1": LEVEL,
+                        "line": {"color": FAINT, "width": 1, "dash": "dot"},
+                    }
+                ],
+            },
+            table=Table(
+                (kind, *(f"structural share {_WORDS[against]}" for against in known), "Δa, normalised"),
+                tuple((span, *numbers(row)) for span, row in zip(spans, means, strict=True)),
+                "Means over parts of the run." if len(view.steps) > TABLE_ROWS else "",
+            ),
+            height=320,
+        )
+    ]  # fmt: skip
+
+
+def _band(view: RunView, against: str) -> list[dict[str, Any]]:
+    """Return two invisible lines, and what is filled between them."""
+    low, high = spread_of(view.result.curves, against)
+    plain = {"showlegend": False, "hoverinfo": "skip"}
+    fill = {"fill": "tonexty", "fillcolor": _COLORS[against][1]}
+    return [
+        line(view.steps, low, "", "rgba(0, 0, 0, 0)", **plain),
+        line(view.steps, high, "", "rgba(0, 0, 0, 0)", **plain, **fill),
+    ]
+
+
+def _in_words(step: int | None, kind: str) -> str:
+    level = number(LEVEL)
+    if step is None:
+        return f"What was still to be learned did not stay below {level}."
+    return f"What was still to be learned stays below {level} (the dotted line) from {kind} {step} on."
