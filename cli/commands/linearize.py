@@ -1,6 +1,7 @@
 """``regime linearize``: the affine maps that a network is around samples."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -9,6 +10,10 @@ from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages, say
 from regime_proto.cli.output import refuse_output, write_output
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.words import counted
+
+if TYPE_CHECKING:
+    from regime_proto.conversion.linearize import Linearized
 
 
 @command
@@ -71,12 +76,17 @@ def linearize(
             device=device,
             **source_settings,
         )
-        say(f"step {found.step}: the probe's {found.samples} samples lie in {found.regions} different regions")
-        say("sample  |f(x)|     |f(x) - Kx - c|  radius")
-        for one in found.maps:
-            length = sum(value * value for value in one.outputs.tolist()) ** 0.5
-            say(f"{one.sample:>6}  {length:<9.4g}  {one.residual:<15.1e}  {one.radius:.3g}")
+        if not dry_run:
+            _show(found)
         write_output(output, found.content, overwrite=overwrite, dry_run=dry_run, messages=messages)
+
+
+def _show(found: "Linearized") -> None:
+    say(f"step {found.step}: the probe's {found.samples} samples lie in {counted(found.regions, 'different region')}")
+    say("sample  |f(x)|     |f(x) - Kx - c|  radius")
+    for one in found.maps:
+        length = sum(value * value for value in one.outputs.tolist()) ** 0.5
+        say(f"{one.sample:>6}  {length:<9.4g}  {one.residual:<15.1e}  {one.radius:.3g}")
 
 
 def _numbers(samples: str | None) -> list[int] | None:

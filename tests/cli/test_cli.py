@@ -15,6 +15,7 @@ from commands import REGIME, assert_one_line, regime
 from safetensors.numpy import save_file
 
 import regime_proto
+from regime_proto.analyzer.besides import besides
 from regime_proto.cli.render import sparkline
 from regime_proto.plugins.factory import load_model
 from regime_proto.plugins.open_directory import open_directory
@@ -47,7 +48,9 @@ def test_json_is_one_object_with_the_promised_keys(run):
     assert found["layers"][0].keys() >= {"layer", "op", "units", "auc_p"}
     assert (found["observations"], found["stride"], found["step_kind"], found["window"]) == (8, 1, "step", 1)
     in_python = regime_proto.analyze(found["trajectory"], batches_per_epoch=4)
-    assert found == json.loads(json.dumps(in_python.to_json()))
+    beside = besides(found["trajectory"])
+    assert found == json.loads(json.dumps({**in_python.to_json(), **beside}))
+    assert found["patterns"]["distinct_regions"][0] > 1
 
 
 def test_analyze_a_trajectory(tmp_path):

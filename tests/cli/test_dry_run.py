@@ -30,6 +30,7 @@ WRITING = {
     "compare": (["run.h5", "--to", "csv", "-o", "table.csv"], ["table.csv"]),
     "plot": (["run.h5", "-o", "figure.svg"], ["figure.svg"]),
     "report": (["run.h5", "-o", "page.html"], ["page.html"]),
+    "linearize": (["checkpoints", "-o", "maps.npz"], ["maps.npz"]),
 }
 
 

@@ -44,7 +44,7 @@ def test_every_figure_is_one_that_plotly_knows_and_has_a_name_and_a_table(runs, 
     page = report([runs[0], runs[1], full_run])
     plots = plots_of(page)
     # The full one has quantities, of which one has no map.
-    assert len(plots) == 2 + 3 * 9 + 2 * len(QUANTITIES) - 1
+    assert len(plots) == 2 + 3 * 10 + 2 * len(QUANTITIES) - 1
     for plot in plots.values():
         graph.Figure(plot["traces"], plot["layout"])
         assert plot["traces"]
@@ -131,7 +131,7 @@ def test_steps_restrict_every_figure(runs):
     assert (view.steps[0], view.steps[-1]) == (101, 200)
     assert view.patterns.steps.min() == 100
     assert view.patterns.steps.max() == 200
-    assert len(chapter(view).figures) == 9
+    assert len(chapter(view).figures) == 10
 
 
 def test_a_page_of_a_long_run_is_thinned_and_says_how(tmp_path, runs):
