@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from regime_proto.analyzer.analyze import analyze
     from regime_proto.analyzer.result import Result
     from regime_proto.comparison.compare import Comparison, compare
+    from regime_proto.conversion.many import Outcome, convert_many
     from regime_proto.conversion.run import convert
     from regime_proto.integrity.check import check
     from regime_proto.recording.observations import Status
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
+    "Outcome",
     "Recorder",
     "RegimeError",
     "RegimeWarning",
@@ -34,6 +36,7 @@ __all__ = [
     "check",
     "compare",
     "convert",
+    "convert_many",
     "open_trajectory",
     "record",
     "synthetic",
@@ -42,6 +45,7 @@ __all__ = [
 # This is the parent package of the schema: reading a file must not load xarray, onnx or a framework.
 _HOMES = {
     "Comparison": "regime_proto.comparison.compare",
+    "Outcome": "regime_proto.conversion.many",
     "Recorder": "regime_proto.recording.recorder",
     "RegimeError": "regime_proto.schema.errors",
     "RegimeWarning": "regime_proto.schema.errors",
@@ -53,6 +57,7 @@ _HOMES = {
     "check": "regime_proto.integrity.check",
     "compare": "regime_proto.comparison.compare",
     "convert": "regime_proto.conversion.run",
+    "convert_many": "regime_proto.conversion.many",
     "open_trajectory": "regime_proto.schema.dataset",
     "record": "regime_proto.recording.record",
 }

@@ -1,6 +1,6 @@
 """Lets the workers of a cluster measure a run; this process alone writes what comes back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from regime_proto.conversion import measured_files
@@ -8,7 +8,8 @@ from regime_proto.conversion.observing import Progress
 from regime_proto.conversion.plan import Plan
 from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.conversion.tasks import Images, Recipe, look, measure_rows, versions
-from regime_proto.engine.executors.dask import Cluster, Task, Worker, connected, require_alike
+from regime_proto.engine.executors.dask import Cluster, Worker, connected, require_alike
+from regime_proto.engine.executors.tasks import Task
 from regime_proto.integrity.sketch import Sketches
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.hdf5 import chunk_steps
@@ -22,13 +23,13 @@ _EACH = 4
 # Of a worker's memory, so much may be taken before Dask writes to disk and pauses it.
 _SHARE = 0.65
 # What the libraries take.
-_LIBRARIES = 300 * 2**20
+LIBRARIES_BYTES = 300 * 2**20
 
 
 @contextmanager
-def cluster_of(settings: ConversionSettings, gaps: Sequence[range]) -> Iterator[Cluster | None]:
+def cluster_of(settings: ConversionSettings, work: Sequence[object]) -> Iterator[Cluster | None]:
     """Connect to the cluster that the settings name; None where this process does the work, or there is none."""
-    if not gaps:
+    if not work:
         yield None
     elif settings.client is not None:
         yield Cluster(settings.client)
@@ -132,19 +133,29 @@ def _require_possible(plan: Plan) -> None:
 
 def _require_ready(cluster: Cluster, workers: Sequence[Worker], recipe: Recipe, plan: Plan) -> None:
     """Raise an error unless all workers have the same versions, see the same files and have the memory."""
+    require_able(cluster, workers, plan)
+    require_seen(cluster, look, recipe)
+
+
+def require_able(cluster: Cluster, workers: Sequence[Worker], plan: Plan) -> None:
+    """Raise an error unless all workers have the versions of this process, and the memory for a run."""
     require_alike(cluster.ask(versions), versions())
     for worker in workers:
-        needed = _LIBRARIES + plan.predicted_memory_bytes(worker.threads)
+        needed = LIBRARIES_BYTES + plan.predicted_memory_bytes(worker.threads)
         if worker.memory and needed > _SHARE * worker.memory:
             raise RegimeError(
                 f"worker {worker.address}: may take {worker.memory / 1e9:.1f} GB, and the run takes about "
                 f"{needed / 1e9:.1f} GB of each, mapped files counted; start workers with --memory-limit "
                 f"{needed / _SHARE / 1e9:.1f}GB or 0, or with fewer threads"
             )
+
+
+def require_seen(cluster: Cluster, looks: Callable[..., str], what: object) -> None:
+    """Raise an error if a look at something says on any worker, in words, what keeps it from there."""
     blind: dict[str, list[str]] = {}
-    for address, found in cluster.ask(look, recipe).items():
+    for address, found in cluster.ask(looks, what).items():
         if found:
             blind.setdefault(str(found), []).append(address)
     if blind:
-        what, where = next(iter(blind.items()))
-        raise RegimeError(f"worker {few(where)}: {what}")
+        reason, where = next(iter(blind.items()))
+        raise RegimeError(f"worker {few(where)}: {reason}")
