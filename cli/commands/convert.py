@@ -25,7 +25,7 @@ _VARIABLE = "DASK_SCHEDULER_ADDRESS"
     "--output-dir",
     type=options.PATH,
     metavar="DIR",
-    help="Folder of the trajectories of several runs: NAME.h5 each, named after its directory.",
+    help="Folder for the trajectories of several runs: NAME.h5 each, named after its directory.",
 )
 @click.option(
     "--shard",

@@ -1,7 +1,7 @@
 """Converts many runs in one call: several at once, in processes of this machine or on the workers of a cluster.
 
-Each run is a task that writes its own trajectory. For small runs that is twice as fast on two cores as one run after
-the other on two threads, since most of their time goes into files and Python, where threads wait for each other.
+Each run is a task that writes its own trajectory. So small runs take all cores, where threads within a run gain
+nothing: most of its time goes into files and Python, for which threads wait for each other.
 """
 
 import json

@@ -51,7 +51,7 @@ def checking_ahead(paths: Sequence[Path]) -> Iterator[Known]:
 
 
 def _children() -> int:
-    """Return how many files to look at at once: one core is the reader's."""
+    """Return how many children to have: one core is the reader's."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores - 1, _MOST_CHILDREN))
 

@@ -7,7 +7,7 @@ import signal
 import children
 import pytest
 from commands import assert_one_line, regime, tree
-from many_runs import write_runs
+from small_runs import write_runs
 from terminals import on_a_terminal_at_once
 
 import regime_proto

@@ -11,8 +11,8 @@ import distributed
 import numpy as np
 import pytest
 from cluster_tasks import die
-from many_runs import make_model, probe, write_runs
 from reading import assert_same
+from small_runs import make_model, probe, write_runs
 
 import regime_proto
 from regime_proto.conversion import many
@@ -147,13 +147,13 @@ def test_the_factory_of_a_model_is_imported_here_only(tmp_path, folder, monkeypa
     """Worker processes need neither the module nor its framework."""
     roots = write_runs(tmp_path / "runs", 2, states=STATES, self_describing=False)
     (tmp_path / "many_net.py").write_text(
-        f"import os\nfrom many_runs import make_model\nassert os.getpid() == {os.getpid()}\n"
+        f"import os\nfrom small_runs import make_model\nassert os.getpid() == {os.getpid()}\n"
     )
     monkeypatch.chdir(tmp_path)
     found = convert_many(roots, folder, model="many_net:make_model", probe=probe(), workers=2)
     assert [outcome.error for outcome in found] == [None, None]
     inside = tmp_path / "runs/run_0001"
-    (inside / "inside_net.py").write_text("from many_runs import make_model\n")
+    (inside / "inside_net.py").write_text("from small_runs import make_model\n")
     monkeypatch.syspath_prepend(inside)
     with pytest.raises(regime_proto.RegimeError, match="lies in the checkpoint directory"):
         convert_many(roots, folder, model="inside_net:make_model", probe=probe())
