@@ -84,7 +84,7 @@ class Outcome:
 
 
 def convert_many(
-    sources: Iterable[str | os.PathLike[str]],
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     output_dir: str | os.PathLike[str],
     *,
     progress: Progress | None = None,
@@ -97,7 +97,7 @@ def convert_many(
 
     Parameters
     ----------
-    sources : iterable of path
+    sources : path, or iterable of path
         Directories of checkpoints, or their URLs.
     output_dir : path
         The folder of the trajectories, ``NAME.h5`` each: NAME is that of the directory, with as much of its path in
@@ -126,7 +126,8 @@ def convert_many(
     """
     if options.get("shard") is not None:
         raise RegimeError("shard: a shard is a part of one run; convert each run by itself with regime_proto.convert")
-    runs = runs_of([as_place(source) for source in sources], Path(output_dir))
+    given = [sources] if isinstance(sources, str | os.PathLike) else sources
+    runs = runs_of([as_place(source) for source in given], Path(output_dir))
     found: dict[str, Outcome] = {}
     with closing(outcomes(runs, ConversionSettings.of(**options))) as ended:
         for outcome in ended:
@@ -263,8 +264,16 @@ def _executor(
     plan = _first_plan(ready)
     with cluster_of(settings, ready) as cluster:
         if cluster is None:
-            yield _local(len(ready), settings, plan)
+            # What is fetched comes over one line anyway.
+            is_here = not any(is_remote(run.source) for run, _ in ready)
+            yield _local(len(ready), settings, plan if is_here else None)
             return
+        published = next((run for run, _ in ready if is_published(run.source)), None)
+        if published is not None:
+            raise RegimeError(
+                f"{published.source}: a scheduler needs checkpoints that all workers see; fetch them first, or convert "
+                "without a scheduler"
+            )
         workers = cluster.workers
         if plan is not None:
             require_able(cluster, workers, plan)
@@ -350,6 +359,8 @@ def _converted(run: Run, settings: ConversionSettings) -> Outcome:
         warn_of_doubts(done.path)
     except (RegimeError, OSError) as error:
         return _failed(run, error)
+    except MemoryError:
+        return _failed(run, RegimeError("takes more memory than there is; fewer workers take less (--workers 1)"))
     except Exception as error:
         advice = "this is a bug in regime: convert this run by itself with -v, and report what it says"
         return _failed(run, RegimeError(f"{type(error).__name__}: {error}; {advice}"))
