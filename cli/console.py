@@ -25,7 +25,8 @@ def is_plain() -> bool:
 def say(text: str, *, lead: str = "", bold: bool = False, err: bool = False) -> None:
     """Print a line in which names from files are text; what is styled stands in `lead`, or all of it is bold."""
     shown = printable(text)
-    click.echo(lead + (click.style(shown, bold=True) if bold else shown), err=err)
+    # What stands in the place of the standard error while a bar is drawn begins lines of their own.
+    click.echo(lead + (click.style(shown, bold=True) if bold else shown), file=sys.stderr if err else None)
 
 
 def warn(text: str) -> None:

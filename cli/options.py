@@ -203,7 +203,7 @@ conversion = _all(
         "--workers",
         type=click.IntRange(1),
         metavar="N",
-        help="Checkpoints in flight; default: one per core, fewer where memory is short.",
+        help="Checkpoints in flight, of one run or of several; default: one per core, fewer where memory is short.",
     ),
     click.option(
         "--masks",

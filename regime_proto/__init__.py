@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from regime_proto.analyzer.result import Result
     from regime_proto.comparison.compare import Comparison, compare
     from regime_proto.conversion.linearize import linearize
+    from regime_proto.conversion.many import Outcome, convert_many
     from regime_proto.conversion.run import convert
     from regime_proto.integrity.check import check
     from regime_proto.recording.observations import Status
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
+    "Outcome",
     "Recorder",
     "RegimeError",
     "RegimeWarning",
@@ -35,6 +37,7 @@ __all__ = [
     "check",
     "compare",
     "convert",
+    "convert_many",
     "linearize",
     "open_trajectory",
     "record",
@@ -44,6 +47,7 @@ __all__ = [
 # This is the parent package of the schema: reading a file must not load xarray, onnx or a framework.
 _HOMES = {
     "Comparison": "regime_proto.comparison.compare",
+    "Outcome": "regime_proto.conversion.many",
     "Recorder": "regime_proto.recording.recorder",
     "RegimeError": "regime_proto.schema.errors",
     "RegimeWarning": "regime_proto.schema.errors",
@@ -55,6 +59,7 @@ _HOMES = {
     "check": "regime_proto.integrity.check",
     "compare": "regime_proto.comparison.compare",
     "convert": "regime_proto.conversion.run",
+    "convert_many": "regime_proto.conversion.many",
     "linearize": "regime_proto.conversion.linearize",
     "open_trajectory": "regime_proto.schema.dataset",
     "record": "regime_proto.recording.record",

@@ -1,6 +1,7 @@
 """Opens a trajectory file as a labelled data set."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,18 @@ def open_trajectory(path: str | os.PathLike[str]) -> xr.Dataset:
         The file is missing, is not HDF5, or does not follow the layout; or, when values are read, they are damaged.
     """
     path = Path(path)
-    known = checked(path)
+    return open_as(path, checked(path))
+
+
+def open_as(path: Path, known: Record) -> xr.Dataset:
+    """Open a trajectory file that was checked, as `open_trajectory` does.
+
+    Parameters
+    ----------
+    path : Path
+    known : Record
+        What was found.
+    """
     try:
         return xr.open_dataset(path, engine=_Trajectory, known=known)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -76,9 +88,11 @@ class _Trajectory(BackendEntrypoint):
         quantities = (quantity.variable for quantity in read_quantities(file))
         known_here = (*layout.BY_NAME.values(), *metric_variables(file), *quantities)
         present = {variable.name: variable for variable in known_here}
+        # Each looked up once: that takes as long as all else.
+        stored = {name: file[name] for name in file if name in present or name in layout.DIMENSIONS}
         variables = {
-            name: _variable(file[name], present[name].dims, _Stored(manager, path, file[name], inflate=known.defers))
-            for name in file
+            name: _variable(values, present[name].dims, _Stored(manager, path, values, inflate=known.defers))
+            for name, values in stored.items()
             if name in present
         }
         # Values first, as xarray itself puts them.
@@ -87,7 +101,7 @@ class _Trajectory(BackendEntrypoint):
         doubt = read_order_doubt(file)
         if doubt is not None:
             dataset.attrs[ORDER_DOUBT] = doubt
-        dataset.encoding = {"unlimited_dims": _unlimited(file), "source": str(path)}
+        dataset.encoding = {"unlimited_dims": _unlimited(stored), "source": str(path)}
         dataset.set_close(manager.close)
         return dataset
 
@@ -168,6 +182,6 @@ def _plain(value: Any) -> Any:
     return value[0] if isinstance(value, list | np.ndarray) and len(value) == 1 else value
 
 
-def _unlimited(file: h5py.File) -> set[str]:
+def _unlimited(stored: Mapping[str, h5py.Dataset]) -> set[str]:
     """Return the dimensions that can grow."""
-    return {name for name in layout.DIMENSIONS if name in file and file[name].maxshape[:1] == (None,)}
+    return {name for name in layout.DIMENSIONS if name in stored and stored[name].maxshape[:1] == (None,)}

@@ -46,10 +46,17 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def checked(path: Path) -> trust.Record:
-    """Return what is known of a trajectory file that may be opened; errors and warnings as in `open_checked`."""
+def checked(path: Path, known: trust.Record | None = None) -> trust.Record:
+    """Return what is known of a trajectory file that may be opened; errors and warnings as in `open_checked`.
+
+    Parameters
+    ----------
+    path : Path
+    known : trust.Record, optional
+        What a check has found just now.
+    """
     require_file(path)
-    known = require_checked(path)
+    known = known or require_checked(path)
     for problem in known.warnings:
         warnings.warn(f"{path}: {problem}", RegimeWarning, stacklevel=5)
     return known
@@ -113,8 +120,13 @@ def read_header(file: h5py.File) -> Header:
         unit_index=_unit_index(file),
         quantities=read_quantities(file),
         embedded=read_embedded(file),
-        extra=dict(file[layout.EXTRA].attrs) if layout.EXTRA in file else {},
+        extra=read_extra(file),
     )
+
+
+def read_extra(file: h5py.File) -> dict[str, object]:
+    """Return what an open trajectory says beyond the format: the attributes of its group ``extra``."""
+    return dict(file[layout.EXTRA].attrs) if layout.EXTRA in file else {}
 
 
 def read_layers(file: h5py.File) -> tuple[Layer, ...]:

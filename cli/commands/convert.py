@@ -10,15 +10,23 @@ from regime_proto.cli import options, sharding
 from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
 from regime_proto.cli.converting import converted, foresee, settings_of
+from regime_proto.cli.converting_many import convert_all, refuse_one
 from regime_proto.cli.interruption import leaving
+from regime_proto.schema.errors import RegimeError
 
 _VARIABLE = "DASK_SCHEDULER_ADDRESS"
 
 
 @command
-@click.argument("source", type=options.PLACE)
+@click.argument("sources", metavar="SOURCE…", nargs=-1, required=True, type=options.PLACE)
 @options.conversion
-@click.option("-o", "--output", type=options.PATH, required=True, help="Trajectory to write.")
+@click.option("-o", "--output", type=options.PATH, help="Trajectory to write, of one run.")
+@click.option(
+    "--output-dir",
+    type=options.PATH,
+    metavar="DIR",
+    help="Folder for the trajectories of several runs: NAME.h5 each, named after its directory.",
+)
 @click.option(
     "--shard",
     metavar="I/N",
@@ -35,8 +43,9 @@ _VARIABLE = "DASK_SCHEDULER_ADDRESS"
 )
 @options.messages
 def convert(
-    source: Path,
-    output: Path,
+    sources: tuple[Path, ...],
+    output: Path | None,
+    output_dir: Path | None,
     shard: str | None,
     shards: int | None,
     print_commands: bool,
@@ -46,17 +55,29 @@ def convert(
     verbose: bool,
     **conversion: Any,
 ) -> None:
-    """Convert a directory of checkpoints into a trajectory file.
+    """Convert a directory of checkpoints into a trajectory file, or several, each a run, into a folder of them.
 
-    An interrupted conversion goes on where it stopped.
+    An interrupted conversion goes on where it stopped. Of several runs one that fails does not keep the others from
+    being converted.
 
     For example:
         regime convert checkpoints/ -o run.h5 --dry-run
         regime convert checkpoints/ -o run.h5 --masks every=10
         regime convert checkpoints/ -o run.h5 --shard 2/8
+        regime convert runs/*/ --output-dir trajectories/
     """
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
+        if output_dir is not None:
+            refuse_one("-o", output)
+            refuse_one("--shard", shard)
+            refuse_one(f"the variable {sharding.VARIABLE}", os.environ.get(sharding.VARIABLE))
+            refuse_one("--shards", shards)
+            refuse_one("--print-commands", print_commands)
+            settings = settings_of(conversion | {"scheduler": scheduler or os.environ.get(_VARIABLE) or None})
+            convert_all(sources, output_dir, messages, settings, dry_run=dry_run)
+            return
+        source, output = _one(sources, output)
         if print_commands or shards is not None:
             sharding.print_commands(shards, shard, is_asked=print_commands)
             return
@@ -74,3 +95,14 @@ def convert(
         if done.shard is None:
             with leaving(lambda: f"{done.path} is complete"):
                 warn_of_doubts(done.path)
+
+
+def _one(sources: tuple[Path, ...], output: Path | None) -> tuple[Path, Path]:
+    """Return the run that is to be converted, and its trajectory; for several there is --output-dir."""
+    if len(sources) > 1:
+        given = "" if output is None else f", of which -o {output} takes one"
+        raise RegimeError(f"{len(sources)} runs{given}: give a folder for their trajectories: --output-dir DIR")
+    if output is None:
+        context = click.get_current_context()
+        raise click.UsageError("Missing option '-o' / '--output', or '--output-dir' for several runs", context)
+    return sources[0], output

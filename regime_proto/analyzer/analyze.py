@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,13 @@ from regime_proto.analyzer.settings import RESAMPLES, AnalysisSettings
 from regime_proto.analyzer.settled import FEW, settled
 from regime_proto.analyzer.strides import describe_strides
 from regime_proto.analyzer.uncertainty import uncertainty
-from regime_proto.schema.dataset import open_trajectory
+from regime_proto.schema.dataset import open_as, open_trajectory
 from regime_proto.schema.doubts import describe_invalid, describe_order
 from regime_proto.schema.epochs import from_epochs, observations_per_epoch, with_start
 from regime_proto.schema.errors import RegimeError, TrajectoryError
 from regime_proto.schema.notes import ORDER_DOUBT
 from regime_proto.schema.types import Array
+from regime_proto.schema.validation.trust import Record
 
 # The last tenth of a run counts as late; a Δa of less than ten times the noise floor may be rounding.
 LATE = 0.1
@@ -65,8 +67,17 @@ def analyze(
     return analyze_with(trajectory, AnalysisSettings(preset, steps, batches_per_epoch, resamples))
 
 
-def analyze_with(trajectory: str | os.PathLike[str] | xr.Dataset, settings: AnalysisSettings) -> Result:
+def analyze_with(
+    trajectory: str | os.PathLike[str] | xr.Dataset, settings: AnalysisSettings, *, known: Record | None = None
+) -> Result:
     """Do what `analyze` does, for settings that were checked.
+
+    Parameters
+    ----------
+    trajectory : path or xarray.Dataset
+    settings : AnalysisSettings
+    known : Record, optional
+        What a check of the file has found.
 
     Raises
     ------
@@ -76,7 +87,7 @@ def analyze_with(trajectory: str | os.PathLike[str] | xr.Dataset, settings: Anal
     if isinstance(trajectory, xr.Dataset):
         return _analyzed(trajectory, settings)
     try:
-        with open_trajectory(trajectory) as opened:
+        with open_trajectory(trajectory) if known is None else open_as(Path(trajectory), known) as opened:
             return replace(_analyzed(opened, settings), trajectory=os.fspath(trajectory))
     except OSError as error:
         raise TrajectoryError(f"{os.fspath(trajectory)}: damaged data ({error}); see regime validate") from None

@@ -15,6 +15,7 @@ from regime_proto.comparison.labels import FAMILY, SEED
 from regime_proto.comparison.rows import PAPER, RUN, Row, published, row_of
 from regime_proto.comparison.spread import Centre, Spread, centre, spread
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.validation.ahead import checking_ahead
 from regime_proto.schema.words import few
 
 JSON_VERSION = 1
@@ -152,10 +153,11 @@ def compare(
         raise RegimeError("nothing to compare: give trajectory files, or --reference paper")
     settings = AnalysisSettings(preset, steps, batches_per_epoch, resamples)
     rows = []
-    for name, run in zip(_names(given), given, strict=True):
-        rows.append(row_of(run, name, settings))
-        if progress is not None:
-            progress(len(rows), len(given))
+    with checking_ahead([Path(run) for run in given if not isinstance(run, Result)]) as known:
+        for name, run in zip(_names(given), given, strict=True):
+            rows.append(row_of(run, name, settings, known=known))
+            if progress is not None:
+                progress(len(rows), len(given))
     _require_distinct(rows)
     rows, warnings = _labelled(rows, chosen)
     rows += published() if reference else []

@@ -6,7 +6,7 @@ A trajectory carries them as attributes of its group ``extra``; a table beside t
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +105,12 @@ def assign(labels: Mapping[str, Labels], files: Sequence[Path]) -> tuple[list[La
     found: list[Labels] = [{}] * len(files)
     by_file: dict[int, str] = {}
     strangers = []
+    # A name means the files of that name, a path the one file.
+    named = _numbers(file.name for file in files)
+    placed = _numbers(file.resolve() for file in files) if any(Path(entry).name != entry for entry in labels) else {}
     for entry, chosen in labels.items():
-        fitting = [number for number, file in enumerate(files) if _fits(entry, file)]
+        is_name = Path(entry).name == entry
+        fitting = named.get(entry, []) if is_name else placed.get(Path(entry).resolve(), [])
         if len(fitting) > 1:
             raise RegimeError(f"labels of {entry!r}: {len(fitting)} of the files have this name; give their paths")
         if not fitting:
@@ -119,9 +123,12 @@ def assign(labels: Mapping[str, Labels], files: Sequence[Path]) -> tuple[list[La
     return found, strangers
 
 
-def _fits(entry: str, file: Path) -> bool:
-    """Whether a name or a path means a file."""
-    return file.name == entry if Path(entry).name == entry else file.resolve() == Path(entry).resolve()
+def _numbers(values: Iterable[Hashable]) -> dict[Hashable, list[int]]:
+    """Return where each value stands."""
+    found: dict[Hashable, list[int]] = {}
+    for number, value in enumerate(values):
+        found.setdefault(value, []).append(number)
+    return found
 
 
 def describe_strangers(strangers: Sequence[str], files: Sequence[Path]) -> str:

@@ -16,7 +16,9 @@ from regime_proto.analyzer.settled import Settled
 from regime_proto.comparison.labels import FAMILY, labels_of
 from regime_proto.schema.epochs import epochs_spanned
 from regime_proto.schema.numbers import finite
-from regime_proto.schema.reader import open_checked, read_header
+from regime_proto.schema.reader import checked, open_known, read_extra
+from regime_proto.schema.validation.ahead import Known
+from regime_proto.schema.validation.trust import Record
 
 # Where a row comes from.
 RUN = "run"
@@ -120,20 +122,30 @@ def row_of(
     run: str | os.PathLike[str] | Result,
     name: str,
     settings: AnalysisSettings,
+    *,
+    known: Known = lambda _: None,
 ) -> Row:
     """Analyze a run, unless that was done already, and return its row.
+
+    Parameters
+    ----------
+    run : path or Result
+    name : str
+        What it is called.
+    settings : AnalysisSettings
+    known : callable, optional
+        What was found in files that were checked ahead; see `checking_ahead`.
 
     Raises
     ------
     RegimeError
         The trajectory cannot be read or analyzed.
     """
-    if isinstance(run, Result):
-        result, batches_per_epoch = run, None
-    else:
-        result, batches_per_epoch = analyze_with(run, settings), settings.batches_per_epoch
-    path = result.trajectory
-    facts = Facts() if path is None else _facts(Path(path), result, batches_per_epoch)
+    path = run.trajectory if isinstance(run, Result) else os.fspath(run)
+    found = None if path is None else checked(Path(path), known(Path(path)))
+    result = run if isinstance(run, Result) else analyze_with(run, settings, known=found)
+    batches_per_epoch = None if isinstance(run, Result) else settings.batches_per_epoch
+    facts = Facts() if path is None or found is None else _facts(Path(path), found, result, batches_per_epoch)
     return Row(
         run=name,
         labels=facts.labels,
@@ -156,12 +168,11 @@ def row_of(
     )
 
 
-def _facts(path: Path, result: Result, batches_per_epoch: float | None) -> Facts:
-    with open_checked(path) as file:
-        header, observed = read_header(file), read_observed(file, result)
-    attributes = header.attributes
+def _facts(path: Path, known: Record, result: Result, batches_per_epoch: float | None) -> Facts:
+    with open_known(path, known.state) as file:
+        attributes, extra, observed = dict(file.attrs), read_extra(file), read_observed(file, result)
     return Facts(
-        labels=labels_of(header.extra),
+        labels=labels_of(extra),
         epochs=epochs_spanned(observed.steps, observed.epochs, result.step_kind, batches_per_epoch, observed.per_epoch),
         run_id=str(attributes["run_id"]),
         program=attributes.get("program_sha256"),

@@ -9,7 +9,8 @@ from regime_proto.conversion.parting import foreseen_parts
 from regime_proto.conversion.plan import Plan
 from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.conversion.tasks import Images, Recipe, look, measure_rows, versions
-from regime_proto.engine.executors.dask import Cluster, Task, Worker, connected, require_alike
+from regime_proto.engine.executors.dask import Cluster, Worker, connected, require_alike
+from regime_proto.engine.executors.tasks import Task
 from regime_proto.integrity.sketch import Sketches
 from regime_proto.runtime.cards import visible_cards
 from regime_proto.runtime.device import Device
@@ -25,22 +26,22 @@ _EACH = 4
 # Of a worker's memory, so much may be taken before Dask writes to disk and pauses it.
 _SHARE = 0.65
 # What the libraries take.
-_LIBRARIES = 300 * 2**20
+LIBRARIES_BYTES = 300 * 2**20
 
 
 @contextmanager
-def cluster_of(settings: ConversionSettings, gaps: Sequence[range], device: Device) -> Iterator[Cluster | None]:
+def cluster_of(settings: ConversionSettings, work: Sequence[object], device: Device) -> Iterator[Cluster | None]:
     """Connect to the cluster that the settings name; None where this process does the work, or there is none.
 
     Parameters
     ----------
     settings : ConversionSettings
-    gaps : sequence of range
-        The observations that are missing.
+    work : sequence
+        What is to be done; for nothing nobody is asked.
     device : Device
         That of this process. Where it is a card that nobody chose, processes of this machine take one each.
     """
-    if not gaps:
+    if not work:
         yield None
     elif settings.client is not None:
         yield Cluster(settings.client)
@@ -84,7 +85,7 @@ def distribute(
     _require_possible(plan)
     recipe = Recipe.of(plan, writer.header, settings)
     workers = cluster.workers
-    _require_ready(cluster, workers, recipe, _needed_by(plan, settings))
+    _require_ready(cluster, workers, recipe, memory_by_threads(plan, settings))
     threads = sum(worker.threads for worker in workers)
     tasks = [_task(plan, rows) for rows in divided(gaps, chunk_steps(writer.header), threads)]
     total = len(plan.fingerprints)
@@ -143,7 +144,7 @@ def _require_possible(plan: Plan) -> None:
         )
 
 
-def _needed_by(plan: Plan, settings: ConversionSettings) -> Callable[[int], int]:
+def memory_by_threads(plan: Plan, settings: ConversionSettings) -> Callable[[int], int]:
     """Return what a worker of so many threads takes, in bytes."""
     parts = foreseen_parts(plan, settings)
     return plan.predicted_memory_bytes if parts is None else lambda threads: threads * parts.memory_bytes
@@ -153,21 +154,39 @@ def _require_ready(
     cluster: Cluster, workers: Sequence[Worker], recipe: Recipe, needed_by: Callable[[int], int]
 ) -> None:
     """Raise an error unless all workers have the same versions, see the same files and have the memory."""
+    require_able(cluster, workers, needed_by)
+    require_seen(cluster, look, recipe)
+
+
+def require_able(cluster: Cluster, workers: Sequence[Worker], needed_by: Callable[[int], int]) -> None:
+    """Raise an error unless all workers have the versions of this process, and the memory for a run.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    workers : sequence of Worker
+    needed_by : callable
+        From the threads of a worker to the bytes that it takes beside the libraries.
+    """
     if not workers:
         raise RegimeError("the cluster has no worker yet; wait for one: client.wait_for_workers(1)")
     require_alike(cluster.ask(versions), versions())
     for worker in workers:
-        needed = _LIBRARIES + needed_by(worker.threads)
+        needed = LIBRARIES_BYTES + needed_by(worker.threads)
         if worker.memory and needed > _SHARE * worker.memory:
             raise RegimeError(
                 f"worker {worker.address}: may take {worker.memory / 1e9:.1f} GB, and the run takes about "
                 f"{needed / 1e9:.1f} GB of each, mapped files counted; start workers with --memory-limit "
                 f"{needed / _SHARE / 1e9:.1f}GB or 0, or with fewer threads"
             )
+
+
+def require_seen(cluster: Cluster, looks: Callable[..., str], what: object) -> None:
+    """Raise an error if a look at something says on any worker, in words, what keeps it from there."""
     blind: dict[str, list[str]] = {}
-    for address, found in cluster.ask(look, recipe).items():
+    for address, found in cluster.ask(looks, what).items():
         if found:
             blind.setdefault(str(found), []).append(address)
     if blind:
-        what, where = next(iter(blind.items()))
-        raise RegimeError(f"worker {few(where)}: {what}")
+        reason, where = next(iter(blind.items()))
+        raise RegimeError(f"worker {few(where)}: {reason}")

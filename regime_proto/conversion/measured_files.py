@@ -19,7 +19,7 @@ from regime_proto.schema import records
 from regime_proto.schema.errors import RegimeError
 
 _KIND = "measured"
-MAX_RECORDS = 1024
+MAX_RECORDS = 4096
 # Training changes weights everywhere. The end of a zip archive holds a checksum of each entry.
 _SAMPLES, _SAMPLE_BYTES, _END_BYTES = 8, 1024, 4096
 

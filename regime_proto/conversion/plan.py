@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -207,13 +207,23 @@ def make_plan(root: Path, settings: ConversionSettings | None = None, *, exporti
     # What cannot be measured is said before anything takes time.
     choose(settings.measure)
     source = open_directory(root, settings.source).select(settings.steps, settings.every)
-    text, probe = settings.probe_text, settings.probe
-    probe = _find_probe(root, probe if text is None else _tokenized(text, probe, source))
-    model = settings.model
+    probe, model = probe_of(root, source, settings), settings.model
     program, bound = load_program(root, model=model, probe=probe, source=source, exporting=exporting)
     variants = _find_variants(source, probe) if model is None and not (root / PROGRAM_FILE).is_file() else None
     program = program if variants is None else _restricted(program, variants)
     return planned(source, program, bound, settings, variants=variants)
+
+
+def probe_of(root: Path, source: Source | None, settings: ConversionSettings) -> Probe:
+    """Return the probe of a run: given, made of text, or found in its directory.
+
+    Raises
+    ------
+    RegimeError
+        There is none, it cannot be read, or text lacks a tokenizer.
+    """
+    text, probe = settings.probe_text, settings.probe
+    return _find_probe(root, probe if text is None else _tokenized(text, probe, source))
 
 
 def planned(
@@ -324,7 +334,7 @@ def load_program(
         program = _load_program_file(root, probe, source)
     else:
         with exporting():
-            program = _described(root, probe, source) if model is None else _exported(root, model, probe)
+            program = _described(root, probe, source) if model is None else exported([root], model, probe)
     bound = probe.complete(program.probe_inputs)
     require_taken(program, bound, probe.where)
     if model is not None or not (root / PROGRAM_FILE).is_file():
@@ -332,9 +342,25 @@ def load_program(
     return program, bound
 
 
-def _exported(root: Path, model: object, probe: Probe) -> Program:
+def exported(roots: Collection[Path], model: object, probe: Probe) -> Program:
+    """Return the program of a model that is measured on a probe; one that is a program already as it is.
+
+    Parameters
+    ----------
+    roots : collection of Path
+        The directories of the checkpoints; no code is run from there.
+    model : object
+    probe : Probe
+
+    Raises
+    ------
+    RegimeError
+        The model cannot be found or exported.
+    """
+    if isinstance(model, Program):
+        return model
     if isinstance(model, str):
-        model = load_model(model, apart_from=root)
+        model = load_model(model, apart_from=roots)
     return exporter_for(model).export(model, probe)
 
 

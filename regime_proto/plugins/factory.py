@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from regime_proto.schema.nearest import nearest
 _PARSERS = ("argparse", "optparse", "click.utils", "absl.app")
 
 
-def load_model(reference: str, *, apart_from: Path) -> object:
+def load_model(reference: str, *, apart_from: Collection[Path]) -> object:
     """Import a module and call its factory, or return the path of a file that is a model.
 
     The module comes from the installed packages or the current directory, never from `apart_from`: whoever
@@ -29,8 +29,8 @@ def load_model(reference: str, *, apart_from: Path) -> object:
     reference : str
         ``"package.module:factory"``; the factory takes no arguments and returns the model. Or the path of an
         ``.onnx`` or ``.pt2`` file, which runs no code and may therefore lie anywhere.
-    apart_from : Path
-        The directory of the checkpoints.
+    apart_from : collection of Path
+        The directories of the checkpoints.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def load_model(reference: str, *, apart_from: Path) -> object:
             ) from None
 
 
-def _built(name: str, attribute: str, reference: str, apart_from: Path) -> object:
+def _built(name: str, attribute: str, reference: str, apart_from: Collection[Path]) -> object:
     module = _import(name, reference, apart_from)
     factory = getattr(module, attribute, None)
     if factory is None:
@@ -118,9 +118,10 @@ def _command_line_of(name: str) -> Iterator[list[str]]:
         sys.argv, sys.stdout, sys.stderr = before
 
 
-def _import(name: str, reference: str, apart_from: Path) -> ModuleType:
+def _import(name: str, reference: str, apart_from: Collection[Path]) -> ModuleType:
     here = Path.cwd()
-    added = [str(here)] if here.resolve() != apart_from.resolve() else []
+    apart = [root.resolve() for root in apart_from]
+    added = [str(here)] if here.resolve() not in apart else []
     before = list(sys.path)
     sys.path[:0] = added
     try:
@@ -138,7 +139,7 @@ def _import(name: str, reference: str, apart_from: Path) -> ModuleType:
     finally:
         sys.path[:] = before
     origin = getattr(module, "__file__", None)
-    if origin and Path(origin).resolve().is_relative_to(apart_from.resolve()):
+    if origin and any(Path(origin).resolve().is_relative_to(root) for root in apart):
         raise RegimeError(
             f"--model {reference}: {origin} lies in the checkpoint directory, and no code is run from there; "
             "move it elsewhere"

@@ -5,7 +5,7 @@ import json
 import math
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,10 @@ class Program:
     framework: Mapping[str, str]
     fixed: Mapping[str, float] = field(default_factory=dict)
     sample_axes: Mapping[str, int] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What was worked out from them, such as the graph, another process works out itself.
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
     @classmethod
     def from_model(

@@ -1,14 +1,15 @@
 """The checks, and the program that runs them in a process of its own.
 
 ``python -m regime_proto.schema.validation.check brief|whole|segment MEMORY SECONDS FILE…`` prints what was found in
-each file as a line of JSON, up to the first that readers refuse.
+each file as a line of JSON, up to the first that readers refuse. MEMORY and SECONDS are those that any file may take;
+each may take more by its size.
 """
 
 import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import h5py
 
 from regime_proto.schema.files import describe
 from regime_proto.schema.validation.contents import contents_problems
-from regime_proto.schema.validation.guard import BRIEF, OUT_OF_MEMORY, SEGMENT
+from regime_proto.schema.validation.guard import BRIEF, BYTES_PER_SECOND, OUT_OF_MEMORY, SEGMENT
 from regime_proto.schema.validation.rules import Problem, errors
 from regime_proto.schema.validation.structure import (
     Objects,
@@ -149,9 +150,15 @@ def limit(memory: int, seconds: float) -> None:
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         allow(seconds)
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        most = pages * resource.getpagesize() + memory
+        most = _taken_memory() + memory
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _taken_memory() -> int:
+    """Return the bytes of address space that this process has."""
+    import resource
+
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
 
 
 def allow(seconds: float) -> None:
@@ -163,17 +170,47 @@ def allow(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds) + 1, most))
 
 
+class _Limits:
+    """What each of several files may take, which is what it may take in a process of its own.
+
+    What a file leaves behind counts for those after it, so they may take less, never more.
+    """
+
+    def __init__(self, memory: int, seconds: float, sizes: Sequence[int]) -> None:
+        self._memory = memory
+        self._seconds = seconds
+        self._before = 0
+        with suppress(ImportError, OSError, ValueError):
+            self._before = _taken_memory()
+        limit(memory + max(sizes, default=0), seconds)
+
+    def begin(self, size: int) -> None:
+        """Bound what the next file may take, which has so many bytes."""
+        self._allowed = self._seconds + size / BYTES_PER_SECOND
+        self.before_content(0)
+        with suppress(ImportError, OSError, ValueError):
+            import resource
+
+            _, most = resource.getrlimit(resource.RLIMIT_AS)
+            soft = self._before + self._memory + size
+            resource.setrlimit(resource.RLIMIT_AS, (soft if most < 0 else min(soft, most), most))
+
+    def before_content(self, count: int) -> None:
+        """Let so many bytes of content take their time."""
+        with suppress(ImportError, OSError, ValueError):
+            allow(self._allowed + count / ROW_BYTES_PER_SECOND)
+
+
 def main(extent: str, memory: str, seconds: str, *paths: str) -> int:
     """Print what is found in files as JSON."""
-    limit(int(memory), float(seconds))
-
-    def before_content(count: int) -> None:
-        with suppress(ImportError, OSError, ValueError):
-            allow(float(seconds) + count / ROW_BYTES_PER_SECOND)
-
+    sizes = [Path(path).stat().st_size for path in paths]
+    limits = _Limits(int(memory), float(seconds), sizes)
     try:
-        for path in paths:
-            found = look_at(Path(path), whole=extent != BRIEF, in_run=extent == SEGMENT, before_content=before_content)
+        for path, size in zip(paths, sizes, strict=True):
+            limits.begin(size)
+            found = look_at(
+                Path(path), whole=extent != BRIEF, in_run=extent == SEGMENT, before_content=limits.before_content
+            )
             fields = [[problem.rule, problem.where, problem.expected, problem.found] for problem in found.problems]
             # At once: the next file may be the end of this process.
             print(json.dumps([fields, found.defers]), flush=True)  # noqa: T201

@@ -180,10 +180,12 @@ def _has_type(stored: h5py.Dataset, dtype: str) -> bool:
 
 def _length_problems(file: h5py.File, present: tuple[layout.Variable, ...]) -> Iterator[Problem]:
     lengths: dict[str, tuple[int, str]] = {}
+    scales = _Scales(file)
     for variable in present:
         stored = file.get(variable.name)
         if not isinstance(stored, h5py.Dataset) or stored.ndim != len(variable.dims):
             continue
+        lists = stored.attrs.get("DIMENSION_LIST")
         for axis, (name, length) in enumerate(zip(variable.dims, stored.shape, strict=True)):
             expected, owner = lengths.setdefault(name, (length, variable.name))
             if length != expected:
@@ -192,7 +194,7 @@ def _length_problems(file: h5py.File, present: tuple[layout.Variable, ...]) -> I
                 )
             if length == 0 and name not in layout.GROWING:
                 yield Problem("dimension-empty", f"/{variable.name}", f"one entry along {name} at least", "none")
-            if not _is_attached(file, stored, axis, variable.name, name):
+            if not scales.are_attached(lists, axis, length, variable.name, name):
                 yield Problem(
                     "dimension-scale", f"/{variable.name}", f"axis {axis} attached to /{name}", "another or none"
                 )
@@ -200,15 +202,35 @@ def _length_problems(file: h5py.File, present: tuple[layout.Variable, ...]) -> I
         yield from _scale_problems(file, name)
 
 
-def _is_attached(file: h5py.File, stored: h5py.Dataset, axis: int, variable: str, name: str) -> bool:
-    scale = file.get(name)
-    if not isinstance(scale, h5py.Dataset) or scale.shape != (stored.shape[axis],):
-        return False
-    if variable == name:
-        return True
-    lists = stored.attrs.get("DIMENSION_LIST")
-    attached = [] if lists is None else [address_of(h5r.dereference(found, file.id)) for found in lists[axis]]
-    return attached == [address_of(scale.id)]
+class _Scales:
+    """The dimension scales of a file, each looked up once."""
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+        # By name: length, and address in the file; None where there is no dataset of that name.
+        self._found: dict[str, tuple[tuple[int, ...], int] | None] = {}
+
+    def are_attached(self, lists: Any, axis: int, length: int, variable: str, name: str) -> bool:
+        """Whether the dimension of that name, and no other, is attached to an axis of a variable.
+
+        Parameters
+        ----------
+        lists : sequence of sequences of references, or None
+            The attribute ``DIMENSION_LIST`` of the variable.
+        axis, length : int
+            The axis, and its length.
+        variable, name : str
+        """
+        if name not in self._found:
+            scale = self._file.get(name)
+            self._found[name] = (scale.shape, address_of(scale.id)) if isinstance(scale, h5py.Dataset) else None
+        scale = self._found[name]
+        if scale is None or scale[0] != (length,):
+            return False
+        if variable == name:
+            return True
+        attached = [] if lists is None else [address_of(h5r.dereference(found, self._file.id)) for found in lists[axis]]
+        return attached == [scale[1]]
 
 
 def _scale_problems(file: h5py.File, name: str) -> Iterator[Problem]:

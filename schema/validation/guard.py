@@ -1,5 +1,6 @@
 """Checks files in a process of its own: a file can be made to crash the HDF5 library, or to keep it busy."""
 
+import itertools
 import json
 import os
 import signal
@@ -109,7 +110,7 @@ def require_checked(path: Path) -> trust.Record:
 def require_all_checked(
     paths: Sequence[Path], *, require: Callable[[list[Problem], Path], None] | None = None
 ) -> list[trust.Record]:
-    """Return what is known of several files, all checked by one child; nothing is written down.
+    """Return what is known of several files, checked together; nothing is written down.
 
     Parameters
     ----------
@@ -140,17 +141,41 @@ def require_sound(problems: list[Problem], path: Path) -> None:
         raise TrajectoryError(f"{path}: {wrong[0]}{more}")
 
 
-def _examine(paths: Sequence[Path], extent: str) -> list[tuple[list[Problem], trust.Record | None]]:
-    """Look at files in a child process, up to the first that readers refuse; of the others return what to remember."""
+Examined = tuple[list[Problem], trust.Record | None]
+"""What is wrong with a file, and what to remember of it if readers may open it."""
+
+
+def examine_together(paths: Sequence[Path]) -> Iterator[Examined]:
+    """Yield what every reader relies on in each of several files; errors as of `inspect_apart`.
+
+    One child looks at file after file, as long as it finds them sound, each within the limits that it has alone. One
+    with which it comes to grief, or which it refuses, is looked at once more in a child of its own, and that counts.
+    """
+    return _examine(paths, BRIEF)
+
+
+def _examine(paths: Sequence[Path], extent: str) -> Iterator[Examined]:
+    left = list(paths)
+    while left:
+        found = _examined_by_child(left, extent)
+        sound = list(itertools.takewhile(lambda one: one[1] is not None, found))
+        yield from sound
+        if len(sound) < len(left):
+            yield found[0] if len(left) == 1 else _examined_by_child(left[len(sound) : len(sound) + 1], extent)[0]
+        left = left[len(sound) + 1 :]
+
+
+def _examined_by_child(paths: Sequence[Path], extent: str) -> list[Examined]:
+    """Look at files in a child process, up to the first that readers refuse."""
     with ExitStack() as stack:
         descriptors = [stack.enter_context(_descriptor(path)) for path in paths]
         before = [trust.state_of(descriptor) for descriptor in descriptors]
-        size = sum(os.fstat(descriptor).st_size for descriptor in descriptors)
-        seconds = SECONDS.value + size / BYTES_PER_SECOND
-        limits = [str(MEMORY.value * 2**20 + size), str(seconds)]
+        limits = [str(MEMORY.value * 2**20), str(SECONDS.value)]
         # The very files that are open here, whatever is put in the place of their names meanwhile.
         files = [f"/dev/fd/{descriptor}" for descriptor in descriptors]
         command = [sys.executable, "-P", "-m", _MODULE, extent, *limits, *files]
+        # What is said of several files is not told: the one is looked at once more, alone.
+        seconds = SECONDS.value + os.fstat(descriptors[0]).st_size / BYTES_PER_SECOND
         found = outcome(run_child(command, descriptors), seconds)
         examined = []
         for path, descriptor, state, (problems, defers) in zip(paths, descriptors, before, found, strict=False):

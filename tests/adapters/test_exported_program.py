@@ -59,7 +59,7 @@ def test_it_gives_what_the_module_gives(run):
 def test_tied_tensors_and_several_inputs(tmp_path):
     path = exported(Tied(), tmp_path / "net.pt2", torch.ones(4, 5), torch.ones(4, 1))
     probe = as_probe([np.ones((4, 5), np.float32), np.ones((4, 1), np.float32)])
-    program = from_torch.export(load_model(str(path), apart_from=tmp_path), probe)
+    program = from_torch.export(load_model(str(path), apart_from=[tmp_path]), probe)
     assert {tensor.name: tensor.aliases for tensor in program.tensors} == {
         "first.weight": ("second.weight",), "first.bias": (), "second.bias": (),
     }  # fmt: skip

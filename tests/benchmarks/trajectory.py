@@ -66,7 +66,8 @@ def processor_seconds():
 def children(process):
     """Return the children that a process has, without those that are only its own image before they start."""
     try:
-        found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        tasks = Path(f"/proc/{process}/task").glob("*/children")
+        found = [child for task in tasks for child in task.read_text().split()]
         own = Path(f"/proc/{process}/cmdline").read_bytes()
         return [child for child in found if Path(f"/proc/{child}/cmdline").read_bytes() != own]
     except (FileNotFoundError, ProcessLookupError):

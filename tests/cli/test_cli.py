@@ -406,7 +406,7 @@ def test_a_module_that_reads_the_command_line_does_not_get_ours(tmp_path, monkey
     monkeypatch.setattr(sys, "argv", ["regime", "analyze", "--data", "here"])
     before = sys.argv, sys.stdout, sys.stderr
     with pytest.raises(RegimeError, match=rf"--model {module}:make: {module} .*{message}") as caught:
-        load_model(f"{module}:make", apart_from=tmp_path / "run")
+        load_model(f"{module}:make", apart_from=[tmp_path / "run"])
     assert "\n" not in str(caught.value)
     assert (sys.argv, sys.stdout, sys.stderr) == before
     assert capsys.readouterr() == ("", "")
@@ -420,7 +420,7 @@ def test_a_module_sees_an_empty_command_line_and_may_print(tmp_path, monkeypatch
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["regime", "analyze", "run/"])
-    assert load_model("talking:make_mlp", apart_from=tmp_path / "run") is not None
+    assert load_model("talking:make_mlp", apart_from=[tmp_path / "run"]) is not None
     assert capsys.readouterr().err == "loading\nusage: talking [-h] [--width WIDTH]\n"
 
 

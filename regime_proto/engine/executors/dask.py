@@ -4,11 +4,12 @@ import importlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
+from regime_proto.engine.executors.tasks import Result, Results, Task
 from regime_proto.runtime.cards import VISIBLE
 from regime_proto.runtime.device import cores
 from regime_proto.schema.errors import RegimeError
@@ -18,8 +19,6 @@ _LOCAL = re.compile(r"local(?::([1-9][0-9]*))?")
 # Seconds to wait for a scheduler, and for its first worker.
 _CONNECTING, _FIRST_WORKER = 10, 60
 _NEEDED = 'a scheduler needs Dask: pip install "regime-proto[cluster]"'
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -38,24 +37,6 @@ class Worker:
     address: str
     threads: int
     memory: int
-
-
-@dataclass(frozen=True)
-class Task(Generic[Result]):
-    """A call that can be repeated anywhere.
-
-    Parameters
-    ----------
-    call : callable
-        Of a module, so that a worker finds it by name.
-    arguments : tuple
-    label : str
-        What it does, for messages.
-    """
-
-    call: Callable[..., Result]
-    arguments: tuple[Any, ...]
-    label: str
 
 
 class Cluster:
@@ -81,18 +62,27 @@ class Cluster:
         return answers
 
     def carry_out(self, tasks: Sequence[Task[Result]], shared: object) -> Iterator[tuple[int, Result]]:
-        """Yield the number and the result of each task as they finish.
-
-        Parameters
-        ----------
-        tasks : sequence of Task
-        shared : object
-            The first argument of all calls, which is sent to each worker once.
+        """Yield the number and the result of each task as they finish; see `results`.
 
         Raises
         ------
         RegimeError
             A task failed, or was repeated three times since workers died. What was under way is cancelled.
+        """
+        results = self.results(tasks, shared)
+        with closing(results):
+            for number, result in results:
+                if isinstance(result, RegimeError):
+                    raise result
+                yield number, result
+
+    def results(self, tasks: Sequence[Task[Result]], shared: object) -> Results[Result]:
+        """Yield the number and the result of each task as they finish; see `tasks.Executor`.
+
+        Raises
+        ------
+        RegimeError
+            The scheduler is gone.
         """
         distributed = _distributed()
         # The result of a task, which is made again where the worker that has it dies; what is scattered would be lost.
@@ -103,14 +93,17 @@ class Cluster:
         try:
             for future in finished:
                 task = tasks[numbers[future.key]]
+                result: Result | RegimeError
                 try:
                     result = future.result()
                 except distributed.KilledWorker as error:
-                    raise RegimeError(
+                    result = RegimeError(
                         f"{task.label}: given up, since several workers died while this or a task beside it was on "
                         f"them, the last one {error.last_worker.address}; most often they lack memory: give them more, "
                         "or fewer threads each; what others measured is kept"
-                    ) from None
+                    )
+                except RegimeError as error:
+                    result = error
                 except distributed.client.FutureCancelledError:
                     raise RegimeError(
                         f"{task.label}: the scheduler is gone, or dropped it; run the same command again to go on"
