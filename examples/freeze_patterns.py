@@ -33,7 +33,7 @@ Observe = Callable[[int], bool]
 WAYS = ("never frozen", "frozen when settled", "frozen at the start")
 
 
-class Frozen(nn.Module):
+class Frozen(nn.Module):  # type: ignore[misc]
     """A network whose gates are open where those of another one are.
 
     Parameters

@@ -48,7 +48,9 @@ def linearize(
     dry_run: bool,
     quiet: bool,
     verbose: bool,
-    **source_settings: str | None,
+    adapter: str | None,
+    step_pattern: str | None,
+    weights: str | None,
 ) -> None:
     """Write the affine map that a network is around samples of its probe, and how far it reaches.
 
@@ -74,7 +76,9 @@ def linearize(
             model=model,
             probe=probe,
             device=device,
-            **source_settings,
+            adapter=adapter,
+            step_pattern=step_pattern,
+            weights=weights,
         )
         if not dry_run:
             _show(found)
