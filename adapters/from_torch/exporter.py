@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from regime_proto.adapters.from_onnx.file import module_path
+from regime_proto.adapters.from_onnx.file import module_path, silent
 from regime_proto.adapters.from_torch import exported_program
 from regime_proto.adapters.from_torch.inputs import Arguments, program_names, rename_inputs
 from regime_proto.adapters.from_torch.tracing import tracing
@@ -199,7 +199,7 @@ def _try_forward(model: nn.Module, arguments: Arguments, inputs: dict[str, torch
 
     if sum(parameter.numel() for parameter in model.parameters()) > _LARGE:
         # Shapes tell as much, unless what the forward does depends on values.
-        with contextlib.suppress(Exception), FakeTensorMode(allow_non_fake_inputs=True):
+        with silent("torch"), contextlib.suppress(Exception), FakeTensorMode(allow_non_fake_inputs=True):
             return run(inputs)
     try:
         return run(inputs)

@@ -467,12 +467,15 @@ def test_a_model_is_built_without_memory_for_its_weights(tmp_path):
     assert largest == 0
 
 
-def test_a_large_model_is_tried_by_its_shapes_and_exported_alike(monkeypatch):
+def test_a_large_model_is_tried_by_its_shapes_and_exported_alike(monkeypatch, caplog):
     expected = from_huggingface.export(make(), as_probe({"input_ids": IDS}))
     monkeypatch.setattr(exporter, "_LARGE", 0)
     assert from_huggingface.export(make(), as_probe({"input_ids": IDS})).sha256 == expected.sha256
     with pytest.raises(RegimeError, match="the model fails on the probe"):
+        from_huggingface.export(make(), as_probe({"input_ids": IDS.astype(np.float32)}))
+    with pytest.raises(RegimeError, match="broadcast a dimension of length 5"):
         from_huggingface.export(make(), as_probe({"input_ids": IDS, "attention_mask": np.ones((4, 5), np.int64)}))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize(
