@@ -65,9 +65,9 @@ def plan(found: Plan, parts: Foreseen | None = None) -> RenderableType:
     if parts is not None:
         cost.add_row(
             "in parts",
-            f"{parts.parts} of at most {size(parts.largest_bytes)} of weights, {parts.group} checkpoints together; "
-            f"{size(parts.read_bytes)} to read",
+            f"{parts.parts} of at most {size(parts.largest_bytes)} of weights, {parts.group} checkpoints together",
         )
+        cost.add_row("to read", size(parts.read_bytes))
     return Group(program(found.program, found.all_gates, found.gates), "", cost)
 
 

@@ -26,6 +26,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipes")
     save_walk(folder / "checkpoints", 130)
     regime_proto.convert(folder / "checkpoints", folder / "expected.h5")
+    (folder / "runs").mkdir()
+    (folder / "runs/a").symlink_to("../checkpoints")
     return folder
 
 
@@ -45,8 +47,9 @@ def test_commands_run_as_they_stand(folder, recipe):
     script = f"set -eo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait || true' EXIT\n{recipe}"
     done = run(folder, "bash", "-c", script)
     assert done.returncode == 0, done.stderr
-    assert_same(folder / "run.h5", folder / "expected.h5")
-    (folder / "run.h5").unlink()
+    [found] = [*folder.glob("run.h5"), *folder.glob("trajectories/a.h5")]
+    assert_same(found, folder / "expected.h5")
+    found.unlink()
 
 
 @pytest.mark.parametrize("recipe", blocks(TESTED, "python"))

@@ -169,7 +169,9 @@ class _Building(TorchDispatchMode):  # type: ignore[misc]
         """Return in place of a new tensor one of zeros that takes no memory until somebody writes to it."""
         if made.device.type != "cpu" or made.nbytes < _SMALL_BYTES or not made.is_contiguous():
             return made
-        zeros = torch.frombuffer(mmap.mmap(-1, made.nbytes), dtype=made.dtype).view(made.shape)
+        # Memory that is shared would be taken as soon as it is read.
+        private = mmap.mmap(-1, made.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        zeros = torch.frombuffer(private, dtype=made.dtype).view(made.shape)
         self._untouched.add(zeros.data_ptr())
         return zeros
 

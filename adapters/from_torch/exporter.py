@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from regime_proto.adapters.from_onnx.file import module_path
+from regime_proto.adapters.from_onnx.file import module_path, silent
 from regime_proto.adapters.from_torch import exported_program
 from regime_proto.adapters.from_torch.inputs import Arguments, program_names, rename_inputs
 from regime_proto.adapters.from_torch.tracing import tracing
@@ -27,6 +28,8 @@ from regime_proto.schema.types import Array
 # Where the line of the model stands in what torch says of a branch.
 _LINE = re.compile(r'File "([^"]+)", line (\d+), in \w+\s+(.+)')
 _UNKNOWN = re.compile(r"Error when translating node .*?\[target=torch\.ops\.(\S+?)\]", re.DOTALL)
+# Of so many weights a pass takes minutes.
+_LARGE = 2**30
 _INSTEAD = "or export it to ONNX by other means, and give that: --model FILE.onnx"
 
 
@@ -194,6 +197,10 @@ def _try_forward(model: nn.Module, arguments: Arguments, inputs: dict[str, torch
     def run_arrays(arrays: Mapping[str, Array]) -> Any:
         return run({name: torch.from_numpy(array).to(inputs[name].device) for name, array in arrays.items()})
 
+    if sum(parameter.numel() for parameter in model.parameters()) > _LARGE:
+        # Shapes tell as much, unless what the forward does depends on values.
+        with silent("torch"), contextlib.suppress(Exception), FakeTensorMode(allow_non_fake_inputs=True):
+            return run(inputs)
     try:
         return run(inputs)
     except Exception as error:

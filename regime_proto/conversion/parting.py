@@ -90,6 +90,9 @@ def _obstacle(plan: Plan, settings: ConversionSettings) -> str | None:
             f"{where}: {plan.source.adapter} checkpoints that are read as a whole; save them as safetensors on this "
             "machine, or say --parts off"
         )
+    first = next((one.name for one in plan.quantities if one.against == "first"), None)
+    if plan.source.copies is not None and first is not None:
+        return f"--measure {first}: the first checkpoint would be fetched again for every part; --parts off"
     if plan.variants is not None:
         return "the graphs of the checkpoints differ; say --parts off"
     if settings.noise == "full":

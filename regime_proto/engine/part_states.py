@@ -18,6 +18,7 @@ from regime_proto.quantities import base as quantities
 from regime_proto.quantities.deltas import non_finite, state_sums
 from regime_proto.quantities.measuring import guarded
 from regime_proto.runtime.device import Placed, Session
+from regime_proto.runtime.memory import give_back
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.flips import FlipCounter
 from regime_proto.schema.header import Observation
@@ -218,6 +219,8 @@ def _carried_out(meter: PartsMeter, opened: _Opened, pool: ThreadPoolExecutor, t
                 future.result()
             except Exception as error:
                 opened.fail(turn.number, error)
+        del visit, sessions
+        give_back()
     return [turn for turn in turns if turn.number < opened.failed]
 
 

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ import numpy as np
 import onnxruntime
 
 from regime_proto.checkpoints.opening import read_whole
+from regime_proto.engine.part_graphs import PartGraph, ShapedLane
 from regime_proto.engine.session import BRIEFLY, MaskSession
-from regime_proto.program.gates import find_gates
+from regime_proto.program.gates import Gate, find_gates
+from regime_proto.program.partition import Cutting
 from regime_proto.program.probe import Probe, ProbeError
 from regime_proto.program.probe_advice import declared, described
 from regime_proto.program.program import Program, ProgramError
@@ -54,6 +56,8 @@ _MODULE = "regime_proto.engine.trial"
 # What makes a program of a file that `regime program` wrote.
 PROGRAM_FILES = f"{_MODULE}:load"
 _FAILED = 3
+# Bytes of weights; more of them are drawn part by part.
+_LARGEST_WHOLE = 2**31
 _KIND = "programs"
 MAX_RECORDS = 4096
 # A file system may be slow; the limit on processor time does not count waiting.
@@ -195,14 +199,33 @@ def run_once(program: Program, probe: Probe) -> None:
     """
     arrays = probe.bind(program.probe_inputs)
     require_taken(program, arrays, probe.where)
-    weights = {name: _drawn(entry.shape, np.dtype(entry.dtype)) for name, entry in program.weight_inputs.items()}
     device = find_device("cpu")
     gates = [gate for gate in find_gates(program) if gate.trackable]
     if not gates:
         return
+    if 4 * sum(math.prod(entry.shape) for entry in program.weight_inputs.values()) > _LARGEST_WHOLE:
+        _run_in_parts(program, gates, arrays)
+        return
+    weights = _drawn_weights(program, program.weight_inputs)
     dtypes = {name: array.dtype for name, array in weights.items()}
     session = MaskSession(program, gates, arrays, device, dtypes=dtypes, running=BRIEFLY)
     session.run({name: device.place(array) for name, array in weights.items()})
+
+
+def _run_in_parts(program: Program, gates: Sequence[Gate], probe: Mapping[str, Array]) -> None:
+    """Run a program so that only some weights are there at a time."""
+    device = find_device("cpu")
+    graph = PartGraph(program, gates, device, dtypes={}, cutting=Cutting(_LARGEST_WHOLE // 2))
+    lane = ShapedLane(graph, graph.begin(probe))
+    for index in range(len(graph)):
+        weights = _drawn_weights(program, graph.weights(index))
+        lane.run(index, graph.session(index), {name: device.place(array) for name, array in weights.items()})
+        lane.planes.clear()
+
+
+def _drawn_weights(program: Program, names: Iterable[str]) -> dict[str, Array]:
+    entries = {name: program.weight_inputs[name] for name in names}
+    return {name: _drawn(entry.shape, np.dtype(entry.dtype)) for name, entry in entries.items()}
 
 
 def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

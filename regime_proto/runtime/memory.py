@@ -1,5 +1,7 @@
 """How much memory this process may take."""
 
+import contextlib
+import ctypes
 import os
 from pathlib import Path
 
@@ -26,3 +28,13 @@ def _free_in_group() -> list[int]:
     except (OSError, ValueError):
         return []
     return [limit - used]
+
+
+def give_back() -> None:
+    """Give memory back to the system that was freed, but that the allocator of the C library has kept.
+
+    Blocks of some megabytes that threads allocate and free in turn can else add up to a whole model.
+    """
+    # Of glibc; others have no such function, or no C library that is found.
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -24,6 +24,7 @@ from transformers_models import GPT2, IDS, MODELS, TEXT, make, save_steps, token
 import regime_proto
 from regime_proto.adapters.from_huggingface import adapter as from_huggingface
 from regime_proto.adapters.from_huggingface import tensor_names, trainer_state
+from regime_proto.adapters.from_torch import exporter
 from regime_proto.checkpoints.payload import Incomplete, state_of
 from regime_proto.cli.main import main
 from regime_proto.plugins.open_directory import open_directory
@@ -431,6 +432,50 @@ def test_a_model_that_is_wrapped_is_one_of_transformers():
     program = exporter.export(wrapped, as_probe({"input_ids": IDS}))
     assert "transformers" in program.framework
     assert "transformer.h.0.mlp.c_fc.weight" in {tensor.name for tensor in program.trainable}
+
+
+BUILDING = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from regime_proto.adapters.from_huggingface.model import build
+
+def taken():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
+
+folder = Path(sys.argv[1])
+held = {"all": SimpleNamespace(size=10**8)}
+build(folder / "small", held)
+before = taken()
+model = build(folder / "large", held)
+# To be read takes none either.
+sums = [float(parameter.detach().sum()) for parameter in model.parameters() if parameter.ndim > 1]
+print(sum(parameter.nbytes for parameter in model.parameters()), taken() - before, max(map(abs, sums)))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_a_model_is_built_without_memory_for_its_weights(tmp_path):
+    for name, width in (("small", 16), ("large", 1024)):
+        (tmp_path / name).mkdir()
+        config = {**GPT2, "n_embd": width, "vocab_size": 20_000, "model_type": "gpt2"}
+        (tmp_path / name / "config.json").write_text(json.dumps({**config, "architectures": ["GPT2LMHeadModel"]}))
+    weights, taken, largest = map(float, children.run(BUILDING, tmp_path).stdout.split())
+    assert weights > 150e6
+    assert taken < weights / 5
+    assert largest == 0
+
+
+def test_a_large_model_is_tried_by_its_shapes_and_exported_alike(monkeypatch, caplog):
+    expected = from_huggingface.export(make(), as_probe({"input_ids": IDS}))
+    monkeypatch.setattr(exporter, "_LARGE", 0)
+    assert from_huggingface.export(make(), as_probe({"input_ids": IDS})).sha256 == expected.sha256
+    with pytest.raises(RegimeError, match="the model fails on the probe"):
+        from_huggingface.export(make(), as_probe({"input_ids": IDS.astype(np.float32)}))
+    with pytest.raises(RegimeError, match="broadcast a dimension of length 5"):
+        from_huggingface.export(make(), as_probe({"input_ids": IDS, "attention_mask": np.ones((4, 5), np.int64)}))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize(

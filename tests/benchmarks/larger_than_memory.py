@@ -31,7 +31,7 @@ MOST_LAYERS = 48
 CHUNK = 2**22
 GIGABYTE = 1e9
 COLUMNS = [
-    "weights", "a checkpoint", "parts", "peak anonymous", "peak resident", "conversion", "files read once", "trajectory",
+    "weights", "checkpoint", "parts", "peak anonymous", "peak resident", "conversion", "files read once", "trajectory",
 ]  # fmt: skip
 
 

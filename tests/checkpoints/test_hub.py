@@ -175,6 +175,16 @@ def test_a_published_sequence_gives_what_its_files_give(repository, hub, materia
     assert hub.sent() == 0
 
 
+def test_a_published_sequence_in_parts_is_fetched_once(repository, hub, local, options):
+    folder, seen = downloads_folder(Path("run.h5")).absolute(), []
+    hub.watch = lambda: seen.append(on_disk_of_this_process(folder))
+    assert_measured_alike(converted(output=folder.parent / "run.h5", parts=1, **options), local)
+    assert hub.files().count(WEIGHTS) == len(STEPS)
+    assert max(map(len, seen)) <= 3
+    with pytest.raises(RegimeError, match="the first checkpoint would be fetched again for every part"):
+        converted(output="other.h5", parts=1, measure="weight_distance_l2", **options)
+
+
 def test_steps_are_chosen_before_anything_is_asked_for(repository, hub):
     source = open_directory(as_place("hf://lab/net@step*")).select("10:", 2)
     assert [checkpoint.step for checkpoint in source.checkpoints] == [10, 30, 1000]

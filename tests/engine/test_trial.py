@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import regime_proto
+from regime_proto.adapters.from_torch.exporter import export
 from regime_proto.conversion.plan import load_program
 from regime_proto.engine import trial
 from regime_proto.program.probe import as_probe
@@ -185,6 +186,21 @@ def test_what_passed_is_not_run_again(tmp_path, monkeypatch):
     onnx.save(other, path)
     load_program(tmp_path, model=str(path), probe=PROBE)
     assert len(started) == 2
+
+
+def test_large_weights_are_drawn_part_by_part(monkeypatch):
+    made = nets.make_mlp()
+    program, probe = export(made, as_probe(nets.probe(made))), as_probe(nets.probe(made))
+    drawn = []
+    draw = trial._drawn
+    monkeypatch.setattr(trial, "_drawn", lambda *arguments: drawn.append(arguments) or draw(*arguments))
+    trial.run_once(program, probe)
+    whole = drawn.copy()
+    drawn.clear()
+    monkeypatch.setattr(trial, "_LARGEST_WHOLE", 0)
+    trial.run_once(program, probe)
+    # The head lies behind the last gate.
+    assert 2 < len(drawn) < len(whole)
 
 
 def test_whoever_trusts_all_programs_says_so(tmp_path, monkeypatch):
