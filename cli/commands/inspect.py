@@ -1,5 +1,6 @@
 """``regime inspect``: what is recognised, before any work."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,10 @@ from regime_proto.cli import options
 from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
 from regime_proto.cli.sources import refuse_other_file
+from regime_proto.schema.errors import RegimeError
 
 if TYPE_CHECKING:
+    from regime_proto.checkpoints.source import Checkpoint, Source
     from regime_proto.conversion.settings import ConversionSettings
 
 
@@ -78,7 +81,7 @@ def _inspect_directory(root: Path, messages: Messages, settings: "ConversionSett
     if found.copies is None:
         # What would keep an analysis from beginning or from ending is found here, too.
         for checkpoint in dict.fromkeys((found.checkpoints[0], found.checkpoints[-1])):
-            (found.read_lazily or found.read)(checkpoint)
+            _look_at(found, checkpoint)
     try:
         plan = make_plan(root, settings, exporting=messages.exporting)
     except MissingPart as missing:
@@ -86,3 +89,12 @@ def _inspect_directory(root: Path, messages: Messages, settings: "ConversionSett
         messages.note(f"not yet ready to analyze: {missing}")
         return
     render.show(console, render_inspection.plan(plan, foreseen_parts(plan, settings)))
+
+
+def _look_at(found: "Source", checkpoint: "Checkpoint") -> None:
+    """Read a checkpoint, if that can be without holding its tensors in memory."""
+    if found.read_lazily is not None:
+        with contextlib.suppress(RegimeError):
+            found.read_lazily(checkpoint)
+            return
+    found.read(checkpoint)
