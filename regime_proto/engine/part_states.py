@@ -339,7 +339,7 @@ def _require_held(meter: PartsMeter, turn: _Turn, where: str) -> None:
     held = [one.name for one in meter.measures.quantities if one.against == "first"]
     if held and not turn.weights_are_finite:
         raise RegimeError(
-            f"{where}: holds NaN or Inf, so later states cannot be held against this one; leave the checkpoint out "
+            f"{where}: holds NaN or Inf, so other states cannot be held against this one; leave the checkpoint out "
             f"(--steps), or the quantity {held[0]}"
         )
 

@@ -260,7 +260,7 @@ def test_broken_states_are_invalid_as_they_are_whole(tmp_path, step):
         assert trajectory.valid.values.tolist() == [int(number != step) for number in range(STATES)]
     if step == 0:
         for parts in ("off", 3):
-            with pytest.raises(RegimeError, match="later states cannot be held against this one"):
+            with pytest.raises(RegimeError, match="other states cannot be held against this one"):
                 regime_proto.convert(folder, tmp_path / "x.h5", parts=parts, distance=True)
 
 

@@ -156,6 +156,12 @@ report NONE -o OUT/]r.html
 validate RUN OTHER BAD NONE
 quantities
 quantities --json
+linearize CKPT -o OUT/]maps.npz --samples 0 --overwrite
+linearize CKPT -o OUT/]maps.npz --outputs-of NAME
+linearize RUN -o OUT/]maps.npz
+linearize NONE -o OUT/]maps.npz
+linearize BAD -o OUT/]maps.npz --checkpoints CKPT
+linearize CKPT -o OUT/]maps.npz --samples NAME
 convert CKPT -o OUT/]q.h5 --measure NAME
 example -o OUT/]x.h5
 example -o PLACE
