@@ -22,6 +22,7 @@ from regime_proto.adapters.live.idle import Idle
 from regime_proto.engine.live_model import Engine, LiveModel, Pending
 from regime_proto.engine.masks import is_same_but_rounding, pack_masks
 from regime_proto.engine.measure import Meter
+from regime_proto.engine.seeing import beside_of
 from regime_proto.program.probe import Probe
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
@@ -99,7 +100,8 @@ def _live(model: nn.Module, exportable: nn.Module, probe: Probe, parts: Parts, e
         return {name: array_of(weights[name]) for name in needed}
 
     def native(meter: Meter) -> Engine:
-        masks = MaskGraph(exported, meter.gates, meter.rows, tensors_of(exportable), bound)
+        beside = beside_of(meter.measures, program, meter.rows[0].samples)
+        masks = MaskGraph(exported, meter.gates, meter.rows, tensors_of(exportable), bound, beside=beside)
         _compare(masks, tensors_of(exportable), pack_masks(meter.run(tensors(None))))
         return TorchEngine(model, trained, parts, meter=meter, masks=masks)
 

@@ -14,6 +14,7 @@ from regime_proto.engine.live_model import Measurement, Pending, is_finite
 from regime_proto.engine.live_quantities import WHERE, Quantified
 from regime_proto.engine.measure import Meter
 from regime_proto.engine.noise_floor import SEED, noise_of
+from regime_proto.engine.session import Seen
 from regime_proto.quantities.deltas import KeptWeights
 from regime_proto.quantities.installed import choose
 from regime_proto.quantities.measuring import Measures, term_columns
@@ -149,7 +150,8 @@ class TorchEngine:
             return _nothing
         masks = self._masks.run(weights)
         packed = masks.packed()
-        found, why = self._held.row(self._held.on_host(weights), sums[:, 2:], packed, begins=begins)
+        seen = seen_of(masks.outputs, masks.margins, masks.squares)
+        found, why = self._held.row(self._held.on_host(weights), sums[:, 2:], packed, seen, begins=begins)
         finite = finite and bool(masks.total.isfinite())
         measurement = Measurement(sums[:, :2], packed, finite, found, problem or why)
         return lambda: measurement
@@ -182,6 +184,7 @@ class TorchEngine:
         held, current = self._held, self._held.on_host(weights)
         masks = self._masks.run(weights)
         results = [_to_host(tensor) for tensor in (change, masks.packed_there(), masks.total)]
+        besides = [None if one is None else _to_host(one) for one in (masks.outputs, masks.margins, masks.squares)]
         arrived = self._mark()
 
         def wait() -> Measurement:
@@ -191,7 +194,8 @@ class TorchEngine:
                 seconds = begun.elapsed_time(arrived) / 1000
             sums, packed, total = (np.asarray(result.numpy()) for result in results)
             finite = bool(np.isfinite(sums[:, SIZE]).all() and np.isfinite(total))
-            found, why = held.row(current, sums[:, SIZE + 1 :].astype(np.float64), packed, begins=begins)
+            columns = sums[:, SIZE + 1 :].astype(np.float64)
+            found, why = held.row(current, columns, packed, seen_of(*besides), begins=begins)
             return Measurement(sums[:, :SIZE].astype(np.float64), packed, finite, found, problem or why, seconds)
 
         return wait
@@ -238,7 +242,7 @@ class _Held:
         return {name: array_of(weights[name]).copy() for name in self._names}
 
     def row(
-        self, current: dict[str, Array], columns: Array, packed: Array, *, begins: bool
+        self, current: dict[str, Array], columns: Array, packed: Array, seen: Seen, *, begins: bool
     ) -> tuple[dict[str, Array], str]:
         """Return the values of all quantities, and why one could not be computed."""
         found = self._measures.finished(columns, WHERE)
@@ -246,9 +250,15 @@ class _Held:
             return found, ""
         if begins and self._measures.computed.keep_first:
             self.first = current
-        computed, why = self._quantified.row(current, self._previous, self.first, packed, begins=begins)
+        computed, why = self._quantified.row(current, self._previous, self.first, packed, begins=begins, seen=seen)
         self._previous = current
         return found | computed, why
+
+
+def seen_of(outputs: torch.Tensor | None, margins: torch.Tensor | None, squares: torch.Tensor | None) -> Seen:
+    """Return what a run returned beside the masks as arrays."""
+    arrays = (None if one is None else np.asarray(one.cpu().numpy()) for one in (outputs, margins, squares))
+    return Seen((), *arrays)
 
 
 def _place(tensor: torch.Tensor) -> tuple[torch.device, torch.Size]:

@@ -11,6 +11,7 @@ import torch
 
 from regime_proto.adapters.from_torch.exporter import Exported
 from regime_proto.adapters.from_torch.live_weights import HALF
+from regime_proto.program.beside_masks import NOTHING, Beside, sample_axis
 from regime_proto.program.gate_patterns import Plane
 from regime_proto.program.gates import Gate
 from regime_proto.program.mask_outputs import Rows
@@ -30,10 +31,16 @@ class TorchMasks:
         Plane after plane; arrays on the CPU, else tensors.
     total : scalar tensor
         Finite if all activations are.
+    outputs : (sample, output) tensor, optional
+    margins, squares : (layer, sample) tensor, optional
+        See `program.beside_masks`.
     """
 
     planes: list[Any]
     total: torch.Tensor
+    outputs: torch.Tensor | None = None
+    margins: torch.Tensor | None = None
+    squares: torch.Tensor | None = None
 
     def packed(self) -> Array:
         """Return the masks as one array, (sample, byte)."""
@@ -63,6 +70,8 @@ class MaskGraph:
         Those of the model: half-precision ones are widened to float32 where they are used.
     probe : mapping of str to array
         By input.
+    beside : Beside
+        What a run returns beside the masks: outputs, and what is kept of the inputs of gates.
 
     Attributes
     ----------
@@ -82,6 +91,8 @@ class MaskGraph:
         rows: Sequence[Rows],
         weights: Mapping[str, torch.Tensor],
         probe: Mapping[str, Array],
+        *,
+        beside: Beside = NOTHING,
     ) -> None:
         device = next(iter(weights.values())).device
         graph = torch.fx.Graph()
@@ -99,8 +110,12 @@ class MaskGraph:
         for name, target in targets.items():
             if weights[target].dtype in HALF:
                 _widen(graph, nodes[name])
-        outputs = [_packing(graph, nodes, gate, row, device) for gate, row in zip(gates, rows, strict=True)]
-        graph.output(tuple(outputs))
+        pairs = list(zip(gates, rows, strict=True))
+        outputs = [_packing(graph, nodes, gate, row, device) for gate, row in pairs]
+        near = [_reducing(graph, nodes, gate, row, device) for gate, row in pairs] if beside.preactivations else []
+        found = [nodes[name] for name in signature.user_outputs] if beside.outputs else []
+        self._samples = rows[0].samples
+        graph.output((tuple(outputs), tuple(near), tuple(found)))
         _prune(graph)
         # In a new graph nodes may be called otherwise.
         needed = set(graph.nodes)
@@ -115,9 +130,11 @@ class MaskGraph:
         """Return the masks of the weights, by name in the model."""
         values = [self._fixed[name] if target is None else weights[target] for name, target in self._inputs]
         with self._undisturbed():
-            outputs = self._module(*values)
+            outputs, near, found = self._module(*values)
             total = torch.stack([total for _, total in outputs]).sum()
-        return TorchMasks([plane for planes, _ in outputs for plane in planes], total)
+            margins, squares = (torch.stack(parts) for parts in zip(*near, strict=True)) if near else (None, None)
+        planes = [plane for planes, _ in outputs for plane in planes]
+        return TorchMasks(planes, total, _by_sample(found, self._samples), margins, squares)
 
     @contextlib.contextmanager
     def _undisturbed(self) -> Iterator[None]:
@@ -166,6 +183,47 @@ def _packing(graph: Any, nodes: Mapping[str, Any], gate: Gate, rows: Rows, devic
         raise RegimeError(f"gate {gate.node} ({gate.op}): torch computes its value inside of one operator")
     with graph.inserting_after(node):
         return graph.call_function(packing(gate, rows, device), (node,))
+
+
+def _reducing(graph: Any, nodes: Mapping[str, Any], gate: Gate, rows: Rows, device: torch.device) -> Any:
+    node = nodes[gate.value]
+    # Of a ReLU that is the output, which tells the masks as well.
+    z = node.args[0] if gate.kind == "relu" else node
+    with graph.inserting_after(z):
+        return graph.call_function(reducing(gate, rows, device), (z,))
+
+
+def _by_sample(outputs: Sequence[torch.Tensor], samples: int) -> torch.Tensor | None:
+    """Return those outputs side by side that hold real numbers for each sample; None if there is none."""
+    found = []
+    for output in outputs:
+        if not isinstance(output, torch.Tensor) or not output.dtype.is_floating_point:
+            continue
+        axis = sample_axis(output.shape, samples)
+        if axis is not None:
+            found.append((output.movedim(axis, 0) if axis > 0 else output).reshape(samples, -1))
+    return torch.cat(found, dim=1) if found else None
+
+
+def reducing(
+    gate: Gate, rows: Rows, device: torch.device
+) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """Return what makes, of a gate's input, the smallest distance from a threshold and Σz² of every sample."""
+    counted = None if rows.counted is None else torch.from_numpy(rows.counted).to(device)
+    chosen = None if rows.units is None else torch.from_numpy(rows.units).to(device)
+
+    def reduce(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        turned = value.movedim(rows.axis, 0) if rows.axis > 0 else value
+        units = turned.reshape(rows.samples, -1)
+        units = units if chosen is None else units[:, chosen]
+        distances = torch.stack([(units - plane.threshold).abs() for plane in gate.planes]).amin(dim=0)
+        squares = units.square()
+        if counted is not None:
+            distances = torch.where(counted, distances, torch.inf)
+            squares = torch.where(counted, squares, 0)
+        return distances.amin(dim=1), squares.sum(dim=1, dtype=torch.float64)
+
+    return reduce
 
 
 def _is_random(target: Any) -> bool:

@@ -159,7 +159,9 @@ class RuntimeEngine:
         masks = self._meter.run(weights)
         packed = pack_masks(masks)
         current = {name: weights[name] for name in self._names}
-        others = self._quantities.row(current, self._kept.previous, self._kept.first, packed, begins=begins)
+        others = self._quantities.row(
+            current, self._kept.previous, self._kept.first, packed, begins=begins, seen=masks.seen
+        )
         sums = self._kept.change(weights)
         finite = masks.finite and is_finite(weights, self._names, sums)
         measurement = Measurement(sums, packed, finite, *others)

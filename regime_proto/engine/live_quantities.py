@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from regime_proto.engine.seeing import preactivations_of
+from regime_proto.engine.session import NOTHING_SEEN, Seen
 from regime_proto.quantities.base import State
 from regime_proto.quantities.measuring import Measures
 from regime_proto.schema.errors import RegimeError
@@ -21,6 +23,7 @@ class Quantified:
     def __init__(self, measures: Measures) -> None:
         self._measures = measures
         self._previous_masks: Array | None = None
+        self._previous_seen = NOTHING_SEEN
         self._first_masks: Array | None = None
 
     def row(
@@ -31,6 +34,7 @@ class Quantified:
         packed: Array,
         *,
         begins: bool,
+        seen: Seen = NOTHING_SEEN,
     ) -> tuple[dict[str, Array], str]:
         """Return the values of one state by quantity, and why one could not be computed; empty if all could.
 
@@ -42,15 +46,19 @@ class Quantified:
             The masks of the current state.
         begins : bool
             Whether it is the first state.
+        seen : Seen
+            What else the pass returned.
         """
         if begins:
             self._first_masks = packed
         # Where the weights are not needed there are none; a state that was kept has one or the other.
-        before = None if self._previous_masks is None else State(previous, self._previous_masks)
+        outputs, units = self._previous_seen.outputs, self._measures.network.layer_units
+        before = None if self._previous_masks is None else State(previous, self._previous_masks, outputs=outputs)
         start = State(first, self._first_masks) if first or self._first_masks is not None else None
-        self._previous_masks = packed
+        self._previous_masks, self._previous_seen = packed, seen
+        state = State(current, packed, preactivations_of(seen, units), seen.outputs)
         try:
-            return self._measures.row(State(current, packed), {"previous": before, "first": start}, WHERE), ""
+            return self._measures.row(state, {"previous": before, "first": start}, WHERE), ""
         except RegimeError as error:
             unknown = {quantity.name: self._measures.unknown(quantity) for quantity in self._measures.quantities}
             return unknown, str(error)

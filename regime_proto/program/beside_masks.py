@@ -94,10 +94,14 @@ def _shown(value: ir.Value) -> str:
 def _sample_axis(value: ir.Value, samples: int) -> int | None:
     if value.shape is None or not value.shape.is_static():
         return None
-    shape = value.shape.numpy()
+    return sample_axis(value.shape.numpy(), samples)
+
+
+def sample_axis(shape: Sequence[int], samples: int) -> int | None:
+    """Return the first axis that is as long as there are samples, -1 for a leading axis of samples × something."""
     if samples in shape:
         return list(shape).index(samples)
-    return -1 if shape and shape[0] % samples == 0 else None
+    return -1 if len(shape) and shape[0] % samples == 0 else None
 
 
 def expose(

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from regime_proto.quantities.base import MASKS, WEIGHTS, Quantity
+from regime_proto.quantities.base import MASKS, OUTPUTS, PREACTIVATIONS, WEIGHTS, Quantity
 from regime_proto.quantities.installed import possible
 from regime_proto.recording.observations import Callback
 from regime_proto.recording.pace import Pace
@@ -114,6 +114,6 @@ class RecordingSettings:
 
 def _obstacle(quantity: Quantity) -> str:
     """Return in words why a quantity is not recorded; nothing if it is."""
-    if set(quantity.needs) <= {WEIGHTS, MASKS} and quantity.against != "last":
+    if set(quantity.needs) <= {WEIGHTS, MASKS, PREACTIVATIONS, OUTPUTS} and quantity.against != "last":
         return ""
     return "measured of saved checkpoints only, by regime convert --measure"

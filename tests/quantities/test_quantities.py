@@ -388,13 +388,24 @@ def recorded(request, tmp_path_factory):
     return path, regime_proto.convert(folder, folder / "converted.h5", measure="all", **model_file)
 
 
-@pytest.mark.parametrize("name", MEASURED)
+# Masks of torch and ONNX Runtime may differ in a unit, and what they compute in the last digits.
+TOLERANCES = {"active_fraction": {"rtol": 0, "atol": 0.02}, "margin": {"rtol": 1e-3, "atol": 1e-6}}
+TOLERANCES |= {name: {"rtol": 1e-4} for name in ("preactivation_rms", "output_change_l2")}
+
+
+@pytest.mark.parametrize("name", sorted({*MEASURED, *TOLERANCES}))
 def test_a_recording_measures_what_a_conversion_does(recorded, name):
     live, converted = map(rows, recorded)
     variable = name if name == "weight_distance_l2" else f"quantity_{name}"
-    # Masks of torch and ONNX Runtime may differ in a unit.
-    tolerance = {"rtol": 0, "atol": 0.02} if name == "active_fraction" else {"rtol": 1e-6, "atol": 1e-12}
+    tolerance = TOLERANCES.get(name, {"rtol": 1e-6, "atol": 1e-12})
     np.testing.assert_allclose(live[variable], converted[variable], **tolerance)
+
+
+@pytest.mark.parametrize("name", ["structural_change_l2_first", "fingerprint_cosine", "quantitative_change_l2_last"])
+def test_what_is_not_recorded_is_refused_by_name(name, tmp_path):
+    model = nets.make_mlp()
+    with pytest.raises(RegimeError, match=f"--measure {name}: measured of saved checkpoints only, by regime convert"):
+        regime_proto.record(model, nets.probe(model), tmp_path / "run.h5", measure=name)
 
 
 def test_for_masks_alone_no_weights_are_copied(measured, tmp_path):
