@@ -17,7 +17,10 @@ import numpy as np
 from regime_proto.quantities.base import FROZEN, OUTPUTS, Network, Quantity, State
 from regime_proto.schema.types import Array
 
-_COST = "two passes of the frozen network, and one of the whole network that all of these share"
+_COST = (
+    "two passes of the frozen network for each observation that is held against, and one of the whole network that all "
+    "share: 1.7 times a plain conversion of an MLP, 2.7 of a ResNet-18"
+)
 _WHAT = (
     ("quantitative_change_l2", "norm of the change of the outputs by weights within kept patterns", "||q||"),
     ("structural_change_l2", "norm of the change of the outputs by patterns, weights kept", "||s||"),

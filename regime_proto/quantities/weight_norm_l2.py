@@ -12,6 +12,6 @@ QUANTITY = Quantity(
     term=lambda weight, _: weight * weight,
     finish=np.sqrt,
     curve="root_sum_squares",
-    cost="one pass over the weights",
+    cost="one pass over the weights: 1.25 times a plain conversion of an MLP",
     source="the usual norm; the relative update is reported by several trainers",
 )
