@@ -110,12 +110,10 @@ class MaskGraph:
         for name, target in targets.items():
             if weights[target].dtype in HALF:
                 _widen(graph, nodes[name])
-        pairs = list(zip(gates, rows, strict=True))
-        outputs = [_packing(graph, nodes, gate, row, device) for gate, row in pairs]
-        near = [_reducing(graph, nodes, gate, row, device) for gate, row in pairs] if beside.preactivations else []
-        found = [nodes[name] for name in signature.user_outputs] if beside.outputs else []
+        graph.output(
+            _outputs(graph, nodes, list(zip(gates, rows, strict=True)), device, beside, signature.user_outputs)
+        )
         self._samples = rows[0].samples
-        graph.output((tuple(outputs), tuple(near), tuple(found)))
         _prune(graph)
         # In a new graph nodes may be called otherwise.
         needed = set(graph.nodes)
@@ -175,6 +173,20 @@ def repeatable() -> Iterator[None]:
     finally:
         for (place, name, _), value in zip(_REPEATABLE, before, strict=True):
             setattr(place, name, value)
+
+
+def _outputs(
+    graph: Any,
+    nodes: Mapping[str, Any],
+    gates: Sequence[tuple[Gate, Rows]],
+    device: torch.device,
+    beside: Beside,
+    outputs: Sequence[str],
+) -> tuple[tuple[Any, ...], ...]:
+    """Append what a run returns: masks of every gate, what is kept of their inputs, and outputs of the network."""
+    masks = tuple(_packing(graph, nodes, gate, row, device) for gate, row in gates)
+    near = tuple(_reducing(graph, nodes, gate, row, device) for gate, row in gates) if beside.preactivations else ()
+    return masks, near, tuple(nodes[name] for name in outputs) if beside.outputs else ()
 
 
 def _packing(graph: Any, nodes: Mapping[str, Any], gate: Gate, rows: Rows, device: torch.device) -> Any:

@@ -224,7 +224,10 @@ def fully_sharded(rank, folder):
         without = train(shard(maker(), **options), look=look)
         model = shard(maker(), **options)
         output = folder / look / f"of_{rank}.h5"
-        with regime_proto.record(model, probe(), output, measure="all") as recorder, counted() as calls:
+        with (
+            regime_proto.record(model, probe(), output, measure=("weights", "active_fraction")) as recorder,
+            counted() as calls,
+        ):
             said[look] = same(train(model, recorder, folder / look / "checkpoints", look=look), without)
         said[f"{look}, all-reduces"] = len(calls)
     return said
@@ -278,7 +281,9 @@ def meshes(rank, folder):
     }
     for name, maker in MESHES.items():
         model = spread[name](maker())
-        with regime_proto.record(model, probe(), folder / name / f"of_{rank}.h5", measure="all") as recorder:
+        with regime_proto.record(
+            model, probe(), folder / name / f"of_{rank}.h5", measure=("weights", "active_fraction")
+        ) as recorder:
             for step in range(STEPS):
                 observe(recorder, step, model, folder / name / "checkpoints")
                 with torch.no_grad():
