@@ -38,6 +38,13 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="With --follow: how often to look for new checkpoints.",
 )
+@click.option(
+    "--stable",
+    type=float,
+    metavar="COSINE",
+    help="With fingerprint_cosine measured: label observations STABLE from here on; default: its 70th percentile.",
+)
+@click.option("--chaotic", type=float, metavar="COSINE", help="And CHAOTIC up to here; default: its 30th percentile.")
 @options.as_json
 @options.messages
 def analyze(
@@ -47,6 +54,8 @@ def analyze(
     resamples: int,
     follow: bool,
     poll: float,
+    stable: float | None,
+    chaotic: float | None,
     as_json: bool,
     dry_run: bool,
     quiet: bool,
@@ -107,12 +116,18 @@ def analyze(
         from regime_proto.analyzer.besides import besides
 
         # Those of the conversion come before those of the analysis.
-        found = {**result.to_json(), **besides(trajectory, steps), "warnings": messages.warnings}
+        found = {
+            **result.to_json(),
+            **besides(trajectory, steps, stable=stable, chaotic=chaotic),
+            "warnings": messages.warnings,
+        }
         click.echo(json.dumps(found, allow_nan=False))
         return
+    from regime_proto.analyzer.stages import labels_in
     from regime_proto.cli import render
 
-    render.show(render.console(), render.analysis(result, all_layers=verbose))
+    labels = labels_in(result.curves, stable=stable, chaotic=chaotic)
+    render.show(render.console(), render.analysis(result, labels, all_layers=verbose))
 
 
 def _follow(

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.layout import QUANTITY_PREFIX
 from regime_proto.schema.types import Array
 
 FLAT = 0.1
@@ -30,6 +32,7 @@ _NEEDED = 'loss stages need ruptures: pip install "regime-proto[report]"'
 _LOSSES = ("loss", "perplexity", "error", "nll", "cross_entropy")
 
 STABLE, TRANSITION, CHAOTIC = "STABLE", "TRANSITION", "CHAOTIC"
+_COSINES = f"{QUANTITY_PREFIX}fingerprint_cosine"
 PERCENTILES = (30.0, 70.0)
 """Of the cosines of the same run; by construction three tenths of it are then stable, and three tenths chaotic."""
 
@@ -177,6 +180,10 @@ class Labels:
     chaotic: float
     own: bool
 
+    def share(self, label: str) -> float:
+        """Return which part of the labelled observations has a label."""
+        return self.labels.count(label) / sum(map(bool, self.labels))
+
 
 def regime_labels(cosines: Array, *, stable: float | None = None, chaotic: float | None = None) -> Labels:
     """Return the label of every observation by the cosine of its fingerprint with the one before.
@@ -205,3 +212,23 @@ def regime_labels(cosines: Array, *, stable: float | None = None, chaotic: float
         for cosine in cosines
     )
     return Labels(labels, float(above), float(below), own=stable is None and chaotic is None)
+
+
+def labels_in(data: xr.Dataset, *, stable: float | None = None, chaotic: float | None = None) -> Labels | None:
+    """Return the labels of a trajectory, or of the curves of a result; None where no fingerprint was measured.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+    stable, chaotic : float, optional
+        See `regime_labels`.
+
+    Raises
+    ------
+    RegimeError
+        Thresholds are given, and there is nothing to hold against them.
+    """
+    cosines = data[_COSINES].to_numpy() if _COSINES in data else np.full(1, np.nan)
+    if stable is None and chaotic is None and not np.isfinite(cosines).any():
+        return None
+    return regime_labels(cosines, stable=stable, chaotic=chaotic)

@@ -166,10 +166,9 @@ def require_measurable(measured: Sequence[Quantity]) -> None:
     """
     whole = [one for one in measured if one.term is None and set(one.needs) != {MASKS}]
     if whole:
-        needed = "weights" if WEIGHTS in whole[0].needs else whole[0].needs[-1]
         raise RegimeError(
-            f"--measure {whole[0].name}: needs the {needed} of a state all at once, which are not there when a run is "
-            "measured part by part; leave it out, or say --parts off"
+            f"--measure {whole[0].name}: needs a state whole, and measured part by part none is; leave it out, or say "
+            "--parts off"
         )
 
 

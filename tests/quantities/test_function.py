@@ -6,10 +6,12 @@ import nets
 import numpy as np
 import pytest
 import torch
+import transformers
 from functions import Function
 from nets import save_run
 from recording import rows
 from torch import nn
+from transformers_models import GPT2, IDS
 
 import regime_proto
 from regime_proto.conversion.plan import write_program
@@ -70,6 +72,37 @@ def test_structural_and_quantitative_change(run, against):
         change = np.sum((current.outputs - other.outputs) ** 2, axis=1)
         np.testing.assert_allclose(whole, change, rtol=1e-3, atol=1e-10)
     assert np.nanmax(measured[1]) > 1e-4
+
+
+def test_a_language_model(tmp_path):
+    """GPT-2 with ReLU: attention and norms are not frozen, and the identity holds all the same."""
+    torch.manual_seed(0)
+    model = Logits(transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2, use_cache=False))).eval()
+    random = torch.Generator().manual_seed(0)
+    states = [
+        {name: tensor + 0.05 * step * torch.randn(tensor.shape, generator=random) for name, tensor in start.items()}
+        for step in range(3)
+        for start in [model.state_dict()]
+    ]
+    found = converted(tmp_path / "run", model, states, IDS, measure="function")
+    functions = [Function(model, state, IDS) for state in states]
+    for row, current in enumerate(functions):
+        for against, other in (("first", functions[0]), ("last", functions[-1])):
+            q, s = parts_of_change(current, other)
+            np.testing.assert_allclose(q + s, current.outputs - other.outputs, rtol=1e-12, atol=1e-12)
+            for name, part in (("quantitative", q), ("structural", s)):
+                measured = found[f"quantity_{name}_change_l2_{against}"][row]
+                np.testing.assert_allclose(measured, np.linalg.norm(part, axis=1), rtol=2e-3, atol=1e-5)
+    assert (found["quantity_structural_change_l2_first"][1:] > 1e-3).all()
+
+
+class Logits(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x).logits
 
 
 def test_a_state_differs_from_itself_by_nothing(run):

@@ -33,7 +33,8 @@ class Function:
 
     def __init__(self, model, state, probe):
         self._model = wide(model, state)
-        self._probe = torch.from_numpy(probe).double()
+        given = torch.from_numpy(probe)
+        self._probe = given.double() if given.is_floating_point() else given
         self.outputs, self.inputs = self._run(None)
 
     def frozen(self, masks):
