@@ -86,8 +86,8 @@ def analysis(result: Result, labels: Labels | None = None, *, all_layers: bool) 
     """Return the report of one analysis."""
     quantities: list[RenderableType] = ["", _quantities(result)] if result.quantities else []
     return Group(
-        _title(result), "", _numbers(result, labels), Text(verdict(result)), "", _curves(result), "", _thresholds(result), "",
-        _layers(result, all_layers=all_layers), *quantities,
+        _title(result), "", _numbers(result, labels), Text(verdict(result)), "", _curves(result), "",
+        _thresholds(result), "", _layers(result, all_layers=all_layers), *quantities,
     )  # fmt: skip
 
 

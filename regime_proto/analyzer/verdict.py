@@ -36,9 +36,8 @@ def _structure(result: Result) -> str:
     if found is None:
         return ""
     first = result.curves["step"].to_numpy()[0]
-    said = (
-        f"At {result.step_kind} {first} {found.first:.0%} of what the outputs had still to change needed other patterns"
-    )
+    needed = f"{found.first:.0%} of what the outputs had still to change needed other patterns"
+    said = f"At {result.step_kind} {first}, {needed}"
     if found.below_from is None:
         return f"{said}; that part did not stay below {LEVEL:.0%}."
     since = "ever since" if found.below_from == first else f"from {result.step_kind} {found.below_from} on"

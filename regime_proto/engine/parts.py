@@ -16,7 +16,7 @@ from regime_proto.program.mask_outputs import Rows
 from regime_proto.program.partition import Cutting
 from regime_proto.program.probe import COUNTED
 from regime_proto.program.program import Program
-from regime_proto.quantities.base import MASKS, WEIGHTS, Quantity
+from regime_proto.quantities.base import MASKS, Quantity
 from regime_proto.runtime.device import Device, Placed
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array

@@ -4,8 +4,9 @@ import sys
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from regime_proto.analyzer.stages import loss_stages, regime_labels
+from regime_proto.analyzer.stages import labels_in, loss_stages, regime_labels
 from regime_proto.schema.errors import RegimeError
 
 STEPS = np.arange(0, 2000, 2)
@@ -73,3 +74,15 @@ def test_wrong_thresholds():
         regime_labels(np.array([0.5]), stable=0.1, chaotic=0.2)
     with pytest.raises(RegimeError, match="--measure fingerprint_cosine"):
         regime_labels(np.array([np.nan]))
+
+
+def test_labels_of_the_curves_of_a_result():
+    cosines = [np.nan, 0.99, 0.5, 0.95, 0.7]
+    curves = xr.Dataset({"quantity_fingerprint_cosine": ("step", cosines)})
+    found = labels_in(curves, stable=0.95, chaotic=0.5)
+    assert found.labels == ("", "STABLE", "CHAOTIC", "STABLE", "TRANSITION")
+    assert (found.share("STABLE"), found.share("CHAOTIC")) == (0.5, 0.25)
+    assert labels_in(curves).own
+    assert labels_in(xr.Dataset()) is None
+    with pytest.raises(RegimeError, match="no fingerprint_cosine is known"):
+        labels_in(xr.Dataset(), stable=0.9)

@@ -49,7 +49,7 @@ def test_it_falls_below_the_level_for_good(tmp_path, values, below):
     assert result.structure.first == pytest.approx(values[1])
     assert result.to_json()["structure"]["below_from"] == below
     said = verdict(result)
-    assert f"At step 10 {values[1]:.0%} of what the outputs had still to change needed other patterns" in said
+    assert f"At step 10, {values[1]:.0%} of what the outputs had still to change needed other patterns" in said
     expected = {
         None: f"that part did not stay below {LEVEL:.0%}",
         10: "ever since it was less than",

@@ -84,6 +84,9 @@ def test_a_language_model(tmp_path):
         for step in range(3)
         for start in [model.state_dict()]
     ]
+    for state in states:
+        # One tensor under two names.
+        state["model.lm_head.weight"] = state["model.transformer.wte.weight"]
     found = converted(tmp_path / "run", model, states, IDS, measure="function")
     functions = [Function(model, state, IDS) for state in states]
     for row, current in enumerate(functions):
