@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from regime_proto.analyzer.series import by_blocks
+from regime_proto.quantities.structure import structural_share
 from regime_proto.schema.layout import QUANTITY_PREFIX, SAMPLE, TENSOR
 from regime_proto.schema.types import Array
 
@@ -96,7 +97,7 @@ def _shares(against: str) -> Callable[[xr.Dataset, Array], Array]:
     def of_samples(chosen: xr.Dataset, kept: Array) -> Array:
         parts = (f"{QUANTITY_PREFIX}{part}_change_l2_{against}" for part in ("structural", "quantitative"))
         structural, quantitative = (by_blocks(chosen[part], kept, np.asarray) for part in parts)
-        return _divided(structural, structural + quantitative)
+        return structural_share(structural, quantitative)
 
     return of_samples
 

@@ -8,6 +8,7 @@ import xarray as xr
 
 from regime_proto.analyzer.masks import MaskSelection, select_masks
 from regime_proto.schema.header import Layer
+from regime_proto.schema.numbers import finite
 from regime_proto.schema.types import Array
 
 # Pairs of samples that the first indicator is averaged over; of fewer samples all pairs are taken.
@@ -66,23 +67,20 @@ class PatternStatistics:
             "steps": self.steps.tolist(),
             "samples": self.samples,
             "distinct_regions": self.distinct_regions.tolist(),
-            **{name: _means(values) for name, values in named.items()},
+            **{name: [*map(finite, over_layers(values).tolist())] for name, values in named.items()},
             "layers_at_last_step": [
-                {"layer": layer, **{name: _plain(values[-1, index]) for name, values in named.items()}}
+                {"layer": layer, **{name: finite(float(values[-1, index])) for name, values in named.items()}}
                 for index, layer in enumerate(self.layers)
             ],
         }
 
 
-def _means(values: Array) -> list[float | None]:
+def over_layers(values: Array) -> Array:
+    """Return the mean over the layers, (pick,) float64, given (pick, layer); NaN where none is known."""
     known = np.isfinite(values)
     counts = known.sum(axis=1)
-    means = np.where(known, values, 0).sum(axis=1) / np.maximum(counts, 1)
-    return [float(mean) if count else None for mean, count in zip(means, counts, strict=True)]
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    mean: Array = np.where(counts > 0, np.where(known, values, 0).sum(axis=1) / np.maximum(counts, 1), np.nan)
+    return mean
 
 
 def pattern_statistics(trajectory: xr.Dataset) -> PatternStatistics | None:
@@ -94,8 +92,11 @@ def pattern_statistics(trajectory: xr.Dataset) -> PatternStatistics | None:
         What `open_trajectory` returned.
     """
     selection = select_masks(trajectory)
-    if selection is None:
-        return None
+    return None if selection is None else statistics_of(selection)
+
+
+def statistics_of(selection: MaskSelection) -> PatternStatistics:
+    """Return the statistics of masks that were read."""
     return PatternStatistics(
         steps=selection.steps,
         layers=tuple(layer.name for layer in selection.layers),

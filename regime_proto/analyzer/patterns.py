@@ -93,8 +93,11 @@ class Patterns:
 def read_patterns(trajectory: xr.Dataset) -> Patterns | None:
     """Return what the masks of a trajectory tell, None where fewer than two are stored."""
     chosen = select_masks(trajectory)
-    if chosen is None:
-        return None
+    return None if chosen is None else patterns_of(chosen)
+
+
+def patterns_of(chosen: MaskSelection) -> Patterns:
+    """Return what masks that were read tell."""
     counter = FlipCounter(chosen.layers)
     return Patterns(
         steps=chosen.steps,

@@ -61,7 +61,7 @@ def read_structure(curves: xr.Dataset) -> Structure | None:
         return None
     above = known[shares[known] >= LEVEL]
     after = known if not len(above) else known[known > above[-1]]
-    low, high = (float(edge[known[0]]) for edge in spread_of(curves, "last"))
+    low, high = (float(edge[0]) for edge in spread_of(curves.isel(step=known[:1]), "last"))
     return Structure(float(shares[known[0]]), int(steps[after[0]]) if len(after) else None, low, high)
 
 
@@ -75,7 +75,10 @@ def spread_of(curves: xr.Dataset, against: str) -> tuple[Array, Array]:
         mean = curves[name].to_numpy()
         return mean, mean
     each = curves[f"{name}{EACH}"].to_numpy()
-    known = np.isfinite(each).any(axis=1)
+    missing = np.isnan(each).sum(axis=1)
     edges = np.full((2, len(each)), np.nan)
-    edges[:, known] = np.nanpercentile(each[known], (10, 90), axis=1)
+    whole, some = missing == 0, (missing > 0) & (missing < each.shape[1])
+    # Leaving values out takes a hundred times as long.
+    edges[:, whole] = np.percentile(each[whole], (10, 90), axis=1)
+    edges[:, some] = np.nanpercentile(each[some], (10, 90), axis=1)
     return edges[0], edges[1]

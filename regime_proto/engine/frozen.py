@@ -6,14 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from regime_proto.engine.session import Running, by_sample
+from regime_proto.program.edit import prune
 from regime_proto.program.freezing import KINDS, FreezeGates, frozen_name
 from regime_proto.program.gates import Gate
 from regime_proto.program.mask_outputs import CastWeights, Rows
 from regime_proto.program.program import Program
+from regime_proto.program.sample_axes import sample_first
 from regime_proto.program.sequences import SplitWithoutSequences
 from regime_proto.quantities.structure import change_parts
 from regime_proto.runtime.device import Device, Placed
-from regime_proto.runtime.ir import RemoveUnusedNodesPass, ir
+from regime_proto.runtime.ir import ir
 from regime_proto.schema.types import Array
 
 
@@ -98,9 +100,7 @@ class FrozenSession:
         same = np.ones(self._samples, bool)
         for number in self._inputs:
             apart = regions[number].numpy() != others[number].numpy()
-            axis = self._axes[number]
-            apart = np.moveaxis(apart, axis, 0) if axis > 0 else apart
-            same &= ~apart.reshape(self._samples, -1).any(axis=1)
+            same &= ~sample_first(apart, self._axes[number], self._samples).any(axis=1)
         return same
 
 
@@ -123,7 +123,5 @@ def _graph(program: Program, gates: Sequence[Gate], outputs: Sequence[str]) -> t
     for value in [value for value in graph.outputs if value.name not in outputs]:
         graph.outputs.remove(value)
     FreezeGates(_frozen(gates))(model)
-    RemoveUnusedNodesPass()(model)
-    for value in [value for value in graph.inputs if not value.uses()]:
-        graph.inputs.remove(value)
+    prune(model)
     return model, dict(zip(outputs, (str(value.name) for value in graph.outputs), strict=True))

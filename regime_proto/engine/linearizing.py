@@ -16,14 +16,15 @@ from regime_proto.program.affine import (
     taken_name,
     values_of,
 )
-from regime_proto.program.beside_masks import region_name, region_of, sample_outputs
+from regime_proto.program.beside_masks import region_name, region_of, sample_axis, sample_outputs
+from regime_proto.program.edit import prune
 from regime_proto.program.freezing import KINDS, FreezeGates, frozen_name
 from regime_proto.program.gates import Gate, find_gates, pre_activation
 from regime_proto.program.program import Program
-from regime_proto.program.sample_axes import FIXED, axes_of
+from regime_proto.program.sample_axes import FIXED, axes_of, sample_first
 from regime_proto.program.sequences import SplitWithoutSequences
 from regime_proto.runtime.device import Device, Session
-from regime_proto.runtime.ir import RemoveUnusedNodesPass, ir
+from regime_proto.runtime.ir import ir
 from regime_proto.runtime.memory import available_bytes
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
@@ -111,7 +112,6 @@ class Linearizer:
         self._natural = device.session(self._natural_graph(program))
         model, self._results, self._rivals = self._frozen_graph(program, windows)
         self._frozen = device.session(model)
-        self._rival_counts = [len(places) for places in windows]
 
     def _natural_graph(self, program: Program) -> ir.Model:
         """Return the network that also tells the region of every unit, and what every pooling takes."""
@@ -191,10 +191,7 @@ class Linearizer:
     def regions(self, weights: Mapping[str, Array]) -> int:
         """Return how many different regions the samples of the probe lie in."""
         natural = self._pass({name: self._device.place(_wide(array)) for name, array in weights.items()})
-        rows = [
-            _by_sample(array, self.samples).reshape(self.samples, -1)
-            for array in (*natural.regions.values(), *natural.taken)
-        ]
+        rows = [_by_sample(array, self.samples) for array in (*natural.regions.values(), *natural.taken)]
         return len(np.unique(np.concatenate(rows, axis=1).astype(np.int64), axis=0)) if rows else 1
 
     def _pass(self, placed: Mapping[str, object]) -> _Natural:
@@ -224,15 +221,15 @@ class Linearizer:
         scale = 2.0 ** np.round(np.log2(max(np.abs(x).max(), 2.0**-20)))
         origin = _run(self._frozen, feeds, self._placed({self._input: self._batch(np.zeros((0, len(x))))}))
         offset = self._rows(origin, self._results)[0]
-        squares = [np.zeros(np.prod(_one(origin[name], self.samples).shape)) for name in self._watched]
+        squares = [np.zeros(len(_one(origin[name], self.samples))) for name in self._watched]
         columns = []
         for start in range(0, len(x), self.samples):
-            basis = scale * np.eye(len(x))[start : start + self.samples]
+            basis = scale * np.eye(min(self.samples, len(x) - start), len(x), k=start)
             found = _run(self._frozen, feeds, self._placed({self._input: self._batch(basis)}))
             columns.append((self._rows(found, self._results)[: len(basis)] - offset) / scale)
             for total, name in zip(squares, self._watched, strict=True):
-                moved = _by_sample(found[name], self.samples).reshape(self.samples, -1).astype(np.float64)
-                moved -= _by_sample(origin[name], self.samples).reshape(self.samples, -1)
+                moved = _by_sample(found[name], self.samples).astype(np.float64)
+                moved -= _by_sample(origin[name], self.samples)
                 total += np.square(moved[: len(basis)] / scale).sum(axis=0)
         matrix = np.concatenate(columns).T
         outputs = natural.outputs[sample]
@@ -257,16 +254,16 @@ class Linearizer:
         lengths = dict(zip(self._watched, (np.sqrt(total) for total in squares), strict=True))
         found = [np.inf]
         for gate, name, z in zip(self._gates, self._z, natural.z, strict=True):
-            values = _one(z, self.samples, sample).ravel().astype(np.float64)
+            values = _one(z, self.samples, sample).astype(np.float64)
             for plane in gate.planes:
                 found.append(_nearest(np.abs(values - plane.threshold), lengths[name]))
         for name in self._rivals:
-            found.append(_nearest(np.abs(_one(at_x[name], self.samples).ravel()), lengths[name]))
+            found.append(_nearest(np.abs(_one(at_x[name], self.samples)), lengths[name]))
         return float(min(found))
 
     def _rows(self, found: Mapping[str, Array], names: Sequence[str]) -> Array:
         """Return some outputs side by side, (sample, output) float64."""
-        rows = [_by_sample(found[name], self.samples).reshape(self.samples, -1) for name in names]
+        rows = [_by_sample(found[name], self.samples) for name in names]
         return np.concatenate(rows, axis=1).astype(np.float64)
 
     def _batch(self, rows: Array) -> Array:
@@ -312,9 +309,7 @@ def _pruned(program: Program, targets: Sequence[str]) -> ir.Model:
 
 
 def _sorted(model: ir.Model) -> ir.Model:
-    RemoveUnusedNodesPass()(model)
-    for value in [value for value in model.graph.inputs if not value.uses()]:
-        model.graph.inputs.remove(value)
+    prune(model)
     model.graph.sort()
     return model
 
@@ -340,18 +335,22 @@ def _wide(array: Array) -> Array:
 
 def _axis(shape: Sequence[int], samples: int) -> int:
     """Return the sample axis of a value; -1 for a leading axis of samples × something."""
-    return list(shape).index(samples) if samples in shape else -1
+    axis = sample_axis(shape, samples)
+    if axis is None:
+        raise RegimeError(
+            f"a value of shape {list(shape)} has no axis of {samples} samples, so there is no map of one sample; take "
+            "the outputs of a layer before it: --outputs-of LAYER"
+        )
+    return axis
 
 
-def _by_sample(array: Array, samples: int, axis: int | None = None) -> Array:
-    """Return an array with the samples first."""
-    axis = _axis(array.shape, samples) if axis is None else axis
-    if axis < 0:
-        return array.reshape(samples, -1, *array.shape[1:])
-    return np.moveaxis(array, axis, 0)
+def _by_sample(array: Array, samples: int) -> Array:
+    """Return a value as (sample, unit)."""
+    return sample_first(array, _axis(array.shape, samples), samples)
 
 
 def _one(array: Array, samples: int, sample: int = 0) -> Array:
+    """Return the units of one sample."""
     found: Array = _by_sample(array, samples)[sample]
     return found
 
@@ -359,11 +358,10 @@ def _one(array: Array, samples: int, sample: int = 0) -> Array:
 def _repeated(array: Array, samples: int, sample: int, axis: int | None = None) -> Array:
     """Return an array that has one sample in the place of all."""
     axis = _axis(array.shape, samples) if axis is None else axis
-    rows = _by_sample(array, samples, axis)
-    same = np.broadcast_to(rows[sample], rows.shape)
     if axis < 0:
-        return np.ascontiguousarray(same).reshape(array.shape)
-    return np.ascontiguousarray(np.moveaxis(same, 0, axis))
+        rows = array.reshape(samples, -1)
+        return np.ascontiguousarray(np.broadcast_to(rows[sample], rows.shape)).reshape(array.shape)
+    return np.repeat(np.take(array, [sample], axis=axis), samples, axis=axis)
 
 
 def _nearest(distances: Array, lengths: Array) -> float:

@@ -11,7 +11,7 @@ from regime_proto.engine.session import Masks, MaskSession
 from regime_proto.program.gates import Gate
 from regime_proto.program.mask_outputs import Rows
 from regime_proto.program.probe_advice import missing_axis
-from regime_proto.program.sample_axes import AXIS, FIXED, axes_of, reordered
+from regime_proto.program.sample_axes import AXIS, FIXED, axes_of, reordered, sample_first
 from regime_proto.runtime.device import Placed, cores
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.types import Array
@@ -210,13 +210,6 @@ def _by_gate(gates: Sequence[Gate], planes: Sequence[Placed]) -> list[Array]:
 def planes_above(planes: Sequence[Array]) -> Array:
     """Return how many of a gate's thresholds each unit is above, uint8."""
     return np.asarray(np.sum([plane.astype(np.uint8) for plane in planes], axis=0, dtype=np.uint8))
-
-
-def sample_first(mask: Array, axis: int, samples: int) -> Array:
-    """Return `mask` as (sample, unit)."""
-    if axis > 0:
-        mask = np.moveaxis(mask, axis, 0)
-    return mask.reshape(samples, -1)
 
 
 def _candidates(shape: Sequence[int], samples: int) -> list[int]:

@@ -18,11 +18,11 @@ from regime_proto.schema.types import Array
 def beside_of(measures: Measures, program: Program, samples: int) -> Beside:
     """Return what a pass is to return beside the masks."""
     needs = measures.needs()
-    outputs, _ = sample_outputs(program, samples)
+    of_outputs = not needs.isdisjoint((OUTPUTS, FROZEN))
     return Beside(
         preactivations=PREACTIVATIONS in needs,
         regions=FROZEN in needs,
-        outputs=() if needs.isdisjoint((OUTPUTS, FROZEN)) else outputs,
+        outputs=sample_outputs(program, samples)[0] if of_outputs else (),
         fingerprint=FINGERPRINT in needs,
     )
 

@@ -19,6 +19,7 @@ from regime_proto.program.beside_masks import (
 from regime_proto.program.gates import Gate
 from regime_proto.program.mask_outputs import PACKED, TOTAL, CastWeights, ExposeMasks, NudgeWeights, Rows, plane_name
 from regime_proto.program.program import Program
+from regime_proto.program.sample_axes import sample_first
 from regime_proto.program.sequences import SplitWithoutSequences
 from regime_proto.program.values import FLOATS
 from regime_proto.runtime.device import Device, Placed
@@ -210,10 +211,7 @@ class MaskSession:
 def by_sample(outputs: Sequence[Output], found: Mapping[str, Placed], samples: int | None) -> Array:
     """Return some outputs of a graph side by side, (sample, output) float."""
     assert samples is not None  # noqa: S101
-    rows = []
-    for output in outputs:
-        array = found[output.name].numpy()
-        rows.append((np.moveaxis(array, output.axis, 0) if output.axis > 0 else array).reshape(samples, -1))
+    rows = [sample_first(found[output.name].numpy(), output.axis, samples) for output in outputs]
     return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
 
 

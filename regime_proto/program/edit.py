@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from regime_proto.runtime.ir import PassResult, TopologicalSortPass, ir
+from regime_proto.runtime.ir import PassResult, RemoveUnusedNodesPass, TopologicalSortPass, ir
 from regime_proto.schema.types import Array
 
 
@@ -53,6 +53,13 @@ def replace_uses(value: ir.Value, replacement: ir.Value, besides: Iterable[ir.Va
     for node, position in list(value.uses()):
         if node not in kept:
             node.replace_input_with(position, replacement)
+
+
+def prune(model: ir.Model) -> None:
+    """Drop the nodes and the inputs that no output needs."""
+    RemoveUnusedNodesPass()(model)
+    for value in [value for value in model.graph.inputs if not value.uses()]:
+        model.graph.inputs.remove(value)
 
 
 def sorted_graph(model: ir.Model, *, modified: bool) -> PassResult:

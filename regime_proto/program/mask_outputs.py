@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from regime_proto.program.edit import new_constant, new_node, replace_uses, sorted_graph
+from regime_proto.program.edit import new_constant, new_node, prune, replace_uses, sorted_graph
 from regime_proto.program.gate_patterns import Plane
 from regime_proto.program.gates import Gate
-from regime_proto.runtime.ir import InPlacePass, PassResult, PreconditionError, RemoveUnusedNodesPass, ir
+from regime_proto.runtime.ir import InPlacePass, PassResult, PreconditionError, ir
 from regime_proto.schema.types import Array
 
 TOTAL = "regime_total"
@@ -203,9 +203,7 @@ class ExposeMasks(InPlacePass):
             outputs += self.besides(graph)
         graph.outputs.clear()
         graph.outputs.extend(outputs)
-        RemoveUnusedNodesPass()(model)
-        for value in [value for value in graph.inputs if not value.uses()]:
-            graph.inputs.remove(value)
+        prune(model)
         return sorted_graph(model, modified=True)
 
     def _planes(self, graph: ir.Graph, index: int, gate: Gate, value: ir.Value) -> list[ir.Value]:

@@ -124,3 +124,10 @@ def reordered(probe: Mapping[str, Array], axes: Mapping[str, int], order: Array)
         name: array if axes.get(name, FIXED) == FIXED else np.take(array, order, axis=axes[name])
         for name, array in probe.items()
     }
+
+
+def sample_first(array: Array, axis: int, samples: int) -> Array:
+    """Return an array as (sample, unit), given its sample axis; -1 for a leading axis of samples × something."""
+    if axis > 0:
+        array = np.moveaxis(array, axis, 0)
+    return array.reshape(samples, -1)

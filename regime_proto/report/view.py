@@ -11,8 +11,9 @@ import xarray as xr
 
 from regime_proto.analyzer.analyze import analyze_with
 from regime_proto.analyzer.besides import stages_of
-from regime_proto.analyzer.pattern_statistics import PatternStatistics, pattern_statistics
-from regime_proto.analyzer.patterns import LATE, Patterns, read_patterns
+from regime_proto.analyzer.masks import select_masks
+from regime_proto.analyzer.pattern_statistics import PatternStatistics, statistics_of
+from regime_proto.analyzer.patterns import LATE, Patterns, patterns_of
 from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.samples import read_sample_changes
 from regime_proto.analyzer.selection import restrict
@@ -126,6 +127,7 @@ def read_view(
         with open_trajectory(path) as trajectory:
             result = analyze_with(trajectory, settings)
             chosen = restrict(trajectory, settings.steps)
+            masks = select_masks(chosen)
             edges = bin_edges(len(result.curves["step"]), COLUMNS)
             return RunView(
                 name=path.name.removesuffix(path.suffix).removesuffix(".regime"),
@@ -135,8 +137,8 @@ def read_view(
                 metrics=_metrics(chosen),
                 edges=edges,
                 samples=_samples(chosen, edges),
-                patterns=read_patterns(chosen),
-                statistics=pattern_statistics(chosen),
+                patterns=None if masks is None else patterns_of(masks),
+                statistics=None if masks is None else statistics_of(masks),
                 stages=stages_of(chosen),
                 facts=_facts(trajectory),
             )

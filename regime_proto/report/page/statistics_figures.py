@@ -4,11 +4,10 @@ import math
 
 import numpy as np
 
-from regime_proto.analyzer.pattern_statistics import PatternStatistics
+from regime_proto.analyzer.pattern_statistics import PatternStatistics, over_layers
 from regime_proto.report.figure import FAINT, NEUTRAL, PATTERN, WEIGHT, Figure, Table, numbers
 from regime_proto.report.page.drawing import line
 from regime_proto.report.view import RunView
-from regime_proto.schema.types import Array
 
 
 def statistics(view: RunView, found: PatternStatistics) -> Figure:
@@ -21,7 +20,7 @@ def statistics(view: RunView, found: PatternStatistics) -> Figure:
         ("OUI, by pairs", found.oui_pairs, NEUTRAL, "solid"),
         ("OUI, by units", found.oui_units, FAINT, "dash"),
     )
-    means = [_mean(values) for _, values, _, _ in shown]
+    means = [over_layers(values) for _, values, _, _ in shown]
     traces = tuple(
         line(found.steps, values, name, color, dash=dash, hovertemplate=f"%{{y:.3f}}<extra>{name}</extra>")
         for (name, _, color, dash), values in zip(shown, means, strict=True)
@@ -49,11 +48,3 @@ def statistics(view: RunView, found: PatternStatistics) -> Figure:
         ),
         height=300,
     )
-
-
-def _mean(values: Array) -> Array:
-    """Return the mean over the layers, (pick,) float64; NaN where none is known."""
-    known = np.isfinite(values)
-    counts = known.sum(axis=1)
-    mean: Array = np.where(counts > 0, np.where(known, values, 0).sum(axis=1) / np.maximum(counts, 1), np.nan)
-    return mean
