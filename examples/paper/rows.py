@@ -1,0 +1,124 @@
+"""The eighteen rows of Table II: what the paper states of each, and what was chosen where it says nothing."""
+
+from dataclasses import dataclass
+
+from regime_proto.comparison.rows import Row as Published
+from regime_proto.comparison.rows import published
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.nearest import did_you_mean
+
+# Held for every row, where the paper is silent.
+CHOICES = (
+    "batch size: not stated; 64, and 32 or 16 for what is large",
+    "momentum: none where not stated",
+    "epochs: the published count is taken for the longest training; patience is a third of it",
+    "least improvement: 0 (the paper: 1 % or 0 %), of the validation score",
+    "validation samples: the official test split, else a fifth of the samples, by class",
+    "images: scaled by mean and deviation of each channel, not augmented",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training of the paper.
+
+    Parameters
+    ----------
+    name : str
+        What it is called here.
+    number : int
+        Its place in Table II, from 1.
+    network : str
+        Key of `models.build.NETWORKS`.
+    data : str
+        Key of `data.sets.SOURCES`: the data set that the paper names.
+    optimizer : {"SGD", "Adam", "AdamW"}
+    learning_rate, weight_decay : float
+    epochs : int
+    gates, units : int
+        ReLUs of the network, and their units for one sample of the published data set, at the size that is trained
+        here by default.
+    momentum : float
+    nesterov : bool
+    batch_size : int
+        Ours: the paper does not say.
+    choices : tuple of str
+        What else the paper leaves open, and what was chosen.
+    """
+
+    name: str
+    number: int
+    network: str
+    data: str
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    epochs: int
+    gates: int
+    units: int
+    momentum: float = 0.0
+    nesterov: bool = False
+    batch_size: int = 64
+    choices: tuple[str, ...] = ()
+
+    @property
+    def published(self) -> Published:
+        """The row of Table II."""
+        return published()[self.number - 1]
+
+
+_MLP = ("each hidden layer: linear, BatchNorm, ReLU, dropout", "dropout: 0.5")
+_LENET = ("max-pooling; 28 × 28 images are padded by 2",)
+_SMALL_IMAGES = ("images: 32 × 32, as they are", "first convolution: 3 × 3 with stride 1, no pooling after it")
+_TOKENS = ("activations: ReLU in the feed-forward layers", "tokens: words of the training text, the commonest 8,192")
+
+ROWS = (
+    Row("mlp-adult", 1, "mlp-256-128-64", "Adult", "Adam", 1e-2, 1e-4, 15, 3, 448, choices=_MLP),
+    Row("mlp-breast-cancer", 2, "mlp-64-32", "Breast Cancer", "SGD", 1e-2, 1e-4, 18, 2, 96, choices=_MLP),
+    Row("mlp-har", 3, "mlp-512-256-plain", "HAR", "SGD", 1e-2, 1e-4, 15, 2, 768, choices=_MLP[:1]),
+    Row("mlp-mnist", 4, "mlp-256-128", "MNIST", "SGD", 1e-2, 1e-4, 15, 2, 384, choices=_MLP),
+    Row("lenet5-mnist", 5, "lenet5", "MNIST", "SGD", 1e-2, 1e-4, 25, 4, 0, choices=_LENET),
+    Row("lenet5-cifar10", 6, "lenet5", "CIFAR10", "Adam", 1e-3, 1e-4, 29, 4, 0, choices=_LENET),
+    Row("alexnet-cifar100", 7, "alexnet", "CIFAR100", "SGD", 1e-3, 1e-3, 146, 7, 0),
+    Row("resnet34-cifar100", 8, "resnet34", "CIFAR100", "Adam", 1e-2, 1e-4, 101, 0, 0, choices=_SMALL_IMAGES),
+    Row(
+        "resnet34-tinyimagenet",
+        9,
+        "resnet34",
+        "TinyImageNet",
+        "SGD",
+        1e-3,
+        5e-3,
+        64,
+        0,
+        0,
+        momentum=0.9,
+        nesterov=True,
+    ),
+    Row("efficientnet-cifar100", 10, "efficientnet-b0", "CIFAR100", "AdamW", 2e-2, 1e-3, 159, 0, 0),
+    Row("efficientnet-tinyimagenet", 11, "efficientnet-b0", "TinyImageNet", "AdamW", 2e-2, 1e-3, 113, 0, 0),
+    Row("xlnet-sst2", 12, "xlnet", "SST-2", "AdamW", 2e-5, 1e-2, 4, 0, 0, batch_size=16, choices=_TOKENS),
+    Row("roberta-agnews", 13, "roberta", "AG News", "AdamW", 2e-5, 1e-2, 5, 0, 0, batch_size=16, choices=_TOKENS),
+    Row("t5-squad", 14, "t5", "SQuAD", "AdamW", 1e-4, 1e-2, 6, 0, 0, batch_size=16, choices=_TOKENS),
+    Row("gpt2-wikitext", 15, "gpt2", "WikiText", "AdamW", 3e-4, 1e-2, 6, 0, 0, batch_size=16, choices=_TOKENS),
+    Row("vit-cifar100", 16, "vit-b16", "CIFAR100", "AdamW", 1e-4, 5e-2, 50, 0, 0, batch_size=32),
+    Row("swin-food101", 17, "swin", "Food-101", "AdamW", 1e-4, 5e-2, 50, 0, 0, batch_size=32),
+    Row("pvt-tinyimagenet", 18, "pvt", "TinyImageNet", "AdamW", 5e-4, 5e-2, 50, 0, 0, batch_size=32),
+)
+
+
+def row_called(name: str) -> Row:
+    """Return the row of a name, or of a number from 1 to 18.
+
+    Raises
+    ------
+    RegimeError
+        There is none.
+    """
+    known = {row.name: row for row in ROWS} | {str(row.number): row for row in ROWS}
+    if name not in known:
+        raise RegimeError(
+            f"row {name}: not one of the eighteen{did_you_mean(name, [row.name for row in ROWS])}; "
+            "python -m regime_proto.examples.paper list shows them"
+        )
+    return known[name]
