@@ -39,9 +39,7 @@ def packaged() -> DataSet:
 def from_folder(folder: Path) -> DataSet:
     """Return the data set that lies in a folder."""
     train, test = (
-        pd.read_csv(
-            require(folder, name, LAYOUT), names=_COLUMNS, skipinitialspace=True, comment="|", na_filter=False
-        )
+        pd.read_csv(require(folder, name, LAYOUT), names=_COLUMNS, skipinitialspace=True, comment="|", na_filter=False)
         for name in ("adult.data", "adult.test")
     )
     table = pd.concat([train, test], ignore_index=True)

@@ -25,16 +25,21 @@ def packaged() -> DataSet:
     """Return the motion of a smartwatch during seven exercises, in windows of 128 readings of 6 numbers."""
     content = zipfile.ZipFile(PACKAGE.archive).read(_MEMBER)
     series, kinds = _recordings(content)
-    windows, labels = [], []
-    for one, kind in zip(series, kinds, strict=True):
+    # Windows overlap, so whole recordings are held out.
+    validation = np.isin(np.arange(len(series)), held_out(kinds)[1])
+    windows: list[NDArray[np.float64]] = []
+    labels: list[int] = []
+    is_held_out: list[bool] = []
+    for one, kind, held in zip(series, kinds.tolist(), validation.tolist(), strict=True):
         for start in range(0, len(one) - _WINDOW + 1, _HOP):
             windows.append(one[start : start + _WINDOW].ravel())
             labels.append(kind)
-    found = np.array(labels, np.int64)
+            is_held_out.append(held)
+    split = np.flatnonzero(~np.array(is_held_out)), np.flatnonzero(is_held_out)
     return as_data_set(
-        np.array(windows, np.float64),
-        found,
-        held_out(found),
+        np.array(windows),
+        np.array(labels, np.int64),
+        split,
         name="smartwatch motion",
         origin=str(PACKAGE),
         stands_for="HAR",

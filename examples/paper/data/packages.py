@@ -56,10 +56,14 @@ class Package:
             found = list(Path(scratch).iterdir())
             if done.returncode or len(found) != 1:
                 reason = (done.stderr.strip().splitlines() or ["nothing came"])[-1]
-                raise RegimeError(f"{self}: cannot be fetched ({reason}); give the data set's own files with --data DIR")
+                raise RegimeError(
+                    f"{self}: cannot be fetched ({reason}); give the data set's own files with --data DIR"
+                )
             sha256 = hashlib.sha256(found[0].read_bytes()).hexdigest()
             if sha256 != self.sha256:
-                raise RegimeError(f"{self}: the archive has the SHA-256 {sha256}, expected {self.sha256}; it is not used")
+                raise RegimeError(
+                    f"{self}: the archive has the SHA-256 {sha256}, expected {self.sha256}; it is not used"
+                )
             found[0].replace(path)
 
     def _command(self, folder: str) -> list[str]:

@@ -1,11 +1,12 @@
 """Reads pickles of arrays and plain values, in which old data sets are kept, and refuses every other one."""
 
+import codecs
 import pickle
 from typing import IO, Any
 
 from regime_proto.schema.errors import RegimeError
 
-_HARMLESS = {"_reconstruct", "ndarray", "dtype", "scalar"}
+_OF_NUMPY = {"_reconstruct", "ndarray", "dtype", "scalar"}
 
 
 def load_arrays(stream: IO[bytes], where: str) -> Any:
@@ -25,7 +26,10 @@ def load_arrays(stream: IO[bytes], where: str) -> Any:
 
     class Arrays(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            if module.split(".")[0] == "numpy" and name in _HARMLESS:
+            # How Python 3 writes bytes for Python 2.
+            if (module, name) == ("_codecs", "encode"):
+                return codecs.encode
+            if module.split(".")[0] == "numpy" and name in _OF_NUMPY:
                 return super().find_class(module.replace("numpy.core", "numpy._core"), name)
             raise RegimeError(f"{where}: its pickle asks for {module}.{name}, which is not loaded")
 

@@ -24,17 +24,13 @@ def standardised(values: NDArray[np.float64], train: Indices) -> Numbers:
 
 
 def one_hot(table: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.float64]:
-    """Return a 0 or 1 for each category of each column; a column of two categories is one number.
+    """Return a 0 or 1 for each category of each column.
 
     Returns
     -------
     (sample, feature) float64
     """
-    return pd.get_dummies(
-        table[[name for name in columns if table[name].nunique() > 2]].assign(
-            **{name: table[name] == table[name].min() for name in columns if table[name].nunique() == 2}
-        )
-    ).to_numpy(np.float64)
+    return pd.get_dummies(table[list(columns)]).to_numpy(np.float64)
 
 
 def part(values: Numbers, labels: NDArray[np.int64], chosen: Indices) -> Part:
