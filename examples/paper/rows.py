@@ -11,8 +11,8 @@ from regime_proto.schema.nearest import did_you_mean
 CHOICES = (
     "batch size: not stated; 64, and 32 or 16 for what is large",
     "momentum: none where not stated",
-    "epochs: the published count is taken for the longest training; patience is a third of it",
-    "least improvement: 0 (the paper: 1 % or 0 %), of the validation score",
+    "epochs: the published count is taken for the longest training, and the patience for a third of it",
+    "early stopping: by the validation loss, any improvement counts (the paper: of 1 % or 0 %)",
     "validation samples: the official test split, else a fifth of the samples, by class",
     "images: scaled by mean and deviation of each channel, not augmented",
 )

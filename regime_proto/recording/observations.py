@@ -198,6 +198,11 @@ class Ledger:
             self._told = found
             self._journal.note(**found)
 
+    def flush(self) -> None:
+        """Write everything that was observed into segments; the newest observation is complete with that."""
+        self._write()
+        self._journal.flush()
+
     def close(self) -> None:
         """Finish the trajectory."""
         self._write()

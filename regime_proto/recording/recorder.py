@@ -134,6 +134,15 @@ class Recorder:
         """Return what is known so far; on a GPU that may be one observation behind."""
         return Status() if self._ledger is None else self._ledger.status()
 
+    def flush(self) -> None:
+        """Write everything that was observed so far, so that a kill does not lose it.
+
+        Before a checkpoint is saved, it makes sure that ``record(…, resume=STEP)`` finds the observations up to it.
+        Metrics that are logged afterwards are not added to the newest observation any more.
+        """
+        if self._ledger is not None:
+            self._ledger.flush()
+
     def close(self) -> None:
         """Finish the trajectory; to do so again changes nothing."""
         if self._closed:

@@ -1,0 +1,135 @@
+"""The command ``python -m regime_proto.examples.paper``."""
+
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from regime_proto.examples.paper.rows import CHOICES, ROWS, row_called
+from regime_proto.schema.errors import RegimeError
+
+
+class _Group(click.Group):
+    """Says in one line what a user can mend."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except RegimeError as error:
+            _fail(str(error), 1)
+        except KeyboardInterrupt:
+            _fail("interrupted; the same command with --resume goes on", 130)
+        except OSError as error:
+            _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Train the systems of the paper's Table II, and see what comes out beside what was published."""
+
+
+@main.command(name="list")
+def list_rows() -> None:
+    """Show the eighteen rows, and what was chosen where the paper is silent."""
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for name in ("row", "model", "data set", "optimizer"):
+        table.add_column(name, no_wrap=name == "row")
+    for name in ("batch", "epochs", "ReLUs", "units", "published ρ"):
+        table.add_column(name, justify="right")
+    for row in ROWS:
+        labels = row.published.labels
+        table.add_row(
+            row.name,
+            labels["model"],
+            labels["dataset"],
+            f"{labels['optimizer']}, {row.learning_rate:g}",
+            str(row.batch_size),
+            str(row.epochs),
+            str(row.gates),
+            f"{row.units:,}",
+            f"{row.published.rho:g}",
+        )
+    console.print(table)
+    console.print("\nWhere the paper is silent:")
+    for choice in CHOICES:
+        console.print(f"  {choice}", highlight=False)
+    for row in ROWS:
+        if row.choices:
+            console.print(f"  {row.name}: {'; '.join(row.choices)}", highlight=False)
+
+
+@main.command()
+@click.argument("row")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of this training; by default below paper-runs/.")
+@click.option("--data", type=click.Path(), help="Folder of the real data set; else what packages hold is fetched.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--batch-size", type=int, help="By default that of the row.")
+@click.option("--momentum", type=float, help="Of SGD; by default that of the row.")
+@click.option("--dropout", type=float, help="Share of every dropout; by default the network's own.")
+@click.option("--epochs", type=int, help="The longest training; by default what the paper says.")
+@click.option("--steps", type=int, help="Stop after so many updates.")
+@click.option(
+    "--least-improvement", type=float, help="Share of the validation loss, for the early stopping: 0 by default."
+)
+@click.option("--width", type=float, help="A network of this part of the real width, such as 0.25.")
+@click.option("--image-size", type=int, help="Resize images to this side, where the network resizes them.")
+@click.option("--validation-samples", type=int, help="Validate with the first so many only.")
+@click.option("--checkpoints", type=int, help="States kept for the structural share: 16 by default, 0 for none.")
+@click.option("--every", type=int, help="Observe every so many updates; the paper observes each.")
+@click.option("--device", help="cpu (the default), cuda or cuda:N.")
+@click.option("--threads", type=int, help="Of PyTorch on the CPU.")
+@click.option("--resume", is_flag=True, help="Go on with what an earlier, interrupted command has left.")
+def run(row: str, out: Path | None, threads: int | None, *, resume: bool, **chosen: Any) -> None:
+    """Train ROW, record it, and say what came out."""
+    found = row_called(row)
+    # Heavy: PyTorch.
+    import torch
+
+    from regime_proto.examples.paper.running import run as run_row
+    from regime_proto.examples.paper.settings import settings_of
+    from regime_proto.examples.paper.table import lines_of
+
+    settings = settings_of(found, **chosen)
+    if settings.device != "cpu" and not torch.cuda.is_available():
+        raise RegimeError(f"--device {settings.device}: this machine has no CUDA device; leave the option out")
+    if threads is not None:
+        torch.set_num_threads(max(1, threads))
+    folder = out or Path("paper-runs") / settings.folder
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(found.name, total=None)
+
+        def show(progress: Any, steps: int, loss: float) -> None:
+            scored = f", score {progress.epochs[-1].val_score:.3f}" if progress.epochs else ""
+            bar.update(task, total=steps, completed=progress.step, description=f"{found.name}, loss {loss:.3f}{scored}")
+
+        outcome = run_row(found, settings, folder, resume=resume, on_step=show)
+    for line in lines_of(outcome):
+        click.echo(line)
+    click.echo(f"written to {folder}")
+
+
+@main.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--row", "rows", multiple=True, help="A row that runs whole; repeatable. By default the first six.")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trainings at once.")
+@click.option("--shorter", type=int, help="Stop each training after so many updates, to try it.")
+def study(out: Path, rows: tuple[str, ...], seeds: int, workers: int, shorter: int | None) -> None:
+    """Train rows with batch sizes 32 to 256 and momentum 0 and 0.9, into the folder OUT; what is there is not repeated."""
+    from regime_proto.examples.paper.study import grid, run_all
+
+    chosen = [row_called(name) for name in rows] or list(ROWS[:6])
+    for line in run_all(grid(chosen, seeds, steps=shorter), out, workers):
+        click.echo(line)

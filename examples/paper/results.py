@@ -1,0 +1,189 @@
+"""What came out of one training: the numbers of the paper's table, and what they were measured with."""
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+import regime_proto
+from regime_proto.analyzer.structure import Structure
+from regime_proto.examples.paper.rows import row_called
+from regime_proto.examples.paper.settings import Settings
+from regime_proto.examples.paper.training import CHECKPOINTS, PROBE, TRAJECTORY, Training
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.files import replace_file
+from regime_proto.schema.numbers import finite
+
+RESULT = "result.json"
+STRUCTURE = "structure.h5"
+_JSON_VERSION = 1
+_PACKAGES = ("regime-proto", "torch", "numpy", "onnxruntime", "transformers")
+_MEASURED = ("structural_change_l2_last", "quantitative_change_l2_last")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One training that has ended.
+
+    Parameters
+    ----------
+    row : str
+        Its name.
+    settings : Settings
+    data, origin : str
+        What it was trained on, and where that came from.
+    stands_for : str or None
+        The published data set in whose place that stands.
+    parameters : int
+        Trainable ones.
+    steps : int
+        Updates.
+    epochs : float
+    ended : str
+        Why it ended.
+    score : float or None
+        After the last epoch: accuracy or perplexity.
+    score_kind : str
+    loss_first, loss_last : float or None
+        Mean training loss of the first and the last epoch; of a shorter training, of its only one.
+    auc_w, auc_p, rho : float or None
+        None where undefined.
+    rho_range : list of float or None
+        Over all readings.
+    settled : bool
+        Whether both curves are known to have settled at the end.
+    structural_share : float or None
+        Of the change of the outputs from the first update to the end.
+    structural_below : int or None
+        The step from which it stays below 0.05.
+    warnings : list of str
+    seconds : float
+        Of the training, with recording.
+    made_with : dict of str to str
+        Versions and machine.
+    """
+
+    row: str
+    settings: Settings
+    data: str
+    origin: str
+    stands_for: str | None
+    parameters: int
+    steps: int
+    epochs: float
+    ended: str
+    score: float | None
+    score_kind: str
+    loss_first: float | None
+    loss_last: float | None
+    auc_w: float | None
+    auc_p: float | None
+    rho: float | None
+    rho_range: list[float] | None
+    settled: bool
+    structural_share: float | None
+    structural_below: int | None
+    warnings: list[str]
+    seconds: float
+    made_with: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values for a JSON object."""
+        return {"json_version": _JSON_VERSION, **vars(self), "settings": self.settings.to_json()}
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote.
+
+        Raises
+        ------
+        RegimeError
+            The file is not a result.
+        """
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found.pop("json_version") != _JSON_VERSION:
+                raise RegimeError(f"{path}: written by another version; run the row again")
+            found["settings"] = Settings(**found["settings"])
+            row_called(found["row"])
+            return cls(**found)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RegimeError(f"{path}: not the result of a row ({error})") from None
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        replace_file(path, (json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def outcome_of(training: Training) -> Outcome:
+    """Analyze a training that has ended.
+
+    Raises
+    ------
+    RegimeError
+        The trajectory cannot be analyzed.
+    """
+    result = regime_proto.analyze(training.out / TRAJECTORY, resamples=0)
+    structure = _structure(training)
+    progress, data = training.progress, training.data
+    last = progress.epochs[-1] if progress.epochs else None
+    return Outcome(
+        row=training.row.name,
+        settings=training.settings,
+        data=data.title,
+        origin=data.origin,
+        stands_for=data.stands_for,
+        parameters=sum(one.numel() for one in training.model.parameters() if one.requires_grad),
+        steps=progress.step,
+        epochs=progress.step / training.batches,
+        ended=progress.ended,
+        score=None if last is None else finite(last.val_score),
+        score_kind=data.score,
+        loss_first=finite(progress.epochs[0].loss) if progress.epochs else None,
+        loss_last=None if last is None else finite(last.loss),
+        auc_w=finite(result.auc_w),
+        auc_p=finite(result.auc_p),
+        rho=finite(result.rho),
+        rho_range=None if result.rho_range is None else list(result.rho_range),
+        settled=result.settled.both,
+        structural_share=None if structure is None else finite(structure.first),
+        structural_below=None if structure is None else structure.below_from,
+        warnings=list(result.warnings),
+        seconds=progress.seconds,
+        made_with=made_with(training.settings.device),
+    )
+
+
+def _structure(training: Training) -> Structure | None:
+    """Measure the structural share on the states that were kept."""
+    folder, out = training.out / CHECKPOINTS, training.out / STRUCTURE
+    if not folder.is_dir() or training.progress.step < 2:
+        return None
+    regime_proto.convert(
+        folder,
+        out,
+        model=training.model.cpu().eval(),
+        probe=training.out / PROBE,
+        measure=_MEASURED,
+        noise="none",
+        masks="none",
+        overwrite=True,
+    )
+    return regime_proto.analyze(out, resamples=0).structure
+
+
+def made_with(device: str) -> dict[str, str]:
+    """Return versions and machine."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except ModuleNotFoundError:
+            continue
+    machine = torch.cuda.get_device_name(device) if device != "cpu" else f"CPU, {os.cpu_count()} cores"
+    return found | {"machine": f"{machine}, {platform.system()} {platform.machine()}"}

@@ -1,0 +1,74 @@
+"""Runs one row in a folder of its own, from the start or from where it was stopped."""
+
+import json
+from pathlib import Path
+
+from regime_proto.examples.paper.results import RESULT, Outcome, outcome_of
+from regime_proto.examples.paper.rows import Row
+from regime_proto.examples.paper.settings import Settings
+from regime_proto.examples.paper.training import OnStep, Training
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.files import replace_file
+
+CONFIG = "config.json"
+
+
+def run(row: Row, settings: Settings, out: Path, *, resume: bool = False, on_step: OnStep | None = None) -> Outcome:
+    """Train a row, and write trajectory, metrics, settings and result into a folder.
+
+    Parameters
+    ----------
+    row : Row
+    settings : Settings
+    out : Path
+        The folder; made if it is not there.
+    resume : bool
+        Go on with what an earlier call has left there; a training that has ended is only read.
+    on_step : callable, optional
+        Called after every update with the `Progress`, the updates in all and the loss.
+
+    Raises
+    ------
+    RegimeError
+        The folder holds another training, the data cannot be had, or the trajectory cannot be recorded.
+    """
+    found = _config(out)
+    if found is not None and not resume:
+        raise RegimeError(
+            f"{out}: holds a training already; --resume goes on with it, or name another folder with --out"
+        )
+    wanted = settings.to_json()
+    if found is not None and found != wanted:
+        raise RegimeError(
+            f"{out}: holds a training with {_differences(found, wanted)}; choose the same, or another --out"
+        )
+    if found is not None and (out / RESULT).exists():
+        return Outcome.read(out / RESULT)
+    training = Training(row, settings, out)
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(out / CONFIG, (json.dumps(wanted, indent=1) + "\n").encode())
+    training.load_state()
+    training.run(on_step)
+    outcome = outcome_of(training)
+    outcome.write(out / RESULT)
+    return outcome
+
+
+def _config(out: Path) -> object:
+    """Return the settings of the training that a folder holds; None where it holds none."""
+    path = out / CONFIG
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise RegimeError(f"{path}: not JSON; it is not the folder of a training, name another with --out") from None
+
+
+def _differences(found: object, wanted: dict[str, object]) -> str:
+    if not isinstance(found, dict):
+        return "settings that are none"
+    names = [name for name in wanted if found.get(name) != wanted[name]]
+    return (
+        ", ".join(f"{name} {found.get(name)} where {wanted[name]} is asked for" for name in names) or "other settings"
+    )

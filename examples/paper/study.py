@@ -1,0 +1,84 @@
+"""What the published numbers depend on: the small rows under settings that the paper does not state."""
+
+import multiprocessing
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from regime_proto.examples.paper.results import Outcome
+from regime_proto.examples.paper.rows import Row, row_called
+from regime_proto.examples.paper.settings import Settings, settings_of
+from regime_proto.schema.errors import RegimeError
+
+BATCH_SIZES = (32, 64, 128, 256)
+MOMENTA = (0.0, 0.9)
+
+
+def grid(rows: Sequence[Row], seeds: int, *, steps: int | None = None) -> list[Settings]:
+    """Return every training of the study; those of one seed before those of the next.
+
+    States are kept for the structural share where batch size and momentum are those of the row.
+    """
+    return [
+        settings_of(
+            row, batch_size=size, momentum=momentum, seed=seed, steps=steps, checkpoints=_kept(row, size, momentum)
+        )
+        for seed in range(seeds)
+        for row in rows
+        for momentum in (MOMENTA if row.optimizer == "SGD" else (0.0,))
+        for size in sorted(BATCH_SIZES, reverse=True)
+    ]
+
+
+def _kept(row: Row, size: int, momentum: float) -> int:
+    return 16 if (size, momentum) == (row.batch_size, row.momentum) else 0
+
+
+def run_all(trainings: Sequence[Settings], out: Path, workers: int = 1) -> Iterator[str]:
+    """Train what is not there yet; yield a line about each.
+
+    Each leaves ``out/NAME.json``; its trajectory and states are deleted when that is written.
+
+    Parameters
+    ----------
+    trainings : sequence of Settings
+    out : Path
+    workers : int
+        Processes, each with one thread of PyTorch.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    missing = [settings for settings in trainings if not _path(out, settings).exists()]
+    yield f"{len(missing)} of {len(trainings)} trainings to run"
+    # Not forked: PyTorch has threads already.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+        futures = {pool.submit(_train, settings, out): settings for settings in missing}
+        for future in as_completed(futures):
+            name = futures[future].folder
+            try:
+                outcome = future.result()
+            except RegimeError as error:
+                yield f"{name}: {error}"
+                continue
+            rho = "undefined" if outcome.rho is None else f"{outcome.rho:.2f}"
+            yield f"{name}: ρ {rho}, {outcome.score_kind} {outcome.score:.3f}, {outcome.seconds:.0f} s"
+
+
+def _path(out: Path, settings: Settings) -> Path:
+    return out / f"{settings.folder}.json"
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _train(settings: Settings, out: Path) -> Outcome:
+    from regime_proto.examples.paper.running import run
+
+    folder = out / "unfinished" / settings.folder
+    outcome = run(row_called(settings.row), settings, folder, resume=True)
+    outcome.write(_path(out, settings))
+    shutil.rmtree(folder)
+    return outcome

@@ -1,0 +1,361 @@
+"""Trains one row, and records every step of it."""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import regime_proto
+from regime_proto.examples.paper.data.sets import IGNORED, LABELS, DataSet, Indices, Part, load
+from regime_proto.examples.paper.models.build import build
+from regime_proto.examples.paper.rows import Row
+from regime_proto.examples.paper.settings import Settings
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.files import replace_file, replacing
+
+METRICS = "metrics.csv"
+PROBE = "probe.npz"
+STATE = "state.pt"
+TRAJECTORY = "run.h5"
+CHECKPOINTS = "checkpoints"
+
+# A state to go on from is saved this often, in seconds, but in no more than a twentieth of the time.
+_SAVE_SECONDS = 30.0
+_SAVE_SHARE = 0.05
+# Samples that are validated at once.
+_AT_ONCE = 250
+
+
+@dataclass
+class Epoch:
+    """What was measured after an epoch, or at the end of a shorter training."""
+
+    epoch: float
+    step: int
+    loss: float
+    val_loss: float
+    val_score: float
+    seconds: float
+
+
+@dataclass
+class Progress:
+    """How far a training has come; everything that is needed to go on, beside the tensors.
+
+    Parameters
+    ----------
+    step : int
+        Updates so far.
+    epochs : list of Epoch
+    best : float or None
+        Least validation loss so far, as far as the early stopping counts it.
+    since_best : int
+        Epochs since then.
+    seconds : float
+        Time spent in training.
+    losses : float
+        Sum of the losses of the epoch that is under way.
+    ended : str
+        Why the training has ended; empty while it goes on.
+    """
+
+    step: int = 0
+    epochs: list[Epoch] = field(default_factory=list)
+    best: float | None = None
+    since_best: int = 0
+    seconds: float = 0.0
+    losses: float = 0.0
+    ended: str = ""
+
+
+# Called after every update with the progress, the updates in all and the loss.
+OnStep = Callable[[Progress, int, float], object]
+
+
+class Training:
+    """One training: its data, its network, and how far it has come.
+
+    Parameters
+    ----------
+    row : Row
+    settings : Settings
+    out : Path
+        The folder that everything is written into.
+    """
+
+    def __init__(self, row: Row, settings: Settings, out: Path) -> None:
+        self.row, self.settings, self.out = row, settings, out
+        self.data = _shortened(load(row.data, None if settings.data is None else Path(settings.data)), settings)
+        samples = len(self.data.train[LABELS])
+        # The last batch of an epoch, which may be smaller, is left out.
+        self.batches = samples // settings.batch_size
+        if not self.batches:
+            raise RegimeError(
+                f"--batch-size {settings.batch_size}: {self.data.title} has {samples} samples to train with"
+            )
+        whole = settings.epochs * self.batches
+        self.steps = whole if settings.steps is None else min(whole, settings.steps)
+        torch.manual_seed(settings.seed)
+        self.model = build(row.network, self.data, settings.width).to(settings.device)
+        _set_dropout(self.model, settings.dropout)
+        self.optimizer = _optimizer(row, settings, self.model)
+        self.progress = Progress()
+        self._kept = _kept_steps(settings.checkpoints, self.steps)
+        self._saved, self._saving = time.monotonic(), 0.0
+        self._begun = time.monotonic()
+
+    def load_state(self) -> None:
+        """Go on from the state that an earlier run has saved, if there is one."""
+        path = self.out / STATE
+        if not path.exists():
+            return
+        state = torch.load(path, map_location=self.settings.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"].cpu())
+        if self.settings.device != "cpu":
+            torch.cuda.set_rng_state(state["cuda_random"].cpu())
+        progress = dict(state["progress"])
+        progress["epochs"] = [Epoch(**epoch) for epoch in progress["epochs"]]
+        self.progress = Progress(**progress)
+
+    def run(self, on_step: OnStep | None = None) -> None:
+        """Train to the end, and record it.
+
+        Raises
+        ------
+        RegimeError
+            The trajectory cannot be recorded.
+        """
+        if self.progress.ended:
+            return
+        probe = self._probe()
+        recorder = regime_proto.record(
+            self.model,
+            probe,
+            self.out / TRAJECTORY,
+            every=self.settings.every,
+            masks="none",
+            embed="none",
+            batches_per_epoch=self.batches,
+            notes=self._notes(),
+            resume=self.progress.step if self.progress.step else False,
+            overwrite=not self.progress.step,
+        )
+        with recorder:
+            if not self.progress.step:
+                self._keep()
+                recorder.observe(0)
+            self._train(recorder, on_step)
+        self._save()
+
+    def _train(self, recorder: regime_proto.Recorder, on_step: OnStep | None) -> None:
+        progress = self.progress
+        self._begun = time.monotonic() - progress.seconds
+        for indices in self._batches():
+            loss = self._update(indices)
+            progress.step += 1
+            progress.losses += loss
+            progress.seconds = time.monotonic() - self._begun
+            recorder.observe(progress.step, loss=loss)
+            if not math.isfinite(loss):
+                progress.ended = f"diverged: the loss is {loss} at step {progress.step}"
+            elif progress.step % self.batches == 0 or progress.step == self.steps:
+                self._finish_epoch(recorder)
+            if progress.step in self._kept or progress.ended:
+                self._keep()
+            if on_step is not None:
+                on_step(progress, self.steps, loss)
+            if progress.ended:
+                break
+            if time.monotonic() - self._saved > max(_SAVE_SECONDS, self._saving / _SAVE_SHARE):
+                # Observations first: a state without those before it could not be gone on from.
+                recorder.flush()
+                self._save()
+
+    def _batches(self) -> Iterator[Indices]:
+        """Yield the samples of each batch that is still to come."""
+        count, size = len(self.data.train[LABELS]), self.settings.batch_size
+        for epoch in range(self.progress.step // self.batches, self.settings.epochs):
+            order = np.random.default_rng([self.settings.seed, epoch]).permutation(count)
+            for batch in range(self.progress.step - epoch * self.batches, self.batches):
+                yield order[batch * size : (batch + 1) * size]
+
+    def _update(self, indices: Indices) -> float:
+        self.model.train()
+        batch = self.data.batch(self.data.train, indices, self.settings.device)
+        loss = loss_of(self.model(**_inputs(batch)), batch[LABELS])
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def _finish_epoch(self, recorder: regime_proto.Recorder) -> None:
+        progress = self.progress
+        val_loss, score = evaluate(self.model, self.data, self.data.validation, self.settings.device)
+        recorder.log(val_loss=val_loss, val_score=score)
+        batches = progress.step - (progress.epochs[-1].step if progress.epochs else 0)
+        self.progress.seconds = time.monotonic() - self._begun
+        progress.epochs.append(
+            Epoch(
+                epoch=progress.step / self.batches,
+                step=progress.step,
+                loss=progress.losses / batches,
+                val_loss=val_loss,
+                val_score=score,
+                seconds=progress.seconds,
+            )
+        )
+        progress.losses = 0.0
+        if self._is_better(val_loss):
+            progress.best, progress.since_best = val_loss, 0
+        else:
+            progress.since_best += 1
+        if progress.step == self.steps:
+            progress.ended = (
+                "all steps done" if self.steps == self.settings.epochs * self.batches else "--steps reached"
+            )
+        elif progress.since_best >= self.settings.patience:
+            progress.ended = f"no progress for {progress.since_best} epochs"
+        self._write_metrics()
+
+    def _is_better(self, val_loss: float) -> bool:
+        best = self.progress.best
+        return best is None or val_loss < best * (1 - self.settings.least_improvement)
+
+    def _probe(self) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+        """Return the probe, drawn from the validation samples by the seed; it is written once."""
+        path = self.out / PROBE
+        if not path.exists():
+            generator = np.random.default_rng(self.settings.seed)
+            count = len(self.data.validation[LABELS])
+            chosen = np.sort(generator.permutation(count)[: self.settings.probe_samples])
+            inputs = _inputs(self.data.batch(self.data.validation, chosen))
+            with replacing(path) as file:
+                np.savez(file, **{name: tensor.numpy() for name, tensor in inputs.items()})
+        with np.load(path) as stored:
+            return dict(stored)
+
+    def _notes(self) -> dict[str, Any]:
+        """Return what tells runs apart, for `regime compare`."""
+        labels = {"model": self.row.published.labels["model"], "dataset": self.data.title}
+        chosen = ("seed", "batch_size", "momentum", "width")
+        return labels | {"optimizer": self.row.optimizer} | {name: getattr(self.settings, name) for name in chosen}
+
+    def _keep(self) -> None:
+        """Keep the weights of this moment, for the structural share."""
+        if not self._kept:
+            return
+        folder = self.out / CHECKPOINTS
+        folder.mkdir(exist_ok=True)
+        with replacing(folder / f"step-{self.progress.step:08d}.pt") as file:
+            torch.save(self.model.state_dict(), file)
+
+    def _save(self) -> None:
+        begin = time.monotonic()
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "progress": asdict(self.progress),
+        }
+        if self.settings.device != "cpu":
+            state["cuda_random"] = torch.cuda.get_rng_state()
+        with replacing(self.out / STATE) as file:
+            torch.save(state, file)
+        self._saved = time.monotonic()
+        self._saving = self._saved - begin
+
+    def _write_metrics(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [one.name for one in fields(Epoch)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(epoch) for epoch in self.progress.epochs)
+        replace_file(self.out / METRICS, text.getvalue().encode())
+
+
+def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy over all labels that count.
+
+    Parameters
+    ----------
+    logits : (sample, class) or (sample, token, class)
+    labels : (sample) or (sample, token) int64
+    """
+    return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
+
+
+def evaluate(model: nn.Module, data: DataSet, part: Part, device: str) -> tuple[float, float]:
+    """Return loss and score over a part of a data set, in evaluation mode.
+
+    Returns
+    -------
+    loss : float
+        Mean cross-entropy over the labels that count.
+    score : float
+        The share of them that is predicted, or the perplexity.
+    """
+    model.eval()
+    count, total, right = 0, 0.0, 0
+    samples = len(part[LABELS])
+    with torch.no_grad():
+        for start in range(0, samples, _AT_ONCE):
+            batch = data.batch(part, np.arange(start, min(start + _AT_ONCE, samples)), device)
+            logits, labels = model(**_inputs(batch)), batch[LABELS]
+            counted = int((labels != IGNORED).sum())
+            if not counted:
+                continue
+            count += counted
+            total += float(loss_of(logits, labels)) * counted
+            right += int((logits.argmax(-1) == labels).sum())
+    if not count:
+        raise RegimeError(f"{data.title}: no validation sample has a label")
+    loss = total / count
+    return loss, math.exp(min(loss, 700.0)) if data.score == "perplexity" else right / count
+
+
+def _inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in batch.items() if name != LABELS}
+
+
+def _shortened(data: DataSet, settings: Settings) -> DataSet:
+    """Return the data set with as many validation samples as are wanted."""
+    if settings.validation_samples is None:
+        return data
+    chosen = np.arange(min(settings.validation_samples, len(data.validation[LABELS])))
+    return replace(data, validation={name: rows[chosen] for name, rows in data.validation.items()})
+
+
+def _optimizer(row: Row, settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
+    common = {"lr": row.learning_rate, "weight_decay": row.weight_decay}
+    if row.optimizer == "SGD":
+        nesterov = row.nesterov and settings.momentum > 0
+        return torch.optim.SGD(model.parameters(), momentum=settings.momentum, nesterov=nesterov, **common)
+    kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[row.optimizer]
+    return kind(model.parameters(), **common)
+
+
+def _set_dropout(model: nn.Module, share: float | None) -> None:
+    if share is None:
+        return
+    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    if not dropouts:
+        raise RegimeError(f"--dropout {share:g}: this network has no dropout; leave the option out")
+    for module in dropouts:
+        module.p = share
+
+
+def _kept_steps(count: int, steps: int) -> frozenset[int]:
+    """Return the steps whose weights are kept: the first, the last, and between them growing geometrically."""
+    if not count:
+        return frozenset()
+    between = np.unique(np.geomspace(1, steps, max(1, count - 1)).round().astype(int))
+    return frozenset({0, steps, *between.tolist()})
