@@ -1,7 +1,7 @@
 """Text from files and names of files, made safe for whatever shows it: it is text there, and nothing else.
 
 Every kind of output escapes in one place: terminals and pages by `printable`, with their own markup off or escaped;
-CSV by `csv_cell`; Markdown and LaTeX in `regime_proto.report.tables`, figures in `regime_proto.report.names`. JSON
+CSV by `csv_cell`; Markdown and LaTeX in `regime_proto.report.typeset`, figures in `regime_proto.report.names`. JSON
 escapes by itself.
 """
 

@@ -127,9 +127,44 @@ def run(row: str, out: Path | None, threads: int | None, *, resume: bool, **chos
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trainings at once.")
 @click.option("--shorter", type=int, help="Stop each training after so many updates, to try it.")
 def study(out: Path, rows: tuple[str, ...], seeds: int, workers: int, shorter: int | None) -> None:
-    """Train rows with batch sizes 32 to 256 and momentum 0 and 0.9, into the folder OUT; what is there is not repeated."""
+    """Train rows with batch sizes from 32 to 256, and with momentum 0 and 0.9.
+
+    Each training leaves a small file in the folder OUT; one that is there already is not repeated.
+    """
     from regime_proto.examples.paper.study import grid, run_all
 
     chosen = [row_called(name) for name in rows] or list(ROWS[:6])
     for line in run_all(grid(chosen, seeds, steps=shorter), out, workers):
         click.echo(line)
+
+
+@main.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--format", "kind", type=click.Choice(["markdown", "csv", "latex", "html"]), default="markdown", show_default=True
+)
+@click.option("--row", "rows", multiple=True, help="Only this row; repeatable.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write a file.")
+@click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Draw ρ against the batch size, too.")
+def table(
+    folders: tuple[Path, ...], kind: str, rows: tuple[str, ...], output: Path | None, figure: Path | None
+) -> None:
+    """Set the results in FOLDERS beside the published rows.
+
+    FOLDERS are those that `run` and `study` have written.
+    """
+    from regime_proto.examples.paper.pictures import draw_study
+    from regime_proto.examples.paper.table import FORMATS, lines, read_outcomes
+    from regime_proto.schema.files import replace_file
+
+    chosen = {row_called(name).name for name in rows}
+    found = [line for line in lines(read_outcomes(folders)) if not chosen or line.row.name in chosen]
+    if not found:
+        raise RegimeError(f"{', '.join(map(str, folders))}: no results of {', '.join(sorted(chosen))}")
+    text = FORMATS[kind](found)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        replace_file(output, text.encode())
+    if figure is not None:
+        draw_study(found, figure)

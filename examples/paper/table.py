@@ -1,19 +1,257 @@
-"""Results beside the published rows."""
+"""Results beside the published rows: as text, for papers, and as a page."""
 
-from regime_proto.examples.paper.results import Outcome
-from regime_proto.examples.paper.rows import row_called
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from regime_proto.comparison.spread import Spread, spread
+from regime_proto.examples.paper.results import RESULT, Outcome
+from regime_proto.examples.paper.rows import Row, row_called
+from regime_proto.report.figure import NEUTRAL, PATTERN, Figure, Table
+from regime_proto.report.page.drawing import at_one
+from regime_proto.report.page.filling import sheet
+from regime_proto.report.typeset import Typed, latex, markdown
+from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.text import csv_cell
+
+# What is averaged over the seeds of one setting.
+_NUMBERS = ("epochs", "score", "auc_w", "auc_p", "rho", "structural_share")
+
+
+@dataclass(frozen=True)
+class Line:
+    """The trainings of one row that differ in nothing but the seed.
+
+    Parameters
+    ----------
+    row : Row
+    outcomes : tuple of Outcome
+        In the order of their seeds.
+    """
+
+    row: Row
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def data(self) -> str:
+        """What it was trained on; a stand-in says that it is one."""
+        return self.outcomes[0].data
+
+    @property
+    def chosen(self) -> str:
+        """The settings that the paper does not state, and what was made smaller."""
+        settings = self.outcomes[0].settings
+        parts = [f"batch {settings.batch_size}"]
+        if self.row.optimizer == "SGD":
+            parts.append(f"momentum {settings.momentum:g}")
+        if settings.dropout is not None:
+            parts.append(f"dropout {settings.dropout:g}")
+        if settings.width != 1:
+            parts.append(f"width {settings.width:g}")
+        if settings.image_size is not None:
+            parts.append(f"images {settings.image_size}")
+        if settings.steps is not None:
+            parts.append(f"{self.outcomes[0].steps:,} updates")
+        if settings.epochs != self.row.epochs:
+            parts.append(f"at most {settings.epochs} epochs")
+        return ", ".join(parts)
+
+    def spread(self, name: str) -> Spread:
+        """Return mean and spread over the seeds of a number, where it is defined."""
+        found = [getattr(outcome, name) for outcome in self.outcomes]
+        return spread(math.nan if value is None else value for value in found)
+
+
+def read_outcomes(folders: Iterable[Path]) -> list[Outcome]:
+    """Return the results in folders: those of `run`, those of `study`, and those in folders below.
+
+    Raises
+    ------
+    RegimeError
+        A folder holds none, or one that cannot be read.
+    """
+    found = []
+    for folder in folders:
+        paths = sorted(folder.rglob(RESULT)) + sorted(folder.glob("*.json") if folder.is_dir() else [])
+        own = {path for path in paths if path.name not in ("config.json",)}
+        if not own:
+            raise RegimeError(f"{folder}: no results in it; expected a folder that run or study has written")
+        found += [Outcome.read(path) for path in sorted(own)]
+    return found
+
+
+def lines(outcomes: Iterable[Outcome]) -> list[Line]:
+    """Return the trainings grouped by what they share beside the seed, in the order of the paper's table."""
+    groups: dict[tuple[int, str, object], list[Outcome]] = {}
+    for outcome in outcomes:
+        key = (
+            row_called(outcome.row).number,
+            outcome.data,
+            replace(outcome.settings, seed=0, data=None, checkpoints=0),
+        )
+        groups.setdefault(key, []).append(outcome)
+    found = [
+        Line(row_called(group[0].row), tuple(sorted(group, key=lambda one: one.settings.seed)))
+        for group in groups.values()
+    ]
+    return sorted(found, key=lambda line: (line.row.number, line.data, line.outcomes[0].settings.momentum,
+                                           line.outcomes[0].settings.batch_size))  # fmt: skip
 
 
 def lines_of(outcome: Outcome) -> list[str]:
     """Return in a few lines what came out of one training."""
-    published = row_called(outcome.row).published
-    return [
-        f"{outcome.row} on {outcome.data}: {outcome.epochs:.4g} epochs, {outcome.steps:,} updates ({outcome.ended})",
-        f"{outcome.score_kind} {_number(outcome.score)}, AUC_W {_number(outcome.auc_w)}, AUC_P {_number(outcome.auc_p)}"
-        f", ρ {_number(outcome.rho)}",
-        f"published: ρ {published.rho:g}",
+    row = row_called(outcome.row)
+    published = row.published
+    numbers = (("AUC_W", "auc_w"), ("AUC_P", "auc_p"), ("ρ", "rho"))
+    measured = "".join(f", {title} {_decimals(getattr(outcome, name))}" for title, name in numbers)
+    stated = "".join(f", {title} {getattr(published, name):g}" for title, name in numbers)
+    whose = "" if outcome.stands_for is None else f" for {outcome.stands_for}, not for this stand-in"
+    share = outcome.structural_share
+    told = [
+        f"{row.name} on {outcome.data}: {outcome.epochs:.4g} epochs, {outcome.steps:,} updates ({outcome.ended})",
+        f"{outcome.score_kind} {_decimals(outcome.score)}{measured}",
+        f"published{whose}: score {published.labels['validation_score']}{stated}",
     ]
+    if share is not None:
+        later = outcome.structural_below
+        told.append(
+            f"structural share to the last state: {share:.2f} at first, "
+            + ("not below 0.05 in the end" if later is None else f"below 0.05 from step {later}")
+        )
+    return told + [f"warning: {text}" for text in outcome.warnings]
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def typed(found: Sequence[Line]) -> Typed:
+    """Return the table of results and published numbers."""
+    headings = (
+        "row", "trained on", "chosen", "seeds", "epochs", "score", "AUC_W", "AUC_P", "ρ", "structural share",
+        "published score", "published AUC_W", "published AUC_P", "published ρ",
+    )  # fmt: skip
+    return Typed(
+        headings=headings,
+        are_numbers=tuple(heading not in ("row", "trained on", "chosen") for heading in headings),
+        rows=tuple(map(_cells, found)),
+        below=_notes(found),
+    )
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    published = line.row.published
+    return (
+        line.row.name,
+        line.data,
+        line.chosen,
+        str(len(line.outcomes)),
+        *(_mean(line.spread(name), 1 if name == "epochs" else 2) for name in _NUMBERS),
+        published.labels["validation_score"],
+        f"{published.auc_w:.2f}",
+        f"{published.auc_p:.2f}",
+        f"{published.rho:.2f}",
+    )
+
+
+def _notes(found: Sequence[Line]) -> tuple[str, ...]:
+    notes = [
+        "Mean over the seeds ± standard deviation. The structural share is that of the first update against the last."
+    ]
+    if any(line.outcomes[0].stands_for for line in found):
+        notes.append("A stand-in is another data set than the published one: its numbers are not a reproduction.")
+    if any(line.outcomes[0].settings.steps is not None for line in found):
+        notes.append("A training that was stopped after a number of updates tells how its begin looks, and no more.")
+    return tuple(notes)
+
+
+def to_csv(found: Sequence[Line]) -> str:
+    """Return one row for each setting, in full precision; what is not known is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    measured = [f"{name}_{part}" for name in _NUMBERS for part in ("mean", "deviation")]
+    published = ["published_score", "published_auc_w", "published_auc_p", "published_rho"]
+    writer.writerow(["row", "data", "stands_for", "chosen", "seeds", *measured, *published])
+    for line in found:
+        numbers = [value for name in _NUMBERS for value in (line.spread(name).mean, line.spread(name).deviation)]
+        row = line.row.published
+        cells = [
+            line.row.name, line.data, line.outcomes[0].stands_for, line.chosen, len(line.outcomes),
+            *(value if math.isfinite(value) else None for value in numbers),
+            row.labels["validation_score"], row.auc_w, row.auc_p, row.rho,
+        ]  # fmt: skip
+        writer.writerow(map(csv_cell, cells))
+    return text.getvalue()
+
+
+def to_page(found: Sequence[Line]) -> str:
+    """Return a page: the table, and ρ of each row beside the published one.
+
+    Raises
+    ------
+    RegimeError
+        The extra `report` is not installed.
+    """
+    table = typed(found)
+    return sheet(
+        "The paper's table",
+        about="The systems of Table II, trained anew beside what was published",
+        results=Table(table.headings, table.rows),
+        lines=table.below,
+        figures=[_figure(found)],
+        footer="Written by regime_proto.examples.paper.",
+    )
+
+
+def _figure(found: Sequence[Line]) -> Figure:
+    names = [f"{line.row.name}, {line.chosen}{' (stand-in)' if line.outcomes[0].stands_for else ''}" for line in found]
+    own = [(name, outcome.rho) for name, line in zip(names, found, strict=True) for outcome in line.outcomes]
+    published = [line.row.published.rho for line in found]
+    return Figure(
+        key="rho",
+        title="ρ beside the published one",
+        caption="A mark for every seed; a line where the published value lies. What is not stated there, such as the "
+        "batch size, moves ρ as much as the network does.",
+        summary=f"Dot plot of ρ on a logarithmic axis, for {len(found)} settings.",
+        traces=(
+            {
+                "type": "scatter", "mode": "markers", "x": published, "y": names, "name": "published",
+                "marker": {"color": NEUTRAL, "size": 16, "symbol": "line-ns-open"},
+            },
+            {
+                "type": "scatter", "mode": "markers", "x": [rho for _, rho in own], "y": [name for name, _ in own],
+                "name": "here", "marker": {"color": PATTERN, "size": 9},
+            },
+        ),
+        layout={
+            "xaxis": {"type": "log", "title": {"text": "ρ"}, "dtick": "D2"},
+            "yaxis": {"automargin": True, "type": "category", "autorange": "reversed"},
+            "shapes": [at_one()],
+        },
+        table=Table(
+            ("row", "chosen", "ρ", "published ρ"),
+            tuple(
+                (line.row.name, line.chosen, _mean(line.spread("rho"), 2), f"{line.row.published.rho:.2f}")
+                for line in found
+            ),
+        ),
+        height=160 + 26 * len(found),
+    )  # fmt: skip
+
+
+def _mean(found: Spread, decimals: int) -> str:
+    if not found.runs:
+        return ""
+    mean = f"{found.mean:.{decimals}f}"
+    return f"{mean} ± {found.deviation:.{decimals}f}" if found.runs > 1 else mean
+
+
+def _decimals(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"
+
+
+FORMATS = {
+    "markdown": lambda found: markdown(typed(found)),
+    "latex": lambda found: latex(typed(found)),
+    "csv": to_csv,
+    "html": to_page,
+}

@@ -3,17 +3,16 @@
 import csv
 import io
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from regime_proto.comparison.compare import Comparison, Summary, spacing
 from regime_proto.comparison.labels import label_names
 from regime_proto.comparison.rows import PAPER, Row
-from regime_proto.schema.text import csv_cell, printable
+from regime_proto.report import typeset
+from regime_proto.report.typeset import UNKNOWN
+from regime_proto.schema.text import csv_cell
 from regime_proto.schema.words import counted
-
-UNKNOWN = "–"
 
 
 @dataclass(frozen=True)
@@ -132,67 +131,22 @@ def to_csv(comparison: Comparison) -> str:
 
 def to_markdown(comparison: Comparison) -> str:
     """Return a table of GitHub's Markdown, and the means below it."""
-    shown = columns(comparison)
-    lines = [
-        [_escaped(column.heading) for column in shown],
-        ["---:" if column.is_number else "---" for column in shown],
-        *([_escaped(column.text(row) or UNKNOWN) for column in shown] for row in comparison.rows),
-    ]
-    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    return table + "".join(f"\n{_as_paragraph(_escaped(describe(summary)))}\n" for summary in comparison.summaries)
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|~&$#" else letter for letter in printable(text))
-
-
-def _as_paragraph(text: str) -> str:
-    """Return a line that is no item of a list: those begin with ``-``, ``+`` or ``1.``."""
-    return re.sub(r"^(\d*)([-+.)])", r"\1\\\2", text)
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    # At the begin of a row they would be an option of the line break before it.
-    **{letter: f"{{{letter}}}" for letter in "[]*"},
-    "|": r"\textbar{}",
-    "<": "$<$",
-    ">": "$>$",
-    "ρ": r"$\rho$",
-    "–": "--",
-    "−": "$-$",
-}
-_LATEX_HEADINGS = {"AUC_W": r"$\mathrm{AUC}_W$", "AUC_P": r"$\mathrm{AUC}_P$"}
+    return typeset.markdown(_typed(comparison))
 
 
 def to_latex(comparison: Comparison) -> str:
     """Return a tabular of the package booktabs, with the means below a rule."""
+    return typeset.latex(_typed(comparison))
+
+
+def _typed(comparison: Comparison) -> typeset.Typed:
     shown = columns(comparison)
-    headings = [_LATEX_HEADINGS.get(column.heading) or _in_latex(column.heading) for column in shown]
-    body = [[_in_latex(column.text(row) or UNKNOWN) for column in shown] for row in comparison.rows]
-    means = [
-        rf"\multicolumn{{{len(shown)}}}{{l}}{{{_in_latex(describe(summary))}}}" for summary in comparison.summaries
-    ]
-    lines = [
-        "% \\usepackage{booktabs}",
-        rf"\begin{{tabular}}{{{''.join('r' if column.is_number else 'l' for column in shown)}}}",
-        r"\toprule",
-        rf"{' & '.join(headings)} \\",
-        r"\midrule",
-        *(rf"{' & '.join(cells)} \\" for cells in body),
-        r"\midrule",
-        *(rf"{mean} \\" for mean in means),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _in_latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in printable(text))
+    return typeset.Typed(
+        headings=tuple(column.heading for column in shown),
+        are_numbers=tuple(column.is_number for column in shown),
+        rows=tuple(tuple(column.text(row) for column in shown) for row in comparison.rows),
+        below=tuple(map(describe, comparison.summaries)),
+    )
 
 
 FORMATS: dict[str, Callable[[Comparison], str]] = {"csv": to_csv, "markdown": to_markdown, "latex": to_latex}

@@ -3,10 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
-from typing import Any
 
-from regime_proto import __version__
 from regime_proto.analyzer.settings import RESAMPLES, AnalysisSettings
 from regime_proto.analyzer.verdict import verdict
 from regime_proto.comparison.compare import Comparison, compare
@@ -23,10 +20,10 @@ from regime_proto.report.page import (
     words,
 )
 from regime_proto.report.page.comparison_figures import overlay, published
+from regime_proto.report.page.filling import fill, require_libraries
 from regime_proto.report.tables import columns
 from regime_proto.report.view import RunView, read_view
 from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.text import printable
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def report(
     RegimeError
         A run cannot be read, or the extra `report` is not installed.
     """
-    jinja2, plotly = _libraries()
+    require_libraries()
     if not runs:
         raise RegimeError("no run given; a report needs one trajectory file at least")
     settings = AnalysisSettings(preset, steps, batches_per_epoch, resamples)
@@ -98,41 +95,15 @@ def report(
     if warn is not None:
         for text in found.warnings:
             warn(text)
-    environment = jinja2.Environment(
-        autoescape=True, finalize=_shown, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    return fill(
+        "page.html.j2",
+        title=views[0].name if len(views) == 1 else f"{len(views)} runs",
+        chapters=[chapter(view) for view in views],
+        comparison=_compared(views, found),
+        words=words,
+        verdict=verdict,
+        number=number,
     )
-    return str(
-        environment.from_string(_asset("page.html.j2")).render(
-            title=views[0].name if len(views) == 1 else f"{len(views)} runs",
-            chapters=[chapter(view) for view in views],
-            comparison=_compared(views, found),
-            words=words,
-            verdict=verdict,
-            number=number,
-            css=_asset("page.css"),
-            script=_asset("page.js"),
-            library=plotly.offline.get_plotlyjs(),
-            version=__version__,
-        )
-    )
-
-
-def _libraries() -> tuple[Any, Any]:
-    try:
-        import jinja2
-        import plotly.offline
-    except ModuleNotFoundError as error:
-        raise RegimeError(f'a report needs {error.name}: pip install "regime-proto[report]"') from None
-    return jinja2, plotly
-
-
-def _shown(value: object) -> object:
-    """Return what the template puts into the page; what is marked safe comes from here and not from a file."""
-    return value if hasattr(value, "__html__") else printable(str(value), keep="\t\n")
-
-
-def _asset(name: str) -> str:
-    return (files("regime_proto.report.page") / "assets" / name).read_text(encoding="utf-8")
 
 
 def chapter(view: RunView) -> Chapter:

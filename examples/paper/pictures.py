@@ -1,0 +1,58 @@
+"""The figure of the study: ρ against the batch size, for each row, beside the published value."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from regime_proto.examples.paper.table import Line
+
+_COLOURS = ("#0072b2", "#d55e00")
+
+
+def draw_study(found: Sequence[Line], path: Path) -> None:
+    """Draw a panel for each row: mean over the seeds, the range around it, and a line where the published value is.
+
+    Parameters
+    ----------
+    found : sequence of Line
+        In the order of the paper's table.
+    path : Path
+        Of the figure; its suffix says the format.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    panels = [(row, list(group)) for row, group in groupby(found, key=lambda line: line.row)]
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, grid = pyplot.subplots(
+        rows, columns, figsize=(3.2 * columns, 2.5 * rows), layout="constrained", squeeze=False, sharex=True
+    )
+    for axes, (row, group) in zip(grid.flat, panels, strict=False):
+        for momentum, colour in zip((0.0, 0.9), _COLOURS, strict=True):
+            chosen = [line for line in group if line.outcomes[0].settings.momentum == momentum]
+            sizes = [line.outcomes[0].settings.batch_size for line in chosen]
+            spreads = [line.spread("rho") for line in chosen]
+            if not chosen:
+                continue
+            label = f"momentum {momentum:g}" if row.optimizer == "SGD" else row.optimizer
+            axes.plot(sizes, [one.mean for one in spreads], "o-", color=colour, label=label, markersize=4)
+            axes.fill_between(
+                sizes, [one.lowest for one in spreads], [one.highest for one in spreads], color=colour, alpha=0.15,
+                linewidth=0,
+            )  # fmt: skip
+        stands_for = group[0].outcomes[0].stands_for
+        axes.axhline(row.published.rho, color="0.35", linestyle="--", label="published")
+        axes.set_xscale("log", base=2)
+        sizes = sorted({line.outcomes[0].settings.batch_size for line in group})
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set_title(f"{row.name}{'' if stands_for is None else ' (stand-in)'}", fontsize=9)
+        axes.legend(frameon=False, fontsize=7)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    figure.supxlabel("batch size", fontsize=9)
+    figure.supylabel("ρ", fontsize=9)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
