@@ -19,6 +19,8 @@ from regime_proto.schema.text import csv_cell
 
 # What is averaged over the seeds of one setting.
 _NUMBERS = ("epochs", "score", "auc_w", "auc_p", "rho", "structural_share")
+# What the paper gives, too.
+_PAIRS = (("rho", "ρ"), ("auc_w", "AUC_W"), ("auc_p", "AUC_P"), ("score", "score"))
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,8 @@ def lines_of(outcome: Outcome) -> list[str]:
 
 def typed(found: Sequence[Line]) -> Typed:
     """Return the table of results and published numbers."""
-    headings = (
-        "row", "trained on", "chosen", "seeds", "epochs", "score", "AUC_W", "AUC_P", "ρ", "structural share",
-        "published score", "published AUC_W", "published AUC_P", "published ρ",
-    )  # fmt: skip
+    pairs = [title for name, title in _PAIRS for title in (title, f"published {title}")]
+    headings = ("row", "trained on", "chosen", "seeds", *pairs, "epochs", "structural share")
     return Typed(
         headings=headings,
         are_numbers=tuple(heading not in ("row", "trained on", "chosen") for heading in headings),
@@ -139,18 +139,17 @@ def typed(found: Sequence[Line]) -> Typed:
 
 
 def _cells(line: Line) -> tuple[str, ...]:
-    published = line.row.published
-    return (
-        line.row.name,
-        line.data,
-        line.chosen,
-        str(len(line.outcomes)),
-        *(_mean(line.spread(name), 1 if name == "epochs" else 2) for name in _NUMBERS),
-        published.labels["validation_score"],
-        f"{published.auc_w:.2f}",
-        f"{published.auc_p:.2f}",
-        f"{published.rho:.2f}",
-    )
+    published = _published(line.row)
+    pairs = [cell for name, _ in _PAIRS for cell in (_mean(line.spread(name), 2), published[name])]
+    rest = _mean(line.spread("epochs"), 1), _mean(line.spread("structural_share"), 2)
+    return (line.row.name, line.data, line.chosen, str(len(line.outcomes)), *pairs, *rest)
+
+
+def _published(row: Row) -> dict[str, str]:
+    """Return the published numbers as they are printed in the paper."""
+    found = row.published
+    numbers = {name: f"{getattr(found, name):.2f}" for name in ("rho", "auc_w", "auc_p")}
+    return {"score": found.labels["validation_score"], **numbers}
 
 
 def _notes(found: Sequence[Line]) -> tuple[str, ...]:
@@ -169,15 +168,14 @@ def to_csv(found: Sequence[Line]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     measured = [f"{name}_{part}" for name in _NUMBERS for part in ("mean", "deviation")]
-    published = ["published_score", "published_auc_w", "published_auc_p", "published_rho"]
+    published = [f"published_{name}" for name, _ in _PAIRS]
     writer.writerow(["row", "data", "stands_for", "chosen", "seeds", *measured, *published])
     for line in found:
         numbers = [value for name in _NUMBERS for value in (line.spread(name).mean, line.spread(name).deviation)]
-        row = line.row.published
         cells = [
             line.row.name, line.data, line.outcomes[0].stands_for, line.chosen, len(line.outcomes),
             *(value if math.isfinite(value) else None for value in numbers),
-            row.labels["validation_score"], row.auc_w, row.auc_p, row.rho,
+            *map(_published(line.row).get, (name for name, _ in _PAIRS)),
         ]  # fmt: skip
         writer.writerow(map(csv_cell, cells))
     return text.getvalue()

@@ -64,12 +64,12 @@ _LATEX = {
     "–": "--",
     "−": "$-$",
 }
-_LATEX_HEADINGS = {"AUC_W": r"$\mathrm{AUC}_W$", "AUC_P": r"$\mathrm{AUC}_P$"}
+_INDEXED = {r"AUC\_W": r"$\mathrm{AUC}_W$", r"AUC\_P": r"$\mathrm{AUC}_P$"}
 
 
 def latex(table: Typed) -> str:
     """Return a tabular of the package booktabs, with the sentences below a rule."""
-    headings = [_LATEX_HEADINGS.get(heading) or _in_latex(heading) for heading in table.headings]
+    headings = [_heading(heading) for heading in table.headings]
     body = [[_in_latex(cell or UNKNOWN) for cell in row] for row in table.rows]
     below = [rf"\multicolumn{{{len(headings)}}}{{l}}{{{_in_latex(sentence)}}}" for sentence in table.below]
     lines = [
@@ -89,3 +89,10 @@ def latex(table: Typed) -> str:
 
 def _in_latex(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in printable(text))
+
+
+def _heading(text: str) -> str:
+    text = _in_latex(text)
+    for plain, indexed in _INDEXED.items():
+        text = text.replace(plain, indexed)
+    return text
