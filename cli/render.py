@@ -122,11 +122,10 @@ def _numbers(result: Result, labels: Labels | None) -> Table:
         half = f"‖w − w₀‖ at the end; half of it by {result.step_kind} {result.distance.half_at}"
         table.add_row("distance", number(result.distance.last, ".3g"), half)
     if result.structure is not None:
-        at = f"{result.step_kind} {result.curves['step'].to_numpy()[0]}"
-        table.add_row(
-            "structure", number(result.structure.first, ".2f"), f"structural share to the last state, at {at}"
-        )
-        table.add_row("", "", _structure(result, result.structure))
+        kind, found = result.step_kind, result.structure
+        to = f"structural share to the last state ({kind} {found.last_step}), at {kind} {found.step}"
+        table.add_row("structure", number(found.first, ".2f"), to)
+        table.add_row("", "", _structure(result, found))
     if labels is not None:
         table.add_row("labels", f"{labels.share(STABLE):.0%}", _labels(labels))
     if result.noise_floor is not None:

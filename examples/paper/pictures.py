@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+from regime_proto.examples.paper.rows import Row
 from regime_proto.examples.paper.table import Line
 
 _COLOURS = ("#0072b2", "#d55e00")
@@ -31,28 +33,30 @@ def draw_study(found: Sequence[Line], path: Path) -> None:
         rows, columns, figsize=(3.2 * columns, 2.5 * rows), layout="constrained", squeeze=False, sharex=True
     )
     for axes, (row, group) in zip(grid.flat, panels, strict=False):
-        for momentum, colour in zip((0.0, 0.9), _COLOURS, strict=True):
-            chosen = [line for line in group if line.outcomes[0].settings.momentum == momentum]
-            sizes = [line.outcomes[0].settings.batch_size for line in chosen]
-            spreads = [line.spread("rho") for line in chosen]
-            if not chosen:
-                continue
-            label = f"momentum {momentum:g}" if row.optimizer == "SGD" else row.optimizer
-            axes.plot(sizes, [one.mean for one in spreads], "o-", color=colour, label=label, markersize=4)
-            axes.fill_between(
-                sizes, [one.lowest for one in spreads], [one.highest for one in spreads], color=colour, alpha=0.15,
-                linewidth=0,
-            )  # fmt: skip
-        stands_for = group[0].outcomes[0].stands_for
-        axes.axhline(row.published.rho, color="0.35", linestyle="--", label="published")
-        axes.set_xscale("log", base=2)
-        sizes = sorted({line.outcomes[0].settings.batch_size for line in group})
-        axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.set_title(f"{row.name}{'' if stands_for is None else ' (stand-in)'}", fontsize=9)
-        axes.legend(frameon=False, fontsize=7)
+        _draw_panel(axes, row, group)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     figure.supxlabel("batch size", fontsize=9)
     figure.supylabel("ρ", fontsize=9)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def _draw_panel(axes: Any, row: Row, group: Sequence[Line]) -> None:
+    for momentum, colour in zip((0.0, 0.9), _COLOURS, strict=True):
+        chosen = [line for line in group if line.outcomes[0].settings.momentum == momentum]
+        if not chosen:
+            continue
+        sizes = [line.outcomes[0].settings.batch_size for line in chosen]
+        spreads = [line.spread("rho") for line in chosen]
+        label = f"momentum {momentum:g}" if row.optimizer == "SGD" else row.optimizer
+        axes.plot(sizes, [one.mean for one in spreads], "o-", color=colour, label=label, markersize=4)
+        edges = [one.lowest for one in spreads], [one.highest for one in spreads]
+        axes.fill_between(sizes, *edges, color=colour, alpha=0.15, linewidth=0)
+    axes.axhline(row.published.rho, color="0.35", linestyle="--", label="published")
+    axes.set_xscale("log", base=2)
+    every = sorted({line.outcomes[0].settings.batch_size for line in group})
+    axes.set_xticks(every, [str(size) for size in every])
+    stands_for = group[0].outcomes[0].stands_for
+    axes.set_title(f"{row.name}{'' if stands_for is None else ' (stand-in)'}", fontsize=9)
+    axes.legend(frameon=False, fontsize=7)

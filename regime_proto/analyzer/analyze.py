@@ -21,6 +21,7 @@ from regime_proto.analyzer.series import Series, read_series, usable_intervals
 from regime_proto.analyzer.settings import RESAMPLES, AnalysisSettings
 from regime_proto.analyzer.settled import FEW, settled
 from regime_proto.analyzer.strides import describe_strides
+from regime_proto.analyzer.structure import read_structure
 from regime_proto.analyzer.uncertainty import uncertainty
 from regime_proto.schema.dataset import open_as, open_trajectory
 from regime_proto.schema.doubts import describe_invalid, describe_order
@@ -144,6 +145,7 @@ def _analyzed(trajectory: xr.Dataset, settings: AnalysisSettings) -> Result:
         warnings=tuple(doubt for doubt in doubts if doubt),
         settled=settled(series, width, reading),
         divergence=describe_divergence(chosen, series, reading.weights),
+        structure=read_structure(trajectory, chosen, labelled),
     )
 
 
@@ -157,7 +159,8 @@ def _describe_cut_off(trajectory: xr.Dataset) -> str | None:
 def _describe_few(series: Series) -> str | None:
     if len(series.steps) >= FEW:
         return None
-    return f"only {len(series.steps)} changes: scaled to their own extremes, so few say little"
+    few = "each curve is scaled by its own extremes, and of so few AUC and ρ say little"
+    return f"only {len(series.steps)} changes: {few}"
 
 
 def _describe_noise(noise: float | None, late: float) -> str | None:

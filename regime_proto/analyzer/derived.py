@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,6 +14,9 @@ from regime_proto.schema.types import Array
 
 EACH = "_each"
 """Ends the name of a curve that has a value for every tensor, layer or sample."""
+
+START = "start"
+"""Attribute of a curve: the value at the first observation, which no change leads to."""
 
 _NORM = f"{QUANTITY_PREFIX}weight_norm_l2"
 _DELTA = "weight_delta_l2"
@@ -47,7 +51,7 @@ class Derived:
 
     def curves(self, whole: xr.Dataset, chosen: xr.Dataset, kept: Array) -> Iterator[xr.DataArray]:
         """Yield its curves; see `quantity_curves.quantity_curves`."""
-        said = {
+        said: dict[str, Any] = {
             "long_name": self.meaning,
             "units": "1",
             "against": self.against,
@@ -56,10 +60,23 @@ class Derived:
             "dims": "" if self.each is None else self.dim,
         }
         name = f"{QUANTITY_PREFIX}{self.name}"
+        said |= start_of(self.against, lambda rows: self.network(whole, chosen, rows))
         yield xr.DataArray(self.network(whole, chosen, kept), dims=("step",), name=name, attrs=said)
         if self.each is not None:
             each = self.each(chosen, kept)
             yield xr.DataArray(each, dims=("step", self.dim), name=f"{name}{EACH}", attrs=said)
+
+
+def start_of(against: str, by_step: Callable[[Array], Array]) -> dict[str, float]:
+    """Return the attribute `START` of a curve; nothing where there is no value before the first change.
+
+    Parameters
+    ----------
+    against : str
+    by_step : callable
+        From numbers of observations to the values there.
+    """
+    return {} if against == "previous" else {START: float(by_step(np.array([0]))[0])}
 
 
 def _norms(trajectory: xr.Dataset, variable: str, rows: Array) -> Array:
@@ -93,7 +110,9 @@ def _cosine(against: str) -> Callable[[xr.Dataset, xr.Dataset, Array], Array]:
     return distance
 
 
-def _shares(against: str) -> Callable[[xr.Dataset, Array], Array]:
+def shares_of(against: str) -> Callable[[xr.Dataset, Array], Array]:
+    """Return what computes the structural share of each sample, (observation, sample), at some observations."""
+
     def of_samples(chosen: xr.Dataset, kept: Array) -> Array:
         parts = (f"{QUANTITY_PREFIX}{part}_change_l2_{against}" for part in ("structural", "quantitative"))
         structural, quantitative = (by_blocks(chosen[part], kept, np.asarray) for part in parts)
@@ -104,7 +123,7 @@ def _shares(against: str) -> Callable[[xr.Dataset, Array], Array]:
 
 def _mean_share(against: str) -> Callable[[xr.Dataset, xr.Dataset, Array], Array]:
     def mean(_: xr.Dataset, chosen: xr.Dataset, kept: Array) -> Array:
-        shares = _shares(against)(chosen, kept)
+        shares = shares_of(against)(chosen, kept)
         counts = np.sum(~np.isnan(shares), axis=1)
         return _divided(np.nansum(shares, axis=1), counts)
 
@@ -140,7 +159,7 @@ DERIVED = (
             against=against,
             needs=tuple(f"{QUANTITY_PREFIX}{part}_change_l2_{against}" for part in ("structural", "quantitative")),
             network=_mean_share(against),
-            each=_shares(against),
+            each=shares_of(against),
             dim=SAMPLE,
         )
         for against in ("previous", "first", "last")

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from regime_proto.analyzer.areas import area_of
-from regime_proto.analyzer.derived import DERIVED, EACH
+from regime_proto.analyzer.derived import DERIVED, EACH, START, start_of
 from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.series import Series, by_blocks
 from regime_proto.schema.layout import CURVES, LAYER, QUANTITY_PREFIX, SAMPLE, TENSOR
@@ -29,7 +29,8 @@ class QuantityResult:
     dims : tuple of str
         What the file has a value for at every step.
     first, last : float
-        The curve at the ends of the first and the last change; NaN where it is not defined.
+        At the first and the last observation; of a quantity against the observation before, at the ends of the first
+        and the last change. NaN where it is not defined.
     auc : float
         Area under the curve, smoothed and scaled as Δw and Δa are; NaN where it has no scale.
     """
@@ -66,12 +67,19 @@ def quantity_curves(whole: xr.Dataset, chosen: xr.Dataset, kept: Array) -> Itera
 
 
 def _stored(variable: xr.DataArray, chosen: xr.Dataset, kept: Array) -> Iterator[xr.DataArray]:
-    said = {key: str(variable.attrs.get(key, "")) for key in ("long_name", "units", "against", "definition", "curve")}
+    said: dict[str, Any] = {
+        key: str(variable.attrs.get(key, "")) for key in ("long_name", "units", "against", "definition", "curve")
+    }
     said |= {"dims": " ".join(map(str, variable.dims[1:]))}
     reduce = _reducers()[said["curve"] if said["curve"] in CURVES else CURVES[0]]
     dims = variable.dims[1:]
     axes = tuple(range(1, variable.ndim))
-    values = by_blocks(variable, kept, lambda rows: reduce(rows, axes) if axes else rows)
+
+    def by_step(rows: Array) -> Array:
+        return by_blocks(variable, rows, lambda values: reduce(values, axes) if axes else values)
+
+    values = by_step(kept)
+    said |= start_of(said["against"], by_step)
     yield xr.DataArray(values, dims=("step",), name=variable.name, attrs=said)
     if dims and len(kept) * chosen.sizes[dims[0]] <= _MOST_VALUES:
         each = by_blocks(variable, kept, lambda rows: reduce(rows, (2,)) if len(dims) > 1 else rows)
@@ -121,7 +129,7 @@ def summaries(curves: xr.Dataset, series: Series, width: int, reading: Reading) 
             against=said["against"],
             definition=said["definition"],
             dims=tuple(said["dims"].split()),
-            first=float(values[0]),
+            first=float(said.get(START, values[0])),
             last=float(values[-1]),
             auc=float(auc),
         )

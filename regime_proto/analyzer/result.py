@@ -9,7 +9,7 @@ from regime_proto.analyzer.distance import Distance, read_distance
 from regime_proto.analyzer.quantity_curves import QuantityResult
 from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.settled import Settled
-from regime_proto.analyzer.structure import Structure, read_structure
+from regime_proto.analyzer.structure import Structure
 from regime_proto.analyzer.uncertainty import Uncertainty
 from regime_proto.schema.numbers import finite
 
@@ -100,6 +100,8 @@ class Result:
         What else was measured, by name.
     divergence : str or None
         In words, how the run broke: NaN or Inf, or a weight change that explodes at the end.
+    structure : Structure or None
+        The structural share to the last state; None where the trajectory does not hold it.
     """
 
     rho: float
@@ -124,16 +126,12 @@ class Result:
     settled: Settled = field(default_factory=Settled)
     quantities: dict[str, QuantityResult] = field(default_factory=dict)
     divergence: str | None = None
+    structure: Structure | None = None
 
     @property
     def distance(self) -> Distance | None:
         """How far the weights have come from their start; None where the file does not say."""
         return read_distance(self.curves)
-
-    @property
-    def structure(self) -> Structure | None:
-        """When what was still to be learned no longer needed other patterns; None where the file does not say."""
-        return read_structure(self.curves)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON object; numbers are finite or None."""

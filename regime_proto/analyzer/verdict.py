@@ -23,7 +23,7 @@ def _settling(result: Result) -> str:
     first, second = ("Patterns", "weights") if low > 1 else ("Weights", "patterns")
     disagree = any(_is_earlier(threshold.step_p, threshold.step_w) == (low <= 1) for threshold in result.thresholds)
     doubts = _doubts(result.uncertainty)
-    doubts += ["a threshold below says otherwise"] if disagree else []
+    doubts += ["at least one threshold below says the opposite"] if disagree else []
     sampled = " Which units were looked at adds to the range." if result.pattern_error is not None else ""
     settled = "may have settled" if doubts else "settled"
     unsure = f", but {' and '.join(doubts)}" if doubts else ""
@@ -31,17 +31,17 @@ def _settling(result: Result) -> str:
 
 
 def _structure(result: Result) -> str:
-    """Say how much of what was still to be learned needed other patterns; nothing where that is not known."""
-    found = result.structure
+    """Say how much of the way to the last state moving patterns accounts for; nothing where that is not known."""
+    found, kind = result.structure, result.step_kind
     if found is None:
         return ""
-    first = result.curves["step"].to_numpy()[0]
-    needed = f"{found.first:.0%} of what the outputs had still to change needed other patterns"
-    said = f"At {result.step_kind} {first}, {needed}"
+    way = f"the change of the outputs from {kind} {found.step} to the last state"
+    said = f"Moving patterns accounts for {found.first:.0%} of {way}, moving weights within patterns for the rest"
     if found.below_from is None:
-        return f"{said}; that part did not stay below {LEVEL:.0%}."
-    since = "ever since" if found.below_from == first else f"from {result.step_kind} {found.below_from} on"
-    return f"{said}; {since} it was less than {LEVEL:.0%}, and weights within patterns did the rest."
+        return f"{said}; the part of the patterns does not stay below {LEVEL:.0%}."
+    if found.below_from == found.step:
+        return f"{said}; at no later {kind} does the part of the patterns reach {LEVEL:.0%}."
+    return f"{said}; from {kind} {found.below_from} on, the part of the patterns is below {LEVEL:.0%}."
 
 
 def _unsettled(found: Settled) -> str:

@@ -153,7 +153,10 @@ def test_invalid_observations_are_left_out_with_a_warning():
 @pytest.mark.parametrize(("steps", "warned"), [(2, True), (19, True), (20, False)])
 def test_few_changes_are_warned_of(steps, warned):
     warnings = analyze(synthetic(steps=steps, noise=0.1)).warnings
-    assert (f"only {steps} changes: scaled to their own extremes, so few say little" in warnings) == warned
+    assert (
+        f"only {steps} changes: each curve is scaled by its own extremes, and of so few AUC and ρ say little"
+        in warnings
+    ) == warned
 
 
 def test_an_invalid_first_observation_names_its_tensor():

@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import xarray as xr
 from trajectories import growing_rows, header
 
 import regime_proto
-from regime_proto.analyzer.structure import LEVEL, read_structure, spread_of
+from regime_proto.analyzer.structure import LEVEL, spread_of
 from regime_proto.analyzer.verdict import verdict
 from regime_proto.quantities.installed import known_quantities
 from regime_proto.quantities.structure import structural_share
@@ -36,25 +35,34 @@ def shares(values, samples=3):
 @pytest.mark.parametrize(
     ("values", "below"),
     [
-        # The first of them is that of the state before any change, which is not among the curves.
         ([0.9, 0.3, 0.2, 0.04, 0.03, 0.02], 30),
         ([0.9, 0.3, 0.04, 0.06, 0.03, 0.02], 40),
         ([0.9, 0.3, 0.2, 0.1, 0.06, 0.06], None),
         ([0.9, 0.04, 0.03, 0.03, 0.02, 0.01], 10),
+        ([0.04, 0.03, 0.03, 0.03, 0.02, 0.01], 0),
     ],
 )
 def test_it_falls_below_the_level_for_good(tmp_path, values, below):
     result = regime_proto.analyze(trajectory_of(tmp_path / "run.h5", *shares(values)))
-    assert result.structure.below_from == below
-    assert result.structure.first == pytest.approx(values[1])
+    found = result.structure
+    assert (found.step, found.below_from, found.last_step) == (0, below, 50)
+    assert found.first == found.low == found.high == pytest.approx(values[0])
     assert result.to_json()["structure"]["below_from"] == below
     said = verdict(result)
-    assert f"At step 10, {values[1]:.0%} of what the outputs had still to change needed other patterns" in said
+    way = "of the change of the outputs from step 0 to the last state"
+    assert f"Moving patterns accounts for {values[0]:.0%} {way}" in said
     expected = {
-        None: f"that part did not stay below {LEVEL:.0%}",
-        10: "ever since it was less than",
+        None: f"the part of the patterns does not stay below {LEVEL:.0%}",
+        0: f"at no later step does the part of the patterns reach {LEVEL:.0%}",
     }
-    assert expected.get(below, f"from step {below} on it was less than {LEVEL:.0%}") in said
+    assert expected.get(below, f"from step {below} on, the part of the patterns is below {LEVEL:.0%}") in said
+
+
+def test_a_part_of_a_run_has_its_own_first_state_and_the_last_one_of_the_run(tmp_path):
+    path = trajectory_of(tmp_path / "run.h5", *shares([0.9, 0.3, 0.2, 0.1, 0.03, 0.02]))
+    found = regime_proto.analyze(path, steps="20:40").structure
+    assert (found.step, found.first, found.last_step) == (20, pytest.approx(0.2), 50)
+    assert found.below_from == 40
 
 
 def test_the_last_state_lacks_nothing(tmp_path):
@@ -66,6 +74,10 @@ def test_the_last_state_lacks_nothing(tmp_path):
     curve = result.curves["quantity_structural_share_last"].to_numpy()
     np.testing.assert_allclose(curve[:-1], [0.3, 0.03, 0.02])
     assert np.isnan(curve[-1])
+    # What is told of a quantity begins with the first state, which no change leads to.
+    quantity = result.quantities["structural_share_last"]
+    assert quantity.first == pytest.approx(0.9)
+    assert result.quantities["structural_change_l2_last"].first == pytest.approx(0.9)
 
 
 def test_the_spread_is_that_of_the_samples(tmp_path):
@@ -84,5 +96,4 @@ def test_without_such_quantities_nothing_is_said(tmp_path):
     result = regime_proto.analyze(path)
     assert result.structure is None
     assert result.to_json()["structure"] is None
-    assert "patterns;" not in verdict(result)
-    assert read_structure(xr.Dataset()) is None
+    assert "Moving patterns" not in verdict(result)

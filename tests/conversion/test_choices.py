@@ -349,7 +349,7 @@ def result():
 )
 def test_the_verdict_counts_never_as_late(rho_range, step_w, step_p, doubt, result):
     shown = verdict(replace(result, rho_range=rho_range, thresholds=(Threshold(0.5, step_w, step_p, None),)))
-    assert ("a threshold below says otherwise" in shown) == doubt
+    assert ("at least one threshold below says the opposite" in shown) == doubt
     assert shown.startswith("Patterns" if rho_range[0] > 1 else "Weights")
 
 

@@ -125,8 +125,8 @@ def test_it_is_in_the_report(measured):
     from regime_proto.report.page.page import report
 
     page = report([measured], resamples=0)
-    assert "Changed bytes by layer" in page
-    assert "Bytes of the layer&#39;s masks that changed, in byte" in page
+    assert "Bytes of the layer&#39;s masks that changed, by layer" in page
+    assert "changed_bytes, in byte: " in page
 
 
 def test_it_stays_in_a_thinner_copy(measured, tmp_path):
@@ -225,6 +225,11 @@ def read_by_old(path):
     return found
 
 
+def numbers_of(result, known):
+    """Return what a result holds beside its warnings, whose words may change, as far as an older one has it."""
+    return {name: value for name, value in result.items() if name in known and name != "warnings"}
+
+
 def test_a_reader_of_1_0_says_what_it_does_not_know_and_reads_the_rest():
     path = DATA / "v1.1.h5"
     found = read_by_old(path)
@@ -234,7 +239,7 @@ def test_a_reader_of_1_0_says_what_it_does_not_know_and_reads_the_rest():
         assert any(f"/quantity_{quantity.name}" in text for text in found["warnings"])
     now = regime_proto.analyze(path, batches_per_epoch=100, resamples=0).to_json()
     assert now["quantities"]
-    assert {name: now[name] for name in found["result"]} == found["result"]
+    assert numbers_of(now, found["result"]) == numbers_of(found["result"], found["result"])
 
 
 @pytest.mark.parametrize("name", ["v1.0.h5", "v1.0-sampled.h5"])
@@ -244,7 +249,7 @@ def test_files_of_1_0_give_the_same_numbers_as_before(name):
     assert found["rules"] == []
     now = regime_proto.analyze(DATA / name, batches_per_epoch=100, resamples=0).to_json()
     assert now["quantities"] == {}
-    assert {name: now[name] for name in found["result"]} == found["result"]
+    assert numbers_of(now, found["result"]) == numbers_of(found["result"], found["result"])
 
 
 def test_in_a_file_of_1_0_the_name_of_a_quantity_is_one_that_the_format_does_not_define(tmp_path):

@@ -88,11 +88,12 @@ def column_centres(view: RunView) -> Array:
     return np.asarray(view.steps[middle])
 
 
-def heat_map(x: Array, y: list[str], z: Array, title: str) -> dict[str, Any]:
-    """Return a heat map; page.js can show its logarithm."""
+def heat_map(x: Array, y: list[str], z: Array, title: str, *, signed: bool = False) -> dict[str, Any]:
+    """Return a heat map; page.js can show its logarithm. Where values have signs, 0 is in the middle of the colours."""
+    colors = {"colorscale": "RdBu", "zmid": 0} if signed else {"colorscale": "Cividis"}
     return {
-        "type": "heatmap", "x": x, "y": [*map(in_plotly, y)], "z": z, "colorscale": "Cividis",
-        "colorbar": {"title": {"text": title}, "thickness": 12},
+        "type": "heatmap", "x": x, "y": [*map(in_plotly, y)], "z": z, **colors,
+        "colorbar": {"title": {"text": title, "side": "right"}, "thickness": 12},
         "hovertemplate": f"%{{y}}<br>%{{x}}<br>{title} %{{customdata:.3g}}<extra></extra>", "customdata": z,
     }  # fmt: skip
 

@@ -34,12 +34,15 @@ class Chapter:
     ----------
     view : RunView
     figures : tuple of Figure
+    quantities : tuple of Figure
+        Those of quantities beside Δw and Δa, which are folded.
     missing : tuple of str
         What cannot be shown, and why.
     """
 
     view: RunView
     figures: tuple[Figure, ...]
+    quantities: tuple[Figure, ...]
     missing: tuple[str, ...]
 
 
@@ -128,10 +131,9 @@ def chapter(view: RunView) -> Chapter:
             "convert with --masks all or every=N to have them."
         )
     figures += structure_figures.structure(view)
-    figures += quantity_figures.quantities(view)
     if not view.metrics:
         missing.append("The trajectory holds no loss or score that could be drawn beside the curves.")
-    return Chapter(view, tuple(figures), tuple(missing))
+    return Chapter(view, tuple(figures), tuple(quantity_figures.quantities(view)), tuple(missing))
 
 
 @dataclass(frozen=True)

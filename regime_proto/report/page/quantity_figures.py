@@ -1,6 +1,7 @@
 """Quantities over a run: a curve for each, and a heat map where it has a value for every tensor, layer or sample."""
 
 import itertools
+import math
 
 import numpy as np
 
@@ -50,13 +51,13 @@ def _curve(view: RunView, quantity: QuantityResult) -> Figure:
     values = view.result.curves[f"{QUANTITY_PREFIX}{quantity.name}"].to_numpy()
     edges = bin_edges(len(values), TABLE_ROWS)
     spans = [span_text(view.steps[start], view.steps[stop - 1]) for start, stop in itertools.pairwise(edges)]
-    ends = f"{number(quantity.first, '.3g')} to {number(quantity.last, '.3g')}"
+    ends = (quantity.first, quantity.last)
     title = title_of(quantity)
     return Figure(
         key=f"quantity-{quantity.name}",
-        title=title.capitalize(),
-        caption=f"{_sentence(quantity)}{_unit(quantity)}: {quantity.definition}. From {ends}.{thinned(view)}",
-        summary=f"Line chart of {title} over {view.result.step_kind}s, from {ends}.",
+        title=_sentence(quantity),
+        caption=f"{quantity.name}{_unit(quantity)}: {quantity.definition}.{_from(ends)}{thinned(view)}",
+        summary=f"Line chart of {title} over {view.result.step_kind}s.{_from(ends)}",
         traces=(
             line(
                 view.steps, values, title, _COLORS.get(quantity.dims, NEUTRAL),
@@ -65,7 +66,6 @@ def _curve(view: RunView, quantity: QuantityResult) -> Figure:
         ),
         layout={
             "xaxis": {"title": {"text": view.result.step_kind}},
-            "yaxis": {"title": {"text": title}},
             "showlegend": False,
         },
         table=Table(
@@ -76,6 +76,14 @@ def _curve(view: RunView, quantity: QuantityResult) -> Figure:
         height=260,
         switches=(Switch("logarithmic", "log-axis", ("yaxis",)),),
     )  # fmt: skip
+
+
+def _from(ends: tuple[float, float]) -> str:
+    """Say where a curve begins and ends, as far as it is known."""
+    first, last = (number(end, ".3g") if math.isfinite(end) else "" for end in ends)
+    if first and last:
+        return f" From {first} to {last}."
+    return f" At the begin {first}." if first else f" In the end {last}." if last else ""
 
 
 def _sentence(quantity: QuantityResult) -> str:
@@ -93,10 +101,10 @@ def _map(view: RunView, quantity: QuantityResult) -> Figure:
     words = _largest(labels, quarters)
     return Figure(
         key=f"quantity-{quantity.name}-map",
-        title=f"{title.capitalize()} by {dimension}",
-        caption=f"{_sentence(quantity)}{_unit(quantity)}, the first {dimension} on top. {words}{binned(view)}",
+        title=f"{_sentence(quantity)}, by {dimension}",
+        caption=f"{quantity.name}{_unit(quantity)}, the first {dimension} on top. {words}{binned(view)}",
         summary=f"Heat map of {title}, {len(labels)} {dimension}s over the run. {words}",
-        traces=(heat_map(column_centres(view), labels, cells.T, title),),
+        traces=(heat_map(column_centres(view), labels, cells.T, title, signed=bool((values < 0).any())),),
         layout={
             "xaxis": {"title": {"text": view.result.step_kind}},
             "yaxis": {"autorange": "reversed", "automargin": True, "type": "category"},

@@ -22,12 +22,10 @@ from regime_proto.report.figure import (
 from regime_proto.report.page.drawing import TABLE_ROWS, line, span_text, thinned
 from regime_proto.report.view import RunView
 from regime_proto.schema.layout import QUANTITY_PREFIX
+from regime_proto.schema.types import Array
 
 _COLORS = {"last": (PATTERN, PATTERN_SOFT), "first": (WEIGHT, WEIGHT_SOFT)}
-_WORDS = {
-    "last": "of what was still to be learned",
-    "first": "of what was learned so far",
-}
+_WORDS = {"last": "to the last state", "first": "from the first state"}
 
 
 def structure(view: RunView) -> list[Figure]:
@@ -39,10 +37,7 @@ def structure(view: RunView) -> list[Figure]:
     traces, columns = [], []
     for against in known:
         shares = curves[f"{QUANTITY_PREFIX}structural_share_{against}"].to_numpy()
-        words = _WORDS[against]
-        traces += _band(view, against)
-        hover = f"%{{y:.3f}}<extra>{words}</extra>"
-        traces.append(line(view.steps, shares, words, _COLORS[against][0], hovertemplate=hover))
+        traces += _drawn(view, against, shares)
         columns.append(shares)
     changes = curves["pattern_normalised"].to_numpy()
     traces.append(
@@ -60,11 +55,13 @@ def structure(view: RunView) -> list[Figure]:
     return [
         Figure(
             key="structure",
-            title="Learned by moving patterns, or by weights within them",
+            title="By moving patterns, or by weights within them",
             caption=(
-                f"The structural share, ‖s‖ / (‖s‖ + ‖q‖): how much {shown} came by moving patterns with the weights "
-                "kept; the rest by moving weights within patterns. Mean over the probe samples, and around it their "
-                f"tenth to ninetieth percentile; beside it Δa.{ends}{thinned(view)}"
+                f"The structural share, ‖s‖ / (‖s‖ + ‖q‖), of the change of the outputs {shown}: the part that moving "
+                "patterns accounts for; moving weights within patterns accounts for the rest. Either can move first, "
+                "and s and q are means of the two orders, which may lie far apart where the share is large. Shown are "
+                "the mean over the probe samples and around it their tenth to ninetieth percentile; dotted, Δa."
+                f"{ends}{thinned(view)}"
             ),
             summary=f"Line chart of the structural share over {kind}s, {shown}.{ends}",
             traces=tuple(traces),
@@ -73,7 +70,7 @@ def structure(view: RunView) -> list[Figure]:
                 "yaxis": {"title": {"text": "structural share"}, "rangemode": "tozero"},
                 "yaxis2": {
                     "title": {"text": "Δa, normalised"}, "overlaying": "y", "side": "right", "showgrid": False,
-                    "range": [0, 1.05],
+                    "range": [0, 1.05], "dtick": 0.5,
                 },
                 "shapes": [
                     {
@@ -92,19 +89,26 @@ def structure(view: RunView) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _band(view: RunView, against: str) -> list[dict[str, Any]]:
-    """Return two invisible lines, and what is filled between them."""
+def _drawn(view: RunView, against: str, shares: Array) -> list[dict[str, Any]]:
+    """Return a curve, above two invisible lines and what is filled between them; it begins where it is known."""
     low, high = spread_of(view.result.curves, against)
+    steps, start = view.steps, view.result.structure
+    if against == "last" and start is not None and start.step < steps[0]:
+        steps, shares = np.array([start.step, *steps]), np.array([start.first, *shares])
+        low, high = np.array([start.low, *low]), np.array([start.high, *high])
+    color, soft = _COLORS[against]
     plain = {"showlegend": False, "hoverinfo": "skip"}
-    fill = {"fill": "tonexty", "fillcolor": _COLORS[against][1]}
+    fill = {"fill": "tonexty", "fillcolor": soft}
+    hover = f"%{{y:.3f}}<extra>{_WORDS[against]}</extra>"
     return [
-        line(view.steps, low, "", "rgba(0, 0, 0, 0)", **plain),
-        line(view.steps, high, "", "rgba(0, 0, 0, 0)", **plain, **fill),
+        line(steps, low, "", "rgba(0, 0, 0, 0)", **plain),
+        line(steps, high, "", "rgba(0, 0, 0, 0)", **plain, **fill),
+        line(steps, shares, _WORDS[against], color, hovertemplate=hover),
     ]
 
 
 def _in_words(step: int | None, kind: str) -> str:
-    level = number(LEVEL)
+    level = number(LEVEL, "g")
     if step is None:
-        return f"What was still to be learned did not stay below {level}."
-    return f"What was still to be learned stays below {level} (the dotted line) from {kind} {step} on."
+        return f"The share to the last state does not stay below {level}."
+    return f"The share to the last state stays below {level} (the dotted line) from {kind} {step} on."

@@ -60,10 +60,10 @@
     for (const axis of plot.switched["log-axis"] || []) {
       layout[axis] = { ...layout[axis], type: "log", rangemode: "normal" };
     }
-    const traces = !plot.switched["log-color"] ? plot.traces : plot.traces.map((trace) => ({
+    const traces = !plot.switched["log-color"] ? plot.traces.map((trace) => ({ ...trace })) : plot.traces.map((trace) => ({
       ...trace,
       z: trace.z.map((row) => row.map((value) => (value > 0 ? Math.log10(value) : null))),
-      colorbar: { ...trace.colorbar, title: { text: "log₁₀ " + trace.colorbar.title.text } },
+      colorbar: { ...trace.colorbar, title: { ...trace.colorbar.title, text: "log₁₀ " + trace.colorbar.title.text } },
     }));
     return { layout, traces };
   }
@@ -77,7 +77,19 @@
       displaylogo: false, displayModeBar: false, doubleClick: "reset+autosize",
       scrollZoom: false,
     };
+    // Beside a narrow map a bar of colours would leave no room: there it lies below.
+    if (narrow.matches) {
+      for (const trace of traces) {
+        if (trace.colorbar) trace.colorbar = { ...trace.colorbar, orientation: "h", yref: "container", y: 0, yanchor: "bottom", len: 1, title: { ...trace.colorbar.title, side: "top" } };
+      }
+    }
     const sized = { ...shared(layout, style), width: target.clientWidth };
+    // A bar of colours that moves from beside a map to below it cannot be redrawn in place.
+    if (plot.drawn && plot.narrow !== narrow.matches) {
+      Plotly.purge(target);
+      plot.drawn = false;
+    }
+    plot.narrow = narrow.matches;
     Plotly.react(target, colored(traces, style), colored(sized, style), config);
     if (!plot.drawn) {
       plot.drawn = true;
@@ -144,11 +156,10 @@
   // A link into a part that is folded opens it.
   function unfold() {
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    const folded = target && target.closest("details");
-    if (folded && !folded.open) {
-      folded.open = true;
-      target.scrollIntoView();
-    }
+    let folded = target && target.closest("details:not([open])");
+    if (!folded) return;
+    for (; folded; folded = target.closest("details:not([open])")) folded.open = true;
+    target.scrollIntoView();
   }
   addEventListener("hashchange", unfold);
   button.addEventListener("click", () => {
