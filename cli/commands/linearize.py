@@ -67,19 +67,21 @@ def linearize(
     with messages.collecting():
         from regime_proto.conversion.linearize import linearize
 
-        found = linearize(
-            source,
-            step,
-            samples=chosen,
-            outputs_of=outputs_of,
-            checkpoints=checkpoints,
-            model=model,
-            probe=probe,
-            device=device,
-            adapter=adapter,
-            step_pattern=step_pattern,
-            weights=weights,
-        )
+        with messages.progress("linearizing") as progress:
+            found = linearize(
+                source,
+                step,
+                samples=chosen,
+                outputs_of=outputs_of,
+                checkpoints=checkpoints,
+                model=model,
+                probe=probe,
+                device=device,
+                adapter=adapter,
+                step_pattern=step_pattern,
+                weights=weights,
+                progress=progress,
+            )
         if not dry_run:
             _show(found)
         write_output(output, found.content, overwrite=overwrite, dry_run=dry_run, messages=messages)

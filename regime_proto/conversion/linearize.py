@@ -130,9 +130,9 @@ def linearize(
     wrong = [number for number in chosen if number not in range(linearizer.samples)]
     if wrong:
         raise RegimeError(f"--samples {wrong[0]}: the probe has the samples 0 to {linearizer.samples - 1}")
-    state = program.bind(found.read(checkpoint), str(checkpoint.path))
-    maps = linearizer.maps(state, chosen, progress)
-    return Linearized(checkpoint.step, checkpoint.path, tuple(maps), linearizer.samples, linearizer.regions(state))
+    natural = linearizer.run(program.bind(found.read(checkpoint), str(checkpoint.path)))
+    maps = linearizer.maps(natural, chosen, progress)
+    return Linearized(checkpoint.step, checkpoint.path, tuple(maps), linearizer.samples, linearizer.regions(natural))
 
 
 def _opened(

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from regime_proto.engine.session import Running, by_sample
+from regime_proto.program.constant_weights import ConstantWeights
 from regime_proto.program.edit import prune
 from regime_proto.program.freezing import KINDS, FreezeGates, frozen_name
 from regime_proto.program.gates import Gate
@@ -17,6 +19,9 @@ from regime_proto.quantities.structure import change_parts
 from regime_proto.runtime.device import Device, Placed
 from regime_proto.runtime.ir import ir
 from regime_proto.schema.types import Array
+
+# Constants lie in memory as they are and as the session lays them out; more of them are fed to each pass.
+_MOST_CONSTANT = 2**28
 
 
 def can_be_frozen(gates: Sequence[Gate]) -> bool:
@@ -35,11 +40,14 @@ class Known:
     regions : tuple of placed arrays
         See `session.Seen`.
     outputs : (sample, output) float
+    frozen : FrozenSession, optional
+        One of its own, which may have its weights as constants.
     """
 
     placed: Mapping[str, Placed]
     regions: tuple[Placed, ...]
     outputs: Array
+    frozen: "FrozenSession | None" = None
 
 
 class FrozenSession:
@@ -58,6 +66,8 @@ class FrozenSession:
         Where the samples lie in each gate.
     running : Running
         With the outputs that are wanted.
+    constants : mapping of str to array, optional
+        The weights, where all passes have the same ones; they must not be written to any more.
     """
 
     def __init__(
@@ -70,13 +80,16 @@ class FrozenSession:
         dtypes: Mapping[str, np.dtype],
         rows: Sequence[Rows],
         running: Running,
+        constants: Mapping[str, Array] = MappingProxyType({}),
     ) -> None:
         self._outputs, self._samples = running.beside.outputs, rows[0].samples
         self._inputs = _inputs(gates)
         self._axes = [row.axis for gate, row in zip(gates, rows, strict=True) for _ in gate.planes]
         model, self._names = _graph(program, gates, [output.name for output in self._outputs])
         CastWeights({name: ir.DataType.from_numpy(dtype) for name, dtype in dtypes.items()})(model)
-        self._session = device.session(model, threads=running.threads, brief=running.brief)
+        if constants:
+            ConstantWeights(constants)(model)
+        self._session = device.session(model, threads=running.threads, brief=running.brief, constants=constants)
         self._probe = {name: device.place(probe[name]) for name in program.probe_inputs if name in self._session.inputs}
 
     def run(self, weights: Mapping[str, Placed], regions: Sequence[Placed]) -> Array:
@@ -88,9 +101,11 @@ class FrozenSession:
 
     def changes(self, current: Known, other: Known) -> Array:
         """Return how the function changed between two states, (3, sample) float64; see `change_parts`."""
-        kept = self.run(current.placed, other.regions)
-        moved = self.run(other.placed, current.regions)
         same = self._same(current.regions, other.regions)
+        if same.all():
+            return change_parts(current.outputs, other.outputs, current.outputs, other.outputs)
+        kept = self.run(current.placed, other.regions)
+        moved = (other.frozen or self).run(other.placed, current.regions)
         # What no gate changed is exactly the network itself, without the rounding of another graph.
         kept[same], moved[same] = current.outputs[same], other.outputs[same]
         return change_parts(current.outputs, other.outputs, kept, moved)
@@ -102,6 +117,19 @@ class FrozenSession:
             apart = regions[number].numpy() != others[number].numpy()
             same &= ~sample_first(apart, self._axes[number], self._samples).any(axis=1)
         return same
+
+
+def may_be_constant(program: Program, weights: Mapping[str, Array], device: Device) -> bool:
+    """Whether a session is to have a state as constants: on the CPU, where it is small and of the program's types.
+
+    States of other types are widened one tensor after the other, and would lie in memory twice.
+    """
+    types = {value.name: value.dtype for value in program.model.graph.inputs}
+    return (
+        device.kind == "cpu"
+        and sum(array.nbytes for array in weights.values()) <= _MOST_CONSTANT
+        and all(types.get(name) in (None, ir.DataType.from_numpy(array.dtype)) for name, array in weights.items())
+    )
 
 
 def _frozen(gates: Sequence[Gate]) -> list[Gate]:

@@ -23,7 +23,7 @@ from regime_proto.program.gates import Gate, find_gates, pre_activation
 from regime_proto.program.program import Program
 from regime_proto.program.sample_axes import FIXED, axes_of, sample_first
 from regime_proto.program.sequences import SplitWithoutSequences
-from regime_proto.runtime.device import Device, Session
+from regime_proto.runtime.device import Device, Placed, Session
 from regime_proto.runtime.ir import ir
 from regime_proto.runtime.memory import available_bytes
 from regime_proto.schema.errors import RegimeError
@@ -65,9 +65,21 @@ class AffineMap:
 
 
 @dataclass(frozen=True)
-class _Natural:
-    """One pass of the network as it is."""
+class Natural:
+    """One pass of the network as it is, over all samples of the probe.
 
+    Parameters
+    ----------
+    placed : mapping of str to placed array
+        The weights of the state.
+    outputs : (sample, output) float64
+    regions : mapping of str to array
+        By input of the frozen graph.
+    z, taken : tuple of array
+        What gates take, and what poolings take.
+    """
+
+    placed: Mapping[str, Placed]
     outputs: Array
     regions: Mapping[str, Array]
     z: tuple[Array, ...]
@@ -149,9 +161,22 @@ class Linearizer:
         """Numbers in one sample."""
         return int(self._probe[self._input].size // self.samples)
 
+    def run(self, weights: Mapping[str, Array]) -> Natural:
+        """Run the network with one state, given under the program's names."""
+        placed = {name: self._device.place(_wide(array)) for name, array in weights.items()}
+        found = _run(self._natural, placed, self._placed(self._probe))
+        regions = {
+            frozen_name(index, plane): found[region_name(index, plane)]
+            for index, gate in enumerate(self._gates)
+            for plane in range(len(gate.planes))
+        }
+        z = tuple(found[name] for name in self._z)
+        taken = tuple(found[taken_name(index)] for index in range(len(self._pools)))
+        return Natural(placed, self._rows(found, self._targets), regions, z, taken)
+
     def maps(
         self,
-        weights: Mapping[str, Array],
+        natural: Natural,
         samples: Sequence[int],
         progress: Callable[[int, int], None] | None = None,
     ) -> list[AffineMap]:
@@ -159,8 +184,8 @@ class Linearizer:
 
         Parameters
         ----------
-        weights : mapping of str to array
-            A state, under the program's names.
+        natural : Natural
+            Of a state; see `run`.
         samples : sequence of int
         progress : callable, optional
             Called with the number of samples done and their total.
@@ -170,12 +195,10 @@ class Linearizer:
         RegimeError
             A map does not give back what the network gives.
         """
-        placed = {name: self._device.place(_wide(array)) for name, array in weights.items()}
-        natural = self._pass(placed)
         self._require_room(natural.outputs.shape[1], len(samples))
         found = []
         for number, sample in enumerate(samples, start=1):
-            found.append(self._map(placed, natural, sample))
+            found.append(self._map(natural, sample))
             if progress is not None:
                 progress(number, len(samples))
         return found
@@ -188,24 +211,12 @@ class Linearizer:
                 "each); choose fewer with --samples"
             )
 
-    def regions(self, weights: Mapping[str, Array]) -> int:
+    def regions(self, natural: Natural) -> int:
         """Return how many different regions the samples of the probe lie in."""
-        natural = self._pass({name: self._device.place(_wide(array)) for name, array in weights.items()})
         rows = [_by_sample(array, self.samples) for array in (*natural.regions.values(), *natural.taken)]
         return len(np.unique(np.concatenate(rows, axis=1).astype(np.int64), axis=0)) if rows else 1
 
-    def _pass(self, placed: Mapping[str, object]) -> _Natural:
-        found = _run(self._natural, placed, self._placed(self._probe))
-        regions = {
-            frozen_name(index, plane): found[region_name(index, plane)]
-            for index, gate in enumerate(self._gates)
-            for plane in range(len(gate.planes))
-        }
-        z = tuple(found[name] for name in self._z)
-        taken = tuple(found[taken_name(index)] for index in range(len(self._pools)))
-        return _Natural(self._rows(found, self._targets), regions, z, taken)
-
-    def _map(self, placed: Mapping[str, object], natural: _Natural, sample: int) -> AffineMap:
+    def _map(self, natural: Natural, sample: int) -> AffineMap:
         fixed = {name: _repeated(array, self.samples, sample) for name, array in natural.regions.items()}
         fixed |= {
             pooled_name(index): _repeated(array, self.samples, sample) for index, array in enumerate(natural.taken)
@@ -215,7 +226,7 @@ class Linearizer:
             for name, array in self._probe.items()
             if name != self._input
         }
-        feeds = {**placed, **self._placed({**fixed, **others})}
+        feeds = {**natural.placed, **self._placed({**fixed, **others})}
         x = np.moveaxis(self._probe[self._input], self._axes[self._input], 0)[sample].astype(np.float64).ravel()
         # A power of two of the size of the inputs: to divide by it rounds nothing.
         scale = 2.0 ** np.round(np.log2(max(np.abs(x).max(), 2.0**-20)))
@@ -249,7 +260,7 @@ class Linearizer:
         """What must stay on its side: the inputs of gates, and how far poolings are from taking something else."""
         return [*dict.fromkeys(self._z), *self._rivals]
 
-    def _radius(self, natural: _Natural, at_x: Mapping[str, Array], squares: Sequence[Array], sample: int) -> float:
+    def _radius(self, natural: Natural, at_x: Mapping[str, Array], squares: Sequence[Array], sample: int) -> float:
         """Return the smallest distance of a sample from a place where a unit or a pooling changes."""
         lengths = dict(zip(self._watched, (np.sqrt(total) for total in squares), strict=True))
         found = [np.inf]

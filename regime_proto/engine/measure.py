@@ -9,7 +9,7 @@ import numpy as np
 from regime_proto.checkpoints.source import Checkpoint, State
 from regime_proto.engine.calibrated import Calibrated, chosen, layers_of, measures_of
 from regime_proto.engine.compare import Comparable, Comparer, DeviceComparer, HostComparer
-from regime_proto.engine.frozen import FrozenSession, Known
+from regime_proto.engine.frozen import FrozenSession, Known, may_be_constant
 from regime_proto.engine.masks import Permutation, find_rows, only_rows, pack_masks
 from regime_proto.engine.seeing import Between, beside_of, preactivations_of
 from regime_proto.engine.session import BRIEFLY, NOTHING_SEEN, Masks, MaskSession, Placer, Running, Seen
@@ -208,13 +208,21 @@ class Meter(Calibrated):
         session = session_of(program, gates)
         _tell_of_host(session)
         frozen = between = None
+
+        def frozen_with(constants: Mapping[str, Array]) -> FrozenSession:
+            given = constants if may_be_constant(program, constants, device) else {}
+            dtypes = placer.dtypes
+            return FrozenSession(
+                program, gates, probe, device, dtypes=dtypes, rows=rows, running=running, constants=given
+            )
+
         if measures.frozen_against:
-            frozen = FrozenSession(program, gates, probe, device, dtypes=placer.dtypes, rows=rows, running=running)
+            frozen = frozen_with({})
         if quantities.INTERIOR in measures.needs():
             plain = MaskSession(program, gates, probe, device, dtypes={}, rows=rows, running=plainly)
             between = Between(plain, settings.interior_points)
         references = {
-            name: _reference(measures, name, state, session, placer)
+            name: _reference(measures, name, state, session, placer, frozen_with)
             for name, state in (("first", first), ("last", settings.last))
             if state is not None and measures.needs(name)
         }
@@ -331,9 +339,26 @@ class Meter(Calibrated):
 
 
 def _reference(
-    measures: Measures, name: str, weights: Mapping[str, Array], session: MaskSession, placer: Placer
+    measures: Measures,
+    name: str,
+    weights: Mapping[str, Array],
+    session: MaskSession,
+    placer: Placer,
+    frozen_with: Callable[[Mapping[str, Array]], FrozenSession],
 ) -> Reference:
-    """Return a state that others are held against, with what they need of it."""
+    """Return a state that others are held against, with what they need of it.
+
+    Parameters
+    ----------
+    measures : Measures
+    name : str
+        ``first`` or ``last``.
+    weights : mapping of str to array
+    session : MaskSession
+    placer : Placer
+    frozen_with : callable
+        Returns a session of the frozen network that has some weights as constants if it can.
+    """
     needs, tensors = measures.needs(name), measures.network.tensors
     is_run = needs != {quantities.WEIGHTS}
     # Copies: they are needed when the file that they may be views of was written again, or is gone.
@@ -345,7 +370,7 @@ def _reference(
     known = None
     if quantities.FROZEN in needs:
         assert masks.seen.outputs is not None  # noqa: S101
-        known = Known(placed, masks.seen.regions, masks.seen.outputs)
+        known = Known(placed, masks.seen.regions, masks.seen.outputs, frozen_with(kept))
     return Reference(_state(measures, kept, pack_masks(masks), masks.seen), known)
 
 

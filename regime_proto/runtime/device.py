@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,15 @@ class Device:
         # Types that NumPy does not know by itself, bfloat16 above all.
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, ir.DataType.from_numpy(array.dtype).value)
 
-    def session(self, model: ir.Model, *, threads: int = 1, brief: bool = False, as_is: bool = False) -> "Session":
+    def session(
+        self,
+        model: ir.Model,
+        *,
+        threads: int = 1,
+        brief: bool = False,
+        as_is: bool = False,
+        constants: Mapping[str, Array] = MappingProxyType({}),
+    ) -> "Session":
         """Return a session that runs `model` here.
 
         Parameters
@@ -123,6 +132,8 @@ class Device:
             Give memory back after every run, rather than keep it for the next.
         as_is : bool
             The graph is (a part of) one that is `optimized` already.
+        constants : mapping of str to array
+            The data of initializers that have none in the graph; not to be written to any more.
 
         Raises
         ------
@@ -137,6 +148,10 @@ class Device:
             options.add_session_config_entry("session.use_env_allocators", "1")
         # Planned in one block, the activations of a pass take a third more memory, and no less time.
         options.enable_mem_pattern = False
+        named = {str(name) for name in model.graph.initializers}
+        given = {name: self.place(array) for name, array in constants.items() if name in named}
+        if given:
+            options.add_external_initializers(list(given), list(given.values()))
         try:
             session = self._started(ir.to_proto(model).SerializeToString(), options)
         except Exception as error:
@@ -146,7 +161,7 @@ class Device:
                 f"device {self}: ONNX Runtime could not start its CUDA provider (driver or CUDA libraries missing); "
                 "check nvidia-smi, or use --device cpu"
             )
-        return Session(session, self)
+        return Session(session, self, given)
 
     def optimized(self, model: ir.Model) -> onnx.ModelProto:
         """Return the graph that a session makes of `model`: operators fused, what is constant computed.
@@ -234,11 +249,14 @@ class Session:
     ----------
     session : onnxruntime.InferenceSession
     device : Device
+    constants : mapping of str to placed array
+        What it has beside its graph, and does not keep in memory by itself.
     """
 
-    def __init__(self, session: Any, device: Device) -> None:
+    def __init__(self, session: Any, device: Device, constants: Mapping[str, Placed]) -> None:
         self._session = session
         self._device = device
+        self._constants = constants
         self._outputs = [output.name for output in session.get_outputs()]
         self.inputs = frozenset(value.name for value in session.get_inputs())
 

@@ -58,6 +58,12 @@ def test_results_and_bars_are_drawn_on_a_terminal_only(mlp_run):
     assert "checking" not in plain
 
 
+def test_linearizing_draws_a_bar(mlp_run, tmp_path):
+    command = ["linearize", mlp_run, "--dry-run", "-o", tmp_path / "maps.npz"]
+    assert re.search(r"linearizing .*━.*\d/\d", on_a_terminal_at_once(*command))
+    assert "━" not in on_a_terminal_at_once(*command, "--quiet")
+
+
 def test_an_export_that_takes_long_is_said_on_a_terminal_only(tmp_path):
     (tmp_path / "slow_net.py").write_text(SLOW)
     run = tmp_path / "run"

@@ -6,8 +6,10 @@ import pytest
 import torch
 from commands import regime
 from nets import save_run
+from torch import nn
 
 import regime_proto
+from regime_proto.conversion.plan import write_program
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +97,32 @@ def test_a_trajectory_without_a_probe(run, tmp_path):
     )
     done = regime("linearize", tmp_path / "bare.h5", "--checkpoints", run / "checkpoints", "-o", tmp_path / "maps.npz")
     assert "carries no probe; give the one that it was made with: --probe FILE" in done.stderr
+
+
+class Gated(nn.Module):
+    """Adds to every sample what a gate makes of their mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.mixing, self.head = nn.Linear(12, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = torch.relu(self.first(x))
+        return self.head(hidden + torch.relu(self.mixing(hidden.mean(0))))
+
+
+def test_a_value_without_samples_is_said_in_a_line(tmp_path):
+    torch.manual_seed(0)
+    model = Gated()
+    (tmp_path / "run").mkdir()
+    torch.save(model.state_dict(), tmp_path / "run" / "step_0.pt")
+    write_program(tmp_path / "run", model=model, probe=torch.randn(5, 12).numpy())
+    done = regime("linearize", tmp_path / "run", "-o", tmp_path / "maps.npz")
+    assert done.exit_code == 1
+    assert "a value of shape [8] has no axis of 5 samples, so there is no map of one sample" in done.stderr
+    assert "--outputs-of LAYER" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "maps.npz").exists()
+    # What it says to do works.
+    done = regime("linearize", tmp_path / "run", "--outputs-of", "node_relu", "-o", tmp_path / "maps.npz")
+    assert done.exit_code == 0, done.output

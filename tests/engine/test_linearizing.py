@@ -64,7 +64,7 @@ def linearizer(model, probe, **options):
 def test_maps_are_those_of_torch(name):
     model, probe = make(name)
     found = linearizer(model, probe)
-    maps = found[0].maps(found[1], [0, 3])
+    maps = found[0].maps(found[0].run(found[1]), [0, 3])
     exact = model.double()
     for affine, sample in zip(maps, (0, 3), strict=True):
         x = torch.from_numpy(probe[sample : sample + 1]).double()
@@ -122,7 +122,7 @@ def test_the_region_reaches_as_far_as_is_said(name):
     """No point of the ball has another pattern; in the direction of what is nearest it changes right behind it."""
     model, probe = make(name)
     found, weights = linearizer(model, probe)
-    [affine] = found.maps(weights, [1])
+    [affine] = found.maps(found.run(weights), [1])
     exact = model.double().requires_grad_(requires_grad=False)
     x = torch.from_numpy(probe[1:2]).double().requires_grad_()
     random = np.random.default_rng(0)
@@ -147,10 +147,10 @@ def test_a_network_without_corners_reaches_everywhere():
         model[0].weight.zero_()
         model[0].bias.fill_(1)
     found, weights = linearizer(model.eval(), np.ones((2, 3), np.float32))
-    [affine] = found.maps(weights, [0])
+    [affine] = found.maps(found.run(weights), [0])
     assert affine.radius == np.inf
     np.testing.assert_array_equal(affine.matrix, 0)
-    assert found.regions(weights) == 1
+    assert found.regions(found.run(weights)) == 1
 
 
 def test_regions_that_the_probe_visits():
@@ -160,7 +160,7 @@ def test_regions_that_the_probe_visits():
         model[0].weight.copy_(torch.eye(2))
     probe = np.array([[1, 1], [2, 3], [-1, 1], [1, -1], [5, -2]], np.float32)
     found, weights = linearizer(model.eval(), probe)
-    assert found.regions(weights) == 3
+    assert found.regions(found.run(weights)) == 3
 
 
 def test_a_layer_before_what_is_no_affine_map():
@@ -176,7 +176,7 @@ def test_a_layer_before_what_is_no_affine_map():
     gate = find_gates(program)[0]
     for name in (gate.node, gate.path):
         found, weights = linearizer(smooth, probe, outputs_of=name)
-        [affine] = found.maps(weights, [2])
+        [affine] = found.maps(found.run(weights), [2])
         z = smooth[0](torch.from_numpy(probe[2])).detach()
         np.testing.assert_allclose(affine.matrix, ((z > 0)[:, None] * smooth[0].weight).detach().numpy(), atol=1e-6)
     with pytest.raises(RegimeError, match="--outputs-of 'nothing': no gate of that node or module"):

@@ -135,6 +135,26 @@ def test_what_gates_take(run):
             np.testing.assert_allclose(found["quantity_margin"][row, layer], expected, rtol=1e-3, atol=2e-6)
 
 
+def test_what_gates_take_where_tokens_are_padding(tmp_path):
+    """Units of padding count neither for the nearest threshold nor for the mean."""
+    make, samples = nets.make_encoder, 6
+    tokens = nets.probe(make(), samples)
+    counted = np.arange(tokens.shape[1]) < np.array([5, 3, 1, 4, 2, 5])[:, None]
+    states = save_run(tmp_path / "run", make(), 3)
+    write_program(tmp_path / "run", model=make(), probe={"tokens": tokens, "regime_mask": counted})
+    found = rows(regime_proto.convert(tmp_path / "run", tmp_path / "run.h5", measure=["margin", "preactivation_rms"]))
+    for row, state in enumerate(states):
+        [z] = Function(make(), state, tokens).inputs
+        units = np.moveaxis(z.numpy(), 1, 0)
+        assert units.shape[:2] == counted.shape
+        rms = found["quantity_preactivation_rms"][row, 0]
+        assert rms == pytest.approx(np.sqrt(np.mean(units[counted] ** 2)), rel=1e-5)
+        assert rms != pytest.approx(np.sqrt(np.mean(units**2)), rel=1e-3)
+        nearest = np.where(counted[..., None], np.abs(units), np.inf).min(axis=(1, 2))
+        np.testing.assert_allclose(found["quantity_margin"][row, 0], nearest, rtol=1e-3, atol=2e-6)
+        assert (nearest > np.abs(units).min(axis=(1, 2))).any()
+
+
 def test_fingerprints(run):
     """The input of the last linear layer, which all three nets call their head or the end of their body."""
     functions, _, found = run

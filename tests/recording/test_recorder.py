@@ -266,7 +266,8 @@ def test_wrapped_models(wrap, tmp_path):
 def test_chosen_units_and_padding(tmp_path):
     model = nets.make_encoder()
     probe = {"tokens": nets.probe(model), "regime_mask": np.tile([True, True, True, False, False], (6, 1))}
-    options = {"sample_units": 7, "sample_seed": 3}
+    measured = ["margin", "preactivation_rms", "output_change_l2"]
+    options = {"sample_units": 7, "sample_seed": 3, "measure": measured}
     checkpoints = tmp_path / "checkpoints"
     checkpoints.mkdir()
     with regime_proto.record(model, probe, tmp_path / "run.h5", engine="native", **options) as recorder:
@@ -277,6 +278,11 @@ def test_chosen_units_and_padding(tmp_path):
     live, saved = rows(tmp_path / "run.h5"), rows(converted)
     for name in ("mask", "flips", "flip_fraction_error"):
         np.testing.assert_array_equal(live[name], saved[name])
+    for name in measured:
+        values = saved[f"quantity_{name}"]
+        # The output does not change before there is a second state.
+        assert np.isfinite(values[1:]).all()
+        np.testing.assert_allclose(live[f"quantity_{name}"], values, rtol=1e-3, atol=1e-6)
 
 
 def test_what_is_not_finite_is_kept_and_marked(tmp_path):

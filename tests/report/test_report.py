@@ -15,6 +15,7 @@ from trajectories import write as write_trajectory
 
 import regime_proto
 from regime_proto.analyzer.settings import AnalysisSettings
+from regime_proto.analyzer.stages import labels_in
 from regime_proto.report.binning import bin_edges, bin_means
 from regime_proto.report.page.page import chapter, report
 from regime_proto.report.view import read_view
@@ -52,6 +53,25 @@ def test_every_figure_is_one_that_plotly_knows_and_has_a_name_and_a_table(runs, 
         assert re.search(rf'id="{name}-plot" role="group" aria-label="[^"]{{30,}}"', page)
         assert page.count(f'<section class="figure" id="{name}"') == 1
     assert page.count('<details class="data">') == len(plots)
+
+
+def test_labels_of_the_run_stand_below_its_curves(mlp_run, tmp_path):
+    path = regime_proto.convert(mlp_run, tmp_path / "run.h5", measure="fingerprint_cosine", noise="none")
+    page = report([path])
+    labels = labels_in(regime_proto.analyze(path).curves)
+    [raw] = [plot for name, plot in plots_of(page).items() if name.endswith("raw")]
+    marks = next(trace for trace in raw["traces"] if trace["name"] == "label")
+    assert marks["text"] == [label for label in labels.labels if label]
+    assert len(set(marks["text"])) == 3
+    assert f"{labels.share('STABLE'):.0%} STABLE" in page
+    assert "the 70th and the 30th percentile of this run, which yields these shares by construction" in page
+
+
+def test_without_fingerprints_there_are_no_labels(runs):
+    page = report(runs[:1])
+    assert "STABLE" not in page
+    [raw] = [plot for name, plot in plots_of(page).items() if name.endswith("raw")]
+    assert all(trace["name"] != "label" for trace in raw["traces"])
 
 
 def test_figures_hold_what_the_analysis_found(runs):

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from regime_proto.analyzer.stages import FLAT
+from regime_proto.analyzer.stages import CHAOTIC, FLAT, PERCENTILES, STABLE, TRANSITION, Labels, labels_in
 from regime_proto.report.binning import bin_edges, bin_means
 from regime_proto.report.figure import FAINT, NEUTRAL, PATTERN, WEIGHT, Figure, Switch, Table, number, numbers
 from regime_proto.report.names import distinct, in_plotly
 from regime_proto.report.page.drawing import LONGEST_METRIC, TABLE_ROWS, line, span_text, thinned
 from regime_proto.report.view import RunView
 
+_LEVELS = (CHAOTIC, TRANSITION, STABLE)
 ROLES = (("weight", "weights", "Δw", WEIGHT, "solid"), ("pattern", "patterns", "Δa", PATTERN, "dash"))
 
 
@@ -118,16 +119,25 @@ def raw(view: RunView) -> Figure:
     for metric, name in zip(view.metrics, map(in_plotly, metrics), strict=True):
         hover = f"%{{y:.4g}}<extra>{name}</extra>"
         panels.append((name, [line(metric.steps, metric.values, name, NEUTRAL, hovertemplate=hover)]))
+    labels = labels_in(result.curves)
+    if labels is not None:
+        panels.append(("label", [_label_marks(view, labels)]))
     traces, layout = _stacked(panels, result.step_kind)
+    if labels is not None:
+        # Names beside the levels say what a title would.
+        layout[_axis(len(panels) - 1, "yaxis")] |= {
+            "title": None, "range": [-0.5, 2.5], "tickvals": [0, 1, 2], "ticktext": [*map(str.lower, _LEVELS)],
+        }  # fmt: skip
     beside = ["the distance of the weights from their start"] if "weight_distance" in result.curves else []
     beside += metrics
+    beside += [] if labels is None else ["labels of the observations"]
     also = f" Below them {', '.join(beside)}." if beside else ""
     return Figure(
         key="raw",
         title="As measured",
         caption=(
             "Δw is the mean |change| of a trainable parameter between observations, Δa the share of units that "
-            f"switched, mean over the layers.{also}{_stages(view)}{thinned(view)}"
+            f"switched, mean over the layers.{also}{_stages(view)}{_labelled(labels)}{thinned(view)}"
         ),
         summary=(
             f"Line charts over {result.step_kind}s, one above the other: {', '.join(['Δw', 'Δa', *beside])}. "
@@ -151,6 +161,29 @@ def _stages(view: RunView) -> str:
     return "".join(said) + (f" (A plateau is flatter than {FLAT:g} of the steepest descent; ours.)" if said else "")
 
 
+def _label_marks(view: RunView, labels: Labels) -> dict[str, Any]:
+    """Return a mark for every observation that has a label, at the height of that."""
+    places = [index for index, label in enumerate(labels.labels) if label]
+    levels = np.array([_LEVELS.index(labels.labels[index]) for index in places], float)
+    marks = line(
+        view.steps[places], levels, "label", NEUTRAL, mode="markers", hovertemplate="%{text}<extra>label</extra>"
+    )
+    return {**marks, "marker": {"color": NEUTRAL, "size": 5}, "text": [_LEVELS[int(level)] for level in marks["y"]]}
+
+
+def _labelled(labels: Labels | None) -> str:
+    """Say which shares of the observations have which label, and by what."""
+    if labels is None:
+        return ""
+    low, high = (f"{percentile:.0f}th" for percentile in PERCENTILES)
+    shares = ", ".join(f"{labels.share(label):.0%} {label}" for label in reversed(_LEVELS))
+    return (
+        f" Labels by the cosine between consecutive fingerprints: {shares}; {STABLE} from 1 − {1 - labels.stable:.2g} "
+        f"on, {CHAOTIC} up to 1 − {1 - labels.chaotic:.2g}, the {high} and the {low} percentile of this run, which "
+        "yields these shares by construction."
+    )
+
+
 def _stacked(
     panels: list[tuple[str, list[dict[str, Any]]]], step_kind: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -161,11 +194,15 @@ def _stacked(
     traces = []
     for index, (title, lines) in enumerate(panels):
         top = 1 - index * (height + gap)
-        axis = "" if index == 0 else str(index + 1)
-        layout[f"yaxis{axis}"] = {"title": {"text": title}, "domain": [max(0.0, top - height), top]}
-        traces += [{**one, "yaxis": f"y{axis}"} for one in lines]
+        layout[_axis(index, "yaxis")] = {"title": {"text": title}, "domain": [max(0.0, top - height), top]}
+        traces += [{**one, "yaxis": _axis(index, "y")} for one in lines]
     layout["xaxis"] = {"title": {"text": step_kind}, "anchor": f"y{count}" if count > 1 else "y"}
     return traces, layout
+
+
+def _axis(index: int, name: str) -> str:
+    """Return an axis as Plotly counts them."""
+    return name if index == 0 else f"{name}{index + 1}"
 
 
 def _metric_table(view: RunView) -> Table:
