@@ -11,7 +11,7 @@ Tokens = NDArray[np.int64]
 
 PAD, UNKNOWN, START, END, MASK = range(5)
 _RESERVED = ("<pad>", "<unk>", "<start>", "<end>", "<mask>")
-# What WikiText writes for rare words, a gap, what WikiText writes inside of numbers; words with their apostrophes; signs.
+# What WikiText writes for rare words and inside of numbers, a gap; words with their apostrophes; signs.
 _WORD = re.compile(r"<(?:unk|mask)>|@[-,.]@|[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
 
 

@@ -46,7 +46,7 @@ NETWORKS: Mapping[str, Network] = {
     "t5": Network(configured.t5),
     "gpt2": Network(configured.gpt2),
     "vit-b16": Network(configured.vit_b16, image_size=224, multiple=16, smallest=16),
-    "swin": Network(configured.swin, image_size=224, multiple=32, smallest=32),
+    "swin": Network(configured.swin, image_size=224, multiple=32, smallest=64),
     "pvt": Network(configured.pvt, image_size=224, multiple=32, smallest=32),
 }
 

@@ -164,6 +164,8 @@ def swin(data: DataSet, width: float) -> OfImages:
         embed_dim=32 * heads,
         num_heads=[heads, 2 * heads, 4 * heads, 8 * heads],
         depths=[2, 2, 6, 2],
+        # 7 at the published size of 224: windows are no larger than the last layer's image.
+        window_size=min(7, data.facts["image_size"] // 32),
         hidden_act="relu",
         num_labels=data.classes,
     )
