@@ -76,7 +76,10 @@ _EFFICIENTNET = (
     "activations: ReLU in place of SiLU, everywhere but in the sigmoid of squeeze-and-excitation",
     "initial weights: He's, and 1 for BatchNorm",
 )
-_TRANSFORMER = ("activations: ReLU in the feed-forward layers", "initial weights: random, none that were trained before")
+_TRANSFORMER = (
+    "activations: ReLU in the feed-forward layers",
+    "initial weights: random, none that were trained before",
+)
 _TOKENS = (*_TRANSFORMER, "tokens: words of the training text, the commonest 8,192")
 _VISION = (*_TRANSFORMER, "images: resized to 224 × 224")
 

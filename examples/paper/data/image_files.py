@@ -88,8 +88,9 @@ def decode(content: Content, size: int) -> NDArray[np.uint8]:
     encoded = content.read()
     try:
         with warnings.catch_warnings():
-            # Also that of too many pixels, which Pillow would otherwise only speak of.
-            warnings.simplefilter("error")
+            # Of too many pixels Pillow would otherwise only warn.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
                 # Lets a JPEG be decoded at a half, a quarter or an eighth of its size.
                 image.draft("RGB", (size, size))

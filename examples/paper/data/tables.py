@@ -6,6 +6,9 @@ from pathlib import Path
 
 from regime_proto.schema.errors import RegimeError
 
+# Of a label at most.
+_DIGITS = 9
+
 
 def text_of(path: Path) -> str:
     """Return the text of a file in UTF-8.
@@ -86,6 +89,6 @@ def number_of(text: str, path: Path) -> int:
     RegimeError
         It is none.
     """
-    if not text.strip().isdecimal():
+    if not text.strip().isdecimal() or len(text) > _DIGITS:
         raise RegimeError(f"{path}: a label is {text[:20]!r}, expected a number")
     return int(text)

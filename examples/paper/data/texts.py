@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regime_proto.examples.paper.data.sets import IGNORED, LABELS, DataSet, Part
 from regime_proto.examples.paper.data.words import END, PAD, START, Windows, Words, padded, stream_of
@@ -160,7 +161,7 @@ def running(
     )
 
 
-def checked_labels(values: Sequence[int], classes: int, where: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def checked_labels(values: Sequence[int] | NDArray[np.uint8], classes: int, where: str) -> NDArray[np.int64]:
     """Return labels as an array.
 
     Raises
@@ -168,7 +169,10 @@ def checked_labels(values: Sequence[int], classes: int, where: str) -> np.ndarra
     RegimeError
         One is negative or not below the number of classes, or there is none.
     """
-    labels = np.asarray(values, np.int64)
+    try:
+        labels = np.asarray(values, np.int64)
+    except OverflowError:
+        raise RegimeError(f"{where}: the label {max(values, key=abs)}, expected 0 to {classes - 1}") from None
     if not len(labels):
         raise RegimeError(f"{where}: no samples")
     if labels.min() < 0 or labels.max() >= classes:
