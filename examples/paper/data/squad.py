@@ -25,7 +25,7 @@ _SENTENCE = re.compile(r"(?<=[.!?;:])\s+")
 _ASKED = range(8, 25)
 _CONTEXT = 90
 # Too common to be asked for, and too rare: those must all be in the vocabulary.
-_COMMON, _KNOWN = 200, 6000
+_COMMON, _KNOWN = 200, 4000
 
 
 def packaged() -> DataSet:
