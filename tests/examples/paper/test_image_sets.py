@@ -118,6 +118,21 @@ def test_cifar100_of_hugging_face(tmp_path):
     assert (data.train["x"][0, 0] == 60).all()
 
 
+@pytest.mark.parametrize("version", ["binary", "python"])
+def test_both_versions_of_cifar10(tmp_path, version):
+    for at, name in enumerate([*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]):
+        images = np.full((2, PIXELS), at, np.uint8)
+        if version == "binary":
+            labels = np.array([[at], [9]], np.uint8)
+            (tmp_path / f"{name}.bin").write_bytes(np.concatenate([labels, images], axis=1).tobytes())
+        else:
+            (tmp_path / name).write_bytes(pickle.dumps({"data": images, "labels": [at, 9]}, 2))
+    data = load("CIFAR10", tmp_path)
+    assert data.train["labels"].tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9]
+    assert data.validation["labels"].tolist() == [5, 9]
+    assert data.train["x"][:, 2, 31, 31].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
 def test_tiny_imagenet_of_its_folders(tmp_path):
     tiny_imagenet(tmp_path)
     data = load("TinyImageNet", tmp_path)
