@@ -69,42 +69,74 @@ class Row:
 
 _MLP = ("each hidden layer: linear, BatchNorm, ReLU, dropout", "dropout: 0.5")
 _LENET = ("max-pooling; 28 × 28 images are padded by 2",)
-_SMALL_IMAGES = ("images: 32 × 32, as they are", "first convolution: 3 × 3 with stride 1, no pooling after it")
-_TOKENS = ("activations: ReLU in the feed-forward layers", "tokens: words of the training text, the commonest 8,192")
+_ALEXNET = ("image sizes inside: 16, 8, 4 and 2 pixels a side, as is usual for images of 32", "dropout: 0.5")
+_RESNET = ("images: as they are", "first convolution: 3 × 3 with stride 1, no pooling after it")
+_EFFICIENTNET = (
+    "images: as they are; the first convolution has stride 2",
+    "activations: ReLU in place of SiLU, everywhere but in the sigmoid of squeeze-and-excitation",
+    "initial weights: He's, and 1 for BatchNorm",
+)
+_TRANSFORMER = (
+    "activations: ReLU in the feed-forward layers",
+    "initial weights: random, none that were trained before",
+)
+_TOKENS = (*_TRANSFORMER, "tokens: words of the training text, the commonest 8,192")
+_VISION = (*_TRANSFORMER, "images: resized to 224 × 224")
 
 ROWS = (
     Row("mlp-adult", 1, "mlp-256-128-64", "Adult", "Adam", 1e-2, 1e-4, 15, 3, 448, choices=_MLP),
     Row("mlp-breast-cancer", 2, "mlp-64-32", "Breast Cancer", "SGD", 1e-2, 1e-4, 18, 2, 96, choices=_MLP),
     Row("mlp-har", 3, "mlp-512-256-plain", "HAR", "SGD", 1e-2, 1e-4, 15, 2, 768, choices=_MLP[:1]),
     Row("mlp-mnist", 4, "mlp-256-128", "MNIST", "SGD", 1e-2, 1e-4, 15, 2, 384, choices=_MLP),
-    Row("lenet5-mnist", 5, "lenet5", "MNIST", "SGD", 1e-2, 1e-4, 25, 4, 0, choices=_LENET),
-    Row("lenet5-cifar10", 6, "lenet5", "CIFAR10", "Adam", 1e-3, 1e-4, 29, 4, 0, choices=_LENET),
-    Row("alexnet-cifar100", 7, "alexnet", "CIFAR100", "SGD", 1e-3, 1e-3, 146, 7, 0),
-    Row("resnet34-cifar100", 8, "resnet34", "CIFAR100", "Adam", 1e-2, 1e-4, 101, 0, 0, choices=_SMALL_IMAGES),
+    Row("lenet5-mnist", 5, "lenet5", "MNIST", "SGD", 1e-2, 1e-4, 25, 4, 6508, choices=_LENET),
+    Row("lenet5-cifar10", 6, "lenet5", "CIFAR10", "Adam", 1e-3, 1e-4, 29, 4, 6508, choices=_LENET),
+    Row("alexnet-cifar100", 7, "alexnet", "CIFAR100", "SGD", 1e-3, 1e-3, 146, 7, 51_200, choices=_ALEXNET),
+    Row("resnet34-cifar100", 8, "resnet34", "CIFAR100", "Adam", 1e-2, 1e-4, 101, 33, 966_656, choices=_RESNET),
     Row(
-        "resnet34-tinyimagenet",
-        9,
-        "resnet34",
-        "TinyImageNet",
-        "SGD",
-        1e-3,
-        5e-3,
-        64,
-        0,
-        0,
-        momentum=0.9,
-        nesterov=True,
+        "resnet34-tinyimagenet", 9, "resnet34", "TinyImageNet", "SGD", 1e-3, 5e-3, 64, 33, 3_866_624,
+        momentum=0.9, nesterov=True, choices=_RESNET,
     ),
-    Row("efficientnet-cifar100", 10, "efficientnet-b0", "CIFAR100", "AdamW", 2e-2, 1e-3, 159, 0, 0),
-    Row("efficientnet-tinyimagenet", 11, "efficientnet-b0", "TinyImageNet", "AdamW", 2e-2, 1e-3, 113, 0, 0),
-    Row("xlnet-sst2", 12, "xlnet", "SST-2", "AdamW", 2e-5, 1e-2, 4, 0, 0, batch_size=16, choices=_TOKENS),
-    Row("roberta-agnews", 13, "roberta", "AG News", "AdamW", 2e-5, 1e-2, 5, 0, 0, batch_size=16, choices=_TOKENS),
-    Row("t5-squad", 14, "t5", "SQuAD", "AdamW", 1e-4, 1e-2, 6, 0, 0, batch_size=16, choices=_TOKENS),
-    Row("gpt2-wikitext", 15, "gpt2", "WikiText", "AdamW", 3e-4, 1e-2, 6, 0, 0, batch_size=16, choices=_TOKENS),
-    Row("vit-cifar100", 16, "vit-b16", "CIFAR100", "AdamW", 1e-4, 5e-2, 50, 0, 0, batch_size=32),
-    Row("swin-food101", 17, "swin", "Food-101", "AdamW", 1e-4, 5e-2, 50, 0, 0, batch_size=32),
-    Row("pvt-tinyimagenet", 18, "pvt", "TinyImageNet", "AdamW", 5e-4, 5e-2, 50, 0, 0, batch_size=32),
-)
+    Row(
+        "efficientnet-cifar100", 10, "efficientnet-b0", "CIFAR100", "AdamW", 2e-2, 1e-3, 159, 49, 126_044,
+        choices=_EFFICIENTNET,
+    ),
+    Row(
+        "efficientnet-tinyimagenet", 11, "efficientnet-b0", "TinyImageNet", "AdamW", 2e-2, 1e-3, 113, 49, 503_036,
+        choices=_EFFICIENTNET,
+    ),
+    Row(
+        "xlnet-sst2", 12, "xlnet", "SST-2", "AdamW", 2e-5, 1e-2, 4, 12, 2_359_296, batch_size=16,
+        choices=(*_TOKENS, "64 tokens a sentence; the class is read at the first, as attention goes both ways"),
+    ),
+    Row(
+        "roberta-agnews", 13, "roberta", "AG News", "AdamW", 2e-5, 1e-2, 5, 12, 4_718_592, batch_size=16,
+        choices=(*_TOKENS, "128 tokens of title and description"),
+    ),
+    Row(
+        "t5-squad", 14, "t5", "SQuAD", "AdamW", 1e-4, 1e-2, 6, 12, 1_671_168, batch_size=16,
+        choices=(
+            *_TOKENS, "size: small, 60 million parameters with its own tokens",
+            "128 tokens of question and the beginning of the context, 8 of the answer",
+            "score: share of the tokens of answers, given those before",
+        ),
+    ),
+    Row(
+        "gpt2-wikitext", 15, "gpt2", "WikiText", "AdamW", 3e-4, 1e-2, 6, 12, 4_718_592, batch_size=16,
+        choices=(*_TOKENS, "size: 12 layers, 124 million parameters with its own tokens", "128 tokens a window"),
+    ),
+    Row(
+        "vit-cifar100", 16, "vit-b16", "CIFAR100", "AdamW", 1e-4, 5e-2, 50, 12, 7_262_208, batch_size=32,
+        choices=_VISION,
+    ),
+    Row(
+        "swin-food101", 17, "swin", "Food-101", "AdamW", 1e-4, 5e-2, 50, 12, 5_720_064, batch_size=32,
+        choices=(*_VISION, "size: tiny"),
+    ),
+    Row(
+        "pvt-tinyimagenet", 18, "pvt", "TinyImageNet", "AdamW", 5e-4, 5e-2, 50, 16, 9_840_640, batch_size=32,
+        choices=(*_VISION, "size: small"),
+    ),
+)  # fmt: skip
 
 
 def row_called(name: str) -> Row:

