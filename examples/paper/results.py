@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +51,7 @@ class Outcome:
         After the last epoch: accuracy or perplexity.
     score_kind : str
     loss_first, loss_last : float or None
-        Mean training loss of the first and the last epoch; of a shorter training, of its only one.
+        Mean training loss over the first and the last tenth of the updates.
     auc_w, auc_p, rho : float or None
         None where undefined.
     rho_range : list of float or None
@@ -97,27 +98,34 @@ class Outcome:
         return {"json_version": _JSON_VERSION, **vars(self), "settings": self.settings.to_json()}
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read what `write` wrote.
+    def read(cls, path: Path) -> list[Self]:
+        """Read what `write_outcomes` wrote.
 
         Raises
         ------
         RegimeError
-            The file is not a result.
+            The file does not hold results.
         """
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found.pop("json_version") != _JSON_VERSION:
-                raise RegimeError(f"{path}: written by another version; run the row again")
-            found["settings"] = Settings(**found["settings"])
-            row_called(found["row"])
-            return cls(**found)
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, list):
+                raise TypeError("expected a list")
+            return [cls._of(found, path) for found in content]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RegimeError(f"{path}: not the result of a row ({error})") from None
+            raise RegimeError(f"{path}: not the results of rows ({type(error).__name__}: {error})") from None
 
-    def write(self, path: Path) -> None:
-        """Write it as JSON."""
-        replace_file(path, (json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
+    @classmethod
+    def _of(cls, found: dict[str, Any], path: Path) -> Self:
+        if found.pop("json_version") != _JSON_VERSION:
+            raise RegimeError(f"{path}: written by another version; run the row again")
+        row_called(found["row"])
+        return cls(**{**found, "settings": Settings(**found["settings"])})
+
+
+def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write results as JSON: a list."""
+    content = [outcome.to_json() for outcome in outcomes]
+    replace_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def outcome_of(training: Training) -> Outcome:
@@ -132,6 +140,9 @@ def outcome_of(training: Training) -> Outcome:
     structure = _structure(training)
     progress, data = training.progress, training.data
     last = progress.epochs[-1] if progress.epochs else None
+    with regime_proto.open_trajectory(training.out / TRAJECTORY) as trajectory:
+        losses = trajectory["metric_loss"].to_numpy()[1:]
+    tenth = max(1, round(len(losses) / 10))
     return Outcome(
         row=training.row.name,
         settings=training.settings,
@@ -144,8 +155,8 @@ def outcome_of(training: Training) -> Outcome:
         ended=progress.ended,
         score=None if last is None else finite(last.val_score),
         score_kind=data.score,
-        loss_first=finite(progress.epochs[0].loss) if progress.epochs else None,
-        loss_last=None if last is None else finite(last.loss),
+        loss_first=finite(losses[:tenth].mean()),
+        loss_last=finite(losses[-tenth:].mean()),
         auc_w=finite(result.auc_w),
         auc_p=finite(result.auc_p),
         rho=finite(result.rho),

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from regime_proto.examples.paper.results import RESULT, Outcome, outcome_of
+from regime_proto.examples.paper.results import RESULT, Outcome, outcome_of, write_outcomes
 from regime_proto.examples.paper.rows import Row
 from regime_proto.examples.paper.settings import Settings
 from regime_proto.examples.paper.training import OnStep, Training
@@ -43,14 +43,14 @@ def run(row: Row, settings: Settings, out: Path, *, resume: bool = False, on_ste
             f"{out}: holds a training with {_differences(found, wanted)}; choose the same, or another --out"
         )
     if found is not None and (out / RESULT).exists():
-        return Outcome.read(out / RESULT)
+        return Outcome.read(out / RESULT)[0]
     training = Training(row, settings, out)
     out.mkdir(parents=True, exist_ok=True)
     replace_file(out / CONFIG, (json.dumps(wanted, indent=1) + "\n").encode())
     training.load_state()
     training.run(on_step)
     outcome = outcome_of(training)
-    outcome.write(out / RESULT)
+    write_outcomes(out / RESULT, [outcome])
     return outcome
 
 

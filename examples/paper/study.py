@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from regime_proto.examples.paper.results import Outcome
+from regime_proto.examples.paper.results import Outcome, write_outcomes
 from regime_proto.examples.paper.rows import Row, row_called
 from regime_proto.examples.paper.settings import Settings, settings_of
 from regime_proto.schema.errors import RegimeError
@@ -79,6 +79,6 @@ def _train(settings: Settings, out: Path) -> Outcome:
 
     folder = out / "unfinished" / settings.folder
     outcome = run(row_called(settings.row), settings, folder, resume=True)
-    outcome.write(_path(out, settings))
+    write_outcomes(_path(out, settings), [outcome])
     shutil.rmtree(folder)
     return outcome

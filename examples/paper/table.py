@@ -81,7 +81,7 @@ def read_outcomes(folders: Iterable[Path]) -> list[Outcome]:
         own = {path for path in paths if path.name not in ("config.json",)}
         if not own:
             raise RegimeError(f"{folder}: no results in it; expected a folder that run or study has written")
-        found += [Outcome.read(path) for path in sorted(own)]
+        found += [outcome for path in sorted(own) for outcome in Outcome.read(path)]
     return found
 
 

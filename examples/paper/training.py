@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import regime_proto
-from regime_proto.examples.paper.data.sets import IGNORED, LABELS, DataSet, Indices, Part, load
+from regime_proto.examples.paper.data.sets import IGNORED, LABELS, DataSet, First, Indices, Part, load
 from regime_proto.examples.paper.models.build import build
 from regime_proto.examples.paper.rows import Row
 from regime_proto.examples.paper.settings import Settings
@@ -104,7 +104,7 @@ class Training:
         whole = settings.epochs * self.batches
         self.steps = whole if settings.steps is None else min(whole, settings.steps)
         torch.manual_seed(settings.seed)
-        self.model = build(row.network, self.data, settings.width).to(settings.device)
+        self.model = build(row.network, self.data, settings.width, settings.image_size).to(settings.device)
         _set_dropout(self.model, settings.dropout)
         self.optimizer = _optimizer(row, settings, self.model)
         self.progress = Progress()
@@ -330,8 +330,9 @@ def _shortened(data: DataSet, settings: Settings) -> DataSet:
     """Return the data set with as many validation samples as are wanted."""
     if settings.validation_samples is None:
         return data
-    chosen = np.arange(min(settings.validation_samples, len(data.validation[LABELS])))
-    return replace(data, validation={name: rows[chosen] for name, rows in data.validation.items()})
+    return replace(
+        data, validation={name: First(rows, settings.validation_samples) for name, rows in data.validation.items()}
+    )
 
 
 def _optimizer(row: Row, settings: Settings, model: nn.Module) -> torch.optim.Optimizer:

@@ -28,6 +28,21 @@ class Rows(Protocol):
         """Return the samples of these indices, as one array."""
 
 
+@dataclass(frozen=True)
+class First:
+    """The first samples of `rows`, at most `count`."""
+
+    rows: Rows
+    count: int
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.rows))
+
+    def __getitem__(self, indices: Indices, /) -> NDArray[Any]:
+        """Return the samples of these indices."""
+        return self.rows[indices]
+
+
 Part = Mapping[str, Rows]
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from regime_proto.examples.paper import study as study_module
 from regime_proto.examples.paper.command import main
-from regime_proto.examples.paper.results import Outcome
+from regime_proto.examples.paper.results import Outcome, write_outcomes
 from regime_proto.examples.paper.rows import ROWS, row_called
 from regime_proto.examples.paper.settings import settings_of
 from regime_proto.examples.paper.study import BATCH_SIZES, grid, run_all
@@ -38,7 +38,7 @@ def folder(tmp_path):
     found.append(outcome("mlp-mnist", rho=2.0, batch_size=256))
     found.append(outcome("mlp-har", rho=3.0, data="motion (stand-in for HAR)", stands_for="HAR"))
     for number, one in enumerate(found):
-        one.write(tmp_path / f"{number}.json")
+        write_outcomes(tmp_path / f"{number}.json", [one])
     return tmp_path
 
 
@@ -102,7 +102,7 @@ def test_a_folder_without_results_is_one_line(tmp_path):
     assert done.stderr == f"error: {tmp_path}: no results in it; expected a folder that run or study has written\n"
     (tmp_path / "x.json").write_text(json.dumps({"json_version": 1}))
     done = paper("table", tmp_path)
-    assert done.stderr.startswith(f"error: {tmp_path / 'x.json'}: not the result of a row")
+    assert done.stderr.startswith(f"error: {tmp_path / 'x.json'}: not the results of rows")
     assert done.stderr.count("\n") == 1
 
 

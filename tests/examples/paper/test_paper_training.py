@@ -1,7 +1,6 @@
 """The rows of the paper's table: trained, killed and resumed, and what they leave."""
 
 import csv
-import json
 import shutil
 
 import numpy as np
@@ -64,7 +63,7 @@ def test_ten_steps_from_the_command_line(tmp_path):
     done = paper("run", ROW, "--steps", 10, "--checkpoints", 4, "--out", out, "--threads", 1)
     assert done.exit_code == 0, done.output
     assert "mlp-breast-cancer on Breast Cancer: 1.429 epochs, 10 updates (--steps reached)" in done.stdout
-    outcome = Outcome.read(out / "result.json")
+    [outcome] = Outcome.read(out / "result.json")
     with regime_proto.open_trajectory(out / "run.h5") as trajectory:
         assert trajectory["step"].to_numpy().tolist() == list(range(11))
         assert trajectory.attrs["observations_per_epoch"] == 7
@@ -235,7 +234,7 @@ def test_the_list_shows_every_row():
 
 def test_what_is_not_there_is_not_read(tmp_path):
     path = tmp_path / "result.json"
-    for content in ("", "{", "[]", json.dumps({"json_version": 1, "row": "x"}), json.dumps({"json_version": 2})):
+    for content in ("", "[", "[1]", "{}", '{"a": 1}', '[{"json_version": 1, "row": "x"}]', '[{"json_version": 2}]'):
         path.write_text(content)
         with pytest.raises(RegimeError, match=r"result\.json"):
             Outcome.read(path)
