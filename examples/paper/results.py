@@ -110,14 +110,16 @@ class Outcome:
             content = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(content, list):
                 raise TypeError("expected a list")
-            return [cls._of(found, path) for found in content]
+            return [cls._of(found) for found in content]
+        except RegimeError as error:
+            raise RegimeError(f"{path}: {error}") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RegimeError(f"{path}: not the results of rows ({type(error).__name__}: {error})") from None
 
     @classmethod
-    def _of(cls, found: dict[str, Any], path: Path) -> Self:
+    def _of(cls, found: dict[str, Any]) -> Self:
         if found.pop("json_version") != _JSON_VERSION:
-            raise RegimeError(f"{path}: written by another version; run the row again")
+            raise RegimeError("written by another version; run the row again")
         row_called(found["row"])
         return cls(**{**found, "settings": Settings(**found["settings"])})
 
