@@ -43,7 +43,9 @@ for step, _ in enumerate(nets.train(model, states=last + 1)):
         sys.stdout, sys.stderr = kept = io.StringIO(), io.StringIO()
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-if ending == "kill":
+if ending == "flush":
+    recorder.flush()
+if ending in ("kill", "flush"):
     os.kill(os.getpid(), signal.SIGKILL)
 if ending == "error":
     raise ValueError("the training failed")
@@ -302,12 +304,13 @@ def test_a_conversion_is_not_gone_on_with(mlp_run, tmp_path):
     assert path.read_bytes() == content
 
 
-def test_a_kill_loses_at_most_one_segment(long, tmp_path):
+@pytest.mark.parametrize(("ending", "kept"), [("kill", 128), ("flush", 140)])
+def test_a_kill_loses_at_most_one_segment_and_nothing_that_was_flushed(ending, kept, long, tmp_path):
     path = tmp_path / "run.h5"
-    done = in_process(path, 139, "kill")
+    done = in_process(path, 139, ending)
     assert done.returncode == -signal.SIGKILL
-    assert finish(path).observations == 128
-    assert_first(path, 128, long)
+    assert finish(path).observations == kept
+    assert_first(path, kept, long)
 
 
 def test_segments_are_bounded_in_time_too(long, tmp_path):

@@ -24,9 +24,11 @@ def require(folder: Path, name: str, layout: str) -> Path:
     Raises
     ------
     RegimeError
-        It is not.
+        It is not, or it is empty.
     """
     found = find(folder, name)
     if found is None:
         raise RegimeError(f"{folder}: no {name} in it or below; --data expects {layout}")
+    if found.is_file() and not found.stat().st_size:
+        raise RegimeError(f"{found}: empty; --data expects {layout}")
     return found

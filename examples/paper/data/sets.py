@@ -1,6 +1,7 @@
 """What a data set is here, and where each comes from."""
 
 import importlib
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,7 +154,13 @@ def load(name: str, folder: Path | None = None) -> DataSet:
         return source.packaged()
     if not folder.is_dir():
         raise RegimeError(f"{folder}: not a folder; --data expects {source.LAYOUT}")
-    return source.from_folder(folder)
+    try:
+        return source.from_folder(folder)
+    # What pandas, NumPy, gzip and zlib raise of damaged files.
+    except (ValueError, LookupError, EOFError, OSError, zlib.error) as error:
+        raise RegimeError(
+            f"{folder}: {name} cannot be read from it ({' '.join(str(error).split())}); --data expects {source.LAYOUT}"
+        ) from None
 
 
 def held_out(labels: NDArray[np.int64], share: float = 0.2, seed: int = 0) -> tuple[Indices, Indices]:

@@ -59,6 +59,12 @@ def as_data_set(
         As in `DataSet`.
     """
     train, validation = split
+    if len(values) != len(labels):
+        raise ValueError(f"{len(values)} samples and {len(labels)} labels")
+    if not np.isfinite(values).all() or labels.min() < 0:
+        raise ValueError("a row is cut off, or is no row of this data set")
+    if not len(train) or not len(validation):
+        raise ValueError("no samples to train with, or none to validate with")
     scaled = standardised(values, train)
     return DataSet(
         name=name,
