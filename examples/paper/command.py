@@ -76,6 +76,7 @@ def list_rows() -> None:
 @click.option("--batch-size", type=int, help="By default that of the row.")
 @click.option("--momentum", type=float, help="Of SGD; by default that of the row.")
 @click.option("--dropout", type=float, help="Share of every dropout; by default the network's own.")
+@click.option("--scaling", help="Of images: standard (by mean and deviation, the default) or unit (from 0 to 1).")
 @click.option("--epochs", type=int, help="The longest training; by default what the paper says.")
 @click.option("--steps", type=int, help="Stop after so many updates.")
 @click.option(
@@ -125,16 +126,17 @@ def run(row: str, out: Path | None, threads: int | None, *, resume: bool, **chos
 @click.option("--row", "rows", multiple=True, help="A row that runs whole; repeatable. By default the first six.")
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trainings at once.")
+@click.option("--others", is_flag=True, help="Vary dropout, scaling and early stopping instead, one at a time.")
 @click.option("--shorter", type=int, help="Stop each training after so many updates, to try it.")
-def study(out: Path, rows: tuple[str, ...], seeds: int, workers: int, shorter: int | None) -> None:
+def study(out: Path, rows: tuple[str, ...], seeds: int, workers: int, shorter: int | None, *, others: bool) -> None:
     """Train rows with batch sizes from 32 to 256, and with momentum 0 and 0.9.
 
     Each training leaves a small file in the folder OUT; one that is there already is not repeated.
     """
-    from regime_proto.examples.paper.study import grid, run_all
+    from regime_proto.examples.paper.study import grid, run_all, variations
 
     chosen = [row_called(name) for name in rows] or list(ROWS[:6])
-    for line in run_all(grid(chosen, seeds, steps=shorter), out, workers):
+    for line in run_all((variations if others else grid)(chosen, seeds, steps=shorter), out, workers):
         click.echo(line)
 
 

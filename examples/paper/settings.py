@@ -6,6 +6,8 @@ from typing import Any
 from regime_proto.examples.paper.rows import Row
 from regime_proto.schema.errors import RegimeError
 
+STANDARD, UNIT = SCALINGS = ("standard", "unit")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -22,6 +24,8 @@ class Settings:
         Of SGD.
     dropout : float or None
         The share of every dropout of the network; None for the network's own.
+    scaling : {"standard", "unit"}
+        Images by mean and deviation of each channel, or from 0 to 1.
     seed : int
         Of the initial weights, the order of the batches, the dropout and the draw of the probe.
     steps : int or None
@@ -49,6 +53,7 @@ class Settings:
     batch_size: int
     momentum: float = 0.0
     dropout: float | None = None
+    scaling: str = STANDARD
     seed: int = 0
     steps: int | None = None
     least_improvement: float = 0.0
@@ -70,6 +75,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise RegimeError(f"--{name.replace('_', '-')} {value:g}: expected 0 or more, and less than 1")
+        if self.scaling not in SCALINGS:
+            raise RegimeError(f"--scaling {self.scaling}: expected {' or '.join(SCALINGS)}")
         if self.checkpoints < 0 or self.checkpoints == 1:
             raise RegimeError(f"--checkpoints {self.checkpoints}: expected 2 or more, or 0 for none")
 
@@ -91,6 +98,10 @@ class Settings:
             parts.append(f"momentum-{self.momentum:g}")
         if self.dropout is not None:
             parts.append(f"dropout-{self.dropout:g}")
+        if self.scaling != STANDARD:
+            parts.append(f"scaling-{self.scaling}")
+        if self.least_improvement:
+            parts.append(f"least-improvement-{self.least_improvement:g}")
         if self.width != 1:
             parts.append(f"width-{self.width:g}")
         return "-".join([*parts, f"seed-{self.seed}"])

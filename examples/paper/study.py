@@ -5,20 +5,31 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 from regime_proto.examples.paper.results import Outcome, write_outcomes
 from regime_proto.examples.paper.rows import Row, row_called
-from regime_proto.examples.paper.settings import Settings, settings_of
+from regime_proto.examples.paper.settings import UNIT, Settings, settings_of
 from regime_proto.schema.errors import RegimeError
 
 BATCH_SIZES = (32, 64, 128, 256)
 MOMENTA = (0.0, 0.9)
+# What else the paper leaves open.
+OTHERS: dict[str, Any] = {"dropout": 0.2, "scaling": UNIT, "least_improvement": 0.01}
+IMAGES = ("MNIST", "CIFAR10")
 
 
 def grid(rows: Sequence[Row], seeds: int, *, steps: int | None = None) -> list[Settings]:
     """Return every training of the study; those of one seed before those of the next.
 
     States are kept for the structural share where batch size and momentum are those of the row.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    seeds : int
+    steps : int or None
+        Stop each after so many updates.
     """
     return [
         settings_of(
@@ -29,6 +40,21 @@ def grid(rows: Sequence[Row], seeds: int, *, steps: int | None = None) -> list[S
         for momentum in (MOMENTA if row.optimizer == "SGD" else (0.0,))
         for size in sorted(BATCH_SIZES, reverse=True)
     ]
+
+
+def variations(rows: Sequence[Row], seeds: int, *, steps: int | None = None) -> list[Settings]:
+    """Return trainings that each differ from those of a row in one thing beside batch size and momentum."""
+    return [
+        settings_of(row, seed=seed, steps=steps, checkpoints=0, **{name: value})
+        for seed in range(seeds)
+        for row in rows
+        for name, value in OTHERS.items()
+        if not (name == "dropout" and not _drops(row)) and not (name == "scaling" and row.data not in IMAGES)
+    ]
+
+
+def _drops(row: Row) -> bool:
+    return any(choice.startswith("dropout:") for choice in row.choices)
 
 
 def _kept(row: Row, size: int, momentum: float) -> int:

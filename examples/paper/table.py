@@ -10,6 +10,7 @@ from pathlib import Path
 from regime_proto.comparison.spread import Spread, spread
 from regime_proto.examples.paper.results import RESULT, Outcome
 from regime_proto.examples.paper.rows import Row, row_called
+from regime_proto.examples.paper.settings import STANDARD
 from regime_proto.report.figure import NEUTRAL, PATTERN, Figure, Table
 from regime_proto.report.page.drawing import at_one
 from regime_proto.report.page.filling import sheet
@@ -51,6 +52,10 @@ class Line:
             parts.append(f"momentum {settings.momentum:g}")
         if settings.dropout is not None:
             parts.append(f"dropout {settings.dropout:g}")
+        if settings.scaling != STANDARD:
+            parts.append("pixels from 0 to 1")
+        if settings.least_improvement:
+            parts.append(f"least improvement {settings.least_improvement:g}")
         if settings.width != 1:
             parts.append(f"width {settings.width:g}")
         if settings.image_size is not None:

@@ -17,7 +17,7 @@ import regime_proto
 from regime_proto.examples.paper.data.sets import IGNORED, LABELS, DataSet, First, Indices, Part, load
 from regime_proto.examples.paper.models.build import build
 from regime_proto.examples.paper.rows import Row
-from regime_proto.examples.paper.settings import Settings
+from regime_proto.examples.paper.settings import STANDARD, Settings
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file, replacing
 
@@ -93,7 +93,8 @@ class Training:
 
     def __init__(self, row: Row, settings: Settings, out: Path) -> None:
         self.row, self.settings, self.out = row, settings, out
-        self.data = _shortened(load(row.data, None if settings.data is None else Path(settings.data)), settings)
+        data = load(row.data, None if settings.data is None else Path(settings.data))
+        self.data = _shortened(_scaled(data, settings.scaling), settings)
         samples = len(self.data.train[LABELS])
         # The last batch of an epoch, which may be smaller, is left out.
         self.batches = samples // settings.batch_size
@@ -324,6 +325,14 @@ def evaluate(model: nn.Module, data: DataSet, part: Part, device: str) -> tuple[
 
 def _inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in batch.items() if name != LABELS}
+
+
+def _scaled(data: DataSet, scaling: str) -> DataSet:
+    if scaling == STANDARD:
+        return data
+    if not data.mean:
+        raise RegimeError(f"--scaling {scaling}: {data.title} holds no images; leave the option out")
+    return replace(data, mean=(0.0,) * len(data.mean), deviation=(1.0,) * len(data.mean))
 
 
 def _shortened(data: DataSet, settings: Settings) -> DataSet:

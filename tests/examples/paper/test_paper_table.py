@@ -13,7 +13,7 @@ from regime_proto.examples.paper.command import main
 from regime_proto.examples.paper.results import Outcome, write_outcomes
 from regime_proto.examples.paper.rows import ROWS, row_called
 from regime_proto.examples.paper.settings import settings_of
-from regime_proto.examples.paper.study import BATCH_SIZES, grid, run_all
+from regime_proto.examples.paper.study import BATCH_SIZES, grid, run_all, variations
 from regime_proto.examples.paper.table import lines, lines_of, read_outcomes, to_page, typed
 
 
@@ -112,6 +112,19 @@ def test_the_grid_holds_every_setting_once():
     assert {one.momentum for one in trainings if one.row == "mlp-adult"} == {0}
     # The first seed of everything comes before the second of anything.
     assert [one.seed for one in trainings] == sorted(one.seed for one in trainings)
+
+
+def test_other_settings_are_varied_one_at_a_time():
+    found = variations(ROWS[:6], 1)
+    assert [(one.row, one.dropout, one.scaling, one.least_improvement) for one in found if one.row == "mlp-mnist"] == [
+        ("mlp-mnist", 0.2, "standard", 0.0),
+        ("mlp-mnist", None, "unit", 0.0),
+        ("mlp-mnist", None, "standard", 0.01),
+    ]
+    # Without dropout, or without images, there is nothing to vary.
+    assert {one.dropout for one in found if one.row in ("mlp-har", "lenet5-mnist")} == {None}
+    assert {one.scaling for one in found if one.row == "mlp-adult"} == {"standard"}
+    assert len({one.folder for one in found}) == len(found)
 
 
 def test_the_study_runs_what_is_not_there(tmp_path, monkeypatch):

@@ -177,6 +177,8 @@ def test_seeds_and_dropout_change_the_training():
         ([ROW, "--batch-size", 1], "--batch-size 1: expected 2 or more"),
         ([ROW, "--batch-size", 5000], "--batch-size 5000: Breast Cancer has 456 samples to train with"),
         ([ROW, "--steps", 1], "--steps 1: expected 2 or more"),
+        ([ROW, "--scaling", "none"], "--scaling none: expected standard or unit"),
+        ([ROW, "--scaling", "unit"], "--scaling unit: Breast Cancer holds no images; leave the option out"),
         ([ROW, "--checkpoints", 1], "--checkpoints 1: expected 2 or more, or 0 for none"),
         ([ROW, "--width", 1.5], "--width 1.5"),
         ([ROW, "--data", "/nowhere"], "/nowhere: not a folder; --data expects wdbc.data"),
