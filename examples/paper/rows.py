@@ -68,6 +68,7 @@ class Row:
 
 
 _MLP = ("each hidden layer: linear, BatchNorm, ReLU, dropout", "dropout: 0.5")
+_PLAIN = ("each hidden layer: linear, BatchNorm, ReLU",)
 _LENET = ("max-pooling; 28 × 28 images are padded by 2",)
 _ALEXNET = ("image sizes inside: 16, 8, 4 and 2 pixels a side, as is usual for images of 32", "dropout: 0.5")
 _RESNET = ("images: as they are", "first convolution: 3 × 3 with stride 1, no pooling after it")
@@ -86,7 +87,7 @@ _VISION = (*_TRANSFORMER, "images: resized to 224 × 224")
 ROWS = (
     Row("mlp-adult", 1, "mlp-256-128-64", "Adult", "Adam", 1e-2, 1e-4, 15, 3, 448, choices=_MLP),
     Row("mlp-breast-cancer", 2, "mlp-64-32", "Breast Cancer", "SGD", 1e-2, 1e-4, 18, 2, 96, choices=_MLP),
-    Row("mlp-har", 3, "mlp-512-256-plain", "HAR", "SGD", 1e-2, 1e-4, 15, 2, 768, choices=("each hidden layer: linear, BatchNorm, ReLU",)),
+    Row("mlp-har", 3, "mlp-512-256-plain", "HAR", "SGD", 1e-2, 1e-4, 15, 2, 768, choices=_PLAIN),
     Row("mlp-mnist", 4, "mlp-256-128", "MNIST", "SGD", 1e-2, 1e-4, 15, 2, 384, choices=_MLP),
     Row("lenet5-mnist", 5, "lenet5", "MNIST", "SGD", 1e-2, 1e-4, 25, 4, 6508, choices=_LENET),
     Row("lenet5-cifar10", 6, "lenet5", "CIFAR10", "Adam", 1e-3, 1e-4, 29, 4, 6508, choices=_LENET),
