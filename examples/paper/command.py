@@ -146,24 +146,33 @@ def study(out: Path, rows: tuple[str, ...], seeds: int, workers: int, shorter: i
     "--format", "kind", type=click.Choice(["markdown", "csv", "latex", "html"]), default="markdown", show_default=True
 )
 @click.option("--row", "rows", multiple=True, help="Only this row; repeatable.")
+@click.option("--by-batch-size", is_flag=True, help="Only ρ, against the batch size: for a study.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write a file.")
 @click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Draw ρ against the batch size, too.")
 def table(
-    folders: tuple[Path, ...], kind: str, rows: tuple[str, ...], output: Path | None, figure: Path | None
+    folders: tuple[Path, ...],
+    kind: str,
+    rows: tuple[str, ...],
+    output: Path | None,
+    figure: Path | None,
+    *,
+    by_batch_size: bool,
 ) -> None:
     """Set the results in FOLDERS beside the published rows.
 
     FOLDERS are those that `run` and `study` have written.
     """
     from regime_proto.examples.paper.pictures import draw_study
-    from regime_proto.examples.paper.table import FORMATS, lines, read_outcomes
+    from regime_proto.examples.paper.table import FORMATS, STUDY, lines, read_outcomes
     from regime_proto.schema.files import replace_file
 
     chosen = {row_called(name).name for name in rows}
     found = [line for line in lines(read_outcomes(folders)) if not chosen or line.row.name in chosen]
+    if by_batch_size and kind not in STUDY:
+        raise RegimeError(f"--by-batch-size: written as {' or '.join(STUDY)}, not as {kind}")
     if not found:
         raise RegimeError(f"{', '.join(map(str, folders))}: no results of {', '.join(sorted(chosen))}")
-    text = FORMATS[kind](found)
+    text = (STUDY if by_batch_size else FORMATS)[kind](found)
     if output is None:
         click.echo(text, nl=False)
     else:

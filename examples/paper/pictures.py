@@ -14,6 +14,8 @@ _COLOURS = ("#0072b2", "#d55e00")
 def draw_study(found: Sequence[Line], path: Path) -> None:
     """Draw a panel for each row: mean over the seeds, the range around it, and a line where the published value is.
 
+    Trainings in which more than batch size and momentum was chosen are left out.
+
     Parameters
     ----------
     found : sequence of Line
@@ -26,7 +28,10 @@ def draw_study(found: Sequence[Line], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    panels = [(row, list(group)) for row, group in groupby(found, key=lambda line: line.row)]
+    panels = [
+        (row, list(group))
+        for row, group in groupby(filter(lambda line: line.is_plain, found), key=lambda line: line.row)
+    ]
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, grid = pyplot.subplots(

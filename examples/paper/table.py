@@ -10,7 +10,7 @@ from pathlib import Path
 from regime_proto.comparison.spread import Spread, spread
 from regime_proto.examples.paper.results import RESULT, Outcome
 from regime_proto.examples.paper.rows import Row, row_called
-from regime_proto.examples.paper.settings import STANDARD
+from regime_proto.examples.paper.settings import STANDARD, Settings
 from regime_proto.report.figure import NEUTRAL, PATTERN, Figure, Table
 from regime_proto.report.page.drawing import at_one
 from regime_proto.report.page.filling import sheet
@@ -65,6 +65,13 @@ class Line:
         if settings.epochs != self.row.epochs:
             parts.append(f"at most {settings.epochs} epochs")
         return ", ".join(parts)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but batch size, momentum and seed was chosen."""
+        settings = self.outcomes[0].settings
+        plain = Settings(self.row.name, self.row.epochs, settings.batch_size, settings.momentum)
+        return replace(settings, seed=0, checkpoints=plain.checkpoints, data=None) == plain
 
     def spread(self, name: str) -> Spread:
         """Return mean and spread over the seeds of a number, where it is defined."""
@@ -168,6 +175,38 @@ def _notes(found: Sequence[Line]) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def by_batch_size(found: Sequence[Line]) -> Typed:
+    """Return ρ of each row against the batch size, a line for each momentum, where nothing else was chosen."""
+    groups: dict[tuple[str, str, float], dict[int, Line]] = {}
+    for line in found:
+        settings = line.outcomes[0].settings
+        if line.is_plain:
+            groups.setdefault((line.row.name, line.data, settings.momentum), {})[settings.batch_size] = line
+    sizes = sorted({size for lines in groups.values() for size in lines})
+    return Typed(
+        headings=("row", "trained on", "momentum", *(f"batch {size}" for size in sizes), "published ρ"),
+        are_numbers=(False, False, False, *(True for _ in sizes), True),
+        rows=tuple(
+            (
+                row_called(name).name,
+                data,
+                f"{momentum:g}" if row_called(name).optimizer == "SGD" else row_called(name).optimizer,
+                *(_rho(lines.get(size)) for size in sizes),
+                f"{row_called(name).published.rho:.2f}",
+            )
+            for (name, data, momentum), lines in groups.items()
+        ),
+        below=("ρ, mean over the seeds ± standard deviation; in brackets the number of seeds.",),
+    )
+
+
+def _rho(line: Line | None) -> str:
+    if line is None:
+        return ""
+    found = line.spread("rho")
+    return f"{_mean(found, 2)} ({found.runs})" if found.runs else "undefined"
+
+
 def to_csv(found: Sequence[Line]) -> str:
     """Return one row for each setting, in full precision; what is not known is empty."""
     text = io.StringIO()
@@ -257,4 +296,8 @@ FORMATS = {
     "latex": lambda found: latex(typed(found)),
     "csv": to_csv,
     "html": to_page,
+}
+STUDY = {
+    "markdown": lambda found: markdown(by_batch_size(found)),
+    "latex": lambda found: latex(by_batch_size(found)),
 }

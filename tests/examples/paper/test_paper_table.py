@@ -78,6 +78,19 @@ def test_a_stand_in_is_named_in_every_output(kind, folder, tmp_path):
         assert "http" not in text.split("<script>")[0].replace("http-equiv", "")
 
 
+def test_rho_against_the_batch_size_leaves_out_what_differs_otherwise(folder, tmp_path):
+    outcomes = [outcome("mlp-mnist", rho=9.0, dropout=0.2), outcome("mlp-mnist", rho=4.0, momentum=0.9)]
+    write_outcomes(folder / "more.json", outcomes)
+    done = paper("table", folder, "--by-batch-size", "--row", "mlp-mnist")
+    assert done.exit_code == 0, done.output
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:4]] == [
+        ["mlp-mnist", "MNIST", "0", "0.75 ± 0.35 (2)", "2.00 (1)", "0.71"],
+        ["mlp-mnist", "MNIST", "0.9", "4.00 (1)", "–", "0.71"],
+    ]
+    refused = paper("table", folder, "--by-batch-size", "--format", "csv")
+    assert refused.stderr == "error: --by-batch-size: written as markdown or latex, not as csv\n"
+
+
 def test_lines_about_one_training_keep_the_stand_in_apart():
     said = lines_of(outcome("mlp-har", data="motion (stand-in for HAR)", stands_for="HAR"))
     assert said[2].startswith("published for HAR, not for this stand-in: score 0.97")
