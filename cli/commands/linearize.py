@@ -10,6 +10,7 @@ from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages, say
 from regime_proto.cli.output import refuse_output, write_output
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.kinds import MAPS
 from regime_proto.schema.words import counted
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def linearize(
         regime linearize checkpoints/ --samples 0,3 -o maps.npz
     """
     messages = Messages(quiet=quiet, verbose=verbose)
-    refuse_output(output, source)
+    _refuse_output(output, [source, checkpoints, probe, None if model is None else Path(model)], overwrite=overwrite)
     chosen = _numbers(samples)
     with messages.collecting():
         from regime_proto.conversion.linearize import linearize
@@ -83,6 +84,15 @@ def linearize(
         if not dry_run:
             _show(found)
         write_output(output, found.content, overwrite=overwrite, dry_run=dry_run, messages=messages)
+
+
+def _refuse_output(output: Path, inputs: list[Path | None], *, overwrite: bool) -> None:
+    """Raise an error for an output that cannot be written: the maps take too long to find that out after them."""
+    if output.suffix.lower() != ".npz":
+        raise RegimeError(f"{output}: expected a name that ends with .npz")
+    refuse_output(output, inputs, kind=MAPS)
+    if output.exists() and not overwrite:
+        raise RegimeError(f"{output}: exists; replace it with --overwrite")
 
 
 def _show(found: "Linearized") -> None:

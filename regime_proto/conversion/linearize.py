@@ -19,7 +19,7 @@ from regime_proto.program.probe import probe_content
 from regime_proto.program.program import Program
 from regime_proto.runtime.device import find_device
 from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.files import place_files, replace_file
+from regime_proto.schema.files import place_files
 from regime_proto.schema.nearest import no_such
 from regime_proto.schema.types import Array
 
@@ -69,8 +69,13 @@ class Linearized:
         ``inputs`` and ``outputs`` are x and f(x), ``residual`` ‖f(x) − Kx − c‖₂, ``radius`` that of the ball around x
         in which the map holds, ``sample`` the number of each in the probe; ``step``, and ``regions`` of the
         ``probe_samples``.
+
+        Raises
+        ------
+        RegimeError
+            A file that holds something else than maps is in the way.
         """
-        replace_file(Path(path), self.content)
+        place_files({Path(path): self.content}, overwrite=True)
 
 
 def linearize(

@@ -1,13 +1,18 @@
 """The affine maps of a run's checkpoints, from Python and by the command."""
 
+import shutil
+from pathlib import Path
+
 import nets
 import numpy as np
 import pytest
 import torch
-from commands import regime
+from commands import assert_one_line, regime
 from nets import save_run
 
 import regime_proto
+from regime_proto.engine.linearizing import Linearizer
+from regime_proto.schema.errors import RegimeError
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +92,39 @@ def test_what_is_wrong_is_said_in_a_line(run, tmp_path, monkeypatch, arguments, 
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "maps.npz").exists()
+
+
+@pytest.mark.parametrize("output", ["probe.npz", "checkpoints/step_0002.npz", "checkpoints/probe.npz", "weights.npz"])
+def test_an_input_and_arrays_of_others_are_never_replaced(run, tmp_path, monkeypatch, output):
+    shutil.copytree(run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    np.savez("checkpoints/step_0002.npz", w=np.zeros(3))
+    np.savez("weights.npz", matrix=np.zeros(3))
+    before = Path(output).read_bytes()
+    arguments = ["linearize", "checkpoints", "--probe", "probe.npz", "-o", output, "--overwrite"]
+    done = regime(*arguments)
+    assert_one_line(done, "an input of this command" if output != "weights.npz" else "found an .npz of other arrays")
+    assert Path(output).read_bytes() == before
+    # Maps among the checkpoints may have been put there by somebody else.
+    regime_proto.linearize(run / "checkpoints", samples=[0]).save("checkpoints/maps.npz")
+    assert_one_line(regime(*arguments[:-2], "checkpoints/maps.npz", "--overwrite"), "lies in checkpoints, an input")
+
+
+def test_the_output_is_looked_at_before_the_work(run, tmp_path, monkeypatch):
+    found = regime_proto.linearize(run / "checkpoints", samples=[0])
+    found.save(tmp_path / "maps.npz")
+    found.save(tmp_path / "maps.npz")
+    np.savez(tmp_path / "weights.npz", w=np.zeros(3))
+    with pytest.raises(RegimeError, match=r"expected affine maps in \.npz, found an .npz of other arrays; it is not"):
+        found.save(tmp_path / "weights.npz")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(Linearizer, "maps", None)
+    for output, message in {
+        "maps.npz": "exists; replace it with --overwrite",
+        "maps.h5": "expected a name that ends with .npz",
+        "file/maps.npz": "cannot be written",
+    }.items():
+        assert_one_line(regime("linearize", run / "checkpoints", "-o", tmp_path / output), message)
 
 
 def test_a_trajectory_without_a_probe(run, tmp_path):
