@@ -237,10 +237,9 @@ conversion = _all(
     click.option(
         "--interior-points",
         type=click.IntRange(1),
-        default=3,
-        show_default=True,
         metavar="N",
-        help="With interior_flips: points between two checkpoints.",
+        help="With --measure interior_flips: points between two checkpoints; default: 3, or those of the trajectory "
+        "that is there already.",
     ),
     click.option("--distance", is_flag=True, help="The same as --measure weight_distance_l2."),
     click.option(

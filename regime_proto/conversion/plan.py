@@ -255,6 +255,7 @@ def planned(
     def why_not(quantity: Quantity) -> str:
         return obstacle(quantity, program, gates, samples, is_one=variants is None)
 
+    points = INTERIOR_POINTS if settings.interior_points is None else settings.interior_points
     return Plan(
         source=source,
         program=program,
@@ -265,8 +266,8 @@ def planned(
         sample_units=settings.sample_units,
         sample_seed=settings.sample_seed,
         weights=settings.source.weights,
-        quantities=looking_at(possible(settings.measure, why_not, tell=True), settings.interior_points),
-        interior_points=settings.interior_points,
+        quantities=looking_at(possible(settings.measure, why_not, tell="not measured"), points),
+        interior_points=points,
     )
 
 

@@ -19,7 +19,6 @@ from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.layout import BY_NAME, WEIGHT_DISTANCE
 from regime_proto.schema.nearest import did_you_mean
 from regime_proto.schema.types import as_tuple
-from regime_proto.schema.words import few
 
 GROUP = "regime_proto.quantities"
 
@@ -74,7 +73,13 @@ def asked_for(measure: str | Iterable[str], *, distance: bool) -> tuple[str, ...
     return (*names, WEIGHT_DISTANCE.name) if distance else names
 
 
-def possible(names: Sequence[str], obstacle: Callable[[Quantity], str], *, tell: bool) -> tuple[Quantity, ...]:
+def possible(
+    names: Sequence[str],
+    obstacle: Callable[[Quantity], str],
+    *,
+    tell: str = "",
+    among: Sequence[Quantity] | None = None,
+) -> tuple[Quantity, ...]:
     """Choose quantities, those of a group only where they can be measured.
 
     Parameters
@@ -83,22 +88,24 @@ def possible(names: Sequence[str], obstacle: Callable[[Quantity], str], *, tell:
         As in `choose`.
     obstacle : callable
         Returns in words why a quantity cannot be measured, nothing if it can.
-    tell : bool
-        Warn of those that are left out.
+    tell : str, optional
+        The words that begin a warning of those that are left out; without them there is none.
+    among : sequence of Quantity, optional
+        Those of the names that are left; all of them, if not given.
 
     Raises
     ------
     RegimeError
         There is none of that name; or one that was asked for by its own cannot be measured.
     """
-    chosen = choose(names)
+    chosen = choose(names) if among is None else among
     reasons = {quantity.name: reason for quantity in chosen if (reason := obstacle(quantity))}
     for name, reason in reasons.items():
         if name in names:
             raise RegimeError(f"--measure {name}: {reason}")
     for reason in dict.fromkeys(reasons.values()) if tell else ():
         left_out = [name for name, why in reasons.items() if why == reason]
-        warnings.warn(f"not measured: {few(left_out)}: {reason}", RegimeWarning, stacklevel=3)
+        warnings.warn(f"{tell}: {', '.join(left_out)}: {reason}", RegimeWarning, stacklevel=3)
     return tuple(quantity for quantity in chosen if quantity.name not in reasons)
 
 

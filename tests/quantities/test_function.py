@@ -170,6 +170,11 @@ def test_every_quantity_has_an_oracle():
 # Between two states
 
 
+def test_points_between_states_go_with_what_looks_there(tmp_path):
+    with pytest.raises(regime_proto.RegimeError, match=r"--interior-points 4: goes with interior_flips, which is not"):
+        regime_proto.convert(tmp_path, tmp_path / "run.h5", measure="margin", interior_points=4)
+
+
 @pytest.mark.parametrize("points", [1, 3, 7])
 def test_interior_flips(tmp_path, points):
     """Gates that leave their region between two far states and are back at the second."""
@@ -199,6 +204,20 @@ def test_interior_flips(tmp_path, points):
             left = torch.stack([masks[layer] != end for masks in between]).any(dim=0) & (start == end)
             np.testing.assert_allclose(found[row, layer], left.sum(dim=1).numpy(), atol=1)
     assert np.nansum(found) > 20
+    other = {"measure": "interior_flips", "interior_points": points + 2}
+    said = (
+        rf"exists with interior_flips at {points} points between two checkpoints, asked for {points + 2}; .*--overwrite"
+    )
+    with pytest.raises(regime_proto.RegimeError, match=said):
+        regime_proto.convert(tmp_path, path, **other)
+    # Without a number the run goes on with its own.
+    torch.save(states[0], tmp_path / "step_4.pt")
+    with pytest.raises(regime_proto.RegimeError, match=said):
+        regime_proto.convert(tmp_path, path, **other)
+    regime_proto.convert(tmp_path, path)
+    again = rows(path)["quantity_interior_flips"]
+    np.testing.assert_array_equal(again[: len(found)], found)
+    assert len(again) == len(found) + 1
     with regime_proto.open_trajectory(path) as trajectory:
         assert f"(N = {points})" in trajectory["quantity_interior_flips"].attrs["definition"]
 
