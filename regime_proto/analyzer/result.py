@@ -9,6 +9,7 @@ from regime_proto.analyzer.distance import Distance, read_distance
 from regime_proto.analyzer.quantity_curves import QuantityResult
 from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.settled import Settled
+from regime_proto.analyzer.stages import Labels
 from regime_proto.analyzer.structure import Structure, read_structure
 from regime_proto.analyzer.uncertainty import Uncertainty
 from regime_proto.schema.numbers import finite
@@ -100,6 +101,8 @@ class Result:
         What else was measured, by name.
     divergence : str or None
         In words, how the run broke: NaN or Inf, or a weight change that explodes at the end.
+    labels : Labels or None
+        STABLE, TRANSITION or CHAOTIC for every step of `curves`; None where fingerprints were not measured.
     """
 
     rho: float
@@ -124,6 +127,7 @@ class Result:
     settled: Settled = field(default_factory=Settled)
     quantities: dict[str, QuantityResult] = field(default_factory=dict)
     divergence: str | None = None
+    labels: Labels | None = None
 
     @property
     def distance(self) -> Distance | None:
