@@ -16,7 +16,8 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 CURVES_TITLE = "curves of a trajectory, by regime export"
 # The arrays of the affine maps of a network.
 MAP_ARRAYS = (
-    "step", "sample", "matrix", "offset", "inputs", "outputs", "residual", "radius", "probe_samples", "regions",
+    "step", "sample", "matrix", "offset", "inputs", "outputs", "residual", "radius", "limit", "probe_samples",
+    "regions",
 )  # fmt: skip
 
 EMPTY = "an empty file"

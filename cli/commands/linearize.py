@@ -55,8 +55,9 @@ def linearize(
 ) -> None:
     """Write the affine map that a network is around samples of its probe, and how far it reaches.
 
-    Within the region of a sample a network of piecewise affine gates is f(x') = K x' + c. The file holds K, c and the
-    radius of the largest ball around each sample in which no unit changes its region.
+    Within the region of a sample a network of piecewise affine gates is f(x') = K x' + c. The file holds K (matrix), c
+    (offset) and the radius of the largest ball around each sample in which no unit changes its region and no
+    max-pooling takes another element. A radius is 0 where a max-pooling has a tie; limit says what is nearest.
 
     For example:
         regime linearize checkpoints/ --step 20 -o maps.npz
@@ -96,11 +97,12 @@ def _refuse_output(output: Path, inputs: list[Path | None], *, overwrite: bool) 
 
 
 def _show(found: "Linearized") -> None:
-    say(f"step {found.step}: the probe's {found.samples} samples lie in {counted(found.regions, 'different region')}")
-    say("sample  |f(x)|     |f(x) - Kx - c|  radius")
+    regions = counted(found.regions, "different region")
+    say(f"step {found.step}: the probe's {found.probe_samples} samples lie in {regions}")
+    say("sample  |f(x)|     |f(x) - Kx - c|  radius    limit")
     for one in found.maps:
         length = sum(value * value for value in one.outputs.tolist()) ** 0.5
-        say(f"{one.sample:>6}  {length:<9.4g}  {one.residual:<15.1e}  {one.radius:.3g}")
+        say(f"{one.sample:>6}  {length:<9.4g}  {one.residual:<15.1e}  {one.radius:<8.3g}  {one.limit}".rstrip())
 
 
 def _numbers(samples: str | None) -> list[int] | None:

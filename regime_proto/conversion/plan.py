@@ -206,12 +206,26 @@ def make_plan(root: Path, settings: ConversionSettings | None = None, *, exporti
     settings = settings or ConversionSettings()
     # What cannot be measured is said before anything takes time.
     choose(settings.measure)
+    source, program, bound, variants = opened(root, settings, exporting=exporting)
+    return planned(source, program, bound, settings, variants=variants)
+
+
+def opened(
+    root: Path, settings: ConversionSettings, *, exporting: Exporting = nullcontext
+) -> tuple[Source, Program, dict[str, Array], Variants | None]:
+    """Return the checkpoints that were chosen, the program, the probe, and the graphs if they differ.
+
+    Raises
+    ------
+    RegimeError
+        As in `make_plan`.
+    """
     source = open_directory(root, settings.source).select(settings.steps, settings.every)
     probe, model = probe_of(root, source, settings), settings.model
     program, bound = load_program(root, model=model, probe=probe, source=source, exporting=exporting)
     variants = _find_variants(source, probe) if model is None and not (root / PROGRAM_FILE).is_file() else None
     program = program if variants is None else _restricted(program, variants)
-    return planned(source, program, bound, settings, variants=variants)
+    return source, program, bound, variants
 
 
 def probe_of(root: Path, source: Source | None, settings: ConversionSettings) -> Probe:

@@ -62,6 +62,38 @@ def test_from_python_the_last_state_by_default(run, tmp_path):
     found.save(tmp_path / "maps.npz")
     with np.load(tmp_path / "maps.npz") as maps:
         assert maps["matrix"].shape == (6, 3, 12)
+        for name in maps.files:
+            np.testing.assert_array_equal(maps[name], getattr(found, name))
+    assert found.radius.tolist() == [one.radius for one in found.maps]
+
+
+def test_a_sample_is_taken_once(run, tmp_path):
+    done = regime("linearize", run / "checkpoints", "--samples", "4,1,4", "-o", tmp_path / "maps.npz")
+    assert done.exit_code == 0, done.output
+    with np.load(tmp_path / "maps.npz") as maps:
+        assert maps["sample"].tolist() == [4, 1]
+    for samples in ("0,3", [0.5]):
+        with pytest.raises(RegimeError, match=r"samples .*: expected whole numbers, such as \[0, 3\]"):
+            regime_proto.linearize(run / "checkpoints", samples=samples)
+
+
+def test_weights_that_are_no_numbers(run, tmp_path):
+    shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
+    path = tmp_path / "checkpoints/step_0003.pt"
+    payload = torch.load(path)
+    payload["model"]["body.0.bias"][0] = torch.nan
+    torch.save(payload, path)
+    done = regime("linearize", tmp_path / "checkpoints", "-o", tmp_path / "maps.npz")
+    assert_one_line(done, "step_0003.pt: body.0.bias holds NaN or Inf, so there is no affine map; take another")
+    assert regime("linearize", tmp_path / "checkpoints", "--step", 2, "-o", tmp_path / "maps.npz").exit_code == 0
+
+
+def test_a_network_without_any_gate_that_is_piecewise_affine(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.Linear(4, 2)).eval()
+    torch.save(model.state_dict(), tmp_path / "step_0.pt")
+    probe = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    with pytest.raises(RegimeError, match=r"\(Gelu\) is smooth, not piecewise affine, so .*, and no gate lies before"):
+        regime_proto.linearize(tmp_path, model=model, probe=probe)
 
 
 def test_a_trajectory_brings_program_and_probe(run, tmp_path):

@@ -249,7 +249,7 @@ def test_what_a_finished_trajectory_lacks_is_said(run, tmp_path):
     regime_proto.convert(run, path, measure="weight_norm_l2", overwrite=True)
     assert "quantity_weight_norm_l2" in rows(path)
     # One against the last checkpoint is a part of the fingerprint.
-    message = r"exists, but holds no \w+_last, margin \(it holds weight_norm_l2\); to add that, .*: pass --overwrite"
+    message = r"exists, but holds no margin, \w+_last \(it holds weight_norm_l2\); to add that, .*: pass --overwrite"
     with pytest.raises(RegimeError, match=message):
         regime_proto.convert(run, path, measure=["margin", "structural_change_l2_last"])
 
