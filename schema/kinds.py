@@ -7,6 +7,7 @@ import re
 import struct
 import zipfile
 from pathlib import Path
+from typing import IO, cast
 
 from regime_proto.schema.errors import RegimeError
 
@@ -87,7 +88,9 @@ def require_kind(path: Path, kind: str) -> None:
 
 def _kind_of_zip(content: bytes | mmap.mmap) -> str:
     try:
-        with zipfile.ZipFile(io.BytesIO(content) if isinstance(content, bytes) else content) as archive:
+        # A mapped file reads as a file does.
+        file = io.BytesIO(content) if isinstance(content, bytes) else cast(IO[bytes], content)
+        with zipfile.ZipFile(file) as archive:
             names = set(archive.namelist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OSError):
         return "a damaged zip archive"

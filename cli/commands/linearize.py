@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @command
 @click.argument("source", type=options.PATH)
 @click.option("--step", type=int, metavar="N", help="Which checkpoint; default: the last.")
-@click.option("--samples", metavar="0,3,…", help="Which samples of the probe, counted from 0; default: all.")
+@click.option("--samples", metavar="0,3,…", help="Which samples of the probe, counted from 0, each once; default: all.")
 @click.option(
     "--outputs-of",
     metavar="LAYER",

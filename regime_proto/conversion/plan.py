@@ -44,6 +44,8 @@ from regime_proto.schema.words import counted
 STORED_BIT_PER_BIT = 0.33
 # HDF5's own structures in a trajectory of a few layers.
 FILE_OVERHEAD = 45_000
+# And those of the variable of a quantity, with its attributes.
+QUANTITY_OVERHEAD = 4_000
 
 
 Exporting = Callable[[], AbstractContextManager[object]]
@@ -150,7 +152,8 @@ class Plan:
         tensors = len(self.program.trainable)
         sizes = {layout.TENSOR: tensors, layout.LAYER: len(self.gates), layout.SAMPLE: self.samples}
         others = 16 * tensors + stored_bytes(self.quantities, sizes)
-        return FILE_OVERHEAD + int(policy.count(observations) * masks + observations * (flips + others))
+        overhead = FILE_OVERHEAD + QUANTITY_OVERHEAD * len(self.quantities)
+        return overhead + int(policy.count(observations) * masks + observations * (flips + others))
 
     def predicted_memory_bytes(self, workers: int) -> int:
         """Return about how much memory a conversion needs beside the libraries."""

@@ -106,7 +106,7 @@ class ConversionSettings:
         require_device(self.device)
         object.__setattr__(self, "parts", _taken_parts(self.parts))
         for name in ("gates", "measure"):
-            object.__setattr__(self, name, as_tuple(getattr(self, name)))
+            object.__setattr__(self, name, as_tuple(getattr(self, name), name))
         if self.interior_points is not None and not looks_between(choose(self.measure)):
             raise RegimeError(
                 f"--interior-points {self.interior_points}: goes with interior_flips, which is not measured; add "

@@ -69,7 +69,7 @@ def _check(quantity: object, found: dict[str, Quantity], *, is_ours: bool) -> No
 
 def asked_for(measure: str | Iterable[str], *, distance: bool) -> tuple[str, ...]:
     """Return the names in ``measure=``, with the one that ``distance=True`` stands for."""
-    names = as_tuple(measure)
+    names = as_tuple(measure, "measure")
     return (*names, WEIGHT_DISTANCE.name) if distance else names
 
 
@@ -122,6 +122,23 @@ def choose(names: Iterable[str]) -> tuple[Quantity, ...]:
     RegimeError
         There is none of that name.
     """
+    return tuple(quantity for quantity in named(names, "--measure ") if not quantity.is_built_in)
+
+
+def named(names: Iterable[str], option: str = "") -> tuple[Quantity, ...]:
+    """Return the quantities of these names, or of these `GROUPS`.
+
+    Parameters
+    ----------
+    names : iterable of str
+    option : str
+        Where the names stand, for the message of an error.
+
+    Raises
+    ------
+    RegimeError
+        There is none of that name.
+    """
     known = known_quantities()
     chosen: set[str] = set()
     for name in names:
@@ -132,6 +149,6 @@ def choose(names: Iterable[str]) -> tuple[Quantity, ...]:
         else:
             words = [*known, *GROUPS]
             raise RegimeError(
-                f"--measure {name!r}: no such quantity{did_you_mean(name, words)}; `regime quantities` lists all"
+                f"{option}{name!r}: no such quantity{did_you_mean(name, words)}; `regime quantities` lists all"
             )
-    return tuple(quantity for quantity in known.values() if quantity.name in chosen and not quantity.is_built_in)
+    return tuple(quantity for quantity in known.values() if quantity.name in chosen)

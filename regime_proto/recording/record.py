@@ -102,7 +102,7 @@ def record(
         observation take one more copy of the weights in memory, and one beside the output, ``NAME.h5.start.npz``, to
         resume with. Sharded weights are not written there, so recordings of them with such quantities cannot be
         resumed. Those that need tensors whole (`regime quantities`) are computed on the host. What cannot be recorded
-        (``is recorded`` there) is refused by name, and left out of a group with a warning.
+        (``recorded: no`` there) is refused by name, and left out of a group with a warning.
     distance : bool
         The same as ``measure="weight_distance_l2"``, for older scripts.
     notes : mapping of str to str, int, float or bool, optional

@@ -72,7 +72,7 @@ class RecordingSettings:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise RegimeError(f"engine {self.engine!r}: expected one of {', '.join(ENGINES)}")
-        object.__setattr__(self, "gates", as_tuple(self.gates))
+        object.__setattr__(self, "gates", as_tuple(self.gates, "gates"))
         # What is wrong is an error at once.
         _ = self.schedule, self.taken_notes, self.quantities, self.observations_per_epoch
 

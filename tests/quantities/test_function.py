@@ -1,6 +1,7 @@
 """Quantities of the function, of what gates take and of what lies between two states: against torch in float64."""
 
 import itertools
+import re
 
 import nets
 import numpy as np
@@ -319,6 +320,18 @@ def test_states_that_hold_nan(tmp_path):
     for number, damaged in enumerate(([broken, states[0]], [states[0], broken])):
         with pytest.raises(regime_proto.RegimeError, match="holds NaN or Inf, so other states cannot be held against"):
             converted(tmp_path / f"damaged-{number}", model, damaged, nets.probe(model), **options)
+    # What is advised works.
+    (tmp_path / "long").mkdir()
+    for end, number in (("first", 0), ("last", 3)):
+        three = [model.state_dict(), changed(model, ["body.0.weight"]), changed(model, ["body.4.weight"])]
+        three.insert(number, broken)
+        said = r"leave the checkpoint out: --steps (\d:\d), or --measure by name only what is not held against the "
+        with pytest.raises(regime_proto.RegimeError, match=f"{said}{end}") as caught:
+            converted(tmp_path / "long" / end, nets.make_mlp(), three, nets.probe(model), measure="all")
+        [steps] = re.findall(r"--steps (\d:\d)", str(caught.value))
+        folder = tmp_path / "long" / end
+        found = rows(regime_proto.convert(folder, folder / "run.h5", measure="all", steps=steps))
+        assert found["valid"].tolist() == [1, 1, 1]
 
 
 # What a program cannot give

@@ -12,7 +12,7 @@ from recording import rows
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning
-from regime_proto.conversion.plan import make_plan, write_program
+from regime_proto.conversion.plan import QUANTITY_OVERHEAD, make_plan, write_program
 from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.quantities.base import Network, Quantity, State
 from regime_proto.quantities.installed import choose, known_quantities
@@ -284,11 +284,20 @@ def test_a_first_state_that_is_no_number_is_refused_where_others_are_held_agains
     state = torch.load(run / "step_0000.pt")
     state["model"]["body.0.weight"][0, 0] = float("nan")
     torch.save(state, run / "step_0000.pt")
-    with pytest.raises(RegimeError, match=r"step_0000.*other states cannot be held.*or the quantity weight_dot_first"):
+    with pytest.raises(
+        RegimeError, match=r"step_0000.*other states cannot be held.*--steps 1:7, .*as weight_dot_first is"
+    ):
         regime_proto.convert(run, tmp_path / "run.h5", measure="weight_dot_first")
 
 
 # Third parties
+
+
+@pytest.mark.parametrize("given", [42, [42], None, b"all"])
+def test_what_is_no_name_is_answered_in_a_line(given, tmp_path):
+    model = nets.make_mlp()
+    with pytest.raises(RegimeError, match=r"measure .*: expected a text, or several"):
+        regime_proto.record(model, nets.probe(model), tmp_path / "run.h5", measure=given)
 
 
 def failing(at):
@@ -510,10 +519,19 @@ def test_quantities_are_counted_in_what_is_foreseen(mlp_run):
     bare, plan = make_plan(mlp_run), make_plan(mlp_run, measuring("weight_norm_l2", "active_fraction"))
     masks = plan.mask_policy("all")
     extra = plan.predicted_file_bytes(masks) - bare.predicted_file_bytes(masks)
-    assert extra == 8 * 8 * (len(plan.program.trainable) + len(plan.gates))
+    assert extra == 2 * QUANTITY_OVERHEAD + 8 * 8 * (len(plan.program.trainable) + len(plan.gates))
     assert plan.predicted_memory_bytes(1) == bare.predicted_memory_bytes(1)
     held = make_plan(mlp_run, measuring("weight_dot_first"))
     assert held.predicted_memory_bytes(1) == bare.predicted_memory_bytes(1) + bare.state_bytes
+
+
+def test_what_is_foreseen_is_about_what_becomes(run, tmp_path):
+    """Most of the file of a small run is what HDF5 keeps of each variable."""
+    settings = ConversionSettings(measure=("all",))
+    plan = make_plan(run, settings)
+    predicted = plan.predicted_file_bytes(plan.mask_policy("all"))
+    written = regime_proto.convert(run, tmp_path / "run.h5", measure="all").stat().st_size
+    assert written == pytest.approx(predicted, rel=0.2)
 
 
 def test_what_is_not_asked_for_is_not_computed():
