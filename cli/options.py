@@ -92,7 +92,11 @@ probe_text = click.option(
     "128 tokens of each are used at most.",
 )
 steps = click.option("--steps", metavar="A:B", help="Use the steps from A to B, both included.")
-overwrite = click.option("--overwrite", is_flag=True, help="Replace an output made of other inputs.")
+overwrite = click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace an output made of other inputs; never an input, or a file of another kind than is written.",
+)
 dry_run = click.option(
     "--dry-run", is_flag=True, help="Check what can be checked beforehand, say what would be written, write nothing."
 )
@@ -237,10 +241,9 @@ conversion = _all(
     click.option(
         "--interior-points",
         type=click.IntRange(1),
-        default=3,
-        show_default=True,
         metavar="N",
-        help="With interior_flips: points between two checkpoints.",
+        help="With --measure interior_flips: points between two checkpoints; default: 3, or those of the trajectory "
+        "that is there already.",
     ),
     click.option("--distance", is_flag=True, help="The same as --measure weight_distance_l2."),
     click.option(

@@ -1,6 +1,6 @@
 """Files that a command writes: what may not be replaced is refused in one line, before any work."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,14 +17,41 @@ def refuse_directory(source: Path) -> None:
         )
 
 
-def refuse_output(output: Path, source: Path | None = None) -> None:
-    """Raise an error for an output that --overwrite must not replace either."""
-    if not output.exists():
-        return
-    if not output.is_file():
+def refuse_output(output: Path, inputs: Iterable[Path | None] = (), *, kind: str | None = None) -> None:
+    """Raise an error, before any work, for an output that cannot be written, or that --overwrite must not replace.
+
+    Parameters
+    ----------
+    output : Path
+    inputs : iterable of Path
+        What the command reads: files, and directories, in which nothing is written over. None is left out.
+    kind : str, optional
+        What the command writes, in the words of `schema.kinds.kind_of`; not given for a trajectory, which
+        `refuse_existing` looks at.
+
+    Raises
+    ------
+    RegimeError
+        It is no file, an input, a file of another kind, or in a place that cannot be written to.
+    """
+    from regime_proto.schema.files import require_writable
+    from regime_proto.schema.kinds import require_kind
+
+    if output.exists() and not output.is_file():
         raise RegimeError(f"{output}: not a file; choose another output")
-    if source is not None and source.exists() and output.samefile(source):
+    for source in inputs:
+        if source is not None and source.exists() and output.exists():
+            _refuse_input(output, source)
+    if kind is not None:
+        require_kind(output, kind)
+        require_writable(output)
+
+
+def _refuse_input(output: Path, source: Path) -> None:
+    if output.samefile(source):
         raise RegimeError(f"{output}: an input of this command; choose another output")
+    if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
+        raise RegimeError(f"{output}: lies in {source}, an input of this command; choose another output")
 
 
 def refuse_existing(output: Path, *, overwrite: bool) -> None:

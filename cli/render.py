@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regime_proto.analyzer.result import LayerResult, Result
-from regime_proto.analyzer.stages import CHAOTIC, STABLE, Labels
+from regime_proto.analyzer.stages import CHAOTIC, PERCENTILES, STABLE, TRANSITION, Labels
 from regime_proto.analyzer.structure import LEVEL, Structure
 from regime_proto.analyzer.verdict import verdict
 from regime_proto.cli.console import is_plain
@@ -82,11 +82,11 @@ def sparkline(values: Sequence[float] | NDArray[Any], width: int = SPARK_WIDTH) 
     )
 
 
-def analysis(result: Result, labels: Labels | None = None, *, all_layers: bool) -> Group:
+def analysis(result: Result, *, all_layers: bool) -> Group:
     """Return the report of one analysis."""
     quantities: list[RenderableType] = ["", _quantities(result)] if result.quantities else []
     return Group(
-        _title(result), "", _numbers(result, labels), Text(verdict(result)), "", _curves(result), "",
+        _title(result), "", _numbers(result), Text(verdict(result)), "", _curves(result), "",
         _thresholds(result), "", _layers(result, all_layers=all_layers), *quantities,
     )  # fmt: skip
 
@@ -107,7 +107,7 @@ def _stride(result: Result) -> str:
     return f"stride {result.stride} (every change spans {result.stride} {result.step_kind}s)"
 
 
-def _numbers(result: Result, labels: Labels | None) -> Table:
+def _numbers(result: Result) -> Table:
     table = facts_grid()
     span = "undefined"
     if result.rho_range is not None:
@@ -126,8 +126,9 @@ def _numbers(result: Result, labels: Labels | None) -> Table:
         to = f"structural share to the last state ({kind} {found.last_step}), at {kind} {found.step}"
         table.add_row("structure", number(found.first, ".2f"), to)
         table.add_row("", "", _structure(result, found))
+    labels = result.labels
     if labels is not None:
-        table.add_row("labels", f"{labels.share(STABLE):.0%}", _labels(labels))
+        table.add_row("labels", *_labels(labels))
     if result.noise_floor is not None:
         late = f"late in the run Δa is {result.late_pattern_change:.1e}"
         floor = f"{result.noise_floor:.0e}" if result.noise_floor else "0"
@@ -146,9 +147,14 @@ def _structure(result: Result, found: Structure) -> str:
     return f"{what} falls below {LEVEL} at {result.step_kind} {found.below_from}"
 
 
-def _labels(labels: Labels) -> str:
-    chaotic = f"STABLE, {labels.share(CHAOTIC):.0%} CHAOTIC, by how fingerprints turn"
-    return f"{chaotic}: so many of each by construction" if labels.own else chaotic
+def _labels(labels: Labels) -> tuple[str, str]:
+    """Return the share of stable observations and the rest; by percentiles of the run the shares say nothing."""
+    if labels.own:
+        low, high = (f"{percentile:.0f}th" for percentile in PERCENTILES)
+        limits = f"{STABLE} from {labels.stable:.6g}, the {high} percentile of this run, {CHAOTIC} up to"
+        return "", f"cosine of fingerprints: {limits} {labels.chaotic:.6g}, the {low}"
+    shares = f"{STABLE} (cosine of fingerprints from {labels.stable:g}), {labels.share(TRANSITION):.0%} {TRANSITION}"
+    return f"{labels.share(STABLE):.0%}", f"{shares}, {labels.share(CHAOTIC):.0%} {CHAOTIC} (up to {labels.chaotic:g})"
 
 
 def _intervals(result: Result) -> list[str]:

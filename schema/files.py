@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.kinds import kind_of, require_kind
 
 # The folder of segments of an unfinished trajectory has its name, and this.
 SUFFIX = ".segments"
-# The first bytes of every HDF5 file.
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def segments_folder(output: Path) -> Path:
@@ -99,23 +98,15 @@ def files_to_place(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[P
     Raises
     ------
     RegimeError
-        Something else is in the place of one, and may not be replaced.
+        Something else is in the place of one, and may not be replaced; a file of another kind never is.
     """
     wanted = [path for path, content in contents.items() if not (path.is_file() and path.read_bytes() == content)]
     for path in wanted:
-        _refuse_hdf5(path, contents[path])
+        require_kind(path, kind_of(contents[path]))
         if path.exists() and not (overwrite and path.is_file()):
             advice = "replace it with --overwrite" if path.is_file() else "choose another output"
             raise RegimeError(f"{path}: exists and differs; {advice}")
     return wanted
-
-
-def _refuse_hdf5(path: Path, content: bytes) -> None:
-    """Raise an error where something that is no HDF5 file would take the place of one: that may be a run."""
-    if path.is_file() and not content.startswith(HDF5_SIGNATURE):
-        with path.open("rb") as file:
-            if file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE:
-                raise RegimeError(f"{path}: an HDF5 file, which may be a trajectory; choose another output")
 
 
 def place_files(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[Path]:

@@ -7,7 +7,7 @@ from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import SUFFIX, segments_folder
 from regime_proto.schema.nearest import did_you_mean_path
-from regime_proto.schema.reader import open_checked
+from regime_proto.schema.reader import existing_header, open_checked
 from regime_proto.schema.segments import Segments, kept_observations, open_segment, ordered_segments, require_free
 from regime_proto.schema.shards import require_all_parts
 
@@ -93,7 +93,11 @@ def _is_needed(output: Path, paths: list[Path], *, overwrite: bool) -> bool:
     """Whether there is more in segments than in their output."""
     with open_segment(paths[-1]) as last:
         run, steps = str(last.attrs["run_id"]), last["step"][...]
-    return overwrite or not output.exists() or _lacks(output, run, int(steps[-1]))
+    if overwrite:
+        # Only a trajectory is ever replaced.
+        existing_header(output)
+        return True
+    return not output.exists() or _lacks(output, run, int(steps[-1]))
 
 
 def _already(path: Path, output: Path) -> Finished:

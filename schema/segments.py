@@ -14,13 +14,13 @@ import h5py
 from regime_proto.schema import layout
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import (
-    HDF5_SIGNATURE,
     describe,
     is_temporary,
     replace_file,
     require_writable,
     segments_folder,
 )
+from regime_proto.schema.kinds import HDF5_SIGNATURE
 from regime_proto.schema.locks import LOCK, MARK, TURN, Hold, Taken, is_holder, one_at_a_time, require_not_held
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.guard import require_all_checked

@@ -42,9 +42,15 @@ if TYPE_CHECKING:
     "--stable",
     type=float,
     metavar="COSINE",
-    help="With fingerprint_cosine measured: label observations STABLE from here on; default: its 70th percentile.",
+    help="With fingerprint_cosine measured: label observations STABLE from here on; default: its 70th percentile in "
+    "this run.",
 )
-@click.option("--chaotic", type=float, metavar="COSINE", help="And CHAOTIC up to here; default: its 30th percentile.")
+@click.option(
+    "--chaotic",
+    type=float,
+    metavar="COSINE",
+    help="With --stable: label observations CHAOTIC up to here; default: its 30th percentile in this run.",
+)
 @options.as_json
 @options.messages
 def analyze(
@@ -75,9 +81,11 @@ def analyze(
         regime analyze 'hf://ORG/NAME@step*' --probe-text lines.txt --dry-run
     """
     import regime_proto
+    from regime_proto.analyzer.stages import require_thresholds
 
     messages = Messages(quiet=quiet, verbose=verbose, as_json=as_json)
     settings = settings_of(conversion)
+    require_thresholds(stable, chaotic)
 
     def result_of(trajectory: Path, steps: str | None = None) -> "Result":
         found = regime_proto.analyze(
@@ -86,6 +94,8 @@ def analyze(
             steps=steps,
             batches_per_epoch=settings.batches_per_epoch,
             resamples=resamples,
+            stable=stable,
+            chaotic=chaotic,
         )
         for warning in found.warnings:
             messages.warn(warning)
@@ -123,11 +133,9 @@ def analyze(
         }
         click.echo(json.dumps(found, allow_nan=False))
         return
-    from regime_proto.analyzer.stages import labels_in
     from regime_proto.cli import render
 
-    labels = labels_in(result.curves, stable=stable, chaotic=chaotic)
-    render.show(render.console(), render.analysis(result, labels, all_layers=verbose))
+    render.show(render.console(), render.analysis(result, all_layers=verbose))
 
 
 def _follow(

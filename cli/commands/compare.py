@@ -10,6 +10,7 @@ from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
 from regime_proto.cli.output import refuse_directory, refuse_output, write_output
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.kinds import TEXT
 
 
 @command
@@ -74,10 +75,8 @@ def compare(
         raise RegimeError(f"--json and --to {form}: give one of them")
     for source in sources:
         refuse_directory(source)
-        if output is not None:
-            refuse_output(output, source)
     if output is not None:
-        refuse_output(output, labels)
+        refuse_output(output, [*sources, labels], kind=TEXT)
     from regime_proto.comparison.compare import compare as compared
 
     messages = Messages(quiet=quiet, verbose=verbose)

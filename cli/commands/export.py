@@ -16,6 +16,7 @@ from regime_proto.cli.output import (
     write_output,
 )
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.kinds import CURVES, TEXT
 
 
 @command
@@ -58,7 +59,7 @@ def export(
         raise RegimeError("--to netcdf: a binary file; say where to write it: -o FILE")
     refuse_directory(source)
     if output is not None:
-        refuse_output(output, source)
+        refuse_output(output, [source], kind=CURVES if form == "netcdf" else TEXT)
     import regime_proto
     from regime_proto.report.export import FORMATS
 

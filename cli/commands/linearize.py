@@ -10,6 +10,7 @@ from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages, say
 from regime_proto.cli.output import refuse_output, write_output
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.kinds import MAPS
 from regime_proto.schema.words import counted
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @command
 @click.argument("source", type=options.PATH)
 @click.option("--step", type=int, metavar="N", help="Which checkpoint; default: the last.")
-@click.option("--samples", metavar="0,3,…", help="Which samples of the probe, counted from 0; default: all.")
+@click.option("--samples", metavar="0,3,…", help="Which samples of the probe, counted from 0, each once; default: all.")
 @click.option(
     "--outputs-of",
     metavar="LAYER",
@@ -54,15 +55,16 @@ def linearize(
 ) -> None:
     """Write the affine map that a network is around samples of its probe, and how far it reaches.
 
-    Within the region of a sample a network of piecewise affine gates is f(x') = K x' + c. The file holds K, c and the
-    radius of the largest ball around each sample in which no unit changes its region.
+    Within the region of a sample a network of piecewise affine gates is f(x') = K x' + c. The file holds K (matrix), c
+    (offset) and the radius of the largest ball around each sample in which no unit changes its region and no
+    max-pooling takes another element. A radius is 0 where a max-pooling has a tie; limit says what is nearest.
 
     For example:
         regime linearize checkpoints/ --step 20 -o maps.npz
         regime linearize checkpoints/ --samples 0,3 -o maps.npz
     """
     messages = Messages(quiet=quiet, verbose=verbose)
-    refuse_output(output, source)
+    _refuse_output(output, [source, checkpoints, probe, None if model is None else Path(model)], overwrite=overwrite)
     chosen = _numbers(samples)
     with messages.collecting():
         from regime_proto.conversion.linearize import linearize
@@ -87,12 +89,22 @@ def linearize(
         write_output(output, found.content, overwrite=overwrite, dry_run=dry_run, messages=messages)
 
 
+def _refuse_output(output: Path, inputs: list[Path | None], *, overwrite: bool) -> None:
+    """Raise an error for an output that cannot be written: the maps take too long to find that out after them."""
+    if output.suffix.lower() != ".npz":
+        raise RegimeError(f"{output}: expected a name that ends with .npz")
+    refuse_output(output, inputs, kind=MAPS)
+    if output.exists() and not overwrite:
+        raise RegimeError(f"{output}: exists; replace it with --overwrite")
+
+
 def _show(found: "Linearized") -> None:
-    say(f"step {found.step}: the probe's {found.samples} samples lie in {counted(found.regions, 'different region')}")
-    say("sample  |f(x)|     |f(x) - Kx - c|  radius")
+    regions = counted(found.regions, "different region")
+    say(f"step {found.step}: the probe's {found.probe_samples} samples lie in {regions}")
+    say("sample  |f(x)|     |f(x) - Kx - c|  radius    limit")
     for one in found.maps:
         length = sum(value * value for value in one.outputs.tolist()) ** 0.5
-        say(f"{one.sample:>6}  {length:<9.4g}  {one.residual:<15.1e}  {one.radius:.3g}")
+        say(f"{one.sample:>6}  {length:<9.4g}  {one.residual:<15.1e}  {one.radius:<8.3g}  {one.limit}".rstrip())
 
 
 def _numbers(samples: str | None) -> list[int] | None:

@@ -8,6 +8,7 @@ from regime_proto.cli import options
 from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
 from regime_proto.cli.output import refuse_directory, refuse_output, write_output
+from regime_proto.schema.kinds import FIGURES
 
 
 @command
@@ -75,7 +76,7 @@ def plot(
     settings = AnalysisSettings(preset, steps, batches_per_epoch, resamples=0)
     for source in sources:
         refuse_directory(source)
-        refuse_output(output, source)
+    refuse_output(output, sources, kind=FIGURES[form])
     messages = Messages(quiet=quiet, verbose=verbose)
     runs = []
     with messages.collecting(), messages.progress("analyzing") as progress:

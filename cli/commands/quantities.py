@@ -1,7 +1,8 @@
 """``regime quantities``: the quantities that can be measured."""
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
@@ -10,39 +11,83 @@ from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from regime_proto.quantities.base import Quantity
 
 
 @command
+@click.argument("names", nargs=-1, metavar="[NAME]…")
 @options.as_json
 @options.messages
-def quantities(as_json: bool, quiet: bool, verbose: bool) -> None:
+def quantities(names: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool) -> None:
     """List the quantities that can be measured of every checkpoint: with --measure NAME, or always.
 
-    Example: regime quantities
+    With NAMEs, of quantities or groups, tell all of these: formula, unit and source too. The variable of a quantity in
+    a trajectory is called quantity_NAME.
+
+    For example:
+        regime quantities function
+        regime quantities structural_change_l2_last margin
     """
-    from rich.console import Group, RenderableType
+    from rich.console import Group
 
     from regime_proto.cli import render
-    from regime_proto.quantities.installed import known_quantities
+    from regime_proto.quantities.installed import known_quantities, named
 
     messages = Messages(quiet=quiet, verbose=verbose)
     with messages.collecting():
-        known = sorted(known_quantities().values(), key=lambda quantity: (not quantity.is_built_in, quantity.name))
+        chosen = named(names) if names else known_quantities().values()
+        known = sorted(chosen, key=lambda quantity: (not quantity.is_built_in, quantity.name))
     if as_json:
         click.echo(json.dumps({"json_version": 1, "quantities": [_fields(quantity) for quantity in known]}))
         return
+    shown = _details(known) if names else _list(known)
+    render.show(render.console(), Group(*shown))
+
+
+def _list(known: "Sequence[Quantity]") -> "list[RenderableType]":
+    """Return a line for each quantity, those of one cost together."""
+    from regime_proto.cli import render
+
+    alike: dict[str, list[Quantity]] = {}
+    for quantity in known:
+        alike.setdefault(_group(quantity), []).append(quantity)
+    parts: list[RenderableType] = []
+    for said, together in alike.items():
+        lines = render.facts_grid()
+        for quantity in together:
+            lines.add_row(f"  {quantity.name}", quantity.meaning)
+        parts += [said, lines, ""]
+    last = (
+        "`regime quantities NAME…` tells formula, unit and source; the variable of a quantity is called quantity_NAME."
+    )
+    return [*parts, last]
+
+
+def _group(quantity: "Quantity") -> str:
+    """Return what is said of a quantity and all like it."""
+    if quantity.is_built_in:
+        return "always measured"
+    where = "" if quantity.is_recordable else "; not in a recording"
+    cost = quantity.cost and f"; {quantity.cost}"
+    return f"needs {', '.join(quantity.needs)}{cost}{where}"
+
+
+def _details(known: "Sequence[Quantity]") -> "list[RenderableType]":
+    from regime_proto.cli import render
+
     parts: list[RenderableType] = []
     for quantity in known:
         facts = render.facts_grid()
         for name, value in _fields(quantity).items():
-            if name != "name" and value:
-                facts.add_row(f"  {name}", str(value))
+            if name != "name" and value != "":
+                facts.add_row(f"  {name}", {True: "yes", False: "no"}.get(value, str(value)))
         parts += [f"{quantity.name}{' (always measured)' if quantity.is_built_in else ''}", facts, ""]
-    render.show(render.console(), Group(*parts[:-1]))
+    return parts[:-1]
 
 
-def _fields(quantity: "Quantity") -> dict[str, str]:
+def _fields(quantity: "Quantity") -> dict[str, Any]:
     return {
         "name": quantity.name,
         "meaning": quantity.meaning,
@@ -52,5 +97,7 @@ def _fields(quantity: "Quantity") -> dict[str, str]:
         "against": quantity.against,
         "needs": ", ".join(quantity.needs),
         "cost": quantity.cost,
+        "recorded": quantity.is_recordable,
+        "variable": quantity.stored.variable.name,
         "source": quantity.source,
     }

@@ -9,6 +9,7 @@ from regime_proto.cli.command import command
 from regime_proto.cli.console import Messages
 from regime_proto.cli.output import refuse_directory, refuse_output, write_output
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.kinds import HTML
 
 
 @command
@@ -45,8 +46,7 @@ def report(
         raise RegimeError(f"{output}: expected a name that ends with .html")
     for source in sources:
         refuse_directory(source)
-        refuse_output(output, source)
-    refuse_output(output, labels)
+    refuse_output(output, [*sources, labels], kind=HTML)
     from regime_proto.report.page import report as page_of
 
     messages = Messages(quiet=quiet, verbose=verbose)

@@ -37,7 +37,7 @@ def thin(source: Path, masks: str, output: Path, overwrite: bool, dry_run: bool,
     messages = Messages(quiet=quiet, verbose=verbose)
     policy = parse_policy(masks)
     refuse_directory(source)
-    refuse_output(output, source)
+    refuse_output(output, [source])
     refuse_existing(output, overwrite=overwrite)
     with messages.collecting():
         if dry_run:

@@ -20,6 +20,7 @@ from regime_proto.analyzer.selection import restrict
 from regime_proto.analyzer.series import Series, read_series, usable_intervals
 from regime_proto.analyzer.settings import RESAMPLES, AnalysisSettings
 from regime_proto.analyzer.settled import FEW, settled
+from regime_proto.analyzer.stages import labels_in
 from regime_proto.analyzer.strides import describe_strides
 from regime_proto.analyzer.structure import read_structure
 from regime_proto.analyzer.uncertainty import uncertainty
@@ -43,6 +44,8 @@ def analyze(
     steps: str | None = None,
     batches_per_epoch: float | None = None,
     resamples: int = RESAMPLES,
+    stable: float | None = None,
+    chaotic: float | None = None,
 ) -> Result:
     """Analyze a trajectory (PROTOCOL, sections 2 to 5).
 
@@ -59,13 +62,17 @@ def analyze(
         Training steps per epoch, which the smoothing window is a part of. Wins over what the file says.
     resamples : int
         So many other probes and other courses of the run are drawn for the intervals; 0 for none, else 20 at least.
+    stable, chaotic : float, optional
+        Label observations STABLE from this cosine of consecutive fingerprints on, and CHAOTIC up to that; if neither is
+        given, the 70th and the 30th percentile of the run's own. They take the quantity ``fingerprint_cosine``.
 
     Raises
     ------
     RegimeError
-        The file cannot be read, or fewer than two observations are left.
+        The file cannot be read, fewer than two observations are left, or labels are asked for without fingerprints.
     """
-    return analyze_with(trajectory, AnalysisSettings(preset, steps, batches_per_epoch, resamples))
+    settings = AnalysisSettings(preset, steps, batches_per_epoch, resamples, stable, chaotic)
+    return analyze_with(trajectory, settings)
 
 
 def analyze_with(
@@ -89,12 +96,13 @@ def analyze_with(
         return _analyzed(trajectory, settings)
     try:
         with open_trajectory(trajectory) if known is None else open_as(Path(trajectory), known) as opened:
-            return replace(_analyzed(opened, settings), trajectory=os.fspath(trajectory))
+            found = _analyzed(opened, settings, where=os.fspath(trajectory))
+            return replace(found, trajectory=os.fspath(trajectory))
     except OSError as error:
         raise TrajectoryError(f"{os.fspath(trajectory)}: damaged data ({error}); see regime validate") from None
 
 
-def _analyzed(trajectory: xr.Dataset, settings: AnalysisSettings) -> Result:
+def _analyzed(trajectory: xr.Dataset, settings: AnalysisSettings, where: str = "the trajectory") -> Result:
     reading, resamples = settings.reading, settings.resamples
     chosen = restrict(trajectory, settings.steps)
     series = read_series(chosen)
@@ -146,6 +154,7 @@ def _analyzed(trajectory: xr.Dataset, settings: AnalysisSettings) -> Result:
         settled=settled(series, width, reading),
         divergence=describe_divergence(chosen, series, reading.weights),
         structure=read_structure(trajectory, chosen, labelled),
+        labels=labels_in(labelled, stable=settings.stable, chaotic=settings.chaotic, where=where),
     )
 
 

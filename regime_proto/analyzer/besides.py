@@ -36,7 +36,7 @@ def besides(
     with open_trajectory(trajectory) as opened:
         chosen = restrict(opened, steps)
         statistics, stages = pattern_statistics(chosen), stages_of(chosen)
-        labels = labels_in(chosen, stable=stable, chaotic=chaotic)
+        labels = labels_in(chosen, stable=stable, chaotic=chaotic, where=os.fspath(trajectory))
         return {
             "patterns": None if statistics is None else statistics.to_json(),
             "loss_stages": {name: [asdict(stage) for stage in found] for name, found in stages.items()} or None,

@@ -9,6 +9,7 @@ from regime_proto.analyzer.distance import Distance, read_distance
 from regime_proto.analyzer.quantity_curves import QuantityResult
 from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.settled import Settled
+from regime_proto.analyzer.stages import Labels
 from regime_proto.analyzer.structure import Structure
 from regime_proto.analyzer.uncertainty import Uncertainty
 from regime_proto.schema.numbers import finite
@@ -102,6 +103,8 @@ class Result:
         In words, how the run broke: NaN or Inf, or a weight change that explodes at the end.
     structure : Structure or None
         The structural share to the last state; None where the trajectory does not hold it.
+    labels : Labels or None
+        STABLE, TRANSITION or CHAOTIC for every step of `curves`; None where fingerprints were not measured.
     """
 
     rho: float
@@ -127,6 +130,7 @@ class Result:
     quantities: dict[str, QuantityResult] = field(default_factory=dict)
     divergence: str | None = None
     structure: Structure | None = None
+    labels: Labels | None = None
 
     @property
     def distance(self) -> Distance | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from regime_proto.analyzer.derived import EACH
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.layout import QUANTITY_PREFIX
 from regime_proto.schema.types import Array
@@ -198,23 +199,61 @@ def regime_labels(cosines: Array, *, stable: float | None = None, chaotic: float
     Raises
     ------
     RegimeError
-        The thresholds are in the wrong order, or no cosine is known.
+        See `require_thresholds`; or no cosine is known.
     """
+    require_thresholds(stable, chaotic)
     known = cosines[np.isfinite(cosines)]
     if not len(known):
         raise RegimeError("no fingerprint_cosine is known; measure it with --measure fingerprint_cosine")
     low, high = np.percentile(known, PERCENTILES)
     above, below = high if stable is None else stable, low if chaotic is None else chaotic
-    if below > above:
-        raise RegimeError(f"CHAOTIC up to {below:g} and STABLE from {above:g}: expected the first to be the smaller")
     labels = tuple(
         "" if not np.isfinite(cosine) else STABLE if cosine >= above else CHAOTIC if cosine <= below else TRANSITION
         for cosine in cosines
     )
-    return Labels(labels, float(above), float(below), own=stable is None and chaotic is None)
+    return Labels(labels, float(above), float(below), own=stable is None)
 
 
-def labels_in(data: xr.Dataset, *, stable: float | None = None, chaotic: float | None = None) -> Labels | None:
+def require_thresholds(stable: float | None, chaotic: float | None) -> None:
+    """Raise an error unless labels can be given by two thresholds, or by none.
+
+    Raises
+    ------
+    RegimeError
+        One is no cosine, they are in the wrong order, or one is given without the other.
+    """
+    for name, value in (("--stable", stable), ("--chaotic", chaotic)):
+        if value is not None and not -1 <= value <= 1:
+            raise RegimeError(f"{name} {value:g}: expected a cosine, from -1 to 1")
+    if stable is None and chaotic is None:
+        return
+    if stable is None or chaotic is None:
+        given, missing = ("--chaotic", "--stable") if stable is None else ("--stable", "--chaotic")
+        raise RegimeError(
+            f"{given} without {missing}: give both; without either of them the {PERCENTILES[1]:.0f}th and the "
+            f"{PERCENTILES[0]:.0f}th percentile of the run's own cosines are taken"
+        )
+    if chaotic >= stable:
+        raise RegimeError(f"--chaotic {chaotic:g} and --stable {stable:g}: expected the first to be the smaller")
+
+
+def _unmeasured(data: xr.Dataset, where: str) -> str:
+    """Say how to measure what labels are made of, beside what was measured."""
+    if _COSINES in data:
+        return f"{where}: no fingerprint_cosine is known of these steps, so there are no labels"
+    # The curves of a result have those of each tensor, layer or sample too.
+    held = {str(name).removesuffix(EACH) for name in data.data_vars if str(name).startswith(QUANTITY_PREFIX)}
+    names = [*sorted(name.removeprefix(QUANTITY_PREFIX) for name in held), _COSINES.removeprefix(QUANTITY_PREFIX)]
+    measured = " ".join(f"--measure {name}" for name in names)
+    return (
+        f"{where}: holds no fingerprint_cosine, which labels are made of; all checkpoints must be read again: "
+        f"`regime convert CHECKPOINTS -o {where} {measured} --overwrite`"
+    )
+
+
+def labels_in(
+    data: xr.Dataset, *, stable: float | None = None, chaotic: float | None = None, where: str = "the trajectory"
+) -> Labels | None:
     """Return the labels of a trajectory, or of the curves of a result; None where no fingerprint was measured.
 
     Parameters
@@ -222,13 +261,18 @@ def labels_in(data: xr.Dataset, *, stable: float | None = None, chaotic: float |
     data : xarray.Dataset
     stable, chaotic : float, optional
         See `regime_labels`.
+    where : str
+        The file, for the message of an error.
 
     Raises
     ------
     RegimeError
         Thresholds are given, and there is nothing to hold against them.
     """
+    require_thresholds(stable, chaotic)
     cosines = data[_COSINES].to_numpy() if _COSINES in data else np.full(1, np.nan)
-    if stable is None and chaotic is None and not np.isfinite(cosines).any():
-        return None
+    if not np.isfinite(cosines).any():
+        if stable is None:
+            return None
+        raise RegimeError(_unmeasured(data, where))
     return regime_labels(cosines, stable=stable, chaotic=chaotic)

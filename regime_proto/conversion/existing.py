@@ -17,12 +17,31 @@ _SHOWN = 3
 
 def refusal(plan: Plan, output: Path, existing: Header) -> RegimeError:
     """Return the error of a conversion whose output holds another run, with what is known of the difference."""
+    # Those against the last checkpoint are a part of the fingerprint.
+    others = tuple(quantity for quantity in plan.quantities if quantity.against != "last")
+    if existing.attributes["source_fingerprint"] in replace(plan, quantities=others).fingerprints:
+        return lacking(plan, output, existing)
     found = "; ".join(_differences(plan, output, existing))
     return RegimeError(
         f"{output}: exists, and was made of other checkpoints (some may be gone or touched since), another program or "
         f"another probe: {found}; read it as it is with `regime analyze {output}`, choose another output with -o, or "
         "replace it with --overwrite"
     )
+
+
+def lacking(plan: Plan, output: Path, existing: Header) -> RegimeError:
+    """Return the error of a conversion whose output is of the same run, but lacks quantities that were asked for."""
+    held = few([quantity.name for quantity in existing.quantities])
+    missing = few(missing_in(plan, existing))
+    return RegimeError(
+        f"{output}: exists, but holds no {missing}{held and f' (it holds {held})'}; to add that, all checkpoints must "
+        "be read again: pass --overwrite, or choose another output with -o"
+    )
+
+
+def missing_in(plan: Plan, existing: Header) -> list[str]:
+    """Return the quantities of a plan that a trajectory does not hold."""
+    return [quantity.name for quantity in plan.quantities if not existing.holds(quantity.name)]
 
 
 def _differences(plan: Plan, output: Path, existing: Header) -> list[str]:

@@ -1,5 +1,6 @@
 """Writes the affine maps that a network is around samples of its probe (PROTOCOL, Corollary 1)."""
 
+import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,31 +11,34 @@ import numpy as np
 
 from regime_proto.checkpoints.locations import as_place
 from regime_proto.checkpoints.source import Checkpoint, Source
-from regime_proto.conversion.plan import load_program, make_plan
+from regime_proto.conversion.plan import load_program, opened
 from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.conversion.unpack import unpack
 from regime_proto.engine.linearizing import AffineMap, Linearizer
 from regime_proto.plugins.open_directory import open_directory
 from regime_proto.program.probe import probe_content
 from regime_proto.program.program import Program
+from regime_proto.quantities.deltas import non_finite
 from regime_proto.runtime.device import find_device
 from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.files import place_files, replace_file
+from regime_proto.schema.files import place_files
+from regime_proto.schema.kinds import MAP_ARRAYS
 from regime_proto.schema.nearest import no_such
 from regime_proto.schema.types import Array
 
 
 @dataclass(frozen=True)
 class Linearized:
-    """The affine maps of one state.
+    """The affine maps of one state: f(x') = matrix · x' + offset around each of some samples.
 
     Parameters
     ----------
     step : int
     checkpoint : Path
     maps : tuple of AffineMap
-    samples : int
-        Of the probe.
+        With the fields `matrix`, `offset`, `radius` …, which are here side by side.
+    probe_samples : int
+        Samples of the probe.
     regions : int
         Different regions that these lie in.
     """
@@ -42,35 +46,71 @@ class Linearized:
     step: int
     checkpoint: Path
     maps: tuple[AffineMap, ...]
-    samples: int
+    probe_samples: int
     regions: int
+
+    @property
+    def sample(self) -> Array:
+        """The number of each sample in the probe, (map,) int64."""
+        return self._stacked("sample")
+
+    @property
+    def matrix(self) -> Array:
+        """Of every map K, (map, output, input) float64."""
+        return self._stacked("matrix")
+
+    @property
+    def offset(self) -> Array:
+        """Of every map c, (map, output) float64."""
+        return self._stacked("offset")
+
+    @property
+    def inputs(self) -> Array:
+        """The samples x themselves, (map, input) float64."""
+        return self._stacked("inputs")
+
+    @property
+    def outputs(self) -> Array:
+        """What the network gives for them, f(x), (map, output) float64."""
+        return self._stacked("outputs")
+
+    @property
+    def residual(self) -> Array:
+        """‖f(x) − Kx − c‖₂, (map,) float64."""
+        return self._stacked("residual")
+
+    @property
+    def radius(self) -> Array:
+        """That of the ball around x in which the map holds, (map,) float64."""
+        return self._stacked("radius")
+
+    @property
+    def limit(self) -> Array:
+        """What changes at that distance, in words, (map,) str."""
+        return self._stacked("limit")
+
+    def _stacked(self, name: str) -> Array:
+        return np.array([getattr(one, name) for one in self.maps])
 
     @property
     def content(self) -> bytes:
         """What `save` writes."""
-        arrays = {
-            "step": np.array(self.step),
-            "sample": np.array([one.sample for one in self.maps]),
-            "matrix": np.array([one.matrix for one in self.maps]),
-            "offset": np.array([one.offset for one in self.maps]),
-            "inputs": np.array([one.inputs for one in self.maps]),
-            "outputs": np.array([one.outputs for one in self.maps]),
-            "residual": np.array([one.residual for one in self.maps]),
-            "radius": np.array([one.radius for one in self.maps]),
-            "probe_samples": np.array(self.samples),
-            "regions": np.array(self.regions),
-        }
-        return probe_content(arrays)
+        return probe_content({name: np.asarray(getattr(self, name)) for name in MAP_ARRAYS})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the maps as ``.npz``.
 
-        The arrays: ``matrix`` (map, output, input) is K and ``offset`` (map, output) is c of f(x') = K x' + c;
-        ``inputs`` and ``outputs`` are x and f(x), ``residual`` ‖f(x) − Kx − c‖₂, ``radius`` that of the ball around x
-        in which the map holds, ``sample`` the number of each in the probe; ``step``, and ``regions`` of the
-        ``probe_samples``.
+        The arrays have the names that they have here: ``matrix`` (map, output, input) is K and ``offset`` (map, output)
+        is c of f(x') = K x' + c; ``inputs`` and ``outputs`` are x and f(x), ``residual`` ‖f(x) − Kx − c‖₂, ``radius``
+        that of the ball around x in which the map holds, ``limit`` what changes there, ``sample`` the number of each
+        in the probe; ``step``, and ``regions`` of the ``probe_samples``.
+
+        Raises
+        ------
+        RegimeError
+            A file that holds something else than maps is in the way.
         """
-        replace_file(Path(path), self.content)
+        place_files({Path(path): self.content}, overwrite=True)
 
 
 def linearize(
@@ -101,7 +141,7 @@ def linearize(
     step : int, optional
         Which checkpoint; the last, if not given.
     samples : sequence of int, optional
-        Numbers of samples in the probe; all, if not given.
+        Numbers of samples in the probe, each taken once; all, if not given.
     outputs_of : str, optional
         Node or module of a gate: map to its outputs, in place of those of the network.
     checkpoints : path, optional
@@ -118,7 +158,7 @@ def linearize(
     Raises
     ------
     RegimeError
-        Something is missing; or the network is no affine map, which names what is not.
+        Something is missing, a weight holds NaN or Inf, or the network is no affine map, which names what is not.
     """
     settings = ConversionSettings.of(
         model=model, probe=probe, adapter=adapter, step_pattern=step_pattern, weights=weights, device=device
@@ -126,13 +166,31 @@ def linearize(
     found, program, bound = _opened(as_place(source), None if checkpoints is None else as_place(checkpoints), settings)
     checkpoint = _checkpoint(found, step)
     linearizer = Linearizer(program, bound, find_device(device), outputs_of=outputs_of)
-    chosen = list(range(linearizer.samples)) if samples is None else list(samples)
-    wrong = [number for number in chosen if number not in range(linearizer.samples)]
-    if wrong:
-        raise RegimeError(f"--samples {wrong[0]}: the probe has the samples 0 to {linearizer.samples - 1}")
-    natural = linearizer.run(program.bind(found.read(checkpoint), str(checkpoint.path)))
+    chosen = _chosen(samples, linearizer.samples)
+    state = program.bind(found.read(checkpoint), str(checkpoint.path))
+    broken = non_finite(state, [name for name, array in state.items() if array.dtype.kind not in "iub"])
+    if broken:
+        raise RegimeError(
+            f"{checkpoint.path}: {broken[0]} holds NaN or Inf, so there is no affine map; take another checkpoint with "
+            "--step"
+        )
+    natural = linearizer.run(state)
     maps = linearizer.maps(natural, chosen, progress)
     return Linearized(checkpoint.step, checkpoint.path, tuple(maps), linearizer.samples, linearizer.regions(natural))
+
+
+def _chosen(samples: Sequence[int] | None, count: int) -> list[int]:
+    """Return numbers of samples, each once."""
+    if samples is None:
+        return list(range(count))
+    try:
+        chosen = [operator.index(number) for number in samples]
+    except TypeError:
+        raise RegimeError(f"samples {samples!r}: expected whole numbers, such as [0, 3]") from None
+    wrong = [number for number in chosen if number not in range(count)]
+    if wrong:
+        raise RegimeError(f"--samples {wrong[0]}: the probe has the samples 0 to {count - 1}")
+    return list(dict.fromkeys(chosen))
 
 
 def _opened(
@@ -142,8 +200,13 @@ def _opened(
     if source.is_dir():
         if checkpoints is not None:
             raise RegimeError(f"--checkpoints: goes with a trajectory; {source} is a directory of checkpoints itself")
-        plan = make_plan(source, settings)
-        return plan.source, plan.program, dict(plan.probe)
+        # Not by a plan: which gates are tracked does not matter.
+        found, program, bound, variants = opened(source, settings)
+        if variants is not None:
+            raise RegimeError(
+                f"{source}: the checkpoints hold graphs that differ; give the program of one: --model FILE.onnx"
+            )
+        return found, program, bound
     if not source.is_file():
         raise RegimeError(no_such(source, "directory of checkpoints or trajectory"))
     if checkpoints is None:

@@ -62,9 +62,13 @@ def _reference(plan: Plan, checkpoint: Checkpoint, state: State, name: str) -> d
     held = [quantity.name for quantity in plan.quantities if quantity.against == name]
     broken = non_finite(weights, [tensor.name for tensor in plan.program.trainable]) if held else []
     if broken:
+        checkpoints = plan.source.checkpoints
+        others = checkpoints[1:] if checkpoint == checkpoints[0] else checkpoints[:-1]
+        steps = f"--steps {others[0].step}:{others[-1].step}" if len(others) > 1 else "--steps"
         raise RegimeError(
             f"{checkpoint.path}: {broken[0]} holds NaN or Inf, so other states cannot be held against this one; leave "
-            f"the checkpoint out (--steps), or the quantity {held[0]}"
+            f"the checkpoint out: {steps}, or --measure by name only what is not held against the {name} checkpoint, "
+            f"as {held[0]} is"
         )
     return weights
 

@@ -44,6 +44,8 @@ from regime_proto.schema.words import counted
 STORED_BIT_PER_BIT = 0.33
 # HDF5's own structures in a trajectory of a few layers.
 FILE_OVERHEAD = 45_000
+# And those of the variable of a quantity, with its attributes.
+QUANTITY_OVERHEAD = 4_000
 
 
 Exporting = Callable[[], AbstractContextManager[object]]
@@ -150,7 +152,8 @@ class Plan:
         tensors = len(self.program.trainable)
         sizes = {layout.TENSOR: tensors, layout.LAYER: len(self.gates), layout.SAMPLE: self.samples}
         others = 16 * tensors + stored_bytes(self.quantities, sizes)
-        return FILE_OVERHEAD + int(policy.count(observations) * masks + observations * (flips + others))
+        overhead = FILE_OVERHEAD + QUANTITY_OVERHEAD * len(self.quantities)
+        return overhead + int(policy.count(observations) * masks + observations * (flips + others))
 
     def predicted_memory_bytes(self, workers: int) -> int:
         """Return about how much memory a conversion needs beside the libraries."""
@@ -206,12 +209,26 @@ def make_plan(root: Path, settings: ConversionSettings | None = None, *, exporti
     settings = settings or ConversionSettings()
     # What cannot be measured is said before anything takes time.
     choose(settings.measure)
+    source, program, bound, variants = opened(root, settings, exporting=exporting)
+    return planned(source, program, bound, settings, variants=variants)
+
+
+def opened(
+    root: Path, settings: ConversionSettings, *, exporting: Exporting = nullcontext
+) -> tuple[Source, Program, dict[str, Array], Variants | None]:
+    """Return the checkpoints that were chosen, the program, the probe, and the graphs if they differ.
+
+    Raises
+    ------
+    RegimeError
+        As in `make_plan`.
+    """
     source = open_directory(root, settings.source).select(settings.steps, settings.every)
     probe, model = probe_of(root, source, settings), settings.model
     program, bound = load_program(root, model=model, probe=probe, source=source, exporting=exporting)
     variants = _find_variants(source, probe) if model is None and not (root / PROGRAM_FILE).is_file() else None
     program = program if variants is None else _restricted(program, variants)
-    return planned(source, program, bound, settings, variants=variants)
+    return source, program, bound, variants
 
 
 def probe_of(root: Path, source: Source | None, settings: ConversionSettings) -> Probe:
@@ -255,6 +272,7 @@ def planned(
     def why_not(quantity: Quantity) -> str:
         return obstacle(quantity, program, gates, samples, is_one=variants is None)
 
+    points = INTERIOR_POINTS if settings.interior_points is None else settings.interior_points
     return Plan(
         source=source,
         program=program,
@@ -265,8 +283,8 @@ def planned(
         sample_units=settings.sample_units,
         sample_seed=settings.sample_seed,
         weights=settings.source.weights,
-        quantities=looking_at(possible(settings.measure, why_not, tell=True), settings.interior_points),
-        interior_points=settings.interior_points,
+        quantities=looking_at(possible(settings.measure, why_not, tell="not measured"), points),
+        interior_points=points,
     )
 
 

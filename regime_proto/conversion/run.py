@@ -10,7 +10,7 @@ from regime_proto.checkpoints.locations import as_place, downloading
 from regime_proto.checkpoints.ordering import option_for_steps
 from regime_proto.conversion import measured_files
 from regime_proto.conversion.distributing import cluster_of, distribute
-from regime_proto.conversion.existing import refusal
+from regime_proto.conversion.existing import lacking, missing_in, refusal
 from regime_proto.conversion.measuring import measuring_of
 from regime_proto.conversion.observing import Observing, Progress
 from regime_proto.conversion.order_check import judging, sketched
@@ -20,7 +20,7 @@ from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.conversion.sharding import agreed, foreseen_rows
 from regime_proto.engine.calibrated import Calibrated
 from regime_proto.quantities.installed import choose, known_quantities
-from regime_proto.quantities.interior_flips import INTERIOR_POINTS, looking_at
+from regime_proto.quantities.interior_flips import looking_at, points_of
 from regime_proto.runtime.device import runtime_version
 from regime_proto.schema.assemble import note
 from regime_proto.schema.doubts import describe_invalid, describe_order
@@ -57,7 +57,7 @@ def convert(
     embed: str = "program",
     noise: str = "quick",
     measure: str | Sequence[str] = (),
-    interior_points: int = INTERIOR_POINTS,
+    interior_points: int | None = None,
     distance: bool = False,
     notes: Mapping[str, object] | None = None,
     adapter: str | None = None,
@@ -120,8 +120,9 @@ def convert(
         Quantities to measure beside weight deltas and flips, by name, or ``"all"``, ``"weights"``, ``"patterns"``,
         ``"function"``; `regime quantities` lists them. Those against the first or the last checkpoint take one more
         state in memory each. A trajectory that has a quantity keeps it.
-    interior_points : int
-        Points between two checkpoints at which the quantity ``interior_flips`` looks.
+    interior_points : int, optional
+        Points between two checkpoints at which the quantity ``interior_flips`` looks: 3, or as many as the trajectory
+        that is there already was made with.
     distance : bool
         The same as ``measure="weight_distance_l2"``, for older scripts.
     notes : mapping of str to str, int, float or bool, optional
@@ -482,6 +483,7 @@ def _existing(plan: Plan, output: Path, settings: ConversionSettings) -> Header 
     if existing is None or settings.overwrite:
         return None
     current = _is_current(output, existing, plan)
+    _require_same_points(output, existing, settings.interior_points)
     _require_unchanged(plan, plan.fingerprints.index(existing.attributes["source_fingerprint"]) + 1)
     if current:
         _require_kept(plan, output, existing, None if settings.masks == "auto" else plan.mask_policy(settings.masks))
@@ -514,7 +516,8 @@ def _keeping(plan: Plan, existing: Header) -> Plan:
             "holds: install what measures it, or choose another output with -o"
         )
     quantities = choose(chosen | {quantity.name for quantity in existing.quantities})
-    return replace(plan, quantities=looking_at(quantities, plan.interior_points))
+    points = points_of(existing.quantities) or plan.interior_points
+    return replace(plan, quantities=looking_at(quantities, points), interior_points=points)
 
 
 def _begun(plan: Plan, output: Path, header: Header) -> int:
@@ -557,11 +560,17 @@ def _require_kept(plan: Plan, output: Path, existing: Header, policy: MaskPolicy
             f"{output}: exists with masks {held}, asked for {policy}; replace it with --overwrite, or make a smaller "
             "copy with regime thin"
         )
-    missing = [quantity.name for quantity in plan.quantities if not existing.holds(quantity.name)]
-    if missing:
+    if missing_in(plan, existing):
+        raise lacking(plan, output, existing)
+
+
+def _require_same_points(output: Path, existing: Header, asked: int | None) -> None:
+    """Raise an error where a trajectory looks at another number of points between two checkpoints than is asked for."""
+    held = points_of(existing.quantities)
+    if None not in (asked, held) and asked != held:
         raise RegimeError(
-            f"{output}: exists, but holds no {', '.join(missing)}; to add that, all checkpoints must be read again: "
-            "pass --overwrite"
+            f"{output}: exists with interior_flips at {held} points between two checkpoints, asked for {asked}; to "
+            "measure them, all checkpoints must be read again: pass --overwrite"
         )
 
 

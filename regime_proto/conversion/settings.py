@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from regime_proto.plugins.source_settings import AS_DETECTED, SourceSettings
-from regime_proto.quantities.installed import asked_for
-from regime_proto.quantities.interior_flips import INTERIOR_POINTS
+from regime_proto.quantities.installed import asked_for, choose
+from regime_proto.quantities.interior_flips import looks_between
 from regime_proto.runtime.device_names import require_device
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import nearest
@@ -39,7 +39,8 @@ class ConversionSettings:
         How the directory is read: adapter, step pattern and weights.
     device : str
     batches_per_epoch : float, optional
-    interior_points : int
+    interior_points : int, optional
+        As many as a trajectory that goes on was made with, else `interior_flips.INTERIOR_POINTS`.
     workers : int, optional
     masks, embed, noise : str
     notes : mapping, optional
@@ -73,7 +74,7 @@ class ConversionSettings:
     source: SourceSettings = AS_DETECTED
     device: str = "auto"
     batches_per_epoch: float | None = None
-    interior_points: int = INTERIOR_POINTS
+    interior_points: int | None = None
     workers: int | None = None
     masks: str = "auto"
     embed: str = "program"
@@ -105,7 +106,12 @@ class ConversionSettings:
         require_device(self.device)
         object.__setattr__(self, "parts", _taken_parts(self.parts))
         for name in ("gates", "measure"):
-            object.__setattr__(self, name, as_tuple(getattr(self, name)))
+            object.__setattr__(self, name, as_tuple(getattr(self, name), name))
+        if self.interior_points is not None and not looks_between(choose(self.measure)):
+            raise RegimeError(
+                f"--interior-points {self.interior_points}: goes with interior_flips, which is not measured; add "
+                "--measure interior_flips, or leave the option out"
+            )
 
     @classmethod
     def of(

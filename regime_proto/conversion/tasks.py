@@ -20,6 +20,7 @@ from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.integrity.sketch import Sketches
 from regime_proto.plugins.open_directory import open_directory
 from regime_proto.program.program import Program
+from regime_proto.quantities.interior_flips import looks_between
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.header import Header
 from regime_proto.schema.segments import MemorySegments
@@ -67,8 +68,8 @@ class Recipe:
             gates=settings.gates,
             sample_units=settings.sample_units,
             sample_seed=settings.sample_seed,
-            measure=settings.measure,
-            interior_points=settings.interior_points,
+            measure=tuple(quantity.name for quantity in plan.quantities),
+            interior_points=plan.interior_points if looks_between(plan.quantities) else None,
             source=settings.source,
             device=settings.device,
             noise=settings.noise,

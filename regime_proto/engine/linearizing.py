@@ -9,9 +9,10 @@ from regime_proto.program.affine import (
     FreezePools,
     expose_taken,
     find_pools,
+    name_of,
+    not_affine,
     places_of_windows,
     pooled_name,
-    require_affine,
     rivals,
     taken_name,
     values_of,
@@ -19,7 +20,7 @@ from regime_proto.program.affine import (
 from regime_proto.program.beside_masks import region_name, region_of, sample_axis, sample_outputs
 from regime_proto.program.edit import prune
 from regime_proto.program.freezing import KINDS, FreezeGates, frozen_name
-from regime_proto.program.gates import Gate, find_gates, pre_activation
+from regime_proto.program.gates import find_gates, pre_activation
 from regime_proto.program.program import Program
 from regime_proto.program.sample_axes import FIXED, axes_of, sample_first
 from regime_proto.program.sequences import SplitWithoutSequences
@@ -28,6 +29,7 @@ from regime_proto.runtime.ir import ir
 from regime_proto.runtime.memory import available_bytes
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
+from regime_proto.schema.words import few
 
 # Of the outputs; what float32 leaves of an exact map is far below it, and another map far above.
 _TOLERANCE = 1e-3
@@ -52,7 +54,9 @@ class AffineMap:
         ‖f(x) − Kx − c‖₂.
     radius : float
         Of the largest ball around the sample in which no unit changes its region, nor a pooling what it takes;
-        infinite where nothing can change.
+        infinite where nothing can change, 0 where a unit is at its threshold or a max-pooling has a tie.
+    limit : str
+        The gate or the max-pooling that changes there, in words; empty where nothing can change.
     """
 
     sample: int
@@ -62,6 +66,7 @@ class AffineMap:
     outputs: Array
     residual: float
     radius: float
+    limit: str
 
 
 @dataclass(frozen=True)
@@ -114,11 +119,13 @@ class Linearizer:
         targets = _targets(program, self.samples, outputs_of)
         pruned = _pruned(program, targets)
         kept = {node.name for node in pruned.graph}
-        self._gates = [gate for gate in find_gates(program) if gate.node in kept and gate.trackable]
-        _require_piecewise(self._gates)
+        gates = [gate for gate in find_gates(program) if gate.node in kept and gate.trackable]
+        self._gates = [gate for gate in gates if gate.kind in KINDS]
+        self._smooth = [gate for gate in gates if gate.kind not in KINDS]
         self._pools = find_pools(pruned.graph)
         nodes = {node.name: node for node in pruned.graph}
         self._z = [str(pre_activation(nodes[gate.node], gate).name) for gate in self._gates]
+        self._smooth_z = [str(pre_activation(nodes[gate.node], gate).name) for gate in self._smooth]
         windows = [places_of_windows(pool, nodes[pool.node]) for pool in self._pools]
         self._targets = targets
         self._natural = device.session(self._natural_graph(program))
@@ -153,8 +160,34 @@ class Linearizer:
         graph.outputs.extend(by_name[name] for name in dict.fromkeys(self._z) if by_name[name] not in held)
         graph.outputs.extend(others)
         _sorted(model)
-        require_affine(graph, [self._input])
+        self._require_affine(graph)
+        self._rival_pools = [
+            pool.node for pool, places in zip(self._pools, windows, strict=True) for _ in range(len(places))
+        ]
         return model, results, [str(value.name) for value in others]
+
+    def _require_affine(self, graph: ir.Graph) -> None:
+        """Raise an error unless the frozen network is affine; says by what not, and what can be taken."""
+        node, others = not_affine(graph, [self._input])
+        if node is None:
+            return
+        where = f"{name_of(node)} is not affine in the inputs, however the gates are frozen"
+        for gate, z in zip(self._smooth, self._smooth_z, strict=True):
+            if z not in others:
+                where = f"gate {gate.node} ({gate.op}) is smooth, not piecewise affine"
+                break
+        paths = [gate.path for gate in self._gates]
+        possible = [
+            gate.path if gate.path and paths.count(gate.path) == 1 else gate.node
+            for gate, z in zip(self._gates, self._z, strict=True)
+            if z not in others
+        ]
+        advice = "and no gate lies before it whose outputs could be taken"
+        if possible:
+            # The last one is the map of the most layers.
+            other = f" (or {few(possible[-2::-1])})" if len(possible) > 1 else ""
+            advice = f"take the outputs of a layer before it: --outputs-of {possible[-1]}{other}"
+        raise RegimeError(f"{where}, so there is no affine map{'; ' if possible else ', '}{advice}")
 
     @property
     def inputs(self) -> int:
@@ -252,25 +285,29 @@ class Linearizer:
                 "map around it; its samples may depend on each other, or it holds NaN"
             )
         at_x = _run(self._frozen, feeds, self._placed({self._input: self._batch(x[None])}))
-        radius = self._radius(natural, at_x, squares, sample)
-        return AffineMap(sample, matrix, offset, x, outputs, residual, radius)
+        radius, limit = self._radius(natural, at_x, squares, sample)
+        return AffineMap(sample, matrix, offset, x, outputs, residual, radius, limit)
 
     @property
     def _watched(self) -> list[str]:
         """What must stay on its side: the inputs of gates, and how far poolings are from taking something else."""
         return [*dict.fromkeys(self._z), *self._rivals]
 
-    def _radius(self, natural: Natural, at_x: Mapping[str, Array], squares: Sequence[Array], sample: int) -> float:
-        """Return the smallest distance of a sample from a place where a unit or a pooling changes."""
+    def _radius(
+        self, natural: Natural, at_x: Mapping[str, Array], squares: Sequence[Array], sample: int
+    ) -> tuple[float, str]:
+        """Return the smallest distance of a sample from a place where a unit or a pooling changes, and which."""
         lengths = dict(zip(self._watched, (np.sqrt(total) for total in squares), strict=True))
-        found = [np.inf]
+        found = [(np.inf, "")]
         for gate, name, z in zip(self._gates, self._z, natural.z, strict=True):
             values = _one(z, self.samples, sample).astype(np.float64)
             for plane in gate.planes:
-                found.append(_nearest(np.abs(values - plane.threshold), lengths[name]))
-        for name in self._rivals:
-            found.append(_nearest(np.abs(_one(at_x[name], self.samples)), lengths[name]))
-        return float(min(found))
+                found.append((_nearest(np.abs(values - plane.threshold), lengths[name]), f"gate {gate.node}"))
+        for name, pool in zip(self._rivals, self._rival_pools, strict=True):
+            nearest = _nearest(np.abs(_one(at_x[name], self.samples)), lengths[name])
+            found.append((nearest, f"max-pooling {pool}" if nearest else f"a tie in max-pooling {pool}"))
+        radius, limit = min(found, key=lambda one: one[0])
+        return float(radius), limit
 
     def _rows(self, found: Mapping[str, Array], names: Sequence[str]) -> Array:
         """Return some outputs side by side, (sample, output) float64."""
@@ -325,15 +362,6 @@ def _sorted(model: ir.Model) -> ir.Model:
     return model
 
 
-def _require_piecewise(gates: Sequence[Gate]) -> None:
-    for gate in gates:
-        if gate.kind not in KINDS:
-            raise RegimeError(
-                f"gate {gate.node} ({gate.op}) is smooth, so the network is no affine map in a region; take the "
-                "outputs of a layer before it: --outputs-of LAYER"
-            )
-
-
 def _run(session: Session, *feeds: Mapping[str, object]) -> dict[str, Array]:
     merged = {name: value for part in feeds for name, value in part.items()}
     return {name: value.numpy() for name, value in session.run(merged).items()}
@@ -350,7 +378,7 @@ def _axis(shape: Sequence[int], samples: int) -> int:
     if axis is None:
         raise RegimeError(
             f"a value of shape {list(shape)} has no axis of {samples} samples, so there is no map of one sample; take "
-            "the outputs of a layer before it: --outputs-of LAYER"
+            "the outputs of a layer before it: --outputs-of LAYER (regime inspect lists them)"
         )
     return axis
 

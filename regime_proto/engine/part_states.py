@@ -340,7 +340,8 @@ def _require_held(meter: PartsMeter, turn: _Turn, where: str) -> None:
     if held and not turn.weights_are_finite:
         raise RegimeError(
             f"{where}: holds NaN or Inf, so other states cannot be held against this one; leave the checkpoint out "
-            f"(--steps), or the quantity {held[0]}"
+            "(--steps), or --measure by name only what is not held against the first checkpoint, as "
+            f"{held[0]} is"
         )
 
 

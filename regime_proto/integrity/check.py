@@ -153,7 +153,7 @@ def check(
         raise RegimeError(f"{source.root}: no checkpoint to check; {why or 'widen --steps or lower --every'}")
     other = None if against is None else _other(against, source, settings)
     # A single pattern is a sequence of letters, which nobody means.
-    frozen = as_tuple(frozen)
+    frozen = as_tuple(frozen, "frozen")
     known, damaged = _known(source)
     found += damaged
     count = len(source.checkpoints)

@@ -198,27 +198,33 @@ def _held_inside(places: Array, length: int, dilation: int) -> Array:
     return places
 
 
-def require_affine(graph: ir.Graph, inputs: Sequence[str]) -> None:
-    """Raise an error unless all outputs of a graph are affine in some inputs together.
+def not_affine(graph: ir.Graph, inputs: Sequence[str]) -> tuple[ir.Node | None, set[str]]:
+    """Look whether all outputs of a graph are affine in some inputs together.
 
-    Raises
-    ------
-    RegimeError
-        Names the first operator that is not, and its node.
+    Returns
+    -------
+    onnx_ir.Node or None
+        The first operator that is not.
+    set of str
+        The values that are not affine, because they come from such operators.
     """
     moving = {value for value in graph.inputs if value.name in inputs}
+    first, others = None, set[ir.Value]()
     for node in graph:
-        places = [place for place, value in enumerate(node.inputs) if value in moving]
+        places = [place for place, value in enumerate(node.inputs) if value in moving or value in others]
         if not places or node.op_type in _SHAPES:
             continue
-        if any(bodies(node)) or not _is_affine(node, places):
-            path = node.metadata_props.get(PATH_KEY, "")
-            where = f"{node.op_type} {node.name}{path and f' of {path}'}"
-            raise RegimeError(
-                f"{where} is not affine in the inputs, however the gates are frozen, so there is no affine map; take "
-                "the outputs of a layer before it: --outputs-of LAYER"
-            )
-        moving.update(node.outputs)
+        is_affine = not any(bodies(node)) and _is_affine(node, places)
+        first = node if first is None and not is_affine else first
+        behind = not is_affine or any(value in others for value in node.inputs)
+        (others if behind else moving).update(node.outputs)
+    return first, {str(value.name) for value in others}
+
+
+def name_of(node: ir.Node) -> str:
+    """Return what a message calls a node."""
+    path = node.metadata_props.get(PATH_KEY, "")
+    return f"{node.op_type} {node.name}{path and f' of {path}'}"
 
 
 def _is_affine(node: ir.Node, moving: Sequence[int]) -> bool:

@@ -24,6 +24,7 @@ FROZEN = "frozen"
 INTERIOR = "interior"
 NEEDS = (WEIGHTS, MASKS, PREACTIVATIONS, OUTPUTS, FINGERPRINT, FROZEN, INTERIOR)
 """What a quantity may be computed from; see `State`."""
+_RECORDED = {WEIGHTS, MASKS, PREACTIVATIONS, OUTPUTS}
 REFERENCES = ("previous", "first", "last")
 """The observations that a state may be held against."""
 
@@ -224,6 +225,11 @@ class Quantity:
     def is_built_in(self) -> bool:
         """Whether every trajectory holds it: weight deltas and flips, which the engine itself measures."""
         return self.compute is None and self.term is None
+
+    @property
+    def is_recordable(self) -> bool:
+        """Whether it can be measured of a model in training: passes of saved states are not repeated there."""
+        return set(self.needs) <= _RECORDED and self.against != "last"
 
 
 def sums_of(

@@ -19,7 +19,6 @@ from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.layout import BY_NAME, WEIGHT_DISTANCE
 from regime_proto.schema.nearest import did_you_mean
 from regime_proto.schema.types import as_tuple
-from regime_proto.schema.words import few
 
 GROUP = "regime_proto.quantities"
 
@@ -70,11 +69,17 @@ def _check(quantity: object, found: dict[str, Quantity], *, is_ours: bool) -> No
 
 def asked_for(measure: str | Iterable[str], *, distance: bool) -> tuple[str, ...]:
     """Return the names in ``measure=``, with the one that ``distance=True`` stands for."""
-    names = as_tuple(measure)
+    names = as_tuple(measure, "measure")
     return (*names, WEIGHT_DISTANCE.name) if distance else names
 
 
-def possible(names: Sequence[str], obstacle: Callable[[Quantity], str], *, tell: bool) -> tuple[Quantity, ...]:
+def possible(
+    names: Sequence[str],
+    obstacle: Callable[[Quantity], str],
+    *,
+    tell: str = "",
+    among: Sequence[Quantity] | None = None,
+) -> tuple[Quantity, ...]:
     """Choose quantities, those of a group only where they can be measured.
 
     Parameters
@@ -83,22 +88,24 @@ def possible(names: Sequence[str], obstacle: Callable[[Quantity], str], *, tell:
         As in `choose`.
     obstacle : callable
         Returns in words why a quantity cannot be measured, nothing if it can.
-    tell : bool
-        Warn of those that are left out.
+    tell : str, optional
+        The words that begin a warning of those that are left out; without them there is none.
+    among : sequence of Quantity, optional
+        Those of the names that are left; all of them, if not given.
 
     Raises
     ------
     RegimeError
         There is none of that name; or one that was asked for by its own cannot be measured.
     """
-    chosen = choose(names)
+    chosen = choose(names) if among is None else among
     reasons = {quantity.name: reason for quantity in chosen if (reason := obstacle(quantity))}
     for name, reason in reasons.items():
         if name in names:
             raise RegimeError(f"--measure {name}: {reason}")
     for reason in dict.fromkeys(reasons.values()) if tell else ():
         left_out = [name for name, why in reasons.items() if why == reason]
-        warnings.warn(f"not measured: {few(left_out)}: {reason}", RegimeWarning, stacklevel=3)
+        warnings.warn(f"{tell}: {', '.join(left_out)}: {reason}", RegimeWarning, stacklevel=3)
     return tuple(quantity for quantity in chosen if quantity.name not in reasons)
 
 
@@ -115,6 +122,23 @@ def choose(names: Iterable[str]) -> tuple[Quantity, ...]:
     RegimeError
         There is none of that name.
     """
+    return tuple(quantity for quantity in named(names, "--measure ") if not quantity.is_built_in)
+
+
+def named(names: Iterable[str], option: str = "") -> tuple[Quantity, ...]:
+    """Return the quantities of these names, or of these `GROUPS`.
+
+    Parameters
+    ----------
+    names : iterable of str
+    option : str
+        Where the names stand, for the message of an error.
+
+    Raises
+    ------
+    RegimeError
+        There is none of that name.
+    """
     known = known_quantities()
     chosen: set[str] = set()
     for name in names:
@@ -125,6 +149,6 @@ def choose(names: Iterable[str]) -> tuple[Quantity, ...]:
         else:
             words = [*known, *GROUPS]
             raise RegimeError(
-                f"--measure {name!r}: no such quantity{did_you_mean(name, words)}; `regime quantities` lists all"
+                f"{option}{name!r}: no such quantity{did_you_mean(name, words)}; `regime quantities` lists all"
             )
-    return tuple(quantity for quantity in known.values() if quantity.name in chosen and not quantity.is_built_in)
+    return tuple(quantity for quantity in known.values() if quantity.name in chosen)

@@ -1,11 +1,13 @@
 """Which units leave their region between two observations and are back at the second: what Eq. 3 cannot see."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from regime_proto.quantities.base import INTERIOR, MASKS, Network, Quantity, State
+from regime_proto.schema import layout
 from regime_proto.schema.flips import units_apart
 from regime_proto.schema.types import Array
 
@@ -24,6 +26,17 @@ def _count(current: State, other: State | None, network: Network) -> Array:
         left = [before | now for before, now in zip(left, away, strict=True)]
     pairs = zip(left, moved, strict=True)
     return np.array([np.bitwise_count(units & ~ends).sum(axis=1, dtype=np.int64) for units, ends in pairs])
+
+
+def looks_between(quantities: Iterable[Quantity]) -> bool:
+    """Whether one of some quantities looks between two states."""
+    return any(INTERIOR in one.needs for one in quantities)
+
+
+def points_of(stored: Iterable[layout.Quantity]) -> int | None:
+    """Return at how many points between two states the quantities of a file look; None where none does."""
+    said = (re.search(r" \(N = (\d+)\)$", one.definition) for one in stored if one.name == QUANTITY.name)
+    return next((int(found[1]) for found in said if found), None)
 
 
 def looking_at(quantities: Iterable[Quantity], points: int) -> tuple[Quantity, ...]:

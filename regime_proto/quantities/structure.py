@@ -21,10 +21,28 @@ _COST = (
     "two passes of the frozen network for each observation that is held against, and one of the whole network that all "
     "share: 1.7 times a plain conversion of an MLP, 2.7 of a ResNet-18"
 )
+_Q = "q = (f(w_i | m_j) - f(w_j | m_j) + f(w_i | m_i) - f(w_j | m_i)) / 2"
+_S = "s = (f(w_j | m_i) - f(w_j | m_j) + f(w_i | m_i) - f(w_i | m_j)) / 2"
+_ORDERS = (
+    "the mean over the two orders in which weights and patterns may move; f(w | m) has the weights w and its gates "
+    "frozen to the patterns m, and j is the observation held against"
+)
 _WHAT = (
-    ("quantitative_change_l2", "norm of the change of the outputs by weights within kept patterns", "||q||"),
-    ("structural_change_l2", "norm of the change of the outputs by patterns, weights kept", "||s||"),
-    ("structural_quantitative_dot", "dot product of the two changes of the outputs", "sum(q * s)"),
+    (
+        "quantitative_change_l2",
+        "norm of the change of the outputs by weights within kept patterns",
+        f"||q||_2, {_Q}, {_ORDERS}",
+    ),
+    (
+        "structural_change_l2",
+        "norm of the change of the outputs by patterns, weights kept",
+        f"||s||_2, {_S}, {_ORDERS}",
+    ),
+    (
+        "structural_quantitative_dot",
+        "dot product of the two changes of the outputs",
+        f"sum(q * s), {_Q}, {_S}, {_ORDERS}",
+    ),
 )
 
 

@@ -11,10 +11,13 @@ from regime_proto.conversion.plan import STORED_BIT_PER_BIT
 from regime_proto.conversion.provenance import embedded_files, header_of, provenance
 from regime_proto.engine.live_model import Engine, LiveModel, RuntimeEngine
 from regime_proto.engine.measure import Meter, MeterSettings
+from regime_proto.engine.seeing import obstacle
 from regime_proto.plugins.protocols import Following
 from regime_proto.plugins.registry import follower_for
 from regime_proto.program.gates import find_gates, select_gates
 from regime_proto.program.probe import Probe, as_probe, probe_sha256
+from regime_proto.program.sample_axes import axes_of
+from regime_proto.quantities.base import Quantity
 from regime_proto.quantities.installed import asked_for
 from regime_proto.quantities.measuring import stored_bytes
 from regime_proto.recording.background_writer import Journal
@@ -98,7 +101,8 @@ def record(
         Quantities to measure beside weight deltas and flips, as in `regime_proto.convert`. Those against the first
         observation take one more copy of the weights in memory, and one beside the output, ``NAME.h5.start.npz``, to
         resume with. Sharded weights are not written there, so recordings of them with such quantities cannot be
-        resumed. Those that need tensors whole (`regime quantities`) are computed on the host.
+        resumed. Those that need tensors whole (`regime quantities`) are computed on the host. What cannot be recorded
+        (``recorded: no`` there) is refused by name, and left out of a group with a warning.
     distance : bool
         The same as ``measure="weight_distance_l2"``, for older scripts.
     notes : mapping of str to str, int, float or bool, optional
@@ -207,14 +211,20 @@ def _recorder(follower: Following, model: object, probe: object, output: Path, s
 
 
 def _meter(live: LiveModel, settings: RecordingSettings) -> Meter:
+    gates = select_gates(find_gates(live.program), settings.gates)
+    samples = axes_of(live.probe, live.program.probe_inputs)[0]
+
+    def why_not(quantity: Quantity) -> str:
+        return obstacle(quantity, live.program, gates, samples, is_one=True)
+
     return Meter.calibrate(
         live.program,
-        select_gates(find_gates(live.program), settings.gates),
+        gates,
         live.probe,
         find_device(AUTO if settings.engine == "onnx" or live.native is None else "cpu"),
         live.tensors(None),
         settings=MeterSettings(
-            settings.sample_units, settings.sample_seed, threads=cores(), measured=settings.quantities
+            settings.sample_units, settings.sample_seed, threads=cores(), measured=settings.quantities_of(why_not)
         ),
     )
 

@@ -1,10 +1,10 @@
 """What a recording is asked for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from regime_proto.quantities.base import MASKS, OUTPUTS, PREACTIVATIONS, WEIGHTS, Quantity
+from regime_proto.quantities.base import Quantity
 from regime_proto.quantities.installed import possible
 from regime_proto.recording.observations import Callback
 from regime_proto.recording.pace import Pace
@@ -72,7 +72,7 @@ class RecordingSettings:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise RegimeError(f"engine {self.engine!r}: expected one of {', '.join(ENGINES)}")
-        object.__setattr__(self, "gates", as_tuple(self.gates))
+        object.__setattr__(self, "gates", as_tuple(self.gates, "gates"))
         # What is wrong is an error at once.
         _ = self.schedule, self.taken_notes, self.quantities, self.observations_per_epoch
 
@@ -98,8 +98,24 @@ class RecordingSettings:
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
-        """The quantities to measure beside weight deltas and flips."""
-        return possible(self.measure, _obstacle, tell=False)
+        """The quantities to measure beside weight deltas and flips, as far as that shows without the model."""
+        return possible(self.measure, _obstacle)
+
+    def quantities_of(self, obstacle: Callable[[Quantity], str]) -> tuple[Quantity, ...]:
+        """Return those of the quantities that can be measured of a model, and warn of the others.
+
+        Parameters
+        ----------
+        obstacle : callable
+            Returns in words what the model lacks, nothing if it lacks nothing.
+
+        Raises
+        ------
+        RegimeError
+            One that was asked for by its own name cannot be measured.
+        """
+        chosen = possible(self.measure, _obstacle, tell="not measured in a recording")
+        return possible(self.measure, obstacle, tell="not measured", among=chosen)
 
     @property
     def keeps_first(self) -> bool:
@@ -114,6 +130,4 @@ class RecordingSettings:
 
 def _obstacle(quantity: Quantity) -> str:
     """Return in words why a quantity is not recorded; nothing if it is."""
-    if set(quantity.needs) <= {WEIGHTS, MASKS, PREACTIVATIONS, OUTPUTS} and quantity.against != "last":
-        return ""
-    return "measured of saved checkpoints only, by regime convert --measure"
+    return "" if quantity.is_recordable else "measured of saved checkpoints only, by regime convert --measure"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from regime_proto.analyzer.derived import EACH
 from regime_proto.analyzer.quantity_curves import labels_of
 from regime_proto.analyzer.result import Result
+from regime_proto.schema.kinds import CURVES_TITLE
 from regime_proto.schema.layout import QUANTITY_PREFIX
 from regime_proto.schema.text import csv_cell, printable
 
@@ -84,6 +85,7 @@ def write_netcdf(result: Result, file: BinaryIO) -> None:
         for name, meaning in _present(result.curves).items():
             _create_variable(target, result.curves[name], meaning)
         found = {name: getattr(result, name) for name in _NUMBERS}
+        target.attrs["title"] = CURVES_TITLE
         target.attrs.update({name: _attribute(value) for name, value in found.items() if value is not None})
     file.write(content.getbuffer())
 

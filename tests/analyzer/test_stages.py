@@ -1,11 +1,14 @@
 """Stages of losses whose course is known, and labels by fingerprints."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
 import xarray as xr
+from commands import assert_one_line, regime
 
+import regime_proto
 from regime_proto.analyzer.stages import labels_in, loss_stages, regime_labels
 from regime_proto.schema.errors import RegimeError
 
@@ -69,11 +72,50 @@ def test_labels_by_percentiles_of_the_run():
     assert min(cosines[np.array(found.labels) == "STABLE"]) >= found.stable
 
 
-def test_wrong_thresholds():
-    with pytest.raises(RegimeError, match="expected the first to be the smaller"):
-        regime_labels(np.array([0.5]), stable=0.1, chaotic=0.2)
+@pytest.mark.parametrize(
+    ("thresholds", "said"),
+    [
+        ({"stable": 0.1, "chaotic": 0.2}, "--chaotic 0.2 and --stable 0.1: expected the first to be the smaller"),
+        ({"stable": 0.5, "chaotic": 0.5}, "expected the first to be the smaller"),
+        ({"stable": np.nan, "chaotic": 0.2}, "--stable nan: expected a cosine, from -1 to 1"),
+        ({"stable": 1.5, "chaotic": 0.2}, "--stable 1.5: expected a cosine"),
+        ({"stable": 0.5, "chaotic": -2.0}, "--chaotic -2: expected a cosine"),
+        ({"stable": 0.99}, "--stable without --chaotic: give both; without either of them the 70th and the 30th perc"),
+        ({"chaotic": 0.9}, "--chaotic without --stable: give both"),
+    ],
+)
+def test_wrong_thresholds(thresholds, said, tmp_path):
+    with pytest.raises(RegimeError, match=said):
+        regime_labels(np.array([0.5]), **thresholds)
+    # Before any work.
+    with pytest.raises(RegimeError, match=said):
+        regime_proto.analyze(tmp_path / "none.h5", **thresholds)
+    options = [word for name, value in thresholds.items() for word in (f"--{name}", value)]
+    assert_one_line(regime("analyze", tmp_path, *options), said)
+
+
+def test_labels_need_fingerprints(mlp_run, tmp_path):
     with pytest.raises(RegimeError, match="--measure fingerprint_cosine"):
         regime_labels(np.array([np.nan]))
+    path, given = tmp_path / "run.h5", ["--stable", 0.999, "--chaotic", 0.998]
+    regime_proto.convert(mlp_run, path, measure="margin")
+    refused = regime("analyze", path, *given)
+    command = f"regime convert CHECKPOINTS -o {path} --measure margin --measure fingerprint_cosine --overwrite"
+    assert_one_line(refused, f"{path}: holds no fingerprint_cosine, which labels are made of")
+    assert command in refused.stderr
+    done = regime(*command.replace("CHECKPOINTS", str(mlp_run)).split()[1:])
+    assert done.exit_code == 0, done.output
+    labels = regime_proto.analyze(path, stable=0.999, chaotic=0.998).labels
+    shown = " ".join(regime("analyze", path, *given).stdout.split())
+    shares = {name: f"{labels.share(name):.0%} {name}" for name in ("STABLE", "TRANSITION", "CHAOTIC")}
+    assert f"{shares['TRANSITION']}, {shares['CHAOTIC']} (up to 0.998)" in shown
+    assert "STABLE (cosine of fingerprints from 0.999)" in shown
+    # By construction the shares are what they are.
+    own = " ".join(regime("analyze", path).stdout.split())
+    assert f"STABLE from {regime_proto.analyze(path).labels.stable:.6g}, the 70th percentile of this run" in own
+    assert "% CHAOTIC" not in own
+    found = json.loads(regime("analyze", path, *given, "--json").stdout)["regime_labels"]
+    assert tuple(found["labels"][1:]) == labels.labels
 
 
 def test_labels_of_the_curves_of_a_result():
@@ -84,5 +126,5 @@ def test_labels_of_the_curves_of_a_result():
     assert (found.share("STABLE"), found.share("CHAOTIC")) == (0.5, 0.25)
     assert labels_in(curves).own
     assert labels_in(xr.Dataset()) is None
-    with pytest.raises(RegimeError, match="no fingerprint_cosine is known"):
-        labels_in(xr.Dataset(), stable=0.9)
+    with pytest.raises(RegimeError, match="the trajectory: holds no fingerprint_cosine"):
+        labels_in(xr.Dataset(), stable=0.9, chaotic=0.5)

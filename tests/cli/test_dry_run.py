@@ -100,7 +100,10 @@ def test_a_dry_run_writes_nothing_and_names_the_files(workplace, name):
         assert_one_line(again, "exists; replace it with --overwrite")
         again = regime(name, *arguments, "--overwrite", "--dry-run")
         assert f"dry run: would replace {files[0]} (" in again.stderr
-    else:
+    elif name == "linearize":
+        assert_one_line(again, "maps.npz: exists; replace it with --overwrite")
+        again = regime(name, *arguments, "--overwrite", "--dry-run")
+    if name not in ("thin", "example"):
         assert "dry run: would write nothing: " in again.stderr
     assert again.exit_code == 0
     assert tree(workplace) == before

@@ -1,15 +1,20 @@
 """The affine maps of a run's checkpoints, from Python and by the command."""
 
+import shutil
+from pathlib import Path
+
 import nets
 import numpy as np
 import pytest
 import torch
-from commands import regime
+from commands import assert_one_line, regime
 from nets import save_run
 from torch import nn
 
 import regime_proto
 from regime_proto.conversion.plan import write_program
+from regime_proto.engine.linearizing import Linearizer
+from regime_proto.schema.errors import RegimeError
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,38 @@ def test_from_python_the_last_state_by_default(run, tmp_path):
     found.save(tmp_path / "maps.npz")
     with np.load(tmp_path / "maps.npz") as maps:
         assert maps["matrix"].shape == (6, 3, 12)
+        for name in maps.files:
+            np.testing.assert_array_equal(maps[name], getattr(found, name))
+    assert found.radius.tolist() == [one.radius for one in found.maps]
+
+
+def test_a_sample_is_taken_once(run, tmp_path):
+    done = regime("linearize", run / "checkpoints", "--samples", "4,1,4", "-o", tmp_path / "maps.npz")
+    assert done.exit_code == 0, done.output
+    with np.load(tmp_path / "maps.npz") as maps:
+        assert maps["sample"].tolist() == [4, 1]
+    for samples in ("0,3", [0.5]):
+        with pytest.raises(RegimeError, match=r"samples .*: expected whole numbers, such as \[0, 3\]"):
+            regime_proto.linearize(run / "checkpoints", samples=samples)
+
+
+def test_weights_that_are_no_numbers(run, tmp_path):
+    shutil.copytree(run / "checkpoints", tmp_path / "checkpoints")
+    path = tmp_path / "checkpoints/step_0003.pt"
+    payload = torch.load(path)
+    payload["model"]["body.0.bias"][0] = torch.nan
+    torch.save(payload, path)
+    done = regime("linearize", tmp_path / "checkpoints", "-o", tmp_path / "maps.npz")
+    assert_one_line(done, "step_0003.pt: body.0.bias holds NaN or Inf, so there is no affine map; take another")
+    assert regime("linearize", tmp_path / "checkpoints", "--step", 2, "-o", tmp_path / "maps.npz").exit_code == 0
+
+
+def test_a_network_without_any_gate_that_is_piecewise_affine(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.Linear(4, 2)).eval()
+    torch.save(model.state_dict(), tmp_path / "step_0.pt")
+    probe = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    with pytest.raises(RegimeError, match=r"\(Gelu\) is smooth, not piecewise affine, so .*, and no gate lies before"):
+        regime_proto.linearize(tmp_path, model=model, probe=probe)
 
 
 def test_a_trajectory_brings_program_and_probe(run, tmp_path):
@@ -89,6 +126,39 @@ def test_what_is_wrong_is_said_in_a_line(run, tmp_path, monkeypatch, arguments, 
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "maps.npz").exists()
+
+
+@pytest.mark.parametrize("output", ["probe.npz", "checkpoints/step_0002.npz", "checkpoints/probe.npz", "weights.npz"])
+def test_an_input_and_arrays_of_others_are_never_replaced(run, tmp_path, monkeypatch, output):
+    shutil.copytree(run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    np.savez("checkpoints/step_0002.npz", w=np.zeros(3))
+    np.savez("weights.npz", matrix=np.zeros(3))
+    before = Path(output).read_bytes()
+    arguments = ["linearize", "checkpoints", "--probe", "probe.npz", "-o", output, "--overwrite"]
+    done = regime(*arguments)
+    assert_one_line(done, "an input of this command" if output != "weights.npz" else "found an .npz of other arrays")
+    assert Path(output).read_bytes() == before
+    # Maps among the checkpoints may have been put there by somebody else.
+    regime_proto.linearize(run / "checkpoints", samples=[0]).save("checkpoints/maps.npz")
+    assert_one_line(regime(*arguments[:-2], "checkpoints/maps.npz", "--overwrite"), "lies in checkpoints, an input")
+
+
+def test_the_output_is_looked_at_before_the_work(run, tmp_path, monkeypatch):
+    found = regime_proto.linearize(run / "checkpoints", samples=[0])
+    found.save(tmp_path / "maps.npz")
+    found.save(tmp_path / "maps.npz")
+    np.savez(tmp_path / "weights.npz", w=np.zeros(3))
+    with pytest.raises(RegimeError, match=r"expected affine maps in \.npz, found an .npz of other arrays; it is not"):
+        found.save(tmp_path / "weights.npz")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(Linearizer, "maps", None)
+    for output, message in {
+        "maps.npz": "exists; replace it with --overwrite",
+        "maps.h5": "expected a name that ends with .npz",
+        "file/maps.npz": "cannot be written",
+    }.items():
+        assert_one_line(regime("linearize", run / "checkpoints", "-o", tmp_path / output), message)
 
 
 def test_a_trajectory_without_a_probe(run, tmp_path):

@@ -148,7 +148,7 @@ def test_a_network_without_corners_reaches_everywhere():
         model[0].bias.fill_(1)
     found, weights = linearizer(model.eval(), np.ones((2, 3), np.float32))
     [affine] = found.maps(found.run(weights), [0])
-    assert affine.radius == np.inf
+    assert (affine.radius, affine.limit) == (np.inf, "")
     np.testing.assert_array_equal(affine.matrix, 0)
     assert found.regions(found.run(weights)) == 1
 
@@ -166,11 +166,15 @@ def test_regions_that_the_probe_visits():
 def test_a_layer_before_what_is_no_affine_map():
     """The encoder has a softmax in front of its gate, and a norm behind it."""
     model = nets.make_encoder().eval()
-    with pytest.raises(RegimeError, match=r"\w+ node_\w+ of layer.* is not affine in the inputs"):
-        linearizer(model, nets.probe(model))
+    said = r"\w+ node_\w+ of layer.* is not affine in the inputs, .*, and no gate lies before it whose outputs could be"
+    gate = find_gates(export(model, as_probe(nets.probe(model))))[0]
+    for options in ({}, {"outputs_of": gate.node}):
+        with pytest.raises(RegimeError, match=said):
+            linearizer(model, nets.probe(model), **options)
     smooth = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2)).eval()
     probe = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
-    with pytest.raises(RegimeError, match=r"is smooth, so the network is no affine map in a region; .*--outputs-of"):
+    said = r"gate \w+ \(Gelu\) is smooth, not piecewise affine, so there is no affine map; take .*: --outputs-of 1$"
+    with pytest.raises(RegimeError, match=said):
         linearizer(smooth, probe)
     program = export(smooth, as_probe(probe))
     gate = find_gates(program)[0]
@@ -181,6 +185,43 @@ def test_a_layer_before_what_is_no_affine_map():
         np.testing.assert_allclose(affine.matrix, ((z > 0)[:, None] * smooth[0].weight).detach().numpy(), atol=1e-6)
     with pytest.raises(RegimeError, match="--outputs-of 'nothing': no gate of that node or module"):
         linearizer(smooth, probe, outputs_of="nothing")
+
+
+class AttentionBetween(nn.Module):
+    """Two gates before an attention, and one behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.before = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU())
+        self.behind = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+
+    def forward(self, x):
+        h = self.before(x)
+        return self.behind(torch.softmax(h @ h.transpose(1, 2), dim=-1) @ h)
+
+
+def test_the_layers_that_can_be_taken_are_named():
+    model = AttentionBetween().eval()
+    probe = np.random.default_rng(0).standard_normal((4, 3, 4)).astype(np.float32)
+    for options in ({}, {"outputs_of": "behind.1"}):
+        with pytest.raises(RegimeError, match=r"--outputs-of before\.3 \(or before\.1\)$"):
+            linearizer(model, probe, **options)
+    for name in ("before.3", "before.1"):
+        found, weights = linearizer(model, probe, outputs_of=name)
+        assert found.maps(found.run(weights), [1])[0].matrix.shape == (3 * 6, 3 * 4)
+
+
+def test_what_limits_the_radius_is_named():
+    """Of an image without structure all elements of a window are equal: a tie."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2 * 4, 3), nn.ReLU()).eval()
+    probe = np.random.default_rng(0).standard_normal((2, 1, 4, 4)).astype(np.float32)
+    probe[1] = 0.5
+    found, weights = linearizer(model, probe)
+    apart, tied = found.maps(found.run(weights), [0, 1])
+    assert apart.radius > 0
+    assert apart.limit.startswith(("gate node_", "max-pooling node_"))
+    assert tied.radius == 0
+    assert tied.limit.startswith("a tie in max-pooling node_max_pool2d")
 
 
 def test_whole_numbers_have_no_affine_map():

@@ -17,7 +17,7 @@ import regime_proto
 from regime_proto import RegimeError, RegimeWarning
 from regime_proto.adapters.from_torch.live_weights import SIZE, DeviceWeights, array_of, tensors_of
 from regime_proto.conversion.following import grown_plan
-from regime_proto.conversion.plan import make_plan
+from regime_proto.conversion.plan import QUANTITY_OVERHEAD, make_plan
 from regime_proto.conversion.run import run_plan
 from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.quantities.deltas import KeptWeights
@@ -83,7 +83,7 @@ def test_they_are_counted_in_what_is_foreseen(mlp_run):
     assert plan.predicted_memory_bytes(2) == bare.predicted_memory_bytes(2) + bare.state_bytes
     masks = plan.mask_policy("all")
     extra = plan.predicted_file_bytes(masks) - bare.predicted_file_bytes(masks)
-    assert extra == 8 * STATES * len(plan.program.trainable)
+    assert extra == QUANTITY_OVERHEAD + 8 * STATES * len(plan.program.trainable)
     assert plan.fingerprints == bare.fingerprints
 
 

@@ -1,6 +1,7 @@
 """Quantities of the function, of what gates take and of what lies between two states: against torch in float64."""
 
 import itertools
+import re
 
 import nets
 import numpy as np
@@ -190,6 +191,11 @@ def test_every_quantity_has_an_oracle():
 # Between two states
 
 
+def test_points_between_states_go_with_what_looks_there(tmp_path):
+    with pytest.raises(regime_proto.RegimeError, match=r"--interior-points 4: goes with interior_flips, which is not"):
+        regime_proto.convert(tmp_path, tmp_path / "run.h5", measure="margin", interior_points=4)
+
+
 @pytest.mark.parametrize("points", [1, 3, 7])
 def test_interior_flips(tmp_path, points):
     """Gates that leave their region between two far states and are back at the second."""
@@ -219,6 +225,20 @@ def test_interior_flips(tmp_path, points):
             left = torch.stack([masks[layer] != end for masks in between]).any(dim=0) & (start == end)
             np.testing.assert_allclose(found[row, layer], left.sum(dim=1).numpy(), atol=1)
     assert np.nansum(found) > 20
+    other = {"measure": "interior_flips", "interior_points": points + 2}
+    said = (
+        rf"exists with interior_flips at {points} points between two checkpoints, asked for {points + 2}; .*--overwrite"
+    )
+    with pytest.raises(regime_proto.RegimeError, match=said):
+        regime_proto.convert(tmp_path, path, **other)
+    # Without a number the run goes on with its own.
+    torch.save(states[0], tmp_path / "step_4.pt")
+    with pytest.raises(regime_proto.RegimeError, match=said):
+        regime_proto.convert(tmp_path, path, **other)
+    regime_proto.convert(tmp_path, path)
+    again = rows(path)["quantity_interior_flips"]
+    np.testing.assert_array_equal(again[: len(found)], found)
+    assert len(again) == len(found) + 1
     with regime_proto.open_trajectory(path) as trajectory:
         assert f"(N = {points})" in trajectory["quantity_interior_flips"].attrs["definition"]
 
@@ -320,6 +340,18 @@ def test_states_that_hold_nan(tmp_path):
     for number, damaged in enumerate(([broken, states[0]], [states[0], broken])):
         with pytest.raises(regime_proto.RegimeError, match="holds NaN or Inf, so other states cannot be held against"):
             converted(tmp_path / f"damaged-{number}", model, damaged, nets.probe(model), **options)
+    # What is advised works.
+    (tmp_path / "long").mkdir()
+    for end, number in (("first", 0), ("last", 3)):
+        three = [model.state_dict(), changed(model, ["body.0.weight"]), changed(model, ["body.4.weight"])]
+        three.insert(number, broken)
+        said = r"leave the checkpoint out: --steps (\d:\d), or --measure by name only what is not held against the "
+        with pytest.raises(regime_proto.RegimeError, match=f"{said}{end}") as caught:
+            converted(tmp_path / "long" / end, nets.make_mlp(), three, nets.probe(model), measure="all")
+        [steps] = re.findall(r"--steps (\d:\d)", str(caught.value))
+        folder = tmp_path / "long" / end
+        found = rows(regime_proto.convert(folder, folder / "run.h5", measure="all", steps=steps))
+        assert found["valid"].tolist() == [1, 1, 1]
 
 
 # What a program cannot give

@@ -1,6 +1,7 @@
 """Quantities beside weight deltas and flips: each as it is defined, converted or recorded."""
 
 import json
+import re
 
 import nets
 import numpy as np
@@ -11,7 +12,7 @@ from recording import rows
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning
-from regime_proto.conversion.plan import make_plan, write_program
+from regime_proto.conversion.plan import QUANTITY_OVERHEAD, make_plan, write_program
 from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.quantities.base import Network, Quantity, State
 from regime_proto.quantities.installed import choose, known_quantities
@@ -247,6 +248,10 @@ def test_what_a_finished_trajectory_lacks_is_said(run, tmp_path):
         regime_proto.convert(run, path, measure="weight_norm_l2")
     regime_proto.convert(run, path, measure="weight_norm_l2", overwrite=True)
     assert "quantity_weight_norm_l2" in rows(path)
+    # One against the last checkpoint is a part of the fingerprint.
+    message = r"exists, but holds no margin, \w+_last \(it holds weight_norm_l2\); to add that, .*: pass --overwrite"
+    with pytest.raises(RegimeError, match=message):
+        regime_proto.convert(run, path, measure=["margin", "structural_change_l2_last"])
 
 
 def test_an_interrupted_conversion_goes_on_with_the_same_quantities_only(run, tmp_path):
@@ -279,11 +284,20 @@ def test_a_first_state_that_is_no_number_is_refused_where_others_are_held_agains
     state = torch.load(run / "step_0000.pt")
     state["model"]["body.0.weight"][0, 0] = float("nan")
     torch.save(state, run / "step_0000.pt")
-    with pytest.raises(RegimeError, match=r"step_0000.*other states cannot be held.*or the quantity weight_dot_first"):
+    with pytest.raises(
+        RegimeError, match=r"step_0000.*other states cannot be held.*--steps 1:7, .*as weight_dot_first is"
+    ):
         regime_proto.convert(run, tmp_path / "run.h5", measure="weight_dot_first")
 
 
 # Third parties
+
+
+@pytest.mark.parametrize("given", [42, [42], None, b"all"])
+def test_what_is_no_name_is_answered_in_a_line(given, tmp_path):
+    model = nets.make_mlp()
+    with pytest.raises(RegimeError, match=r"measure .*: expected a text, or several"):
+        regime_proto.record(model, nets.probe(model), tmp_path / "run.h5", measure=given)
 
 
 def failing(at):
@@ -374,12 +388,15 @@ def test_a_record_that_contradicts_itself_is_refused(change, said):
 # Recorded
 
 
+RECORDED = [name for name, quantity in known_quantities().items() if quantity.is_recordable]
+
+
 @pytest.fixture(scope="module", params=["native", "onnx"])
 def recorded(request, tmp_path_factory):
     """A recording with all quantities, and a conversion of the states that were recorded."""
     folder, model = tmp_path_factory.mktemp(request.param), nets.make_mlp()
     path, states = folder / "live.h5", []
-    with regime_proto.record(model, nets.probe(model), path, measure="all", engine=request.param) as recorder:
+    with regime_proto.record(model, nets.probe(model), path, measure=RECORDED, engine=request.param) as recorder:
         for step, trained_model in enumerate(nets.train(model, STATES)):
             recorder.observe(step)
             states.append({name: tensor.clone() for name, tensor in trained_model.state_dict().items()})
@@ -406,6 +423,42 @@ def test_what_is_not_recorded_is_refused_by_name(name, tmp_path):
     model = nets.make_mlp()
     with pytest.raises(RegimeError, match=f"--measure {name}: measured of saved checkpoints only, by regime convert"):
         regime_proto.record(model, nets.probe(model), tmp_path / "run.h5", measure=name)
+
+
+def test_what_is_not_recorded_is_named_where_it_is_in_a_group(tmp_path):
+    model = nets.make_mlp()
+    left_out = [name for name in known_quantities() if name not in RECORDED]
+    assert {"interior_flips", "fingerprint_cosine", "structural_change_l2_last"} < {*left_out}
+    said = f"not measured in a recording: {', '.join(left_out)}: measured of saved checkpoints only"
+    with pytest.warns(RegimeWarning, match=said):
+        regime_proto.record(model, nets.probe(model), tmp_path / "run.h5", measure="all").close()
+
+
+class Classes(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nets.make_mlp()
+
+    def forward(self, x):
+        return self.layers(x).argmax(1)
+
+
+@pytest.mark.parametrize("engine", ["native", "onnx"])
+def test_outputs_that_are_whole_numbers_are_not_recorded(tmp_path, engine):
+    model = Classes().eval()
+    probe, path = nets.probe(model.layers), tmp_path / "run.h5"
+    said = r"output \w+ is of type int64, not real numbers"
+    with pytest.raises(RegimeError, match=f"--measure output_change_l2: {said}"):
+        regime_proto.record(model, probe, path, measure="output_change_l2", engine=engine)
+    assert not list(tmp_path.iterdir())
+    with pytest.warns(RegimeWarning) as told:
+        recorder = regime_proto.record(model, probe, path, measure=["function", "margin"], engine=engine)
+    assert any(re.search(f"not measured: output_change_l2: {said}", str(one.message)) for one in told)
+    with recorder:
+        for step in range(3):
+            recorder.observe(step)
+    assert "quantity_margin" in rows(path)
+    assert len(rows(path)["step"]) == 3
 
 
 def test_for_masks_alone_no_weights_are_copied(measured, tmp_path):
@@ -436,19 +489,19 @@ def test_a_resumed_recording_measures_the_same(tmp_path):
 
     def train(path, **options):
         model = nets.make_mlp()
-        with regime_proto.record(model, nets.probe(model), path, measure="all", **options) as recorder:
+        with regime_proto.record(model, nets.probe(model), path, measure=RECORDED, **options) as recorder:
             for step, _ in enumerate(nets.train(model, STATES)):
                 recorder.observe(step)
 
     train(tmp_path / "whole.h5")
     model = nets.make_mlp()
-    recorder = regime_proto.record(model, nets.probe(model), tmp_path / "cut.h5", measure="all")
+    recorder = regime_proto.record(model, nets.probe(model), tmp_path / "cut.h5", measure=RECORDED)
     states = nets.train(model, STATES)
     for step in range(3):
         next(states)
         recorder.observe(step)
     recorder.abandon()
-    with regime_proto.record(model, nets.probe(model), tmp_path / "cut.h5", measure="all", resume=2) as recorder:
+    with regime_proto.record(model, nets.probe(model), tmp_path / "cut.h5", measure=RECORDED, resume=2) as recorder:
         for step in range(3, STATES):
             next(states)
             recorder.observe(step)
@@ -466,10 +519,19 @@ def test_quantities_are_counted_in_what_is_foreseen(mlp_run):
     bare, plan = make_plan(mlp_run), make_plan(mlp_run, measuring("weight_norm_l2", "active_fraction"))
     masks = plan.mask_policy("all")
     extra = plan.predicted_file_bytes(masks) - bare.predicted_file_bytes(masks)
-    assert extra == 8 * 8 * (len(plan.program.trainable) + len(plan.gates))
+    assert extra == 2 * QUANTITY_OVERHEAD + 8 * 8 * (len(plan.program.trainable) + len(plan.gates))
     assert plan.predicted_memory_bytes(1) == bare.predicted_memory_bytes(1)
     held = make_plan(mlp_run, measuring("weight_dot_first"))
     assert held.predicted_memory_bytes(1) == bare.predicted_memory_bytes(1) + bare.state_bytes
+
+
+def test_what_is_foreseen_is_about_what_becomes(run, tmp_path):
+    """Most of the file of a small run is what HDF5 keeps of each variable."""
+    settings = ConversionSettings(measure=("all",))
+    plan = make_plan(run, settings)
+    predicted = plan.predicted_file_bytes(plan.mask_policy("all"))
+    written = regime_proto.convert(run, tmp_path / "run.h5", measure="all").stat().st_size
+    assert written == pytest.approx(predicted, rel=0.2)
 
 
 def test_what_is_not_asked_for_is_not_computed():

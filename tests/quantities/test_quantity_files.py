@@ -18,6 +18,7 @@ from recording import rows
 
 import regime_proto
 from regime_proto import RegimeWarning
+from regime_proto.quantities.installed import known_quantities
 from regime_proto.schema import validate
 from regime_proto.schema.reader import open_checked, read_quantities
 from regime_proto.schema.validation import trust
@@ -90,6 +91,8 @@ def test_it_is_listed(site):
     found = json.loads(regime(site, "quantities", "--json"))["quantities"]
     [theirs] = [quantity for quantity in found if quantity["name"] == "changed_bytes"]
     assert (theirs["unit"], theirs["against"], theirs["per"]) == ("byte", "previous", "step and layer")
+    assert theirs["recorded"] is True
+    assert theirs["variable"] == "quantity_changed_bytes"
     assert "changed_bytes" in regime(site, "quantities")
 
 
@@ -97,6 +100,24 @@ def test_without_the_distribution_it_is_not_known():
     done = children.run_regime("quantities")
     assert "changed_bytes" not in done.stdout
     assert "weight_norm_l2" in done.stdout
+
+
+def test_the_list_is_short_and_a_name_tells_more():
+    listed = children.run_regime("quantities").stdout
+    lines = [line.split() for line in listed.splitlines()]
+    for name, quantity in known_quantities().items():
+        assert [line[0] for line in lines if line].count(name) == 1
+        assert listed.count(quantity.cost) == 1 or quantity.is_built_in or len(quantity.cost) < 40
+    assert len(lines) < 80
+    told = children.run_regime("quantities", "structural_change_l2_last").stdout
+    words = " ".join(told.split())
+    assert "s = (f(w_j | m_i) - f(w_j | m_j) + f(w_i | m_i) - f(w_i | m_j)) / 2, the mean over the two orders" in words
+    assert "recorded no" in words
+    assert "variable quantity_structural_change_l2_last" in words
+    assert "margin" not in told
+    refused = children.run_regime("quantities", "margn")
+    assert refused.returncode == 1
+    assert "error: 'margn': no such quantity; did you mean margin?" in refused.stderr
 
 
 def test_it_is_measured_and_the_file_is_valid_without_it(measured):

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import pickle
 import shutil
 import subprocess
 
@@ -11,6 +12,8 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.numpy
+import torch
 import xarray as xr
 from commands import REGIME, assert_one_line, regime
 from hypothesis import given, settings
@@ -297,10 +300,11 @@ def test_usage_errors(path, arguments):
 @pytest.mark.parametrize("form", FORMATS)
 def test_another_output_is_replaced_only_when_told(path, tmp_path, form):
     output = tmp_path / "curves"
-    output.write_text("mine")
+    mine = exported(regime_proto.analyze(path, preset="strict"), form)
+    output.write_bytes(mine)
     refused = regime("export", path, "--to", form, "-o", output)
     assert_one_line(refused, "curves: exists and differs; replace it with --overwrite")
-    assert output.read_text() == "mine"
+    assert output.read_bytes() == mine
     assert regime("export", path, "--to", form, "-o", output, "--overwrite").exit_code == 0
     assert output.read_bytes() == exported(regime_proto.analyze(path), form)
 
@@ -315,6 +319,23 @@ def test_an_equal_output_is_left_as_it_is(path, tmp_path, form):
     assert again.exit_code == 0
     assert "nothing changed since" in again.stderr
     assert (output.stat().st_ino, output.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_files_of_another_kind_are_never_replaced(path, tmp_path, form):
+    """Checkpoints and trajectories among them."""
+    torch.save({"w": torch.zeros(3)}, tmp_path / "mine.pt")
+    torch.save({"w": torch.zeros(3)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    np.savez(tmp_path / "mine.npz", w=np.zeros(3))
+    safetensors.numpy.save_file({"w": np.zeros(3)}, tmp_path / "mine.safetensors")
+    (tmp_path / "plain.pkl").write_bytes(pickle.dumps({"w": 3}, protocol=0))
+    regime_proto.synthetic.trajectory(steps=9, path=tmp_path / "mine.h5")
+    (tmp_path / "mine.msgpack").write_bytes(b"\x81\xa1w\xc7\x03")
+    for output in tmp_path.iterdir():
+        before = output.read_bytes()
+        refused = regime("export", path, "--to", form, "-o", output, "--overwrite")
+        assert_one_line(refused, "it is not replaced: choose another output")
+        assert output.read_bytes() == before
 
 
 def test_the_trajectory_is_never_replaced(path, tmp_path):

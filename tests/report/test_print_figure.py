@@ -324,6 +324,8 @@ def test_the_command_writes_what_python_does(path, tmp_path):
         [read_run(path, AnalysisSettings("strict", resamples=0))], "svg", columns=2, metrics=["loss"]
     )
     output.write_text("mine")
+    assert_one_line(regime("plot", path, "-o", output, "--overwrite"), "expected an SVG figure, found text; it is not")
+    output.write_text("<svg>mine</svg>")
     refused = regime("plot", path, "-o", output)
     assert_one_line(refused, "figure.svg: exists and differs; replace it with --overwrite")
     assert regime("plot", path, "-o", output, "--overwrite", "--quiet").stderr == ""

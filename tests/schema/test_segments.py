@@ -14,8 +14,9 @@ import trajectories
 import regime_proto
 from regime_proto.schema import locks
 from regime_proto.schema.assemble import note
+from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import create_new, replace_file, segments_folder
-from regime_proto.schema.finish import finish
+from regime_proto.schema.finish import finish, foresee
 from regime_proto.schema.segments import Segments, require_free
 from regime_proto.schema.writer import TrajectoryWriter
 
@@ -287,3 +288,14 @@ def test_a_folder_that_cannot_be_held_is_not_left_behind(output, monkeypatch):
     with pytest.raises(regime_proto.TrajectoryError, match=r"run\.h5: cannot be written \(Input/output error\)"):
         held(output)
     assert list(output.parent.iterdir()) == []
+
+
+def test_only_a_trajectory_is_replaced(tmp_path):
+    """The name of the folder may be that of somebody's checkpoint."""
+    with Segments(tmp_path / "run.h5") as segments:
+        write(segments)
+    (tmp_path / "run.h5").write_bytes(b"mine")
+    for act in (finish, foresee):
+        with pytest.raises(TrajectoryError, match=r"run\.h5: .*it is not replaced: choose another output"):
+            act(tmp_path / "run.h5.segments", overwrite=True)
+    assert (tmp_path / "run.h5").read_bytes() == b"mine"

@@ -10,7 +10,9 @@ from regime_proto.cli.main import main
 
 PATH = ROOT / "cli/REFERENCE.md"
 
-KINDS = {"path": "A path.", "place": "A path, or a URL that fsspec opens."}
+KINDS = {"path": "A path.", "place": "A path, or a URL that fsspec opens.", "text": "A name."}
+
+BRACKETS = str.maketrans("", "", "[]")
 
 HEAD = """\
 # The commands of `regime`
@@ -50,7 +52,9 @@ def table(command, context):
     for argument in command.params:
         if isinstance(argument, click.Argument):
             need = "required" if argument.required else ""
-            rows.append(f"| `{argument.make_metavar(context).strip('[]')}` | {need} | | {KINDS[argument.type.name]} |")
+            rows.append(
+                f"| `{argument.make_metavar(context).translate(BRACKETS)}` | {need} | | {KINDS[argument.type.name]} |"
+            )
     for option in options_of(command):
         names = ", ".join(sorted(option.opts, key=len))
         metavar = "" if option.is_flag else f" {option.make_metavar(context)}"
