@@ -73,6 +73,12 @@ class Line:
         plain = Settings(self.row.name, self.row.epochs, settings.batch_size, settings.momentum)
         return replace(settings, seed=0, checkpoints=plain.checkpoints, data=None) == plain
 
+    @property
+    def is_varied(self) -> bool:
+        """Whether one of the other settings that the paper leaves open was chosen."""
+        settings = self.outcomes[0].settings
+        return settings.dropout is not None or settings.scaling != STANDARD or settings.least_improvement > 0
+
     def spread(self, name: str) -> Spread:
         """Return mean and spread over the seeds of a number, where it is defined."""
         found = [getattr(outcome, name) for outcome in self.outcomes]
