@@ -102,7 +102,7 @@ def analyze_with(
         raise TrajectoryError(f"{os.fspath(trajectory)}: damaged data ({error}); see regime validate") from None
 
 
-def _analyzed(trajectory: xr.Dataset, settings: AnalysisSettings, where: str = "the trajectory") -> Result:
+def _analyzed(trajectory: xr.Dataset, settings: AnalysisSettings, where: str = "") -> Result:
     reading, resamples = settings.reading, settings.resamples
     chosen = restrict(trajectory, settings.steps)
     series = read_series(chosen)

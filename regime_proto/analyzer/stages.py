@@ -240,19 +240,19 @@ def require_thresholds(stable: float | None, chaotic: float | None) -> None:
 def _unmeasured(data: xr.Dataset, where: str) -> str:
     """Say how to measure what labels are made of, beside what was measured."""
     if _COSINES in data:
-        return f"{where}: no fingerprint_cosine is known of these steps, so there are no labels"
+        return f"{where or 'the trajectory'}: no fingerprint_cosine is known of these steps, so there are no labels"
     # The curves of a result have those of each tensor, layer or sample too.
     held = {str(name).removesuffix(EACH) for name in data.data_vars if str(name).startswith(QUANTITY_PREFIX)}
     names = [*sorted(name.removeprefix(QUANTITY_PREFIX) for name in held), _COSINES.removeprefix(QUANTITY_PREFIX)]
     measured = " ".join(f"--measure {name}" for name in names)
     return (
-        f"{where}: holds no fingerprint_cosine, which labels are made of; all checkpoints must be read again: "
-        f"`regime convert CHECKPOINTS -o {where} {measured} --overwrite`"
+        f"{where or 'the trajectory'}: holds no fingerprint_cosine, which labels are made of; all checkpoints must be "
+        f"read again: `regime convert CHECKPOINTS -o {where or 'run.h5'} {measured} --overwrite`"
     )
 
 
 def labels_in(
-    data: xr.Dataset, *, stable: float | None = None, chaotic: float | None = None, where: str = "the trajectory"
+    data: xr.Dataset, *, stable: float | None = None, chaotic: float | None = None, where: str = ""
 ) -> Labels | None:
     """Return the labels of a trajectory, or of the curves of a result; None where no fingerprint was measured.
 
