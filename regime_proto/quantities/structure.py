@@ -19,7 +19,7 @@ from regime_proto.schema.types import Array
 
 _COST = (
     "two passes of the frozen network for each observation that is held against, and one of the whole network that all "
-    "share: 1.7 times a plain conversion of an MLP, 2.7 of a ResNet-18"
+    "share: 1.7 times a plain conversion of an MLP, 2.6 of a ResNet-18"
 )
 _Q = "q = (f(w_i | m_j) - f(w_j | m_j) + f(w_i | m_i) - f(w_j | m_i)) / 2"
 _S = "s = (f(w_j | m_i) - f(w_j | m_j) + f(w_i | m_i) - f(w_i | m_j)) / 2"
