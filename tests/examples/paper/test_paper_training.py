@@ -232,6 +232,10 @@ def test_the_list_shows_every_row():
     assert shown.exit_code == 0
     assert all(row.name in shown.output for row in ROWS)
     assert "batch size: not stated" in shown.output
+    told = paper("list", "mlp-har")
+    assert "expects the folder UCI HAR Dataset" in told.output
+    assert "score 0.97, AUC_W 0.2, AUC_P 0.19, ρ 1.05" in told.output
+    assert "not one of the eighteen" in in_one_line(paper("list", "mlp"))
 
 
 def test_what_is_not_there_is_not_read(tmp_path):
