@@ -125,6 +125,8 @@ def _numbers(result: Result) -> Table:
         kind, found = result.step_kind, result.structure
         to = f"structural share to the last state ({kind} {found.last_step}), at {kind} {found.step}"
         table.add_row("structure", number(found.first, ".2f"), to)
+        if found.order is not None:
+            table.add_row("", "", f"± {number(found.order, '.2f')} by whether patterns or weights move first")
         table.add_row("", "", _structure(result, found))
     labels = result.labels
     if labels is not None:

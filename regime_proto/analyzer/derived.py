@@ -20,6 +20,7 @@ START = "start"
 
 _NORM = f"{QUANTITY_PREFIX}weight_norm_l2"
 _DELTA = "weight_delta_l2"
+_PARTS = ("quantitative_change_l2", "structural_change_l2", "structural_order_l2")
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,18 @@ def shares_of(against: str) -> Callable[[xr.Dataset, Array], Array]:
     return of_samples
 
 
-def _mean_share(against: str) -> Callable[[xr.Dataset, xr.Dataset, Array], Array]:
+def _orders_of(against: str) -> Callable[[xr.Dataset, Array], Array]:
+    def of_samples(chosen: xr.Dataset, kept: Array) -> Array:
+        parts = (f"{QUANTITY_PREFIX}{part}_{against}" for part in _PARTS)
+        quantitative, structural, order = (by_blocks(chosen[part], kept, np.asarray) for part in parts)
+        return _divided(order / 2, quantitative + structural)
+
+    return of_samples
+
+
+def _mean_of(each: Callable[[xr.Dataset, Array], Array]) -> Callable[[xr.Dataset, xr.Dataset, Array], Array]:
     def mean(_: xr.Dataset, chosen: xr.Dataset, kept: Array) -> Array:
-        shares = shares_of(against)(chosen, kept)
+        shares = each(chosen, kept)
         counts = np.sum(~np.isnan(shares), axis=1)
         return _divided(np.nansum(shares, axis=1), counts)
 
@@ -158,8 +168,21 @@ DERIVED = (
             definition="||s|| / (||s|| + ||q||), mean over the samples",
             against=against,
             needs=tuple(f"{QUANTITY_PREFIX}{part}_change_l2_{against}" for part in ("structural", "quantitative")),
-            network=_mean_share(against),
+            network=_mean_of(shares_of(against)),
             each=shares_of(against),
+            dim=SAMPLE,
+        )
+        for against in ("previous", "first", "last")
+    ),
+    *(
+        Derived(
+            name=f"structural_order_{against}",
+            meaning=f"how far the structural share against the {against} observation depends on what moves first",
+            definition="||t|| / 2 / (||s|| + ||q||), mean over the samples",
+            against=against,
+            needs=tuple(f"{QUANTITY_PREFIX}{part}_{against}" for part in _PARTS),
+            network=_mean_of(_orders_of(against)),
+            each=_orders_of(against),
             dim=SAMPLE,
         )
         for against in ("previous", "first", "last")

@@ -13,6 +13,7 @@ from regime_proto.schema.types import Array
 
 LEVEL = 0.05
 """Below this share the rest of the change counts as a matter of weights alone; the threshold is ours."""
+_ORDER = f"{QUANTITY_PREFIX}structural_order_last"
 _LAST = f"{QUANTITY_PREFIX}structural_share_last"
 
 
@@ -28,6 +29,9 @@ class Structure:
         The share there, mean over the samples.
     low, high : float
         The tenth and the ninetieth percentile of the samples there.
+    order : float or None
+        By how much the share there may be more or less, where patterns or where weights move first; None where that
+        was not measured.
     below_from : int or None
         The step from which it stays below `LEVEL`; None if never.
     last_step : int
@@ -38,6 +42,7 @@ class Structure:
     first: float
     low: float
     high: float
+    order: float | None
     below_from: int | None
     last_step: int
 
@@ -49,6 +54,7 @@ class Structure:
             "first": finite(self.first),
             "first_low": finite(self.low),
             "first_high": finite(self.high),
+            "first_order": None if self.order is None else finite(self.order),
             "below_from": self.below_from,
             "last_step": self.last_step,
         }
@@ -84,6 +90,7 @@ def read_structure(whole: xr.Dataset, chosen: xr.Dataset, curves: xr.Dataset) ->
         first=float(shares[at]),
         low=float(lows[at]),
         high=float(highs[at]),
+        order=float(curves[_ORDER].attrs[START] if at == 0 else curves[_ORDER][at - 1]) if _ORDER in curves else None,
         below_from=int(steps[after[0]]) if len(after) else None,
         last_step=int(whole["step"].to_numpy()[-1]),
     )

@@ -36,7 +36,10 @@ def _structure(result: Result) -> str:
     if found is None:
         return ""
     way = f"the change of the outputs from {kind} {found.step} to the last state"
-    said = f"Moving patterns accounts for {found.first:.0%} of {way}, moving weights within patterns for the rest"
+    order = "" if found.order is None else f" (± {100 * found.order:.0f} points, by which of the two moves first)"
+    said = (
+        f"Moving patterns accounts for {found.first:.0%} of {way}, moving weights within patterns for the rest{order}"
+    )
     if found.below_from is None:
         return f"{said}; the part of the patterns does not stay below {LEVEL:.0%}."
     if found.below_from == found.step:

@@ -100,7 +100,7 @@ class FrozenSession:
         return by_sample(self._outputs, renamed, self._samples)
 
     def changes(self, current: Known, other: Known) -> Array:
-        """Return how the function changed between two states, (3, sample) float64; see `change_parts`."""
+        """Return how the function changed between two states, (4, sample) float64; see `change_parts`."""
         same = self._same(current.regions, other.regions)
         if same.all():
             return change_parts(current.outputs, other.outputs, current.outputs, other.outputs)

@@ -7,6 +7,10 @@ Shapley value of two players):
     q = ½ [f(w_i | m_j) − f(w_j | m_j) + f(w_i | m_i) − f(w_j | m_i)]      weights moved, patterns kept
     s = ½ [f(w_j | m_i) − f(w_j | m_j) + f(w_i | m_i) − f(w_i | m_j)]      patterns moved, weights kept
 
+What depends on which goes first is t: where patterns go first the change by them is s − t/2, where weights do, s + t/2.
+
+    t = f(w_i | m_i) − f(w_i | m_j) − f(w_j | m_i) + f(w_j | m_j)
+
 The words are those of Duato et al. (structural and quantitative knowledge); the measure is ours.
 """
 
@@ -43,11 +47,16 @@ _WHAT = (
         "dot product of the two changes of the outputs",
         f"sum(q * s), {_Q}, {_S}, {_ORDERS}",
     ),
+    (
+        "structural_order_l2",
+        "norm of the part of the change of the outputs that depends on whether patterns or weights move first",
+        f"||t||_2, t = f(w_i | m_i) - f(w_i | m_j) - f(w_j | m_i) + f(w_j | m_j); s and q are {_ORDERS}",
+    ),
 )
 
 
 def change_parts(outputs: Array, others: Array, kept: Array, moved: Array) -> Array:
-    """Return ‖q‖₂, ‖s‖₂ and ⟨q, s⟩ of every sample, (3, sample) float64.
+    """Return ‖q‖₂, ‖s‖₂, ⟨q, s⟩ and ‖t‖₂ of every sample, (4, sample) float64.
 
     Parameters
     ----------
@@ -60,13 +69,14 @@ def change_parts(outputs: Array, others: Array, kept: Array, moved: Array) -> Ar
     moved : (sample, output) float
         f(w_j | m_i): the other's weights, these patterns.
     """
-    parts = np.empty((3, len(outputs)))
+    parts = np.empty((4, len(outputs)))
     # One sample after the other: outputs of language models are large.
     for sample, rows in enumerate(zip(outputs, others, kept, moved, strict=True)):
         ours, theirs, weights_moved, patterns_moved = (row.astype(np.float64) for row in rows)
         q = ((weights_moved - theirs) + (ours - patterns_moved)) / 2
         s = ((patterns_moved - theirs) + (ours - weights_moved)) / 2
-        parts[:, sample] = np.sqrt(q @ q), np.sqrt(s @ s), q @ s
+        t = (ours - weights_moved) - (patterns_moved - theirs)
+        parts[:, sample] = np.sqrt(q @ q), np.sqrt(s @ s), q @ s, np.sqrt(t @ t)
     return parts
 
 
@@ -97,9 +107,9 @@ def _against(reference: str) -> tuple[Quantity, ...]:
     )
 
 
-QUANTITATIVE_PREVIOUS, STRUCTURAL_PREVIOUS, DOT_PREVIOUS = _against("previous")
-QUANTITATIVE_FIRST, STRUCTURAL_FIRST, DOT_FIRST = _against("first")
-QUANTITATIVE_LAST, STRUCTURAL_LAST, DOT_LAST = _against("last")
+QUANTITATIVE_PREVIOUS, STRUCTURAL_PREVIOUS, DOT_PREVIOUS, ORDER_PREVIOUS = _against("previous")
+QUANTITATIVE_FIRST, STRUCTURAL_FIRST, DOT_FIRST, ORDER_FIRST = _against("first")
+QUANTITATIVE_LAST, STRUCTURAL_LAST, DOT_LAST, ORDER_LAST = _against("last")
 
 
 def structural_share(structural: Array, quantitative: Array) -> Array:

@@ -80,6 +80,26 @@ def test_the_last_state_lacks_nothing(tmp_path):
     assert result.quantities["structural_change_l2_last"].first == pytest.approx(0.9)
 
 
+def test_how_far_the_orders_lie_apart(tmp_path):
+    """By the orders the share is 0.9 − t/2 or 0.9 + t/2, as parts of ‖s‖ + ‖q‖, which is 1 here."""
+    structural, quantitative = shares([0.5, 0.3, 0.03, 0.02])
+    order = np.full_like(structural, 0.2)
+    names = [f"{part}_last" for part in (*PARTS, "structural_order_l2")]
+    head = header(quantities=tuple(known_quantities()[name].stored for name in names))
+    rows = growing_rows(replace(head, quantities=()), len(structural))
+    rows |= {
+        f"quantity_{name}": list(values) for name, values in zip(names, (structural, quantitative, order), strict=True)
+    }
+    path = tmp_path / "run.h5"
+    path.write_bytes(hdf5.image(head, rows))
+    result = regime_proto.analyze(path)
+    assert result.structure.order == pytest.approx(0.1)
+    assert "(± 10 points, by which of the two moves first)" in verdict(result)
+    without = regime_proto.analyze(trajectory_of(tmp_path / "other.h5", structural, quantitative))
+    assert without.structure.order is None
+    assert "points" not in verdict(without)
+
+
 def test_the_spread_is_that_of_the_samples(tmp_path):
     random = np.random.default_rng(0)
     structural, quantitative = random.random((2, 12, 3))

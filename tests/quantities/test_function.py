@@ -42,12 +42,18 @@ def by_sample(values, axis):
 
 
 def parts_of_change(current, other):
-    """q and s of every sample, by their definition."""
+    """q, s and t of every sample, by their definition."""
     own, theirs = current.frozen(current.masks), other.frozen(other.masks)
     kept, moved = current.frozen(other.masks), other.frozen(current.masks)
-    return 0.5 * (kept - theirs + own - moved), 0.5 * (moved - theirs + own - kept)
+    q, s = 0.5 * (kept - theirs + own - moved), 0.5 * (moved - theirs + own - kept)
+    t = own - kept - moved + theirs
+    # Patterns first, weights first.
+    np.testing.assert_allclose(s - t / 2, moved - theirs, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(s + t / 2, own - kept, rtol=1e-9, atol=1e-9)
+    return q, s, t
 
 
+PARTS = ("quantitative_change_l2", "structural_change_l2", "structural_quantitative_dot", "structural_order_l2")
 REFERENCES = {"previous": lambda functions, row: functions[row - 1] if row else None}
 REFERENCES |= {"first": lambda functions, _: functions[0], "last": lambda functions, _: functions[-1]}
 
@@ -55,17 +61,17 @@ REFERENCES |= {"first": lambda functions, _: functions[0], "last": lambda functi
 @pytest.mark.parametrize("against", REFERENCES)
 def test_structural_and_quantitative_change(run, against):
     functions, _, found = run
-    names = ("quantitative_change_l2", "structural_change_l2", "structural_quantitative_dot")
-    measured = [found[f"quantity_{name}_{against}"] for name in names]
+    measured = [found[f"quantity_{name}_{against}"] for name in PARTS]
     for row, current in enumerate(functions):
         other = REFERENCES[against](functions, row)
         if other is None:
             assert all(np.isnan(values[row]).all() for values in measured)
             continue
-        q, s = parts_of_change(current, other)
+        q, s, t = parts_of_change(current, other)
         # The identity that they are defined by.
         np.testing.assert_allclose(q + s, current.outputs - other.outputs, rtol=1e-12, atol=1e-12)
-        expected = (np.linalg.norm(q, axis=1), np.linalg.norm(s, axis=1), np.sum(q * s, axis=1))
+        norms = [np.linalg.norm(part, axis=1) for part in (q, s, t)]
+        expected = (*norms[:2], np.sum(q * s, axis=1), norms[2])
         for values, wanted in zip(measured, expected, strict=True):
             np.testing.assert_allclose(values[row], wanted, rtol=2e-3, atol=2e-6)
         # |q|² + |s|² + 2 q·s is the square of the change.
@@ -92,7 +98,7 @@ def test_a_language_model(tmp_path):
     functions = [Function(model, state, IDS) for state in states]
     for row, current in enumerate(functions):
         for against, other in (("first", functions[0]), ("last", functions[-1])):
-            q, s = parts_of_change(current, other)
+            q, s, _ = parts_of_change(current, other)
             np.testing.assert_allclose(q + s, current.outputs - other.outputs, rtol=1e-12, atol=1e-12)
             for name, part in (("quantitative", q), ("structural", s)):
                 measured = found[f"quantity_{name}_change_l2_{against}"][row]
@@ -111,7 +117,7 @@ class Logits(nn.Module):
 
 def test_a_state_differs_from_itself_by_nothing(run):
     _, _, found = run
-    for name in ("quantitative_change_l2", "structural_change_l2", "structural_quantitative_dot"):
+    for name in PARTS:
         assert (found[f"quantity_{name}_first"][0] == 0).all()
         assert (found[f"quantity_{name}_last"][-1] == 0).all()
 
@@ -182,6 +188,7 @@ def test_every_quantity_has_an_oracle():
     here = {
         *(f"{name}_{against}" for name in ("quantitative_change_l2", "structural_change_l2") for against in REFERENCES),
         *(f"structural_quantitative_dot_{against}" for against in REFERENCES),
+        *(f"structural_order_l2_{against}" for against in REFERENCES),
         *("output_change_l2", "preactivation_rms", "margin", "fingerprint_cosine", "fingerprint_cosine_pooled"),
         "interior_flips",
     }

@@ -59,8 +59,8 @@ def structure(view: RunView) -> list[Figure]:
             caption=(
                 f"The structural share, ‖s‖ / (‖s‖ + ‖q‖), of the change of the outputs {shown}: the part that moving "
                 "patterns accounts for; moving weights within patterns accounts for the rest. Either can move first, "
-                "and s and q are means of the two orders, which may lie far apart where the share is large. Shown are "
-                "the mean over the probe samples and around it their tenth to ninetieth percentile; dotted, Δa."
+                f"and s and q are means of the two orders{_orders(view)}. Shown are the mean over the probe samples "
+                "and around it their tenth to ninetieth percentile; dotted, Δa."
                 f"{ends}{thinned(view)}"
             ),
             summary=f"Line chart of the structural share over {kind}s, {shown}.{ends}",
@@ -105,6 +105,14 @@ def _drawn(view: RunView, against: str, shares: Array) -> list[dict[str, Any]]:
         line(steps, high, "", "rgba(0, 0, 0, 0)", **plain, **fill),
         line(steps, shares, _WORDS[against], color, hovertemplate=hover),
     ]
+
+
+def _orders(view: RunView) -> str:
+    """Say how far the orders lie apart."""
+    found = view.result.structure
+    if found is None or found.order is None:
+        return ""
+    return f": by which moves first, the share to the last state at the begin is up to {found.order:.2f} more or less"
 
 
 def _in_words(step: int | None, kind: str) -> str:
