@@ -262,7 +262,7 @@ def test_questions_that_are_cut_off(tmp_path):
     whole = (tmp_path / "train-v1.1.json").read_bytes()
     for size in (0, 1, len(whole) // 2, len(whole) - 1):
         (tmp_path / "train-v1.1.json").write_bytes(whole[:size])
-        with pytest.raises(RegimeError, match=r"train-v1\.1\.json: no JSON"):
+        with pytest.raises(RegimeError, match=r"train-v1\.1\.json: (no JSON|empty)"):
             load("SQuAD", tmp_path)
 
 
@@ -284,7 +284,7 @@ def test_json_of_another_form(tmp_path, content):
 def test_json_that_is_nested_without_end(tmp_path):
     squad(tmp_path)
     (tmp_path / "train-v1.1.json").write_text("[" * 200_000)
-    with pytest.raises(RegimeError, match=r"train-v1\.1\.json: no JSON"):
+    with pytest.raises(RegimeError, match=r"train-v1\.1\.json: (no JSON|empty)"):
         load("SQuAD", tmp_path)
 
 
