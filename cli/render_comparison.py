@@ -16,7 +16,8 @@ from regime_proto.comparison.rows import PAPER, Row
 from regime_proto.comparison.spread import Spread
 from regime_proto.report.figure import number
 from regime_proto.report.names import distinct
-from regime_proto.report.tables import UNKNOWN, Column, columns
+from regime_proto.report.tables import Column, columns
+from regime_proto.report.typeset import UNKNOWN
 from regime_proto.schema.text import printable
 from regime_proto.schema.words import counted, few
 

@@ -197,7 +197,7 @@ class Training:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return loss.item()
+        return float(loss.item())
 
     def _finish_epoch(self, recorder: regime_proto.Recorder) -> None:
         progress = self.progress
