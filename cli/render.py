@@ -126,7 +126,9 @@ def _numbers(result: Result) -> Table:
         to = f"structural share to the last state ({kind} {found.last_step}), at {kind} {found.step}"
         table.add_row("structure", number(found.first, ".2f"), to)
         if found.order is not None:
-            table.add_row("", "", f"± {number(found.order, '.2f')} by whether patterns or weights move first")
+            table.add_row(
+                "", "", f"up to {number(found.order, '.2f')} more or less, by whether patterns or weights move first"
+            )
         table.add_row("", "", _structure(result, found))
     labels = result.labels
     if labels is not None:

@@ -36,7 +36,11 @@ def _structure(result: Result) -> str:
     if found is None:
         return ""
     way = f"the change of the outputs from {kind} {found.step} to the last state"
-    order = "" if found.order is None else f" (± {100 * found.order:.0f} points, by which of the two moves first)"
+    order = (
+        ""
+        if found.order is None
+        else f" (up to {100 * found.order:.0f} points more or less, by which of the two moves first)"
+    )
     said = (
         f"Moving patterns accounts for {found.first:.0%} of {way}, moving weights within patterns for the rest{order}"
     )

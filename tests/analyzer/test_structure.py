@@ -94,7 +94,7 @@ def test_how_far_the_orders_lie_apart(tmp_path):
     path.write_bytes(hdf5.image(head, rows))
     result = regime_proto.analyze(path)
     assert result.structure.order == pytest.approx(0.1)
-    assert "(± 10 points, by which of the two moves first)" in verdict(result)
+    assert "(up to 10 points more or less, by which of the two moves first)" in verdict(result)
     without = regime_proto.analyze(trajectory_of(tmp_path / "other.h5", structural, quantitative))
     assert without.structure.order is None
     assert "points" not in verdict(without)
