@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 import regime_proto
-from regime_proto.examples.paper.data.sets import IGNORED, LABELS, DataSet, First, Indices, Part, load
+from regime_proto.examples.paper.data.sets import ATTENTION, IGNORED, LABELS, DataSet, First, Indices, Part, load
 from regime_proto.examples.paper.models.build import build
 from regime_proto.examples.paper.rows import Row
 from regime_proto.examples.paper.settings import STANDARD, Settings
+from regime_proto.program.probe import COUNTED
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file, replacing
 
@@ -240,6 +241,9 @@ class Training:
             count = len(self.data.validation[LABELS])
             chosen = np.sort(generator.permutation(count)[: self.settings.probe_samples])
             inputs = _inputs(self.data.batch(self.data.validation, chosen))
+            if ATTENTION in inputs:
+                # Padded tokens do not count.
+                inputs[COUNTED] = inputs[ATTENTION].bool()
             with replacing(path) as file:
                 np.savez(file, **{name: tensor.numpy() for name, tensor in inputs.items()})
         with np.load(path) as stored:

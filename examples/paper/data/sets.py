@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from regime_proto.schema.errors import RegimeError
 
 LABELS = "labels"
+# 1 for a token of a text, 0 for padding.
+ATTENTION = "attention_mask"
 # The label of a position that does not count.
 IGNORED = -100
 
