@@ -1,7 +1,6 @@
 """Adult (census income): whether a person earns more than 50,000 dollars; its complete rows."""
 
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ _COLUMNS = [
 
 def packaged() -> DataSet:
     """Return the data set."""
-    table = pd.read_parquet(io.BytesIO(zipfile.ZipFile(PACKAGE.archive).read(_MEMBER)))
+    table = pd.read_parquet(io.BytesIO(PACKAGE.member(_MEMBER)))
     return _data_set(table, np.arange(len(table)) >= _TEST_ROWS, str(PACKAGE))
 
 

