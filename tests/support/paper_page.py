@@ -6,7 +6,7 @@ from folders import ROOT
 
 from regime_proto.examples.paper.pictures import draw_study
 from regime_proto.examples.paper.rows import ROWS
-from regime_proto.examples.paper.table import by_batch_size, lines, read_outcomes, typed
+from regime_proto.examples.paper.table import by_batch_size, lines, nearest, read_outcomes, typed
 from regime_proto.report.typeset import markdown
 
 PAGE, FOLDER = ROOT / "docs/paper.md", ROOT / "docs/paper"
@@ -32,6 +32,7 @@ def tables():
     return {
         "rows": markdown(typed(of_rows)),
         "study": markdown(by_batch_size(plain)),
+        "nearest": markdown(nearest([line for line in every if line.outcomes[0].settings.steps is None])),
         "others": markdown(typed([line for line in every if line.is_varied])),
     }
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +15,7 @@ from regime_proto.examples.paper.results import Outcome, write_outcomes
 from regime_proto.examples.paper.rows import ROWS, row_called
 from regime_proto.examples.paper.settings import settings_of
 from regime_proto.examples.paper.study import BATCH_SIZES, grid, run_all, variations
-from regime_proto.examples.paper.table import lines, lines_of, read_outcomes, to_page, typed
+from regime_proto.examples.paper.table import lines, lines_of, nearest, read_outcomes, to_page, typed
 
 
 def paper(*arguments):
@@ -89,6 +90,16 @@ def test_rho_against_the_batch_size_leaves_out_what_differs_otherwise(folder, tm
     ]
     refused = paper("table", folder, "--by-batch-size", "--format", "csv")
     assert refused.stderr == "error: --by-batch-size: written as markdown or latex, not as csv\n"
+
+
+def test_the_nearest_setting_is_that_of_the_smallest_factors():
+    far, near = outcome("mlp-mnist", batch_size=32), outcome("mlp-mnist", batch_size=256)
+    # Published are 0.29 and 0.41.
+    found = nearest(lines([replace(far, auc_w=0.29, auc_p=0.9), replace(near, auc_w=0.2, auc_p=0.41)]))
+    assert [row[:2] for row in found.rows] == [("mlp-mnist", "batch 256, momentum 0")]
+    assert found.rows[0][3:7] == ("0.20", "0.29", "0.41", "0.41")
+    standing_in = outcome("mlp-har", data="motion (stand-in for HAR)", stands_for="HAR")
+    assert nearest(lines([standing_in, replace(far, auc_w=None)])).rows == ()
 
 
 def test_lines_about_one_training_keep_the_stand_in_apart():
