@@ -147,7 +147,7 @@ def lines_of(outcome: Outcome) -> list[str]:
 def typed(found: Sequence[Line]) -> Typed:
     """Return the table of results and published numbers."""
     pairs = [title for name, title in _PAIRS for title in (title, f"published {title}")]
-    headings = ("row", "trained on", "chosen", "seeds", *pairs, "epochs", "structural share")
+    headings = ("row", "trained on", "chosen", "seeds", *pairs, "epochs", "loss", "structural share")
     return Typed(
         headings=headings,
         are_numbers=tuple(heading not in ("row", "trained on", "chosen") for heading in headings),
@@ -159,8 +159,14 @@ def typed(found: Sequence[Line]) -> Typed:
 def _cells(line: Line) -> tuple[str, ...]:
     published = _published(line.row)
     pairs = [cell for name, _ in _PAIRS for cell in (_mean(line.spread(name), 2), published[name])]
-    rest = _mean(line.spread("epochs"), 1), _mean(line.spread("structural_share"), 2)
+    rest = _mean(line.spread("epochs"), 1), _losses(line), _mean(line.spread("structural_share"), 2)
     return (line.row.name, line.data, line.chosen, str(len(line.outcomes)), *pairs, *rest)
+
+
+def _losses(line: Line) -> str:
+    """Return the training loss at the begin and in the end, mean over the seeds."""
+    ends = [line.spread(name) for name in ("loss_first", "loss_last")]
+    return " → ".join(f"{one.mean:.2f}" for one in ends) if all(one.runs for one in ends) else ""
 
 
 def _published(row: Row) -> dict[str, str]:
@@ -172,13 +178,15 @@ def _published(row: Row) -> dict[str, str]:
 
 def _notes(found: Sequence[Line]) -> tuple[str, ...]:
     notes = [
-        "Mean over the seeds ± standard deviation. The structural share is that of the first update against the last."
+        "Mean over the seeds ± standard deviation.",
+        "The loss is that of the first and of the last tenth of the updates.",
+        "The structural share is that of the change of the outputs from the first state to the last.",
     ]
     if any(line.outcomes[0].stands_for for line in found):
         notes.append("A stand-in is another data set than the published one: its numbers are not a reproduction.")
     if any(line.outcomes[0].settings.steps is not None for line in found):
         notes.append("A training that was stopped after a number of updates tells how its begin looks, and no more.")
-    return tuple(notes)
+    return (" ".join(notes),)
 
 
 def by_batch_size(found: Sequence[Line]) -> Typed:

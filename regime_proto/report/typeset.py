@@ -63,6 +63,7 @@ _LATEX = {
     "±": r"$\pm$",
     "–": "--",
     "−": "$-$",
+    "→": r"$\to$",
 }
 _INDEXED = {r"AUC\_W": r"$\mathrm{AUC}_W$", r"AUC\_P": r"$\mathrm{AUC}_P$"}
 
