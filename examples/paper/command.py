@@ -1,5 +1,6 @@
 """The command ``python -m regime_proto.examples.paper``."""
 
+import re
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from regime_proto.examples.paper.data.sets import source_of
+from regime_proto.examples.paper.data.sets import STAND_INS, source_of
 from regime_proto.examples.paper.rows import CHOICES, ROWS, Row, row_called
 from regime_proto.schema.errors import RegimeError
 
@@ -55,6 +56,9 @@ def list_rows(row: str | None) -> None:
     click.echo("\nρ is the published one, units are those of one sample. Where the paper says nothing:\n")
     for choice in CHOICES:
         click.echo(textwrap.fill(choice, 96, initial_indent="  ", subsequent_indent="    "))
+    names = ", ".join(STAND_INS)
+    click.echo("")
+    click.echo(textwrap.fill(f"Without --data, stand-ins take the place of {names}.", 98))
     click.echo("\nlist ROW tells what else was chosen for a row.")
 
 
@@ -71,6 +75,8 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "gates", f"{row.gates} ReLUs, {row.units:,} units for one sample"
     for choice in row.choices:
         yield "chosen", choice
+    stand_in = STAND_INS.get(row.data)
+    yield "data", f"without --data: {f'{stand_in}, a stand-in for {row.data}' if stand_in else f'{row.data} itself'}"
     yield "--data", f"expects {source_of(row.data).LAYOUT}"
     stated = f"AUC_W {published.auc_w:g}, AUC_P {published.auc_p:g}, ρ {published.rho:g}"
     yield "published", f"score {published.labels['validation_score']}, {stated}"
@@ -97,7 +103,11 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
 @click.option("--width", type=float, help="A network of this part of the real width, such as 0.25.")
 @click.option("--image-size", type=int, help="Resize images to this side, where the network resizes them.")
 @click.option("--validation-samples", type=int, help="Validate with the first so many only.")
-@click.option("--checkpoints", type=int, help="States kept for the structural share: 16 by default, 0 for none.")
+@click.option(
+    "--checkpoints",
+    type=int,
+    help="States to keep, for the structural share (docs/paper.md): 16 by default, 0 for none.",
+)
 @click.option("--every", type=int, help="Observe every so many updates; the paper observes each.")
 @click.option("--device", help="cpu (the default), cuda or cuda:N.")
 @click.option("--threads", type=int, help="Of PyTorch on the CPU.")
@@ -113,6 +123,8 @@ def run(row: str, out: Path | None, threads: int | None, *, resume: bool, **chos
     from regime_proto.examples.paper.table import lines_of
 
     settings = settings_of(found, **chosen)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.device):
+        raise RegimeError(f"--device {settings.device}: expected cpu, cuda or cuda:N")
     if settings.device != "cpu" and not torch.cuda.is_available():
         raise RegimeError(f"--device {settings.device}: this machine has no CUDA device; leave the option out")
     if threads is not None:
@@ -127,7 +139,10 @@ def run(row: str, out: Path | None, threads: int | None, *, resume: bool, **chos
             scored = f", score {progress.epochs[-1].val_score:.3f}" if progress.epochs else ""
             bar.update(task, total=steps, completed=progress.step, description=f"{found.name}, loss {loss:.3f}{scored}")
 
-        outcome = run_row(found, settings, folder, resume=resume, on_step=show)
+        def say(text: str) -> None:
+            click.echo(text, err=True)
+
+        outcome = run_row(found, settings, folder, resume=resume, on_step=show, say=say)
     for line in lines_of(outcome):
         click.echo(line)
     click.echo(f"written to {folder}")
@@ -184,10 +199,11 @@ def table(
         raise RegimeError(f"--by-batch-size: written as {' or '.join(STUDY)}, not as {kind}")
     if not found:
         raise RegimeError(f"{', '.join(map(str, folders))}: no results of {', '.join(sorted(chosen))}")
+    if figure is not None:
+        draw_study(found, figure)
     text = (STUDY if by_batch_size else FORMATS)[kind](found)
     if output is None:
         click.echo(text, nl=False)
     else:
         replace_file(output, text.encode())
-    if figure is not None:
-        draw_study(found, figure)
+        click.echo(f"wrote {output}", err=True)

@@ -7,7 +7,9 @@ from typing import Any
 
 from regime_proto.examples.paper.rows import Row
 from regime_proto.examples.paper.table import Line
+from regime_proto.schema.errors import RegimeError
 
+SUFFIXES = (".png", ".svg", ".pdf")
 _COLOURS = ("#0072b2", "#d55e00")
 
 
@@ -22,16 +24,28 @@ def draw_study(found: Sequence[Line], path: Path) -> None:
         In the order of the paper's table.
     path : Path
         Of the figure; its suffix says the format.
+
+    Raises
+    ------
+    RegimeError
+        There is nothing to draw, or the suffix is of no known format.
     """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot
 
+    if path.suffix not in SUFFIXES:
+        raise RegimeError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}")
     panels = [
         (row, list(group))
         for row, group in groupby(filter(lambda line: line.is_plain, found), key=lambda line: line.row)
     ]
+    if not panels:
+        raise RegimeError(
+            "--figure: no training is there in which nothing but batch size, momentum and seed was chosen (--steps and "
+            "the like); leave it out"
+        )
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, grid = pyplot.subplots(

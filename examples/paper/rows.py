@@ -11,8 +11,8 @@ from regime_proto.schema.nearest import did_you_mean
 CHOICES = (
     "batch size: not stated; 64, and 32 or 16 for what is large",
     "momentum: none where not stated",
-    "epochs: the published count is taken for the longest training, and the patience for a third of it",
-    "early stopping: by the validation loss, any improvement counts (the paper: of 1 % or 0 %)",
+    "epochs: at most the published number; batches of one size, what is left of an epoch is dropped",
+    "early stopping: after a third of these epochs without any fall of the validation loss (the paper: of 1 % or 0 %)",
     "validation samples: the official test split, else a fifth of the samples, by class",
     "images: scaled by mean and deviation of each channel, not augmented",
 )

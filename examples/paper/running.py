@@ -1,6 +1,7 @@
 """Runs one row in a folder of its own, from the start or from where it was stopped."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from regime_proto.examples.paper.results import RESULT, Outcome, outcome_of, write_outcomes
@@ -13,7 +14,15 @@ from regime_proto.schema.files import replace_file
 CONFIG = "config.json"
 
 
-def run(row: Row, settings: Settings, out: Path, *, resume: bool = False, on_step: OnStep | None = None) -> Outcome:
+def run(
+    row: Row,
+    settings: Settings,
+    out: Path,
+    *,
+    resume: bool = False,
+    on_step: OnStep | None = None,
+    say: Callable[[str], object] = lambda _: None,
+) -> Outcome:
     """Train a row, and write trajectory, metrics, settings and result into a folder.
 
     Parameters
@@ -26,6 +35,8 @@ def run(row: Row, settings: Settings, out: Path, *, resume: bool = False, on_ste
         Go on with what an earlier call has left there; a training that has ended is only read.
     on_step : callable, optional
         Called after every update with the `Progress`, the updates in all and the loss.
+    say : callable, optional
+        Called with a line on where a training that is resumed goes on.
 
     Raises
     ------
@@ -45,9 +56,15 @@ def run(row: Row, settings: Settings, out: Path, *, resume: bool = False, on_ste
     if found is not None and (out / RESULT).exists():
         return Outcome.read(out / RESULT)[0]
     training = Training(row, settings, out)
-    out.mkdir(parents=True, exist_ok=True)
-    replace_file(out / CONFIG, (json.dumps(wanted, indent=1) + "\n").encode())
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        replace_file(out / CONFIG, (json.dumps(wanted, indent=1) + "\n").encode())
+    except OSError as error:
+        raise RegimeError(f"{out}: cannot be written ({error.strerror}); name another folder with --out") from None
     training.load_state()
+    if resume:
+        at = training.progress.step
+        say(f"{out}: goes on after update {at:,}" if at else f"{out}: no state was saved there; begins at update 0")
     training.run(on_step)
     outcome = outcome_of(training)
     write_outcomes(out / RESULT, [outcome])

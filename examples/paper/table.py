@@ -98,7 +98,13 @@ def read_outcomes(folders: Iterable[Path]) -> list[Outcome]:
         paths = sorted(folder.rglob(RESULT)) + sorted(folder.glob("*.json") if folder.is_dir() else [])
         own = {path for path in paths if path.name not in ("config.json",)}
         if not own:
-            raise RegimeError(f"{folder}: no results in it; expected a folder that run or study has written")
+            begun = [path.parent for path in sorted(folder.rglob("config.json"))]
+            why = (
+                f"the training in {begun[0]} has not ended; go on with it (run … --resume)"
+                if begun
+                else "expected a folder that run or study has written"
+            )
+            raise RegimeError(f"{folder}: no results in it; {why}")
         found += [outcome for path in sorted(own) for outcome in Outcome.read(path)]
     return found
 
@@ -130,9 +136,12 @@ def lines_of(outcome: Outcome) -> list[str]:
     stated = "".join(f", {title} {getattr(published, name):g}" for title, name in numbers)
     whose = "" if outcome.stands_for is None else f" for {outcome.stands_for}, not for this stand-in"
     share = outcome.structural_share
+    unsettled = (
+        "" if outcome.settled else "; not both curves have settled in the end, so it does not say which did first"
+    )
     told = [
         f"{row.name} on {outcome.data}: {outcome.epochs:.4g} epochs, {outcome.steps:,} updates ({outcome.ended})",
-        f"{outcome.score_kind} {_decimals(outcome.score)}{measured}",
+        f"{outcome.score_kind} {_decimals(outcome.score)}{measured}{unsettled}",
         f"published{whose}: score {published.labels['validation_score']}{stated}",
     ]
     if share is not None:
@@ -147,7 +156,7 @@ def lines_of(outcome: Outcome) -> list[str]:
 def typed(found: Sequence[Line]) -> Typed:
     """Return the table of results and published numbers."""
     pairs = [title for name, title in _PAIRS for title in (title, f"published {title}")]
-    headings = ("row", "trained on", "chosen", "seeds", *pairs, "epochs", "loss", "structural share")
+    headings = ("row", "trained on", "chosen", "seeds", *pairs, "settled", "epochs", "loss", "structural share")
     return Typed(
         headings=headings,
         are_numbers=tuple(heading not in ("row", "trained on", "chosen") for heading in headings),
@@ -159,8 +168,14 @@ def typed(found: Sequence[Line]) -> Typed:
 def _cells(line: Line) -> tuple[str, ...]:
     published = _published(line.row)
     pairs = [cell for name, _ in _PAIRS for cell in (_mean(line.spread(name), 2), published[name])]
-    rest = _mean(line.spread("epochs"), 1), _losses(line), _mean(line.spread("structural_share"), 2)
+    settled = sum(outcome.settled for outcome in line.outcomes)
+    rest = f"{settled} of {len(line.outcomes)}", _epochs(line), _losses(line), _mean(line.spread("structural_share"), 2)
     return (line.row.name, line.data, line.chosen, str(len(line.outcomes)), *pairs, *rest)
+
+
+def _epochs(line: Line) -> str:
+    found = line.spread("epochs")
+    return _mean(found, 1) if found.mean >= 1 else f"{found.mean:.2g}"
 
 
 def _losses(line: Line) -> str:
@@ -180,12 +195,15 @@ def _notes(found: Sequence[Line]) -> tuple[str, ...]:
     notes = [
         "Mean over the seeds ± standard deviation.",
         "The loss is that of the first and of the last tenth of the updates.",
-        "The structural share is that of the change of the outputs from the first state to the last.",
+        "The structural share is the part of the change of the outputs, from first to last, that moving patterns make.",
+        "Settled: of how many trainings both curves are known to have settled; else ρ does not say which did first.",
     ]
     if any(line.outcomes[0].stands_for for line in found):
         notes.append("A stand-in is another data set than the published one: its numbers are not a reproduction.")
     if any(line.outcomes[0].settings.steps is not None for line in found):
-        notes.append("A training that was stopped after a number of updates tells how its begin looks, and no more.")
+        notes.append("A training that was stopped after a number of updates shows its beginning only.")
+    if any(line.outcomes[0].settings.width != 1 for line in found):
+        notes.append("A network of a smaller width is another one than the published.")
     return (" ".join(notes),)
 
 
@@ -210,8 +228,13 @@ def by_batch_size(found: Sequence[Line]) -> Typed:
             )
             for (name, data, momentum), lines in groups.items()
         ),
-        below=("ρ, mean over the seeds ± standard deviation; in brackets the number of seeds.",),
+        below=(f"ρ, mean over the seeds ± standard deviation; in brackets the number of seeds.{_left_out(found)}",),
     )
+
+
+def _left_out(found: Sequence[Line]) -> str:
+    others = sum(len(line.outcomes) for line in found if not line.is_plain)
+    return f" Trainings in which anything else was chosen are left out: {others}." if others else ""
 
 
 def nearest(found: Sequence[Line]) -> Typed:
@@ -271,11 +294,12 @@ def to_csv(found: Sequence[Line]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     measured = [f"{name}_{part}" for name in _NUMBERS for part in ("mean", "deviation")]
     published = [f"published_{name}" for name, _ in _PAIRS]
-    writer.writerow(["row", "data", "stands_for", "chosen", "seeds", *measured, *published])
+    writer.writerow(["row", "data", "stands_for", "chosen", "seeds", "settled", *measured, *published])
     for line in found:
         numbers = [value for name in _NUMBERS for value in (line.spread(name).mean, line.spread(name).deviation)]
         cells = [
             line.row.name, line.data, line.outcomes[0].stands_for, line.chosen, len(line.outcomes),
+            sum(outcome.settled for outcome in line.outcomes),
             *(value if math.isfinite(value) else None for value in numbers),
             *map(_published(line.row).get, (name for name, _ in _PAIRS)),
         ]  # fmt: skip
@@ -303,8 +327,10 @@ def to_page(found: Sequence[Line]) -> str:
 
 
 def _figure(found: Sequence[Line]) -> Figure:
-    names = [f"{line.row.name}, {line.chosen}{' (stand-in)' if line.outcomes[0].stands_for else ''}" for line in found]
-    own = [(name, outcome.rho) for name, line in zip(names, found, strict=True) for outcome in line.outcomes]
+    names = [f"{line.row.name}{'<br>(stand-in)' if line.outcomes[0].stands_for else ''}" for line in found]
+    own = [
+        (name, outcome.rho, line.chosen) for name, line in zip(names, found, strict=True) for outcome in line.outcomes
+    ]
     published = [line.row.published.rho for line in found]
     return Figure(
         key="rho",
@@ -318,8 +344,10 @@ def _figure(found: Sequence[Line]) -> Figure:
                 "marker": {"color": NEUTRAL, "size": 16, "symbol": "line-ns-open"},
             },
             {
-                "type": "scatter", "mode": "markers", "x": [rho for _, rho in own], "y": [name for name, _ in own],
-                "name": "here", "marker": {"color": PATTERN, "size": 9},
+                "type": "scatter", "mode": "markers", "x": [rho for _, rho, _ in own],
+                "y": [name for name, _, _ in own], "text": [chosen for _, _, chosen in own], "name": "here",
+                "hovertemplate": "%{y}, %{text}: ρ %{x:.2f}<extra></extra>",
+                "marker": {"color": PATTERN, "size": 9},
             },
         ),
         layout={
@@ -334,7 +362,7 @@ def _figure(found: Sequence[Line]) -> Figure:
                 for line in found
             ),
         ),
-        height=160 + 26 * len(found),
+        height=160 + 34 * len(set(names)),
     )  # fmt: skip
 
 

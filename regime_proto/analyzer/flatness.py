@@ -42,10 +42,10 @@ def describe_flat(series: Series, width: int, reading: Reading) -> str | None:
     instead = (
         "look at the distance from the start"
         if series.distance is not None
-        else ("record the distance from the start as well (--distance)")
+        else "measure the distance from the start as well (weight_distance_l2)"
     )
     return (
-        f"Δw is nearly flat: over most of the run it stays within a factor of {1 / found:.1f}. So it is with Adam and "
+        f"Δw is nearly flat: over most of the run it stays within a factor of {1 / found:.2f}. So it is with Adam and "
         "its like, whose steps have about the same length whatever the gradient, and where the gradient is mostly "
         f"noise: AUC_W and ρ then say little about when the weights settled; {instead}"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from regime_proto.examples.paper.data.files import require
+from regime_proto.examples.paper.data.files import reading, require
 from regime_proto.examples.paper.data.packages import Package
 from regime_proto.examples.paper.data.sets import DataSet
 from regime_proto.examples.paper.data.table_columns import as_data_set, one_hot
@@ -37,12 +37,14 @@ def packaged() -> DataSet:
 
 def from_folder(folder: Path) -> DataSet:
     """Return the data set that lies in a folder."""
-    train, test = (
-        pd.read_csv(require(folder, name, LAYOUT), names=_COLUMNS, skipinitialspace=True, comment="|", na_filter=False)
-        for name in ("adult.data", "adult.test")
-    )
+    train, test = (_read(require(folder, name, LAYOUT)) for name in ("adult.data", "adult.test"))
     table = pd.concat([train, test], ignore_index=True)
     return _data_set(table, np.arange(len(table)) < len(train), str(folder))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    with reading(path):
+        return pd.read_csv(path, names=_COLUMNS, skipinitialspace=True, comment="|", na_filter=False)
 
 
 def _data_set(table: pd.DataFrame, is_train: np.ndarray[tuple[int], np.dtype[np.bool_]], origin: str) -> DataSet:

@@ -8,7 +8,7 @@ import sklearn
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer
 
-from regime_proto.examples.paper.data.files import require
+from regime_proto.examples.paper.data.files import reading, require
 from regime_proto.examples.paper.data.sets import DataSet, held_out
 from regime_proto.examples.paper.data.table_columns import as_data_set
 
@@ -23,7 +23,8 @@ def packaged() -> DataSet:
 
 def from_folder(folder: Path) -> DataSet:
     """Return the data set that lies in a folder."""
-    table = pd.read_csv(require(folder, "wdbc.data", LAYOUT), header=None)
+    with reading(require(folder, "wdbc.data", LAYOUT)) as path:
+        table = pd.read_csv(path, header=None)
     # As in scikit-learn: 1 is benign.
     return _data_set(table.iloc[:, 2:].to_numpy(np.float64), (table[1] == "B").to_numpy(np.int64), str(folder))
 

@@ -1,5 +1,8 @@
 """Finds the files of a data set in a folder of the user."""
 
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from regime_proto.schema.errors import RegimeError
@@ -16,6 +19,22 @@ def find(folder: Path, name: str) -> Path | None:
     """
     found = sorted(folder.glob(f"**/{name}"), key=lambda path: (len(path.parts), str(path)))
     return found[0] if found else None
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Path]:
+    """Name a file where reading it fails.
+
+    Raises
+    ------
+    RegimeError
+        What pandas, NumPy, gzip or the system raised of it.
+    """
+    try:
+        yield path
+    except (ValueError, LookupError, EOFError, OSError, zlib.error) as error:
+        said = " ".join(str(error).split())
+        raise RegimeError(f"{path}: cannot be read ({said}); it is damaged, or another file: fetch it again") from None
 
 
 def require(folder: Path, name: str, layout: str) -> Path:

@@ -2,12 +2,13 @@
 
 import io
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from regime_proto.examples.paper.data.files import require
+from regime_proto.examples.paper.data.files import reading, require
 from regime_proto.examples.paper.data.packages import Package
 from regime_proto.examples.paper.data.pickled_arrays import load_arrays
 from regime_proto.examples.paper.data.sets import DataSet, held_out
@@ -48,13 +49,17 @@ def packaged() -> DataSet:
 def from_folder(folder: Path) -> DataSet:
     """Return the data set that lies in a folder."""
     parts = [
-        (np.loadtxt(require(folder, f"{part}/X_{part}.txt", LAYOUT), ndmin=2),
-         np.loadtxt(require(folder, f"{part}/y_{part}.txt", LAYOUT), dtype=np.int64, ndmin=1))
+        (_numbers(folder, f"{part}/X_{part}.txt", 2, np.float64), _numbers(folder, f"{part}/y_{part}.txt", 1, np.int64))
         for part in ("train", "test")
-    ]  # fmt: skip
+    ]
     values, labels = (np.concatenate([part[at] for part in parts]) for at in (0, 1))
     split = np.arange(len(parts[0][0])), np.arange(len(parts[0][0]), len(values))
     return as_data_set(values, labels - 1, split, name="HAR", origin=str(folder))
+
+
+def _numbers(folder: Path, name: str, axes: Literal[1, 2], kind: type[np.generic]) -> NDArray[Any]:
+    with reading(require(folder, name, LAYOUT)) as path:
+        return np.loadtxt(path, dtype=kind, ndmin=axes)
 
 
 def _recordings(content: bytes) -> tuple[list[NDArray[np.float64]], NDArray[np.int64]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from regime_proto.examples.paper.data.files import find
+from regime_proto.examples.paper.data.files import find, reading
 from regime_proto.examples.paper.data.packages import Package
 from regime_proto.examples.paper.data.pixels import Images, Labels, as_data_set
 from regime_proto.examples.paper.data.sets import DataSet
@@ -28,21 +28,24 @@ def packaged() -> DataSet:
 
 def from_folder(folder: Path) -> DataSet:
     """Return the data set that lies in a folder."""
-    parts = [
-        _part(_content(folder, f"{part}-images-idx3-ubyte"), _content(folder, f"{part}-labels-idx1-ubyte"), str(folder))
-        for part in _PARTS
-    ]
+    parts = []
+    for part in _PARTS:
+        paths = [_found(folder, f"{part}-{what}-ubyte") for what in ("images-idx3", "labels-idx1")]
+        parts.append(_part(*(_content(path) for path in paths), " and ".join(map(str, paths))))
     return as_data_set(*parts, name="MNIST", origin=str(folder))
 
 
-def _content(folder: Path, name: str) -> bytes:
-    path = find(folder, name)
-    if path is not None:
-        return path.read_bytes()
-    path = find(folder, f"{name}.gz")
+def _found(folder: Path, name: str) -> Path:
+    path = find(folder, name) or find(folder, f"{name}.gz")
     if path is None:
         raise RegimeError(f"{folder}: no {name} in it or below, nor {name}.gz; --data expects {LAYOUT}")
-    return gzip.decompress(path.read_bytes())
+    return path
+
+
+def _content(path: Path) -> bytes:
+    with reading(path):
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
 
 
 def _part(images: bytes, labels: bytes, where: str) -> tuple[Images, Labels]:
@@ -57,5 +60,5 @@ def _idx(content: bytes, where: str) -> Images:
     axes = content[3] if content[:3] == b"\0\0\x08" else 0
     shape = np.frombuffer(content, ">i4", axes, offset=4) if axes else ()
     if not axes or len(content) != 4 + 4 * axes + np.prod(shape):
-        raise RegimeError(f"{where}: not an IDX file of bytes, or cut off")
+        raise RegimeError(f"{where}: one is not an IDX file of bytes, or is cut off; fetch it again")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)

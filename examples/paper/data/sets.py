@@ -121,6 +121,17 @@ class Source(Protocol):
         """
 
 
+# What takes the place of a data set that no package holds.
+STAND_INS = {
+    "HAR": "smartwatch motion",
+    "CIFAR100": "CIFAR10",
+    "TinyImageNet": "CIFAR10",
+    "Food-101": "CIFAR10",
+    "SST-2": "review sentences",
+    "AG News": "BBC news",
+    "SQuAD": "cloze of State of the Union",
+    "WikiText": "State of the Union",
+}
 SOURCES = {
     "Adult": "adult",
     "Breast Cancer": "breast_cancer",

@@ -188,10 +188,14 @@ def checked_labels(values: Sequence[int] | NDArray[np.uint8], classes: int, wher
     try:
         labels = np.asarray(values, np.int64)
     except OverflowError:
-        raise RegimeError(f"{where}: the label {max(values, key=abs)}, expected 0 to {classes - 1}") from None
+        raise _no_class(max(values, key=abs), classes, where) from None
     if not len(labels):
         raise RegimeError(f"{where}: no samples")
     if labels.min() < 0 or labels.max() >= classes:
         wrong = labels[(labels < 0) | (labels >= classes)][0]
-        raise RegimeError(f"{where}: the label {wrong}, expected 0 to {classes - 1}")
+        raise _no_class(wrong, classes, where)
     return labels
+
+
+def _no_class(found: int, classes: int, where: str) -> RegimeError:
+    return RegimeError(f"{where}: class {found}, counted from 0, expected 0 to {classes - 1}")

@@ -203,7 +203,7 @@ def test_a_binary_file_of_cifar10_is_not_taken_for_cifar100(tmp_path):
     for name in ("train", "test"):
         # Its records are shorter; so many of them are a whole number of the other's.
         (tmp_path / f"{name}.bin").write_bytes(np.full(3074 * 3073, 200, np.uint8).tobytes())
-    with pytest.raises(RegimeError, match=r"train\.bin: the label 200, expected 0 to 99"):
+    with pytest.raises(RegimeError, match=r"train\.bin: class 200, counted from 0, expected 0 to 99"):
         load("CIFAR100", tmp_path)
 
 
@@ -220,8 +220,8 @@ class Hostile:
         ({"data": np.zeros((6, PIXELS), np.float32)}, "not as many bytes of 3072 for each label"),
         ({"fine_labels": [1]}, "not as many bytes of 3072 for each label"),
         ({"fine_labels": ["a"] * 6}, "fine_labels are not all whole numbers"),
-        ({"fine_labels": [10**30] * 6}, f"the label {10**30}, expected 0 to 99"),
-        ({"fine_labels": [100] * 6}, "the label 100, expected 0 to 99"),
+        ({"fine_labels": [10**30] * 6}, f"class {10**30}, counted from 0, expected 0 to 99"),
+        ({"fine_labels": [100] * 6}, "class 100, counted from 0, expected 0 to 99"),
     ],
 )
 def test_a_pickle_of_something_else(tmp_path, changes, match):

@@ -88,6 +88,7 @@ def test_rho_against_the_batch_size_leaves_out_what_differs_otherwise(folder, tm
         ["mlp-mnist", "MNIST", "0", "0.75 ± 0.35 (2)", "2.00 (1)", "0.71"],
         ["mlp-mnist", "MNIST", "0.9", "4.00 (1)", "–", "0.71"],
     ]
+    assert "are left out: 1." in done.stdout
     refused = paper("table", folder, "--by-batch-size", "--format", "csv")
     assert refused.stderr == "error: --by-batch-size: written as markdown or latex, not as csv\n"
 
@@ -113,6 +114,13 @@ def test_the_figure_has_a_panel_for_each_row(folder, tmp_path):
     assert paper("table", folder, "--figure", path).exit_code == 0
     text = path.read_text()
     assert text.count('id="axes_') == 2
+    wrong = paper("table", folder, "--figure", tmp_path / "study.xyz")
+    assert wrong.stderr == f"error: {tmp_path}/study.xyz: expected a name that ends in .png, .svg, .pdf\n"
+    (tmp_path / "short").mkdir()
+    write_outcomes(tmp_path / "short/result.json", [outcome("mlp-mnist", steps=3)])
+    none = paper("table", tmp_path / "short", "--figure", tmp_path / "short.png")
+    assert "error: --figure: no training is there in which nothing but" in none.stderr
+    assert (wrong.stdout, none.stdout) == ("", "")
 
 
 def test_names_in_results_are_text_in_the_page(folder):

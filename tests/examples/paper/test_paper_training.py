@@ -87,6 +87,7 @@ def test_ten_steps_from_the_command_line(tmp_path):
         outcome.made_with["torch"] == torch.__version__.split("+")[0] or outcome.made_with["torch"] == torch.__version__
     )
     # To ask again costs nothing, and to ask for something else overwrites nothing.
+    assert "no state was saved there" not in done.stderr
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     again = paper("run", ROW, "--steps", 10, "--checkpoints", 4, "--out", out, "--resume")
     assert again.stdout == done.stdout
@@ -110,10 +111,13 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch)
 
     whole = run(row, settings, tmp_path / "whole", on_step=copy)
     assert not (tmp_path / "killed/run.h5").exists()
-    steps = []
-    killed = run(
-        row, settings, tmp_path / "killed", resume=True, on_step=lambda progress, *_: steps.append(progress.step)
-    )
+    steps, said = [], []
+
+    def note(progress, *_):
+        steps.append(progress.step)
+
+    killed = run(row, settings, tmp_path / "killed", resume=True, on_step=note, say=said.append)
+    assert said == [f"{tmp_path / 'killed'}: goes on after update 8"]
     # The state of step 8 was saved, that of step 9 was not.
     assert steps == list(range(9, 17))
     with (
@@ -176,6 +180,8 @@ def test_seeds_and_dropout_change_the_training():
         ([ROW, "--momentum", 1.5], "--momentum 1.5: expected 0 or more, and less than 1"),
         ([ROW, "--batch-size", 1], "--batch-size 1: expected 2 or more"),
         ([ROW, "--batch-size", 5000], "--batch-size 5000: Breast Cancer has 456 samples to train with"),
+        ([ROW, "--device", "gpu9"], "--device gpu9: expected cpu, cuda or cuda:N"),
+        ([ROW, "--steps", 2, "--out", "/proc/x"], "/proc/x: cannot be written"),
         ([ROW, "--steps", 1], "--steps 1: expected 2 or more"),
         ([ROW, "--scaling", "none"], "--scaling none: expected standard or unit"),
         ([ROW, "--scaling", "unit"], "--scaling unit: Breast Cancer holds no images; leave the option out"),

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from regime_proto.examples.paper.data.sets import IGNORED, LABELS, SOURCES, load
+from regime_proto.examples.paper.data.sets import IGNORED, LABELS, SOURCES, STAND_INS, load
 from regime_proto.examples.paper.data.words import END, MASK, UNKNOWN
 from regime_proto.schema.errors import RegimeError
 
@@ -13,6 +13,7 @@ pytestmark = pytest.mark.libraries
 
 # Samples to train and to validate with, and classes.
 SIZES = {
+    "HAR": (2874, 731, 7),
     "CIFAR100": (50_000, 10_000, 10),
     "TinyImageNet": (50_000, 10_000, 10),
     "Food-101": (50_000, 10_000, 10),
@@ -38,6 +39,7 @@ def test_a_stand_in_says_so(name):
     data = stand_in(name)
     assert data.title == f"{data.name} (stand-in for {name})"
     assert name in SOURCES
+    assert data.name == STAND_INS[name]
     assert (len(data.train[LABELS]), len(data.validation[LABELS]), data.classes) == SIZES[name]
     for part in (data.train, data.validation):
         assert {len(rows) for rows in part.values()} == {len(part[LABELS])}

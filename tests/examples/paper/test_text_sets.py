@@ -210,7 +210,7 @@ def test_gaps_are_words_of_the_context():
     [
         ([("no label", "x")], r"train\.tsv: a label is 'x', expected a number"),
         ([("two", "1\t1")], r"train\.tsv: line 2 has 3 columns, expected 2; it is damaged or cut off"),
-        ([("large", "2")], "the label 2, expected 0 to 1"),
+        ([("large", "2")], "class 2, counted from 0, expected 0 to 1"),
         ([("large", "9" * 5000)], "a label is '99999999999999999999', expected a number"),
         ([("minus", "-1")], "a label is '-1', expected a number"),
     ],
@@ -238,8 +238,8 @@ def test_a_header_without_rows(tmp_path):
     [
         ('"3","Oil","Prices\n', r"train\.csv: line 1: unexpected end of data; it is damaged or cut off"),
         ('"3","Oil"\n', r"train\.csv: line 1 has 2 columns, expected 3"),
-        ('"5","Oil","rises"\n', "the label 4, expected 0 to 3"),
-        ('"0","Oil","rises"\n', "the label -1, expected 0 to 3"),
+        ('"5","Oil","rises"\n', "class 4, counted from 0, expected 0 to 3"),
+        ('"0","Oil","rises"\n', "class -1, counted from 0, expected 0 to 3"),
         ("\n\n", r"train\.csv: is empty"),
         ('"1","' + "x" * 200_000 + '","y"\n', r"train\.csv: line 1: field larger than field limit"),
     ],
@@ -340,9 +340,9 @@ def test_two_sets_in_one_folder(tmp_path):
         ({"text": ["a", None], "label": [1, 0]}, "the column text lacks 1 values"),
         (
             {"text": ["a"], "label": pa.array([2**64 - 1], pa.uint64())},
-            "the label 18446744073709551615, expected 0 to 1",
+            "class 18446744073709551615, counted from 0, expected 0 to 1",
         ),
-        ({"text": ["a"], "label": [-1]}, "the label -1, expected 0 to 1"),
+        ({"text": ["a"], "label": [-1]}, "class -1, counted from 0, expected 0 to 1"),
     ],
 )
 def test_other_columns(tmp_path, columns, match):
