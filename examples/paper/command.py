@@ -24,6 +24,8 @@ class _Group(click.Group):
             return super().invoke(context)
         except RegimeError as error:
             _fail(str(error), 1)
+        except ImportError as error:
+            _fail(f'{error.name or error} is needed: pip install "regime-proto[cpu,paper]"', 1)
         except KeyboardInterrupt:
             _fail("interrupted; the same command with --resume goes on", 130)
         except OSError as error:

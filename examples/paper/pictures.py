@@ -74,6 +74,7 @@ def _draw_panel(axes: Any, row: Row, group: Sequence[Line]) -> None:
         axes.fill_between(sizes, *edges, color=colour, alpha=0.15, linewidth=0)
     axes.axhline(row.published.rho, color="0.35", linestyle="--", label="published")
     axes.set_xscale("log", base=2)
+    axes.tick_params(labelbottom=True)
     every = sorted({line.outcomes[0].settings.batch_size for line in group})
     axes.set_xticks(every, [str(size) for size in every])
     stands_for = group[0].outcomes[0].stands_for

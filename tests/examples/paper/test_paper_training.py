@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -221,6 +222,14 @@ def write_digits(folder):
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(
             b"\0\0\x08\x01" + count.to_bytes(4, "big") + labels.tobytes()
         )
+
+
+def test_a_library_that_is_not_installed_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.delitem(sys.modules, "regime_proto.examples.paper.data.breast_cancer", raising=False)
+    monkeypatch.delattr("regime_proto.examples.paper.data.breast_cancer", raising=False)
+    assert 'pip install "regime-proto[cpu,paper]"' in in_one_line(paper("run", ROW, "--out", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_is_no_training_is_left_alone(tmp_path):
