@@ -62,7 +62,7 @@ def _kept(row: Row, size: int, momentum: float) -> int:
 
 
 def run_all(trainings: Sequence[Settings], out: Path, workers: int = 1) -> Iterator[str]:
-    """Train what is not there yet; yield a line about each.
+    """Train what no file of results in `out` holds yet; yield a line about each.
 
     Each leaves ``out/NAME.json``; its trajectory and states are deleted when that is written.
 
@@ -72,9 +72,15 @@ def run_all(trainings: Sequence[Settings], out: Path, workers: int = 1) -> Itera
     out : Path
     workers : int
         Processes, each with one thread of PyTorch.
+
+    Raises
+    ------
+    RegimeError
+        A file there is not one of results.
     """
     out.mkdir(parents=True, exist_ok=True)
-    missing = [settings for settings in trainings if not _path(out, settings).exists()]
+    there = {outcome.settings for path in sorted(out.glob("*.json")) for outcome in Outcome.read(path)}
+    missing = [settings for settings in trainings if settings not in there]
     yield f"{len(missing)} of {len(trainings)} trainings to run"
     # Not forked: PyTorch has threads already.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
