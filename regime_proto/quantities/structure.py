@@ -49,7 +49,7 @@ _WHAT = (
     ),
     (
         "structural_order_l2",
-        "norm of the part of the change of the outputs that depends on whether patterns or weights move first",
+        "norm of what depends on whether patterns or weights move first",
         f"||t||_2, t = f(w_i | m_i) - f(w_i | m_j) - f(w_j | m_i) + f(w_j | m_j); s and q are {_ORDERS}",
     ),
 )

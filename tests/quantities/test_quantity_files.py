@@ -108,7 +108,7 @@ def test_the_list_is_short_and_a_name_tells_more():
     for name, quantity in known_quantities().items():
         assert [line[0] for line in lines if line].count(name) == 1
         assert listed.count(quantity.cost) == 1 or quantity.is_built_in or len(quantity.cost) < 40
-    assert len(lines) < 80
+    assert len(lines) < 100
     told = children.run_regime("quantities", "structural_change_l2_last").stdout
     words = " ".join(told.split())
     assert "s = (f(w_j | m_i) - f(w_j | m_j) + f(w_i | m_i) - f(w_i | m_j)) / 2, the mean over the two orders" in words
