@@ -15,7 +15,8 @@ def test_every_row_was_trained():
     assert {line.row.name for line in lines} == {row.name for row in ROWS}
     for line in lines:
         for outcome in line.outcomes:
-            assert outcome.steps >= 70
+            # To the end, or some hundred updates of a larger row.
+            assert outcome.settings.steps is None or outcome.steps >= 200
             assert outcome.auc_w is not None
             assert outcome.made_with["torch"]
 
