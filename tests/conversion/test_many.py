@@ -229,8 +229,9 @@ def test_processes_that_are_interrupted_keep_what_they_have(tmp_path, folder):
     child.wait_for(lambda: list(folder.glob("*.segments/0*.h5")))
     child.send_signal(signal.SIGINT)
     assert child.wait().returncode != 0
-    kept = {root.name: kept_observations(folder / f"{root.name}.h5") for root in roots}
-    assert max(kept.values()) >= 64
+    outputs = [folder / f"{root.name}.h5" for root in roots]
+    # Of a run that was at its end there is the output, and no segment.
+    assert any(output.exists() or kept_observations(output) >= 64 for output in outputs)
     found = convert_many(roots, folder, workers=2)
     assert [outcome.observations for outcome in found] == [400, 400]
 

@@ -19,20 +19,28 @@ _PARTS = ("train", "t10k")
 def packaged() -> DataSet:
     """Return the data set."""
     files = PACKAGE.members("package/data/*-ubyte")
-    parts = [
-        _part(*(files[f"package/data/{part}-{what}-ubyte"] for what in ("images-idx3", "labels-idx1")), str(PACKAGE))
+    train, test = (
+        _part(
+            files[f"package/data/{part}-images-idx3-ubyte"],
+            files[f"package/data/{part}-labels-idx1-ubyte"],
+            str(PACKAGE),
+        )
         for part in _PARTS
-    ]
-    return as_data_set(*parts, name="MNIST", origin=str(PACKAGE))
+    )
+    return as_data_set(train, test, name="MNIST", origin=str(PACKAGE))
 
 
 def from_folder(folder: Path) -> DataSet:
     """Return the data set that lies in a folder."""
-    parts = []
-    for part in _PARTS:
-        paths = [_found(folder, f"{part}-{what}-ubyte") for what in ("images-idx3", "labels-idx1")]
-        parts.append(_part(*(_content(path) for path in paths), " and ".join(map(str, paths))))
-    return as_data_set(*parts, name="MNIST", origin=str(folder))
+    train, test = (
+        _files(_found(folder, f"{part}-images-idx3-ubyte"), _found(folder, f"{part}-labels-idx1-ubyte"))
+        for part in _PARTS
+    )
+    return as_data_set(train, test, name="MNIST", origin=str(folder))
+
+
+def _files(images: Path, labels: Path) -> tuple[Images, Labels]:
+    return _part(_content(images), _content(labels), f"{images} and {labels}")
 
 
 def _found(folder: Path, name: str) -> Path:
