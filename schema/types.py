@@ -27,7 +27,7 @@ def as_tuple(given: str | Iterable[str], name: str) -> tuple[str, ...]:
     RegimeError
         It is something else.
     """
-    found = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Iterable) else (given,)
+    found = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
     if not all(isinstance(one, str) for one in found):
         raise RegimeError(f"{name} {given!r}: expected a text, or several")
     return found

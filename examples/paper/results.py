@@ -20,6 +20,7 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file
 from regime_proto.schema.numbers import finite
 
+CONFIG = "config.json"
 RESULT = "result.json"
 STRUCTURE = "structure.h5"
 _JSON_VERSION = 1

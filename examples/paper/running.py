@@ -4,14 +4,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from regime_proto.examples.paper.results import RESULT, Outcome, outcome_of, write_outcomes
+from regime_proto.examples.paper.results import CONFIG, RESULT, Outcome, outcome_of, write_outcomes
 from regime_proto.examples.paper.rows import Row
 from regime_proto.examples.paper.settings import Settings
 from regime_proto.examples.paper.training import OnStep, Training
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import replace_file
-
-CONFIG = "config.json"
 
 
 def run(

@@ -10,6 +10,7 @@ from typing import Any
 from regime_proto.examples.paper.results import Outcome, write_outcomes
 from regime_proto.examples.paper.rows import Row, row_called
 from regime_proto.examples.paper.settings import UNIT, Settings, settings_of
+from regime_proto.report.figure import number
 from regime_proto.schema.errors import RegimeError
 
 BATCH_SIZES = (32, 64, 128, 256)
@@ -92,8 +93,8 @@ def run_all(trainings: Sequence[Settings], out: Path, workers: int = 1) -> Itera
             except RegimeError as error:
                 yield f"{name}: {error}"
                 continue
-            rho = "undefined" if outcome.rho is None else f"{outcome.rho:.2f}"
-            yield f"{name}: ρ {rho}, {outcome.score_kind} {outcome.score:.3f}, {outcome.seconds:.0f} s"
+            score = f"{outcome.score_kind} {number(outcome.score)}"
+            yield f"{name}: ρ {number(outcome.rho, '.2f')}, {score}, {outcome.seconds:.0f} s"
 
 
 def _path(out: Path, settings: Settings) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regime_proto.comparison.spread import Spread, spread
-from regime_proto.examples.paper.results import RESULT, Outcome
+from regime_proto.examples.paper.results import CONFIG, RESULT, Outcome
 from regime_proto.examples.paper.rows import Row, row_called
 from regime_proto.examples.paper.settings import STANDARD, Settings
 from regime_proto.report.figure import NEUTRAL, PATTERN, Figure, Table
@@ -95,10 +95,9 @@ def read_outcomes(folders: Iterable[Path]) -> list[Outcome]:
     """
     found = []
     for folder in folders:
-        paths = sorted(folder.rglob(RESULT)) + sorted(folder.glob("*.json") if folder.is_dir() else [])
-        own = {path for path in paths if path.name not in ("config.json",)}
+        own = {*folder.rglob(RESULT), *folder.glob("*.json")} - {folder / CONFIG}
         if not own:
-            begun = [path.parent for path in sorted(folder.rglob("config.json"))]
+            begun = [path.parent for path in sorted(folder.rglob(CONFIG))]
             why = (
                 f"the training in {begun[0]} has not ended; go on with it (run … --resume)"
                 if begun

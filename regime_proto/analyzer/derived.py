@@ -1,6 +1,6 @@
 """Quantities that follow from those in a file, without the weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +33,9 @@ class Derived:
         As of `schema.layout.Quantity`.
     needs : tuple of str
         The variables that it follows from.
-    network : callable
-        From the whole trajectory, the chosen part and the numbers of the kept observations to (interval,) float64.
+    network : callable, optional
+        From the whole trajectory, the chosen part and the numbers of the kept observations to (interval,) float64;
+        left out where that is the mean over the entries.
     each : callable, optional
         From the chosen part and these numbers to (interval, entry) float64.
     dim : str
@@ -46,7 +47,7 @@ class Derived:
     definition: str
     against: str
     needs: tuple[str, ...]
-    network: Callable[[xr.Dataset, xr.Dataset, Array], Array]
+    network: Callable[[xr.Dataset, xr.Dataset, Array], Array] | None = None
     each: Callable[[xr.Dataset, Array], Array] | None = None
     dim: str = TENSOR
 
@@ -61,11 +62,19 @@ class Derived:
             "dims": "" if self.each is None else self.dim,
         }
         name = f"{QUANTITY_PREFIX}{self.name}"
-        said |= start_of(self.against, lambda rows: self.network(whole, chosen, rows))
-        yield xr.DataArray(self.network(whole, chosen, kept), dims=("step",), name=name, attrs=said)
-        if self.each is not None:
-            each = self.each(chosen, kept)
+        said |= start_of(self.against, lambda rows: self._values(whole, chosen, rows)[0])
+        values, each = self._values(whole, chosen, kept)
+        yield xr.DataArray(values, dims=("step",), name=name, attrs=said)
+        if each is not None:
             yield xr.DataArray(each, dims=("step", self.dim), name=f"{name}{EACH}", attrs=said)
+
+    def _values(self, whole: xr.Dataset, chosen: xr.Dataset, rows: Array) -> tuple[Array, Array | None]:
+        """Return the values at some observations, and those of each entry."""
+        each = None if self.each is None else self.each(chosen, rows)
+        if self.network is not None:
+            return self.network(whole, chosen, rows), each
+        assert each is not None  # noqa: S101
+        return _divided(np.nansum(each, axis=1), np.sum(~np.isnan(each), axis=1)), each
 
 
 def start_of(against: str, by_step: Callable[[Array], Array]) -> dict[str, float]:
@@ -111,12 +120,16 @@ def _cosine(against: str) -> Callable[[xr.Dataset, xr.Dataset, Array], Array]:
     return distance
 
 
+def _parts(chosen: xr.Dataset, kept: Array, against: str, names: Sequence[str]) -> Iterator[Array]:
+    """Yield parts of the change of the function of each sample, (observation, sample), at some observations."""
+    return (by_blocks(chosen[f"{QUANTITY_PREFIX}{name}_{against}"], kept, np.asarray) for name in names)
+
+
 def shares_of(against: str) -> Callable[[xr.Dataset, Array], Array]:
     """Return what computes the structural share of each sample, (observation, sample), at some observations."""
 
     def of_samples(chosen: xr.Dataset, kept: Array) -> Array:
-        parts = (f"{QUANTITY_PREFIX}{part}_change_l2_{against}" for part in ("structural", "quantitative"))
-        structural, quantitative = (by_blocks(chosen[part], kept, np.asarray) for part in parts)
+        quantitative, structural = _parts(chosen, kept, against, _PARTS[:2])
         return structural_share(structural, quantitative)
 
     return of_samples
@@ -124,20 +137,10 @@ def shares_of(against: str) -> Callable[[xr.Dataset, Array], Array]:
 
 def _orders_of(against: str) -> Callable[[xr.Dataset, Array], Array]:
     def of_samples(chosen: xr.Dataset, kept: Array) -> Array:
-        parts = (f"{QUANTITY_PREFIX}{part}_{against}" for part in _PARTS)
-        quantitative, structural, order = (by_blocks(chosen[part], kept, np.asarray) for part in parts)
+        quantitative, structural, order = _parts(chosen, kept, against, _PARTS)
         return _divided(order / 2, quantitative + structural)
 
     return of_samples
-
-
-def _mean_of(each: Callable[[xr.Dataset, Array], Array]) -> Callable[[xr.Dataset, xr.Dataset, Array], Array]:
-    def mean(_: xr.Dataset, chosen: xr.Dataset, kept: Array) -> Array:
-        shares = each(chosen, kept)
-        counts = np.sum(~np.isnan(shares), axis=1)
-        return _divided(np.nansum(shares, axis=1), counts)
-
-    return mean
 
 
 DERIVED = (
@@ -167,8 +170,7 @@ DERIVED = (
             meaning=f"part of the change of the outputs against the {against} observation that came by moving patterns",
             definition="||s|| / (||s|| + ||q||), mean over the samples",
             against=against,
-            needs=tuple(f"{QUANTITY_PREFIX}{part}_change_l2_{against}" for part in ("structural", "quantitative")),
-            network=_mean_of(shares_of(against)),
+            needs=tuple(f"{QUANTITY_PREFIX}{part}_{against}" for part in _PARTS[:2]),
             each=shares_of(against),
             dim=SAMPLE,
         )
@@ -181,7 +183,6 @@ DERIVED = (
             definition="||t|| / 2 / (||s|| + ||q||), mean over the samples",
             against=against,
             needs=tuple(f"{QUANTITY_PREFIX}{part}_{against}" for part in _PARTS),
-            network=_mean_of(_orders_of(against)),
             each=_orders_of(against),
             dim=SAMPLE,
         )

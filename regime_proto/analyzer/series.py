@@ -138,5 +138,9 @@ def by_blocks(variable: xr.DataArray, kept: Array, reduce: Callable[[Array], Arr
     # Two rows at least: NumPy may sum a single one in another order than several.
     rows = max(2, _BLOCK_VALUES // max(1, math.prod(variable.shape[1:])))
     bounds = np.linspace(0, len(variable), max(1, len(variable) // rows) + 1, dtype=np.int64)
-    blocks = [reduce(variable[start:stop].to_numpy()[chosen[start:stop]]) for start, stop in itertools.pairwise(bounds)]
+    spans = [(start, stop) for start, stop in itertools.pairwise(bounds) if chosen[start:stop].any()]
+    # What has no kept row is not read; of no row at all, one block still tells what its rows would be.
+    blocks = [
+        reduce(variable[start:stop].to_numpy()[chosen[start:stop]]) for start, stop in spans or [(0, int(bounds[1]))]
+    ]
     return np.concatenate(blocks)

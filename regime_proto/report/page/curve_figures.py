@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from regime_proto.analyzer.stages import CHAOTIC, FLAT, PERCENTILES, STABLE, TRANSITION, Labels, labels_in
+from regime_proto.analyzer.stages import CHAOTIC, FLAT, PERCENTILES, STABLE, TRANSITION, Labels
 from regime_proto.report.binning import bin_edges, bin_means
 from regime_proto.report.figure import FAINT, NEUTRAL, PATTERN, WEIGHT, Figure, Switch, Table, number, numbers
 from regime_proto.report.names import distinct, in_plotly
@@ -119,7 +119,7 @@ def raw(view: RunView) -> Figure:
     for metric, name in zip(view.metrics, map(in_plotly, metrics), strict=True):
         hover = f"%{{y:.4g}}<extra>{name}</extra>"
         panels.append((name, [line(metric.steps, metric.values, name, NEUTRAL, hovertemplate=hover)]))
-    labels = labels_in(result.curves)
+    labels = result.labels
     if labels is not None:
         panels.append(("label", [_label_marks(view, labels)]))
     traces, layout = _stacked(panels, result.step_kind)

@@ -60,12 +60,19 @@
     for (const axis of plot.switched["log-axis"] || []) {
       layout[axis] = { ...layout[axis], type: "log", rangemode: "normal" };
     }
-    const traces = !plot.switched["log-color"] ? plot.traces.map((trace) => ({ ...trace })) : plot.traces.map((trace) => ({
+    const traces = !plot.switched["log-color"] ? plot.traces : plot.traces.map((trace) => ({
       ...trace,
       z: trace.z.map((row) => row.map((value) => (value > 0 ? Math.log10(value) : null))),
       colorbar: { ...trace.colorbar, title: { ...trace.colorbar.title, text: "log₁₀ " + trace.colorbar.title.text } },
     }));
     return { layout, traces };
+  }
+
+  // Beside a narrow map a bar of colours would leave no room: there it lies below.
+  function placed(trace) {
+    if (!narrow.matches || !trace.colorbar) return trace;
+    const title = { ...trace.colorbar.title, side: "top" };
+    return { ...trace, colorbar: { ...trace.colorbar, orientation: "h", yref: "container", y: 0, yanchor: "bottom", len: 1, title } };
   }
 
   function draw(id) {
@@ -77,12 +84,6 @@
       displaylogo: false, displayModeBar: false, doubleClick: "reset+autosize",
       scrollZoom: false,
     };
-    // Beside a narrow map a bar of colours would leave no room: there it lies below.
-    if (narrow.matches) {
-      for (const trace of traces) {
-        if (trace.colorbar) trace.colorbar = { ...trace.colorbar, orientation: "h", yref: "container", y: 0, yanchor: "bottom", len: 1, title: { ...trace.colorbar.title, side: "top" } };
-      }
-    }
     const sized = { ...shared(layout, style), width: target.clientWidth };
     // A bar of colours that moves from beside a map to below it cannot be redrawn in place.
     if (plot.drawn && plot.narrow !== narrow.matches) {
@@ -90,7 +91,7 @@
       plot.drawn = false;
     }
     plot.narrow = narrow.matches;
-    Plotly.react(target, colored(traces, style), colored(sized, style), config);
+    Plotly.react(target, colored(traces.map(placed), style), colored(sized, style), config);
     if (!plot.drawn) {
       plot.drawn = true;
       target.on("plotly_afterplot", () => reachable(target));
