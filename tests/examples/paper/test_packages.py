@@ -50,6 +50,16 @@ def test_another_archive_than_the_known_one_is_not_used(tiny, tmp_path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_a_damaged_archive_is_not_read(tiny, tmp_path):
+    package, _ = tiny
+    path = package.archive
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RegimeError, match=r"tiny-data-1\.0\.whl: has the SHA-256 .*; delete it"):
+        package.members("*")
+    path.unlink()
+    assert package.member("tiny_data/a.txt") == b"first"
+
+
 def test_without_the_program_that_fetches_it_is_named(tiny, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(RegimeError, match=r"npm tiny 1\.0: npm is needed to fetch it, and is not installed"):

