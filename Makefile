@@ -9,7 +9,7 @@ DEMO_OUT ?= demo-run
 # One more than cores: tests wait for children, clocks and a browser.
 IN_PARALLEL = -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-libraries test-all bench bench-file bench-sources lint readme reference types clean
+.PHONY: help demo test test-libraries test-all bench bench-file bench-sources lint readme reference types docs clean
 
 help:
 	@echo "make demo    train a small network and analyze it"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench   measure speed and memory, and whether a long run keeps its pace"
 	@echo "make bench-file  measure the trajectory file: its size and speed, long runs, files of 10 GB (a quarter of an hour)"
 	@echo "make bench-sources  measure listing 1,000 checkpoints of every kind, and regime check"
+	@echo "make docs    build the manual: build/docs/index.html"
 	@echo "make lint    check style;  make types    check types"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -74,6 +75,14 @@ readme: $(VENV)/.installed
 # Every command and option, from the commands themselves.
 reference: $(VENV)/.installed
 	$(BIN)/python tests/support/reference.py
+
+$(VENV)/.docs-installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(RUNTIME),docs]'
+	touch $@
+
+# Results of the notebooks are kept in build/, and computed again when the package or a notebook changes.
+docs: $(VENV)/.docs-installed
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html -d build/docs-cache/pages docs build/docs
 
 types: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" tests/check_wheel.sh
