@@ -9,7 +9,7 @@ DEMO_OUT ?= demo-run
 # One more than cores: tests wait for children, clocks and a browser.
 IN_PARALLEL = -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-libraries test-all bench bench-file bench-sources lint readme reference types docs clean
+.PHONY: help demo test test-libraries test-all bench bench-file bench-sources lint sources reference types docs clean
 
 help:
 	@echo "make demo    train a small network and analyze it"
@@ -68,9 +68,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The table of sources in the README, with the versions that are tested.
-readme: $(VENV)/.installed
-	$(BIN)/python tests/support/readme_table.py
+# The table of sources in the manual, with the versions that are tested.
+sources: $(VENV)/.installed
+	$(BIN)/python tests/support/sources_page.py
 
 # Every command and option, from the commands themselves.
 reference: $(VENV)/.installed

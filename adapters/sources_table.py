@@ -1,4 +1,4 @@
-"""The sources of checkpoints and models, as the README lists them: what is done with each, and what it takes.
+"""The sources of checkpoints and models, as the manual lists them: what is done with each, and what it takes.
 
 ``python -m regime_proto.adapters.sources_table constraints.txt`` prints the table with the versions that are tested.
 """

@@ -23,7 +23,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
 ]
-exclude_patterns = ["extensions", "paper/*.md"]
+exclude_patterns = ["extensions", "runs/sources.md"]
 nitpicky = False
 default_role = "py:obj"
 

@@ -3,7 +3,6 @@
 import re
 import shlex
 import shutil
-import tomllib
 from pathlib import Path
 
 import nets
@@ -13,10 +12,8 @@ import torch
 from click.testing import CliRunner
 from folders import ROOT
 from nets import save_run
-from readme_table import with_table
 
 import regime_proto
-from regime_proto.adapters.sources_table import SOURCES
 from regime_proto.cli.main import main
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -78,14 +75,6 @@ def test_python_runs_as_it_stands(tmp_path, monkeypatch):
     for block in (live, conversion, analysis):
         exec(block, scope)
     assert regime_proto.analyze("live.h5").rho > 0
-
-
-def test_the_table_of_sources_is_that_of_the_adapters():
-    assert with_table(README) == README, "run make readme"
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    adapters = project["entry-points"]["regime_proto.adapters"]
-    assert {entry.adapter for entry in SOURCES} == set(adapters)
-    assert {extra for entry in SOURCES for extra in entry.extras} <= set(project["optional-dependencies"])
 
 
 def test_every_command_stands_in_the_readme():
