@@ -17,7 +17,7 @@ from regime_proto.analyzer.stages import CHAOTIC, PERCENTILES, STABLE, TRANSITIO
 from regime_proto.analyzer.structure import LEVEL, Structure
 from regime_proto.analyzer.verdict import verdict
 from regime_proto.cli.console import is_plain
-from regime_proto.report.figure import number
+from regime_proto.schema.numbers import number
 from regime_proto.schema.text import printable
 from regime_proto.schema.words import counted
 

@@ -10,14 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from regime_proto.cli.render import plain_table
-from regime_proto.comparison.compare import Comparison, Repeat, Summary, spacing
+from regime_proto.comparison.columns import Column, columns
+from regime_proto.comparison.compare import Comparison, Repeat, Summary
 from regime_proto.comparison.labels import label_names
-from regime_proto.comparison.rows import PAPER, Row
+from regime_proto.comparison.rows import PAPER, Row, spacing
 from regime_proto.comparison.spread import Spread
-from regime_proto.report.figure import number
 from regime_proto.report.names import distinct
-from regime_proto.report.tables import Column, columns
-from regime_proto.report.typeset import UNKNOWN
+from regime_proto.schema.numbers import UNKNOWN, number
 from regime_proto.schema.text import printable
 from regime_proto.schema.words import counted, few
 

@@ -10,8 +10,8 @@ from typing import Any
 from regime_proto.examples.paper.results import Outcome, write_outcomes
 from regime_proto.examples.paper.rows import Row, row_called
 from regime_proto.examples.paper.settings import UNIT, Settings, settings_of
-from regime_proto.report.figure import number
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.numbers import number
 
 BATCH_SIZES = (32, 64, 128, 256)
 MOMENTA = (0.0, 0.9)

@@ -12,7 +12,7 @@ from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.settings import RESAMPLES, AnalysisSettings
 from regime_proto.comparison import labels as labelling
 from regime_proto.comparison.labels import FAMILY, SEED
-from regime_proto.comparison.rows import PAPER, RUN, Row, published, row_of
+from regime_proto.comparison.rows import PAPER, RUN, Row, published, row_of, spacing
 from regime_proto.comparison.spread import Centre, Spread, centre, spread
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.ahead import checking_ahead
@@ -228,15 +228,6 @@ def _differences(rows: Sequence[Row], presets: Mapping[str, list[str]]) -> list[
         for aspect, groups in aspects.items()
         if len(groups) > 1
     ]
-
-
-def spacing(row: Row) -> str:
-    """Return in words how far the observations of a run are apart."""
-    if row.step_kind == "ordinal":
-        return "steps that are only a count"
-    if row.stride is None:
-        return f"uneven strides in {row.step_kind}s"
-    return f"stride {row.stride} {row.step_kind}{'s' * (row.stride > 1)}"
 
 
 def _runs_by(key: Callable[[Row], str | None], rows: Iterable[Row]) -> dict[str, list[str]]:

@@ -179,6 +179,15 @@ def _facts(path: Path, known: Record, result: Result, batches_per_epoch: float |
     )
 
 
+def spacing(row: Row) -> str:
+    """Return in words how far the observations of a run are apart."""
+    if row.step_kind == "ordinal":
+        return "steps that are only a count"
+    if row.stride is None:
+        return f"uneven strides in {row.step_kind}s"
+    return f"stride {row.stride} {row.step_kind}{'s' * (row.stride > 1)}"
+
+
 def published() -> list[Row]:
     """Return the rows of the paper's Table II, with a family that is our own classification.
 

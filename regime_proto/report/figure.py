@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regime_proto.schema.numbers import number
 from regime_proto.schema.text import printable
 
 # Enough for a screen, and half the bytes of all digits.
@@ -117,11 +118,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, str):
         return printable(value)
     return int(value) if isinstance(value, np.integer) else value
-
-
-def number(value: float | None, form: str = ".3f") -> str:
-    """Return a number, or a dash where it is undefined."""
-    return "–" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def numbers(values: Sequence[float] | NDArray[Any], form: str = ".3g") -> tuple[str, ...]:

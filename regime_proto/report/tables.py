@@ -1,109 +1,14 @@
-"""A comparison as a table: which columns it has, and how it is written for spreadsheets, papers and pages."""
+"""A comparison as a table, written for spreadsheets, papers and pages."""
 
 import csv
 import io
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
-from regime_proto.comparison.compare import Comparison, Summary, spacing
+from regime_proto.comparison.columns import columns, describe
+from regime_proto.comparison.compare import Comparison
 from regime_proto.comparison.labels import label_names
-from regime_proto.comparison.rows import PAPER, Row
 from regime_proto.report import typeset
-from regime_proto.report.typeset import UNKNOWN
 from regime_proto.schema.text import csv_cell
-from regime_proto.schema.words import counted
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table that is read by people.
-
-    Parameters
-    ----------
-    heading : str
-    text : callable
-        What stands there for a row; empty where nothing is known.
-    is_number : bool
-    """
-
-    heading: str
-    text: Callable[[Row], str]
-    is_number: bool = True
-
-
-def _span(span: tuple[float, float] | None) -> str:
-    return "" if span is None else "{:.2f}–{:.2f}".format(*span)
-
-
-# Two decimals, as in the paper's Table II.
-RESULTS = (
-    Column("epochs", lambda row: "" if row.epochs is None else f"{row.epochs:.1f}".removesuffix(".0")),
-    Column("AUC_W", lambda row: decimals(row.auc_w)),
-    Column("AUC_P", lambda row: decimals(row.auc_p)),
-    Column("ρ", lambda row: decimals(row.rho)),
-    # Of ρ: from where to where its 95 % intervals reach together; and over all readings.
-    Column("intervals", lambda row: _span(row.rho_span)),
-    Column("range", lambda row: _span(row.rho_range)),
-)
-KINDS = (
-    Column("stride", spacing, is_number=False),
-    Column("preset", lambda row: row.preset, is_number=False),
-)
-RUN = Column("run", lambda row: name_of(row), is_number=False)
-
-
-def name_of(row: Row) -> str:
-    """Return what a row is called for people: a published run has no file, but a model and a data set."""
-    return row.run if row.source != PAPER else f"{row.labels['model']} on {row.labels['dataset']} ({PAPER})"
-
-
-def decimals(value: float) -> str:
-    """Return a number with two decimals, empty where it is undefined."""
-    return f"{value:.2f}" if math.isfinite(value) else ""
-
-
-def label_column(name: str) -> Column:
-    """Return the column of a label."""
-    return Column(name.replace("_", " "), lambda row: row.labels.get(name, ""), is_number=False)
-
-
-def columns(comparison: Comparison, *, labels: int | None = None) -> tuple[Column, ...]:
-    """Return the columns of a table that is read by people.
-
-    Parameters
-    ----------
-    comparison : Comparison
-    labels : int, optional
-        How many labels to show; all if left out.
-    """
-    names = label_names(row.labels for row in comparison.rows)[:labels]
-    results = [column for column in RESULTS if any(map(column.text, comparison.rows))]
-    kinds = KINDS if comparison.is_mixed else ()
-    first = () if _labels_tell(comparison, names) else (RUN,)
-    return (*first, *map(label_column, names), *kinds, *results)
-
-
-def _labels_tell(comparison: Comparison, names: Sequence[str]) -> bool:
-    """Whether every row can be told from the others, and from published ones, by its labels alone."""
-    told = {tuple(row.labels.get(name, "") for name in names) for row in comparison.rows}
-    one_source = len({row.source for row in comparison.rows}) == 1
-    return one_source and len(told) == len(comparison.rows) and all(row.labels for row in comparison.rows)
-
-
-def describe(summary: Summary) -> str:
-    """Return mean, semi-deviations and median of ρ in words."""
-    whose = " of Table II" if summary.source == PAPER else ""
-    what = f"{summary.value}, " if summary.value is not None else ""
-    rho = summary.rho
-    deviations = ", ".join(
-        f"{sign}{value:.2f}" for sign, value in (("+", rho.upper), ("−", rho.lower)) if math.isfinite(value)
-    )
-    spread = f" ({deviations})" if deviations else ""
-    return (
-        f"{what}{counted(rho.runs, 'run')}{whose}: mean ρ {decimals(rho.mean) or UNKNOWN}{spread}, "
-        f"median {decimals(rho.median) or UNKNOWN}"
-    )
 
 
 def to_csv(comparison: Comparison) -> str:

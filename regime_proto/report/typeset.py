@@ -3,9 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from regime_proto.schema.numbers import UNKNOWN
 from regime_proto.schema.text import printable
-
-UNKNOWN = "–"
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from regime_proto.comparison.columns import name_of
 from regime_proto.comparison.compare import Comparison
 from regime_proto.comparison.labels import FAMILY
 from regime_proto.comparison.rows import PAPER, Row
-from regime_proto.report.figure import NEUTRAL, PATTERN, Figure, Table, number
+from regime_proto.report.figure import NEUTRAL, PATTERN, Figure, Table
 from regime_proto.report.names import distinct, in_plotly
 from regime_proto.report.page.drawing import LONGEST_RUN, at_one, line
-from regime_proto.report.tables import name_of
 from regime_proto.report.view import RunView
+from regime_proto.schema.numbers import number
 
 # Okabe and Ito's colours, as page.css gives them for light and dark; further runs take other strokes.
 COLORS = tuple(f"var(--run{index})" for index in range(1, 8))

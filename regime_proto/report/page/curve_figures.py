@@ -7,10 +7,11 @@ import numpy as np
 
 from regime_proto.analyzer.stages import CHAOTIC, FLAT, PERCENTILES, STABLE, TRANSITION, Labels
 from regime_proto.report.binning import bin_edges, bin_means
-from regime_proto.report.figure import FAINT, NEUTRAL, PATTERN, WEIGHT, Figure, Switch, Table, number, numbers
+from regime_proto.report.figure import FAINT, NEUTRAL, PATTERN, WEIGHT, Figure, Switch, Table, numbers
 from regime_proto.report.names import distinct, in_plotly
 from regime_proto.report.page.drawing import LONGEST_METRIC, TABLE_ROWS, line, span_text, thinned
 from regime_proto.report.view import RunView
+from regime_proto.schema.numbers import number
 
 _LEVELS = (CHAOTIC, TRANSITION, STABLE)
 ROLES = (("weight", "weights", "Δw", WEIGHT, "solid"), ("pattern", "patterns", "Δa", PATTERN, "dash"))

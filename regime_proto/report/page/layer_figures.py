@@ -3,7 +3,7 @@
 import numpy as np
 
 from regime_proto.report.binning import bin_edges, bin_means
-from regime_proto.report.figure import NEUTRAL, PATTERN, Figure, Switch, Table, number, numbers
+from regime_proto.report.figure import NEUTRAL, PATTERN, Figure, Switch, Table, numbers
 from regime_proto.report.page.drawing import (
     TABLE_ROWS,
     bars,
@@ -15,6 +15,7 @@ from regime_proto.report.page.drawing import (
     map_height,
 )
 from regime_proto.report.view import RunView
+from regime_proto.schema.numbers import number
 from regime_proto.schema.types import Array
 
 

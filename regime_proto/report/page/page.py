@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from regime_proto.analyzer.settings import RESAMPLES, AnalysisSettings
 from regime_proto.analyzer.verdict import verdict
+from regime_proto.comparison.columns import columns
 from regime_proto.comparison.compare import Comparison, compare
 from regime_proto.comparison.rows import PAPER, Row
-from regime_proto.report.figure import Figure, number
+from regime_proto.report.figure import Figure
 from regime_proto.report.page import (
     curve_figures,
     layer_figures,
@@ -21,9 +22,9 @@ from regime_proto.report.page import (
 )
 from regime_proto.report.page.comparison_figures import overlay, published
 from regime_proto.report.page.filling import fill, require_libraries
-from regime_proto.report.tables import columns
 from regime_proto.report.view import RunView, read_view
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.numbers import number
 
 
 @dataclass(frozen=True)

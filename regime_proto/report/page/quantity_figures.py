@@ -8,7 +8,7 @@ import numpy as np
 from regime_proto.analyzer.derived import EACH
 from regime_proto.analyzer.quantity_curves import QuantityResult, labels_of
 from regime_proto.report.binning import bin_edges, bin_means
-from regime_proto.report.figure import NEUTRAL, PATTERN, WEIGHT, Figure, Switch, Table, number, numbers
+from regime_proto.report.figure import NEUTRAL, PATTERN, WEIGHT, Figure, Switch, Table, numbers
 from regime_proto.report.names import distinct
 from regime_proto.report.page.drawing import (
     LONGEST_LAYER,
@@ -23,6 +23,7 @@ from regime_proto.report.page.drawing import (
 )
 from regime_proto.report.view import RunView
 from regime_proto.schema.layout import LAYER, QUANTITY_PREFIX, TENSOR
+from regime_proto.schema.numbers import number
 from regime_proto.schema.types import Array
 
 _COLORS: dict[tuple[str, ...], str] = {(TENSOR,): WEIGHT, (LAYER,): PATTERN}

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from regime_proto.analyzer.readings import PRESETS, Reading
-from regime_proto.report.figure import NEUTRAL, PATTERN, WEIGHT, Figure, Table, number
+from regime_proto.report.figure import NEUTRAL, PATTERN, WEIGHT, Figure, Table
 from regime_proto.report.page.drawing import at_one
 from regime_proto.report.view import RunView
+from regime_proto.schema.numbers import number
 
 
 def readings(view: RunView) -> Figure:

@@ -1,8 +1,8 @@
 """A run in plain words: what was measured, how, and what a reader should know before trusting it."""
 
-from regime_proto.report.figure import number
 from regime_proto.report.view import RunView
 from regime_proto.schema.layout import ATTRIBUTES
+from regime_proto.schema.numbers import number
 from regime_proto.schema.words import counted
 
 

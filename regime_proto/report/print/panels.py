@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from regime_proto.report.figure import number
 from regime_proto.report.names import distinct
 from regime_proto.report.print import style
 from regime_proto.report.print.drawn import Drawn
 from regime_proto.report.print.metrics import choose
 from regime_proto.report.thinning import extremes
 from regime_proto.schema.errors import RegimeError
+from regime_proto.schema.numbers import number
 from regime_proto.schema.text import printable
 from regime_proto.schema.types import Array
 
