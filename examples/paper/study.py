@@ -18,6 +18,7 @@ MOMENTA = (0.0, 0.9)
 # What else the paper leaves open.
 OTHERS: dict[str, Any] = {"dropout": 0.2, "scaling": UNIT, "least_improvement": 0.01}
 IMAGES = ("MNIST", "CIFAR10")
+UNFINISHED = "unfinished"
 
 
 def grid(rows: Sequence[Row], seeds: int, *, steps: int | None = None) -> list[Settings]:
@@ -95,6 +96,8 @@ def run_all(trainings: Sequence[Settings], out: Path, workers: int = 1) -> Itera
                 continue
             score = f"{outcome.score_kind} {number(outcome.score)}"
             yield f"{name}: ρ {number(outcome.rho, '.2f')}, {score}, {outcome.seconds:.0f} s"
+    if (out / UNFINISHED).exists() and not any((out / UNFINISHED).iterdir()):
+        (out / UNFINISHED).rmdir()
 
 
 def _path(out: Path, settings: Settings) -> Path:
@@ -110,7 +113,7 @@ def _one_thread() -> None:
 def _train(settings: Settings, out: Path) -> Outcome:
     from regime_proto.examples.paper.running import run
 
-    folder = out / "unfinished" / settings.folder
+    folder = out / UNFINISHED / settings.folder
     outcome = run(row_called(settings.row), settings, folder, resume=True)
     write_outcomes(_path(out, settings), [outcome])
     shutil.rmtree(folder)

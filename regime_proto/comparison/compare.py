@@ -11,7 +11,7 @@ from typing import Any
 from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.settings import RESAMPLES, AnalysisSettings
 from regime_proto.comparison import labels as labelling
-from regime_proto.comparison.labels import FAMILY, SEED
+from regime_proto.comparison.labels import DATASET, FAMILY, SEED, STAND_IN
 from regime_proto.comparison.rows import PAPER, RUN, Row, published, row_of, spacing
 from regime_proto.comparison.spread import Centre, Spread, centre, spread
 from regime_proto.schema.errors import RegimeError
@@ -166,7 +166,7 @@ def compare(
     if differences and not mixed:
         raise RegimeError(f"{'; '.join(differences)}: compare them apart, or say --mixed")
     warnings += [f"{difference}: these are different measurements" for difference in differences]
-    warnings += [*_unlike(rows), *_warnings_of(rows)]
+    warnings += [*_unlike(rows), *_stand_ins(rows), *_warnings_of(rows)]
     by = _label_to_group_by(by, rows)
     return Comparison(
         rows=tuple(_sorted(rows, sort)),
@@ -274,6 +274,16 @@ def _unlike(rows: Sequence[Row]) -> list[str]:
             f"{few(unsettled)}"
         )
     return warnings
+
+
+def _stand_ins(rows: Sequence[Row]) -> list[str]:
+    """Name the runs on a data set that stands for a published one, where published runs are next to them."""
+    if not any(row.source == PAPER for row in rows):
+        return []
+    names = [f"{row.run} ({row.labels[DATASET]})" for row in rows if STAND_IN in row.labels.get(DATASET, "")]
+    if not names:
+        return []
+    return [f"trained on a stand-in, not on the published data set, so these reproduce no published run: {few(names)}"]
 
 
 def _is_unsettled(row: Row) -> bool:

@@ -17,9 +17,12 @@ from regime_proto.schema.notes import notes_in
 Labels = Mapping[str, str]
 
 FAMILY = "family"
+DATASET = "dataset"
+# In the name of a data set that was trained on for want of the one that it stands for.
+STAND_IN = "stand-in"
 SEED = "seed"
 # In the order of the columns; labels of other names follow as they appear.
-LEADING = ("model", "dataset", "optimizer", SEED, FAMILY)
+LEADING = ("model", DATASET, "optimizer", SEED, FAMILY)
 FILE = "file"
 
 

@@ -23,6 +23,7 @@ from regime_proto.report.binning import bin_edges, bin_means
 from regime_proto.schema.dataset import open_trajectory
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.layout import METRIC_PREFIX
+from regime_proto.schema.notes import read_notes
 from regime_proto.schema.types import Array
 
 # Columns of a heat map.
@@ -73,6 +74,8 @@ class RunView:
     result : Result
     attributes : mapping
         Root attributes of the file.
+    notes : mapping of str to str
+        What its author says of the run: model, data set, seed.
     metrics : tuple of Metric
     edges : (bin + 1,) int64
         The intervals that heat maps take together, by number.
@@ -92,6 +95,7 @@ class RunView:
     path: Path
     result: Result
     attributes: Mapping[str, Any]
+    notes: Mapping[str, str]
     metrics: tuple[Metric, ...]
     edges: Array
     samples: SampleView
@@ -134,6 +138,7 @@ def read_view(
                 path=path,
                 result=replace(result, trajectory=os.fspath(path)),
                 attributes=dict(trajectory.attrs),
+                notes={name: str(value) for name, value in read_notes(path).items()},
                 metrics=_metrics(chosen),
                 edges=edges,
                 samples=_samples(chosen, edges),

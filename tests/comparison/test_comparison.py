@@ -505,3 +505,12 @@ def test_long_names_do_not_wrap_and_stay_apart(tmp_path, monkeypatch, label, wid
     assert "… stands for what does not fit of a name, -v shows all" in done.stdout
     monkeypatch.setenv("COLUMNS", "300")
     assert names[0] in regime("compare", *paths, *given, "--resamples", "0").stdout
+
+
+def test_a_run_on_a_stand_in_is_named_as_one_next_to_published_runs(paths, tmp_path):
+    table = labelled(tmp_path, f"file,dataset\n{paths[0].name},motion (stand-in for HAR)\n{paths[1].name},HAR\n")
+    warned = "trained on a stand-in, not on the published data set, so these reproduce no published run: "
+    found = regime_proto.compare(paths[:2], labels=table, reference="paper")
+    assert f"{warned}{paths[0].name} (motion (stand-in for HAR))" in found.warnings
+    alone = regime_proto.compare(paths[:2], labels=table)
+    assert not any("stand-in" in text for text in alone.warnings)

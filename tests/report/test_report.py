@@ -206,3 +206,11 @@ def test_the_command_takes_care_of_what_is_there_and_says_what_the_page_warns_of
     )
     assert_one_line(regime("report", run, "-o", page, "--labels", page, "--overwrite"), "an input of this command")
     assert run.read_bytes() == Path(full_run).read_bytes()
+
+
+def test_the_page_shows_notes_of_the_author_and_names_a_stand_in(mlp_run, tmp_path):
+    notes = {"dataset": "motion <b> (stand-in for HAR)", "seed": 3}
+    page = report([regime_proto.convert(mlp_run, tmp_path / "run.h5", notes=notes, noise="none")])
+    assert "motion &lt;b&gt; (stand-in for HAR)</td>" in re.sub(r"</?code>", "", page)
+    assert "these reproduce no published run: run.h5 (motion &lt;b&gt; (stand-in for HAR))" in page
+    assert page.count("note of the author") == len(notes)

@@ -80,8 +80,12 @@ def confidence(view: RunView) -> list[tuple[str, str, str, str, str]]:
 
 
 def provenance(view: RunView) -> list[tuple[str, str, str]]:
-    """Return the root attributes of the file: name, value, meaning; those of the format first, in its order."""
+    """Return the notes of the author, then the root attributes of the file: name, value, meaning.
+
+    Attributes of the format come first, in its order.
+    """
+    notes = [(name, value, "note of the author") for name, value in view.notes.items()]
     known = {attribute.name: attribute.meaning for attribute in ATTRIBUTES}
     names = [name for name in known if name in view.attributes]
     names += [name for name in view.attributes if name not in known]
-    return [(name, str(view.attributes[name]), known.get(name, "")) for name in names]
+    return notes + [(name, str(view.attributes[name]), known.get(name, "")) for name in names]

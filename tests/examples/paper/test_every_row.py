@@ -1,4 +1,4 @@
-"""Every row of the paper's table takes three steps, narrower than the real network, on the data set that is installed."""
+"""Every row of the table takes three steps, narrower than the real network, on the data set that is installed."""
 
 import numpy as np
 import pytest
