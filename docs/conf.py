@@ -8,6 +8,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE / "extensions"))
 
+from sphinx.application import Sphinx  # noqa: E402
+
 from regime_proto import __version__  # noqa: E402
 
 project = "regime"
@@ -18,6 +20,8 @@ release = version = __version__
 extensions = [
     "mathml",
     "myst_nb",
+    "outside_links",
+    "quantities_page",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
@@ -32,7 +36,10 @@ myst_heading_anchors = 4
 html_math_renderer = "mathml"
 
 autodoc_member_order = "bysource"
+# Frameworks that only the callbacks of their trainers need.
+autodoc_mock_imports = ["keras", "lightning", "pytorch_lightning", "transformers"]
 autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
 napoleon_google_docstring = False
 napoleon_use_rtype = False
@@ -47,6 +54,11 @@ def sources_hash() -> str:
     return digest.hexdigest()[:16]
 
 
+def setup(app: Sphinx) -> None:
+    # What is generated from the code changes with it.
+    app.add_config_value("package", sources_hash(), "env")
+
+
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "build/docs-cache/notebooks" / sources_hash())
 nb_execution_timeout = 120
@@ -54,19 +66,31 @@ nb_execution_raise_on_error = True
 nb_merge_streams = True
 
 html_theme = "pydata_sphinx_theme"
-html_title = "regime"
+html_title = f"regime {version}"
+html_favicon = "pictures/favicon.svg"
 html_static_path = ["styles", "pictures"]
 html_css_files = ["manual.css"]
+html_context = {"default_mode": "auto"}
 html_copy_source = False
 html_show_sourcelink = False
+# Quotes and dashes of commands stay as they are typed.
+smartquotes = False
+html_sidebars = {"index": [], "paper": [], "search": [], "genindex": []}
 html_theme_options = {
-    "logo": {"text": "regime"},
-    "navbar_align": "left",
-    "navbar_persistent": ["search-button"],
-    "secondary_sidebar_items": ["page-toc"],
-    "show_prev_next": True,
-    "footer_start": ["copyright"],
+    "logo": {
+        "alt_text": "regime: to the first page",
+        "image_light": "_static/regime-light.svg",
+        "image_dark": "_static/regime-dark.svg",
+    },
+    "collapse_navigation": False,
     "footer_end": [],
+    "footer_start": ["copyright"],
+    "navbar_align": "left",
+    "navigation_with_keys": False,
+    "pygments_dark_style": "a11y-dark",
+    "pygments_light_style": "a11y-high-contrast-light",
+    "secondary_sidebar_items": ["page-toc"],
+    "show_nav_level": 2,
 }
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
