@@ -1,1 +1,1 @@
-"""Checkpoints: where they lie, their order, and the tensors that they hold."""
+"""Checkpoints: where they are stored, their order, and the tensors they hold."""

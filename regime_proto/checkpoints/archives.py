@@ -1,4 +1,4 @@
-"""Opens zip archives, and the arrays of NumPy in them, once what they unpack to is credible."""
+"""Opens zip archives and the NumPy arrays in them, if their unpacked size is credible."""
 
 import bz2
 import io
@@ -18,20 +18,21 @@ from regime_proto.checkpoints.limits import ENTRIES, hold_inflation
 from regime_proto.checkpoints.opening import open_file
 from regime_proto.schema.types import Array
 
-# The end of a zip archive, by APPNOTE.TXT of PKWARE, 4.3.14 to 4.3.16; a comment may follow it.
+# The end of a zip archive (PKWARE APPNOTE.TXT, 4.3.14 to 4.3.16); a comment may follow it.
 _END = struct.Struct("<4s4H2LH")
 _LOCATOR_BYTES = 20
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _LONGEST_COMMENT = 2**16
-# An entry of its directory, with a name; a shorter name takes less.
+# A directory entry with its name; a shorter name needs less.
 _ENTRY_BYTES = 100
-# What stands before an entry: these bytes, the last of which say how long two names after them are.
+# The length of the header before an entry; its last bytes hold the lengths of the two names after it.
 _HEADER_BYTES, _NAMES_AT = 30, 26
-# LZMA makes at most some 7,000 bytes of one. Where it says how far back it looks, 5.8.8 of APPNOTE.TXT.
+# LZMA expands one byte to some 7,000 at most. APPNOTE.TXT, 5.8.8, says where the window size is
+# stored.
 _LZMA_AT_ONCE, _LZMA_WINDOW, _LARGEST_WINDOW = 4096, slice(5, 9), 2**27
 _ENCRYPTED = 1
 _ARRAY = ".npy"
-# A third version is for names of fields, which numbers have not.
+# Version 3 is for field names, which plain numbers do not have.
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -44,7 +45,7 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     OSError, NotAFile
         See `opening.open_file`.
     zipfile.BadZipFile, NotImplementedError
-        It is none, or damaged.
+        It is not a zip archive, or it is damaged.
     TooLarge
         It has more entries than the limit allows.
     """
@@ -54,8 +55,8 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 
 @contextmanager
 def opened_zip(file: BinaryIO, where: object) -> Iterator[zipfile.ZipFile]:
-    """Do as `open_zip` with an open file; `where` is named in errors."""
-    ENTRIES.hold(where, _directory_bytes(file) // _ENTRY_BYTES, "entries or so in an archive")
+    """Open a zip archive from an open file, like `open_zip`; errors name `where`."""
+    ENTRIES.hold(where, _directory_bytes(file) // _ENTRY_BYTES, "entries (estimated) in an archive")
     with zipfile.ZipFile(file) as archive:
         archive.filename = str(where)
         ENTRIES.hold(where, len(archive.filelist), "entries in an archive")
@@ -63,7 +64,7 @@ def opened_zip(file: BinaryIO, where: object) -> Iterator[zipfile.ZipFile]:
 
 
 def hold_unpacked(archive: zipfile.ZipFile, where: object, size: int) -> None:
-    """Raise `TooLarge` if all of an archive of `size` bytes unpacks to more than is credible."""
+    """Raise `TooLarge` if an archive of `size` bytes unpacks to more than is credible."""
     hold_inflation(where, sum(info.file_size for info in archive.filelist), size)
 
 
@@ -73,7 +74,7 @@ def read_entry(archive: zipfile.ZipFile, name: str | zipfile.ZipInfo) -> bytes:
     Raises
     ------
     KeyError
-        It is not there.
+        There is no such entry.
     TooLarge
         It unpacks to more than is credible.
     ValueError, zipfile.BadZipFile, OSError
@@ -91,12 +92,13 @@ def read_arrays(path: Path, *, single: bool = False) -> dict[str, Array]:
     ----------
     path : Path
     single : bool
-        Read the numbers of arrays without axes only; an empty array stands for each other one.
+        Read the values of zero-dimensional arrays only; every other array is replaced by an empty
+        one.
 
     Raises
     ------
     OSError, ValueError, KeyError, zipfile.BadZipFile, NotImplementedError
-        It is damaged, or holds more than arrays.
+        It is damaged, or holds objects other than arrays.
     TooLarge
         It unpacks to more than is credible.
     """
@@ -106,7 +108,7 @@ def read_arrays(path: Path, *, single: bool = False) -> dict[str, Array]:
 
 
 def read_array(archive: zipfile.ZipFile, name: str, *, single: bool = False) -> Array:
-    """Return an array in an entry of an archive; see `read_arrays`."""
+    """Return the array in an entry of an archive; see `read_arrays`."""
     with _opened(archive, name) as file:
         shape, in_columns, dtype = read_header(file)
         if single and shape != ():
@@ -127,12 +129,12 @@ def read_npy(path: Path) -> Array:
 def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Return shape, order (True for columns first) and dtype of an array in NumPy's format.
 
-    The file then stands where its numbers begin.
+    Afterwards the file is positioned at the first value.
 
     Raises
     ------
     ValueError
-        It is no array, or one of objects.
+        It is not an array, or an array of objects.
     """
     version = np.lib.format.read_magic(file)
     if version not in _READERS:
@@ -142,7 +144,7 @@ def read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     except (OSError, MemoryError):
         raise
     except Exception as error:
-        # NumPy parses the header as Python, and says what Python says.
+        # NumPy parses the header as Python and raises Python's errors.
         raise ValueError(f"a damaged header ({type(error).__name__})") from None
     if dtype.hasobject:
         raise ValueError("an array of objects, which only a pickle could hold")
@@ -173,12 +175,12 @@ def _opened(archive: zipfile.ZipFile, name: str | zipfile.ZipInfo) -> Iterator[A
 
 
 def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Return an entry that is compressed in a way in which any part of it may be of any length.
+    """Return an entry whose compression allows any part to expand to any length.
 
     Raises
     ------
     ValueError, OSError, zipfile.BadZipFile
-        It is damaged, or longer than the archive says.
+        It is damaged, or longer than the archive declares.
     """
     with archive.open(info) as file:
         packed = _packed(archive.fp, info)
@@ -188,7 +190,7 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
                 raise zipfile.BadZipFile(f"{info.filename!r:.100} is damaged")
             return content
         if int.from_bytes(packed[_LZMA_WINDOW], "little") > _LARGEST_WINDOW:
-            raise ValueError(f"{info.filename!r:.100} takes more memory to unpack than it may")
+            raise ValueError(f"{info.filename!r:.100} needs more memory to unpack than the limit allows")
         part: Any = file
         return b"".join(iter(lambda: part.read1(_LZMA_AT_ONCE), b""))
 
@@ -202,12 +204,13 @@ def _packed(file: Any, info: zipfile.ZipInfo) -> bytes:
 
 
 def _directory_bytes(file: BinaryIO) -> int:
-    """Return the length of an archive's directory, of which each entry takes memory.
+    """Return the length of an archive's directory, each entry of which needs memory.
 
     Raises
     ------
     zipfile.BadZipFile
-        There is no directory, or not where it is said to be: others may find another one there.
+        There is no directory, or it is not at the declared offset, where other readers may find a
+        different one.
     """
     size = file.seek(0, os.SEEK_END)
     start = max(0, size - _END.size - _LONGEST_COMMENT)
@@ -218,7 +221,7 @@ def _directory_bytes(file: BinaryIO) -> int:
         raise zipfile.BadZipFile("its end is missing")
     length, first = _END.unpack_from(tail, at)[5:7]
     end = start + at
-    # Of archives beyond 4 GiB a second record says it, and that one counts.
+    # In archives beyond 4 GiB a second record holds the length, and it overrides the first.
     before = end - _END_64.size - _LOCATOR_BYTES
     file.seek(max(0, before))
     record = file.read(_END_64.size + _LOCATOR_BYTES)
@@ -228,5 +231,5 @@ def _directory_bytes(file: BinaryIO) -> int:
         length, first = _END_64.unpack_from(record)[8:10]
         end = before
     if first + length != end:
-        raise zipfile.BadZipFile("its directory is not where it is said to be")
+        raise zipfile.BadZipFile("its directory is not at the declared offset")
     return int(length)

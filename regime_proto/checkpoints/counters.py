@@ -1,4 +1,4 @@
-"""Which number in the names of checkpoints counts them: the integers that vary, and what speaks against each."""
+"""Finds the number in checkpoint names that counts the checkpoints, and the evidence against each candidate."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from regime_proto.checkpoints.step_in_name import Number, Parsed, Role, parse_al
 _DIGITS_OF_A_DATE = 6
 
 Layouts = dict[tuple[tuple[str, str], ...], dict[int, list[Number]]]
-"""The integers of every name, by the form that names with the same integers have."""
+"""The integers of every name, by form; names with the same kinds of integers share a form."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Counter:
     numbers : tuple of Number
         One for each name.
     place : int
-        Which of the integers in a name it is, from 1.
+        Its position among the integers of a name, from 1.
     """
 
     numbers: tuple[Number, ...]
@@ -46,12 +46,12 @@ class Counter:
 
     @property
     def is_distinct(self) -> bool:
-        """Whether no two names have the same."""
+        """Whether all its values differ."""
         return len(set(self.values)) == len(self.values)
 
     @cached_property
     def ranks(self) -> list[int]:
-        """The places of the names in its order."""
+        """The indices of the names, in the order of its values."""
         return sorted(range(len(self.values)), key=self.values.__getitem__)
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class Counter:
 
 @dataclass(frozen=True)
 class Doubt:
-    """Why names do not tell the order, and the patterns one of which may be meant.
+    """Why the names leave the order unclear, and the patterns that might be meant.
 
     Parameters
     ----------
@@ -77,20 +77,20 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Choice:
-    """What names say of the order.
+    """What the names say about the order.
 
     Parameters
     ----------
     counters : tuple of Counter
-        All integers that could count the checkpoints, since no two have the same.
+        All integers that could count the checkpoints, since their values are distinct.
     taken : Counter, optional
-        The one that does, or, where two have the same, the one that should.
+        The one that does, or, if values repeat, the one that should.
     doubt : Doubt, optional
-        Set where that is not clear.
+        Set if the choice is unclear.
     parallel : Doubt, optional
-        Set where the names are those of several runs; then what the payloads say is in doubt as well.
+        Set if the names come from several runs; then the steps in the payloads are in doubt too.
     stages : tuple of Counter
-        The numbers of stages in the names, if they vary.
+        The stage numbers in the names, if they vary.
     parsed : tuple of Parsed
     """
 
@@ -103,12 +103,12 @@ class Choice:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """The patterns of the integers that could count the checkpoints, that of the one taken first."""
+        """Patterns of all integers that could count the checkpoints, that of the chosen one first."""
         counters = dict.fromkeys((*((self.taken,) if self.taken else ()), *reversed(self.counters)))
         return tuple(pattern for counter in counters for pattern in _patterns(self.parsed, counter))
 
     def stages_fall(self, steps: Sequence[int]) -> Doubt | None:
-        """Return a doubt where an order goes back to an earlier stage."""
+        """Return a doubt if the order returns to an earlier stage."""
         ranks = sorted(range(len(steps)), key=steps.__getitem__)
         for stage in self.stages:
             if not _rises([stage.values[index] for index in ranks]):
@@ -119,11 +119,11 @@ class Choice:
 
 
 def choose(names: Sequence[str]) -> Choice:
-    """Find the integer in names that enumerates them."""
+    """Find the integer that enumerates the names."""
     return _chosen(tuple(names))
 
 
-# A directory is recognised by the names in it, and put in order by them.
+# The names in a directory are used twice: to recognise it, and to order it.
 @lru_cache(4)
 def _chosen(names: tuple[str, ...]) -> Choice:
     return _choice(parse_all(names))
@@ -143,7 +143,7 @@ def _choice(parsed: Sequence[Parsed]) -> Choice:
         counters=tuple(counter for counter in varying if counter.is_distinct),
         taken=taken,
         doubt=parallel or doubt,
-        # Of runs that are numbered by nothing but their seeds the payloads may well be in sequence.
+        # If seeds are the only numbers in the names, the payloads may well form one sequence.
         parallel=parallel if any(counter.role is not Role.RUN for counter in varying) else None,
         stages=tuple(counter for counter in varying if counter.role is Role.STAGE),
         parsed=tuple(parsed),
@@ -153,7 +153,7 @@ def _choice(parsed: Sequence[Parsed]) -> Choice:
 def _of_varying(
     parsed: Sequence[Parsed], varying: Sequence[Counter], layouts: Layouts, counters: Sequence[Counter]
 ) -> tuple[Counter | None, Doubt | None]:
-    """Return which of the integers that vary counts the names, if any does, and what is in doubt about it."""
+    """Return the varying integer that counts the names, if there is one, and the doubt about it."""
     pool = _pool(varying)
     if len(layouts) > 1 and not (pool and _is_named_throughout(pool[-1], layouts, counters)):
         return None, _several_schemes(parsed, layouts)
@@ -165,10 +165,11 @@ def _of_varying(
 
 
 def _is_named_throughout(counter: Counter, layouts: Layouts, common: Sequence[Counter]) -> bool:
-    """Whether a counter is a step or an epoch by name, and further numbers of some names say nothing else.
+    """Whether a counter is named as a step or epoch, and no further number in some names contradicts it.
 
-    One without a word could be its thousands or an update within it, one with another word a stage of the run. An epoch
-    beside a step must rise with it: else the steps of these names may be counted within an epoch.
+    A number without a word could be the thousands of the step or an update within it; one with a
+    different word could be a stage of the run. An epoch next to a step must rise with it: otherwise
+    the steps may be counted within each epoch.
     """
     if counter.role not in (Role.STEP, Role.EPOCH):
         return False
@@ -184,9 +185,10 @@ def _is_named_throughout(counter: Counter, layouts: Layouts, common: Sequence[Co
 
 
 def _rises_with(counter: Counter, role: Role, names: dict[int, list[Number]]) -> bool:
-    """Whether the numbers of a role, in the names that have one, do not fall as a counter rises.
+    """Whether the numbers of a role, in the names that have one, never fall as a counter rises.
 
-    If they are all the same, the names that have them must come first: a step in the first epoch is one of the run.
+    If they are all equal, the names that have them must come first: a step in the first epoch is
+    also a step of the run.
     """
     values = [
         next((number.value or 0 for number in names[index] if number.role is role), None) for index in counter.ranks
@@ -196,14 +198,14 @@ def _rises_with(counter: Counter, role: Role, names: dict[int, list[Number]]) ->
 
 
 def _of_constants(parsed: Sequence[Parsed], counters: Sequence[Counter]) -> Choice:
-    """Return the choice where no integer varies: with one name only, its step, its epoch or its last integer."""
+    """Return the choice if no integer varies: for a single name, its step, its epoch or its last integer."""
     named = [counter for role in (Role.STEP, Role.EPOCH) for counter in counters if counter.role is role]
     taken = next(iter([*named, *reversed(counters)]), None)
     return Choice(tuple(counters) if len(parsed) == 1 else (), taken, parsed=tuple(parsed))
 
 
 def _layouts(parsed: Sequence[Parsed]) -> Layouts:
-    """Return the layouts of names; a number that is a decimal in one name of a form is a score in all of them."""
+    """Return the layouts of names; a number that is a decimal in one name is a score in all names of that form."""
     forms: dict[tuple[tuple[str, str], ...], list[int]] = {}
     for index, one in enumerate(parsed):
         forms.setdefault(tuple(number.form for number in one.numbers), []).append(index)
@@ -221,7 +223,7 @@ def _layouts(parsed: Sequence[Parsed]) -> Layouts:
 
 
 def _by_name(layouts: Layouts) -> dict[int, list[Number]]:
-    """Return the integers of every name, by its index."""
+    """Return the integers of every name, by the index of the name."""
     return {index: found for layout in layouts.values() for index, found in layout.items()}
 
 
@@ -232,7 +234,7 @@ def _of_one_layout(layouts: Layouts) -> list[Counter]:
 
 
 def _of_all_layouts(layouts: Layouts) -> list[Counter]:
-    """Return the integers that go with a word which every name has once, whatever else there is in it."""
+    """Return the integers whose word occurs exactly once in every name, whatever else the names contain."""
     names = _by_name(layouts)
     ordered = [names[index] for index in range(len(names))]
     counters = []
@@ -244,7 +246,7 @@ def _of_all_layouts(layouts: Layouts) -> list[Counter]:
 
 
 def _pool(varying: Sequence[Counter]) -> list[Counter]:
-    """Return the integers of the best kind that tell all names apart; none if a named step or epoch does not."""
+    """Return the integers of the best kind that distinguish all names; none if a named step or epoch does not."""
     steps = [counter for counter in varying if counter.role is Role.STEP]
     epochs = [counter for counter in varying if counter.role is Role.EPOCH]
     others = [counter for counter in varying if counter.role in (Role.TOKENS, Role.STAGE, Role.OTHER)]
@@ -264,7 +266,7 @@ def _repeated(varying: Sequence[Counter]) -> Counter:
 
 
 def _regular(pool: Sequence[Counter]) -> Counter:
-    """Return the last counter, or the last that goes on evenly, where it has no name that says what it is."""
+    """Return the last counter; among counters without a telling name, the last that is evenly spaced."""
     unnamed = [counter for counter in pool if counter.kind == "ordinal"]
     even = [counter for counter in unnamed if _is_even(sorted(counter.values))]
     return even[-1] if even else pool[-1]
@@ -289,25 +291,26 @@ def _orders_differ(parsed: Sequence[Parsed], counter: Counter, other: Counter) -
 
 
 def _against(parsed: Sequence[Parsed], taken: Counter, varying: Sequence[Counter]) -> Doubt | None:
-    """Return what speaks against a counter: other integers, or how it is written."""
+    """Return the evidence against a counter: other integers, or how it is written."""
     for other in varying:
         if other is taken or _is_aside(other, taken):
             continue
         if other.is_distinct and other.ranks != taken.ranks:
             return _orders_differ(parsed, taken, other)
-        # A step that is counted anew in every epoch is no step of the run.
+        # A step that restarts in every epoch is not a step of the run.
         restarts = other.role is Role.STEP and taken.role is Role.EPOCH
         if not restarts and not _rises([other.values[index] for index in taken.ranks]):
             return Doubt(
-                f"{_shown(parsed, other)} falls and rises in the order of {_shown(parsed, taken)}, so these may be "
-                "several runs, or parts of one",
+                f"{_shown(parsed, other)} falls and rises in the order of "
+                f"{_shown(parsed, taken)}, so these may be several runs or several parts of one "
+                "run",
                 (*_patterns(parsed, taken, split=other), *_patterns(parsed, taken)),
             )
     return _differing_words(parsed, taken) or _unclear_units(parsed, taken) or _unclear_thousands(parsed, taken)
 
 
 def _is_aside(other: Counter, taken: Counter) -> bool:
-    """Whether a number beside a named step says nothing of the order: a date, a job's number, a score behind it."""
+    """Whether a number next to a named step is unrelated to the order: a date, a job number, or a score after it."""
     if not other.is_distinct or other.role is not Role.OTHER or taken.role is Role.OTHER:
         return False
     return all(_is_long(number) for number in other.numbers) or (
@@ -324,7 +327,7 @@ def _rises(values: Sequence[int]) -> bool:
 
 
 def _unclear_units(parsed: Sequence[Parsed], taken: Counter) -> Doubt | None:
-    """Return a doubt where some numbers have a unit and others none, and no word says that they are counts."""
+    """Return a doubt if only some numbers have a unit, and no word marks them as counts."""
     units = {number.unit for number in taken.numbers if number.value}
     is_named = taken.role is not Role.OTHER and "b" not in {number.text[-1] for number in taken.numbers}
     if len(units) < 2 or "" not in units or is_named:
@@ -332,13 +335,13 @@ def _unclear_units(parsed: Sequence[Parsed], taken: Counter) -> Doubt | None:
     with_unit = next(index for index, number in enumerate(taken.numbers) if number.unit)
     without = next(index for index, number in enumerate(taken.numbers) if not number.unit and number.value)
     return Doubt(
-        f"{parsed[with_unit].name} has a letter after its number, which may be a unit, and {parsed[without].name} none",
+        f"{parsed[with_unit].name} has a letter after its number, which may be a unit; {parsed[without].name} has none",
         tuple(_patterns(parsed, taken)),
     )
 
 
 def _unclear_thousands(parsed: Sequence[Parsed], taken: Counter) -> Doubt | None:
-    """Return a doubt where all steps are followed by _000, which may be a part of the step or a number of its own."""
+    """Return a doubt if all steps are followed by _000, which may be part of the step or a separate number."""
     if taken.role is not Role.STEP:
         return None
     for one, number in zip(parsed, taken.numbers, strict=True):
@@ -354,27 +357,27 @@ def _unclear_thousands(parsed: Sequence[Parsed], taken: Counter) -> Doubt | None
 
 
 def _differing_words(parsed: Sequence[Parsed], taken: Counter) -> Doubt | None:
-    """Return a doubt where names have different words, such as those of two stages that count anew."""
+    """Return a doubt if names have different words, such as those of two stages that each restart the count."""
     firsts = {one.words: one.name for one in reversed(parsed)}
     if len(firsts) == 1:
         return None
     loose = loose_pattern(parsed[0], taken.numbers)
     return Doubt(
-        f"names with different words ({', '.join(list(firsts.values())[:-3:-1])}) may be those of several runs, or of "
-        "parts of one",
+        f"names with different words ({', '.join(list(firsts.values())[:-3:-1])}) may belong to "
+        "several runs or to several parts of one run",
         (*_patterns(parsed, taken), *([] if loose is None else [loose])),
     )
 
 
 def _parallel(parsed: Sequence[Parsed], varying: Sequence[Counter]) -> Doubt | None:
-    """Return a doubt where names of several seeds, folds or the like stand side by side."""
+    """Return a doubt if the names of several seeds, folds or the like are mixed."""
     counters = [counter for counter in varying if counter.role is not Role.RUN]
     for word in dict.fromkeys(number.word for one in parsed for number in one.numbers if number.role is Role.RUN):
         values = [[number.value for number in one.numbers if number.word == word] for one in parsed]
         other = next((index for index, value in enumerate(values) if value != values[0]), None)
         if other is not None:
             return Doubt(
-                f"{parsed[0].name} and {parsed[other].name} differ in {word!r}, so they are not of one sequence",
+                f"{parsed[0].name} and {parsed[other].name} differ in {word!r}, so they do not belong to one sequence",
                 tuple(_patterns(parsed, _repeated(counters or varying))) if varying else (),
             )
     return None
@@ -389,20 +392,20 @@ def _several_schemes(parsed: Sequence[Parsed], layouts: Layouts) -> Doubt:
         choice = _choice(members)
         patterns += choice.doubt.patterns if choice.doubt else _patterns(members, choice.taken) if choice.taken else ()
     if all(len(one.numbers) == 1 and one.numbers[0].role is Role.OTHER for one in parsed):
-        # The words may well say nothing: init_0, model_1, model_2.
+        # The words may be irrelevant: init_0, model_1, model_2.
         patterns.insert(0, r"(\d+)\D*$")
     return Doubt(f"{len(layouts)} naming schemes ({shown})", tuple(patterns))
 
 
 def _shown(parsed: Sequence[Parsed], counter: Counter) -> str:
-    """Return how a counter is called in a message: by its values in the first names."""
+    """Return the text for a counter in a message: its values in the first names."""
     word = counter.numbers[0].word
     values = ", ".join(number.text for number in counter.numbers[:3]) + (" …" if len(parsed) > 3 else "")
     return f"the number after {word!r} ({values})" if word else f"number {counter.place} ({values})"
 
 
 def _patterns(parsed: Sequence[Parsed], counter: Counter, split: Counter | None = None) -> Iterator[str]:
-    """Yield the patterns that find a counter: one for each wording, and for each run or stage where those vary."""
+    """Yield the patterns that find a counter: one per wording, and per run or stage if those vary."""
     wordings: dict[tuple[str, ...], list[int]] = {}
     for index, one in enumerate(parsed):
         wordings.setdefault(one.literals, []).append(index)
@@ -415,7 +418,7 @@ def _patterns(parsed: Sequence[Parsed], counter: Counter, split: Counter | None 
 
 
 def _fixed(parsed: Sequence[Parsed], place: int) -> set[int]:
-    """Return which numbers must be kept as they are for a counter to tell names of one wording apart."""
+    """Return the numbers that a pattern must fix so that a counter distinguishes names of one wording."""
     numbers = range(len(parsed[0].numbers))
     texts = [[one.numbers[index].text for one in parsed] for index in numbers]
     parts = (Role.RUN, Role.STAGE)
@@ -423,7 +426,7 @@ def _fixed(parsed: Sequence[Parsed], place: int) -> set[int]:
     for further in ((), *((index,) for index in numbers if index != place)):
         fixed = runs | set(further)
         groups = list(zip(*(texts[index] for index in fixed), strict=True)) or [()] * len(parsed)
-        # One name of a group is no sequence.
+        # A group of one name is not a sequence.
         if len(set(zip(groups, texts[place], strict=True))) == len(parsed) > len(set(groups)):
             return fixed
     return runs

@@ -1,7 +1,7 @@
-"""Tensors that are read when they are used: for states that are larger than memory.
+"""Tensors that are read on use: for states larger than memory.
 
-A tensor that views a mapped file is such already: its pages are the system's, which takes them back when it wants to.
-`Deferred` stands for one that has to be copied or put together first.
+A view of a memory-mapped file needs none of this: the operating system loads and drops its pages as
+needed. `Deferred` is for tensors that must first be copied or assembled.
 """
 
 import math
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Deferred:
-    """Stands for an array of which only shape and type are looked at, until it is `loaded`.
+    """A placeholder for an array: it offers shape and dtype only, until it is `loaded`.
 
     Parameters
     ----------
@@ -46,10 +46,10 @@ class Deferred:
 
 
 def deferred(shape: tuple[int, ...], dtype: np.dtype[Any], read: Callable[[], Array]) -> Array:
-    """Return a `Deferred` for where arrays are expected of which only shape and type are looked at."""
+    """Return a `Deferred`, typed as an array, for code that uses only its shape and dtype."""
     return cast(Array, Deferred(shape, dtype, read))
 
 
 def loaded(array: T) -> T:
-    """Return an array, read now if it is deferred."""
+    """Return an array; a deferred one is read now."""
     return cast(T, array.read()) if isinstance(array, Deferred) else array

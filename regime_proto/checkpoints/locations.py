@@ -1,7 +1,7 @@
-"""Where checkpoints lie: on this machine, on another one that fsspec reaches, or published on the Hugging Face Hub.
+"""Locations of checkpoints: this machine, a remote one that fsspec can reach, or the Hugging Face Hub.
 
-A place is a `pathlib.Path`, a `upath.UPath` with the same methods, or a `hub.locations.HubPlace` with some of them.
-Adapters see files of this machine only.
+A location is a `pathlib.Path`, a `upath.UPath` with the same methods, or a `hub.locations.HubPlace`
+with some of them. Adapters see local files only.
 """
 
 import shutil
@@ -22,12 +22,12 @@ _INSTALL = 'pip install "regime-proto[remote]"'
 
 
 def as_place(address: object) -> Path:
-    """Return the place of an address: a path, or a URL such as ``s3://bucket/run``.
+    """Return the location of an address: a path, or a URL such as ``s3://bucket/run``.
 
     Raises
     ------
     RegimeError
-        What reads such URLs is not installed.
+        The library that reads such URLs is not installed.
     """
     text = str(address)
     if not isinstance(address, str) or "://" not in text:
@@ -43,7 +43,7 @@ def _published(text: str) -> HubRun | None:
         return None
     require_client(text)
     run = HubRun(address)
-    # One revision is a folder like others, perhaps of checkpoints.
+    # A single revision is an ordinary folder, perhaps of checkpoints.
     return None if "@" not in text and not address.is_family and not run.has_revisions() else run
 
 
@@ -51,7 +51,7 @@ def _through_fsspec(text: str) -> Path:
     try:
         from upath import UPath
     except ImportError:
-        raise RegimeError(f"{text}: a directory of another machine: {_INSTALL}") from None
+        raise RegimeError(f"{text}: reading a remote directory needs more packages: {_INSTALL}") from None
     try:
         place: Any = UPath(text)
         protocol = place.protocol
@@ -63,18 +63,18 @@ def _through_fsspec(text: str) -> Path:
     try:
         place.exists()
     except Exception as error:
-        # Each file system has errors of its own: no network, no permission.
+        # Each file system raises its own errors: no network, no permission.
         raise RegimeError(f"{text}: cannot be reached ({_described(error)})") from None
     return place  # type: ignore[no-any-return]
 
 
 def is_remote(place: object) -> bool:
-    """Whether a place is one of another machine."""
+    """Whether a location is remote."""
     return isinstance(place, HubPlace) or (not isinstance(place, Path) and hasattr(place, "fs"))
 
 
 def is_published(place: object) -> bool:
-    """Whether a place is a sequence on the Hugging Face Hub."""
+    """Whether a location is a sequence on the Hugging Face Hub."""
     return isinstance(place, HubRun)
 
 
@@ -82,17 +82,17 @@ def is_published(place: object) -> bool:
 def downloading(
     place: Path, output: Path, *, keep: bool = False, say: Callable[[str], None] | None = None
 ) -> Iterator[Path]:
-    """Yield a place whose checkpoints, if they are published on the Hub, are fetched to a folder beside an output.
+    """Yield a location; checkpoints published on the Hub are fetched to a folder next to an output.
 
-    They are removed at the end; after an error they stay for whoever goes on.
+    They are removed at the end; after an error they stay, so that the work can be resumed.
 
     Parameters
     ----------
     place : Path
     output : Path
-        The trajectory that is made of them.
+        The trajectory to be created from them.
     keep : bool
-        Whether they stay there.
+        Whether they stay there after a success too.
     say : callable, optional
         Called with a line before each download.
     """
@@ -110,20 +110,20 @@ def downloading(
 
 @contextmanager
 def on_disk(place: Path, *, values: bool = True) -> Iterator[Path]:
-    """Yield a file or folder of this machine that holds what is at `place`.
+    """Yield a local file or folder with the contents of `place`.
 
-    What comes from elsewhere is removed afterwards, or when it is released; arrays that view it stay valid.
+    A downloaded copy is removed afterwards, or when it is released; arrays that view it stay valid.
 
     Parameters
     ----------
     place : Path
     values : bool
-        Whether the numbers of the tensors are needed; else they may be zeros, where that saves a download.
+        Whether tensor values are needed; if not, they may be zeros, where that saves a download.
 
     Raises
     ------
     RegimeError
-        It cannot be fetched. An error under way names `place` in place of the copy.
+        It cannot be fetched. Errors raised meanwhile name `place` instead of the copy.
     """
     if not is_remote(place):
         yield place
@@ -151,7 +151,7 @@ def _fetch(place: Any, local: Path) -> None:
     try:
         place.fs.get(place.path, str(local), recursive=place.is_dir())
     except Exception as error:
-        # Each file system has errors of its own.
+        # Each file system raises its own errors.
         raise RegimeError(f"{place}: cannot be fetched ({_described(error)})") from None
 
 
@@ -164,7 +164,7 @@ def entries(folder: Path) -> list[Path]:
         There is no such folder, or it cannot be listed.
     """
     if is_remote(folder):
-        # What was listed before may be out of date: a run that is followed grows.
+        # An earlier listing may be out of date: a followed run grows.
         folder.fs.invalidate_cache()  # type: ignore[attr-defined]
     try:
         return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: path.name)
@@ -175,13 +175,13 @@ def entries(folder: Path) -> list[Path]:
 
 
 def first_bytes(place: Path, count: int) -> bytes:
-    """Return the first bytes of a file, no more than these are fetched; nothing of one that cannot be read."""
+    """Return the first bytes of a file, fetching no more than these; empty if it cannot be read."""
     try:
         if is_remote(place):
             return bytes(place.fs.cat_file(place.path, start=0, end=count))  # type: ignore[attr-defined]
         return read_start(place, count)
     except Exception:
-        # Each file system has errors of its own.
+        # Each file system raises its own errors.
         return b""
 
 
@@ -193,16 +193,16 @@ def files_in(place: Path) -> list[Path]:
 
 
 def size(place: Path) -> int:
-    """Return the bytes of a file, or of all files below a folder; of what is fetched to read it, if it is published."""
+    """Return the bytes of a file, or of all files below a folder; for a Hub checkpoint, of the files to fetch."""
     if isinstance(place, HubCheckpoint):
         return place.size()
     return sum(path.stat().st_size for path in files_in(place))
 
 
 def stamps(place: Path) -> list[list[Any]]:
-    """Return what tells whether files have changed: name, size and time of each, or the tag that a store gives it.
+    """Return data that shows whether files have changed: name, size and time of each, or the tag set by the store.
 
-    What is published is told by its commit.
+    A Hub checkpoint is identified by its commit.
     """
     if isinstance(place, HubCheckpoint):
         return place.stamps()

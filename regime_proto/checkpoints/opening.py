@@ -1,6 +1,6 @@
-"""Opens the files of checkpoints: regular files only, and texts of a size that is credible.
+"""Opens checkpoint files: regular files only, and texts only of a credible size.
 
-Whoever opens a named pipe waits for a writer, and a device has no end.
+Opening a named pipe would wait for a writer, and a device has no end.
 """
 
 import errno
@@ -15,7 +15,7 @@ from regime_proto.runtime.memory import available_bytes
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.limits import TooLarge
 
-# A pipe or a device is opened without waiting for it, only to see that it is one.
+# Open a pipe or a device without waiting, only to recognise it as one.
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 FOLDER = "a folder"
 _KINDS = (
@@ -25,14 +25,14 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-# Below this, no text takes much memory, whatever is in it.
+# A text smaller than this needs little memory, whatever it contains.
 _SMALL = 2**21
-# Free memory is asked for only where it may matter.
+# Free memory is queried only for files at least this large.
 _MAY_FILL_MEMORY = 2**27
 
 
 class NotAFile(RegimeError):
-    """Something else than a regular file stands where a file is expected."""
+    """Something other than a regular file was found where a file is expected."""
 
 
 def descriptor_of(path: Path) -> tuple[int, int]:
@@ -65,12 +65,12 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def require_file(path: Path) -> None:
-    """Raise an error unless a library that opens `path` itself will find a regular file there.
+    """Raise an error unless `path` is a regular file, before a library opens it by itself.
 
     Raises
     ------
     OSError
-        There is nothing.
+        It does not exist.
     NotAFile
         See `descriptor_of`.
     """
@@ -80,7 +80,7 @@ def require_file(path: Path) -> None:
 
 
 def read_whole(path: Path) -> bytes:
-    """Return the content of a regular file that fits into memory.
+    """Return the content of a regular file, which must fit into memory.
 
     Raises
     ------
@@ -92,7 +92,10 @@ def read_whole(path: Path) -> bytes:
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > _MAY_FILL_MEMORY and size > available_bytes():
-            raise TooLarge(f"{path}: {size:,} bytes, and {available_bytes():,} bytes of memory are free; free some")
+            raise TooLarge(
+                f"{path}: the file has {size:,} bytes, but only {available_bytes():,} bytes of "
+                "memory are free; free some memory"
+            )
         return file.read()
 
 
@@ -112,7 +115,7 @@ def read_json(path: Path) -> Any:
     TooLarge
         It is larger than the limits allow.
     ValueError, RecursionError
-        It is no JSON.
+        It is not valid JSON.
     """
     with open_file(path) as file:
         DESCRIPTION_BYTES.hold(path, os.fstat(file.fileno()).st_size, "bytes of JSON")
@@ -123,13 +126,13 @@ def parse_json(content: bytes, where: object) -> Any:
     """Return what a JSON text holds; see `read_json` for what it raises."""
     DESCRIPTION_BYTES.hold(where, len(content), "bytes of JSON")
     if len(content) > _SMALL:
-        # Each value but the first comes after one of these; those within strings are counted too.
+        # Each value but the first follows one of these; those within strings are counted too.
         DESCRIPTION_VALUES.hold(where, sum(map(content.count, (b",", b":", b"[", b"{"))), "values in JSON")
     return json.loads(content)
 
 
 def kind_of(path: Path) -> str | None:
-    """Return what stands at `path` in words, such as a named pipe; None for a regular file, and where nothing is."""
+    """Return in words what `path` is, such as a named pipe; None for a regular file, or if nothing exists."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -138,8 +141,8 @@ def kind_of(path: Path) -> str | None:
 
 
 def _kind(mode: int) -> str:
-    return next((name for test, name in _KINDS if test(mode)), "something else")
+    return next((name for test, name in _KINDS if test(mode)), "a special file")
 
 
 def _not_a_file(path: Path, mode: int) -> NotAFile:
-    return NotAFile(f"{path}: {_kind(mode)}, expected a file: refused; remove it, or put the file itself there")
+    return NotAFile(f"{path}: {_kind(mode)}, expected a regular file; remove it, or put the file itself there")

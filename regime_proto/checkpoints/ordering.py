@@ -1,7 +1,7 @@
-"""Puts checkpoints in step order: by what they say of themselves, else by their names.
+"""Puts checkpoints in step order: by the steps stored in them, otherwise by their names.
 
-Never lexicographic, never by a decimal and never by time: ``step_10`` comes after ``step_9``, scores rise and fall,
-and copying a folder changes times.
+The order is never lexicographic, never by a decimal and never by time: ``step_10`` comes after
+``step_9``, scores rise and fall, and copying a folder changes times.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from regime_proto.schema.text import printable
 P = TypeVar("P", bound=str | PurePath)
 
 _PATTERNS_SHOWN = 4
-# Names may be of thousands of schemes; the largest come first.
+# Names may follow thousands of schemes; those with the most names come first.
 _PATTERNS_TRIED = 100
-# Among so many names, one that is unlike all others is a stray file rather than one of two kinds.
+# Among at least so many names, a single unlike one is a stray file rather than a second kind.
 _FEW = 4
-_SAVE_STEPS = "save the step in the checkpoints, or say where it stands in some names: --step-pattern REGEX"
-_AS_THE_PAYLOADS_SAY = "the number in the name, which the payloads say is the step"
+_SAVE_STEPS = "save the step in the checkpoints, or give a pattern that finds it in the names: --step-pattern REGEX"
+_AS_THE_PAYLOADS_SAY = "the number in the name, which the payloads confirm to be the step"
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Order(Generic[P]):
     kind : str
         ``step``, ``epoch`` or ``ordinal``.
     reason : str
-        In words, where the steps were taken from.
+        Where the steps were taken from, in words.
     others : tuple of Order
-        Different orders, which other rules would give.
+        The different orders that other rules would give.
     """
 
     steps: Mapping[P, int]
@@ -52,15 +52,16 @@ class Order(Generic[P]):
 
 
 def name_of(path: str | PurePath) -> str:
-    """Return the name of a checkpoint: that of its file or folder, or the text itself."""
+    """Return the name of a checkpoint: the name of its file or folder, or the text itself."""
     return path if isinstance(path, str) else path.name
 
 
 def without_pointers(paths: Sequence[P]) -> tuple[list[P], list[P]]:
-    """Return the checkpoints that are in sequence, and those that the order cannot be taken from.
+    """Return the checkpoints that form the sequence, and those that do not help to order it.
 
-    The latter are ``last.pt``, ``best.pt`` and the like, and those without a number. Where all names say so, as in a
-    folder of the best checkpoints only, those with a number are the sequence; where there are none, all are.
+    The latter are ``last.pt``, ``best.pt`` and the like, and names without a number. If all names
+    are of that kind, as in a folder that holds only the best checkpoints, those with a number form
+    the sequence; if none has a number, all of them do.
     """
     numbered = [path for path in paths if has_integer(name_of(path))]
     kept = [path for path in numbered if not is_pointer(name_of(path))] or numbered or list(paths)
@@ -71,18 +72,18 @@ def without_pointers(paths: Sequence[P]) -> tuple[list[P], list[P]]:
 
 
 def sequence_of(paths: Sequence[P]) -> list[P]:
-    """Return checkpoints in the order that their names alone give; none if that is not clear."""
+    """Return checkpoints in the order given by their names alone; none if that is unclear."""
     choice = choose(_names(paths))
     return [] if choice.taken is None or choice.doubt else [paths[index] for index in choice.taken.ranks]
 
 
 def by_pattern(pattern: str, paths: Sequence[P]) -> Order[P]:
-    """Return the order that ``--step-pattern`` gives those checkpoints whose names it fits.
+    """Return the order from ``--step-pattern``, for the checkpoints whose names match it.
 
     Raises
     ------
     RegimeError
-        It is no regular expression with one group of digits, fits no name, or finds one step twice.
+        It is not a regular expression with one group of digits, matches no name, or finds a step twice.
     """
     expression = StepPattern(pattern)
     numbers = expression.numbers_in([name_of(path) for path in paths])
@@ -94,24 +95,24 @@ def by_pattern(pattern: str, paths: Sequence[P]) -> Order[P]:
 def order(paths: Sequence[P], peek: Callable[[P], Label] | None = None, *, beside: Sequence[P] = ()) -> Order[P]:
     """Find the step of every checkpoint.
 
-    The rules, in turn: the step in the payload, a step in the name, the epoch in the payload, an epoch in the name,
-    the integer in the name that enumerates the files. The first that gives every file a step is taken. Names count
-    only where one integer in them can be meant, and where nothing that the payloads say contradicts it.
+    The rules are tried in turn: the step in the payload, a step in the name, the epoch in the payload, an epoch in
+    the name, the integer in the name that enumerates the files. The first rule that gives every file a step applies.
+    Names are used only if a single integer in them can be meant and the payloads do not contradict it.
 
     Parameters
     ----------
     paths : sequence of path or str
-        Paths, of which the names count, or names.
+        Names, or paths, of which only the names are used.
     peek : callable, optional
-        Reads a label. It is called for three files only when their names agree with it, or when it says nothing.
-        Without it, names alone decide.
+        Reads a label. It is called for three files only if their labels agree with the names or are
+        empty. Without it, names alone decide.
     beside : sequence of path or str
-        What else there is; proposed patterns must not find a step twice there either.
+        The other files; proposed patterns must not find a step twice among these either.
 
     Raises
     ------
     RegimeError
-        Two files have one step, or no rule tells the steps; the message says which ``--step-pattern`` would.
+        Two files have the same step, or no rule finds the steps; the message proposes a ``--step-pattern``.
     """
     if not paths:
         return Order({}, "ordinal", "no checkpoint")
@@ -128,7 +129,7 @@ def order(paths: Sequence[P], peek: Callable[[P], Label] | None = None, *, besid
 
 
 def with_step(ordered: Order[P], path: P, step: int) -> Order[P]:
-    """Return an order with one more checkpoint; in the other orders it keeps to the one that precedes it."""
+    """Return an order with one more checkpoint; in the other orders it follows the same predecessor."""
     before = [known for known, number in ordered.steps.items() if number < step]
     others = tuple(_inserted(other, path, after=before[-1] if before else None) for other in ordered.others)
     return replace(_arranged(replace(ordered, steps={**ordered.steps, path: step})), others=others)
@@ -137,7 +138,7 @@ def with_step(ordered: Order[P], path: P, step: int) -> Order[P]:
 def _inserted(ordered: Order[P], path: P, *, after: P | None) -> Order[P]:
     paths = list(ordered.steps)
     paths.insert(0 if after is None else paths.index(after) + 1, path)
-    # Only the sequence counts here: what another rule would call a step is not that of this one.
+    # Only the sequence matters here: the steps of different rules are not comparable.
     return replace(ordered, steps={known: place for place, known in enumerate(paths)}, kind="ordinal")
 
 
@@ -164,10 +165,10 @@ def _by_epochs(labels: Mapping[P, Label]) -> Order[P] | None:
 
 
 def _sample(paths: Sequence[P], choice: Choice, peek: Callable[[P], Label] | None) -> dict[P, Label]:
-    """Return the labels of the first, middle and last file, those left out that cannot be read.
+    """Return the labels of the first, middle and last file, without those that cannot be read.
 
-    A damaged file is an error when its turn to be read comes, after the steps before it. Names without numbers tell
-    nothing, so that all files must be asked.
+    A damaged file raises an error later, when it is read in its turn. Names without numbers carry
+    no information; then all files must be read.
     """
     if peek is None or not choice.parsed:
         return {}
@@ -180,7 +181,7 @@ def _sample(paths: Sequence[P], choice: Choice, peek: Callable[[P], Label] | Non
 
 
 def _as_sampled(paths: Sequence[P], choice: Choice, sample: Mapping[P, Label]) -> Order[P] | None:
-    """Return the order of the names if it is clear that it is that of the steps, and three payloads do not object."""
+    """Return the order of the names if it is clearly that of the steps and three payloads do not contradict it."""
     if choice.doubt or choice.taken is None:
         return None
     taken = _by_counter(paths, choice.taken)
@@ -199,7 +200,7 @@ def _agrees(found: Order[P], labels: Mapping[P, Label]) -> bool:
 
 
 def _contradiction(found: Order[P], labels: Mapping[P, Label]) -> str | None:
-    """Return, in words, where payloads count backwards in an order."""
+    """Return in words where payloads count backwards in an order."""
     ranked = [path for path in sorted(found.steps, key=found.steps.__getitem__) if path in labels]
     steps = [(path, labels[path].step) for path in ranked if labels[path].step is not None]
     epochs = [(path, labels[path].epoch) for path in ranked if labels[path].epoch is not None]
@@ -207,8 +208,9 @@ def _contradiction(found: Order[P], labels: Mapping[P, Label]) -> str | None:
         for (path, number), (following, next_number) in pairwise(numbers):
             if number is not None and next_number is not None and next_number < number:
                 return (
-                    f"the payload of {name_of(path)} says {what} {number:g}, that of {name_of(following)} "
-                    f"{next_number:g}, but {found.reason} puts them the other way round"
+                    f"the payload of {name_of(path)} has {what} {number:g} and that of "
+                    f"{name_of(following)} {next_number:g}, but {found.reason} gives the opposite "
+                    "order"
                 )
     return None
 
@@ -225,7 +227,7 @@ def _by_payload_step(
 
 
 def _by_the_rest(paths: Sequence[P], choice: Choice, labels: Mapping[P, Label], refusal: "_Refusal[P]") -> Order[P]:
-    """Return the order by the name, or by the epoch in the payload, which a clear step in the name outweighs."""
+    """Return the order by the name, or by the epoch in the payload; a clear step in the name overrides that epoch."""
     named = _by_counter(paths, choice.taken) if choice.taken else None
     epochs = _by_epochs(labels)
     has_step = named is not None and named.kind == "step" and choice.doubt is None
@@ -245,7 +247,7 @@ def _by_the_rest(paths: Sequence[P], choice: Choice, labels: Mapping[P, Label], 
 
 
 def _of_one_run(paths: Sequence[P], choice: Choice, found: Order[P], refusal: "_Refusal[P]") -> Order[P]:
-    """Return an order of the payloads, unless the names say that they are those of several runs."""
+    """Return an order of the payloads, unless the names belong to several runs."""
     doubt = choice.parallel or choice.stages_fall([found.steps[path] for path in paths])
     if doubt is not None:
         raise refusal.unclear(doubt)
@@ -255,7 +257,7 @@ def _of_one_run(paths: Sequence[P], choice: Choice, found: Order[P], refusal: "_
 def _no_number(paths: Sequence[P]) -> RegimeError:
     unknown = next((path for path in paths if not has_integer(name_of(path))), paths[0])
     return RegimeError(
-        f"{unknown}: no step in the payload and no number in the name that may count steps; "
+        f"{unknown}: no step in the payload and no number in the name that could count steps; "
         "name checkpoints like step_000100.pt, or save a dict with a 'step'"
     )
 
@@ -290,7 +292,7 @@ def _arranged(found: Order[P]) -> Order[P]:
     Raises
     ------
     RegimeError
-        Two checkpoints have one step.
+        Two checkpoints have the same step.
     """
     if not _is_distinct(found):
         raise RegimeError(f"{_repeats(found)}; move one of them out of the folder")
@@ -305,12 +307,12 @@ def _repeats(found: Order[P]) -> str:
 
 @dataclass(frozen=True)
 class _Refusal(Generic[P]):
-    """Makes the errors where the order is not clear, with the patterns that would make it so.
+    """Builds the errors for an unclear order, with the patterns that would make it clear.
 
     Parameters
     ----------
     paths : list of path or str
-        All that a pattern is searched in.
+        All names that a pattern is matched against.
     """
 
     paths: list[P]
@@ -319,30 +321,30 @@ class _Refusal(Generic[P]):
         options = self._options(doubt.patterns)
         first = self.paths[0]
         where = first if isinstance(first, str) else first.parent
-        decide = f"say what counts: {options}" if options else _SAVE_STEPS
+        decide = f"choose what counts the checkpoints: {options}" if options else _SAVE_STEPS
         odd = self._odd_ones(doubt.patterns)
         if odd:
             like = printable(name_of(next(path for path in self.paths if path not in odd)))
             decide = (
-                f"rename {printable(' and '.join(map(name_of, odd)))} like {like}, or move it out of the folder if it "
-                f"is no checkpoint of this run; or leave it out here: {options}"
+                f"rename {printable(' and '.join(map(name_of, odd)))} like {like}, or move it out "
+                f"of the folder if it is no checkpoint of this run; or exclude it with {options}"
             )
-        return RegimeError(f"{where}: the order of the checkpoints is not clear: {printable(doubt.reason)}; {decide}")
+        return RegimeError(f"{where}: the order of the checkpoints is unclear: {printable(doubt.reason)}; {decide}")
 
     def repeated(self, found: Order[P], doubt: Doubt) -> RegimeError:
         options = self._options(doubt.patterns)
-        decide = f", or say what counts: {options}" if options else ""
+        decide = f", or choose what counts the checkpoints: {options}" if options else ""
         return RegimeError(f"{_repeats(found)}; move one of them out of the folder{decide}")
 
     def _options(self, patterns: Iterable[str]) -> str:
-        """Return those of the proposed options that work, the ones that fit most checkpoints first."""
+        """Return the proposed options that work, those that match most checkpoints first."""
         fitting = {pattern: self.fits(pattern) for pattern in islice(dict.fromkeys(patterns), _PATTERNS_TRIED)}
         best = sorted((pattern for pattern, count in fitting.items() if count > 1), key=lambda found: -fitting[found])
         shown = [f"{option(pattern)} ({fitting[pattern]} of {len(self.paths)})" for pattern in best[:_PATTERNS_SHOWN]]
         return " or ".join(shown) + (" …" if len(best) > _PATTERNS_SHOWN else "")
 
     def _odd_ones(self, patterns: Iterable[str]) -> list[P]:
-        """Return the checkpoint that the best of the patterns would leave out; none where it is no single one."""
+        """Return the checkpoint that the best pattern would leave out; empty unless it is a single one."""
         best = max(islice(dict.fromkeys(patterns), _PATTERNS_TRIED), key=self.fits, default=None)
         if best is None or self.fits(best) != len(self.paths) - 1 or len(self.paths) < _FEW:
             return []
@@ -350,7 +352,7 @@ class _Refusal(Generic[P]):
         return [path for path, number in zip(self.paths, numbers, strict=True) if number is None]
 
     def fits(self, pattern: str) -> int:
-        """Return how many checkpoints a pattern puts in order; 0 where it fails."""
+        """Return how many checkpoints a pattern puts in order; 0 if it fails."""
         try:
             numbers = StepPattern(pattern).numbers_in(_names(self.paths))
         except RegimeError:
@@ -360,6 +362,6 @@ class _Refusal(Generic[P]):
 
 
 def option_for_steps(paths: Sequence[P], beside: Sequence[P] = ()) -> str | None:
-    """Return the option that makes a step of the number by which checkpoints are counted; None if there is none."""
+    """Return the option that uses the number counting the checkpoints as the step; None if there is none."""
     refusal = _Refusal([*paths, *beside])
     return next((option(pattern) for pattern in choose(_names(paths)).patterns if refusal.fits(pattern)), None)

@@ -1,4 +1,4 @@
-"""Takes the model out of a nested tree of arrays, the form in which JAX keeps and saves parameters."""
+"""Extracts the model from a nested tree of arrays, the form in which JAX keeps and saves parameters."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,17 +10,17 @@ from regime_proto.schema.dtypes import widest
 from regime_proto.schema.types import Array
 
 _PARAMS = "params"
-# flax.nnx keeps each array in a variable, and some savers write that level too.
+# flax.nnx keeps each array in a variable, and some savers write that extra level.
 _VARIABLE = ".value"
 
 
 def tree_payload(tree: Any) -> Payload:
-    """Return a nested tree as a payload, in which the model's tensors are named by their paths (``Dense_0.kernel``).
+    """Return a nested tree as a payload that names the model's tensors by their paths (``Dense_0.kernel``).
 
-    Of a tree with ``params`` the model is what lies there; further collections beside it (``batch_stats``) belong to
-    it, and then every name begins with its collection's. Of any other tree the model is the whole, but for optimizer
-    states and the like. Keys above the model (``model``, ``state``) are left out of the names, and so are the states
-    of random number generators.
+    If a tree has ``params``, they are the model. Further collections next to them (``batch_stats``)
+    belong to the model too; then every name begins with its collection. Any other tree is the model
+    as a whole, except for optimizer states and the like. Names omit the keys above the model
+    (``model``, ``state``). States of random number generators are left out.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def tree_payload(tree: Any) -> Payload:
     Raises
     ------
     NotACheckpoint
-        There are no arrays of a model in it.
+        It holds no arrays of a model.
     """
     facts = dict(_numbers(tree))
     others: dict[str, Any] = {}
@@ -57,7 +57,7 @@ def nested(leaves: Iterable[tuple[Sequence[str], Any]]) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        A path is there twice, or is the front of another.
+        A path occurs twice, or is a prefix of a different path.
     """
     tree: dict[str, Any] = {}
     for path, leaf in leaves:
@@ -66,25 +66,25 @@ def nested(leaves: Iterable[tuple[Sequence[str], Any]]) -> dict[str, Any]:
         for key in above:
             level = level.setdefault(key, {})
             if not isinstance(level, dict):
-                raise ValueError(f"{'/'.join(path)!r:.100} lies below another array")
+                raise ValueError(f"{'/'.join(path)!r:.100} is below another array")
         if last in level:
-            raise ValueError(f"{'/'.join(path)!r:.100} is there twice, or has others below it")
+            raise ValueError(f"{'/'.join(path)!r:.100} occurs twice, or has other arrays below it")
         level[last] = leaf
     return tree
 
 
 def _parts(tree: Any) -> tuple[dict[str, Any], list[str]]:
-    """Return what holds arrays at one level of a tree, and which of it is the model's."""
+    """Return the parts with arrays at one level of a tree, and the keys of those that belong to the model."""
     parts = {key: part for key, part in _items(tree) if next(_tensors({key: part}), None) is not None}
     ours = [key for key in parts if not is_other(key)]
     if _PARAMS in ours:
-        # Beside them lie collections, perhaps random keys, and perhaps other weights, such as a target network's.
+        # Next to params may be collections, random keys, and other weights, such as a target network's.
         ours = [key for key in ours if key == _PARAMS or (_is_tree(parts[key]) and not key.endswith(_PARAMS))]
     return parts, ours
 
 
 def _leads_to_model(key: str, part: Any) -> bool:
-    """Whether the only part of a level is not the model, but a level above it."""
+    """Whether the only part of a level is not the model itself but a level above it."""
     inner = [name for name, branch in _items(part) if _is_tree(branch)]
     if key == _PARAMS:
         return _PARAMS in inner
@@ -92,7 +92,7 @@ def _leads_to_model(key: str, part: Any) -> bool:
 
 
 def _tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Array]]:
-    """Yield the arrays in a tree by path; single numbers count where they lie among arrays."""
+    """Yield the arrays in a tree by path, including single numbers that are next to arrays."""
     if isinstance(tree, np.ndarray):
         if not _is_random(path, tree):
             yield path, tree
@@ -104,11 +104,11 @@ def _tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Array]]:
 
 
 def _numbers(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the single numbers at one level of a tree, and those in branches that hold nothing else."""
+    """Yield the single numbers at one level of a tree, and in branches that hold nothing else."""
     for key, part in _items(tree):
         if isinstance(part, Mapping):
             inner = list(_items(part))
-            # Lists, too, are saved as dicts.
+            # Lists are saved as dicts too.
             if not any(_is_tree(value) or np.ndim(value) or name.isdecimal() for name, value in inner):
                 yield from _numbers(part)
         elif not _is_tree(part) and np.ndim(part) == 0:
@@ -116,7 +116,7 @@ def _numbers(tree: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _number(array: Array) -> Any:
-    # Those of bfloat16 are no numbers to numpy.
+    # NumPy does not treat bfloat16 values as numbers.
     return (widest(array) if array.dtype.kind == "V" else array)[()]
 
 

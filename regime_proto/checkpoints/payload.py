@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and which part of it is the model's state: the one funnel behind every adapter."""
+"""The contents of a checkpoint, and the part that is the model's state: the common last stage of every adapter."""
 
 import contextlib
 import math
@@ -16,12 +16,12 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 
 TOP = ""
-"""The key of tensors that lie in a checkpoint under no key."""
+"""The key for tensors that a checkpoint stores under no key."""
 
-# In the order of preference, in small or capital letters; n_steps in small ones is a length of rollouts.
+# In order of preference, in lower or upper case; lower-case n_steps is a length of rollouts.
 _STEP_NAMES = ("global_step", "step", "iteration", "iter", "iter_num", "num_updates", "step_count", "N_steps", "it")
 _EPOCH_NAMES = ("epoch", "epochs", "current_epoch")
-# In the order of preference; weights averaged over time (EMA) are another sequence.
+# In order of preference; weights averaged over time (EMA) form a separate sequence.
 MODEL_KEYS = (
     "model_state_dict", "state_dict", "model", "model_state", "net", "network", "module", "weights", "params",
 )  # fmt: skip
@@ -29,8 +29,8 @@ _OPTIMIZER = ("optim", "opt_state")
 _AVERAGE = "ema"
 _NOT_WEIGHTS = (_AVERAGE, "sched", "scaler", "loop", "callback", "rng")
 DEEPEST = 4
-"""How many dicts within one another are looked at for tensors."""
-# A single number is no model.
+"""Depth of nested dicts that are searched for tensors."""
+# A single number is not a model.
 _FEWEST = 2
 
 
@@ -39,7 +39,7 @@ class NotACheckpoint(RegimeError):
 
 
 class Incomplete(RegimeError):
-    """A checkpoint that is still being written, or was cut off."""
+    """A checkpoint that is still being written, or is truncated."""
 
 
 class Inconsistent(RegimeError):
@@ -48,24 +48,24 @@ class Inconsistent(RegimeError):
 
 @dataclass(frozen=True)
 class NotDense:
-    """Stands for a tensor that cannot be an array: a sparse or a quantized one, or one of a dtype of torch's own."""
+    """A placeholder for a tensor that cannot be an array: sparse, quantized, or of a dtype that only torch has."""
 
     kind: str
 
 
 @dataclass(frozen=True)
 class Payload:
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Parameters
     ----------
     groups : mapping of str to mapping of str to array
-        Tensors, by the key under which they lie: `TOP` where there is none, ``a.b`` for keys within keys. The arrays
-        belong to the payload: nobody writes to them afterwards.
+        Tensors, by their key: `TOP` if there is none, ``a.b`` for nested keys. The payload owns the
+        arrays; they must not be modified afterwards.
     facts : mapping of str to float
-        The numbers beside them: step, epoch, metrics.
+        The numbers stored next to them: step, epoch, metrics.
     instead : str
-        What to do where the weights that are meant are not among the tensors: a line for the user; empty if unknown.
+        A line that tells the user what to do if the wanted weights are missing; empty if unknown.
     """
 
     groups: Mapping[str, Mapping[str, Array | NotDense]]
@@ -75,7 +75,7 @@ class Payload:
 
 @dataclass(frozen=True)
 class Label:
-    """What a checkpoint says of itself.
+    """The step, epoch and metrics stored in a checkpoint.
 
     Parameters
     ----------
@@ -90,12 +90,12 @@ class Label:
 
 
 def label_of(facts: Mapping[str, Any]) -> Label:
-    """Return what the numbers in `facts` say; what is no number is passed over.
+    """Return step, epoch and metrics from `facts`; entries that are not numbers are ignored.
 
-    A number under another name than those of steps and epochs is a metric: a loss, a score, a rate.
+    A number whose name is neither a step's nor an epoch's is a metric: a loss, a score, a rate.
     """
     numbers = numbers_in(facts)
-    # A name that is written just so goes before one in other letters.
+    # An exact match is preferred to one that differs in case.
     counts = {_counted_name(name): value for name, value in numbers.items()} | numbers
     step = next((counts[name] for name in _STEP_NAMES if name in counts), None)
     epoch = next((counts[name] for name in _EPOCH_NAMES if name in counts), None)
@@ -113,7 +113,7 @@ def numbers_in(facts: Mapping[Any, Any]) -> dict[str, float]:
     """Return the entries of `facts` that are numbers."""
     numbers: dict[str, float] = {}
     for name, value in facts.items():
-        # A whole number may be larger than any float.
+        # An integer may be larger than any float.
         with contextlib.suppress(OverflowError):
             if _is_number(value):
                 numbers[str(name)] = float(value)
@@ -121,7 +121,7 @@ def numbers_in(facts: Mapping[Any, Any]) -> dict[str, float]:
 
 
 def parsed(metadata: Mapping[str, str]) -> dict[str, float]:
-    """Return the numbers in metadata of a format that holds strings only."""
+    """Return the numbers in the metadata of a format that stores only strings."""
     numbers: dict[str, float] = {}
     for name, text in metadata.items():
         with contextlib.suppress(ValueError):
@@ -130,12 +130,12 @@ def parsed(metadata: Mapping[str, str]) -> dict[str, float]:
 
 
 def payload_of(content: Mapping[Any, Any]) -> Payload:
-    """Return nested dicts of arrays and numbers, as frameworks save them, as a payload.
+    """Return a payload for nested dicts of arrays and numbers, as frameworks save them.
 
     Raises
     ------
     NotACheckpoint
-        It is an optimizer's, or holds no tensors.
+        It is an optimizer state, or holds no tensors.
     """
     if "param_groups" in content and "state" in content:
         raise NotACheckpoint("an optimizer state")
@@ -155,7 +155,7 @@ def _groups(content: Mapping[Any, Any], prefix: str = TOP, depth: int = 0) -> It
 
 
 def state_of(payload: Payload, where: str, *, weights: str | None = None) -> State:
-    """Return the model's state in a payload, under names free of wrapper prefixes.
+    """Return the model's state in a payload, under names without wrapper prefixes.
 
     Parameters
     ----------
@@ -163,15 +163,15 @@ def state_of(payload: Payload, where: str, *, weights: str | None = None) -> Sta
     where : str
         Named in errors.
     weights : str, optional
-        The key, or the front of the names, of the tensors that are meant; `TOP` for those under no key. Needed for
-        averages (EMA), and where there are several models.
+        The key or name prefix of the wanted tensors; `TOP` for those under no key. Needed for
+        averages (EMA), and if there are several models.
 
     Raises
     ------
     NotACheckpoint
-        There are no weights of a model: no floating numbers, or a single one.
+        It holds no model weights: no floating-point numbers, or only one.
     RegimeError
-        More than one entry could be meant, there is none of that name, or a tensor is not dense.
+        Several entries could be meant, no entry has that name, or a tensor is not dense.
     """
     chosen = _default(payload, where) if weights is None else _named(payload, where, weights)
     if _parameters(chosen) < _FEWEST:
@@ -185,7 +185,7 @@ def state_of(payload: Payload, where: str, *, weights: str | None = None) -> Sta
 
 
 def _is_text(name: str) -> bool:
-    """Whether a name can be written in UTF-8, without a character that ends it."""
+    """Whether a name can be written in UTF-8, without a null character."""
     return "\0" not in name and (name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name))
 
 
@@ -193,7 +193,7 @@ def _require_text(names: Iterable[str], where: str) -> None:
     """Raise an error if a name cannot be written into a trajectory."""
     for name in names:
         if not _is_text(name):
-            raise RegimeError(f"{where}: the name of tensor {name!a:.100} is no text in UTF-8; rename it")
+            raise RegimeError(f"{where}: the name of tensor {name!a:.100} is not valid UTF-8 text; rename the tensor")
 
 
 def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
@@ -203,7 +203,7 @@ def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
         return named
     top = _under_no_key(payload, alone=not candidates)
     fronts = sorted({key.partition(".")[0] for key in candidates})
-    # Steps and other numbers are saved as tensors too.
+    # Steps and other single numbers may be saved as tensors too.
     models = [front for front in fronts if _has_arrays(_under(front, payload))] or (fronts if not top else [])
     if not models:
         return top
@@ -211,19 +211,20 @@ def _default(payload: Payload, where: str) -> Mapping[str, Array | NotDense]:
         return _only(models, payload, where)
     if _parameters(top) < max(_parameters(_under(front, payload)) for front in models):
         raise RegimeError(
-            f"{where}: weights under no key ({_listed(list(top))}) and more of them under keys ({_listed(models)}); "
-            f"say which are meant: --weights {models[0]}, or --weights '' for those under no key"
+            f"{where}: weights under no key ({_listed(list(top))}) and more weights under keys "
+            f"({_listed(models)}); choose with --weights {models[0]}, or --weights '' for those "
+            "under no key"
         )
     return top
 
 
 def _under_a_model_key(candidates: list[str], payload: Payload, where: str) -> Mapping[str, Array | NotDense] | None:
-    """Return what lies under the usual key of a model; None if there is no such key."""
+    """Return the tensors under the usual key of a model; None if there is no such key."""
     parents = {key.rsplit(".", depth)[0] for key in candidates for depth in range(key.count(".") + 1)}
     levels = sorted(parents, key=lambda key: key.count("."))
     for name in MODEL_KEYS:
         found = [key for key in levels if key.rpartition(".")[2] == name]
-        # What lies deeper is part of something else.
+        # Deeper matches are part of something else.
         found = [key for key in found if key.count(".") == found[0].count(".")]
         if found:
             return _only(found, payload, where)
@@ -231,7 +232,7 @@ def _under_a_model_key(candidates: list[str], payload: Payload, where: str) -> M
 
 
 def _parameters(tensors: Mapping[str, Array | NotDense]) -> int:
-    """Return how many numbers could be trained; what is not dense counts, and is refused by its name."""
+    """Return the number of trainable values; a tensor that is not dense counts too, and is refused by name later."""
     return sum(
         _FEWEST if isinstance(tensor, NotDense) else tensor.size
         for tensor in tensors.values()
@@ -240,7 +241,7 @@ def _parameters(tensors: Mapping[str, Array | NotDense]) -> int:
 
 
 def _has_arrays(tensors: Mapping[str, Array | NotDense]) -> bool:
-    """Whether there are weights other than single numbers among tensors."""
+    """Whether any of the tensors is a weight other than a single number."""
     return any(
         isinstance(tensor, NotDense) or (tensor.ndim and _parameters({"": tensor})) for tensor in tensors.values()
     )
@@ -250,10 +251,10 @@ def _no_weights(payload: Payload, where: str, chosen: Mapping[str, Array | NotDe
     keys = [key for key in payload.groups if key != TOP]
     average = next((key for key in keys if _AVERAGE in key.lower() and not is_optimizer(key)), None)
     if average is not None and not chosen:
-        return f"{where}: no weights in it but an average; to read that, give --weights {average}"
+        return f"{where}: the only weights in it are an average; to read that, give --weights {average}"
     held = _listed([f"{name} ({_spelled(tensor)})" for name, tensor in chosen.items()]) or "nothing"
-    beside = f"; it holds the keys {_listed(keys)}: say which are meant with --weights KEY" if keys else ""
-    return f"{where}: no weights of a model in it, only {held}{beside}"
+    beside = f"; it holds the keys {_listed(keys)}; choose one with --weights KEY" if keys else ""
+    return f"{where}: no model weights in it, only {held}{beside}"
 
 
 def _spelled(tensor: Array | NotDense) -> str:
@@ -261,19 +262,19 @@ def _spelled(tensor: Array | NotDense) -> str:
 
 
 def is_optimizer(key: str) -> bool:
-    """Whether what lies under a key is an optimizer's state."""
+    """Whether a key holds an optimizer state."""
     return key == "opt" or any(word in key.lower() for word in _OPTIMIZER)
 
 
 def is_other(key: str) -> bool:
-    """Whether what lies under a key is no model: an optimizer's state, an average, or the like."""
+    """Whether a key holds something other than a model: an optimizer state, an average, or the like."""
     return is_optimizer(key) or any(word in key.lower() for word in _NOT_WEIGHTS)
 
 
 def _only(keys: list[str], payload: Payload, where: str) -> dict[str, Array | NotDense]:
     if len(keys) > 1:
         raise RegimeError(
-            f"{where}: weights under several keys ({_listed(keys)}); say which are meant: --weights {keys[0]}"
+            f"{where}: weights under several keys ({_listed(keys)}); choose one, for example --weights {keys[0]}"
         )
     return _under(keys[0], payload)
 
@@ -292,7 +293,7 @@ def _named(payload: Payload, where: str, weights: str) -> Mapping[str, Array | N
 
 
 def _under(key: str, payload: Payload) -> dict[str, Array | NotDense]:
-    """Return the tensors under a key, or whose names begin with it, without it."""
+    """Return the tensors under a key, or whose names begin with it, with the key removed."""
     front = f"{key}."
     return {
         full.removeprefix(front): tensor
@@ -305,7 +306,7 @@ def _under(key: str, payload: Payload) -> dict[str, Array | NotDense]:
 def _under_no_key(payload: Payload, *, alone: bool) -> dict[str, Array | NotDense]:
     """Return the tensors under no key that may be weights."""
     top = payload.groups.get(TOP, {})
-    # Beside dicts of tensors a single one may lie, such as the state of a random number generator.
+    # Next to dicts of tensors there may be a single tensor, such as the state of a random number generator.
     return {name: tensor for name, tensor in top.items() if alone or not is_other(name)}
 
 

@@ -1,4 +1,4 @@
-"""What an adapter yields: a sequence of checkpoints in step order, and how to read one."""
+"""The result of an adapter: a sequence of checkpoints in step order, and a function to read one."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +13,13 @@ from regime_proto.schema.types import Array
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved parameter state that has not been read yet.
+    """A saved parameter state, not read yet.
 
     Parameters
     ----------
     step : int
     path : Path
-        A file or a folder, perhaps of another machine; see `locations`.
+        A file or a folder, possibly remote; see `locations`.
     """
 
     step: int
@@ -41,9 +41,9 @@ class State:
     Parameters
     ----------
     tensors : mapping of str to array
-        By checkpoint name. The arrays belong to the state: nobody writes to them afterwards.
+        By their names in the checkpoint. The state owns the arrays; they must not be modified afterwards.
     epoch : float
-        NaN where unknown.
+        NaN if unknown.
     metrics : mapping of str to float
     """
 
@@ -54,12 +54,12 @@ class State:
 
 @dataclass(frozen=True)
 class OtherOrder:
-    """An order in which the same checkpoints could stand, had another rule been taken.
+    """A different order of the same checkpoints, given by a different rule.
 
     Parameters
     ----------
     reason : str
-        In words, where it is taken from.
+        Where it is taken from, in words.
     paths : tuple of Path
     """
 
@@ -68,13 +68,13 @@ class OtherOrder:
 
 
 class Copies(Protocol):
-    """Copies of checkpoints that lie elsewhere, each made when it is read."""
+    """Local copies of remote checkpoints, each created when it is read."""
 
     def release(self, path: Path) -> None:
-        """Remove the copy of a checkpoint; the arrays that were read from it stay valid."""
+        """Remove the copy of a checkpoint; arrays read from it stay valid."""
 
     def stop(self) -> None:
-        """Give up the copy that is being made: nobody waits for it any more."""
+        """Cancel the copy in progress: nothing waits for it any more."""
 
 
 @dataclass(frozen=True)
@@ -86,26 +86,27 @@ class Source:
     adapter : str
         Name of the adapter that reads it.
     recognised : str
-        In words, what the adapter recognised it by.
+        What the adapter recognised it by, in words.
     root : Path
-        Where it lies.
+        Its location.
     step_kind : str
         What `Checkpoint.step` counts: ``step``, ``epoch`` or ``ordinal``.
     order : str
-        In words, where the steps were taken from.
+        Where the steps were taken from, in words.
     checkpoints : tuple of Checkpoint
         In strictly increasing step order.
     read : callable
         Reads one checkpoint; safe to call from several threads.
     skipped : tuple of Skipped
     metrics : tuple of str
-        Names of the metrics that the checkpoints carry.
+        Names of the metrics stored in the checkpoints.
     other_orders : tuple of OtherOrder
-        Orders of the same checkpoints that differ from the one taken.
+        Orders of the same checkpoints that differ from the chosen one.
     copies : Copies, optional
-        Where reading a checkpoint leaves a copy of it on this machine.
+        The local copies, if reading a checkpoint leaves one.
     read_lazily : callable, optional
-        Reads one checkpoint without holding its tensors in memory; see `deferred`. None where they are read whole.
+        Reads one checkpoint without holding its tensors in memory; see `deferred`. None if
+        checkpoints are read whole.
     """
 
     adapter: str
@@ -122,7 +123,7 @@ class Source:
     read_lazily: Callable[[Checkpoint], State] | None = None
 
     def select(self, steps: str | None = None, every: int | None = None) -> "Source":
-        """Return the source restricted to the steps ``A:B`` (both included) and to every k-th of those."""
+        """Return the source restricted to the steps ``A:B`` (both included) and to every k-th of these."""
         chosen = self.checkpoints
         if steps is not None:
             first, last = parse_steps(steps)
@@ -134,14 +135,14 @@ class Source:
         return self._of(chosen)
 
     def part(self, numbers: range) -> "Source":
-        """Return the source restricted to consecutive checkpoints, given by their numbers."""
+        """Return the source restricted to consecutive checkpoints, given by their indices."""
         return self._of(self.checkpoints[numbers.start : max(numbers.start, numbers.stop)])
 
     def _of(self, chosen: tuple[Checkpoint, ...]) -> "Source":
         return replace(self, checkpoints=chosen, other_orders=self._orders_of(chosen))
 
     def _orders_of(self, chosen: Sequence[Checkpoint]) -> tuple[OtherOrder, ...]:
-        """Return the other orders of some of the checkpoints, as far as they still differ."""
+        """Return the other orders of some of the checkpoints, if they still differ."""
         taken = tuple(checkpoint.path for checkpoint in chosen)
         kept = set(taken)
         others: dict[tuple[Path, ...], OtherOrder] = {}
@@ -168,6 +169,6 @@ class Source:
         if len(self.checkpoints) < 2:
             found = "no checkpoint" if not self.checkpoints else f"one checkpoint ({self.checkpoints[0].path.name})"
             raise RegimeError(
-                f"{self.root}: {found} to analyze; a change needs two at least: "
-                "save more often, each under a name of its own, or widen --steps / lower --every"
+                f"{self.root}: {found} to analyze; expected at least two, to measure a change; "
+                "save more often, each under its own name, or widen --steps or lower --every"
             )

@@ -1,4 +1,4 @@
-"""Numbers in the name of a checkpoint, one of which is its step: which are integers, and the word before each."""
+"""Finds the numbers in a checkpoint's name, one of which is its step, and the word that belongs to each."""
 
 import enum
 import re
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 UNIT_LETTERS = "kKmMbBT"
-"""A small t is no unit, since many words end with it."""
+"""A lower-case t is not a unit, since many words end with it."""
 
 _LETTERS = re.compile(r"[^\W\d_]+")
 _SUFFIX = re.compile(r"(?<=.)\.(?:[^\W\d_]+|h5|hdf5|pt2)$", re.IGNORECASE)
@@ -24,7 +24,7 @@ _SCORE = (
 )
 _RUN = r"seed|fold|rank|ingredient|shard|replica|worker|member"
 _STAGE = r"stage|phase"
-# The word of a number that reads ``1-of-4``.
+# The word for a number in the form ``1-of-4``.
 _PART = "shard"
 
 _NUMBER = rf"""
@@ -46,16 +46,16 @@ _ANY_DIGIT = str.maketrans("123456789", "000000000")
 
 
 class Role(enum.Enum):
-    """What a number counts, judged by its word."""
+    """What a number counts, inferred from its word."""
 
     STEP = _STEP
     EPOCH = _EPOCH
     TOKENS = _TOKENS
     SCORE = _SCORE
     RUN = _RUN
-    """One of several runs, or parts of runs, that went on beside each other."""
+    """One of several parallel runs, or parts of runs."""
     STAGE = _STAGE
-    """One of several parts of a run, each of which may count anew."""
+    """One of several parts of a run, each of which may restart the count."""
     OTHER = ""
 
 
@@ -71,16 +71,16 @@ class Number(NamedTuple):
     text : str
         With its unit.
     start, stop : int
-        Where it stands in the name.
+        Its position in the name.
     word : str
-        The letters before it, or after it where those are the name of a counter (``1000_steps``); in small letters,
-        empty where there are none.
+        The letters before it, or after it if those name a counter (``1000_steps``); lower case,
+        empty if there are none.
     tail : str
-        Letters that follow it directly and are no unit.
+        Letters that follow it directly and are not a unit.
     unit : str
         ``k``, ``m``, ``b``, ``t`` or empty.
     value : int, optional
-        None for what is no integer of its own: a decimal, a negative number, a hash.
+        None if it is not a separate integer: a decimal, a negative number, a hash.
     """
 
     text: str
@@ -98,12 +98,12 @@ class Number(NamedTuple):
 
     @property
     def form(self) -> tuple[str, str]:
-        """What is the same in all names of one scheme; all words for a step are one."""
+        """The part shared by all names of one scheme; all words for a step are equivalent."""
         return _form_of(self.word, self.tail)
 
 
 class Parsed(NamedTuple):
-    """A name, the numbers in it, and the words that go with none of them."""
+    """A name, the numbers in it, and the words that belong to no number."""
 
     name: str
     numbers: tuple[Number, ...]
@@ -111,33 +111,33 @@ class Parsed(NamedTuple):
 
     @property
     def has_integer(self) -> bool:
-        """Whether it alone may tell the order."""
+        """Whether this number alone may determine the order."""
         return any(number.value is not None for number in self.numbers)
 
     @property
     def literals(self) -> tuple[str, ...]:
-        """What stands before, between and after the numbers."""
+        """The text before, between and after the numbers."""
         edges = [0, *(edge for number in self.numbers for edge in (number.start, number.stop)), len(self.name)]
         return tuple(self.name[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True))
 
 
 def is_pointer(name: str) -> bool:
-    """Whether a name says that the checkpoint is a copy of another, such as ``last.ckpt``."""
+    """Whether a name marks the checkpoint as a copy of a different one, such as ``last.ckpt``."""
     return bool(_POINTER.search(name))
 
 
 def has_integer(name: str) -> bool:
-    """Whether a name alone may tell the order."""
+    """Whether the name alone may determine the order."""
     return parse(name).has_integer
 
 
 def has_number(name: str) -> bool:
-    """Whether a name has a number of any kind, so that there may be others that differ in it."""
+    """Whether a name has a number of any kind, in which other names may differ."""
     return bool(parse(name).numbers)
 
 
 def integer(text: str) -> int | None:
-    """Return the integer that a text writes, perhaps as ``1,000``, ``1_000``, ``20k`` or ``1.5B``; None if none."""
+    """Return the integer in a text, also as ``1,000``, ``1_000``, ``20k`` or ``1.5B``; None if it is not one."""
     if text.isdecimal():
         return int(text)
     scale = UNITS[text[-1].lower()] if text and text[-1] in UNIT_LETTERS else 1
@@ -153,13 +153,13 @@ def integer(text: str) -> int | None:
 
 @lru_cache(2**15)
 def parse(name: str, *, hashes: bool = False) -> Parsed:
-    """Return the numbers in a name, its suffix left out.
+    """Return the numbers in a name, without its suffix.
 
     Parameters
     ----------
     name : str
     hashes : bool
-        Whether six or more hexadecimal digits are one hash, not words and numbers.
+        Whether six or more hexadecimal digits count as one hash, not as words and numbers.
     """
     slots, free = _slots(_SUFFIX.sub("", name).translate(_ANY_DIGIT), _NUMBERS_OR_HASHES if hashes else _NUMBERS)
     numbers = []
@@ -168,14 +168,14 @@ def parse(name: str, *, hashes: bool = False) -> Parsed:
         value = None if slot.is_negative else integer(text)
         number = Number(text, slot.start, slot.stop, slot.word, slot.tail, slot.unit, value)
         numbers.append(number)
-        # All words before a score are its name.
+        # All words before a score belong to its name.
         free += () if value is None or number.role is Role.SCORE else slot.words_before
     return Parsed(name, tuple(numbers), tuple(sorted(free)))
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where names that differ in digits only have a number."""
+    """The position of a number in names that differ only in digits."""
 
     start: int
     stop: int
@@ -184,12 +184,12 @@ class _Slot:
     unit: str
     is_negative: bool
     words_before: tuple[str, ...]
-    """Those that are not its word."""
+    """The preceding words other than its own."""
 
 
 @lru_cache(4096)
 def _slots(stem: str, numbers: re.Pattern[str]) -> tuple[tuple[_Slot, ...], tuple[str, ...]]:
-    """Return the places of numbers in a name whose digits are masked, and the words behind the last."""
+    """Return the positions of numbers in a name with masked digits, and the words after the last one."""
     matches = list(numbers.finditer(stem))
     edges = [0, *(edge for match in matches for edge in match.span()), len(stem)]
     gaps = [stem[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True)]
@@ -214,7 +214,7 @@ def _slots(stem: str, numbers: re.Pattern[str]) -> tuple[tuple[_Slot, ...], tupl
 
 
 def parse_all(names: Sequence[str]) -> list[Parsed]:
-    """Return the numbers in names that belong together; what is a hash shows in that it differs in form."""
+    """Return the numbers in related names; hashes are recognised because their form differs between names."""
     parsed = [parse(name) for name in names]
     if len({_form(one) for one in parsed}) > 1:
         hashed = [parse(name, hashes=True) for name in names]
@@ -228,7 +228,7 @@ def _form(parsed: Parsed) -> tuple[tuple[str, str], ...]:
 
 
 def _tail(gap: str, *, is_last: bool) -> str:
-    """Return the letters directly after a number, unless they are also directly before the next one."""
+    """Return the letters directly after a number, unless they also directly precede the next one."""
     found = _LETTERS.match(gap)
     return "" if found is None or (found[0] == gap and not is_last) else found[0]
 
@@ -242,7 +242,7 @@ def _word(before: Sequence[str], after: Sequence[str]) -> str:
 
 @lru_cache(4096)
 def role_of(word: str) -> Role:
-    """Return what the number with a word counts."""
+    """Return what a number with this word counts."""
     return next((role for role, pattern in _PATTERNS if word and pattern.fullmatch(word)), Role.OTHER)
 
 
@@ -253,7 +253,7 @@ def _form_of(word: str, tail: str) -> tuple[str, str]:
 
 
 def _with_thousands(parsed: list[Parsed]) -> list[Parsed]:
-    """Join ``1_000`` where the step is written so, which only shows beside steps below 1000 that are not."""
+    """Join ``1_000`` if steps are grouped by thousands; only ungrouped steps below 1000 among the names show this."""
     joined = [_joined(one) for one in parsed]
     if all(before is after for before, after in zip(parsed, joined, strict=True)):
         return parsed
@@ -269,7 +269,7 @@ def _with_thousands(parsed: list[Parsed]) -> list[Parsed]:
         else:
             grouped.add(steps[0].text.partition("_")[0])
     fits = all(len(text) <= 3 and not text.startswith("00") for text in plain)
-    # Beside a step 1, 1_500 could as well be its substep 500.
+    # If there is a step 1, 1_500 could also be its substep 500.
     return joined if plain and grouped and fits and not plain & grouped else parsed
 
 

@@ -1,4 +1,4 @@
-"""Tensor names as the model spells them, without what wrappers put in."""
+"""Tensor names as in the model, without the prefixes added by wrappers."""
 
 import re
 from collections.abc import Mapping
@@ -8,20 +8,20 @@ from regime_proto.schema.errors import RegimeError
 
 T = TypeVar("T")
 
-# DataParallel, torch.compile, FSDP and activation checkpointing; they nest, also in the middle of a name.
+# DataParallel, torch.compile, FSDP and activation checkpointing; they nest, and also occur within a name.
 _WRAPPERS = re.compile(r"(?:(?<=^)|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 def unwrap(tensors: Mapping[str, T], where: str) -> dict[str, T]:
-    """Return `tensors` under names free of wrapper prefixes.
+    """Return `tensors` under names without wrapper prefixes.
 
-    ``module.`` alone can be a model's own attribute, so it is taken off only at the front and only if every
-    name has it.
+    ``module.`` alone may be the model's own attribute, so it is removed only at the start, and only
+    if every name has it.
 
     Raises
     ------
     RegimeError
-        Two names become one.
+        Two names become equal.
     """
     unwrapped: dict[str, T] = {}
     stripped = {name: _strip(name) for name in tensors}
@@ -29,7 +29,7 @@ def unwrap(tensors: Mapping[str, T], where: str) -> dict[str, T]:
         stripped = {original: _strip(name.removeprefix("module.")) for original, name in stripped.items()}
     for original, name in stripped.items():
         if name in unwrapped:
-            raise RegimeError(f"{where}: two tensors are named {name!r} once wrapper prefixes are taken off")
+            raise RegimeError(f"{where}: two tensors are named {name!r} after wrapper prefixes are removed")
         unwrapped[name] = tensors[original]
     return unwrapped
 

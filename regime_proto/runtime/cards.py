@@ -1,18 +1,18 @@
-"""Which NVIDIA cards this process may use."""
+"""The NVIDIA cards that this process may use."""
 
 import os
 import subprocess
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-"""The variable by which CUDA is told which cards a process may use; the first of them becomes its ``cuda:0``."""
+"""The variable that limits the cards CUDA lets a process use; the first one becomes its ``cuda:0``."""
 _SECONDS = 30
 
 
 def visible_cards() -> list[str]:
-    """Return the cards, as `VISIBLE` names them: what that says, else all that the driver lists."""
+    """Return the cards in `VISIBLE`; if it is unset, all that the driver lists."""
     chosen = os.environ.get(VISIBLE)
     names = _listed() if chosen is None else [name.strip() for name in chosen.split(",")]
-    # CUDA takes those before the first that is no card: -1 hides the rest.
+    # CUDA uses the cards before the first invalid entry: -1 hides the rest.
     ends = (number for number, name in enumerate(names) if not name or name.startswith("-"))
     return names[: next(ends, len(names))]
 

@@ -1,4 +1,4 @@
-"""Where the work is done: execution providers, sessions, and arrays placed on a device."""
+"""Execution providers, sessions, and arrays placed on a device."""
 
 import contextlib
 import io
@@ -26,20 +26,20 @@ _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _OPTIONS = {
     _CPU: {},
-    # TF32 would let two equal states differ from what float32 arithmetic gives.
+    # With TF32, two equal states could differ from the result of float32 arithmetic.
     _CUDA: {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"},
 }
-# Passes on one card follow one another, and each state in flight lies in its memory.
+# Passes on one card run one after another, and each state in flight occupies its memory.
 _ON_CARD = 4
-# Keep, in a session, which node runs where.
+# Makes a session record where each node runs.
 _RECORDS = "session.record_ep_graph_assignment_info"
-# ONNX Runtime's levels for what it writes to stderr by itself.
+# ONNX Runtime's levels for its own log on stderr.
 _LOG_FATAL, _LOG_WARNING = 4, 2
 _NO_MEMORY = re.compile("out of memory|bad.alloc|fail(ed|ure) to allocate|available memory", re.IGNORECASE)
 
 
 class _Arena:
-    """Where the sessions of this process have their activations."""
+    """The memory that holds the activations of this process's sessions."""
 
     is_shared = False
 
@@ -48,10 +48,10 @@ _arena = _Arena()
 
 
 def share_arena() -> None:
-    """Let all sessions to come on the CPU have their activations in one arena, which grows by what is asked for.
+    """Let all later CPU sessions share one arena for activations, which grows by the requested size only.
 
-    Arenas of their own grow by powers of two: a fifth more memory in all. The shared one is kept until the process
-    ends, so this is for processes that end with their conversion.
+    Separate arenas grow by powers of two and need a fifth more memory in total. The shared arena
+    lives until the process ends, so it suits processes that run one conversion and exit.
     """
     if _arena.is_shared:
         return
@@ -60,7 +60,7 @@ def share_arena() -> None:
     )
     as_requested = {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": -1}
     config = onnxruntime.OrtArenaCfg({**as_requested, "max_dead_bytes_per_chunk": -1})
-    # Another part of the program may have registered one.
+    # A different part of the program may have registered one.
     with contextlib.suppress(RuntimeError):
         onnxruntime.create_and_register_allocator(place, config)
         _arena.is_shared = True
@@ -72,17 +72,17 @@ Placed = Any
 
 @dataclass(frozen=True)
 class Device:
-    """A device, and how the work is divided between it and this process.
+    """A device, and the division of work between it and this process.
 
     Parameters
     ----------
     kind : str
         ``cpu`` or ``cuda``.
     resident : bool
-        Whether weights and masks stay on the device, and are compared and packed there. Otherwise NumPy
-        does that, on arrays that are in memory anyway.
+        Whether weights and masks stay on the device, to be compared and packed there. Otherwise
+        NumPy does that, on arrays that are in memory anyway.
     number : int
-        Of the card, where there are several.
+        Index of the card, if there are several.
     """
 
     kind: str
@@ -90,27 +90,27 @@ class Device:
     number: int = 0
 
     def __str__(self) -> str:
-        """Return the name that a user gives it."""
+        """Return its name, as a user writes it."""
         return f"{self.kind}:{self.number}" if self.number else self.kind
 
     @property
     def provider(self) -> str:
-        """The execution provider, as ONNX Runtime names it."""
+        """ONNX Runtime's name of the execution provider."""
         return _CUDA if self.kind == "cuda" else _CPU
 
     def takes(self, dtype: np.dtype[Any]) -> bool:
-        """Whether arrays of `dtype` can be placed as they are; others are widened to float32."""
+        """Whether arrays of `dtype` can be placed unchanged; others are widened to float32."""
         return is_numpys(dtype) or self.kind == "cpu"
 
     def place(self, array: Array) -> Placed:
-        """Place an array; on the CPU that is a view, and `array` must not be written to any more."""
+        """Place an array; on the CPU this is a view, and `array` must not be modified afterwards."""
         array = np.ascontiguousarray(array)
         if is_numpys(array.dtype):
             try:
                 return onnxruntime.OrtValue.ortvalue_from_numpy(array, self.kind, self.number)
             except RuntimeError as error:
-                raise RegimeError(self.failure("cannot take a tensor", error)) from None
-        # Types that NumPy does not know by itself, bfloat16 above all.
+                raise RegimeError(self.failure("cannot accept a tensor", error)) from None
+        # Types that NumPy itself does not know, mainly bfloat16.
         return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, ir.DataType.from_numpy(array.dtype).value)
 
     def session(
@@ -129,11 +129,11 @@ class Device:
         model : onnx_ir.Model
         threads : int
         brief : bool
-            Give memory back after every run, rather than keep it for the next.
+            Release memory after every run instead of keeping it for the next.
         as_is : bool
-            The graph is (a part of) one that is `optimized` already.
+            The graph is `optimized` already, or part of such a graph.
         constants : mapping of str to array
-            The data of initializers that have none in the graph; not to be written to any more.
+            The data of initializers that have none in the graph; must not be modified afterwards.
 
         Raises
         ------
@@ -146,7 +146,7 @@ class Device:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if _arena.is_shared and self.kind == "cpu" and not as_is:
             options.add_session_config_entry("session.use_env_allocators", "1")
-        # Planned in one block, the activations of a pass take a third more memory, and no less time.
+        # If planned as one block, the activations of a pass need a third more memory and save no time.
         options.enable_mem_pattern = False
         named = {str(name) for name in model.graph.initializers}
         given = {name: self.place(array) for name, array in constants.items() if name in named}
@@ -164,7 +164,7 @@ class Device:
         return Session(session, self, given)
 
     def optimized(self, model: ir.Model) -> onnx.ModelProto:
-        """Return the graph that a session makes of `model`: operators fused, what is constant computed.
+        """Return the graph that a session derives from `model`: operators fused, constants folded.
 
         Raises
         ------
@@ -182,11 +182,11 @@ class Device:
                 raise RegimeError(self.failure("cannot run the graph", error)) from None
 
     def at_once(self, most: int) -> int:
-        """Return how many checkpoints to have in flight, where this process has cores and memory for `most`."""
+        """Return the number of checkpoints to keep in flight, if this process has cores and memory for `most`."""
         return min(most, _ON_CARD) if self.kind == "cuda" else most
 
     def _started(self, content: bytes, options: Any) -> Any:
-        """Return a session of ONNX Runtime; it prints nothing, and falls back to no other device."""
+        """Return an ONNX Runtime session that prints nothing and never falls back to a different device."""
         providers = [(name, _OPTIONS[name]) for name in dict.fromkeys((self.provider, _CPU))]
         if self.kind == "cpu":
             return onnxruntime.InferenceSession(content, options, providers=providers)
@@ -197,20 +197,22 @@ class Device:
             return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
 
     def failure(self, what: str, error: Exception) -> str:
-        """Return in one line what ONNX Runtime could not do here."""
+        """Return a one-line message about a failure of ONNX Runtime on this device."""
         reason = " ".join(str(error).split())
         if self.kind == "cpu":
             return f"ONNX Runtime {what} on {self}: {reason[:300]}"
         cards = re.search(r"Invalid device ID: .*\(inclusive\) and (\d+) \(exclusive\)", reason)
         if cards:
             names = "cuda:0" if cards[1] == "1" else f"cuda:0 to cuda:{int(cards[1]) - 1}"
-            return f"device {self}: there is no such card; this machine has {names}"
+            return f"device {self}: no such card; this machine has {names}"
         if _NO_MEMORY.search(reason):
-            advice = "keep fewer checkpoints in flight (--workers 1), take fewer probe samples, or use --device cpu"
-            return f"device {self}: ONNX Runtime {what}, the card is out of memory; {advice} ({reason[-100:]})"
+            advice = "keep fewer checkpoints in flight (--workers 1), use fewer probe samples, or use --device cpu"
+            return f"device {self}: ONNX Runtime {what}: the card is out of memory; {advice} ({reason[-100:]})"
         if "cuDNN is unavailable" in reason:
-            return f"device {self}: cuDNN 9 is not found; install it (regime-proto[gpu] does), or use --device cpu"
-        # The provider names its own source code before and behind.
+            return (
+                f"device {self}: cuDNN 9 was not found; install it (regime-proto[gpu] includes it), or use --device cpu"
+            )
+        # The provider adds references to its own source code before and after the message.
         said = re.search(r"CUDA failure [^;]*[^;\s]", reason)
         if said:
             return f"device {self}: ONNX Runtime {what}: {said[0]}; check nvidia-smi, or use --device cpu"
@@ -219,8 +221,8 @@ class Device:
 
 def _options(threads: int = 1) -> Any:
     options = onnxruntime.SessionOptions()
-    # Several checkpoints are in flight, each on one thread; a thread pool per run would only contend, and
-    # the result would depend on the number of threads.
+    # Several checkpoints are in flight, each on one thread. A thread pool per run would only cause
+    # contention, and the result would depend on the number of threads.
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
@@ -230,10 +232,10 @@ def _options(threads: int = 1) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep ONNX Runtime from writing to stderr what becomes an error here, or is none.
+    """Keep ONNX Runtime from logging to stderr what is raised as an error here, or is not an error.
 
-    With the number of a card it warns of a kind of plugin that is not installed, for every session. Its level of
-    logging cannot be read; afterwards it is that of its default.
+    If a card index is given, every session warns about a kind of plugin that is not installed. The
+    log level cannot be read; afterwards it is reset to the default.
     """
     onnxruntime.set_default_logger_severity(_LOG_FATAL)
     try:
@@ -250,7 +252,7 @@ class Session:
     session : onnxruntime.InferenceSession
     device : Device
     constants : mapping of str to placed array
-        What it has beside its graph, and does not keep in memory by itself.
+        Data stored outside the graph, which the session itself does not keep in memory.
     """
 
     def __init__(self, session: Any, device: Device, constants: Mapping[str, Placed]) -> None:
@@ -262,9 +264,9 @@ class Session:
 
     @property
     def on_host(self) -> list[tuple[str, str]]:
-        """Operator and name of the nodes that run on the CPU although the session is on a card.
+        """Operator and name of the nodes that run on the CPU although the session uses a card.
 
-        Some of them may compute shapes. Earlier versions of ONNX Runtime do not say, which is an empty list.
+        Some of them may compute shapes. Earlier versions of ONNX Runtime do not report this; the list is then empty.
         """
         if self._device.kind == "cpu" or not hasattr(self._session, "get_provider_graph_assignment_info"):
             return []
@@ -278,9 +280,9 @@ class Session:
         Parameters
         ----------
         feeds : mapping of str to placed array
-            More than the inputs of the graph may be given.
+            May hold more than the inputs of the graph.
         keep : set of str
-            Outputs that stay on the device; the others come to the host.
+            Outputs that stay on the device; the others are copied to the host.
         """
         device, binding = self._device, self._session.io_binding()
         for name in self.inputs:
@@ -295,13 +297,13 @@ class Session:
 
 
 def find_device(name: str) -> Device:
-    """Return the device that the user asked for.
+    """Return the device that the user requested.
 
     Parameters
     ----------
     name : str
-        ``auto``, ``cpu``, ``cuda`` or, for one of several cards, ``cuda:N``, counted from 0. ``auto`` takes a GPU,
-        the first, where ONNX Runtime can use one.
+        ``auto``, ``cpu``, ``cuda`` or, for one of several cards, ``cuda:N``, counted from 0.
+        ``auto`` selects the first GPU if ONNX Runtime can use one.
 
     Raises
     ------
@@ -316,10 +318,10 @@ def find_device(name: str) -> Device:
         if name == "auto":
             return cpu
         raise RegimeError(
-            f"device {cuda}: this onnxruntime has no CUDA provider; "
-            'pip uninstall onnxruntime, then pip install "regime-proto[gpu]"'
+            f"device {cuda}: this onnxruntime has no CUDA provider; run `pip uninstall "
+            'onnxruntime`, then pip install "regime-proto[gpu]"'
         )
-    # It prints what it does not find; what this process prints is read by programs.
+    # It prints what it does not find, but programs read the output of this process.
     with contextlib.redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()
     try:
@@ -327,13 +329,13 @@ def find_device(name: str) -> Device:
     except RegimeError as error:
         if name != "auto":
             raise
-        warnings.warn(f"{error}; the forward passes run on the CPU", RegimeWarning, stacklevel=2)
+        warnings.warn(f"{error}; forward passes run on the CPU", RegimeWarning, stacklevel=2)
         return cpu
     return cuda
 
 
 def _identity() -> ir.Model:
-    """Return the smallest graph: enough to see whether a provider starts."""
+    """Return a minimal graph, to check whether a provider starts."""
     value = ir.Value(name="x", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.FLOAT))
     node = ir.node("Identity", [value])
     node.outputs[0].name = "y"
@@ -348,5 +350,5 @@ def cores() -> int:
 
 
 def runtime_version() -> str:
-    """Return the name and version of what runs programs."""
+    """Return the name and version of the runtime that runs programs."""
     return f"onnxruntime {onnxruntime.__version__}"

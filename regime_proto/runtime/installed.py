@@ -1,4 +1,4 @@
-"""Checks that the libraries the engine needs are installed, or says what to install."""
+"""Checks that the engine's required libraries are installed; the error says what to install."""
 
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ def require_runtime() -> None:
     Raises
     ------
     RegimeError
-        Says what to install or to remove.
+        The message says what to install or remove.
     """
     for name in ("onnx", "onnx_ir", "onnxruntime"):
         if find_spec(name) is None:

@@ -1,7 +1,7 @@
-"""The library of graphs, ``onnx_ir``, imported without SymPy.
+"""The graph library, ``onnx_ir``, imported without SymPy.
 
-The library needs SymPy only to calculate with lengths that are expressions, but imports it at once: half a second, as
-long as the rest of a short command. Imported through this module, it gets SymPy when it uses something of it.
+onnx_ir needs SymPy only to calculate with symbolic lengths, but imports it immediately: half a second, as long as the
+rest of a short command. Imported through this module, it loads SymPy on first use.
 """
 
 import importlib
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class _Deferred(ModuleType):
-    """Stands for a module that is imported when something of it is used."""
+    """A stand-in for a module that is imported on first use."""
 
     def __getattr__(self, name: str) -> Any:
         _withdraw(self)
@@ -42,7 +42,7 @@ def _withdraw(module: _Deferred) -> None:
 
 @contextmanager
 def deferred(*names: str) -> Iterator[None]:
-    """Let what is imported meanwhile get stand-ins for modules that are not imported yet; they go afterwards."""
+    """Give imports in this context stand-ins for modules not imported yet; the stand-ins are removed afterwards."""
     modules = [_Deferred(name) for name in names if name not in sys.modules]
     sys.modules.update({module.__name__: module for module in modules})
     try:
@@ -52,7 +52,7 @@ def deferred(*names: str) -> Iterator[None]:
             _withdraw(module)
 
 
-# The second makes a table of functions of the first.
+# The second module builds a table of the first one's functions on import.
 with deferred("sympy", "onnx_ir._symbolic_shapes"):
     import onnx_ir as ir
     from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, PreconditionError

@@ -1,4 +1,4 @@
-"""How much memory this process may take."""
+"""The memory that this process may use."""
 
 import contextlib
 import ctypes
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def available_bytes() -> int:
-    """Return the memory that is free for use, under the limits of a container too."""
+    """Return the bytes of free memory, within the limits of a container too."""
     free = [_free_in_system(), *_free_in_group()]
     return max(0, min(free))
 
@@ -31,10 +31,10 @@ def _free_in_group() -> list[int]:
 
 
 def give_back() -> None:
-    """Give memory back to the system that was freed, but that the allocator of the C library has kept.
+    """Return freed memory that the C library's allocator has kept to the system.
 
-    Blocks of some megabytes that threads allocate and free in turn can else add up to a whole model.
+    Otherwise blocks of some megabytes that threads allocate and free in turn can add up to a whole model.
     """
-    # Of glibc; others have no such function, or no C library that is found.
+    # Only glibc has this function; elsewhere it, or the C library itself, is not found.
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

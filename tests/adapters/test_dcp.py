@@ -77,7 +77,8 @@ def test_shards_of_several_processes_are_put_together(mlp_run, tmp_path):
     assert [piece.sizes for piece in split["model", "body.8.weight"].pieces] == [(2, 20), (1, 20)]
     assert {piece.file for piece in split["model", "body.0.weight"].pieces} == {"__0_0.distcp", "__1_0.distcp"}
     source = open_directory(tmp_path / "dcp")
-    assert (source.step_kind, source.order) == ("step", "the number in the name, which the payloads say is the step")
+    assert source.step_kind == "step"
+    assert source.order == "the number in the name, which the payloads confirm to be the step"
     state = source.read(source.checkpoints[-1])
     assert state.epoch == 2.0
     assert_same_state(state, torch.load(last.parent.parent / f"plain/step_{last.name}.pt"))
@@ -148,13 +149,13 @@ def test_what_is_no_model_is_refused(content, mlp_run, tmp_path):
     """It is neither checked nor measured: nothing of it is a weight."""
     for step in range(3):
         save(tmp_path / f"run/step-{step}", content)
-    with pytest.raises(NotACheckpoint, match="no weights of a model in it, only"):
+    with pytest.raises(NotACheckpoint, match="no model weights in it, only"):
         read(from_dcp, tmp_path / "run/step-0")
-    with pytest.raises(RegimeError, match=r"none of 3 checkpoints can be read; step 0: no weights of a model"):
+    with pytest.raises(RegimeError, match=r"none of 3 checkpoints can be read; step 0: no model weights"):
         regime_proto.check(tmp_path / "run")
     for name in (PROGRAM_FILE, PROBE_FILE):
         shutil.copy(mlp_run / name, tmp_path / "run")
-    with pytest.raises(RegimeError, match="no weights of a model in it, only"):
+    with pytest.raises(RegimeError, match="no model weights in it, only"):
         regime_proto.convert(tmp_path / "run", tmp_path / "run.h5")
 
 

@@ -203,7 +203,7 @@ def test_a_program_that_computes_something_else_is_refused(monkeypatch):
             (lambda p, x: jax.nn.relu(x * p["n"]), {"n": np.ones(7, "int32")}),
             PROBE,
             RegimeError,
-            "no weights of a model",
+            "no model weights",
         ),
         ((lambda p, x: x, {"ema_params": PARAMS, "params": PARAMS}), PROBE, RegimeError, "rename it, or leave it out"),
         ((lambda p, x: jnp.linalg.svd(x * p["w"])[0], {"w": np.ones(7, "f4")}), PROBE, RegimeError, "cannot export"),

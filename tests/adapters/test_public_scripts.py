@@ -73,4 +73,4 @@ def test_pickled_averages_are_analyzed_after_the_command(models, mlp_run, tmp_pa
     assert_analyzed(out, models, mlp_run, "--weights", "ema", dtype=torch.float16)
     plain = regime("inspect", out)
     assert plain.exit_code == 1
-    assert "no weights in it but an average; to read that, give --weights ema" in plain.stderr
+    assert "the only weights in it are an average; to read that, give --weights ema" in plain.stderr

@@ -102,7 +102,7 @@ def test_a_link_to_a_file_is_read(tmp_path):
 def test_only_regular_files_are_opened(tmp_path, make, kind):
     make(tmp_path / "x")
     for function in (opening.open_file, opening.read_whole, opening.read_json, opening.require_file):
-        with pytest.raises(opening.NotAFile, match=rf"x: {kind}, expected a file"):
+        with pytest.raises(opening.NotAFile, match=rf"x: {kind}, expected a regular file"):
             function(tmp_path / "x")
 
 
@@ -209,7 +209,7 @@ def test_a_name_that_is_no_text_is_refused_in_one_line(tmp_path):
         archive(tmp_path / "a.pt", b"\x80\x02" + PICKLES[name] + b".")
         from regime_proto.checkpoints.payload import state_of
 
-        with pytest.raises(RegimeError, match=r"a\.pt: the name of tensor .* is no text in UTF-8"):
+        with pytest.raises(RegimeError, match=r"a\.pt: the name of tensor .* is not valid UTF-8 text"):
             state_of(from_torch.read(tmp_path / "a.pt"), "a.pt")
 
 

@@ -75,12 +75,12 @@ def test_files_that_say_nothing_are_not_all_looked_into():
         ({"net_7_v2.pt": Label(), "net_7_v3_v.pt": Label(), "net_8_v2.pt": Label()}, "both have ordinal 2"),
         ({"model_7.pt": Label(), "weights_7.pt": Label()}, r"2 naming schemes .model_7.pt, weights_7.pt."),
         ({"step_1.pt": Label(epoch=2), "step_2.pt": Label(epoch=1)},
-         "payload of step_1.pt says epoch 2, that of step_2.pt 1, but a step in the file name puts them the other way"),
+         "payload of step_1.pt has epoch 2 and that of step_2.pt 1, but a step in the file name gives the opposite"),
         ({"seed_1_step_5.pt": Label(step=5), "seed_2_step_6.pt": Label(step=7)}, "differ in 'seed'"),
         ({f"stage{stage}-{step}.pt": Label(step=step + stage) for stage in (1, 2) for step in (100, 200)},
          "the number after 'stage' .* falls and rises with the steps in the payloads"),
         ({"good_1.pt": Label(), "weights.pt": Label()}, "weights.pt: no step in the payload and no number"),
-        ({"loss_0.5.pt": Label(), "loss_0.25.pt": Label()}, "no number in the name that may count steps"),
+        ({"loss_0.5.pt": Label(), "loss_0.25.pt": Label()}, "no number in the name that could count steps"),
     ],
 )  # fmt: skip
 def test_no_order(labels, message):
@@ -167,7 +167,7 @@ def test_names_of_libraries_and_published_runs(scheme):
 
 def proposed(message):
     """Return the patterns in a message, as a shell understands them."""
-    words = shlex.split(message.partition("say what counts: ")[2].replace("…", ""))
+    words = shlex.split(message.partition("choose what counts the checkpoints: ")[2].replace("…", ""))
     return [following for word, following in itertools.pairwise(words) if word == "--step-pattern"]
 
 
@@ -215,7 +215,7 @@ UNCLEAR = {
     ),
     "two models": (
         ["gen_step_1", "gen_step_3", "disc_step_2", "disc_step_4"],
-        "names with different words .gen_step_1, disc_step_2. may be those of several runs",
+        "names with different words .gen_step_1, disc_step_2. may belong to several runs",
         {r"^gen_step_(\d+)$": ["gen_step_1", "gen_step_3"], r"^disc_step_(\d+)$": ["disc_step_2", "disc_step_4"],
          r"step_(\d+)": ["gen_step_1", "disc_step_2", "gen_step_3", "disc_step_4"]},
     ),
@@ -251,7 +251,7 @@ UNCLEAR = {
     ),
     "a letter that may be a unit": (
         ["net_500", "net_1k", "net_10k"],
-        "net_1k has a letter after its number, which may be a unit, and net_500 none",
+        "net_1k has a letter after its number, which may be a unit; net_500 has none",
         {r"^net_(\d+[kKmMbBT]?)$": ["net_500", "net_1k", "net_10k"]},
     ),
     "thousands or two numbers": (
@@ -462,7 +462,7 @@ def any_names_are_put_in_order_or_refused(data):
     names = data.draw(ANY_NAMES)
     found, refused = in_order_or_refused(sorted(names))
     if refused:
-        assert re.search("order of the checkpoints is not clear|no number in the name|both have", refused)
+        assert re.search("order of the checkpoints is unclear|no number in the name|both have", refused)
     else:
         assert set(found) == names
 
@@ -470,7 +470,7 @@ def any_names_are_put_in_order_or_refused(data):
 @pytest.mark.parametrize("stray", ["notes[red]7.pt", "old model 3.pt", "features_7.pt"])
 def test_of_a_stray_file_it_is_said_first_to_rename_or_move_it(stray):
     names = [f"step_{number}.pt" for number in range(1, 5)]
-    with pytest.raises(RegimeError, match="the order of the checkpoints is not clear") as refused:
+    with pytest.raises(RegimeError, match="the order of the checkpoints is unclear") as refused:
         ordered_names([*names, stray])
     said = str(refused.value)
     assert f"; rename {stray} like step_1.pt, or move it out of the folder" in said

@@ -136,4 +136,4 @@ def test_without_fsspec_it_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
-    assert 's3://b/r: a directory of another machine: pip install "regime-proto[remote]"' in done.stderr
+    assert 's3://b/r: reading a remote directory needs more packages: pip install "regime-proto[remote]"' in done.stderr

@@ -214,7 +214,7 @@ def names_without_number(run):
     [
         (empty, r"checkpoints: no checkpoint found \(it is empty\); expected files of .*\.pt"),
         (absent, "checkpoints: no such file or directory"),
-        (one_only, r"one checkpoint \(step_0000.pt\) to analyze; a change needs two"),
+        (one_only, r"one checkpoint \(step_0000.pt\) to analyze; expected at least two"),
         (truncated, "step_0004.pt: damaged or incomplete"),
         (hostile, "step_0004.pt: refused: the pickle calls builtins.exec"),
         (missing, "step_0004.pt: 1 tensor missing: 'body.4.weight'"),

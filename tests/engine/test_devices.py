@@ -63,7 +63,7 @@ def test_a_card_is_called_as_a_user_calls_it(number, name):
 @without_cuda
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_a_card_is_an_error_where_there_is_none(name):
-    with pytest.raises(RegimeError, match=rf"device {name}: this onnxruntime has no CUDA provider; pip uninstall"):
+    with pytest.raises(RegimeError, match=rf"device {name}: this onnxruntime has no CUDA provider; run `pip uninstall"):
         find_device(name)
 
 
@@ -82,7 +82,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
 def test_commands_take_a_card(folder, tmp_path, command, name):
     done = regime(command, folder, "--device", name, "-o", tmp_path / "run.h5")
-    assert_one_line(done, rf"device {name}: this onnxruntime has no CUDA provider; pip uninstall")
+    assert_one_line(done, rf"device {name}: this onnxruntime has no CUDA provider; run `pip uninstall")
 
 
 @pytest.mark.parametrize("command", ["convert", "analyze"])
@@ -105,11 +105,11 @@ ADVICE = "check nvidia-smi, or use --device cpu"
 SAID = {
     "no such card": (
         "FAIL : Parse Failed to parse: Invalid device ID: 7, must be between 0 (inclusive) and 2 (exclusive).\n",
-        "there is no such card; this machine has cuda:0 to cuda:1",
+        "no such card; this machine has cuda:0 to cuda:1",
     ),
     "no other card": (
         "Invalid device ID: 7, must be between 0 (inclusive) and 1 (exclusive).",
-        "there is no such card; this machine has cuda:0",
+        "no such card; this machine has cuda:0",
     ),
     "no driver": (
         "void] CUDA failure 100: no CUDA-capable device is detected ; GPU=0 ; hostname=vm ; expr=cudaGetDeviceCount();",
@@ -117,11 +117,11 @@ SAID = {
     ),
     "no cuDNN": (
         "running Conv node. Name:'conv' Status Message: cuDNN is unavailable or disabled for CUDA Execution Provider",
-        "cuDNN 9 is not found; install it (regime-proto[gpu] does), or use --device cpu",
+        "cuDNN 9 was not found; install it (regime-proto[gpu] includes it), or use --device cpu",
     ),
     "no memory": (
         "bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 200000000",
-        "ONNX Runtime cannot do it, the card is out of memory; keep fewer checkpoints in flight (--workers 1), ",
+        "ONNX Runtime cannot do it: the card is out of memory; keep fewer checkpoints in flight (--workers 1), ",
     ),
 }
 

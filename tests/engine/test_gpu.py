@@ -81,7 +81,7 @@ def test_nothing_is_printed():
 def test_a_card_that_is_not_there():
     last = cards()[-1]
     last = "cuda:0" if last == "cuda" else f"cuda:0 to {last}"
-    with pytest.raises(RegimeError, match=rf"device cuda:63: there is no such card; this machine has {last}$"):
+    with pytest.raises(RegimeError, match=rf"device cuda:63: no such card; this machine has {last}$"):
         find_device("cuda:63")
 
 

@@ -215,12 +215,12 @@ def test_an_unknown_callable_becomes_a_stub(tmp_path, monkeypatch):
         (nets.make_mlp(), RegimeError, "not a dict of tensors; save model.state_dict"),
         ({"state": {}, "param_groups": []}, NotACheckpoint, "an optimizer state"),
         ({"step": 3}, NotACheckpoint, "no dict of tensors"),
-        ({"gen": WEIGHTS, "dis": WEIGHTS}, RegimeError, "several keys .dis, gen.; say which .*--weights dis"),
+        ({"gen": WEIGHTS, "dis": WEIGHTS}, RegimeError, "several keys .dis, gen.; choose one.*--weights dis"),
         ({"w": torch.eye(2).to_sparse()}, RegimeError, "'w' is sparse"),
-        ({"step": torch.tensor(3)}, NotACheckpoint, r"no weights of a model in it, only step \(int64\[\]\)"),
-        ({"loss": torch.tensor(3.0)}, NotACheckpoint, "no weights of a model in it, only loss"),
+        ({"step": torch.tensor(3)}, NotACheckpoint, r"no model weights in it, only step \(int64\[\]\)"),
+        ({"loss": torch.tensor(3.0)}, NotACheckpoint, "no model weights in it, only loss"),
         ({"model": {"seen": torch.arange(3)}, "b": {}}, NotACheckpoint, r"only seen \(int64\[3\]\); it holds the keys"),
-        ({"ema": WEIGHTS}, NotACheckpoint, "no weights in it but an average; to read that, give --weights ema"),
+        ({"ema": WEIGHTS}, NotACheckpoint, "the only weights in it are an average; to read that, give --weights ema"),
         (
             {"mine": WEIGHTS, "mean": torch.ones(2)},
             RegimeError,
@@ -391,10 +391,10 @@ def test_a_pattern_says_where_the_step_stands(tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("(", r"'\(': no regular expression"),
-        (r"ckpt_\d+", "has 0 groups, expected one around the step"),
+        ("(", r"'\(': not a valid regular expression"),
+        (r"ckpt_\d+", "has 0 groups; expected one around the step"),
         (r"(c)kpt_(\d+)", "has 2 groups"),
-        (r"step(\d+)", "fits no name, for example not ckpt_1"),
+        (r"step(\d+)", "matches no name, for example not ckpt_1"),
         ("(ckpt)", "finds 'ckpt' in ckpt_1.*expected digits"),
         (r"ckpt_\d+_(\d)", "both have step 2 .--step-pattern.; move one"),
     ],
@@ -424,14 +424,14 @@ def test_what_a_pattern_may_find(tmp_path, names, pattern, steps, kind):
 @pytest.mark.parametrize(
     ("name", "pattern", "message"),
     [
-        ("s_20k.pt", r"s_(\d+)", r"finds '20' in s_20k.pt, which is a part of '20k'; put all of the number into"),
-        ("s_20k.pt", r"s_(\d)", r"finds '2' in s_20k.pt, which is a part of '20k'"),
+        ("s_20k.pt", r"s_(\d+)", r"finds '20' in s_20k.pt, which is only part of '20k'; put the whole number into"),
+        ("s_20k.pt", r"s_(\d)", r"finds '2' in s_20k.pt, which is only part of '20k'"),
         ("s_1,000.pt", r"s_(\d+)", "part of '1,000'"),
         ("s_1,000.pt", r"(\d+)\.pt", "part of '1,000'"),
-        ("s-0.25.pt", r"(\d+)\.pt$", "finds '25' in s-0.25.pt, which is a part of '0.25'"),
-        ("s-0.25.pt", r"-(\d+)", "finds '0' in s-0.25.pt, which is a part of '0.25'"),
-        ("s-0.25.pt", r"-([\d.]+)\.pt", "finds '0.25' in s-0.25.pt, expected digits"),
-        ("s-1.2345k.pt", r"-([\d.k]+)\.pt", "finds '1.2345k' in s-1.2345k.pt, expected digits"),
+        ("s-0.25.pt", r"(\d+)\.pt$", "finds '25' in s-0.25.pt, which is only part of '0.25'"),
+        ("s-0.25.pt", r"-(\d+)", "finds '0' in s-0.25.pt, which is only part of '0.25'"),
+        ("s-0.25.pt", r"-([\d.]+)\.pt", "finds '0.25' in s-0.25.pt; expected digits"),
+        ("s-1.2345k.pt", r"-([\d.k]+)\.pt", "finds '1.2345k' in s-1.2345k.pt; expected digits"),
     ],
 )
 def test_a_pattern_finds_no_part_of_a_number_and_no_decimal(tmp_path, name, pattern, message):
@@ -443,7 +443,7 @@ def test_a_proposed_pattern_works_on_the_same_directory(tmp_path):
     folder = numbered(tmp_path, ["net_3_91.pt", "net_10_90.pt", "net_20_95.pt", "last.pt", "best_net_3_91.pt"])
     torch.save({"state": {}, "param_groups": []}, folder / "optimizer_3_91.pt")
     with pytest.raises(
-        RegimeError, match=r"the order of the checkpoints is not clear: .* give different orders"
+        RegimeError, match=r"the order of the checkpoints is unclear: .* give different orders"
     ) as found:
         open_directory(folder)
     assert str(found.value).startswith(f"{folder}: ")
@@ -542,7 +542,7 @@ def test_a_number_in_the_name_is_a_step_if_payloads_say_so(tmp_path):
         torch.save({"model": WEIGHTS, "step": number}, tmp_path / f"ckpt_{number}.pt")
     source = open_directory(tmp_path)
     assert source.step_kind == "step"
-    assert source.order == "the number in the name, which the payloads say is the step"
+    assert source.order == "the number in the name, which the payloads confirm to be the step"
 
 
 def test_a_probe_beside_the_directories_of_runs_is_no_run(tmp_path):

@@ -1,1 +1,1 @@
-"""Checkpoints that are published on the Hugging Face Hub: one run as many revisions, repositories or commits."""
+"""Checkpoints published on the Hugging Face Hub: one run as several revisions, repositories or commits."""

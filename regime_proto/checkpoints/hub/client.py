@@ -1,4 +1,4 @@
-"""Talks to the Hub by huggingface_hub: what there is, and the files of a commit. Its errors are lines for people."""
+"""Lists the Hub and fetches files of a commit, through huggingface_hub; errors become one-line messages."""
 
 import hashlib
 import logging
@@ -24,23 +24,24 @@ T = TypeVar("T")
 
 _INSTALL = 'pip install "regime-proto[hub]"'
 _LOGIN = "`hf auth login`"
-# Seconds before a call that failed is made again; the last failure is an error.
+# Seconds to wait before each retry of a failed call; the last failure is raised.
 _WAITS = (1.0, 2.0, 4.0, 8.0)
-# Without a byte for so long, a download is taken up again; an interruption waits for that too.
+# A download that receives no byte for so many seconds is resumed; an interruption also waits that
+# long.
 _TIMEOUT = 10.0
 _CHUNK = 2**20
-# Of so many repositories the nearest name is looked for.
+# The nearest name is searched among so many repositories.
 _NAMES = 1000
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 _RESET = re.compile(r"r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
 
 
 class NotFetched(RegimeError):
-    """Something of the Hub could not be fetched; what was fetched before is kept."""
+    """A fetch from the Hub failed; everything fetched before is kept."""
 
 
 class Stopped(NotFetched):
-    """A download was given up because nobody waits for it any more."""
+    """A download was cancelled because nothing waits for it any more."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class File:
     size : int
         Bytes.
     digest : str
-        SHA-256 of a large file, else what git calls it by, SHA-1.
+        SHA-256 of a large file; otherwise git's SHA-1.
     """
 
     name: str
@@ -72,12 +73,12 @@ class Commit:
 
 @dataclass
 class Hub:
-    """The Hub at its usual address, or at the one in the environment variable HF_ENDPOINT.
+    """The Hub at its default address, or at the one in the environment variable HF_ENDPOINT.
 
     Parameters
     ----------
     stop : Event
-        Set once nobody waits for downloads any more.
+        Set once nothing waits for downloads any more.
     """
 
     stop: threading.Event = field(default_factory=threading.Event)
@@ -89,7 +90,7 @@ class Hub:
 
     @property
     def endpoint(self) -> str:
-        """Where it is."""
+        """The address of the Hub."""
         return (os.environ.get("HF_ENDPOINT") or _module().constants.ENDPOINT).rstrip("/")
 
     def references(self, repository: str) -> dict[str, str]:
@@ -100,30 +101,30 @@ class Hub:
         for reference in (*found.branches, *found.tags):
             if named.setdefault(reference.name, reference.target_commit) != reference.target_commit:
                 raise RegimeError(
-                    f"hf://{repository}: a branch and a tag are named {reference.name!r}, and differ; "
-                    "give a pattern that leaves them out"
+                    f"hf://{repository}: a branch and a tag are both named {reference.name!r} but "
+                    "differ; give a pattern that leaves them out"
                 )
         return named
 
     def commits(self, repository: str, revision: str) -> list[Commit]:
-        """Return the commits that lead to a revision, the first one first."""
+        """Return the commits that lead to a revision, oldest first."""
         with self._explained(repository, revision):
             found = self._api.list_repo_commits(repository, revision=revision)
         return [Commit(commit.commit_id, commit.title) for commit in reversed(found)]
 
     def repositories(self, owner: str, search: str) -> list[str]:
-        """Return the names of an owner's repositories in which a text occurs."""
+        """Return the names of an owner's repositories that contain a text."""
         with self._explained(f"{owner}/{search}"):
             found = [model.id for model in self._api.list_models(author=owner, search=search or None)]
         return sorted(identity.partition("/")[2] for identity in found if identity.startswith(f"{owner}/"))
 
     def commit(self, repository: str, revision: str) -> str:
-        """Return the commit that a revision names."""
+        """Return the commit of a revision."""
         with self._explained(repository, revision):
             return str(self._patiently(lambda: self._api.model_info(repository, revision=revision)).sha)
 
     def files(self, repository: str, commit: str) -> dict[str, File]:
-        """Return the files at the top of a commit, by name; a commit never changes, so it is asked for once."""
+        """Return the top-level files of a commit, by name; a commit never changes, so it is requested once."""
         if (repository, commit) not in self._listings:
             self._listings[repository, commit] = self._files(repository, commit)
         return self._listings[repository, commit]
@@ -146,7 +147,7 @@ class Hub:
             with self._answer(repository, commit, file, {"Range": f"bytes=0-{count - 1}"}) as answer:
                 for chunk in answer.iter_bytes():
                     found.extend(chunk)
-                    # A server may send all of it.
+                    # The server may send the whole file.
                     if len(found) >= count:
                         break
             return bytes(found[:count])
@@ -155,14 +156,14 @@ class Hub:
             return self._patiently(take)
 
     def download(self, repository: str, commit: str, file: File, target: Path) -> None:
-        """Write a file of a commit; what an interruption left beside `target` is taken up.
+        """Write a file of a commit; a partial download next to `target` is resumed.
 
         Raises
         ------
         NotFetched
-            The Hub does not let it be; what came is kept.
+            The Hub prevents it; the part that arrived is kept.
         OSError
-            The disk does not.
+            The disk prevents it.
         Stopped
             See `Hub.stop`.
         """
@@ -173,21 +174,21 @@ class Hub:
                 if _digest(partial, file) == file.digest:
                     partial.replace(target)
                     return
-                # What was kept, or came, is not what the commit holds.
+                # The kept or received bytes differ from the file in the commit.
                 partial.unlink()
                 if last:
                     raise NotFetched(
-                        f"hf://{repository}@{commit[:12]}: {file.name} arrived twice with other content than the Hub "
-                        "lists; try again later"
+                        f"hf://{repository}@{commit[:12]}: {file.name} arrived twice with content "
+                        "different from the Hub's listing; try again later"
                     )
 
     def _append(self, repository: str, commit: str, file: File, partial: Path) -> None:
-        """Fetch what is missing of a file."""
+        """Fetch the missing part of a file."""
         with partial.open("ab") as sink:
             if sink.tell() > file.size:
                 sink.truncate(0)
             held = sink.tell()
-            # No request for nothing: a server refuses a range that begins at the end.
+            # Never request an empty range: servers refuse a range that begins at the end.
             if held == file.size:
                 return
             with self._answer(repository, commit, file, {"Range": f"bytes={held}-"} if held else {}) as answer:
@@ -205,18 +206,18 @@ class Hub:
 
     @contextmanager
     def _answer(self, repository: str, commit: str, file: File, headers: Mapping[str, str]) -> Iterator[Any]:
-        """Yield the answer to a request for a file, in pieces as they come."""
+        """Yield the streamed response to a request for a file."""
         hub = _module()
         url = hub.hf_hub_url(repository, file.name, revision=commit, endpoint=self.endpoint)
         sent = hub.utils.build_hf_headers(library_name="regime-proto", library_version=_version())
-        # The bytes of the file as they are, so that they can be counted.
+        # The bytes uncompressed, so that they can be counted.
         sent |= {"Accept-Encoding": "identity", **headers}
         with hub.get_session().stream("GET", url, headers=sent, timeout=_TIMEOUT) as answer:
             hub.utils.hf_raise_for_status(answer)
             yield answer
 
     def _patiently(self, call: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
-        """Return what a call returns, which is made again where its failure may pass, or it got further."""
+        """Return the result of a call; retry it if the failure may be temporary or the call made progress."""
         waits, before = iter(_WAITS), progress()
         while True:
             try:
@@ -235,7 +236,7 @@ class Hub:
 
     @contextmanager
     def _explained(self, repository: str, revision: str | None = None) -> Iterator[None]:
-        """Turn the errors of the client and the network into lines."""
+        """Turn errors of the client and the network into one-line messages."""
         hub = _module()
         try:
             with _own_log():
@@ -246,26 +247,29 @@ class Hub:
             raise NotFetched(self._not_found(repository, revision, error)) from None
         except (_http_error(), _CutOff, hub.errors.OfflineModeIsEnabled, hub.errors.HFValidationError) as error:
             if _status(error) == 401 and not _is_refused_token(error):
-                # Who is not known is not told whether there is something.
+                # The Hub does not reveal to anonymous users whether a repository exists.
                 raise NotFetched(self._not_found(repository, revision, error)) from None
             raise NotFetched(f"hf://{repository}: {self._reason(error, repository)}") from None
 
     def _reason(self, error: Exception, repository: str) -> str:
         status = _status(error)
         if isinstance(error, _module().errors.OfflineModeIsEnabled):
-            return "the Hub is not asked, since HF_HUB_OFFLINE is set; unset it"
+            return "the Hub cannot be used while HF_HUB_OFFLINE is set; unset it"
         if isinstance(error, _module().errors.HFValidationError):
-            return f"no name of a repository; expected ORG/NAME ({' '.join(str(error).split())[:200]})"
+            return f"not the name of a repository; expected ORG/NAME ({' '.join(str(error).split())[:200]})"
         if status == 401:
-            return f"the Hub refuses the token (401); renew it with {_LOGIN}, or correct HF_TOKEN"
+            return f"the Hub rejects the token (401); renew it with {_LOGIN}, or correct HF_TOKEN"
         if status == 403:
             return self._restricted(status, repository)
         if status == 429:
-            return f"the Hub limits requests (429) after several waits; run the same command later, or {_LOGIN} first"
+            return (
+                "the Hub still limits requests (429) after several waits; run the same "
+                f"command later, or first {_LOGIN}"
+            )
         if status is not None:
-            return f"the Hub answers {status}, several times where that may pass; run the same command later"
+            return f"the Hub answers {status}, even after retries of what may be temporary; run the same command later"
         kind = type(error).__name__.lstrip("_")
-        return f"the Hub at {self.endpoint} cannot be reached ({kind}); run the same command once it can"
+        return f"the Hub at {self.endpoint} cannot be reached ({kind}); run the same command once it is reachable"
 
     def _restricted(self, status: int | None, repository: str) -> str:
         return (
@@ -283,13 +287,13 @@ class Hub:
         owner, _, name = repository.partition("/")
         near = did_you_mean(name, self._names(lambda: self._owned(owner)))
         near = near.replace("did you mean ", f"did you mean hf://{owner}/")
-        return f"hf://{repository}: no such repository, or a private one, which takes {_LOGIN}{near}"
+        return f"hf://{repository}: no such repository, or a private one, which needs {_LOGIN}{near}"
 
     def _owned(self, owner: str) -> list[str]:
         return [model.id.partition("/")[2] for model in islice(self._api.list_models(author=owner), _NAMES)]
 
     def _names(self, asked: Callable[[], list[str]]) -> list[str]:
-        """Return names to look for the nearest one in; none if the Hub does not give them."""
+        """Return candidates for the nearest name; none if the Hub does not list them."""
         try:
             return asked()
         except (RegimeError, _http_error(), OSError):
@@ -297,7 +301,7 @@ class Hub:
 
 
 class _CutOff(Exception):
-    """An answer ended before its end."""
+    """A response ended early."""
 
 
 def _module() -> ModuleType:
@@ -313,7 +317,9 @@ def _module() -> ModuleType:
         import huggingface_hub.errors
         import huggingface_hub.utils
     except ImportError:
-        raise RegimeError(f"hf://: checkpoints on the Hugging Face Hub: {_INSTALL}") from None
+        raise RegimeError(
+            f"hf://: reading checkpoints from the Hugging Face Hub needs huggingface_hub: {_INSTALL}"
+        ) from None
     module: ModuleType = huggingface_hub
     return module
 
@@ -323,7 +329,7 @@ def require_client(address: object) -> None:
     try:
         _module()
     except RegimeError:
-        raise RegimeError(f"{address}: on the Hugging Face Hub: {_INSTALL}") from None
+        raise RegimeError(f"{address}: reading from the Hugging Face Hub needs huggingface_hub: {_INSTALL}") from None
 
 
 def _version() -> str:
@@ -331,7 +337,7 @@ def _version() -> str:
 
 
 def _http_error() -> type[Exception]:
-    """Return the base of what the client's transport raises; which library that is depends on its version."""
+    """Return the base class of the client's transport errors; its library depends on the client's version."""
     base: type[Exception] = _module().errors.HTTPError
     return base
 
@@ -347,13 +353,13 @@ def _is_refused_token(error: Exception) -> bool:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether the same call may succeed later: what the network did, or a server that is busy."""
+    """Whether the same call may succeed later: a network error, or a busy server."""
     status = _status(error)
     return status is None or status in _PASSING
 
 
 def _told_to_wait(error: Exception) -> float | None:
-    """Return how many seconds a server says to wait; None if it does not."""
+    """Return how many seconds the server asks to wait; None if it names no time."""
     if _status(error) not in (429, 503):
         return None
     headers = error.response.headers  # type: ignore[attr-defined]
@@ -363,7 +369,7 @@ def _told_to_wait(error: Exception) -> float | None:
 
 
 def _say_waiting(seconds: float) -> None:
-    warnings.warn(f"the Hub limits requests: waiting {seconds:.0f} s, as it says", RegimeWarning, stacklevel=2)
+    warnings.warn(f"the Hub limits requests: waiting {seconds:.0f} s, as it asks", RegimeWarning, stacklevel=2)
 
 
 def _size(path: Path) -> int:
@@ -371,8 +377,8 @@ def _size(path: Path) -> int:
 
 
 def _digest(path: Path, file: File) -> str:
-    """Return the digest of a file in the kind that is known of it."""
-    # Git's is over a header and the content.
+    """Return the digest of a file, of the kind that the Hub lists for it."""
+    # Git hashes a header and the content.
     git = hashlib.sha1(f"blob {_size(path)}\0".encode(), usedforsecurity=False)
     digest = git if len(file.digest) == git.digest_size * 2 else hashlib.sha256()
     with path.open("rb") as content:
@@ -382,7 +388,7 @@ def _digest(path: Path, file: File) -> str:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return how much room there is in a folder that may not exist yet."""
+    """Return the free space at a folder that may not exist yet."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     return shutil.disk_usage(existing).free
 
@@ -391,7 +397,7 @@ _HERE = threading.local()
 
 
 class _Ours(logging.Filter):
-    """Keeps the client's log out of sight while it works for us; that it waits is said in our words."""
+    """Hides the client's log during our calls; waits are reported in our own words."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not getattr(_HERE, "working", False):
@@ -408,7 +414,7 @@ _OURS = _Ours()
 @contextmanager
 def _own_log() -> Iterator[None]:
     for name in ("huggingface_hub.utils._http", "huggingface_hub.file_download", "huggingface_hub.hf_api"):
-        # Adding it again changes nothing.
+        # Adding the same filter again has no effect.
         logging.getLogger(name).addFilter(_OURS)
     before = getattr(_HERE, "working", False)
     _HERE.working = True

@@ -1,4 +1,4 @@
-"""Copies of published checkpoints on this machine: fetched one at a time, removed once they are not needed."""
+"""Local copies of published checkpoints: fetched one at a time, removed once no longer needed."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ from regime_proto.checkpoints.hub.client import File, Hub, NotFetched, Stopped, 
 from regime_proto.schema.errors import RegimeError
 
 SUFFIX = ".downloads"
-"""The folder of the downloads for a trajectory has its name, and this."""
+"""The download folder of a trajectory has its name plus this suffix."""
 
 _COMMIT = ".commit"
 _LOCK = ".lock"
@@ -26,21 +26,21 @@ _MAX_HEADER = 100 * 2**20
 
 
 def downloads_folder(output: Path) -> Path:
-    """Return the folder in which checkpoints are kept while `output` is made of them."""
+    """Return the folder that holds checkpoints while `output` is created from them."""
     return output.parent / (output.name + SUFFIX)
 
 
 @dataclass
 class Downloads:
-    """A folder with a folder for each checkpoint.
+    """A folder with one subfolder for each checkpoint.
 
     Parameters
     ----------
     hub : Hub
     folder : Path, optional
-        Where; a temporary one if not given, which goes with this process.
+        Default: a temporary folder, removed when this process ends.
     keep : bool
-        Whether they stay; those that are to stay are never removed later either.
+        Whether downloads stay; a folder once kept is not removed by later calls either.
     say : callable, optional
         Called with a line before each download.
     """
@@ -65,20 +65,21 @@ class Downloads:
 
     @cached_property
     def apart(self) -> "Downloads":
-        """A place for what is looked at only, which goes with this process."""
+        """A temporary folder for copies that are only inspected; removed when this process ends."""
         return Downloads(self.hub)
 
     def hold(self, name: str, repository: str, commit: str, files: Sequence[File]) -> Path:
-        """Return the folder of a checkpoint, in which files of its commit are, fetched unless they are there.
+        """Return the folder of a checkpoint with files of its commit; missing files are fetched.
 
         Raises
         ------
         NotFetched
-            The Hub or the disk does not let it be; what came is kept.
+            The Hub or the disk prevents it; the part that arrived is kept.
         RegimeError
-            Another process keeps its downloads there.
+            Another process uses the folder for its downloads.
         """
-        # One checkpoint at a time: several at once would come no sooner, and lie on the disk longer.
+        # One checkpoint at a time: several at once would arrive no sooner and occupy the disk
+        # longer.
         with self._one:
             folder = self._opened(name, commit)
             missing = [file for file in files if not (folder / file.name).is_file()]
@@ -86,8 +87,8 @@ class Downloads:
             free = free_bytes(folder) + sum(_size(part) for part in folder.glob("*.part"))
             if size > free:
                 raise NotFetched(
-                    f"{self.place}: {size:,} bytes of hf://{repository}@{commit[:12]} do not fit, {free:,} are free; "
-                    f"{self._elsewhere}"
+                    f"{self.place}: {size:,} bytes of hf://{repository}@{commit[:12]} do not fit "
+                    f"into {free:,} free bytes; {self._elsewhere}"
                 )
             if missing and self.say is not None:
                 self.say(f"fetching {name} of hf://{repository}, {size:,} bytes")
@@ -99,9 +100,10 @@ class Downloads:
         return folder
 
     def begin(self, name: str, repository: str, commit: str, file: File) -> None:
-        """Put a file in the folder of a checkpoint that has the beginning of the real one, and its size.
+        """Put a file with the beginning and the size of the real one into the folder of a checkpoint.
 
-        The beginning of safetensors says what is in the file. What comes after it is a hole, which takes no room.
+        The header of a safetensors file lists its tensors. The rest is a hole, which occupies no
+        disk space.
         """
         with self._one:
             hollow = self._opened(name, commit) / file.name
@@ -115,18 +117,18 @@ class Downloads:
                 sink.truncate(file.size)
 
     def release(self, path: Any) -> None:
-        """Remove the copy of a checkpoint, a `HubCheckpoint`. Arrays that view its files stay valid."""
+        """Remove the copy of a `HubCheckpoint`. Arrays that view its files stay valid."""
         if not self.keep:
             shutil.rmtree(self.place / path.folder, ignore_errors=True)
 
     def stop(self) -> None:
-        """Give up the download that is under way; what is there stays for whoever goes on."""
+        """Cancel the current download; its files stay, so that it can be resumed."""
         self.hub.stop.set()
         with self._one:
             self._let_go()
 
     def clear(self) -> None:
-        """Remove what is there, unless it is to be kept; the folder is free for other processes."""
+        """Remove all copies, unless they are to be kept; then release the folder to other processes."""
         if self._lock is None:
             return
         for path in () if self.keep else self.place.iterdir():
@@ -151,7 +153,7 @@ class Downloads:
             self._lock = None
 
     def _opened(self, name: str, commit: str) -> Path:
-        """Return the folder of a checkpoint, empty if another commit was in it."""
+        """Return the folder of a checkpoint, emptied if it held a different commit."""
         if self.hub.stop.is_set():
             raise Stopped("interrupted")
         try:
@@ -169,10 +171,12 @@ class Downloads:
 
     def _refuse_other(self, folder: Path, mark: Path) -> None:
         if not mark.is_file() and any(folder.iterdir()):
-            raise RegimeError(f"{folder}: in the way of a download, and is none; move it elsewhere")
+            raise RegimeError(
+                f"{folder}: a download needs this name, but the existing folder is not a download; move it elsewhere"
+            )
 
     def _take(self) -> None:
-        """Hold the folder for this process."""
+        """Lock the folder for this process."""
         if self._lock is not None:
             return
         self.place.mkdir(parents=True, exist_ok=True)
@@ -182,7 +186,8 @@ class Downloads:
         except BlockingIOError:
             os.close(lock)
             raise RegimeError(
-                f"{self.place}: another process downloads there; wait until it is done, or choose another output, -o"
+                f"{self.place}: another process downloads into this folder; wait until it ends, "
+                "or choose a different output with -o"
             ) from None
         self._lock = lock
         if self.keep:

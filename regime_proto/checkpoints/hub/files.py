@@ -1,31 +1,31 @@
-"""Which files of a revision are fetched: weights, what model they are of, and its tokenizer; nothing else, no code."""
+"""Selects the files of a revision to fetch: weights, model config and tokenizer. Nothing else, and no code."""
 
 import re
 from collections.abc import Iterable, Sequence
 
 CONFIG = "config.json"
 HEADED = ".safetensors"
-"""Files that say at their beginning what is in them."""
+"""Formats whose header lists the contents."""
 
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
     "vocab.json", "vocab.txt", "merges.txt", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
-# In the order of preference: formats, and the names that single files of them have.
+# Formats in order of preference, with the name of a single file in each.
 _FORMATS = ((".safetensors", "model.safetensors"), (".bin", "pytorch_model.bin"))
 _OTHER = ("optim", "sched", "rng", "random", "scaler", "training_args", "adapter_", "consolidated", "ema")
 _SHARD = re.compile(r"(.+)-\d+-of-\d+")
 
 
 def weights_among(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the files that hold the model's weights, with their index; nothing where there are none.
+    """Return the files that hold the model's weights, with their index; nothing if there are none.
 
     Parameters
     ----------
     names : iterable of str
         The files of a revision, by their paths.
     """
-    # Only those at the top: a folder may hold another model, or another format.
+    # Top-level files only: a folder may hold a different model or format.
     top = sorted(name for name in names if "/" not in name and not name.lower().startswith(_OTHER))
     for ending, usual in _FORMATS:
         found = _sharded(top, ending) or _single(top, ending, usual)

@@ -1,4 +1,4 @@
-"""A published sequence and its checkpoints as places: see `checkpoints.locations`."""
+"""A published sequence and its checkpoints as locations: see `checkpoints.locations`."""
 
 import itertools
 import re
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 _STEP_IN_TITLE = re.compile(r"\bstep[ =_-]?(\d+)\b", re.IGNORECASE)
 _AT_ONCE = 5
-# So many listings of files are under way at once.
+# Number of concurrent file listings.
 _ASKING = 8
 
 
 class HubPlace:
-    """A place on the Hub at which there is nothing."""
+    """A location on the Hub that does not exist."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -39,7 +39,7 @@ class HubPlace:
 
     @property
     def suffix(self) -> str:
-        """Nothing: no place on the Hub is a single file."""
+        """Nothing: no location on the Hub is a single file."""
         return ""
 
     def exists(self) -> bool:
@@ -64,9 +64,9 @@ class HubCheckpoint(HubPlace):
     repository : str
     commit : str
     name : str
-        What it is called in its sequence: a revision, a repository, or the number and the title of a commit.
+        Its name in the sequence: a revision, a repository, or the number and title of a commit.
     shown : str
-        The address of it alone.
+        The address of this checkpoint alone.
     downloads : Downloads
     """
 
@@ -94,12 +94,12 @@ class HubCheckpoint(HubPlace):
 
     @property
     def is_outlined(self) -> bool:
-        """Whether names and shapes of its tensors can be had without their numbers."""
+        """Whether names and shapes of its tensors are available without their values."""
         return all(file.name.endswith((HEADED, ".json")) for file in self.files)
 
     @property
     def files(self) -> tuple[File, ...]:
-        """What is fetched to read it: its config, and its weights in the format that is preferred."""
+        """The files to fetch: its config, and its weights in the preferred format."""
         listed = self._listed()
         names = weights_among(listed)
         return tuple(listed[name] for name in (*names, CONFIG) if name in listed)
@@ -109,28 +109,28 @@ class HubCheckpoint(HubPlace):
         return sum(file.size for file in self.files)
 
     def stamps(self) -> list[list[Any]]:
-        """Return what tells whether it has changed: a branch may move, a commit does not."""
+        """Return what identifies its content: a branch may move, a commit does not."""
         return [[f"{SCHEME}{self.repository}", self.commit]]
 
     @contextmanager
     def copied(self, *, values: bool) -> Iterator[Path]:
-        """Yield a folder with a copy, which stays until it is released.
+        """Yield a folder with a copy, which is kept until it is released.
 
         Parameters
         ----------
         values : bool
-            Whether the numbers are needed. If not, there is the tokenizer too, and of safetensors only what says which
-            tensors are in them.
+            Whether tensor values are needed. If not, the copy also holds the tokenizer, and
+            safetensors files hold only their headers.
         """
         listed = self._listed()
         if not weights_among(listed):
             raise RegimeError(
-                f"{self}: no weights that can be read in it; leave it out, by --steps or a narrower pattern"
+                f"{self}: no weights in a readable format; leave it out with --steps or a narrower pattern"
             )
         beside = [] if values else [listed[name] for name in text_among(listed)]
         begun = [] if values else [file for file in self.files if file.name.endswith(HEADED)]
         if begun and self.downloads.keep:
-            # What is kept is to be complete.
+            # Kept copies must be complete.
             self._held(self.downloads, beside)
         downloads = self.downloads.apart if begun else self.downloads
         local = self._held(downloads, [*(file for file in self.files if file not in begun), *beside])
@@ -142,7 +142,7 @@ class HubCheckpoint(HubPlace):
         return downloads.hold(self.folder, self.repository, self.commit, files)
 
     def outline(self, folder: Path) -> None:
-        """Put its config into a folder, and empty files in place of its weights, for adapters to recognise."""
+        """Put its config into a folder, with empty files instead of its weights, for adapters to recognise."""
         for file in self.files:
             if file.name == CONFIG:
                 self.downloads.hub.download(self.repository, self.commit, file, folder / CONFIG)
@@ -153,7 +153,7 @@ class HubCheckpoint(HubPlace):
     def folder(self) -> str:
         """The name of the folder that holds its copy."""
         plain = re.sub(r"[^\w.+=-]+", "-", self.name).lstrip(".-")
-        # Two names must not share a folder.
+        # Two names must not map to one folder.
         return plain if plain == self.name else f"{plain}-{self.commit[:8]}"
 
     def _listed(self) -> Mapping[str, File]:
@@ -162,17 +162,17 @@ class HubCheckpoint(HubPlace):
 
 @dataclass(frozen=True)
 class Listing:
-    """What a published sequence consists of.
+    """The contents of a published sequence.
 
     Parameters
     ----------
     found : tuple of HubCheckpoint
     steps : mapping of str to int, optional
-        By name, where the address or the titles of commits say them.
+        By name, if the address or the titles of commits state them.
     kind : str
-        What they count, where there are any.
+        What they count, if there are any.
     reason : str
-        In words, where they come from.
+        Where they come from, in words.
     left_out : mapping of HubCheckpoint to str
         Why.
     """
@@ -202,12 +202,12 @@ class HubRun(HubPlace):
 
     @property
     def name(self) -> str:
-        """A name for what is made of it."""
+        """A name for its output."""
         plain = re.sub(r"[^\w.-]+", "-", self.address.name.replace("{step}", "")).strip("-_.")
         return plain or self.address.owner
 
     def exists(self) -> bool:
-        """Whether there is something; the Hub is asked when it is listed."""
+        """Return True; existence is checked when the sequence is listed."""
         return True
 
     def is_dir(self) -> bool:
@@ -215,11 +215,11 @@ class HubRun(HubPlace):
         return True
 
     def resolve(self) -> Path:
-        """Return the folder of its downloads, from which no code is ever run."""
+        """Return its download folder; no code in it is ever run."""
         return self.downloads.place.resolve()
 
     def downloading_to(self, downloads: Downloads) -> "HubRun":
-        """Return the same sequence with its copies at another place."""
+        """Return the same sequence with its copies at a different location."""
         return replace(self, downloads=downloads)
 
     def has_revisions(self) -> bool:
@@ -227,12 +227,12 @@ class HubRun(HubPlace):
         return any(character.isdigit() for name in self._hub.references(self.address.repository) for character in name)
 
     def listing(self) -> Listing:
-        """Ask the Hub what there is.
+        """Ask the Hub for the contents of the sequence.
 
         Raises
         ------
         NotFetched
-            The Hub does not say, or there is nothing of that name.
+            The Hub does not answer, or nothing has that name.
         """
         if self.address.commits:
             return self._commits()
@@ -251,7 +251,9 @@ class HubRun(HubPlace):
         commits = self._hub.references(repository)
         steps = steps_in(self.address.revision, sorted(commits))
         if not steps:
-            raise NotFetched(f"{self.address.quoted}: no branch or tag fits; there are {_some(sorted(commits))}")
+            raise NotFetched(
+                f"{self.address.quoted}: no branch or tag matches; existing ones:  {_some(sorted(commits))}"
+            )
         found = tuple(self._checkpoint(name, repository, commits[name], name) for name in steps)
         return self._with_steps(found, steps)
 
@@ -260,7 +262,7 @@ class HubRun(HubPlace):
         there = self._hub.repositories(owner, literal(pattern))
         steps = steps_in(pattern, there)
         if not steps:
-            raise NotFetched(f"{self.address.quoted}: no repository of {owner} fits; there are {_some(there)}")
+            raise NotFetched(f"{self.address.quoted}: no repository of {owner} matches; existing ones:  {_some(there)}")
 
         def one(name: str) -> HubCheckpoint:
             repository = f"{owner}/{name}"
@@ -275,8 +277,8 @@ class HubRun(HubPlace):
         for name, following in itertools.pairwise(ranked):
             if numbers[name] == numbers[following]:
                 raise RegimeError(
-                    f"{self.address.quoted}: {name} and {following} both have step {numbers[name]}; give a pattern "
-                    "that fits the checkpoints of one run only"
+                    f"{self.address.quoted}: {name} and {following} both have step "
+                    f"{numbers[name]}; give a pattern that matches the checkpoints of one run only"
                 )
         return Listing(found, numbers or None, "step", "the number at {step} in the address")
 
@@ -295,26 +297,26 @@ class HubRun(HubPlace):
         if not steps:
             return Listing(kept, numbers, "ordinal", "the order of the commits", left_out)
         self._require_one_training(list(steps.values()))
-        left_out |= {place: "the title of the commit says no step" for place in kept if place.name not in steps}
+        left_out |= {place: "no step in the title of the commit" for place in kept if place.name not in steps}
         chosen = tuple(place for place in kept if place.name in steps)
         return Listing(chosen, steps, "step", "the step in the titles of the commits", left_out)
 
     def _require_one_training(self, steps: list[int]) -> None:
         if steps != sorted(set(steps)):
             raise RegimeError(
-                f"{self.address.quoted}: the steps in the titles of its commits do not rise, so that several trainings "
-                "may lie in one branch; give the last commit of the first one: "
+                f"{self.address.quoted}: the steps in its commit titles do not rise, so the "
+                "branch may hold several runs; give the last commit of the first run: "
                 f"'{SCHEME}{self.address.repository}@COMMIT~commits'"
             )
 
 
 def _plain(title: str) -> str:
-    """Return the title of a commit, which anybody may have written, in one short line."""
+    """Return the title of a commit, which is untrusted text, as one short line."""
     return "".join(sign if sign.isprintable() else " " for sign in title)[:60].strip()
 
 
 def _sizes(found: Sequence[HubCheckpoint]) -> list[int]:
-    """Return the bytes to fetch for many checkpoints; several are asked for at a time."""
+    """Return the bytes to fetch for many checkpoints; requests run concurrently."""
     with ThreadPoolExecutor(_ASKING) as pool:
         return list(pool.map(HubCheckpoint.size, found))
 
@@ -325,20 +327,21 @@ def sizes(source: "Source") -> list[int]:
 
 
 def is_outlined(source: "Source") -> bool:
-    """Whether the program of a published sequence can be made without fetching weights."""
+    """Whether the program of a published sequence can be built without fetching weights."""
     return cast(HubCheckpoint, source.checkpoints[0].path).is_outlined
 
 
 def most_at_once(each: Sequence[int]) -> int:
-    """Return the bytes of the checkpoints that a conversion holds at a time, by the bytes of each.
+    """Return the most bytes that a conversion holds at a time, from the bytes of each checkpoint.
 
-    Those are one and its neighbours, and the middle and the last one, at which the noise floor is measured.
+    It holds a checkpoint and its neighbours, and the middle and last checkpoints, where the noise
+    floor is measured.
     """
     return sum(sorted(each)[-_AT_ONCE:])
 
 
 def _without_new_weights(places: Sequence[HubCheckpoint]) -> dict[HubCheckpoint, str]:
-    """Return the commits that are no checkpoints, and why."""
+    """Return the commits that are not checkpoints, with the reason."""
     left_out: dict[HubCheckpoint, str] = {}
     before: list[str] = []
     for place in places:
@@ -346,7 +349,7 @@ def _without_new_weights(places: Sequence[HubCheckpoint]) -> dict[HubCheckpoint,
         if not weights:
             left_out[place] = "no weights in it"
         elif weights == before:
-            left_out[place] = "the weights of the commit before"
+            left_out[place] = "the same weights as the previous commit"
         before = weights or before
     return left_out
 
