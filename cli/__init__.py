@@ -1,1 +1,1 @@
-"""The command ``regime``; the only place that draws."""
+"""The command ``regime``; the only package that draws on a terminal."""

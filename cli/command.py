@@ -1,4 +1,4 @@
-"""What all commands have in common: environment variables, and errors of usage in one line."""
+"""What all commands share: environment variables, and usage errors in one line."""
 
 import os
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Command(click.RichCommand):
             option.envvar = f"{_prefix(self)}{in_capitals(long_name(option))}"
 
     def invoke(self, context: click.Context) -> object:
-        """Run the command; an error that a variable is behind says so."""
+        """Run the command; an error caused by an environment variable names the variable."""
         if not context.params.get("quiet"):
             _warn_of_unknown(self)
         try:
@@ -34,7 +34,7 @@ class Command(click.RichCommand):
 
 
 def command(function: Callable[..., Any]) -> Command:
-    """Make a command of a function, in place of `click.command`."""
+    """Turn a function into a command; use instead of `click.command`."""
     return click.command(cls=Command)(function)
 
 
@@ -44,12 +44,12 @@ def options_of(command: click.Command) -> list[click.Option]:
 
 
 def long_name(option: click.Option) -> str:
-    """Return an option as it is written, ``--sample-units``."""
+    """Return the long spelling of an option, such as ``--sample-units``."""
     return max(option.opts, key=len)
 
 
 def in_capitals(name: str) -> str:
-    """Return a name as it stands in an environment variable."""
+    """Return a name as spelled in an environment variable."""
     return name.lstrip("-").replace("-", "_").upper()
 
 
@@ -65,7 +65,7 @@ def _warn_of_unknown(command: click.Command) -> None:
 
 
 def usage_line(error: click.UsageError) -> str:
-    """Return an error of usage in one line, with the nearest name and where to look."""
+    """Return a usage error in one line, with the nearest valid name and a pointer to the help."""
     context = error.ctx
     message = error.format_message().rstrip(".")
     if isinstance(error, click.NoSuchOption) and context is not None:
@@ -76,7 +76,7 @@ def usage_line(error: click.UsageError) -> str:
 
 
 def _set_by(context: click.Context | None, message: str) -> str:
-    """Return the environment variables that a message about the options of a command is about, in words."""
+    """Return `` (set by VARIABLE)`` for the environment variables that caused a message; empty if none did."""
     if context is None:
         return ""
     behind = [str(option.envvar) for option in options_of(context.command) if _is_behind(option, context, message)]
@@ -84,9 +84,9 @@ def _set_by(context: click.Context | None, message: str) -> str:
 
 
 def _is_behind(option: click.Option, context: click.Context, message: str) -> bool:
-    """Whether an option was set by its variable, and a message names the option, or the text that it was set to."""
+    """Whether an option was set by its variable and a message names the option or its value."""
     if context.get_parameter_source(str(option.name)) is not ParameterSource.ENVIRONMENT:
         return False
-    # A word such as "cpu" may stand in a message for other reasons; click names the option where it is wrong.
+    # A word such as "cpu" may be in a message for other reasons; click names the option if its value is wrong.
     is_free = not option.is_flag and not isinstance(option.type, click.Choice | click.IntRange | click.FloatRange)
     return long_name(option) in message or (is_free and os.environ[str(option.envvar)] in message)

@@ -13,19 +13,19 @@ import rich_click as click
 from regime_proto.schema.errors import RegimeWarning
 from regime_proto.schema.text import printable
 
-# Seconds that something may take before it is said what goes on.
+# Seconds that a task may take before a message says what is happening.
 PATIENCE = 1.0
 
 
 def is_plain() -> bool:
-    """Whether the user wants neither colours nor bars, or has a terminal that shows none: no-color.org, TERM=dumb."""
+    """Whether to print neither colours nor bars: the user asked for that (no-color.org), or TERM=dumb."""
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 def say(text: str, *, lead: str = "", bold: bool = False, err: bool = False) -> None:
-    """Print a line in which names from files are text; what is styled stands in `lead`, or all of it is bold."""
+    """Print one line. Names from files are printed as plain text; only `lead` may be styled, or all is bold."""
     shown = printable(text)
-    # What stands in the place of the standard error while a bar is drawn begins lines of their own.
+    # While a bar is drawn, rich replaces sys.stderr with a stream that prints above the bar.
     click.echo(lead + (click.style(shown, bold=True) if bold else shown), file=sys.stderr if err else None)
 
 
@@ -36,13 +36,13 @@ def warn(text: str) -> None:
 
 @dataclass
 class Messages:
-    """What is said beside the result.
+    """Messages in addition to the result.
 
     Parameters
     ----------
     quiet, verbose : bool
     as_json : bool
-        A program reads the result: nobody waits.
+        A program reads the result, so no waiting messages are needed.
     warnings : list of str
         Every warning so far, for JSON.
     """
@@ -53,19 +53,19 @@ class Messages:
     warnings: list[str] = field(default_factory=list)
 
     def note(self, text: str, *, bold: bool = False) -> None:
-        """Say something that a user likes to know."""
+        """Print something that may interest the user."""
         if not self.quiet:
             say(text, bold=bold, err=True)
 
     def warn(self, text: str) -> None:
-        """Say something that a user should know."""
+        """Print something that the user should know, and keep it for JSON."""
         self.warnings.append(text)
         if not self.quiet:
             warn(text)
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Show the library's warnings as lines, and hide those of other libraries."""
+        """Print this library's warnings as lines; hide warnings from other libraries."""
 
         def show(message: Warning | str, category: type[Warning], *_: object) -> None:
             if issubclass(category, RegimeWarning):
@@ -79,7 +79,7 @@ class Messages:
 
     @contextmanager
     def exporting(self) -> Iterator[None]:
-        """Say that a model is being exported, if that takes long and a person waits at a terminal."""
+        """Say that a model is being exported, if the export is slow and a person waits at a terminal."""
         if self.quiet or self.as_json or not sys.stderr.isatty():
             yield
             return
@@ -93,7 +93,7 @@ class Messages:
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None] | None]:
-        """Yield a callback that draws a bar on a terminal, or None where there is none."""
+        """Yield a callback that draws a progress bar, or None if there is no terminal."""
         if self.quiet or not sys.stderr.isatty() or is_plain():
             yield None
             return
@@ -117,7 +117,7 @@ def one_line(text: str) -> str:
 
 
 def size(count: int) -> str:
-    """Return a number of bytes for people."""
+    """Return a number of bytes in readable form, such as ``1.5 MB``."""
     amount = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000:

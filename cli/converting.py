@@ -1,4 +1,4 @@
-"""From checkpoints to a trajectory, as the options of a command say, or a word on what would be written."""
+"""Converts checkpoints into a trajectory, or says what would be written."""
 
 import shlex
 from contextlib import nullcontext
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 def foresee(
     source: Path, output: Path | None, messages: Messages, settings: "ConversionSettings", *, follow: bool = False
 ) -> None:
-    """Say what a conversion would write, after a look at everything that it needs."""
+    """Say what a conversion would write, after checking everything that it needs."""
     if follow:
         from regime_proto.conversion.following import missing_for_two, require_folder
 
         require_folder(source)
         missing = missing_for_two(source, settings.source)
         if missing is not None:
-            would(f"wait for checkpoints ({missing}), and write {output or default_output(source, settings)} then")
+            would(f"wait for checkpoints ({missing}), then write {output or default_output(source, settings)}")
             return
     if is_published(source) and not _foresee_published(source, output, messages, settings):
         return
@@ -42,23 +42,23 @@ def foresee(
     foreseen = foresee_plan(plan, target, settings)
     count, held = foreseen.observations, foreseen.held
     if settings.shard is not None and foreseen.where != target:
-        there = f", {held} of which are there" if held else ""
+        there = f", {held} already measured" if held else ""
         would(f"measure part {settings.shard} into {foreseen.where} ({counted(count, 'observation')}{there})")
         return
     if held == count and foreseen.where == target:
         what = "write the notes into" if foreseen.noted else "write nothing:"
-        would(f"{what} {target}{', which' * foreseen.noted} holds all {counted(count, 'observation')}")
+        would(f"{what} {target}{', which' * foreseen.noted} already holds all {counted(count, 'observation')}")
         return
     if plan.source.copies is not None:
         _say_fetched(plan.source)
-    there = f"{held} of them are in {foreseen.where}, {count - held} would be added" if held else "none is there yet"
+    there = f"{held} already in {foreseen.where}, {count - held} to be added" if held else "none measured yet"
     policy = plan.mask_policy(settings.masks)
     predicted = size(plan.predicted_file_bytes(policy))
     would_write(target, f"{counted(count, 'observation')}, {there}; masks: {policy}; about {predicted}")
 
 
 def _foresee_published(source: Path, output: Path | None, messages: Messages, settings: "ConversionSettings") -> bool:
-    """Return whether what a conversion would write shows without fetching weights; if not, say what can be said."""
+    """Return whether the output can be predicted without fetching weights; if not, print what is known."""
     from regime_proto.checkpoints.hub.locations import is_outlined
     from regime_proto.plugins.open_directory import open_directory
 
@@ -89,7 +89,7 @@ def _say_skipped(found: "Source", messages: Messages) -> None:
 
 
 def _planned(source: Path, messages: Messages, settings: "ConversionSettings") -> "Plan":
-    """Return what is to be converted, and say what is left out."""
+    """Return the plan of a conversion, and name the skipped files."""
     from regime_proto.conversion.plan import make_plan
 
     plan = make_plan(source, settings, exporting=messages.exporting)
@@ -98,7 +98,7 @@ def _planned(source: Path, messages: Messages, settings: "ConversionSettings") -
 
 
 def settings_of(conversion: dict[str, Any]) -> "ConversionSettings":
-    """Return what the options of a command say."""
+    """Return the conversion settings that the options of a command specify."""
     from regime_proto.conversion.settings import ConversionSettings
 
     return ConversionSettings.of(**{**conversion, "notes": options.parse_notes(conversion["notes"])})
@@ -112,11 +112,13 @@ def converted(
     *,
     grown: "Grown | None" = None,
 ) -> "Done":
-    """Convert a directory unless that is done already, and say what was written."""
+    """Convert a directory unless its trajectory is up to date, and say what was written."""
     target = output or default_output(source, settings)
     keep = settings.keep_downloads
     if keep and not is_published(source):
-        raise RegimeError(f"{source}: --keep-downloads applies to checkpoints on the Hugging Face Hub (hf://…)")
+        raise RegimeError(
+            f"{source}: not on the Hugging Face Hub; --keep-downloads applies only to hf://… sources: leave it out"
+        )
     from regime_proto.conversion.run import name_of_part
 
     own = name_of_part(target, settings.shard)
@@ -130,8 +132,8 @@ def converted(
             "measured" if done.written else "nothing to do for" if not done.observations else "nothing left to do for"
         )
         messages.note(
-            f"{verb} part {done.shard} ({counted(done.observations, 'observation')}); when all parts are there: "
-            f"`{shlex.join(['regime', 'merge', str(done.path)])}`"
+            f"{verb} part {done.shard} ({counted(done.observations, 'observation')}); when all parts are measured, "
+            f"run `{shlex.join(['regime', 'merge', str(done.path)])}`"
         )
         return done
     if done.written:
@@ -141,7 +143,7 @@ def converted(
             f"{predicted} predicted)"
         )
     else:
-        nothing = "nothing changed since but the notes" if done.noted else "nothing changed since"
+        nothing = "only the notes changed" if done.noted else "nothing changed"
         messages.note(f"{nothing}; using {done.path} ({counted(done.observations, 'observation')})")
     if keep:
         messages.note(f"kept the checkpoints in {downloads_folder(own)}")
@@ -149,7 +151,7 @@ def converted(
 
 
 def _predicted(plan: "Plan", messages: Messages, settings: "ConversionSettings") -> str:
-    """Return about how large the trajectory will be, and say so where masks are thinned for it."""
+    """Return the estimated size of the trajectory; print it if masks are thinned to limit the size."""
     from regime_proto.schema.policy import ALL
 
     policy = plan.mask_policy(settings.masks)
@@ -167,16 +169,16 @@ def _run(
     from regime_proto.runtime.device import share_arena
 
     share_arena()
-    # A result that is drawn in between would break the bar.
+    # With --follow, results are drawn in between, which would break the bar.
     bar = messages.progress("observing") if grown is None else nullcontext()
     with leaving_observations(target, len(plan.source.checkpoints)), bar as progress:
         return run_plan(plan, target, settings, progress=progress, grown=grown)
 
 
 def default_output(source: Path, settings: "ConversionSettings") -> Path:
-    """Return the trajectory that belongs to a directory, beside it; a selection has a file of its own."""
+    """Return the default trajectory of a directory, next to it; each selection has its own file."""
     if is_remote(source):
-        # What lies on another machine is analyzed here.
+        # The trajectory of a remote directory is written to the current directory.
         root = Path(source.name or "checkpoints")
     else:
         root = source if source.name not in ("", "..") else source.resolve()
@@ -193,6 +195,6 @@ def default_output(source: Path, settings: "ConversionSettings") -> Path:
 
 
 def _in_a_name(pattern: str) -> str:
-    """Return a glob as letters that every file system takes."""
+    """Return a glob in letters that every file system accepts."""
     spelled = pattern.replace("*", "all").replace("!", "not-")
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in spelled)

@@ -1,4 +1,4 @@
-"""Several runs to a folder of trajectories, with a line for each as it ends."""
+"""Converts several runs into a folder of trajectories; prints a line when each one ends."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 def refuse_one(option: str, value: object) -> None:
-    """Raise an error for an option that is about one run, if it is given, where several are converted."""
+    """Raise an error for an option that applies to a single run, if it is given with --output-dir."""
     if value:
         raise RegimeError(
-            f"{option} and --output-dir: the first is for one run; leave it out, or give a command for each run: "
-            "regime convert SOURCE -o FILE"
+            f"{option} and --output-dir: {option} applies to a single run; leave it out, or convert each run with a "
+            "command of its own: regime convert SOURCE -o FILE"
         )
 
 
 def convert_all(
     sources: Sequence[Path], folder: Path, messages: Messages, settings: "ConversionSettings", *, dry_run: bool
 ) -> None:
-    """Convert runs into trajectories in a folder, or say what would be written.
+    """Convert runs into trajectories in a folder; in a dry run, say what would be written.
 
     Raises
     ------
     RegimeError
-        Some failed: after all have ended, and each was named.
+        A run failed; raised after all runs have ended and each failure was printed.
     """
     from regime_proto.conversion.many import outcomes, runs_of
 
@@ -44,7 +44,7 @@ def convert_all(
         return
     ended: list[Outcome] = []
     with (
-        leaving(lambda: f"{len(ended)} of {len(runs)} runs had ended; go on with the same command"),
+        leaving(lambda: f"{len(ended)} of {len(runs)} runs had ended; resume with the same command"),
         messages.progress("converting") as progress,
         closing(outcomes(runs, settings, exporting=messages.exporting)) as found,
     ):
@@ -59,33 +59,33 @@ def convert_all(
 
 
 def _line(outcome: "Outcome") -> str:
-    """Return what became of a run, in a line."""
+    """Return the outcome of a run in one line."""
     if outcome.error is not None:
         return f"{outcome.name}: error: {outcome.error}"
-    there = "" if outcome.written else ", there already"
+    there = "" if outcome.written else ", up to date"
     return f"{outcome.name}: {counted(outcome.observations, 'observation')}{there}"
 
 
 def _end(ended: "Sequence[Outcome]", messages: Messages, *, overwrites: bool) -> None:
-    """Say how many there are now, and name those that failed.
+    """Print how many runs were written, up to date or failed, and name the failed ones.
 
     Raises
     ------
     RegimeError
-        Some did.
+        A run failed.
     """
     failed = [(outcome.name, outcome.error) for outcome in ended if outcome.error is not None]
     written = sum(outcome.written for outcome in ended)
     there = len(ended) - written - len(failed)
-    counts = {"written": written, "there already": there, "failed": len(failed)}
+    counts = {"written": written, "up to date": there, "failed": len(failed)}
     said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     messages.note(f"{ended[0].path.parent}: {counted(len(ended), 'run')}, {said}")
     for name, error in failed:
         show_error(f"{name}: {error}")
     if failed:
         raise RegimeError(
-            f"{len(failed)} of {counted(len(ended), 'run')} failed, see above; once that is mended, the same command "
-            f"goes on with them{'' if overwrites else ', and leaves the others as they are'}"
+            f"{len(failed)} of {counted(len(ended), 'run')} failed, see above; fix the causes and run the same command "
+            f"again to convert the failed runs{'' if overwrites else '; the others are kept'}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Follows a run in the terminal: the analysis is drawn again whenever new checkpoints were observed."""
+"""Follows a run in the terminal: draws the analysis again whenever new checkpoints were observed."""
 
 import json
 import sys
@@ -34,15 +34,15 @@ def grown(
     as_json: bool,
     seconds: float,
 ) -> Grown:
-    """Return what `run_plan` calls when it has observed all there is: show the result, wait for more.
+    """Return the callback that `run_plan` calls after the last checkpoint: it shows the result and waits for more.
 
     The user ends it with Ctrl-C.
     """
 
-    def go_on(plan: Plan, done: Done) -> Plan | None:
+    def show_and_wait(plan: Plan, done: Done) -> Plan | None:
         try:
             console = render.console()
-            # Before the warnings, which belong to what is drawn.
+            # Cleared before the analysis, so that its warnings stay on the screen.
             if console.color_system is not None and not as_json:
                 console.clear()
             result = analyze(done.path)
@@ -60,4 +60,4 @@ def grown(
             messages.note("ended; the trajectory is complete up to here")
             return None
 
-    return go_on
+    return show_and_wait

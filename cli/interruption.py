@@ -1,4 +1,4 @@
-"""Ctrl-C: what was kept, and the command that goes on."""
+"""Ctrl-C: says what was kept and which command resumes the work."""
 
 import shlex
 from collections.abc import Callable, Iterator
@@ -7,22 +7,22 @@ from pathlib import Path
 
 from click import get_current_context
 
-# Under this name a context knows the command line.
+# Key in a context's `meta` for the command line as typed.
 TYPED = "regime_proto.typed"
 
 
 class Interrupted(KeyboardInterrupt):
-    """An interruption that says in words what it leaves."""
+    """An interruption whose message says what was kept."""
 
 
 @contextmanager
 def leaving(remains: Callable[[], str]) -> Iterator[None]:
-    """Say what an interruption leaves.
+    """Say what was kept if the block is interrupted.
 
     Parameters
     ----------
     remains : callable
-        Looks at what is there, once nothing more is written, and returns it in words.
+        Returns a description of what was kept; called when nothing more is written.
     """
     try:
         yield
@@ -34,14 +34,14 @@ def leaving(remains: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def leaving_observations(output: Path, count: int | None = None) -> Iterator[None]:
-    """Say how many observations an interruption leaves, where, and the command that goes on.
+    """If interrupted, say how many observations were kept, where they are, and which command resumes the work.
 
     Parameters
     ----------
     output : Path
         The trajectory that is being written.
     count : int, optional
-        The observations that it is to hold, once they are known.
+        Number of observations that it will hold, if known.
     """
     from regime_proto.checkpoints.hub.client import NotFetched
     from regime_proto.checkpoints.hub.downloads import downloads_folder
@@ -53,18 +53,18 @@ def leaving_observations(output: Path, count: int | None = None) -> Iterator[Non
     def remains() -> str:
         kept = kept_observations(output)
         if kept:
-            # A run that is followed may have grown.
+            # A followed run may have new checkpoints.
             of = "" if count is None else f" of {max(kept, count)}"
             nouns = f"observation{'s' * (kept != 1 or count is not None)} {'is' if kept == 1 else 'are'}"
             there = f"{kept}{of} {nouns} kept in {segments_folder(output)}"
-            return f"{there}; go on with {same_command()}{downloads()}"
+            return f"{there}; resume with {same_command()}{downloads()}"
         if stamp(output) != before:
             return f"{output} is written"
         return f"nothing was written to {output}{downloads()}" if downloads() else ""
 
     def downloads() -> str:
         folder = downloads_folder(output)
-        return f" (downloads are kept in {folder}; remove it if you do not)" if folder.is_dir() else ""
+        return f" (downloads are kept in {folder}; remove it if you do not resume)" if folder.is_dir() else ""
 
     try:
         with leaving(remains):
@@ -74,13 +74,13 @@ def leaving_observations(output: Path, count: int | None = None) -> Iterator[Non
 
 
 def same_command() -> str:
-    """Return the command line as it was typed, for a shell."""
+    """Return the command line as typed, quoted for a shell."""
     typed = get_current_context().meta[TYPED]
     return f"`regime {shlex.join(typed)}`"
 
 
 def stamp(output: Path) -> tuple[int, int] | None:
-    """Return what changes whenever a file is replaced; None where there is none."""
+    """Return inode and time of change, which differ after a file is replaced; None if it does not exist."""
     try:
         found = output.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The command `regime`. What is heavy is imported when a command runs, so that help answers at once."""
+"""The command `regime`. Heavy modules are imported only when a command runs, so that help is fast."""
 
 import sys
 import traceback
@@ -42,7 +42,7 @@ click.rich_click.MAX_WIDTH = 100
 
 
 class _Group(click.RichGroup):
-    """Turns errors into one line and an exit code: 1 for what the user can mend, 2 for wrong usage."""
+    """Turns errors into one line and an exit code: 1 for errors that the user can fix, 2 for wrong usage."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -52,7 +52,7 @@ class _Group(click.RichGroup):
         with _usage_in_one_line():
             context = super().make_context(info_name, args, parent, **extra)
         context.meta[TYPED] = typed
-        # Of what click prints itself; None leaves it to the stream.
+        # Applies to text that click prints itself; None lets the stream decide.
         context.color = False if is_plain() else None
         return context
 
@@ -81,7 +81,7 @@ class _Group(click.RichGroup):
             if "-v" in sys.argv or "--verbose" in sys.argv:
                 traceback.print_exc()
             _fail(
-                f"{type(error).__name__}: {error}; this is a bug in regime: please report it, with the output of -v",
+                f"{type(error).__name__}: {error}; this is a bug in regime: please report it with the output of -v",
                 1,
             )
 
@@ -91,7 +91,7 @@ def _usage_in_one_line() -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
-        # Without any argument a group shows its help.
+        # Without arguments, a group shows its help.
         if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
             raise
         _fail(usage_line(error), 2)
@@ -105,9 +105,9 @@ def _fail(message: str, code: int) -> NoReturn:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="regime")
 def main() -> None:
-    """Measure when activation patterns and when weights settled while a network trained.
+    """Measure when activation patterns and weights settled during the training of a network.
 
-    Every option can be set by an environment variable too: REGIME_ANALYZE_PRESET=strict.
+    Every option can also be set by an environment variable, for example REGIME_ANALYZE_PRESET=strict.
 
     Example: regime analyze checkpoints/ --model mypkg.net:make --probe val.npz
     """

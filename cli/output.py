@@ -1,4 +1,4 @@
-"""Files that a command writes: what may not be replaced is refused in one line, before any work."""
+"""Writes a command's files; refuses, before any work, to replace a file that must be kept."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,29 +10,29 @@ from regime_proto.schema.errors import RegimeError
 
 
 def refuse_directory(source: Path) -> None:
-    """Raise an error for checkpoints, where a trajectory is meant."""
+    """Raise an error if a directory is given instead of a trajectory."""
     if source.is_dir():
         raise RegimeError(
-            f"{source}: a directory; expected a trajectory file: make one with `regime convert {source} -o run.h5`"
+            f"{source}: a directory; expected a trajectory file: create one with `regime convert {source} -o run.h5`"
         )
 
 
 def refuse_output(output: Path, inputs: Iterable[Path | None] = (), *, kind: str | None = None) -> None:
-    """Raise an error, before any work, for an output that cannot be written, or that --overwrite must not replace.
+    """Raise an error, before any work, if an output cannot be written or must not be replaced by --overwrite.
 
     Parameters
     ----------
     output : Path
     inputs : iterable of Path
-        What the command reads: files, and directories, in which nothing is written over. None is left out.
+        Files that the command reads, and directories in which nothing is overwritten. None is ignored.
     kind : str, optional
-        What the command writes, in the words of `schema.kinds.kind_of`; not given for a trajectory, which
-        `refuse_existing` looks at.
+        Kind of file that the command writes, one of `schema.kinds.kind_of`; omitted for a trajectory, which
+        `refuse_existing` checks.
 
     Raises
     ------
     RegimeError
-        It is no file, an input, a file of another kind, or in a place that cannot be written to.
+        The output is not a file, is an input, is of a different kind, or cannot be written.
     """
     from regime_proto.schema.files import require_writable
     from regime_proto.schema.kinds import require_kind
@@ -51,11 +51,11 @@ def _refuse_input(output: Path, source: Path) -> None:
     if output.samefile(source):
         raise RegimeError(f"{output}: an input of this command; choose another output")
     if source.is_dir() and output.resolve().is_relative_to(source.resolve()):
-        raise RegimeError(f"{output}: lies in {source}, an input of this command; choose another output")
+        raise RegimeError(f"{output}: is inside {source}, an input of this command; choose another output")
 
 
 def refuse_existing(output: Path, *, overwrite: bool) -> None:
-    """Raise an error for an output that is there; only a trajectory is replaced, and only if that was asked for."""
+    """Raise an error if an output exists; only a trajectory is replaced, and only with --overwrite."""
     from regime_proto.schema.reader import existing_header
 
     if existing_header(output) is not None and not overwrite:
@@ -63,35 +63,35 @@ def refuse_existing(output: Path, *, overwrite: bool) -> None:
 
 
 def write_output(output: Path, content: bytes, *, overwrite: bool, dry_run: bool, messages: Messages) -> None:
-    """Write a file whole, and say so; see `write_files`."""
+    """Write one complete file, and say so; see `write_files`."""
     write_files(output, {output: content}, overwrite=overwrite, dry_run=dry_run, messages=messages)
 
 
 def write_files(
     output: Path, contents: Mapping[Path, bytes], *, overwrite: bool, dry_run: bool, messages: Messages
 ) -> None:
-    """Write files, each whole, and say so; what holds something else is replaced only with `overwrite`.
+    """Write complete files, and say so; files with different contents are replaced only with `overwrite`.
 
     Parameters
     ----------
     output : Path
-        Where they go, as the user named it.
+        Destination, as given by the user.
     contents : dict of Path to bytes
     overwrite : bool
     dry_run : bool
-        Say what would be written, and write nothing.
+        Only say what would be written.
     messages : Messages
 
     Raises
     ------
     RegimeError
-        Something else is in the way, or a file cannot be written.
+        A file with different contents exists, or a file cannot be written.
     """
     from regime_proto.schema.files import files_to_place, place_files
 
     changed = files_to_place(contents, overwrite=overwrite)
     if dry_run and not changed:
-        would(f"write nothing: {output} holds it already")
+        would(f"write nothing: {output} is up to date")
     elif dry_run:
         for path in changed:
             would_write(path, size(len(contents[path])))
@@ -101,27 +101,27 @@ def write_files(
         for path in changed:
             messages.note(f"wrote {path}")
     else:
-        messages.note(f"nothing changed since; {output} holds it already")
+        messages.note(f"nothing changed; {output} is up to date")
 
 
 def would(what: str) -> None:
-    """Say what a command would do; this is the result of a dry run, so that --quiet does not silence it."""
+    """Say what a command would do. This is the result of a dry run, so --quiet does not silence it."""
     say(f"dry run: would {what}", err=True)
 
 
 def would_write(output: Path, what: str) -> None:
-    """Say, in a dry run, which file would be written.
+    """Say in a dry run which file would be written.
 
     Parameters
     ----------
     output : Path
     what : str
-        What it would hold, or how large it would be.
+        Its contents or size.
 
     Raises
     ------
     RegimeError
-        It could not be written.
+        The file could not be written.
     """
     from regime_proto.schema.files import require_writable
 
@@ -131,7 +131,7 @@ def would_write(output: Path, what: str) -> None:
 
 @contextmanager
 def writing(*outputs: Path) -> Iterator[None]:
-    """Turn an error of the system into one that says what to do; an interruption says which outputs were written."""
+    """Turn an `OSError` into an error that says what to do; an interruption says which outputs were written."""
     before = [stamp(output) for output in outputs]
 
     def written() -> str:

@@ -1,4 +1,4 @@
-"""The command line as a process of its own, which the script ``regime`` is."""
+"""Entry point of the script ``regime``."""
 
 import atexit
 import gc
@@ -7,8 +7,8 @@ from regime_proto.cli.main import main
 
 
 def run() -> None:
-    """Run the command that the arguments of the process say."""
-    # At its end Python looks for garbage in all that was imported, a fifth of the time of a short command; the system
-    # takes the memory back anyway.
+    """Run the command given by the arguments of the process."""
+    # At exit, Python collects garbage in all imported modules, which takes a fifth of the time of a short command. The
+    # system frees the memory anyway.
     atexit.register(gc.freeze)
     main()

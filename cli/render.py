@@ -29,17 +29,17 @@ _ASCII = {"ρ": "rho", "–": "-", "−": "-", "τ": "tau", "×": "x", "·": "-"
 
 
 class _Console(Console):
-    """A console on which names from files are text: they hold no markup, and drive no terminal."""
+    """A console that prints names from files as plain text: no markup, no terminal control sequences."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Return what a cell shows, before it is measured."""
+        """Return the text of a cell, before its width is measured."""
         return super().render_str(printable(text), **settings)
 
     def render(self, *arguments: Any, **settings: Any) -> Iterator[Segment]:
-        """Yield what is printed; line breaks are those of the layout."""
+        """Yield the printed segments; only the layout breaks lines."""
         for segment in super().render(*arguments, **settings):
             yield segment if segment.is_control else segment._replace(text=printable(segment.text, keep="\n"))
 
@@ -50,7 +50,7 @@ def console() -> Console:
 
 
 def show(target: Console, renderable: Any) -> None:
-    """Print a renderable, in ASCII where the terminal's encoding has no more."""
+    """Print a renderable, in ASCII if the terminal's encoding supports nothing else."""
     if _can_print(_BLOCKS + "ρ"):
         target.print(renderable)
         return
@@ -72,7 +72,7 @@ def _can_print(text: str) -> bool:
 
 
 def sparkline(values: Sequence[float] | NDArray[Any], width: int = SPARK_WIDTH) -> str:
-    """Return a curve in [0, 1] as one line of blocks; each block is the mean of its values, NaN a space."""
+    """Return a curve in [0, 1] as one line of blocks. Each block is the mean of its values; NaN is a space."""
     array = np.asarray(values, np.float64)
     bins = np.array_split(array, min(width, len(array)))
     means = [float(np.nanmean(part)) if np.isfinite(part).any() else math.nan for part in bins]
@@ -119,54 +119,56 @@ def _numbers(result: Result) -> Table:
     table.add_row("AUC_W", number(result.auc_w), "area under the weight curve")
     table.add_row("AUC_P", number(result.auc_p), "area under the pattern curve")
     if result.distance is not None:
-        half = f"‖w − w₀‖ at the end; half of it by {result.step_kind} {result.distance.half_at}"
+        half = f"final ‖w − w₀‖; half of it is reached by {result.step_kind} {result.distance.half_at}"
         table.add_row("distance", number(result.distance.last, ".3g"), half)
     if result.structure is not None:
         kind, found = result.step_kind, result.structure
-        to = f"structural share to the last state ({kind} {found.last_step}), at {kind} {found.step}"
+        to = f"structural share relative to the last state ({kind} {found.last_step}), at {kind} {found.step}"
         table.add_row("structure", number(found.first, ".2f"), to)
         if found.order is not None:
             table.add_row(
-                "", "", f"up to {number(found.order, '.2f')} more or less, by whether patterns or weights move first"
+                "",
+                "",
+                f"up to {number(found.order, '.2f')} more or less, depending on whether patterns or weights move first",
             )
         table.add_row("", "", _structure(result, found))
     labels = result.labels
     if labels is not None:
         table.add_row("labels", *_labels(labels))
     if result.noise_floor is not None:
-        late = f"late in the run Δa is {result.late_pattern_change:.1e}"
+        late = f"late in the run, Δa is {result.late_pattern_change:.1e}"
         floor = f"{result.noise_floor:.0e}" if result.noise_floor else "0"
-        table.add_row("noise", floor, f"Δa by rounding alone; {late}")
+        table.add_row("noise", floor, f"Δa from rounding alone; {late}")
     if result.pattern_error is not None:
         table.add_row(
-            "error", f"{result.pattern_error:.0e}", "largest standard error of Δa: only some units were looked at"
+            "error", f"{result.pattern_error:.0e}", "largest standard error of Δa: only some units were measured"
         )
     return table
 
 
 def _structure(result: Result, found: Structure) -> str:
-    what = "structural share to the last state"
+    what = "structural share relative to the last state"
     if found.below_from is None:
         return f"{what} does not stay below {LEVEL}"
     return f"{what} falls below {LEVEL} at {result.step_kind} {found.below_from}"
 
 
 def _labels(labels: Labels) -> tuple[str, str]:
-    """Return the share of stable observations and the rest; by percentiles of the run the shares say nothing."""
+    """Return the share of stable observations and a description; omit shares if limits are the run's percentiles."""
     if labels.own:
         low, high = (f"{percentile:.0f}th" for percentile in PERCENTILES)
-        limits = f"{STABLE} from {labels.stable:.6g}, the {high} percentile of this run, {CHAOTIC} up to"
-        return "", f"cosine of fingerprints: {limits} {labels.chaotic:.6g}, the {low}"
+        stable = f"{STABLE} from {labels.stable:.6g} ({high} percentile of this run)"
+        return "", f"cosine of fingerprints: {stable}, {CHAOTIC} up to {labels.chaotic:.6g} ({low} percentile)"
     shares = f"{STABLE} (cosine of fingerprints from {labels.stable:g}), {labels.share(TRANSITION):.0%} {TRANSITION}"
     return f"{labels.share(STABLE):.0%}", f"{shares}, {labels.share(CHAOTIC):.0%} {CHAOTIC} (up to {labels.chaotic:g})"
 
 
 def _intervals(result: Result) -> list[str]:
-    """Return the intervals of ρ, a line for each source of doubt."""
+    """Return the intervals of ρ, one line per source of uncertainty."""
     found = result.uncertainty
     if found is None:
         return []
-    sources = (("another choice of probe samples", found.probe), ("other noise of the same run", found.course))
+    sources = (("a different choice of probe samples", found.probe), ("different noise in the same run", found.course))
     return [
         f"{number(spread.rho.low, '.2f')} – {number(spread.rho.high, '.2f')} for {source} ({found.level:.0%})"
         for source, spread in sources
@@ -232,12 +234,12 @@ def _add_layers(table: Table, layers: Sequence[LayerResult], remark: str = "") -
 
 
 def facts_grid() -> Table:
-    """Return a table for facts: a name, then what it is."""
+    """Return a table of facts, each a name and a value."""
     return Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
 
 
 def plain_table(first: str, *columns: tuple[str, Any]) -> Table:
-    """Return a table without lines; a column is a name and its justification."""
+    """Return a table without lines; a column is given by its name and justification."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column(first, overflow="fold")
     for name, justify in columns:

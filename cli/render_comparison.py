@@ -24,15 +24,15 @@ _LONGEST_NAME, _SHORTEST_NAME = 60, 12
 
 
 def comparison(found: Comparison, target: Console, *, everything: bool) -> Group:
-    """Return the table of the runs, then what they come to, by label too, and how far repeated runs lie apart."""
+    """Return the table of runs, the summaries of ρ (overall and by label), and the spread of repeated runs."""
     names = label_names(row.labels for row in found.rows)
     shown = len(names) if everything else _labels_that_fit(found, target, len(names))
     longest = None if everything else _letters_that_fit(found, target, shown)
     parts: list[RenderableType] = [_title(found.rows), "", _runs(found, shown, longest)]
     if longest is not None:
-        parts.append(Text("… stands for what does not fit of a name, -v shows all", style="dim"))
+        parts.append(Text("…: names are shortened to fit, -v shows all", style="dim"))
     if shown < len(names):
-        parts.append(Text(f"… {printable(', '.join(names[shown:]))}: too wide, -v shows all", style="dim"))
+        parts.append(Text(f"… {printable(', '.join(names[shown:]))}: do not fit, -v shows all", style="dim"))
     overall = [summary for summary in found.summaries if summary.by is None]
     parts += ["", _summaries("ρ", overall)]
     by_label = [summary for summary in found.summaries if summary.by is not None]
@@ -53,13 +53,13 @@ def _title(rows: Sequence[Row]) -> Text:
 
 
 def _labels_that_fit(found: Comparison, target: Console, most: int) -> int:
-    """Return how many labels a table may have, one at least, to be no wider than the terminal."""
+    """Return the number of labels, at least one, for which the table fits the terminal."""
     counts = range(most, 1, -1)
     return next((count for count in counts if _fits(target, _runs(found, count))), min(most, 1))
 
 
 def _letters_that_fit(found: Comparison, target: Console, labels: int) -> int | None:
-    """Return how long names may be for the table to be no wider than the terminal; None if they fit as they are."""
+    """Return the length of names for which the table fits the terminal; None if they fit unchanged."""
     if _fits(target, _runs(found, labels)):
         return None
     lengths = range(_LONGEST_NAME, _SHORTEST_NAME, -1)
@@ -72,7 +72,7 @@ def _fits(target: Console, table: Table) -> bool:
 
 
 def _runs(found: Comparison, labels: int, longest: int | None = None) -> Table:
-    """Return the table with so many labels, and with names of so many letters at most, unique still."""
+    """Return the table with `labels` labels and names of at most `longest` letters, which stay unique."""
     shown = columns(found, labels=labels)
     if longest is not None:
         shown = tuple(column if column.is_number else _shortened(column, found.rows, longest) for column in shown)
@@ -92,7 +92,7 @@ def _shortened(column: Column, rows: Sequence[Row], longest: int) -> Column:
 
 
 def _summaries(first: str, summaries: Sequence[Summary]) -> Table:
-    """Return mean and median of ρ, a line for each group of runs."""
+    """Return mean and median of ρ, one line per group of runs."""
     table = plain_table(first, ("runs", "right"), ("mean ρ", "right"), ("above", "right"), ("below", "right"),
                         ("median", "right"))  # fmt: skip
     for summary in summaries:

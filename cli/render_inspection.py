@@ -1,4 +1,4 @@
-"""Draws what was recognised in a directory, a program or a trajectory, before any work."""
+"""Draws what was detected in a directory, a program or a trajectory, before any work."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ def source(found: Source, *, everything: bool) -> RenderableType:
     facts.add_row("checkpoints", f"{len(checkpoints)}, by {found.order} ({found.step_kind})")
     if found.copies is not None:
         each = sizes(found)
-        facts.add_row("to fetch", f"{size(sum(each))} in all, {size(most_at_once(each))} of them at a time")
+        facts.add_row("to fetch", f"{size(sum(each))} in total, at most {size(most_at_once(each))} at a time")
     files = plain_table(found.step_kind, ("file", "left"), ("size", "right"))
     for checkpoint in checkpoints if everything else checkpoints[:SHOWN]:
         files.add_row(str(checkpoint.step), checkpoint.path.name, size(locations.size(checkpoint.path)))
@@ -55,17 +55,17 @@ def source(found: Source, *, everything: bool) -> RenderableType:
 
 
 def plan(found: Plan, parts: Foreseen | None = None) -> RenderableType:
-    """Return program, gates, and what a conversion will cost, in parts or whole."""
+    """Return program, gates, and the estimated cost of a conversion, in parts or whole."""
     cost = facts_grid()
     policy = found.mask_policy("auto")
     cost.add_row("trajectory", f"about {size(found.predicted_file_bytes(policy))}, masks: {policy}")
     workers = found.workers if parts is None else parts.workers
     memory = found.predicted_memory_bytes(workers) if parts is None else parts.memory_bytes
-    cost.add_row("memory", f"about {size(memory)} beside the libraries, {workers} workers")
+    cost.add_row("memory", f"about {size(memory)} in addition to the libraries, {counted(workers, 'worker')}")
     if parts is not None:
         cost.add_row(
             "in parts",
-            f"{parts.parts} of at most {size(parts.largest_bytes)} of weights, {parts.group} checkpoints together",
+            f"{parts.parts} of at most {size(parts.largest_bytes)} of weights, {parts.group} checkpoints at a time",
         )
         cost.add_row("to read", size(parts.read_bytes))
     return Group(program(found.program, found.all_gates, found.gates), "", cost)
@@ -90,7 +90,7 @@ def program(found: Program, gates: Sequence[Gate], tracked: Sequence[Gate]) -> R
         "gates", f"{len(tracked)} tracked, {counted(units, 'unit', ',')} per sample, {counted(samples, 'sample')}"
     )
     if len(gates) > len(tracked):
-        facts.add_row("", f"{len(gates) - len(tracked)} not tracked, see why below")
+        facts.add_row("", f"{len(gates) - len(tracked)} not tracked, for the reasons below")
     table = plain_table("gate", ("op", "left"), ("module", "left"), ("units", "right"), ("thresholds", "right"))
     for gate in gates:
         count = f"{gate.layer(samples).size:,}" if gate.shape else ""
@@ -101,7 +101,7 @@ def program(found: Program, gates: Sequence[Gate], tracked: Sequence[Gate]) -> R
 
 
 def trajectory(path: Path) -> RenderableType:
-    """Return what a trajectory file holds."""
+    """Return the contents of a trajectory file."""
     with open_checked(path) as file:
         header = read_header(file)
         steps = file[STEP][...]
@@ -116,14 +116,15 @@ def trajectory(path: Path) -> RenderableType:
         facts.add_row("invalid", f"{counted(invalid, 'observation')} with NaN or Inf")
     facts.add_row(
         "masks",
-        f"of {counted(masks, 'observation')}, {counted(header.samples, 'sample')}, {size(header.mask_bytes)} a sample",
+        f"of {counted(masks, 'observation')}, {counted(header.samples, 'sample')}, "
+        f"{size(header.mask_bytes)} per sample",
     )
     facts.add_row(
         "trainable",
         f"{counted(len(header.tensors), 'tensor')}, {counted(sum(header.tensors.values()), 'parameter', ',')}",
     )
     for name, content in header.embedded.items():
-        facts.add_row("carries", f"the {name}, {size(len(content))}")
+        facts.add_row("embedded", f"{name}, {size(len(content))}")
     if header.metrics:
         facts.add_row("metrics", ", ".join(header.metrics))
     for name, note in notes_in(header.extra).items():

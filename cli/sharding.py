@@ -1,4 +1,4 @@
-"""One run in several processes: the part that was asked for, and the commands of all parts."""
+"""One run in several processes: the requested part, and the commands of all parts."""
 
 import os
 import shlex
@@ -16,7 +16,7 @@ _SLURM = "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", 
 
 
 def command_without_part() -> list[str]:
-    """Return the command line as it was typed, without what it says of parts."""
+    """Return the command line as typed, without its options for parts."""
     typed = list(click.get_current_context().meta[TYPED])
     kept, words = ["regime"], iter(typed)
     for word in words:
@@ -29,18 +29,20 @@ def command_without_part() -> list[str]:
     return kept
 
 
-def asked_for(shard: str | None, messages: Messages) -> str | None:
-    """Return the part that an option or the environment asks for; a cluster's array of jobs is only pointed out."""
+def requested_part(shard: str | None, messages: Messages) -> str | None:
+    """Return the part requested by an option or the environment; in a cluster's array of jobs, only print a hint."""
     shard = shard or os.environ.get(VARIABLE) or None
     if shard is None:
         found = _array_task(os.environ)
         if found is not None:
-            messages.note(f"job {found} of a SLURM array: to measure one part of the run in each, pass --shard {found}")
+            messages.note(
+                f"job {found} of a SLURM array: to measure one part of the run per job, pass --shard {found} here"
+            )
     return shard
 
 
 def _array_task(environment: Mapping[str, str]) -> str | None:
-    """Return ``I/N`` for a job of a SLURM array; None where there is none."""
+    """Return ``I/N`` for a job of a SLURM array; None outside an array."""
     try:
         number, first, last = (int(environment[name]) for name in _SLURM[:3])
         step = max(1, int(environment.get(_SLURM[3], "1")))
@@ -50,20 +52,20 @@ def _array_task(environment: Mapping[str, str]) -> str | None:
 
 
 def print_commands(shards: int | None, shard: str | None, *, is_asked: bool) -> None:
-    """Print the command of every part, one a line.
+    """Print the command of every part, one per line.
 
     Raises
     ------
     RegimeError
-        It is not said how many there are to be, or not that they are to be printed.
+        The number of parts is missing, or --print-commands is.
     """
     if not is_asked:
         raise RegimeError(
-            f"--shards {shards}: goes with --print-commands, which prints the command of every part; one of them is "
-            f"measured with --shard 1/{shards}"
+            f"--shards {shards}: needs --print-commands, which prints the command of every part; to measure one part, "
+            f"use --shard 1/{shards}"
         )
     if shards is None or shard is not None:
-        raise RegimeError("--print-commands: say how many parts: --shards N, without --shard")
+        raise RegimeError("--print-commands: give the number of parts with --shards N, and leave out --shard")
     command = command_without_part()
     for number in range(1, shards + 1):
         say(shlex.join([*command, "--shard", f"{number}/{shards}"]))

@@ -1,4 +1,4 @@
-"""What a SOURCE on the command line may be."""
+"""Checks a SOURCE on the command line."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from regime_proto.schema.errors import RegimeError
 
 
 def refuse_other_file(source: Path) -> None:
-    """Raise an error for a single checkpoint or a program, where a trajectory is meant."""
+    """Raise an error if a single checkpoint or a program is given instead of a trajectory."""
     from h5py import is_hdf5
 
     if not source.is_file() or is_hdf5(source):

@@ -1,1 +1,1 @@
-"""One module for each command, named as it is typed."""
+"""One module per command, with the name of the command."""

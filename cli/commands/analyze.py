@@ -1,4 +1,4 @@
-"""``regime analyze``: checkpoints or a trajectory to curves, areas and ρ."""
+"""``regime analyze``: computes curves, areas and ρ from checkpoints or a trajectory."""
 
 import json
 from collections.abc import Callable
@@ -26,30 +26,31 @@ if TYPE_CHECKING:
 @command
 @click.argument("source", type=options.PLACE)
 @options.conversion
-@click.option("-o", "--output", type=options.PATH, help="Trajectory to write; default SOURCE.regime.h5.")
+@click.option("-o", "--output", type=options.PATH, help="Trajectory to write. Default: SOURCE.regime.h5.")
 @options.preset
 @options.resamples
-@click.option("--follow", is_flag=True, help="Go on as new checkpoints appear, until Ctrl-C.")
+@click.option("--follow", is_flag=True, help="Keep analyzing as new checkpoints appear, until Ctrl-C.")
 @click.option(
     "--poll",
     type=click.FloatRange(0, min_open=True),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="With --follow: how often to look for new checkpoints.",
+    help="Interval between checks for new checkpoints, for --follow.",
 )
 @click.option(
     "--stable",
     type=float,
     metavar="COSINE",
-    help="With fingerprint_cosine measured: label observations STABLE from here on; default: its 70th percentile in "
-    "this run.",
+    help="Lowest fingerprint cosine of observations labelled STABLE; needs --measure fingerprint_cosine. Default: the "
+    "70th percentile in this run.",
 )
 @click.option(
     "--chaotic",
     type=float,
     metavar="COSINE",
-    help="With --stable: label observations CHAOTIC up to here; default: its 30th percentile in this run.",
+    help="Highest fingerprint cosine of observations labelled CHAOTIC; needs --stable. Default: the 30th percentile in "
+    "this run.",
 )
 @options.as_json
 @options.messages
@@ -70,10 +71,10 @@ def analyze(
 ) -> None:
     """Analyze a directory of checkpoints, a sequence on the Hugging Face Hub, or a trajectory file.
 
-    Checkpoints are converted first; the trajectory is kept and used again while nothing changed. Checkpoints that
-    were added since are observed and added. With --json and --follow every update is a line. Those on the Hub are
-    fetched one at a time: 'hf://ORG/NAME@step*' are branches and tags, 'hf://ORG/relu-{step}B' repositories,
-    'hf://ORG/NAME@main~commits' the commits of a branch.
+    Checkpoints are first converted into a trajectory, which is kept and reused until something changes. New
+    checkpoints are measured and added to it. With --json and --follow, each update is printed as one line. Checkpoints
+    on the Hub are fetched one at a time: 'hf://ORG/NAME@step*' selects branches and tags, 'hf://ORG/relu-{step}B'
+    repositories, and 'hf://ORG/NAME@main~commits' the commits of a branch.
 
     For example:
         regime analyze checkpoints/ --model mypkg.net:make --probe val.npz
@@ -125,7 +126,7 @@ def analyze(
     if as_json:
         from regime_proto.analyzer.besides import besides
 
-        # Those of the conversion come before those of the analysis.
+        # The warnings of the conversion come before those of the analysis.
         found = {
             **result.to_json(),
             **besides(trajectory, steps, stable=stable, chaotic=chaotic),
@@ -157,14 +158,16 @@ def _follow(
 
 def _refuse_remote_file(source: Path) -> None:
     if is_remote(source):
-        raise RegimeError(f"{source}: no directory of checkpoints there; fetch a trajectory file before it is analyzed")
+        raise RegimeError(
+            f"{source}: not a directory of checkpoints; to analyze a remote trajectory file, download it first"
+        )
 
 
 def _refuse_for_trajectory(source: Path, output: Path | None, settings: "ConversionSettings") -> None:
-    """Raise an error for options that mean something for checkpoints only."""
+    """Raise an error for options that apply only to checkpoints."""
     if settings.every is not None:
         raise RegimeError(
-            f"{source}: --every needs the checkpoints: the change of weights over several steps does not follow "
+            f"{source}: --every needs the checkpoints, because the weight change over several steps cannot be computed "
             "from a trajectory; run `regime analyze DIR --every K`"
         )
     names = ("model", "probe", "probe_text", "gates", "sample_units", "workers", "measure", "keep_downloads")
@@ -172,4 +175,6 @@ def _refuse_for_trajectory(source: Path, output: Path | None, settings: "Convers
     given = [name.replace("_", "-") for name, value in values.items() if value not in (None, (), False)]
     given += ["note"] * bool(settings.notes) + ["output"] * (output is not None)
     if given:
-        raise RegimeError(f"{source}: --{given[0]} applies to a directory of checkpoints, not to a trajectory file")
+        raise RegimeError(
+            f"{source}: a trajectory file; --{given[0]} applies only to a directory of checkpoints: leave it out"
+        )

@@ -1,4 +1,4 @@
-"""``regime check``: whether checkpoints are what they claim to be."""
+"""``regime check``: checks that checkpoints are what they claim to be."""
 
 import json
 from pathlib import Path
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     "--frozen",
     multiple=True,
     metavar="GLOB",
-    help="Tensors that are meant to stay as they are, by name. May be repeated.",
+    help="Names of tensors that are meant to stay unchanged. May be repeated.",
 )
 @click.option(
     "--against",
     metavar="DIR",
     type=options.PLACE,
-    help="Another run: find states that hold its weights. It is read whole, and in the same way.",
+    help="Second run: report states that hold its weights. The whole run is read, with the same options.",
 )
 @options.steps
-@click.option("--every", type=int, metavar="K", help="Look at every K-th checkpoint only.")
+@click.option("--every", type=int, metavar="K", help="Check only every K-th checkpoint.")
 @options.source_settings
 @options.as_json
 @options.messages
@@ -53,13 +53,13 @@ def check(
     verbose: bool,
     **source_settings: str | None,
 ) -> None:
-    """Look whether a directory of checkpoints is what it claims to be, without a model.
+    """Check whether a directory of checkpoints is what it claims to be; no model is needed.
 
-    Found are: files that are damaged, states that are equal, final weights under early steps, mixed shards, tensors
-    that never change, are missing or have another shape, steps that are missing, NaN and Inf, sudden jumps, an order
-    that the weights contradict, and states of another run.
+    Reports damaged files, identical states, final weights under early steps, mixed shards, missing steps, NaN and Inf,
+    sudden jumps, an order that contradicts the weights, and states of another run. Also reports tensors that never
+    change, are missing or have a different shape.
 
-    Exit code 0: nothing is wrong; 1: something is; 2: there is nothing that could be checked.
+    Exit code 0: nothing is wrong; 1: problems were found; 2: nothing could be checked.
 
     For example:
         regime check checkpoints/ --frozen 'embed.*'
@@ -90,13 +90,13 @@ def check(
 
 
 def _drawn(report: "Report", *, quiet: bool, everything: bool) -> "RenderableType":
-    """Return what was looked at, what was found, and what to do."""
+    """Return the checked directory, the findings, and the advice."""
     from rich.console import Group
     from rich.text import Text
 
     from regime_proto.cli.render import facts_grid, plain_table
 
-    parts: list[RenderableType] = [] if quiet else [_looked_at(report), ""]
+    parts: list[RenderableType] = [] if quiet else [_checked(report), ""]
     if report.findings:
         table = plain_table("found", (report.step_kind, "left"), ("what", "left"))
         for finding in report.findings:
@@ -116,7 +116,7 @@ def _drawn(report: "Report", *, quiet: bool, everything: bool) -> "RenderableTyp
     return Group(*parts)
 
 
-def _looked_at(report: "Report") -> "RenderableType":
+def _checked(report: "Report") -> "RenderableType":
     from rich.text import Text
 
     from regime_proto.cli.render import facts_grid
@@ -131,7 +131,7 @@ def _looked_at(report: "Report") -> "RenderableType":
     facts.add_row(
         "each",
         f"{counted(report.tensors, 'tensor')}, {counted(report.parameters, 'parameter', ',')}; "
-        f"{size(report.size)} in all",
+        f"{size(report.size)} in total",
     )
     if report.against is not None:
         facts.add_row("against", Text(report.against, overflow="fold"))

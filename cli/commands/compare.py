@@ -1,4 +1,4 @@
-"""``regime compare``: several runs beside each other."""
+"""``regime compare``: compares several runs."""
 
 import json
 from pathlib import Path
@@ -19,23 +19,24 @@ from regime_proto.schema.kinds import TEXT
     "--labels",
     type=options.PATH,
     metavar="FILE.csv",
-    help="Labels beside those in the trajectories: a column `file`, and one for each label (model, dataset, seed, …).",
+    help="Table of labels that adds to those in the trajectories: a column `file`, and a column for each label (model, "
+    "dataset, seed, …).",
 )
-@click.option("--by", metavar="LABEL", help="Summarise ρ by this label too; default: family, where any run has it.")
+@click.option("--by", metavar="LABEL", help="Also summarise ρ by this label. Default: family, if any run has it.")
 @click.option("--reference", type=options.Choice(["paper"]), help="Add the 18 published runs of the paper's Table II.")
-@click.option("--mixed", is_flag=True, help="Compare runs of different stride or preset nevertheless.")
+@click.option("--mixed", is_flag=True, help="Compare runs even if their strides or presets differ.")
 @click.option(
     "--sort",
     type=options.Choice(["rho", "auc_w", "auc_p", "name"]),
-    help="Order of the rows, numbers from the largest; default: as given.",
+    help="Order of the rows; numbers are sorted from the largest. Default: as given.",
 )
 @click.option(
     "--to",
     "form",
     type=options.Choice(["csv", "markdown", "latex"]),
-    help="Write the table for other tools; csv holds every digit.",
+    help="Format of the table for other tools; csv holds every digit.",
 )
-@click.option("-o", "--output", type=options.PATH, help="With --to: file to write; default: standard output.")
+@click.option("-o", "--output", type=options.PATH, help="File to write, for --to. Default: standard output.")
 @options.preset
 @options.resamples
 @options.steps
@@ -63,16 +64,16 @@ def compare(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Set trajectories beside each other: a row for each run, means and spreads over them.
+    """Compare trajectories in a table with one row per run, and with means and spreads over the runs.
 
-    Labels such as model, dataset, optimizer, family and seed stand in the trajectories, or in a table of --labels.
+    Labels such as model, dataset, optimizer, family and seed come from the trajectories or from the table of --labels.
 
     Example: regime compare runs/*.h5 --reference paper
     """
     if output is not None and form is None:
-        raise RegimeError(f"-o {output}: say what to write there: --to csv, markdown or latex")
+        raise RegimeError(f"-o {output}: the format is missing; give --to csv, markdown or latex")
     if as_json and form is not None:
-        raise RegimeError(f"--json and --to {form}: give one of them")
+        raise RegimeError(f"--json and --to {form}: cannot be combined; give only one of them")
     for source in sources:
         refuse_directory(source)
     if output is not None:

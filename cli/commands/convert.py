@@ -1,4 +1,4 @@
-"""``regime convert``: checkpoints to a trajectory."""
+"""``regime convert``: converts checkpoints into a trajectory."""
 
 import os
 from pathlib import Path
@@ -20,26 +20,26 @@ _VARIABLE = "DASK_SCHEDULER_ADDRESS"
 @command
 @click.argument("sources", metavar="SOURCE…", nargs=-1, required=True, type=options.PLACE)
 @options.conversion
-@click.option("-o", "--output", type=options.PATH, help="Trajectory to write, of one run.")
+@click.option("-o", "--output", type=options.PATH, help="Trajectory to write, for a single run.")
 @click.option(
     "--output-dir",
     type=options.PATH,
     metavar="DIR",
-    help="Folder for the trajectories of several runs: NAME.h5 each, named after its directory.",
+    help="Folder for the trajectories of several runs; each is NAME.h5, named after the directory of its run.",
 )
 @click.option(
     "--shard",
     metavar="I/N",
-    help="Measure the I-th of N parts of the run only, beside other processes on the same file system; "
-    "regime merge OUTPUT.segments joins them. Default: the variable REGIME_SHARD.",
+    help="Measure only the I-th of N parts of the run, while other processes on the same file system measure the "
+    "others; `regime merge OUTPUT.segments` joins them. Default: the variable REGIME_SHARD.",
 )
-@click.option("--shards", type=click.IntRange(1), metavar="N", help="With --print-commands: how many parts.")
-@click.option("--print-commands", is_flag=True, help="Print the command of every part, one a line, and do nothing.")
+@click.option("--shards", type=click.IntRange(1), metavar="N", help="Number of parts for --print-commands.")
+@click.option("--print-commands", is_flag=True, help="Only print the command of every part, one per line.")
 @click.option(
     "--scheduler",
     metavar="ADDRESS",
-    help="Let the workers of a Dask cluster measure: the address of its scheduler, the file that it wrote, or local:N "
-    "for N processes of this machine. Default: the variable DASK_SCHEDULER_ADDRESS.",
+    help="Measure on the workers of a Dask cluster: the address of its scheduler, the scheduler's file, or local:N for "
+    "N processes on this machine. Default: the variable DASK_SCHEDULER_ADDRESS.",
 )
 @options.messages
 def convert(
@@ -55,10 +55,9 @@ def convert(
     verbose: bool,
     **conversion: Any,
 ) -> None:
-    """Convert a directory of checkpoints into a trajectory file, or several, each a run, into a folder of them.
+    """Convert a directory of checkpoints into a trajectory file, or several runs into a folder of trajectories.
 
-    An interrupted conversion goes on where it stopped. Of several runs one that fails does not keep the others from
-    being converted.
+    The same command resumes an interrupted conversion. If one of several runs fails, the others are still converted.
 
     For example:
         regime convert checkpoints/ -o run.h5 --dry-run
@@ -81,8 +80,8 @@ def convert(
         if print_commands or shards is not None:
             sharding.print_commands(shards, shard, is_asked=print_commands)
             return
-        shard = sharding.asked_for(shard, messages)
-        # Who asks for a part measures it here.
+        shard = sharding.requested_part(shard, messages)
+        # A requested part is measured by this process, even if a cluster is set in the environment.
         scheduler = scheduler or (None if shard else os.environ.get(_VARIABLE) or None)
         parts = {"shard": shard, "command": sharding.command_without_part(), "scheduler": scheduler}
         settings = settings_of(conversion | parts)
@@ -98,10 +97,10 @@ def convert(
 
 
 def _one(sources: tuple[Path, ...], output: Path | None) -> tuple[Path, Path]:
-    """Return the run that is to be converted, and its trajectory; for several there is --output-dir."""
+    """Return the run to convert and its trajectory; several runs need --output-dir."""
     if len(sources) > 1:
-        given = "" if output is None else f", of which -o {output} takes one"
-        raise RegimeError(f"{len(sources)} runs{given}: give a folder for their trajectories: --output-dir DIR")
+        given = "" if output is None else f", but -o {output} is for a single run"
+        raise RegimeError(f"{len(sources)} runs{given}; give a folder for their trajectories: --output-dir DIR")
     if output is None:
         context = click.get_current_context()
         raise click.UsageError("Missing option '-o' / '--output', or '--output-dir' for several runs", context)

@@ -1,4 +1,4 @@
-"""``regime demo``: a small training, and what is found in it."""
+"""``regime demo``: trains a small network and analyzes it."""
 
 import shlex
 from pathlib import Path
@@ -20,7 +20,7 @@ MODEL = "regime_proto.examples.breast_cancer:make"
 @command
 @click.option(
     "-o", "--out", type=options.PATH, default=Path("regime-demo"), show_default=True, metavar="DIR",
-    help="Where the run goes.",
+    help="Directory for the run.",
 )  # fmt: skip
 @options.dry_run
 @options.messages
@@ -33,7 +33,7 @@ def demo(out: Path, dry_run: bool, quiet: bool, verbose: bool) -> None:
 
 
 def _run_demo(out: Path, messages: Messages, *, dry_run: bool) -> None:
-    """Train the example unless `out` holds it already, and analyze it; in a dry run, say what would be written."""
+    """Train the example unless `out` already holds it, and analyze it; in a dry run, say what would be written."""
     checkpoints, finished = out / "checkpoints", out / "validation_accuracy.txt"
     more = ["--dry-run"] if dry_run else []
     if not finished.is_file():
@@ -75,7 +75,7 @@ def _trajectory(out: Path) -> tuple[Path, str]:
 
 def _train(example: Any, out: Path, checkpoints: Path, finished: Path) -> None:
     def remains() -> str:
-        return f"{out} holds a part of the training; {same_command()} begins it again" if checkpoints.is_dir() else ""
+        return f"{out} holds part of the training; {same_command()} restarts it" if checkpoints.is_dir() else ""
 
     out.mkdir(parents=True, exist_ok=True)
     with leaving(remains):
@@ -87,7 +87,9 @@ def _example() -> Any:
     try:
         from regime_proto.examples import breast_cancer
     except ModuleNotFoundError as error:
-        raise RegimeError(f'the demo needs {error.name}: pip install "regime-proto[cpu,demo]"') from None
+        raise RegimeError(
+            f'the demo needs {error.name}, which is not installed: pip install "regime-proto[cpu,demo]"'
+        ) from None
     return breast_cancer
 
 

@@ -1,4 +1,4 @@
-"""``regime example``: a trajectory that is made up."""
+"""``regime example``: writes a synthetic trajectory."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from regime_proto.cli.output import (
 @options.dry_run
 @options.messages
 def example(output: Path, overwrite: bool, dry_run: bool, quiet: bool, verbose: bool) -> None:
-    """Write a small valid trajectory, made up, to try other tools on.
+    """Write a small, valid, synthetic trajectory for trying out other tools.
 
     Example: regime example -o example.h5
     """

@@ -1,4 +1,4 @@
-"""``regime export``: curves for other tools."""
+"""``regime export``: exports curves for other tools."""
 
 import io
 import sys
@@ -26,9 +26,9 @@ from regime_proto.schema.kinds import CURVES, TEXT
     "form",
     type=options.Choice(["csv", "netcdf", "json"]),
     required=True,
-    help="csv: one tidy table of the curves; netcdf: curves and numbers for xarray and R; json: everything.",
+    help="Format: csv, a tidy table of the curves; netcdf, curves and numbers for xarray and R; json, everything.",
 )
-@click.option("-o", "--output", type=options.PATH, help="File to write; default for csv and json: standard output.")
+@click.option("-o", "--output", type=options.PATH, help="File to write. Default for csv and json: standard output.")
 @options.preset
 @options.steps
 @options.batches_per_epoch
@@ -47,16 +47,16 @@ def export(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Write the curves of a trajectory, of the network and of every layer, for R, pandas or a spreadsheet.
+    """Export the curves of a trajectory, for the network and for every layer, to R, pandas or a spreadsheet.
 
-    Without -o they go to standard output, but for netcdf.
+    Without -o, csv and json are written to standard output; netcdf needs -o.
 
     For example:
         regime export run.h5 --to csv -o curves.csv
         regime export run.h5 --to json --preset strict
     """
     if form == "netcdf" and output is None:
-        raise RegimeError("--to netcdf: a binary file; say where to write it: -o FILE")
+        raise RegimeError("--to netcdf: a binary format needs an output file; give -o FILE")
     refuse_directory(source)
     if output is not None:
         refuse_output(output, [source], kind=CURVES if form == "netcdf" else TEXT)

@@ -1,4 +1,4 @@
-"""``regime inspect``: what is recognised, before any work."""
+"""``regime inspect``: shows what is detected, before any work."""
 
 import contextlib
 from pathlib import Path
@@ -35,9 +35,9 @@ def inspect(
     verbose: bool,
     **source_settings: str | None,
 ) -> None:
-    """Show what is recognised in a directory, a program.onnx or a trajectory, before any work.
+    """Show what is detected in a directory, a program.onnx or a trajectory, before any work.
 
-    Every gate of the graph is listed, with the reason where one is not tracked.
+    Lists every gate of the graph, and the reason for each gate that is not tracked.
 
     Example: regime inspect checkpoints/
     """
@@ -75,24 +75,24 @@ def _inspect_directory(root: Path, messages: Messages, settings: "ConversionSett
     found = open_directory(root, settings.source)
     render.show(console, render_inspection.source(found, everything=messages.verbose))
     if found.copies is not None and settings.probe is None and settings.probe_text is None:
-        messages.note("nothing is fetched to inspect it; give --probe or --probe-text to see its gates")
+        messages.note("no weights were fetched; to see the gates, give --probe or --probe-text")
         return
     render.show(console, "")
     if found.copies is None:
-        # What would keep an analysis from beginning or from ending is found here, too.
+        # Finds damage that would stop an analysis at its first or last checkpoint.
         for checkpoint in dict.fromkeys((found.checkpoints[0], found.checkpoints[-1])):
             _look_at(found, checkpoint)
     try:
         plan = make_plan(root, settings, exporting=messages.exporting)
     except MissingPart as missing:
-        # A directory of checkpoints alone is worth looking at too.
+        # A directory that holds only checkpoints can be inspected too.
         messages.note(f"not yet ready to analyze: {missing}")
         return
     render.show(console, render_inspection.plan(plan, foreseen_parts(plan, settings)))
 
 
 def _look_at(found: "Source", checkpoint: "Checkpoint") -> None:
-    """Read a checkpoint, if that can be without holding its tensors in memory."""
+    """Read a checkpoint, if possible without holding its tensors in memory."""
     if found.read_lazily is not None:
         with contextlib.suppress(RegimeError):
             found.read_lazily(checkpoint)

@@ -1,4 +1,4 @@
-"""``regime linearize``: the affine maps that a network is around samples."""
+"""``regime linearize``: writes the affine maps of a network around samples."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,18 +19,20 @@ if TYPE_CHECKING:
 
 @command
 @click.argument("source", type=options.PATH)
-@click.option("--step", type=int, metavar="N", help="Which checkpoint; default: the last.")
-@click.option("--samples", metavar="0,3,…", help="Which samples of the probe, counted from 0, each once; default: all.")
+@click.option("--step", type=int, metavar="N", help="Step of the checkpoint. Default: the last.")
+@click.option("--samples", metavar="0,3,…", help="Samples of the probe, counted from 0, without repeats. Default: all.")
 @click.option(
     "--outputs-of",
     metavar="LAYER",
-    help="Map to the outputs of this gate, by node or module, in place of those of the network.",
+    help="Map to the outputs of this gate, given by node or module, instead of the outputs of the network.",
 )
-@click.option("--checkpoints", type=options.PATH, metavar="DIR", help="Where SOURCE is a trajectory: its checkpoints.")
+@click.option(
+    "--checkpoints", type=options.PATH, metavar="DIR", help="Directory of the checkpoints, if SOURCE is a trajectory."
+)
 @options.model
 @options.probe
 @options.device
-@click.option("-o", "--output", required=True, type=options.PATH, metavar="FILE", help="The .npz to write.")
+@click.option("-o", "--output", required=True, type=options.PATH, metavar="FILE", help="The .npz file to write.")
 @options.overwrite
 @options.dry_run
 @options.source_settings
@@ -53,11 +55,12 @@ def linearize(
     step_pattern: str | None,
     weights: str | None,
 ) -> None:
-    """Write the affine map that a network is around samples of its probe, and how far it reaches.
+    """Write the affine maps of a network around samples of its probe, and the radii within which they hold.
 
-    Within the region of a sample a network of piecewise affine gates is f(x') = K x' + c. The file holds K (matrix), c
-    (offset) and the radius of the largest ball around each sample in which no unit changes its region and no
-    max-pooling takes another element. A radius is 0 where a max-pooling has a tie; limit says what is nearest.
+    Within the region of a sample, a network with piecewise affine gates is f(x') = K x' + c. The file holds K (matrix),
+    c (offset) and the radius. The radius is that of the largest ball around each sample in which no unit changes its
+    region and no max-pooling selects a different element; it is 0 if a max-pooling has a tie. The limit names the
+    nearest boundary.
 
     For example:
         regime linearize checkpoints/ --step 20 -o maps.npz
@@ -90,9 +93,9 @@ def linearize(
 
 
 def _refuse_output(output: Path, inputs: list[Path | None], *, overwrite: bool) -> None:
-    """Raise an error for an output that cannot be written: the maps take too long to find that out after them."""
+    """Raise an error for an output that cannot be written, before the maps are computed, which takes long."""
     if output.suffix.lower() != ".npz":
-        raise RegimeError(f"{output}: expected a name that ends with .npz")
+        raise RegimeError(f"{output}: expected a file name that ends with .npz")
     refuse_output(output, inputs, kind=MAPS)
     if output.exists() and not overwrite:
         raise RegimeError(f"{output}: exists; replace it with --overwrite")
@@ -113,4 +116,4 @@ def _numbers(samples: str | None) -> list[int] | None:
     try:
         return [int(part) for part in samples.split(",")]
     except ValueError:
-        raise RegimeError(f"--samples {samples!r}: expected numbers with commas between them, such as 0,3") from None
+        raise RegimeError(f"--samples {samples!r}: expected numbers separated by commas, such as 0,3") from None

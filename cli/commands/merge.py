@@ -1,4 +1,4 @@
-"""``regime merge``: the segments of an interrupted run to a trajectory."""
+"""``regime merge``: joins the segments of an interrupted run into a trajectory."""
 
 from pathlib import Path
 
@@ -21,9 +21,9 @@ from regime_proto.schema.words import counted
 @options.dry_run
 @options.messages
 def merge(source: Path, overwrite: bool, dry_run: bool, quiet: bool, verbose: bool) -> None:
-    """Finish what an interrupted run left: join the segments in DIR (NAME.h5.segments) into NAME.h5.
+    """Join the segments that an interrupted run left in DIR (NAME.h5.segments) into NAME.h5.
 
-    Doing it again changes nothing. `regime convert` does the same by itself when it goes on.
+    Repeating the command changes nothing. `regime convert` also joins the segments when it resumes.
 
     Example: regime merge run.h5.segments
     """
@@ -36,7 +36,9 @@ def merge(source: Path, overwrite: bool, dry_run: bool, quiet: bool, verbose: bo
             if foreseen.joined:
                 would_write(foreseen.path, f"{counted(foreseen.observations, 'observation')}")
             else:
-                would(f"write nothing: {foreseen.path} holds all {counted(foreseen.observations, 'observation')}")
+                would(
+                    f"write nothing: {foreseen.path} already holds all {counted(foreseen.observations, 'observation')}"
+                )
             return
         with leaving_observations(foreseen.path, foreseen.observations):
             done = finish(source, overwrite=overwrite)

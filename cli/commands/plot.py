@@ -1,4 +1,4 @@
-"""``regime plot``: figures for print."""
+"""``regime plot``: draws figures for print."""
 
 from pathlib import Path
 
@@ -19,26 +19,26 @@ from regime_proto.schema.kinds import FIGURES
     type=options.Choice(["1", "2"]),
     default="1",
     show_default=True,
-    help="Columns of a journal that the figure is wide: 3.5 or 7.16 inches.",
+    help="Width of the figure in journal columns: 1 is 3.5 inches, 2 is 7.16 inches.",
 )
 @click.option(
     "--layers",
     type=options.Choice(["curves", "map"]),
-    help="Draw the pattern change of every layer too: as curves, or as colours, which shows many.",
+    help="Also draw the pattern change of every layer, as curves or as a colour map, which suits many layers.",
 )
 @click.option(
     "--metric",
     "metrics",
     multiple=True,
     metavar="NAME",
-    help="Metric to draw below; may be repeated. Default: loss and score, where the files have them.",
+    help="Metric to draw below the curves. May be repeated. Default: loss and score, if the files have them.",
 )
 @click.option(
     "--dpi",
     type=click.IntRange(50, 2400),
     default=600,
     show_default=True,
-    help="Pixels per inch, of a .png.",
+    help="Pixels per inch of a .png.",
 )
 @options.preset
 @options.steps
@@ -61,10 +61,10 @@ def plot(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Draw the curves of trajectories for print, several beside each other with the same axes.
+    """Draw the curves of trajectories for print; several runs are drawn side by side with the same axes.
 
     A small circle (weights) or square (patterns) marks where a curve falls below 0.5, 0.25, 0.1 or 0.05 for good. The
-    same runs give the same bytes.
+    same runs always produce the same bytes.
 
     Example: regime plot run.h5 -o figure.pdf
     """
@@ -87,7 +87,7 @@ def plot(
         content = print_figure.image(runs, form, columns=int(columns), layers=layers, metrics=metrics, dpi=dpi)
     strides = {run.result.stride for run in runs}
     if len(strides) > 1:
-        messages.warn("runs of different stride: these are different measurements")
+        messages.warn("the runs have different strides: their curves are different measurements")
     for run in runs:
         for warning in run.result.warnings:
             messages.warn(f"{run.name}: {warning}")

@@ -1,4 +1,4 @@
-"""``regime program``: the program and the probe of a directory."""
+"""``regime program``: writes the program and the probe of a directory."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     required=True,
     type=options.PATH,
     metavar="DIR",
-    help="The directory of the checkpoints.",
+    help="Directory of the checkpoints, to which both files are written.",
 )
 @options.overwrite
 @options.dry_run
@@ -44,10 +44,10 @@ def program(
     verbose: bool,
     **source_settings: str | None,
 ) -> None:
-    """Write program.onnx and probe.npz, so that a directory of checkpoints explains itself.
+    """Write program.onnx and probe.npz next to checkpoints, which can then be analyzed without further options.
 
-    From a model and a probe, or from a TRAJECTORY that carries them: then others' checkpoints are measured in the
-    same way.
+    They are created from a model and a probe, or copied from a TRAJECTORY that embeds them, so that other checkpoints
+    are measured in the same way.
 
     For example:
         regime program --model mypkg.net:make --probe val.npz -o checkpoints/
@@ -59,7 +59,7 @@ def program(
         if trajectory is None:
             if probe_text is None and (model is None or probe is None):
                 missing = "--model" if model is None else "--probe"
-                raise RegimeError(f"{missing} is missing; give --model and --probe, or a trajectory that carries them")
+                raise RegimeError(f"{missing} is missing; give --model and --probe, or a trajectory that embeds them")
             from regime_proto.conversion.plan import program_files
             from regime_proto.plugins.source_settings import SourceSettings
 
@@ -76,7 +76,9 @@ def program(
             apart = {"--model": model, "--probe": probe, "--probe-text": probe_text}
             refused = next((name for name, value in apart.items() if value is not None), None)
             if refused is not None:
-                raise RegimeError(f"{refused}: give either a trajectory, or --model and --probe")
+                raise RegimeError(
+                    f"{refused}: cannot be combined with a trajectory; give either a trajectory, or --model and --probe"
+                )
             from regime_proto.conversion.unpack import unpack
 
             unpacked = unpack(trajectory, output)
@@ -87,17 +89,17 @@ def program(
 
 
 def _refuse_file_for_directory(output: Path) -> None:
-    """Raise an error for the name of a file, where that of the directory is meant."""
+    """Raise an error if a file is given instead of a directory."""
     if output.is_file() or (output.suffix in (".onnx", ".npz") and not output.is_dir()):
         raise RegimeError(
-            f"{output}: a file; -o is the directory of the checkpoints, which gets program.onnx and probe.npz: "
-            f"-o {output.parent}"
+            f"{output}: a file; expected the directory of the checkpoints, to which program.onnx and probe.npz are "
+            f"written: -o {output.parent}"
         )
 
 
 def _without_probe(trajectory: Path, unpacked: "Unpacked") -> str:
-    """Return what to do where a trajectory carries no probe; nothing where it does."""
+    """Return advice if a trajectory embeds no probe; empty if it does."""
     if unpacked.has_probe:
         return ""
     inputs = ", ".join(f"{name}: {spec}" for name, spec in unpacked.inputs.items())
-    return f"{trajectory} carries no probe: give one of your own to `regime analyze`, --probe FILE ({inputs})"
+    return f"{trajectory} embeds no probe; pass your own to `regime analyze` with --probe FILE ({inputs})"

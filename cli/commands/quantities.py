@@ -1,4 +1,4 @@
-"""``regime quantities``: the quantities that can be measured."""
+"""``regime quantities``: lists the quantities that can be measured."""
 
 import json
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 @options.as_json
 @options.messages
 def quantities(names: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool) -> None:
-    """List the quantities that can be measured of every checkpoint: with --measure NAME, or always.
+    """List the quantities that can be measured at every checkpoint, either always or with --measure NAME.
 
-    With NAMEs, of quantities or groups, tell all of these: formula, unit and source too. The variable of a quantity in
-    a trajectory is called quantity_NAME.
+    Given NAMEs of quantities or groups, show their details too: formula, unit and source. In a trajectory, the variable
+    of a quantity is called quantity_NAME.
 
     For example:
         regime quantities function
@@ -47,7 +47,7 @@ def quantities(names: tuple[str, ...], as_json: bool, quiet: bool, verbose: bool
 
 
 def _list(known: "Sequence[Quantity]") -> "list[RenderableType]":
-    """Return a line for each quantity, those of one cost together."""
+    """Return one line per quantity, grouped by requirements and cost."""
     from regime_proto.cli import render
 
     alike: dict[str, list[Quantity]] = {}
@@ -60,16 +60,16 @@ def _list(known: "Sequence[Quantity]") -> "list[RenderableType]":
             lines.add_row(f"  {quantity.name}", quantity.meaning)
         parts += [said, lines, ""]
     last = (
-        "`regime quantities NAME…` tells formula, unit and source; the variable of a quantity is called quantity_NAME."
+        "`regime quantities NAME…` shows formula, unit and source; the variable of a quantity is called quantity_NAME."
     )
     return [*parts, last]
 
 
 def _group(quantity: "Quantity") -> str:
-    """Return what is said of a quantity and all like it."""
+    """Return the heading for a quantity and all that share its requirements and cost."""
     if quantity.is_built_in:
         return "always measured"
-    where = "" if quantity.is_recordable else "; not in a recording"
+    where = "" if quantity.is_recordable else "; not available in recordings"
     cost = quantity.cost and f"; {quantity.cost}"
     return f"needs {', '.join(quantity.needs)}{cost}{where}"
 

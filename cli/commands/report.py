@@ -1,4 +1,4 @@
-"""``regime report``: a page of one run or several."""
+"""``regime report``: writes a page about one or several runs."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from regime_proto.schema.kinds import HTML
 
 @command
 @click.argument("sources", nargs=-1, required=True, type=options.PATH, metavar="FILE…")
-@click.option("-o", "--output", required=True, type=options.PATH, help="Page to write, one HTML file.")
-@click.option("--labels", type=options.PATH, metavar="FILE.csv", help="Labels of the runs, as for `regime compare`.")
+@click.option("-o", "--output", required=True, type=options.PATH, help="HTML file to write.")
+@click.option("--labels", type=options.PATH, metavar="FILE.csv", help="Table of labels, as for `regime compare`.")
 @options.preset
 @options.resamples
 @options.steps
@@ -36,14 +36,14 @@ def report(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Make a page of trajectories that opens in any browser, without a network: curves, layers, samples, units.
+    """Write a page about trajectories that opens in any browser, offline: curves, layers, samples and units.
 
-    It shows how sure every number is, and how the runs compare with each other and with the published ones.
+    The page shows how certain each number is, and compares the runs with each other and with the published ones.
 
     Example: regime report run.h5 -o report.html
     """
     if output.suffix.lower() not in (".html", ".htm"):
-        raise RegimeError(f"{output}: expected a name that ends with .html")
+        raise RegimeError(f"{output}: expected a file name that ends with .html")
     for source in sources:
         refuse_directory(source)
     refuse_output(output, [*sources, labels], kind=HTML)

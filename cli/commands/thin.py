@@ -1,4 +1,4 @@
-"""``regime thin``: a trajectory with fewer masks."""
+"""``regime thin``: writes a trajectory with fewer masks."""
 
 from pathlib import Path
 
@@ -18,15 +18,15 @@ from regime_proto.cli.output import (
 
 @command
 @click.argument("source", type=options.PATH)
-@click.option("--masks", required=True, metavar="POLICY", help="Which observations keep their masks: every=N or none.")
+@click.option("--masks", required=True, metavar="POLICY", help="Observations whose masks are kept: every=N or none.")
 @click.option("-o", "--output", required=True, type=options.PATH, help="Trajectory to write.")
 @options.overwrite
 @options.dry_run
 @options.messages
 def thin(source: Path, masks: str, output: Path, overwrite: bool, dry_run: bool, quiet: bool, verbose: bool) -> None:
-    """Write a smaller copy of a trajectory, with the masks of fewer observations.
+    """Write a smaller copy of a trajectory that keeps the masks of fewer observations.
 
-    Flips and deltas stay complete, and so does every number of `regime analyze`.
+    Flips and deltas stay complete, so every number of `regime analyze` stays the same.
 
     Example: regime thin run.h5 --masks every=10 -o small.h5
     """

@@ -1,4 +1,4 @@
-"""``regime validate``: trajectories against the rules of the format."""
+"""``regime validate``: checks trajectories against the rules of the format."""
 
 import json
 from pathlib import Path
@@ -23,9 +23,9 @@ from regime_proto.schema.words import counted
 @options.messages
 @click.pass_context
 def validate(context: click.Context, files: tuple[Path, ...], as_json: bool, quiet: bool, verbose: bool) -> None:
-    """Hold trajectory files against every rule of the format (schema/FORMAT.md).
+    """Check trajectory files against every rule of the format (schema/FORMAT.md).
 
-    Exit code 0: all are valid; 1: one at least is not; 2: one at least could not be read.
+    Exit code 0: all files are valid; 1: at least one is invalid; 2: at least one could not be read.
 
     Example: regime validate run.h5
     """
@@ -54,7 +54,7 @@ def _as_json(path: Path, problems: list[Problem] | str) -> dict[str, Any]:
 
 
 def _report(path: Path, problems: list[Problem] | str, messages: Messages) -> None:
-    """Print what is wrong with one file, a line for each problem."""
+    """Print the problems of one file, one line each."""
     if isinstance(problems, str):
         show_error(problems)
         return

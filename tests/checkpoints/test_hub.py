@@ -276,7 +276,7 @@ def test_inspection_and_dry_runs_fetch_no_weights(repository, hub, material, typ
     total = sum((material / "steps" / f"step{step}" / WEIGHTS).stat().st_size for step in STEPS)
     inspected = regime("inspect", "hf://lab/net@step*")
     assert inspected.exit_code == 0, inspected.output
-    for part in ("step1000", f"{total / 1000:.1f} kB in all", "6, by a step in the file name", "folder"):
+    for part in ("step1000", f"{total / 1000:.1f} kB in total", "6, by a step in the file name", "folder"):
         assert part in inspected.stdout
     gates = regime("inspect", "hf://lab/net", *typed)
     assert gates.exit_code == 0, gates.output
@@ -285,17 +285,17 @@ def test_inspection_and_dry_runs_fetch_no_weights(repository, hub, material, typ
     foreseen = regime("analyze", "hf://lab/net@step*", *typed, "--dry-run")
     assert foreseen.exit_code == 0, foreseen.output
     assert f"dry run: would fetch 6 checkpoints at most, {total / 1000:.1f} kB" in foreseen.stderr
-    assert "dry run: would write net.regime.h5 (6 observations, none is there yet" in foreseen.stderr
+    assert "dry run: would write net.regime.h5 (6 observations, none measured yet" in foreseen.stderr
     assert hub.sent() == 0
     assert not list(tmp_path.iterdir())
     assert regime("analyze", "hf://lab/net@step*", *typed).exit_code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["net.regime.h5"]
     again = regime("analyze", "hf://lab/net@step*", *typed, "--dry-run")
-    assert again.stderr == "dry run: would write nothing: net.regime.h5 holds all 6 observations\n"
+    assert again.stderr == "dry run: would write nothing: net.regime.h5 already holds all 6 observations\n"
     # Later checkpoints are added; what would be fetched is told before.
     repository.commit("more", repository.commits[-1].files, branch="step2000")
     grown = regime("analyze", "hf://lab/net@step*", *typed, "--dry-run")
-    assert "7 observations, 6 of them are in net.regime.h5, 1 would be added" in grown.stderr
+    assert "7 observations, 6 already in net.regime.h5, 1 to be added" in grown.stderr
 
 
 def test_checks(repository, hub):
@@ -313,7 +313,7 @@ def test_checks(repository, hub):
 def test_a_local_directory_has_no_downloads_to_keep(material, typed, tmp_path):
     done = regime("convert", str(material / "steps"), "-o", str(tmp_path / "x.h5"), *typed, "--keep-downloads")
     assert done.exit_code == 1
-    assert "--keep-downloads applies to checkpoints on the Hugging Face Hub" in done.stderr
+    assert "not on the Hugging Face Hub; --keep-downloads applies only to hf:" in done.stderr
 
 
 # ---- repositories, commits, formats
@@ -475,7 +475,7 @@ def test_an_interrupted_conversion_goes_on(repository, hub, material, local, typ
     if sign == signal.SIGINT:
         assert process.returncode == 130, said
         [line] = said.splitlines()
-        assert "go on with `regime convert 'hf://lab/net@step*' -o run.h5" in line
+        assert "resume with `regime convert 'hf://lab/net@step*' -o run.h5" in line
         assert "downloads are kept in run.h5.downloads" in line
         assert kept_observations(tmp_path / "run.h5") == 4
     part = downloads / "step100" / f"{WEIGHTS}.part"
@@ -508,7 +508,7 @@ def test_a_disk_that_is_full(repository, hub, typed, tmp_path):
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert "run.h5.downloads: cannot be written (File too large); free some space there" in line
-    assert "4 of 6 observations are kept in run.h5.segments; go on with `regime convert" in line
+    assert "4 of 6 observations are kept in run.h5.segments; resume with `regime convert" in line
 
 
 def test_a_branch_that_moved(repository, hub, options, local):

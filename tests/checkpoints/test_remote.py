@@ -119,7 +119,7 @@ def test_on_the_command_line(remote, tmp_path, monkeypatch):
     assert "step_0007.pt" in inspected.stdout
     absent = CliRunner().invoke(main, ["analyze", "memory://lab/absent"])
     assert absent.exit_code == 1
-    assert "memory://lab/absent: no directory of checkpoints there" in absent.stderr
+    assert "memory://lab/absent: not a directory of checkpoints" in absent.stderr
 
 
 @pytest.mark.parametrize(("address", "message"), [("nosuch://x/y", "nosuch"), ("s3://bucket/run", "s3fs")])

@@ -31,7 +31,7 @@ def test_analyze_a_directory(run):
     for word in ("ρ", "AUC_W", "AUC_P", "16 readings", "weights", "patterns", "curve below", "node_relu", "body.2"):
         assert word in result.stdout
     again = regime("analyze", run)
-    assert "nothing changed since; using" in again.stderr
+    assert "nothing changed; using" in again.stderr
     assert again.stdout == result.stdout
 
 
@@ -264,8 +264,8 @@ def test_code_beside_the_checkpoints_is_never_run(run, probe_file, monkeypatch):
     [
         (["--batches-per-epoch", "inf"], "expected a finite number above 0"),
         (["--every", "2"], "--every needs the checkpoints"),
-        (["--model", "a:b"], "--model applies to a directory of checkpoints"),
-        (["-o", "x.h5"], "--output applies to a directory of checkpoints"),
+        (["--model", "a:b"], "--model applies only to a directory of checkpoints"),
+        (["-o", "x.h5"], "--output applies only to a directory of checkpoints"),
         (["--steps", "9"], "--steps '9': expected A:B"),
         (["--batches-per-epoch", "-1"], "expected a finite number above 0"),
     ],
@@ -429,7 +429,7 @@ def test_a_program_goes_into_a_directory(tmp_path, in_tests):
     (tmp_path / "notes.txt").write_text("mine")
     given = ("program", "--model", "nets:make_mlp", "--probe", tmp_path / "probe.npy", "-o")
     for name in ("program.onnx", "probe.npz", "notes.txt"):
-        assert_one_line(regime(*given, tmp_path / name), rf"{name}: a file; -o is the directory .*: -o {tmp_path}")
+        assert_one_line(regime(*given, tmp_path / name), rf"{name}: a file; expected the directory .*: -o {tmp_path}")
         assert not (tmp_path / name).is_dir()
     # As it says.
     assert regime(*given, tmp_path).exit_code == 0

@@ -48,8 +48,8 @@ def test_each_run_has_a_line_and_all_are_left_the_second_time(workplace):
     again = regime(*CONVERT)
     assert again.exit_code == 0
     *lines, last = again.stderr.splitlines()
-    assert sorted(lines) == [f"run_000{number}: 10 observations, there already" for number in range(3)]
-    assert last == "trajectories: 3 runs, 3 there already"
+    assert sorted(lines) == [f"run_000{number}: 10 observations, up to date" for number in range(3)]
+    assert last == "trajectories: 3 runs, 3 up to date"
     assert tree(workplace / "trajectories") == before
     assert regime(*CONVERT, "--quiet").output == ""
 
@@ -62,12 +62,12 @@ def test_a_run_that_fails_is_named_at_the_end(workplace):
     assert any(re.match(r"run_0001: error: .*step_4.safetensors", line) for line in lines[:3])
     assert lines[3] == "trajectories: 3 runs, 2 written, 1 failed"
     assert re.match(r"error: run_0001: runs/run_0001/step_4.safetensors: ", lines[4])
-    assert re.match(r"error: 1 of 3 runs failed, see above; .* the same command goes on with them", lines[5])
+    assert re.match(r"error: 1 of 3 runs failed, see above; .* run the same command again", lines[5])
     assert len(lines) == 6
     quiet = regime(*CONVERT, "--quiet").stderr.splitlines()
     assert [line[:16] for line in quiet] == ["error: run_0001:", "error: 1 of 3 ru"]
     shutil.copy("runs/run_0000/step_4.safetensors", "runs/run_0001")
-    assert "trajectories: 3 runs, 1 written, 2 there already" in regime(*CONVERT).stderr
+    assert "trajectories: 3 runs, 1 written, 2 up to date" in regime(*CONVERT).stderr
 
 
 def test_a_dry_run_has_a_line_for_each_and_writes_nothing(workplace):
@@ -77,9 +77,9 @@ def test_a_dry_run_has_a_line_for_each_and_writes_nothing(workplace):
     done = regime(*CONVERT, "--dry-run")
     assert done.exit_code == 1
     lines = done.stderr.splitlines()
-    assert re.match(r"dry run: would write trajectories/run_0000.h5 \(10 observations, none is there yet", lines[0])
+    assert re.match(r"dry run: would write trajectories/run_0000.h5 \(10 observations, none measured yet", lines[0])
     assert re.match(r"dry run: would fail: run_0001: runs/run_0001: no such file or directory", lines[1])
-    assert re.match(r"dry run: would write nothing: trajectories/run_0002.h5 holds all 10", lines[2])
+    assert re.match(r"dry run: would write nothing: trajectories/run_0002.h5 already holds all 10", lines[2])
     assert lines[3] == "error: 1 of 3 runs would fail, see above"
     assert tree(workplace) == before
 
@@ -89,9 +89,9 @@ def test_a_dry_run_has_a_line_for_each_and_writes_nothing(workplace):
     [
         (
             ["-o", "x.h5"],
-            r"-o and --output-dir: the first is for one run; leave it out, or give a command for each run",
+            r"-o and --output-dir: -o applies to a single run; leave it out, or convert each run with a command",
         ),
-        (["--shard", "1/2"], r"--shard and --output-dir: the first is for one run"),
+        (["--shard", "1/2"], r"--shard and --output-dir: --shard applies to a single run"),
         (["--shards", "2"], r"--shards and --output-dir: "),
         (["--print-commands"], r"--print-commands and --output-dir: "),
         (["runs/run_0000"], r"run_0000: given twice; leave one out"),
@@ -111,8 +111,8 @@ def test_variables_of_one_run_are_refused_for_several(workplace, monkeypatch):
 
 
 def test_several_runs_take_a_folder(workplace):
-    assert_one_line(regime("convert", *RUNS), r"3 runs: give a folder for their trajectories: --output-dir DIR")
-    assert_one_line(regime("convert", *RUNS, "-o", "x.h5"), r"3 runs, of which -o x.h5 takes one: give a folder")
+    assert_one_line(regime("convert", *RUNS), r"3 runs; give a folder for their trajectories: --output-dir DIR")
+    assert_one_line(regime("convert", *RUNS, "-o", "x.h5"), r"3 runs, but -o x.h5 is for a single run; give a folder")
     missing = regime("convert", RUNS[0])
     assert missing.exit_code == 2
     assert "Missing option '-o' / '--output', or '--output-dir'" in missing.stderr
@@ -142,12 +142,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     done = child.wait()
     assert done.returncode == 130
     found = re.fullmatch(
-        r"error: interrupted; (\d) of 5 runs had ended; go on with the same command", done.stderr.splitlines()[-1]
+        r"error: interrupted; (\d) of 5 runs had ended; resume with the same command", done.stderr.splitlines()[-1]
     )
     assert found, done.stderr
     again = children.run_regime(*command, cwd=tmp_path)
     assert again.returncode == 0
-    assert int(found[1]) <= again.stderr.count("there already") - 1 < 5
+    assert int(found[1]) <= again.stderr.count("up to date") - 1 < 5
     assert len(list((tmp_path / "trajectories").iterdir())) == 5
 
 

@@ -153,14 +153,14 @@ def test_where_nothing_can_be_written(workplace):
 def test_what_is_there_already_is_counted(workplace):
     said = regime("convert", "checkpoints", "-o", "cut.h5", "--dry-run").stderr
     assert re.search(
-        r"would write cut.h5 \(8 observations, 5 of them are in cut.h5.segments, 3 would be added; masks: all; about",
+        r"would write cut.h5 \(8 observations, 5 already in cut.h5.segments, 3 to be added; masks: all; about",
         said,
     )
     regime("convert", "checkpoints", "-o", "half.h5", "--steps", "0:3")
     said = regime("convert", "checkpoints", "-o", "half.h5", "--dry-run").stderr
-    assert "would replace half.h5 (8 observations, 4 of them are in half.h5, 4 would be added; masks: all" in said
+    assert "would replace half.h5 (8 observations, 4 already in half.h5, 4 to be added; masks: all" in said
     said = regime("convert", "checkpoints", "-o", "half.h5", "--dry-run", "--overwrite", "--masks", "every=2").stderr
-    assert "would replace half.h5 (8 observations, none is there yet; masks: every=2; about" in said
+    assert "would replace half.h5 (8 observations, none measured yet; masks: every=2; about" in said
 
 
 def test_a_second_writer_is_told(workplace):
@@ -176,7 +176,7 @@ def test_a_run_that_is_followed(workplace):
     said = regime("analyze", "soon", "--follow", "--dry-run")
     assert said.exit_code == 0
     assert "would wait for checkpoints (soon: no checkpoint found" in said.stderr
-    assert "write soon.regime.h5 then" in said.stderr
+    assert "then write soon.regime.h5" in said.stderr
     assert "would write checkpoints.regime.h5 (8" in regime("analyze", "checkpoints", "--follow", "--dry-run").stderr
     assert_one_line(regime("analyze", "sooon", "--follow", "--dry-run"), "no such directory; did you mean soon?")
 

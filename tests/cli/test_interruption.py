@@ -49,7 +49,7 @@ def test_an_interrupted_conversion_goes_on_by_the_command_it_prints(many, tmp_pa
     assert done.returncode == 130, done.stderr
     [line] = done.stderr.splitlines()
     found = re.fullmatch(
-        rf"error: interrupted; (\d+) of {STATES} observations are kept in run.h5.segments; go on with `(regime .*)`",
+        rf"error: interrupted; (\d+) of {STATES} observations are kept in run.h5.segments; resume with `(regime .*)`",
         line,
     )
     assert found, line
@@ -126,7 +126,7 @@ def test_an_interrupted_merge_is_finished_by_the_same_command(run, tmp_path, mon
         patched.setattr("regime_proto.schema.finish.join", raised)
         done = regime("merge", "run.h5.segments")
     assert done.exit_code == 130
-    expected = "5 of 5 observations are kept in run.h5.segments; go on with `regime merge run.h5.segments`"
+    expected = "5 of 5 observations are kept in run.h5.segments; resume with `regime merge run.h5.segments`"
     assert done.stderr == f"error: interrupted; {expected}\n"
     assert regime("merge", "run.h5.segments").exit_code == 0
 

@@ -122,7 +122,7 @@ def test_a_variable_that_names_no_option_is_warned_of(tmp_path, monkeypatch):
         ),
         ("JSON", "maybe", 2, "'maybe' is not a valid boolean"),
         ("POLL", "soon", 2, "'soon' is not a valid float"),
-        ("MODEL", "a:b", 1, "--model applies to a directory of checkpoints, not to a trajectory file (set by {})"),
+        ("MODEL", "a:b", 1, "--model applies only to a directory of checkpoints: leave it out (set by {})"),
     ],
 )
 def test_a_bad_value_is_one_line_that_names_the_variable(tmp_path, monkeypatch, variable, value, code, message):

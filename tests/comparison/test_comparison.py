@@ -372,9 +372,9 @@ def test_the_table_of_the_published_runs():
     assert ["model", "dataset", "optimizer", "epochs", "AUC_W", "AUC_P", "ρ"] in lines
     assert ["GPT-2", "WikiText", "AdamW", "6", "0.97", "0.08", "12.00"] in lines
     assert ["published", "18", "3.85", "+6.43", "−2.04", "2.72"] in lines
-    assert "family, weight_decay, learning_rate, validation_score: too wide, -v shows all" in done.stdout
+    assert "family, weight_decay, learning_rate, validation_score: do not fit, -v shows all" in done.stdout
     everything = regime("compare", "--reference", "paper", "-v")
-    assert "too wide" not in everything.stdout
+    assert "do not fit" not in everything.stdout
 
 
 def test_the_table_of_runs(paths, monkeypatch):
@@ -460,11 +460,13 @@ def test_a_table_goes_to_a_file_or_to_standard_output(tmp_path, form):
 
 def test_other_uses_are_one_line(paths, tmp_path):
     assert_one_line(regime("compare"), "nothing to compare: give trajectory files")
-    assert_one_line(regime("compare", tmp_path), "a directory; expected a trajectory file: make one with")
+    assert_one_line(regime("compare", tmp_path), "a directory; expected a trajectory file: create one with")
     assert_one_line(regime("compare", tmp_path / "none.h5"), "none.h5: no such file or directory")
     assert_one_line(regime("compare", paths[0], paths[0]), "the same run as .*mlp-0.h5")
-    assert_one_line(regime("compare", paths[0], "-o", tmp_path / "x"), "say what to write there: --to csv, markdown or")
-    assert_one_line(regime("compare", paths[0], "--json", "--to", "csv"), "--json and --to csv: give one of them")
+    assert_one_line(
+        regime("compare", paths[0], "-o", tmp_path / "x"), "the format is missing; give --to csv, markdown or"
+    )
+    assert_one_line(regime("compare", paths[0], "--json", "--to", "csv"), "--json and --to csv: cannot be combined")
     taken = regime("compare", *paths, "--to", "csv", "-o", paths[2], "--overwrite")
     assert_one_line(taken, "mlp-2.h5: an input of this command; choose another output")
 
@@ -502,7 +504,7 @@ def test_long_names_do_not_wrap_and_stay_apart(tmp_path, monkeypatch, label, wid
     assert len({*firsts}) == 3
     assert all("…" in first and size in first for first, size in zip(firsts, ("70m", "160m", "1b"), strict=True))
     assert max(map(len, done.stdout.splitlines())) <= width
-    assert "… stands for what does not fit of a name, -v shows all" in done.stdout
+    assert "…: names are shortened to fit, -v shows all" in done.stdout
     monkeypatch.setenv("COLUMNS", "300")
     assert names[0] in regime("compare", *paths, *given, "--resamples", "0").stdout
 

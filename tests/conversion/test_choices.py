@@ -171,7 +171,7 @@ def test_the_standard_error_of_a_sample(sampled, whole):
     assert not errors[0].any()
     result = regime_proto.analyze(sampled, resamples=0)
     assert result.pattern_error == pytest.approx(np.sqrt((errors**2).sum(1)).max() / 2)
-    assert "only some units were looked at" in regime("analyze", sampled).stdout
+    assert "only some units were measured" in regime("analyze", sampled).stdout
     assert regime_proto.analyze(whole, resamples=0).pattern_error is None
 
 
@@ -239,7 +239,7 @@ def test_the_noise_floor_stands_in_file_and_report(mixed, tmp_path):
     assert 0 <= max(floors) < 0.05
     result = regime("analyze", tmp_path / "run.h5", "--json", "--quiet")
     assert json.loads(result.stdout)["noise_floor"] == max(floors)
-    assert "Δa by rounding alone" in regime("analyze", tmp_path / "run.h5").stdout
+    assert "Δa from rounding alone" in regime("analyze", tmp_path / "run.h5").stdout
 
 
 @pytest.mark.parametrize("noise", ["quick", "none"])

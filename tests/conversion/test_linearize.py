@@ -115,7 +115,7 @@ def test_a_trajectory_brings_program_and_probe(run, tmp_path):
         (["checkpoint"], "no such directory of checkpoints or trajectory; did you mean"),
         (["checkpoints", "--step", "7"], "--step 7: no checkpoint of that step in checkpoints; the nearest is 3"),
         (["checkpoints", "--samples", "6"], "--samples 6: the probe has the samples 0 to 5"),
-        (["checkpoints", "--samples", "a"], "--samples 'a': expected numbers with commas between them"),
+        (["checkpoints", "--samples", "a"], "--samples 'a': expected numbers separated by commas"),
         (["checkpoints", "--outputs-of", "body.9"], "--outputs-of 'body.9': no gate of that node or module"),
     ],
 )
@@ -141,7 +141,7 @@ def test_an_input_and_arrays_of_others_are_never_replaced(run, tmp_path, monkeyp
     assert Path(output).read_bytes() == before
     # Maps among the checkpoints may have been put there by somebody else.
     regime_proto.linearize(run / "checkpoints", samples=[0]).save("checkpoints/maps.npz")
-    assert_one_line(regime(*arguments[:-2], "checkpoints/maps.npz", "--overwrite"), "lies in checkpoints, an input")
+    assert_one_line(regime(*arguments[:-2], "checkpoints/maps.npz", "--overwrite"), "is inside checkpoints, an input")
 
 
 def test_the_output_is_looked_at_before_the_work(run, tmp_path, monkeypatch):
@@ -155,7 +155,7 @@ def test_the_output_is_looked_at_before_the_work(run, tmp_path, monkeypatch):
     monkeypatch.setattr(Linearizer, "maps", None)
     for output, message in {
         "maps.npz": "exists; replace it with --overwrite",
-        "maps.h5": "expected a name that ends with .npz",
+        "maps.h5": "expected a file name that ends with .npz",
         "file/maps.npz": "cannot be written",
     }.items():
         assert_one_line(regime("linearize", run / "checkpoints", "-o", tmp_path / output), message)

@@ -306,7 +306,7 @@ def test_an_array_of_jobs_is_pointed_out_only(run, output, monkeypatch):
     for name, value in {"ID": 7, "MIN": 1, "MAX": 9, "STEP": 2}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
     done = regime("convert", run, "-o", output, "--dry-run")
-    assert "job 4/5 of a SLURM array: to measure one part of the run in each, pass --shard 4/5" in done.stderr
+    assert "job 4/5 of a SLURM array: to measure one part of the run per job, pass --shard 4/5" in done.stderr
     assert "300 observations" in done.stderr
     done = regime("convert", run, "-o", output, "--dry-run", "--shard", "2/5")
     assert "SLURM" not in done.stderr
@@ -314,5 +314,5 @@ def test_an_array_of_jobs_is_pointed_out_only(run, output, monkeypatch):
 
 
 def test_how_many_parts_is_asked_for(run, output):
-    assert "say how many parts: --shards N" in regime("convert", run, "-o", output, "--print-commands").stderr
-    assert "goes with --print-commands" in regime("convert", run, "-o", output, "--shards", "3").stderr
+    assert "give the number of parts with --shards N" in regime("convert", run, "-o", output, "--print-commands").stderr
+    assert "needs --print-commands" in regime("convert", run, "-o", output, "--shards", "3").stderr

@@ -174,8 +174,8 @@ def test_a_file_without_them_is_not_taken_for_one_with_them(mlp_run, reference, 
     np.testing.assert_array_equal(distances(path), reference)
     # One that has them serves whoever did not ask.
     used = regime("analyze", mlp_run, "-o", path)
-    assert "nothing changed since; using" in used.stderr
-    assert_one_line(regime("analyze", path, "--distance"), "--measure applies to a directory of checkpoints")
+    assert "nothing changed; using" in used.stderr
+    assert_one_line(regime("analyze", path, "--distance"), "--measure applies only to a directory of checkpoints")
 
 
 def test_the_first_checkpoint_may_be_deleted_while_a_run_is_followed(run, reference, tmp_path):

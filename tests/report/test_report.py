@@ -199,7 +199,7 @@ def test_the_command_takes_care_of_what_is_there_and_says_what_the_page_warns_of
     assert "runs of different stride" in done.stderr
     assert "18 published runs (stride 1 step)" in done.stderr
     assert "runs of different stride" in page.read_text(encoding="utf-8")
-    assert_one_line(regime("report", runs[0], "-o", tmp_path / "page.pdf"), "expected a name that ends with .html")
+    assert_one_line(regime("report", runs[0], "-o", tmp_path / "page.pdf"), "expected a file name that ends with .html")
     table = regime("compare", runs[0], "--to", "csv", "-o", run, "--overwrite")
     assert_one_line(
         table, "run.h5: expected text, found an HDF5 file, which may be a trajectory or a checkpoint; it is not"

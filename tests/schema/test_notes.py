@@ -57,7 +57,7 @@ def test_notes_on_the_command_line(mlp_run, tmp_path):
     assert read_notes(path) == SAID
     before = path.stat().st_mtime_ns
     again = regime("analyze", mlp_run, "-o", path, "--note", "model=MLP")
-    assert "nothing changed since; using" in again.stderr
+    assert "nothing changed; using" in again.stderr
     assert path.stat().st_mtime_ns == before
 
 
@@ -66,7 +66,7 @@ def test_a_finished_trajectory_gets_them_and_nothing_else_changes(mlp_run, tmp_p
     path = regime_proto.convert(mlp_run, tmp_path / "run.h5", notes=begun)
     before = values(path)
     result = regime("analyze", mlp_run, "-o", path, *ARGUMENTS)
-    assert "nothing changed since but the notes; using" in result.stderr
+    assert "only the notes changed; using" in result.stderr
     assert read_notes(path) == begun | SAID
     assert not validate(path)
     for name, array in values(path).items():
@@ -143,7 +143,7 @@ def test_wrong_notes_on_the_command_line_are_one_line(mlp_run, tmp_path, argumen
 
 
 def test_a_trajectory_file_is_only_read_by_analyze(noted):
-    assert_one_line(regime("analyze", noted, "--note", "seed=1"), "--note applies to a directory of checkpoints")
+    assert_one_line(regime("analyze", noted, "--note", "seed=1"), "--note applies only to a directory of checkpoints")
 
 
 def test_a_recording_keeps_notes_and_its_own_apart(tmp_path):

@@ -1,4 +1,4 @@
-"""Writes cli/REFERENCE.md, every command and option, from the commands themselves."""
+"""Writes cli/REFERENCE.md, with every command and option, from the commands themselves."""
 
 import inspect
 
@@ -17,12 +17,12 @@ BRACKETS = str.maketrans("", "", "[]")
 HEAD = """\
 # The commands of `regime`
 
-Written by `make reference` from the commands themselves; `regime COMMAND --help` says the same.
+Written by `make reference` from the commands themselves; `regime COMMAND --help` shows the same text.
 
-Every option can be set by the environment variable beside it. A flag takes 1 or 0 there, an option that may be repeated
-several values with spaces between them. What is given on the command line counts more.
+Every option can be set by the environment variable listed for it. Set a flag to 1 or 0. For an option that may be
+repeated, separate the values by spaces. Options on the command line override variables.
 
-Exit codes, where a command says nothing else: 0 done; 1 something that the message says how to mend; 2 wrong usage;
+Exit codes, unless a command lists its own: 0 done; 1 an error that the message says how to fix; 2 wrong usage;
 130 interrupted by Ctrl-C.
 """
 
@@ -40,7 +40,7 @@ def section(command):
 
 
 def paragraph(text):
-    """Return a paragraph of help; examples are shown as they are typed."""
+    """Return a paragraph of help; examples become code blocks."""
     title, colon, rest = text.partition(":")
     if not (colon and title in ("Example", "For example")):
         return text
