@@ -1,1 +1,1 @@
-"""What is measured: one module for each quantity."""
+"""The quantities that can be measured: one module for each."""

@@ -1,4 +1,4 @@
-"""How many of a layer's units are on."""
+"""The share of a layer's units that are on."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from regime_proto.schema.types import Array
 def _fractions(current: State, _: State | None, network: Network) -> Array:
     assert current.masks is not None  # noqa: S101
     stops = np.cumsum([layer.bytes for layer in network.layers])
-    # Bits of units that do not count are 0.
+    # Bits of uncounted units are 0.
     ones = [
         np.bitwise_count(current.masks[:, start:stop]).sum(dtype=np.int64)
         for start, stop in itertools.pairwise([0, *stops.tolist()])
@@ -24,7 +24,7 @@ def _fractions(current: State, _: State | None, network: Network) -> Array:
 QUANTITY = Quantity(
     name="active_fraction",
     dims=("layer",),
-    meaning="share of the layer's counted bits that are 1, over all samples",
+    meaning="share of ones among the layer's counted bits, over all samples",
     definition="sum(mask_i) / (thresholds * units)",
     needs=(MASKS,),
     compute=_fractions,

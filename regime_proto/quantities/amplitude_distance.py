@@ -1,8 +1,9 @@
-"""How far the amplitudes of a layer's output units have moved as a distribution.
+"""How far the distribution of the amplitudes of a layer's output units has moved.
 
-arXiv 2410.20119 tracks such a distance; its procedure is not published in detail. This one is ours: the amplitude of an
-output unit is the norm of its incoming weights, its bias among them, and the distance is the 1-Wasserstein distance of
-the amplitudes of one tensor, which for as many units on both sides is the mean difference of the sorted amplitudes.
+arXiv 2410.20119 tracks such a distance, but does not publish its procedure in detail. This procedure is our own. The
+amplitude of an output unit is the norm of its incoming weights, including its bias. The distance is the 1-Wasserstein
+distance between the amplitudes of one tensor in two states. With the same number of units in both, this is the mean
+absolute difference of the sorted amplitudes.
 """
 
 import numpy as np
@@ -36,14 +37,15 @@ def _against(observation: str, symbol: str) -> Quantity:
     return Quantity(
         name=f"amplitude_distance_{observation}",
         dims=("tensor",),
-        meaning="1-Wasserstein distance of the amplitudes of the tensor's output units, against the "
+        meaning="1-Wasserstein distance between the amplitudes of the tensor's output units and those in the "
         f"{observation} observation",
-        definition=f"mean_k(|sort(A_i)_k - sort({symbol})_k|), A_k = sqrt(sum_j(w_kj^2) + b_k^2); NaN for one axis",
+        definition=f"mean_k(|sort(A_i)_k - sort({symbol})_k|), A_k = sqrt(sum_j(w_kj^2) + b_k^2); "
+        "NaN for tensors with one axis",
         against=observation,
         compute=_distances,
-        cost="one pass over the weights of both observations, and a sort of the units of each tensor: "
-        "5 times a plain conversion of an MLP, 1.2 of a ResNet-18",
-        source="after arXiv 2410.20119; the procedure is ours",
+        cost="one pass over the weights of both observations, and sorting the units of each tensor: "
+        "5 times the time of a plain conversion for an MLP, 1.2 times for a ResNet-18",
+        source="after arXiv 2410.20119; the procedure is our own",
     )
 
 

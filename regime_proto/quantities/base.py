@@ -1,7 +1,7 @@
-"""What a quantity is: a record that says what it means, what it needs, and how it is computed.
+"""The record that defines a quantity: what it means, what it needs, and how it is computed.
 
-Adding one takes one module with such a record and an entry in the group ``regime_proto.quantities``; the file, the
-curves, the export and the report follow from the record.
+To add a quantity, write a module with such a record and add an entry to the group ``regime_proto.quantities``. The
+file, the curves, the export and the report follow from the record.
 """
 
 import re
@@ -23,22 +23,22 @@ FINGERPRINT = "fingerprint"
 FROZEN = "frozen"
 INTERIOR = "interior"
 NEEDS = (WEIGHTS, MASKS, PREACTIVATIONS, OUTPUTS, FINGERPRINT, FROZEN, INTERIOR)
-"""What a quantity may be computed from; see `State`."""
+"""The inputs that a quantity may need; see `State`."""
 _RECORDED = {WEIGHTS, MASKS, PREACTIVATIONS, OUTPUTS}
 REFERENCES = ("previous", "first", "last")
-"""The observations that a state may be held against."""
+"""The observations that a state may be compared with."""
 
 
 @dataclass(frozen=True)
 class Preactivations:
-    """What is kept of the inputs z of the gates; only units that count.
+    """Summary of the inputs z of the gates, over counted units only.
 
     Parameters
     ----------
     mean_squares : (layer,) float64
         The mean of z², over samples and units.
     margins : (layer, sample) float64
-        The smallest distance of a z from a threshold.
+        The smallest distance from any z to a threshold.
     """
 
     mean_squares: Array
@@ -47,22 +47,21 @@ class Preactivations:
 
 @dataclass(frozen=True)
 class State:
-    """What a quantity sees of one state.
+    """The data of one state that a quantity can use.
 
     Parameters
     ----------
     weights : mapping of str to array
-        The trainable tensors, in the order and under the names of the trajectory. Read only, and of any float type.
+        The trainable tensors, in the order and under the names of the trajectory. Read-only, of any float type.
     masks : (sample, byte) uint8, optional
         Packed masks, 8 units per byte, first unit in the highest bit; None for a quantity that does not need them.
     preactivations : Preactivations, optional
     outputs : (sample, output) float, optional
-        All outputs of the program, those of one sample in a row.
+        All outputs of the program, one row per sample.
     fingerprint : (sample, feature) float, optional
-        What the last product with a weight takes, averaged over tokens or positions.
+        The input of the last product with a weight, averaged over tokens or positions.
     changes : mapping of str to (3, sample) float64
-        By the observation that the state is held against: how its function differs, ‖q‖, ‖s‖ and ⟨q, s⟩; see
-        `structure`.
+        How the function differs from that of each reference observation: ‖q‖, ‖s‖ and ⟨q, s⟩; see `structure`.
     interior : tuple of (sample, byte) uint8
         Packed masks at points between the previous state and this one.
     """
@@ -78,14 +77,14 @@ class State:
 
 @dataclass(frozen=True)
 class OutputUnits:
-    """How the units that a weight leads to lie in it.
+    """Where a weight holds its output units.
 
     Parameters
     ----------
     axis : int
-        The axis of the weight that counts them.
+        The axis of the weight along which the output units are.
     bias : str, optional
-        The trainable tensor that is added to them, one element a unit.
+        The trainable tensor that is added to them, one element per unit.
     """
 
     axis: int
@@ -94,7 +93,7 @@ class OutputUnits:
 
 @dataclass(frozen=True)
 class Network:
-    """What is the same for all states of a run.
+    """The properties that all states of a run share.
 
     Parameters
     ----------
@@ -103,9 +102,9 @@ class Network:
     layers : tuple of Layer
         The tracked gates, in execution order.
     layer_units : (layer, sample) int64
-        Units that count.
+        Number of counted units.
     output_units : mapping of str to OutputUnits
-        Those of tensors that have two axes or more.
+        For the tensors with two or more axes.
     """
 
     tensors: Mapping[str, tuple[int, ...]]
@@ -115,7 +114,7 @@ class Network:
 
     @property
     def samples(self) -> int:
-        """Probe samples."""
+        """Number of probe samples."""
         return int(self.layer_units.shape[1])
 
     @property
@@ -125,12 +124,12 @@ class Network:
 
 
 Compute = Callable[[State, State | None, Network], Any]
-"""From the current state, the one that it is held against, and the network, to an array over the quantity's `dims`."""
+"""Maps the current state, the reference state and the network to an array over the quantity's `dims`."""
 
 Term = Callable[[Any, Any], Any]
-"""From a block of a tensor and the same block of the state that it is held against, None where there is none, to
-values whose sum over the whole tensor is wanted. Blocks are float64 arrays of NumPy, or tensors of torch where the
-weights are on a GPU: operators and `abs` work on both."""
+"""Maps a block of a tensor, and the same block of the reference state (None without one), to values that are then
+summed over the whole tensor. Blocks are float64 NumPy arrays, or torch tensors if the weights are on a GPU: operators
+and `abs` work on both."""
 
 
 def _unchanged(sums: Array) -> Array:
@@ -141,16 +140,16 @@ def _unchanged(sums: Array) -> Array:
 class Quantity:
     """One quantity.
 
-    It is given either `compute`, or, where it is a function of sums over the elements of each tensor, `term`, which
-    needs no more memory than a block, runs on a GPU, and adds up over processes that hold parts of the weights.
+    Set either `compute` or `term`. Use `term` if the quantity is a function of sums over the elements of each tensor:
+    it needs no more memory than a block, runs on a GPU, and adds up over processes that hold parts of the weights.
 
     Parameters
     ----------
     name : str
-        Of small ASCII letters, digits and underscores, for example ``weight_norm_l2``.
+        Lower-case ASCII letters, digits and underscores, for example ``weight_norm_l2``.
     dims : tuple of str
-        What it has a value for at every step: nothing, ``("tensor",)``, ``("layer",)``, ``("sample",)`` or
-        ``("layer", "sample")``.
+        The dimensions of its value at one step: ``()`` for a single number, ``("tensor",)``, ``("layer",)``,
+        ``("sample",)`` or ``("layer", "sample")``.
     meaning : str
         One line, written into files as ``long_name``.
     definition : str
@@ -158,30 +157,30 @@ class Quantity:
     unit : str
         UDUNITS-style; ``"1"`` for a pure number.
     against : {"", "previous", "first", "last"}
-        The observation that the current one is held against. Where there is none before it, the row is NaN. ``last``
-        needs a run that is finished.
+        The reference observation that the current one is compared with. If it does not exist, the row is NaN.
+        ``last`` needs a finished run.
     needs : tuple of str
-        Out of `NEEDS`.
+        One or more of `NEEDS`.
     compute : callable, optional
-        See `Compute`. It is called by several threads at once, and must not change what it is given.
+        See `Compute`. Several threads call it at the same time. It must not change its arguments.
     term : callable, optional
-        See `Term`; `dims` are then ``("tensor",)``.
+        See `Term`; `dims` must then be ``("tensor",)``.
     host_sums : callable, optional
-        A faster way to the sums of `term` for arrays of the host: from the weights, those that they are held against
+        A faster way to compute the sums of `term` for arrays in host memory. Maps the weights, the reference weights
         and the names of the tensors to (tensor,) float64.
     finish : callable
-        From the sums of `term`, (tensor,) float64, to the values.
+        Maps the sums of `term`, (tensor,) float64, to the values.
     curve : {"mean", "sum", "root_sum_squares", "min", "max"}
-        How the values of one step become one number for a curve; NaN is left out.
+        How the values of one step are reduced to one number for a curve; NaN is ignored.
     cost : str
-        What it takes per observation, in words.
+        The cost per observation, in words.
     source : str
         Paper and equation, or who else measures it.
 
     Raises
     ------
     ValueError
-        The record contradicts itself.
+        A field is invalid, or two fields contradict each other.
     """
 
     name: str
@@ -208,27 +207,27 @@ class Quantity:
             if value not in expected:
                 raise ValueError(f"quantity {self.name!r}: {what} is {value!r}, expected one of {expected}")
         if not re.fullmatch("[a-z][a-z0-9_]*", self.name):
-            raise ValueError(f"quantity {self.name!r}: expected a name of small letters, digits and underscores")
+            raise ValueError(f"quantity {self.name!r}: expected a name of lower-case letters, digits and underscores")
         if not self.needs or not set(self.needs) <= set(NEEDS):
-            raise ValueError(f"quantity {self.name!r}: needs {self.needs!r}, expected some of {NEEDS}")
+            raise ValueError(f"quantity {self.name!r}: needs is {self.needs!r}, expected one or more of {NEEDS}")
         if self.term is not None and (self.compute is not None or self.dims != (layout.TENSOR,)):
-            raise ValueError(f"quantity {self.name!r}: a term stands in place of compute, and gives a value per tensor")
+            raise ValueError(f"quantity {self.name!r}: term replaces compute, and needs dims ('tensor',)")
         if layout.means_time(self.unit):
             raise ValueError(f"quantity {self.name!r}: the unit {self.unit!r} would be decoded as a time")
 
     @property
     def stored(self) -> layout.Quantity:
-        """What a file says of it."""
+        """The description that a file holds."""
         return layout.Quantity(self.name, self.dims, self.unit, self.meaning, self.against, self.definition, self.curve)
 
     @property
     def is_built_in(self) -> bool:
-        """Whether every trajectory holds it: weight deltas and flips, which the engine itself measures."""
+        """Whether every trajectory holds it: true for weight deltas and flips, which the engine itself measures."""
         return self.compute is None and self.term is None
 
     @property
     def is_recordable(self) -> bool:
-        """Whether it can be measured of a model in training: passes of saved states are not repeated there."""
+        """Whether it can be measured during training, where passes over earlier states cannot be repeated."""
         return set(self.needs) <= _RECORDED and self.against != "last"
 
 
@@ -243,7 +242,7 @@ def sums_of(
     return np.array([_term_sum(term, weights[name], None if other is None else other[name]) for name in names])
 
 
-# A block and what the term makes of it stay in the cache.
+# A block and the values of its term fit in the cache.
 _BLOCK = 131_072
 
 

@@ -1,4 +1,4 @@
-"""The changes of the protocol itself, which every trajectory holds and the engine measures."""
+"""The changes that the protocol itself defines. Every trajectory holds them, and the engine measures them."""
 
 from regime_proto.quantities.base import MASKS, Quantity
 from regime_proto.schema.layout import BY_NAME
@@ -22,7 +22,7 @@ WEIGHT_DELTA_L2 = Quantity(
     against="previous",
     curve="root_sum_squares",
     cost="part of every observation",
-    source="the L2 form of arXiv 2602.08333, Eq. 2",
+    source="L2 form of arXiv 2602.08333, Eq. 2",
 )
 
 FLIPS = Quantity(

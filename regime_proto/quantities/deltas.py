@@ -1,4 +1,4 @@
-"""How far two states are apart: Σ|Δ| and ΣΔ² per tensor (PROTOCOL: Eq. 2)."""
+"""Distance between two states: Σ|Δ| and ΣΔ² per tensor (PROTOCOL: Eq. 2)."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ import numpy as np
 from regime_proto.schema.dtypes import widest
 from regime_proto.schema.types import Array
 
-# Long enough that threads seldom hand the interpreter over, short enough for the third-level cache.
+# Long enough that threads rarely release the interpreter, short enough for the third-level cache.
 BLOCK = 1_048_576
-# So many elements are added in their own type, by BLAS; what they miss averages out to some 1e-10.
+# BLAS adds this many elements in their own type. The rounding errors average out to about 1e-10.
 ROW = 1024
 SMALL = 65_536
 
@@ -25,7 +25,7 @@ def weight_deltas(
     Returns
     -------
     l1, l2 : (tensor,) float64
-        Σ|Δ| and √ΣΔ²; differences are formed in float32 or wider, sums kept in float64.
+        Σ|Δ| and √ΣΔ². Differences are computed in float32 or wider, sums in float64.
     """
     sums = state_sums(state, previous, names)
     return sums[:, 0], np.sqrt(sums[:, 1])
@@ -44,7 +44,7 @@ def state_sums(state: Mapping[str, Array], other: Mapping[str, Array], names: Se
 
 
 def small_sums(arrays: Sequence[Array], previous: Sequence[Array]) -> Array:
-    """Return Σ|Δ| and ΣΔ² of arrays that are not empty and not long, (array, 2) float64, many in one go."""
+    """Return Σ|Δ| and ΣΔ² of short, non-empty arrays, (array, 2) float64, computing many at once."""
     sums = np.empty((len(arrays), 2))
     start = 0
     while start < len(arrays):
@@ -70,7 +70,7 @@ def _joined_sums(arrays: Sequence[Array], previous: Sequence[Array], size: int) 
 
 
 def _room(size: int) -> Array:
-    """Return (2, size) float64 to work in, the same memory at every call of a thread: new pages cost more than sums."""
+    """Return (2, size) float64 to work in. A thread gets the same memory each time: new pages cost more than sums."""
     held: Array | None = getattr(_held, "room", None)
     if held is None or held.shape[1] < size:
         held = _held.room = np.empty((2, size))
@@ -78,12 +78,12 @@ def _room(size: int) -> Array:
 
 
 def delta_sums(values: Array, previous: Array, *, update: bool = False) -> tuple[float, float]:
-    """Return Σ|Δ| and ΣΔ² of two arrays of one shape, block by block; half precision is widened with each block.
+    """Return Σ|Δ| and ΣΔ² of two arrays of the same shape, block by block; half precision is widened in each block.
 
-    With `update`, the values are then put in the place of the previous ones, while they are in the cache.
+    With `update`, the values then replace the previous ones, while they are in the cache.
     """
     values, previous = values.reshape(-1), previous.reshape(-1)
-    # Where a second array is written, as much less fits into the cache.
+    # A second array that is written leaves less room in the cache.
     length = BLOCK // 4 if update else BLOCK
     wide = np.result_type(*(widest(side[:0]) for side in (values, previous)))
     delta = np.empty(min(length, values.size), wide)
@@ -96,7 +96,7 @@ def delta_sums(values: Array, previous: Array, *, update: bool = False) -> tuple
             np.abs(np.subtract(widest(values[block]), widest(previous[block]), out=out), out=out)
             block_l1, block_squares = _dots(out, ones), _dots(out)
             if block_l1 and not 1e-30 < block_squares < 1e30:
-                # The squares left the range of float32.
+                # The squares are outside the range of float32.
                 difference = values[block].astype(np.float64) - previous[block].astype(np.float64)
                 block_squares = float(np.square(difference).sum())
             if update:
@@ -107,7 +107,7 @@ def delta_sums(values: Array, previous: Array, *, update: bool = False) -> tuple
 
 
 def _dots(values: Array, ones: Array | None = None) -> float:
-    """Return the sum of values, or of their squares, the sums of rows added in float64."""
+    """Return the sum of values, or of their squares; row sums are added in float64."""
     whole = len(values) - len(values) % ROW
     rows, rest = values[:whole].reshape(-1, ROW), values[whole:].astype(np.float64)
     sums = np.vecdot(rows, rows if ones is None else ones).sum(dtype=np.float64)
@@ -115,7 +115,7 @@ def _dots(values: Array, ones: Array | None = None) -> float:
 
 
 class KeptWeights:
-    """One copy of the weights, against which those of a model in training are held.
+    """A copy of the weights that the current weights of a model in training are compared with.
 
     Parameters
     ----------
@@ -125,9 +125,9 @@ class KeptWeights:
     Attributes
     ----------
     previous : mapping of str to array
-        The state of the last call of `change`; empty before the first.
+        The state of the last call of `change`; empty before the first call.
     first : mapping of str to array
-        The state that later ones are held against, a copy of its own; empty where there is none.
+        A separate copy of the state that later ones are compared with; empty without one.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -136,24 +136,24 @@ class KeptWeights:
         self.first: Mapping[str, Array] = {}
 
     def begin(self, state: Mapping[str, Array]) -> None:
-        """Hold this state and later ones against this one."""
+        """Compare this state and later ones with this one."""
         self.first = self._copied(state)
 
     def _copied(self, state: Mapping[str, Array]) -> dict[str, Array]:
         return {name: np.array(state[name], order="C") for name in self._names}
 
     def change(self, state: Mapping[str, Array]) -> Array:
-        """Return the change since the last call, and keep the state in place of the one before.
+        """Return the change since the last call, and keep this state instead of the previous one.
 
         Parameters
         ----------
         state : mapping of str to array
-            Views of live memory will do: nothing of them is used afterwards.
+            May be views of live memory: they are not used after the call.
 
         Returns
         -------
         (tensor, 2) float64
-            Σ|Δ| and ΣΔ², NaN the first time.
+            Σ|Δ| and ΣΔ²; NaN in the first call.
         """
         if not self.previous:
             self.previous = self._copied(state)

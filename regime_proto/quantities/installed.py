@@ -28,18 +28,18 @@ GROUPS: dict[str, Callable[[Quantity], bool]] = {
     "patterns": lambda quantity: set(quantity.needs) <= {MASKS, PREACTIVATIONS, INTERIOR},
     "function": lambda quantity: (
         not {OUTPUTS, FINGERPRINT, FROZEN}.isdisjoint(quantity.needs)
-        # Against the observation before, what patterns change is of second order.
+        # Between neighbouring observations, the part due to patterns is of second order.
         and not (FROZEN in quantity.needs and quantity.against == "previous")
     ),
 }
-"""Words that stand for several quantities at once."""
+"""Names that select several quantities at once."""
 
 
 @cache
 def known_quantities() -> dict[str, Quantity]:
-    """Return the quantities by name. One that cannot be used is left out, with a warning."""
+    """Return the quantities by name. A quantity that cannot be used is left out, with a warning."""
     found: dict[str, Quantity] = {}
-    # Those of this distribution first, so that nobody takes the place of one by its name.
+    # Those of this distribution come first, so that no other quantity can take one of their names.
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: (not _is_ours(entry.value), entry.name)):
         try:
             quantity = entry.load()
@@ -47,7 +47,7 @@ def known_quantities() -> dict[str, Quantity]:
             found[quantity.name] = quantity
         except Exception as error:
             warnings.warn(
-                f"quantity {entry.name!r} ({entry.value}) is left out: {type(error).__name__}: {error}",
+                f"quantity {entry.name!r} ({entry.value}) is ignored: {type(error).__name__}: {error}",
                 RegimeWarning,
                 stacklevel=2,
             )
@@ -62,13 +62,13 @@ def _check(quantity: object, found: dict[str, Quantity], *, is_ours: bool) -> No
     if not isinstance(quantity, Quantity):
         raise TypeError(f"expected a regime_proto.quantities.base.Quantity, found {type(quantity).__name__}")
     if quantity.name in GROUPS or quantity.name in found or (not is_ours and quantity.name in BY_NAME):
-        raise ValueError(f"the name {quantity.name!r} is taken")
+        raise ValueError(f"the name {quantity.name!r} is already taken")
     if not is_ours and quantity.is_built_in:
-        raise ValueError("expected compute or term")
+        raise ValueError("found neither compute nor term; expected one of them")
 
 
 def asked_for(measure: str | Iterable[str], *, distance: bool) -> tuple[str, ...]:
-    """Return the names in ``measure=``, with the one that ``distance=True`` stands for."""
+    """Return the names in ``measure=``, and the one that ``distance=True`` adds."""
     names = as_tuple(measure, "measure")
     return (*names, WEIGHT_DISTANCE.name) if distance else names
 
@@ -80,23 +80,23 @@ def possible(
     tell: str = "",
     among: Sequence[Quantity] | None = None,
 ) -> tuple[Quantity, ...]:
-    """Choose quantities, those of a group only where they can be measured.
+    """Choose quantities; those of a group are left out if they cannot be measured.
 
     Parameters
     ----------
     names : sequence of str
         As in `choose`.
     obstacle : callable
-        Returns in words why a quantity cannot be measured, nothing if it can.
+        Returns why a quantity cannot be measured, in words; an empty text if it can.
     tell : str, optional
-        The words that begin a warning of those that are left out; without them there is none.
+        The start of the warning about quantities that are left out; without it, there is no warning.
     among : sequence of Quantity, optional
-        Those of the names that are left; all of them, if not given.
+        The quantities of these names that are still possible; by default all of them.
 
     Raises
     ------
     RegimeError
-        There is none of that name; or one that was asked for by its own cannot be measured.
+        A name is unknown, or a quantity that was requested by its own name cannot be measured.
     """
     chosen = choose(names) if among is None else among
     reasons = {quantity.name: reason for quantity in chosen if (reason := obstacle(quantity))}
@@ -120,7 +120,7 @@ def choose(names: Iterable[str]) -> tuple[Quantity, ...]:
     Raises
     ------
     RegimeError
-        There is none of that name.
+        A name is unknown.
     """
     return tuple(quantity for quantity in named(names, "--measure ") if not quantity.is_built_in)
 
@@ -132,12 +132,12 @@ def named(names: Iterable[str], option: str = "") -> tuple[Quantity, ...]:
     ----------
     names : iterable of str
     option : str
-        Where the names stand, for the message of an error.
+        Where the names were given, for error messages.
 
     Raises
     ------
     RegimeError
-        There is none of that name.
+        A name is unknown.
     """
     known = known_quantities()
     chosen: set[str] = set()

@@ -1,4 +1,4 @@
-"""Which units leave their region between two observations and are back at the second: what Eq. 3 cannot see."""
+"""Units that leave their region between two observations and are back at the second: Eq. 3 does not see them."""
 
 import re
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from regime_proto.schema.flips import units_apart
 from regime_proto.schema.types import Array
 
 INTERIOR_POINTS = 3
-"""Points between two states, unless told otherwise."""
+"""Default number of points between two states."""
 
 
 def _count(current: State, other: State | None, network: Network) -> Array:
@@ -29,18 +29,18 @@ def _count(current: State, other: State | None, network: Network) -> Array:
 
 
 def looks_between(quantities: Iterable[Quantity]) -> bool:
-    """Whether one of some quantities looks between two states."""
+    """Whether any of the quantities looks between two states."""
     return any(INTERIOR in one.needs for one in quantities)
 
 
 def points_of(stored: Iterable[layout.Quantity]) -> int | None:
-    """Return at how many points between two states the quantities of a file look; None where none does."""
+    """Return the number of points between two states at which the quantities of a file look; None if none does."""
     said = (re.search(r" \(N = (\d+)\)$", one.definition) for one in stored if one.name == QUANTITY.name)
     return next((int(found[1]) for found in said if found), None)
 
 
 def looking_at(quantities: Iterable[Quantity], points: int) -> tuple[Quantity, ...]:
-    """Return quantities, of which those that look between two states say at how many points."""
+    """Return the quantities; the definition of each that looks between two states names the number of points."""
     said = f" (N = {points})"
     return tuple(replace(one, definition=one.definition + said) if INTERIOR in one.needs else one for one in quantities)
 
@@ -48,12 +48,12 @@ def looking_at(quantities: Iterable[Quantity], points: int) -> tuple[Quantity, .
 QUANTITY = Quantity(
     name="interior_flips",
     dims=("layer", "sample"),
-    meaning="units in one region at both ends of the step that are in another one between",
+    meaning="units that are in the same region at both ends of the step, but in a different one in between",
     definition="sum(region_i = region_(i-1) != region at one of N points w_(i-1) + k / (N + 1) * (w_i - w_(i-1)))",
     against="previous",
     needs=(MASKS, INTERIOR),
     compute=_count,
     curve="sum",
-    cost="a pass for each point; with 3 of them 3.5 times a plain conversion",
+    cost="one pass per point: with 3 points, 3.5 times the time of a plain conversion",
     source="Proposition 1 of the paper",
 )

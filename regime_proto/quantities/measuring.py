@@ -1,4 +1,4 @@
-"""Computes the chosen quantities of one state after the other."""
+"""Computes the chosen quantities, one state after another."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Measures:
-    """The quantities that are measured of a run.
+    """The quantities that are measured for a run.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Measures:
 
     @property
     def keep_first(self) -> bool:
-        """Whether a state is held against the first one, of which a copy is needed."""
+        """Whether states are compared with the first one, so that a copy of it is needed."""
         return bool(self.needs("first"))
 
     @property
@@ -38,30 +38,30 @@ class Measures:
         return MASKS in self.needs("first")
 
     def needs(self, *against: str) -> set[str]:
-        """Return what those against some observations need, all of them if none is given; see `base.NEEDS`."""
+        """Return the needs of the quantities against these observations, by default of all; see `base.NEEDS`."""
         return {need for one in self.quantities if not against or one.against in against for need in one.needs}
 
     @property
     def frozen_against(self) -> tuple[str, ...]:
-        """The observations that the function of a state is held against, with gates frozen."""
+        """The observations that the function of a state is compared with, with gates frozen."""
         return tuple(dict.fromkeys(one.against for one in self.quantities if FROZEN in one.needs))
 
     def row(self, current: State, others: Mapping[str, State | None], where: str) -> dict[str, Array]:
-        """Return the values of one observation by quantity.
+        """Return the values of one observation, by quantity.
 
         Parameters
         ----------
         current : State
         others : mapping of str to State, optional
-            By the observation that it is: the previous one, None where nothing precedes or that is not known; the first
-            and the last, where a quantity needs them.
+            The reference states by name: ``previous``, None if there is no previous state or it is unknown; ``first``
+            and ``last`` if a quantity needs them.
         where : str
-            Named in errors.
+            The place that errors name.
 
         Raises
         ------
         RegimeError
-            A quantity fails; names it.
+            A quantity fails; the message names it.
         """
         return {
             quantity.name: self.values(quantity, current, others.get(quantity.against), where)
@@ -70,17 +70,17 @@ class Measures:
 
     @property
     def terms(self) -> tuple[Quantity, ...]:
-        """Those that follow from sums over the elements of each tensor."""
+        """The quantities that follow from sums over the elements of each tensor."""
         return tuple(quantity for quantity in self.quantities if quantity.term is not None)
 
     @property
     def computed(self) -> "Measures":
-        """The others, which need states whole."""
+        """The other quantities, which need whole states."""
         return replace(self, quantities=tuple(one for one in self.quantities if one.term is None))
 
     @property
     def need_weights(self) -> bool:
-        """Whether one of these takes the weights."""
+        """Whether any of these quantities needs the weights."""
         return any(WEIGHTS in quantity.needs for quantity in self.quantities)
 
     def finished(self, sums: Array, where: str) -> dict[str, Array]:
@@ -91,7 +91,7 @@ class Measures:
         }
 
     def values(self, quantity: Quantity, current: State, other: State | None, where: str) -> Array:
-        """Return the values of one quantity; NaN where there is nothing to hold the state against."""
+        """Return the values of one quantity; NaN if there is no state to compare with."""
         if quantity.against and other is None:
             return self.unknown(quantity)
 
@@ -105,21 +105,21 @@ class Measures:
         return self.checked(quantity, guarded(quantity, computed, where), where)
 
     def checked(self, quantity: Quantity, found: object, where: str) -> Array:
-        """Return what a quantity came to as the array that is stored.
+        """Return the result of a quantity as the array that is stored.
 
         Raises
         ------
         RegimeError
-            It has another shape, or holds no numbers.
+            The result has the wrong shape, or does not hold numbers.
         """
         try:
             values = np.asarray(found, np.float64)
         except (TypeError, ValueError):
-            raise RegimeError(f"{where}: {_fails(quantity)} (it gives no numbers)") from None
+            raise RegimeError(f"{where}: {_fails(quantity)} (it does not return numbers)") from None
         if values.shape != self.shape(quantity):
             expected = f"{list(self.shape(quantity))}, for ({', '.join(quantity.dims)})"
             raise RegimeError(
-                f"{where}: {_fails(quantity)} (it gives an array of {list(values.shape)}, not {expected})"
+                f"{where}: {_fails(quantity)} (it returns an array of shape {list(values.shape)}, expected {expected})"
             )
         return values
 
@@ -128,22 +128,22 @@ class Measures:
         return tuple(self.network.sizes[name] for name in quantity.dims)
 
     def unknown(self, quantity: Quantity) -> Array:
-        """Return the values where the quantity is not known."""
+        """Return the values of an observation for which the quantity is unknown."""
         return np.full(self.shape(quantity), np.nan)
 
 
 def guarded(quantity: Quantity, call: Callable[[], T], where: str) -> T:
-    """Call what computes a quantity.
+    """Call the function that computes a quantity.
 
     Raises
     ------
     RegimeError
-        It fails; names the quantity.
+        The call fails; the message names the quantity.
     """
     try:
         return call()
     except Exception as error:
-        # The author of a quantity may be anybody.
+        # Anybody may be the author of a quantity, so any error may come.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise RegimeError(f"{where}: {_fails(quantity)} ({reason})") from error
 
@@ -154,16 +154,16 @@ def term_columns(
     others: Mapping[str, Mapping[str, Array]],
     names: Sequence[str],
 ) -> Array:
-    """Return the sums of some quantities' terms, (tensor, quantity) float64.
+    """Return the sums of the quantities' terms, (tensor, quantity) float64.
 
     Parameters
     ----------
     quantities : sequence of Quantity
-        With terms.
+        Each has a term.
     current : mapping of str to array
         The weights, or the parts of them that this process holds.
     others : mapping of str to mappings of str to array
-        ``previous`` and ``first``; empty where not known, which gives NaN.
+        ``previous`` and ``first``; empty if unknown, and the sums are then NaN.
     names : sequence of str
     """
     columns = np.full((len(names), len(quantities)), np.nan)
@@ -175,9 +175,9 @@ def term_columns(
 
 
 def _fails(quantity: Quantity) -> str:
-    return f"quantity {quantity.name} fails; leave it out of --measure, or mend what computes it"
+    return f"quantity {quantity.name} fails; leave it out of --measure, or fix its code"
 
 
 def stored_bytes(quantities: Sequence[Quantity | layout.Quantity], sizes: dict[str, int]) -> int:
-    """Return the bytes of one observation of some quantities, uncompressed."""
+    """Return the uncompressed size of one observation of these quantities, in bytes."""
     return 8 * sum(int(np.prod([sizes[name] for name in quantity.dims])) for quantity in quantities)

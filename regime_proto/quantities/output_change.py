@@ -1,4 +1,4 @@
-"""How far the outputs of the network moved."""
+"""How far the outputs of the network moved between two observations."""
 
 import numpy as np
 
@@ -17,11 +17,11 @@ def _distance(current: State, other: State | None, _: Network) -> Array:
 QUANTITY = Quantity(
     name="output_change_l2",
     dims=("sample",),
-    meaning="norm of the change of all outputs against the previous observation",
+    meaning="norm of the change of all outputs since the previous observation",
     definition="||f(x; w_i) - f(x; w_(i-1))||_2",
     against="previous",
     needs=(OUTPUTS,),
     compute=_distance,
-    cost="the network to its end, not to the last gate only: 1.1 times a plain conversion of an MLP",
-    source="the change of the function on the probe",
+    cost="runs the network to its end, not only to the last gate: 1.1 times the time of a plain conversion for an MLP",
+    source="change of the function on the probe",
 )

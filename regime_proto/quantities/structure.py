@@ -1,17 +1,18 @@
-"""How much of a change of the function came by moving patterns, and how much by moving weights within them.
+"""Splits a change of the function into the part due to patterns and the part due to weights within fixed patterns.
 
 Let f(w | m) be the network with weights w whose gates are frozen to the masks m, so f(w_i | m_i) is the network itself.
-The change of its outputs between two observations i and j is q + s, where neither weights nor patterns go first (the
-Shapley value of two players):
+The change of its outputs between two observations i and j is q + s. Both orders, weights first and patterns first, are
+averaged (the Shapley value of two players):
 
     q = ½ [f(w_i | m_j) − f(w_j | m_j) + f(w_i | m_i) − f(w_j | m_i)]      weights moved, patterns kept
     s = ½ [f(w_j | m_i) − f(w_j | m_j) + f(w_i | m_i) − f(w_i | m_j)]      patterns moved, weights kept
 
-What depends on which goes first is t: where patterns go first the change by them is s − t/2, where weights do, s + t/2.
+The part that depends on the order is t. If patterns move first, the change due to them is s − t/2; if weights move
+first, it is s + t/2.
 
     t = f(w_i | m_i) − f(w_i | m_j) − f(w_j | m_i) + f(w_j | m_j)
 
-The words are those of Duato et al. (structural and quantitative knowledge); the measure is ours.
+The terms are those of Duato et al. (structural and quantitative knowledge); the measure is our own.
 """
 
 from collections.abc import Callable
@@ -22,34 +23,34 @@ from regime_proto.quantities.base import FROZEN, OUTPUTS, Network, Quantity, Sta
 from regime_proto.schema.types import Array
 
 _COST = (
-    "two passes of the frozen network for each observation that is held against, and one of the whole network that all "
-    "share: 1.7 times a plain conversion of an MLP, 2.6 of a ResNet-18"
+    "two passes of the frozen network per reference observation, and one shared pass of the whole network: "
+    "1.7 times the time of a plain conversion for an MLP, 2.6 times for a ResNet-18"
 )
 _Q = "q = (f(w_i | m_j) - f(w_j | m_j) + f(w_i | m_i) - f(w_j | m_i)) / 2"
 _S = "s = (f(w_j | m_i) - f(w_j | m_j) + f(w_i | m_i) - f(w_i | m_j)) / 2"
 _ORDERS = (
-    "the mean over the two orders in which weights and patterns may move; f(w | m) has the weights w and its gates "
-    "frozen to the patterns m, and j is the observation held against"
+    "the mean over the two orders in which weights and patterns may move; f(w | m) is the network with weights w and "
+    "gates frozen to the patterns m, and j is the reference observation"
 )
 _WHAT = (
     (
         "quantitative_change_l2",
-        "norm of the change of the outputs by weights within kept patterns",
+        "norm of the part of the output change due to weights, with patterns fixed",
         f"||q||_2, {_Q}, {_ORDERS}",
     ),
     (
         "structural_change_l2",
-        "norm of the change of the outputs by patterns, weights kept",
+        "norm of the part of the output change due to patterns, with weights fixed",
         f"||s||_2, {_S}, {_ORDERS}",
     ),
     (
         "structural_quantitative_dot",
-        "dot product of the two changes of the outputs",
+        "dot product of the structural and the quantitative part of the output change",
         f"sum(q * s), {_Q}, {_S}, {_ORDERS}",
     ),
     (
         "structural_order_l2",
-        "norm of what depends on whether patterns or weights move first",
+        "norm of the part of the output change that depends on whether patterns or weights move first",
         f"||t||_2, t = f(w_i | m_i) - f(w_i | m_j) - f(w_j | m_i) + f(w_j | m_j); s and q are {_ORDERS}",
     ),
 )
@@ -61,16 +62,16 @@ def change_parts(outputs: Array, others: Array, kept: Array, moved: Array) -> Ar
     Parameters
     ----------
     outputs : (sample, output) float
-        f(w_i | m_i), the network as it is.
+        f(w_i | m_i), the network itself.
     others : (sample, output) float
-        f(w_j | m_j), the network that it is held against.
+        f(w_j | m_j), the reference network.
     kept : (sample, output) float
-        f(w_i | m_j): these weights, the other's patterns.
+        f(w_i | m_j): these weights, the patterns of the reference.
     moved : (sample, output) float
-        f(w_j | m_i): the other's weights, these patterns.
+        f(w_j | m_i): the weights of the reference, these patterns.
     """
     parts = np.empty((4, len(outputs)))
-    # One sample after the other: outputs of language models are large.
+    # One sample at a time: outputs of language models are large.
     for sample, rows in enumerate(zip(outputs, others, kept, moved, strict=True)):
         ours, theirs, weights_moved, patterns_moved = (row.astype(np.float64) for row in rows)
         q = ((weights_moved - theirs) + (ours - patterns_moved)) / 2
@@ -93,7 +94,7 @@ def _against(reference: str) -> tuple[Quantity, ...]:
         Quantity(
             name=f"{name}_{reference}",
             dims=("sample",),
-            meaning=f"{meaning}, against the {reference} observation",
+            meaning=f"{meaning}, relative to the {reference} observation",
             definition=definition,
             unit="1",
             against=reference,
@@ -101,7 +102,7 @@ def _against(reference: str) -> tuple[Quantity, ...]:
             compute=_column(reference, number),
             curve="mean",
             cost=_COST,
-            source="ours, after Duato et al. (structural and quantitative knowledge)",
+            source="our own, after Duato et al. (structural and quantitative knowledge)",
         )
         for number, (name, meaning, definition) in enumerate(_WHAT)
     )

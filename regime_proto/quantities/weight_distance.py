@@ -1,4 +1,4 @@
-"""How far the weights are from those of the first observation."""
+"""Distance of the weights from those in the first observation."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ QUANTITY = Quantity(
     host_sums=lambda weights, first, names: state_sums(weights, first, names)[:, 1],
     finish=np.sqrt,
     curve=WEIGHT_DISTANCE.curve,
-    cost="one pass over the weights and those of the first observation, which are kept: "
-    "1.2 times a plain conversion of an MLP",
+    cost="one pass over the weights and those of the first observation, which stay in memory: "
+    "1.2 times the time of a plain conversion for an MLP",
     source="the usual distance from the initial state",
 )

@@ -1,4 +1,4 @@
-"""The norm of every weight tensor. With the weight delta it gives the relative update, ‖Δ‖ / ‖w‖."""
+"""The norm of every weight tensor. Together with the weight delta it yields the relative update, ‖Δ‖ / ‖w‖."""
 
 import numpy as np
 
@@ -12,6 +12,6 @@ QUANTITY = Quantity(
     term=lambda weight, _: weight * weight,
     finish=np.sqrt,
     curve="root_sum_squares",
-    cost="one pass over the weights: 1.25 times a plain conversion of an MLP",
-    source="the usual norm; the relative update is reported by several trainers",
+    cost="one pass over the weights: 1.25 times the time of a plain conversion for an MLP",
+    source="the usual norm; several trainers report the relative update",
 )

@@ -307,7 +307,7 @@ def test_a_broken_adapter_is_left_out_with_a_warning(monkeypatch):
     broken = EntryPoint("mine", "no_such_package.from_mine", registry.GROUP)
     real = list(entry_points(group=registry.GROUP))
     monkeypatch.setattr(registry, "entry_points", lambda group: [broken, *real])
-    with pytest.warns(RegimeWarning, match=r"adapter 'mine' .no_such_package.from_mine. is left out"):
+    with pytest.warns(RegimeWarning, match=r"adapter 'mine' .no_such_package.from_mine. is ignored"):
         found = registry.adapters.__wrapped__()
     assert set(found) == {*READERS, "advice", "jax"}
 

@@ -369,7 +369,7 @@ WRONG = [
     ({"dims": ("step",)}, "dims"),
     ({"against": "next"}, "against"),
     ({"curve": "median"}, "curve"),
-    ({"name": "Mine"}, "small letters"),
+    ({"name": "Mine"}, "lower-case letters"),
     ({"needs": ("gradients",)}, "needs"),
     ({"unit": "seconds"}, "decoded as a time"),
     ({"unit": "days since 2000-01-01"}, "decoded as a time"),

@@ -214,7 +214,7 @@ def test_one_that_cannot_be_used_is_left_out_with_a_warning(site, tmp_path):
     code = f"import sys; sys.path.insert(0, {str(broken)!r}); from regime_proto.cli.main import main; main()"
     done = children.run(code, "quantities")
     assert done.returncode == 0
-    assert "quantity 'changed_bytes' (their_quantity:QUANTITY) is left out: ValueError: the name" in done.stderr
+    assert "quantity 'changed_bytes' (their_quantity:QUANTITY) is ignored: ValueError: the name" in done.stderr
     assert done.stdout.count("weight_norm_l2") == 1
 
 
