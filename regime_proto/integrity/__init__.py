@@ -1,4 +1,4 @@
-"""Whether a sequence of checkpoints is what it claims to be, told without a model.
+"""Checks, without a model, whether a sequence of checkpoints is what it claims to be.
 
-`scan` reads every state once and keeps digests, `rules` finds what is wrong in these, `check` does both.
+`scan` reads every state once and keeps digests, `rules` finds what is wrong with them, and `check` does both.
 """

@@ -1,4 +1,4 @@
-"""Finds states of a sequence that are those of another run."""
+"""Finds states of a sequence that belong to another run."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,22 +8,22 @@ from functools import cached_property
 from regime_proto.integrity.findings import WARNING, Finding, spell_names, spell_steps
 from regime_proto.integrity.scan import Scan, Summary
 
-# A small tensor may come to the same numbers in two runs, such as one that is clipped.
+# A small tensor may reach the same numbers in two runs, for example if it is clipped.
 _PART = 0.02
 
 
 @dataclass(frozen=True)
 class _Shared:
-    """A state whose tensors are those of another run's.
+    """A state that shares tensors with a state of another run.
 
     Parameters
     ----------
     step, other : int
-        In the sequence, and in the other run.
+        The step in the sequence, and the step in the other run.
     names : tuple of str
-        The tensors that are the same.
+        The tensors that both states share.
     part : float
-        Share of the weights that they hold.
+        Share of the weights in these tensors.
     """
 
     step: int
@@ -48,7 +48,7 @@ class _Other:
         return found
 
     def nearest(self, summary: Summary, names: Sequence[str]) -> _Shared | None:
-        """Return the state that holds most of some tensors of `summary`; None if none holds any."""
+        """Return the state that holds most of these tensors of `summary`; None if no state holds any."""
         shared: Counter[int] = Counter()
         for name in names:
             for index in self.holders.get((name, summary.digests[name]), ()):
@@ -64,15 +64,16 @@ class _Other:
 def states_of_another(summaries: Sequence[Summary], others: Sequence[Summary], where: str) -> Iterator[Finding]:
     """Find states that hold weights of another run.
 
-    Two runs may well start from the same weights, or one of them from a state of the other, and tensors that were not
-    trained since are then the same for longer. So only what is no longer as in the first state of either run counts.
+    Two runs may start from the same weights, or one of them from a state of the other. Tensors that have not been
+    trained since then stay the same for longer. So tensors that are still as in the first state of either run are
+    ignored.
 
     Parameters
     ----------
     summaries, others : sequence of Summary
-        Of both runs, in step order.
+        The summaries of both runs, in step order.
     where : str
-        Names the other run.
+        Name of the other run in messages.
     """
     other = _Other(others)
     starts: list[_Shared] = []
@@ -89,15 +90,15 @@ def states_of_another(summaries: Sequence[Summary], others: Sequence[Summary], w
         elif found.part >= _PART:
             (whole if found.part == 1 else parts).append(found)
     if whole:
-        yield _finding("another-run", f"weights of {where}, {_steps(whole)}", whole)
+        yield _finding("another-run", f"same weights as {where}, {_steps(whole)}", whole)
     if parts:
         least = min(found.part for found in parts)
-        message = f"{least:.0%} of the weights or more are those of {where}, {_steps(parts)}"
+        message = f"at least {least:.0%} of the weights are the same as in {where}, {_steps(parts)}"
         message += f": {spell_names(parts[0].names)}"
         yield _finding("another-run", message, parts)
     if starts:
         first = starts[:1]
-        message = f"the weights of {where}, {_steps(first)}: sound if one run starts where the other does"
+        message = f"same weights as {where}, {_steps(first)}: correct if one run starts from this state of the other"
         yield _finding("shared-start", message, first, severity=WARNING)
 
 
@@ -105,7 +106,7 @@ def unread(found: Scan, where: str) -> Iterator[Finding]:
     """Find checkpoints of the other run that could not be read."""
     if found.unreadable:
         first, count = found.unreadable[0], len(found.unreadable)
-        message = f"{count} of {where} could not be compared; step {first.step} there: {first.reason}"
+        message = f"{count} in {where} could not be compared; step {first.step} there: {first.reason}"
         yield Finding("unreadable", message, severity=WARNING)
 
 

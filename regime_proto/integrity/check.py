@@ -24,38 +24,41 @@ from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.types import as_tuple
 from regime_proto.schema.words import counted
 
-# What explains that a state lies far off the others.
+# Rules that explain why a state is far from the others.
 _EXPLAINS = ("duplicate", "final-weights", "mixed-shards", "odd-tensors", "non-finite")
-# Reasons of `open_directory` for which it leaves out what may be damaged.
-_MOVE = "it holds no weights, and is no checkpoint: move"
-_WAIT = "while a training writes it, check again later; if none does, copy it from where it was saved, or move it out"
+_MOVE = "it holds no weights and is not a checkpoint: move"
+_WAIT = (
+    "if training is still writing it, check again later; otherwise copy it again from where it was saved, "
+    "or move it out of the directory"
+)
+# The reasons why `open_directory` leaves out an entry that may be damaged.
 _DAMAGED = (UNFINISHED, "cannot be read")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check looked at, and what it found.
+    """What a check read, and what it found.
 
     Parameters
     ----------
     root : str
     adapter : str
     recognised : str
-        In words, what the adapter recognised the checkpoints by.
+        How the adapter recognised the checkpoints, in words.
     step_kind : str
         ``step``, ``epoch`` or ``ordinal``.
     order : str
-        In words, where the steps were taken from.
+        Where the steps were taken from, in words.
     steps : tuple of int
-        Of the checkpoints, those among them that could not be read too.
+        The steps of all checkpoints, including those that could not be read.
     tensors, parameters : int
         In the last state that could be read; parameters are elements of floating tensors.
     size : int
-        Bytes of all tensors that were read.
+        Total size of the tensors that were read, in bytes.
     skipped : tuple of Skipped
     findings : tuple of Finding
     against : str, optional
-        The directory of the run that this one was held against.
+        The directory of the run that this one was compared with.
     """
 
     root: str
@@ -73,12 +76,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong; a warning may stand among the findings."""
+        """Whether nothing is wrong; warnings among the findings are allowed."""
         return not any(finding.severity == ERROR for finding in self.findings)
 
     @property
     def stride(self) -> int | None:
-        """Steps from each checkpoint to the next; None if they differ."""
+        """The number of steps from each checkpoint to the next; None if it varies."""
         strides = {later - earlier for earlier, later in pairwise(self.steps)}
         return strides.pop() if len(strides) == 1 else None
 
@@ -116,26 +119,26 @@ def check(
     against: str | os.PathLike[str] | Source | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Look whether a sequence of checkpoints is what it claims to be, without a model.
+    """Check whether a sequence of checkpoints is what it claims to be, without a model.
 
-    Every state is read once, those that look suspicious twice; at most two are held at a time.
+    Every state is read once, or twice if it looks suspicious. At most two states are in memory at a time.
 
     Parameters
     ----------
     source : path or Source
         Directory of checkpoints, or its URL.
     frozen : sequence of str
-        Globs over the names of tensors that are meant to stay as they are.
+        Globs for the names of tensors that must not change.
     steps : str, optional
-        ``"A:B"``, both included: the steps to look at.
+        The steps to check, ``"A:B"``, including both ends.
     every : int, optional
-        Look at every k-th checkpoint only.
+        Check only every k-th checkpoint.
     adapter, step_pattern, weights : str, optional
         See `SourceSettings`; they apply to both runs.
     against : path or Source, optional
-        Another run: find states that hold its weights. All its checkpoints are read, whatever `steps` and `every` say.
+        Another run: find states that hold its weights. All its checkpoints are read, regardless of `steps` and `every`.
     progress : callable, optional
-        Called with the number of checkpoints done, and of all.
+        Called with the number of checkpoints that are done, and the total number.
 
     Returns
     -------
@@ -144,7 +147,7 @@ def check(
     Raises
     ------
     RegimeError
-        There is no sequence of checkpoints, in one place or the other.
+        One of the two places holds no sequence of checkpoints.
     """
     settings = SourceSettings(adapter, step_pattern, weights)
     source, found = _without_others(_opened(source, settings).select(steps, every))
@@ -152,7 +155,7 @@ def check(
         why = "; ".join(f"{finding.message}; {finding.advice}" for finding in found[:1])
         raise RegimeError(f"{source.root}: no checkpoint to check; {why or 'widen --steps or lower --every'}")
     other = None if against is None else _other(against, source, settings)
-    # A single pattern is a sequence of letters, which nobody means.
+    # A single pattern would otherwise be read as a sequence of letters.
     frozen = as_tuple(frozen, "frozen")
     known, damaged = _known(source)
     found += damaged
@@ -183,17 +186,17 @@ def _opened(source: object, settings: SourceSettings) -> Source:
     if isinstance(source, Source):
         return source
     with warnings.catch_warnings():
-        # What is not complete becomes a finding.
+        # Incomplete checkpoints become findings.
         warnings.filterwarnings("ignore", f".*: {UNFINISHED}; left out", RegimeWarning)
         return open_directory(as_place(source), settings)
 
 
 def _without_others(source: Source) -> tuple[Source, list[Finding]]:
-    """Return the checkpoints that are files or folders, and what stands in the place of one and is neither."""
+    """Return the checkpoints that are files or folders, and findings for the entries that are neither."""
     kinds = {} if is_remote(source.root) else {entry: kind_of(entry.path) for entry in source.checkpoints}
     others = {entry: kind for entry, kind in kinds.items() if kind is not None and kind != FOLDER}
     found = [
-        Finding("unreadable", f"{entry.path.name}: {kind}, which is no file", remedy=f"{_MOVE} {entry.path.name} away")
+        Finding("unreadable", f"{entry.path.name}: {kind}, not a file", remedy=f"{_MOVE} {entry.path.name} away")
         for entry, kind in others.items()
     ]
     return replace(source, checkpoints=tuple(entry for entry in source.checkpoints if entry not in others)), found
@@ -202,7 +205,7 @@ def _without_others(source: Source) -> tuple[Source, list[Finding]]:
 def _other(against: object, source: Source, settings: SourceSettings) -> Source:
     other = _opened(against, settings)
     if _place(other) == _place(source):
-        raise RegimeError(f"{other.root}: the directory itself; give that of another run with --against")
+        raise RegimeError(f"--against {other.root}: the same directory; expected the directory of another run")
     return other
 
 
@@ -218,7 +221,7 @@ def _place(source: Source) -> object:
 def _scanned(
     source: Source, trainable: Collection[str] | None, progress: Progress | None, part: tuple[int, int]
 ) -> Scan:
-    """Scan one of the runs; `part` is how many checkpoints were done before, and how many there are in all."""
+    """Scan one of the runs; `part` is the number of checkpoints done before, and the total number."""
     before, total = part
     scanned = scan(
         source,
@@ -269,7 +272,7 @@ def _sorted(found: Sequence[Finding]) -> list[Finding]:
 
 
 def _left_out(source: Source) -> Iterator[Finding]:
-    """Find what was left out of the sequence because it may be damaged."""
+    """Find entries that were left out of the sequence because they may be damaged."""
     for entry in source.skipped:
         if entry.reason.startswith(_DAMAGED):
             remedy = _WAIT if entry.reason == UNFINISHED else ""
@@ -278,14 +281,14 @@ def _left_out(source: Source) -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class _Known:
-    """What a program in the directory says of the tensors.
+    """What a program in the directory says about the tensors.
 
     Parameters
     ----------
     trainable : frozenset of str, optional
-        Names and aliases; None if there is no program.
+        Names and aliases of the trainable tensors; None without a program.
     used : frozenset of str
-        Those of them that its graph takes.
+        The subset that its graph uses.
     """
 
     trainable: frozenset[str] | None = None

@@ -1,4 +1,4 @@
-"""What a check finds, and how it is put into words."""
+"""The findings of a check, and their wording."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ ERROR = "error"
 WARNING = "warning"
 
 ADVICE = {
-    "unreadable": "copy it from where it was saved once more, or move it out of the directory",
-    "mixed-shards": "copy the whole folder from where it was saved once more, or move it out of the directory",
-    "final-weights": "it holds the end of the run under an early step: ask who published it, or leave these steps out",
+    "unreadable": "copy it again from where it was saved, or move it out of the directory",
+    "mixed-shards": "copy the whole folder again from where it was saved, or move it out of the directory",
+    "final-weights": "an early step holds the end of the run: ask the publisher of the run, or leave these steps out",
     "duplicate": "one of them is a copy under a wrong name, or nothing was trained in between: leave all but one out",
-    "odd-tensors": "it may be of another model, or saved in another way: save it again as the others, or move it out",
-    "non-finite": "the run broke here, or the file did: look where the training wrote it, and train or copy again",
-    "order": "look where the order is taken from (regime inspect); --step-pattern takes the step from the names",
-    "another-run": "look which run they belong to: copy them from where they were saved once more, or leave them out",
-    "shared-start": "look whether both runs are meant to begin with these weights",
-    "missing-steps": "copy what is missing, or use fewer (--every K): changes over a gap are of another size",
-    "detour": "it seems to be of another run, or damaged: copy it from where it was saved once more, or leave it out",
-    "jump": "the sequence seems to go on with another run: check where each part comes from",
-    "never-changes": "if meant, say so: --frozen GLOB; a bias before a norm may stand still; else look what is trained",
-    "frozen-changes": "look whether it is left out of the optimizer",
+    "odd-tensors": "it may belong to another model, or was saved differently: save it like the others, or move it out",
+    "non-finite": "the run diverged here, or the file is damaged: check the original, then train or copy again",
+    "order": "check where the order comes from (regime inspect); --step-pattern reads the step from the names",
+    "another-run": "check which run they belong to: copy them again from where they were saved, or leave them out",
+    "shared-start": "check whether both runs are meant to start from these weights",
+    "missing-steps": "copy the missing checkpoints, or use fewer (--every K): changes across a gap differ in size",
+    "detour": "it seems damaged, or belongs to another run: copy it again from where it was saved, or leave it out",
+    "jump": "the sequence seems to continue with another run: check where each part comes from",
+    "never-changes": "if intended, pass --frozen GLOB; a bias before a norm may not change; else check what is trained",
+    "frozen-changes": "check that the optimizer does not train it",
 }
-"""What to do, by rule."""
+"""Advice for each rule."""
 
 _SHOWN = 3
 _SHOWN_STEPS = 6
@@ -34,7 +34,7 @@ _SHOWN_STEPS = 6
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong in a sequence of checkpoints.
+    """A fault in a sequence of checkpoints.
 
     Parameters
     ----------
@@ -43,12 +43,12 @@ class Finding:
     message : str
         What was found.
     steps : tuple of int
-        Where; the checkpoint that is at fault comes first, if that can be told. Empty where it is the whole run.
+        Where it was found. The faulty checkpoint comes first, if it can be determined. Empty for the whole run.
     tensors : tuple of str
     severity : str
-        `ERROR`, or `WARNING` for what a sound run may show.
+        `ERROR`, or `WARNING` for something that also occurs in correct runs.
     remedy : str
-        What to do, where that is not the same for all findings of the rule.
+        What to do, if this is not the same for all findings of the rule.
     """
 
     rule: str
@@ -71,14 +71,14 @@ class Finding:
 
 
 def spell_steps(steps: Sequence[int]) -> str:
-    """Return steps in a few words: all, or the first ones and how many."""
+    """Return a short text for steps: all of them, or the first few, the last and the count."""
     if len(steps) <= _SHOWN_STEPS:
         return ", ".join(map(str, steps))
     return f"{', '.join(map(str, steps[:_SHOWN]))} … {steps[-1]} ({len(steps)})"
 
 
 def spell_names(names: Sequence[str]) -> str:
-    """Return names in a few words: all, or by common fronts and how many."""
+    """Return a short text for names: all of them, or their common prefixes with counts."""
     fronts = Counter(_fronts(names))
     if len(names) <= _SHOWN or len(fronts) == len(names):
         return few(names)
@@ -88,7 +88,7 @@ def spell_names(names: Sequence[str]) -> str:
 
 
 def _fronts(names: Sequence[str]) -> list[str]:
-    """Return for each name the group it belongs to: where names part for the first time, ``encoder.0.*``."""
+    """Return the group of each name, up to the first part in which the names differ: ``encoder.0.*``."""
     parts = [name.split(".") for name in names]
     common = 0
     while all(len(part) > common + 1 for part in parts) and len({part[common] for part in parts}) == 1:

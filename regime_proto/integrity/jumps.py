@@ -1,4 +1,4 @@
-"""Sudden changes out of line with those around: foreign states in a sequence, and switches to another run."""
+"""Sudden changes, much larger than those around them: foreign states in a sequence, and switches to another run."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from regime_proto.integrity.sketch import counted_names
 
 Distance = Callable[[int, int, Sequence[str]], float]
 
-# A detour is recognised by its return, so its intervals need not be as far out of line as a jump that lasts.
+# A detour is recognised by its return, so its intervals need not stand out as much as a lasting jump.
 _DETOUR, _DETOUR_AROUND, _LONGEST = 5.0, 2, 3
-# "Much closer": of the smaller of the ways there and back.
+# "Much closer": relative to the smaller of the distances there and back.
 _RETURN = 1 / 3
 _JUMP, _JUMP_AROUND = 10.0, 3
 _FEWEST = 2
@@ -20,12 +20,12 @@ _FEWEST = 2
 
 @dataclass(frozen=True)
 class Interval:
-    """The way from one state to the next.
+    """The change from one state to the next.
 
     Parameters
     ----------
     steps : int
-        How many it spans.
+        The number of steps in between.
     change : float
         Mean |Δ|.
     """
@@ -34,16 +34,16 @@ class Interval:
     change: float
 
     def exceeds(self, other: "Interval", factor: float) -> bool:
-        """Whether the change is larger by a factor, both as it is and for each step.
+        """Whether the change is larger by a factor, both in total and per step.
 
-        Weights that drift move with the number of steps, weights that oscillate do not.
+        Weights that drift move in proportion to the number of steps; weights that oscillate do not.
         """
         per_step = self.change * other.steps >= factor * other.change * self.steps
         return self.change >= factor * other.change and per_step
 
 
 def counted_tensors(summaries: Sequence[Summary], trainable: Collection[str] | None = None) -> list[str]:
-    """Return the tensors of some states whose changes count; see `counted_names`."""
+    """Return the tensors of these states whose changes count; see `counted_names`."""
     floating = dict.fromkeys(name for summary in summaries for name, form in summary.forms.items() if form.floating)
     return counted_names(floating, trainable)
 
@@ -51,15 +51,15 @@ def counted_tensors(summaries: Sequence[Summary], trainable: Collection[str] | N
 def jumps(summaries: Sequence[Summary], distance: Distance, names: Sequence[str]) -> Iterator[Finding]:
     """Find detours and lasting jumps.
 
-    A detour: up to three states in a row, such that those before and after them are much closer to each other than
-    either to them, and the ways there and back are far larger than the intervals around. A lasting jump: an interval
-    an order of magnitude above the largest of its neighbours on both sides.
+    A detour is a row of up to three states. The states before and after it are much closer to each other than to the
+    detour, and the changes there and back are far larger than the intervals around. A lasting jump is an interval that
+    is an order of magnitude larger than its neighbours on both sides.
 
     Parameters
     ----------
     summaries : sequence of Summary
     distance : callable
-        Gives Σ|Δ| between the states of two steps over some tensors; it is called for suspicious ones only.
+        Returns Σ|Δ| between the states of two steps over some tensors. It is called only for suspicious states.
     names : sequence of str
         The tensors that count.
     """
@@ -71,8 +71,8 @@ def jumps(summaries: Sequence[Summary], distance: Distance, names: Sequence[str]
         times = _times(intervals, first - 1, last, _DETOUR_AROUND)
         yield Finding(
             "detour",
-            f"far off its neighbours, which are close to each other ({ends[0]} and {ends[1]}): "
-            f"the weights move {times}× as far as around it",
+            f"far from its neighbours ({ends[0]} and {ends[1]}), which are close to each other: "
+            f"the weights move {times}× as far as in the intervals around",
             steps,
         )
         taken.update(range(first - 1, last + 1))
@@ -99,7 +99,7 @@ def _interval(earlier: Summary, later: Summary, names: Sequence[str]) -> Interva
 def _excursions(
     summaries: Sequence[Summary], intervals: Sequence[Interval], distance: Distance, names: Sequence[str]
 ) -> Iterator[tuple[int, int]]:
-    """Return the first and last index of states that do not belong between their neighbours."""
+    """Yield the first and last index of each row of states that do not belong between their neighbours."""
     taken: set[int] = set()
     for length in range(1, _LONGEST + 1):
         for first in range(1, len(summaries) - length):
@@ -118,7 +118,7 @@ def _excursions(
 
 
 def _is_far(intervals: Sequence[Interval], way: int, back: int) -> bool:
-    """Whether the intervals to some states and back are far larger than those around, and those between."""
+    """Whether the intervals to some states and back are far larger than those around them and in between."""
     before, after = _sides(intervals, way, back, _DETOUR_AROUND)
     others = [*before, *after, *intervals[way + 1 : back]]
     if len(before) + len(after) < _FEWEST or not any(other.change for other in others):

@@ -1,8 +1,8 @@
-"""Tests the order of checkpoints by the weights: in the right one the way from state to state is short.
+"""Tests the order of checkpoints by the weights: in the right order, the path from state to state is short.
 
-What can be told: that another order which the checkpoints could have makes the way much shorter, that neighbours are
-swapped, or that there is no order at all. What cannot: a run from its reversal, which is as long; two runs that were
-interleaved from weights that swing to and fro; and anything where the weights do no more than tremble.
+The test detects that another possible order makes the path much shorter, that neighbours are swapped, or that there is
+no order at all. It cannot detect a reversed run, whose path has the same length. It cannot tell two interleaved runs
+from weights that oscillate, and it says nothing where the weights hardly move.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from regime_proto.checkpoints.source import Checkpoint, Source
 from regime_proto.integrity.sketch import Sketches
 from regime_proto.schema.types import Array
 
-# All limits lie between what real trainings give and what the same ones do in a wrong order.
-# So many times the other way round must be shorter.
+# All limits are between the values of real training runs and those of the same runs in a wrong order.
+# The path in the other order must be shorter by this factor.
 _LONGER = 1.25
-# Of the places in an order, nine of ten must not be better swapped: by nothing, and clearly, where nothing else speaks
-# for that order.
+# At nine of ten places in an order, a swap must not shorten the path. Without other evidence for that order, it must
+# clearly lengthen it.
 _MOST, _ORDERLY, _CLEARLY = 0.9, 1.0, 0.95
-# Weights that swing to and fro are nearer to the next but one on both sides; two that are swapped lie as close.
+# Weights that oscillate are nearer to the state after the next on both sides; swapped states are near each other too.
 _SWING = 2.0
-# Fewer numbers that change, or fewer places, say too little.
+# With fewer changing numbers, or fewer places, there is too little evidence.
 _MOVING, _MOVING_EACH, _FEWEST_STATES, _FEWEST_PLACES = 64, 16, 5, 5
-# Without an order, the next state is about as far as any, and so are those some way on; a way through them, found by
-# going to the nearest, is that much shorter.
+# Without an order, the next state is about as far as any other, and so are later ones. A path that always goes to the
+# nearest state is shorter by the factor _SHORTCUT.
 _FAR, _NEVER_NEAR, _SHORTCUT, _SHUFFLED_STATES, _LOOKED_AT = 0.8, 0.65, 2.5, 12, 128
 
 
@@ -39,7 +39,7 @@ class Contradiction:
     message : str
         What was found.
     steps : tuple of int
-        Of the checkpoints that seem to be out of place; empty where it is the whole.
+        The steps of the checkpoints that seem to be out of place; empty if it is the whole sequence.
     """
 
     message: str
@@ -47,16 +47,16 @@ class Contradiction:
 
 
 def contradiction(source: Source, sketches: Sketches, without: Sequence[int] = ()) -> Contradiction | None:
-    """Return what the weights say against the order of a source; None where they do not clearly.
+    """Return the evidence of the weights against the order of a source; None without clear evidence.
 
     Parameters
     ----------
     source : Source
-        With the other orders that its checkpoints could have.
+        The source, with the other orders that its checkpoints could have.
     sketches : Sketches
-        Of its checkpoints, or of some of them.
+        Sketches of all or some of its checkpoints.
     without : sequence of int
-        Steps that are left out: their states are known to be out of place.
+        Steps to leave out, because their states are known to be out of place.
     """
     checkpoints, table = sketches.of([one for one in source.checkpoints if one.step not in without])
     if len(table) < _FEWEST_STATES or (table.max(axis=0) != table.min(axis=0)).sum() < _MOVING:
@@ -66,7 +66,7 @@ def contradiction(source: Source, sketches: Sketches, without: Sequence[int] = (
 
 
 class _Way:
-    """Distances between states, by their numbers in the order that was taken."""
+    """Distances between states, by their numbers in the current order."""
 
     def __init__(self, table: Array) -> None:
         self._table = table
@@ -75,7 +75,7 @@ class _Way:
     def between(self, some: Array, others: Array) -> Array:
         """Return ‖Δ‖ of pairs of states."""
         blocks = [slice(start, start + 256) for start in range(0, len(some), 256)]
-        # In float32, squares of large weights would be infinite.
+        # In float32, the squares of large weights would be infinite.
         deltas = (np.subtract(self._table[some[at]], self._table[others[at]], dtype=np.float64) for at in blocks)
         squares = [np.square(delta).sum(axis=1) for delta in deltas]
         return np.sqrt(np.concatenate(squares)) if squares else np.empty(0)
@@ -86,12 +86,12 @@ class _Way:
         return np.asarray(np.lib.stride_tricks.sliding_window_view(changed, 3).min(axis=1) >= _MOVING_EACH)
 
     def swaps(self, order: Array) -> tuple[Array, Array]:
-        """Return how many times as far it is past two neighbours as past the two swapped, at every place of an order.
+        """Return, for every place of an order, the path length relative to that with the two neighbours swapped.
 
         Returns
         -------
         times : (place,) float64
-            NaN where too few numbers change.
+            The ratio; NaN where too few numbers change.
         alike : (place,) bool
             Whether the two are about as near to each other as to their new neighbours.
         """
@@ -102,14 +102,14 @@ class _Way:
         return np.where(self.moving(order), times, np.nan), middle <= _SWING * outer / 2
 
     def is_orderly(self, order: Array, limit: float) -> bool:
-        """Whether nearly all places of an order are better as they are."""
+        """Whether swapping would not improve an order at nearly all places."""
         times = self.swaps(order)[0]
         known = times[np.isfinite(times)]
         return len(known) > 0 and bool(np.quantile(known, _MOST) <= limit)
 
 
 def _against_others(source: Source, checkpoints: Sequence[Checkpoint], way: _Way) -> Contradiction | None:
-    """Hold the order against the others that the checkpoints could have."""
+    """Compare the order with the others that the checkpoints could have."""
     numbers = {checkpoint.path: number for number, checkpoint in enumerate(checkpoints)}
     found: tuple[float, str] | None = None
     for other in source.other_orders:
@@ -122,13 +122,13 @@ def _against_others(source: Source, checkpoints: Sequence[Checkpoint], way: _Way
     if found is None:
         return None
     return Contradiction(
-        f"the weights speak against it ({source.order}): where the order from {found[1]} differs, they go "
-        f"{1 / found[0]:.0%} as far in that one"
+        f"the weights contradict the order ({source.order}): where the order from {found[1]} differs, its path through "
+        f"the weights is {1 / found[0]:.0%} as long"
     )
 
 
 def _times_longer(way: _Way, order: Array) -> float:
-    """Return how many times as long the way is as in another order, over the intervals in which the two differ."""
+    """Return the path length relative to another order, over the intervals in which the two differ."""
     taken = _intervals(np.arange(way.count))
     other = _intervals(order)
     ours, theirs = (np.array(sorted(side), int).reshape(-1, 2) for side in (taken - other, other - taken))
@@ -139,12 +139,12 @@ def _times_longer(way: _Way, order: Array) -> float:
 
 
 def _intervals(order: Array) -> set[tuple[int, int]]:
-    # A way and its reversal are of the same intervals.
+    # A path and its reversal have the same intervals.
     return {(min(pair), max(pair)) for pair in pairwise(order.tolist())}
 
 
 def _swapped(checkpoints: Sequence[Checkpoint], way: _Way) -> Contradiction | None:
-    """Find neighbours that are swapped, in a run that is in order but for them."""
+    """Find swapped neighbours, in a run that is otherwise in order."""
     order = np.arange(way.count)
     times, alike = way.swaps(order)
     if np.isfinite(times).sum() < _FEWEST_PLACES:
@@ -163,14 +163,14 @@ def _swapped(checkpoints: Sequence[Checkpoint], way: _Way) -> Contradiction | No
     shown = ", ".join(f"{steps[at]} and {steps[at + 1]}" for at in range(0, min(len(steps), 6), 2))
     more = f" and {len(first) - 3} more pairs" if len(first) > 3 else ""
     return Contradiction(
-        f"{shown}{more} seem to be swapped: the weights would go {1 / times[first - 1].min():.0%} as far or less past "
-        "them the other way round",
+        f"{shown}{more} seem to be swapped: the other way round, the path of the weights past them would be at most "
+        f"{1 / times[first - 1].min():.0%} as long",
         steps,
     )
 
 
 def _shuffled(way: _Way) -> Contradiction | None:
-    """Find a sequence without an order, although there is one in which the weights go much less far."""
+    """Find a sequence without an order, although the weights have a much shorter path in another order."""
     if way.count < _SHUFFLED_STATES:
         return None
     some = np.unique(np.linspace(0, way.count - 1, _LOOKED_AT).round().astype(int))
@@ -185,13 +185,13 @@ def _shuffled(way: _Way) -> Contradiction | None:
     if times < _SHORTCUT or not way.is_orderly(some[order], _ORDERLY):
         return None
     return Contradiction(
-        "the weights show no order: each state is as far from the next as from any, though they could go "
-        f"{1 / times:.0%} as far past the same states"
+        "the weights show no order: each state is as far from the next as from any other, but a path through the same "
+        f"states could be {1 / times:.0%} as long"
     )
 
 
 def _by_nearest(apart: Array) -> Array:
-    """Return a way past all states that goes on to the nearest one each time: the shortest of several."""
+    """Return a path through all states that always goes to the nearest one left: the shortest of several."""
 
     def way_from(first: int) -> list[int]:
         order = [first]

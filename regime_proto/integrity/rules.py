@@ -1,4 +1,4 @@
-"""What can be wrong in a sequence of checkpoints: one pure function for each rule, from summaries to findings."""
+"""The faults that a sequence of checkpoints can have: one pure function per rule, from summaries to findings."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -9,15 +9,15 @@ from regime_proto.integrity.findings import ERROR, WARNING, Finding, spell_names
 from regime_proto.integrity.scan import Form, Summary, Unreadable, combined
 from regime_proto.integrity.sketch import counted_names
 
-# Neighbours on each side that say what is usual on a grid, the share of them that must agree, and how many in all.
+# How many neighbours on each side define the usual grid, the share of them that must agree, and the number in all.
 _AROUND, _AGREE, _ENOUGH = 6, 0.6, 4
-# At an end of the run only a long stretch of equal intervals says that something is missing, and only a little.
+# At an end of the run, a gap is reported only after a long row of equal intervals, and only if it is short.
 _LONG, _LITTLE = 9, 4
-# What pruning and parametrisations of torch save beside the weights, and do not train.
+# Tensors that pruning and parametrizations of torch save in addition to the weights, and do not train.
 _CONSTANT = ("_mask", ".base", "._u", "._v")
-# A sequence with more gaps than that has a pattern of its own.
+# A sequence with more gaps than this share has an irregular grid by design.
 _FEW = 0.2
-_SELECT = "the run broke here, or the file did: analyze the longest part without it, --steps {}:{}"
+_SELECT = "the run diverged here, or the file is damaged: analyze the longest part without it, --steps {}:{}"
 
 
 def unreadable(found: Sequence[Unreadable]) -> Iterator[Finding]:
@@ -33,24 +33,24 @@ def duplicates(summaries: Sequence[Summary]) -> Iterator[Finding]:
     for index, summary in enumerate(summaries):
         groups.setdefault(summary.digest, []).append(index)
     for group in groups.values():
-        # Weights that are all NaN are equal too; another rule tells that.
+        # Weights that are all NaN are equal too; another rule reports them.
         if len(group) == 1 or summaries[group[0]].non_finite:
             continue
         last = len(summaries) - 1
-        # Those next to the last one say only that training stopped.
+        # States right before the last one only show that training stopped.
         early = _before_the_end(group) if group[-1] == last else []
         if early:
             steps = tuple(summaries[index].step for index in early)
             verb = "holds" if len(steps) == 1 else "hold"
-            message = f"{verb} the weights of the last step, {summaries[last].step}, in every number"
+            message = f"{verb} exactly the weights of the last step, {summaries[last].step}"
             yield Finding("final-weights", message, steps)
         rest = [index for index in group if index not in early]
         if len(rest) < 2:
             continue
-        message = "the same weights, in every number"
+        message = "exactly the same weights"
         steps = tuple(summaries[index].step for index in rest)
         if rest == [0, 1]:
-            remark = ": a learning rate of 0 in the first step does this"
+            remark = ": a learning rate of 0 in the first step has this effect"
             yield Finding("duplicate", message + remark, steps, severity=WARNING)
         else:
             yield Finding("duplicate", message, steps)
@@ -67,8 +67,8 @@ def _before_the_end(group: Sequence[int]) -> list[int]:
 def mixed_shards(summaries: Sequence[Summary]) -> Iterator[Finding]:
     """Find shards of one step in the folder of another.
 
-    A shard that comes back after it had changed is out of place. So is one that stands still for one interval,
-    if it changes before and after it, and in nearly all others; a longer rest is one of frozen layers.
+    A shard that returns to an earlier value after a change is out of place. So is a shard that stays the same for one
+    interval, if it changes before and after, and in nearly all others; frozen layers stay the same for longer.
     """
     places: dict[tuple[str, ...], list[int]] = {}
     files: dict[tuple[str, ...], str] = {}
@@ -87,7 +87,7 @@ def mixed_shards(summaries: Sequence[Summary]) -> Iterator[Finding]:
         verb = "is" if len(keys) == 1 else "are"
         yield Finding(
             "mixed-shards",
-            f"{shown} {verb} in every number that of step {summaries[other].step}, the other shards are not",
+            f"{shown} {verb} exactly the same as in step {summaries[other].step}, the other shards are not",
             (summaries[suspect].step, summaries[other].step),
             tuple(name for key in keys for name in key),
         )
@@ -117,7 +117,7 @@ def _out_of_place(
 
 
 def _suspect_first(summaries: Sequence[Summary], names: Sequence[str], pair: tuple[int, int]) -> tuple[int, int]:
-    """Return two states in the order in which their shard is out of place: it is the one that lies far off."""
+    """Return two states, the suspect first: the one in which the shard is far from its neighbours."""
 
     def far(index: int, other: int) -> float:
         steps = [(index, index - 1), (index + 1, index + 1)]
@@ -139,15 +139,16 @@ def unchanging(
     trainable: Collection[str] | None = None,
     used: Collection[str] = (),
 ) -> Iterator[Finding]:
-    """Find floating tensors that stay as they are, but are not meant to, and the reverse.
+    """Find floating tensors that should change but do not, and frozen ones that do.
 
     Parameters
     ----------
     summaries : sequence of Summary
     frozen : sequence of str
-        Globs over the names of those that are meant to.
+        Globs for the names of tensors that must not change.
     trainable, used : collection of str
-        What a program says is trainable, and which of it its output depends on; the former is None without a program.
+        The trainable tensors according to a program, and those of them that its output depends on. `trainable` is None
+        without a program.
     """
     if len({summary.digest for summary in summaries}) < 2:
         return
@@ -165,34 +166,34 @@ def unchanging(
 
 
 def _thawed(digests: Mapping[str, set[bytes]], frozen: Collection[str]) -> Iterator[Finding]:
-    """Report tensors that are meant to be frozen, but change."""
+    """Report tensors that should be frozen, but change."""
     moved = [name for name, found in digests.items() if name in frozen and len(found) > 1]
     if moved:
-        yield Finding("frozen-changes", f"{_counted(moved)} said to be frozen, but not the same", (), tuple(moved))
+        yield Finding("frozen-changes", f"{_counted(moved)}: given as frozen, but changing", (), tuple(moved))
 
 
 def _digests(summaries: Sequence[Summary]) -> dict[str, set[bytes]]:
-    """Return the digests of every floating tensor that most states have and that may be trained."""
+    """Return the digests of every floating tensor that most states hold and that may be trained."""
     held: dict[str, list[bytes]] = {}
     for summary in summaries:
         for name, digest in summary.digests.items():
             if summary.forms[name].floating and summary.forms[name].size and not name.endswith(_CONSTANT):
                 held.setdefault(name, []).append(digest)
-    # What few states have is found by another rule.
+    # Another rule reports tensors that few states hold.
     return {name: set(found) for name, found in held.items() if 2 * len(found) > len(summaries)}
 
 
 def _untrained(names: Sequence[str], used: Collection[str], forms: Mapping[str, Form]) -> list[str]:
-    """Return those of some tensors that stay as they are of which a gradient would be expected.
+    """Return those of the unchanging tensors for which a gradient is expected.
 
-    Without a program a constant or a part that is not used cannot be told from them. What is added to something that is
-    normalized afterwards has no gradient: such a bias stands still by itself.
+    Without a program, they cannot be told from constants or unused parts. A bias that is added before a normalization
+    has no gradient, so it stays the same by itself.
     """
     return [name for name in names if name in used and len(forms[name].shape) > 1]
 
 
 def _standing(names: Sequence[str], untrained: Sequence[str], count: int) -> Iterator[Finding]:
-    """Report tensors that stay as they are, of so many: an error for those that are untrained, else a warning."""
+    """Report unchanging tensors, out of `count`: an error for those that are untrained, else a warning."""
     others = [name for name in names if name not in untrained]
     for odd, severity in ((untrained, ERROR), (others, WARNING)):
         if odd:
@@ -202,7 +203,7 @@ def _standing(names: Sequence[str], untrained: Sequence[str], count: int) -> Ite
 
 
 def odd_tensors(summaries: Sequence[Summary]) -> Iterator[Finding]:
-    """Find tensors that are missing, too many, or of another shape or dtype than in most states."""
+    """Find tensors that are missing, extra, or have a different shape or dtype from those in most states."""
     forms: dict[str, Counter[Form]] = {}
     for summary in summaries:
         for name, form in summary.forms.items():
@@ -233,13 +234,13 @@ def _oddities(summary: Summary, common: Collection[str], usual: dict[str, Form])
 
 
 def non_finite(summaries: Sequence[Summary], steps: Sequence[int]) -> Iterator[Finding]:
-    """Find NaN and Inf; states in a row make one finding.
+    """Find NaN and Inf; consecutive states are reported as one finding.
 
     Parameters
     ----------
     summaries : sequence of Summary
     steps : sequence of int
-        Of all checkpoints, those among them that could not be read too.
+        The steps of all checkpoints, including those that could not be read.
     """
     finite = {summary.step for summary in summaries if not summary.non_finite}
     stretches = [list(row) for is_finite, row in groupby(steps, key=finite.__contains__) if is_finite]
@@ -261,7 +262,7 @@ def non_finite(summaries: Sequence[Summary], steps: Sequence[int]) -> Iterator[F
 
 
 def missing_steps(steps: Sequence[int]) -> Iterator[Finding]:
-    """Find gaps in a regular grid; a grid may widen along the run, and the last step may lie off it."""
+    """Find gaps in a regular grid; the grid may widen along the run, and the last step may be off the grid."""
     intervals = [later - earlier for earlier, later in pairwise(steps)]
     grids = [_grid(intervals, index) for index in range(len(intervals))]
     gaps = [
@@ -275,7 +276,7 @@ def missing_steps(steps: Sequence[int]) -> Iterator[Finding]:
 
 
 def _grid(intervals: Sequence[int], index: int) -> int | None:
-    """Return the grid on both sides of an interval, if the interval jumps over some of its points."""
+    """Return the grid on both sides of an interval, if the interval skips points of the grid."""
     left, right = intervals[max(0, index - _AROUND) : index], intervals[index + 1 : index + 1 + _AROUND]
     if left and right:
         grid = _shared(left[::-1], right)
@@ -289,7 +290,7 @@ def _grid(intervals: Sequence[int], index: int) -> int | None:
 
 
 def _shared(before: Sequence[int], after: Sequence[int]) -> int | None:
-    """Return the usual interval of both sides, or that of one if the nearest of the other is the same."""
+    """Return the usual interval of both sides, or of one side if the nearest interval of the other agrees."""
     usual, other = _usual(before), _usual(after)
     if usual is not None and usual == other and [*before, *after].count(usual) >= _ENOUGH:
         return usual
@@ -305,6 +306,6 @@ def _usual(intervals: Sequence[int]) -> int | None:
 
 
 def _counted(names: Sequence[str]) -> str:
-    """Return names in a few words, and how many there are if not all are named."""
+    """Return a short text for names, with their count if not all are shown."""
     shown = spell_names(names)
     return shown if len(names) <= 3 else f"{len(names)} tensors ({shown})"

@@ -1,4 +1,4 @@
-"""Streams a sequence of checkpoints into summaries: digests, forms and changes, and of the numbers a sketch only."""
+"""Streams a sequence of checkpoints into summaries: digests, forms and changes, but only a sketch of the numbers."""
 
 import hashlib
 import math
@@ -27,18 +27,19 @@ from regime_proto.schema.types import Array
 Progress = Callable[[int, int], None]
 
 _REMEDY = "; save it again or remove it"
-# Bytes of a number whose zero has a sign, and is all bits 0 but for it; elsewhere those bits are another number.
+# Size in bytes of the types with a signed zero (sign bit set, all others 0). In other types, these bits mean another
+# number.
 _SIGNED = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "float8_e5m2": 1, "float8_e4m3fn": 1, "float8_e4m3": 1,
     "float8_e3m4": 1, "complex64": 4, "complex128": 8,
 }  # fmt: skip
-# Numbers that are looked at while they are in the cache.
+# Numbers that are processed while they are in the cache.
 _BLOCK = 2**16
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a tensor is made of, apart from its numbers."""
+    """The dtype and shape of a tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -50,26 +51,26 @@ class Form:
 
     @property
     def floating(self) -> bool:
-        """Whether its numbers can be trained."""
+        """Whether the dtype can be trained."""
         return is_floating(self.dtype)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What is kept of a state.
+    """The summary of a state.
 
     Parameters
     ----------
     step : int
     digests : mapping of str to bytes
-        Of dtype, shape and numbers, by tensor; +0 and −0 are the same number.
+        The digest of dtype, shape and numbers, by tensor; +0 and −0 are the same number.
     forms : mapping of str to Form
     changes : mapping of str to float
-        Σ|Δ| against the state before, for the floating tensors that both have in one shape.
+        Σ|Δ| from the previous state, for the floating tensors that have the same shape in both.
     non_finite : tuple of str
         The tensors that hold NaN or Inf.
     shards : mapping of str to tuple of str
-        The tensors in each file of the checkpoint; empty where it is one file.
+        The tensors in each file of the checkpoint; empty for a single file.
     """
 
     step: int
@@ -81,7 +82,7 @@ class Summary:
 
     @cached_property
     def digest(self) -> bytes:
-        """Of the state as a whole."""
+        """The digest of the whole state."""
         return combined(self.digests, self.digests)
 
 
@@ -94,7 +95,7 @@ class Unreadable:
     step : int
     reason : str
     inconsistent : bool
-        Whether its parts do not belong together.
+        Whether its parts do not match.
     """
 
     step: int
@@ -104,17 +105,17 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Scan:
-    """All that is known of a sequence after one pass over it.
+    """The result of one pass over a sequence.
 
     Parameters
     ----------
     summaries : list of Summary
-        Of the states that could be read, in step order.
+        Summaries of the states that could be read, in step order.
     unreadable : list of Unreadable
     size : int
-        Bytes of all tensors.
+        Total size of the tensors, in bytes.
     sketches : Sketches
-        Of the same states.
+        Sketches of the same states.
     """
 
     summaries: list[Summary]
@@ -124,7 +125,7 @@ class Scan:
 
 
 def combined(digests: Mapping[str, bytes], names: Iterable[str]) -> bytes:
-    """Return one digest of several tensors."""
+    """Return one digest for several tensors."""
     whole = hashlib.sha256()
     for name in sorted(names):
         whole.update(name.encode() + b"\0" + digests[name])
@@ -132,7 +133,7 @@ def combined(digests: Mapping[str, bytes], names: Iterable[str]) -> bytes:
 
 
 def scan(source: Source, *, trainable: Collection[str] | None = None, progress: Progress | None = None) -> Scan:
-    """Read every checkpoint once; at most two states are held at a time.
+    """Read every checkpoint once; at most two states are in memory at a time.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ def scan(source: Source, *, trainable: Collection[str] | None = None, progress: 
     trainable : collection of str, optional
         Names of the tensors that count in sketches, if known.
     progress : callable, optional
-        Called with the number of checkpoints done, and of all.
+        Called with the number of checkpoints that are done, and the total number.
     """
     summaries: list[Summary] = []
     unreadable: list[Unreadable] = []
@@ -167,16 +168,16 @@ def scan(source: Source, *, trainable: Collection[str] | None = None, progress: 
 
 
 def _reason(error: Exception, source: Source, checkpoint: Checkpoint) -> str:
-    """Return an error without what a finding says at another place: where, and what to do."""
+    """Return the text of an error without the place and the advice, which a finding gives separately."""
     text = str(error).removeprefix(f"{checkpoint.path}: ").removesuffix(_REMEDY)
-    # Only where the path begins: within an absolute one a relative root is a part like others.
+    # Only at the start of a path: within an absolute path, a relative root is a part like any other.
     return re.sub(rf"(?<![\w./-]){re.escape(str(source.root))}/", "", text)
 
 
 def distances(source: Source) -> Callable[[int, int, Sequence[str]], float]:
-    """Return a function that reads the states of two steps again, and gives Σ|Δ| over some tensors of both.
+    """Return a function that reads the states of two steps again, and returns Σ|Δ| over some tensors of both.
 
-    It is NaN if one of them cannot be read any more.
+    The result is NaN if one of the states can no longer be read.
     """
     by_step = {checkpoint.step: checkpoint for checkpoint in source.checkpoints}
 
@@ -218,7 +219,7 @@ def _summary(
         spoiled += part_spoiled
     forms: Mapping[str, Form] = {name: _form(array) for name, array in state.tensors.items()}
     if last is not None and forms == last.forms:
-        # Most states of a run share their forms: hold them once.
+        # Most states of a run share their forms: keep one copy.
         forms = last.forms
     return Summary(step, digests, forms, changes, tuple(sorted(spoiled)), shards)
 
@@ -226,11 +227,11 @@ def _summary(
 def _examined(
     tensors: Mapping[str, Array], earlier: Mapping[str, Array], last: Summary | None, names: Sequence[str]
 ) -> tuple[dict[str, bytes], dict[str, float], list[str]]:
-    """Return digests, changes, and the tensors with NaN or Inf, of some tensors of a state."""
+    """Return digests and changes of some tensors of a state, and the names of those with NaN or Inf."""
     digests = {name: _digest(tensors[name]) for name in names}
     same = [name for name in names if last is not None and last.digests.get(name) == digests[name]]
     changes = _changes(tensors, earlier, sorted(set(names) - set(same)))
-    # A finite sum of differences has finite terms, so these need no second look.
+    # A finite sum of differences has finite terms, so these tensors need no further check.
     finite = {name for name, change in changes.items() if math.isfinite(change)} | set(same)
     floating = [name for name in names if _form(tensors[name]).floating]
     spoiled = [name for name in same if last is not None and name in last.non_finite]
@@ -240,7 +241,7 @@ def _examined(
 
 
 def _changes(tensors: Mapping[str, Array], earlier: Mapping[str, Array], names: Sequence[str]) -> dict[str, float]:
-    """Return Σ|Δ| of the tensors that are floating, and have one shape in both states."""
+    """Return Σ|Δ| of the floating tensors that have the same shape in both states."""
     chosen = [
         name
         for name in names
@@ -250,7 +251,7 @@ def _changes(tensors: Mapping[str, Array], earlier: Mapping[str, Array], names: 
         and _form(earlier[name]).floating
     ]
     state, previous = ({name: _real(side[name]) for name in chosen} for side in (tensors, earlier))
-    # A complex tensor may be a real one elsewhere.
+    # A complex tensor may be real in the other state.
     chosen = [name for name in chosen if state[name].shape == previous[name].shape]
     l1, _ = weight_deltas(state, previous, chosen)
     return dict(zip(chosen, l1.tolist(), strict=True))
@@ -270,7 +271,7 @@ def _digest(array: Array) -> bytes:
 
 
 def _without_negative_zeros(words: Array) -> Array:
-    """Return numbers, given as signed integers, without the sign that a zero may have: it makes the least of these."""
+    """Return the bits of numbers, as signed integers, with −0 replaced by +0; as an integer, −0 is the smallest."""
     least = np.iinfo(words.dtype).min
     return np.where(words == least, np.zeros((), words.dtype), words) if words.min() == least else words
 
@@ -280,7 +281,7 @@ def _form(array: Array) -> Form:
 
 
 def _real(array: Array) -> Array:
-    """Return complex numbers as pairs of real ones."""
+    """Return complex numbers as pairs of real numbers."""
     if array.dtype.kind != "c":
         return array
     real: np.dtype[Any] = np.zeros(0, array.dtype).real.dtype
@@ -303,7 +304,7 @@ def _shards(adapter: str, checkpoint: Checkpoint, state: State) -> dict[str, tup
 
 
 def _name_in(state: State, name: str) -> str | None:
-    """Return a tensor's name in the state, where the key of the weights that were chosen is taken off its front."""
+    """Return a tensor's name in the state, without the key of the chosen weights at its start."""
     while name and name not in state.tensors:
         name = name.partition(".")[2]
     return name or None

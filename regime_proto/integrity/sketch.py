@@ -1,4 +1,4 @@
-"""Keeps a few hundred weights of every state, from which the length of the path through them follows in any order."""
+"""Keeps a few hundred weights of every state, enough to compute the length of a path through them in any order."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from regime_proto.checkpoints.source import Checkpoint, State
 from regime_proto.schema.dtypes import is_floating
 from regime_proto.schema.types import Array
 
-# Elements of a sketch, fewer where those of all states would fill more than 32 MB.
+# Elements of a sketch; fewer if the sketches of all states would exceed 32 MB.
 ELEMENTS, FEWEST_ELEMENTS = 1024, 64
 ALL_ELEMENTS = 2**23
-# Running statistics follow the data, not the optimizer, and their scale is another.
+# Running statistics follow the data, not the optimizer, and have a different scale.
 _STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_variance")
 
 
@@ -25,7 +25,7 @@ def counted_names(floating: Collection[str], trainable: Collection[str] | None =
     ----------
     floating : collection of str
     trainable : collection of str, optional
-        What a program says is trainable, under its names.
+        The trainable tensors according to a program, under its names.
     """
     known = [name for name in floating if trainable is not None and name in trainable]
     return known or [name for name in floating if not name.endswith(_STATISTICS)]
@@ -47,10 +47,10 @@ class _Part:
 
 
 class Sketches:
-    """Sketches of the states that pass by.
+    """Sketches of the states that are read.
 
-    The first state says which elements are kept: a fixed choice, spread over all tensors that count by the root of
-    their size. What another state does not hold in that shape is NaN in its sketch.
+    The first state determines the elements that are kept: a fixed choice over all counted tensors, in proportion to
+    the root of their size. If another state lacks a tensor in that shape, its elements are NaN in the sketch.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Sketches:
         self._trainable = trainable
         self._parts: list[_Part] | None = None
         self._kept: dict[Checkpoint, Array] = {}
-        # Of the elements that were chosen, every so many are kept.
+        # The interval at which chosen elements are kept.
         self._stride = 1
         self._lock = Lock()
 
@@ -79,7 +79,7 @@ class Sketches:
         self.put(checkpoint, sketch)
 
     def put(self, checkpoint: Checkpoint, sketch: Array) -> None:
-        """Keep the sketch of a state that another process made."""
+        """Keep the sketch of a state that another process computed."""
         with self._lock:
             self._kept[checkpoint] = sketch[:: self._stride].copy()
             if (
@@ -90,16 +90,16 @@ class Sketches:
                 self._kept = {known: kept[::2].copy() for known, kept in self._kept.items()}
 
     def take(self, checkpoint: Checkpoint) -> Array | None:
-        """Return the sketch of a state and forget it; None where there is none."""
+        """Return the sketch of a state and forget it; None if there is none."""
         with self._lock:
             return self._kept.pop(checkpoint, None)
 
     def reading(self, read: Callable[[Checkpoint], State]) -> Callable[[Checkpoint], State]:
-        """Return a function that reads as `read` does, and keeps a sketch; the first call must be alone."""
+        """Return a function that reads like `read` and keeps a sketch; no other call may run during the first."""
 
         def sketching(checkpoint: Checkpoint) -> State:
             state = read(checkpoint)
-            # Part by part a checkpoint is read many times.
+            # A checkpoint that is read in parts is read many times.
             if not self.hold([checkpoint]):
                 self.add(checkpoint, state.tensors)
             return state
@@ -107,11 +107,11 @@ class Sketches:
         return sketching
 
     def hold(self, checkpoints: Sequence[Checkpoint]) -> bool:
-        """Whether there is a sketch of every one of some checkpoints."""
+        """Whether there is a sketch of each of these checkpoints."""
         return all(checkpoint in self._kept for checkpoint in checkpoints)
 
     def of(self, checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], Array]:
-        """Return those of some checkpoints that can be compared, and their sketches.
+        """Return those of the checkpoints that can be compared, and their sketches.
 
         Returns
         -------

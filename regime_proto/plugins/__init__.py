@@ -1,1 +1,1 @@
-"""Adapters: what they can do, which are installed, and which of them reads a directory."""
+"""Adapters: what they can do, which ones are installed, and which one reads a directory."""

@@ -14,28 +14,28 @@ from regime_proto.plugins.registry import building_environment, expected_models,
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import nearest
 
-# They print how a module is to be called, which is not how regime is.
+# They print the usage of a module, which is not the usage of regime.
 _PARSERS = ("argparse", "optparse", "click.utils", "absl.app")
 
 
 def load_model(reference: str, *, apart_from: Collection[Path]) -> object:
     """Import a module and call its factory, or return the path of a file that is a model.
 
-    The module comes from the installed packages or the current directory, never from `apart_from`: whoever
-    wrote the checkpoints must not get code run.
+    The module comes from the installed packages or the current directory, never from `apart_from`: the author of the
+    checkpoints must not be able to run code here.
 
     Parameters
     ----------
     reference : str
         ``"package.module:factory"``; the factory takes no arguments and returns the model. Or the path of an
-        ``.onnx`` or ``.pt2`` file, which runs no code and may therefore lie anywhere.
+        ``.onnx`` or ``.pt2`` file, which runs no code and may therefore be anywhere.
     apart_from : collection of Path
         The directories of the checkpoints.
 
     Raises
     ------
     RegimeError
-        Module or factory cannot be found, or fail.
+        The module or the factory cannot be found, or fails.
     """
     if is_model(Path(reference)):
         return Path(reference)
@@ -50,8 +50,8 @@ def load_model(reference: str, *, apart_from: Collection[Path]) -> object:
         except SystemExit as error:
             said = "".join(f": {line.strip()}" for line in "".join(refused).splitlines()[-1:])
             raise RegimeError(
-                f"--model {reference}: {name} ended the program (exit code {error.code}{said}); let it read the "
-                "command line, or exit, under `if __name__ == '__main__':` only"
+                f"--model {reference}: {name} ended the program (exit code {error.code}{said}); move code that reads "
+                "the command line or exits under `if __name__ == '__main__':`"
             ) from None
 
 
@@ -77,7 +77,7 @@ def _built(name: str, attribute: str, reference: str, apart_from: Collection[Pat
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a while, but those that are set already."""
+    """Set environment variables temporarily, except those that are already set."""
     added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -88,7 +88,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 class _WithoutUsage:
-    """A stream that keeps what parsers of command lines write, and passes on the rest at once."""
+    """A stream that keeps the output of command-line parsers, and passes on all other output at once."""
 
     def __init__(self, stream: Any, kept: list[str]) -> None:
         self._stream = stream
@@ -106,7 +106,7 @@ class _WithoutUsage:
 
 @contextlib.contextmanager
 def _command_line_of(name: str) -> Iterator[list[str]]:
-    """Give a user's module an empty command line of its own; yield what its parser of such a line says."""
+    """Give a user's module an empty command line; yield the messages of its command-line parser."""
     kept: list[str] = []
     before = sys.argv, sys.stdout, sys.stderr
     sys.argv = [name]
@@ -129,7 +129,7 @@ def _import(name: str, reference: str, apart_from: Collection[Path]) -> ModuleTy
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise RegimeError(
-                f"--model {reference}: no module {error.name!r} among the installed packages or in {here}"
+                f"--model {reference}: no module {error.name!r} in the installed packages or in {here}"
             ) from None
         raise RegimeError(
             f"--model {reference}: importing {name} raised {_described(error)}{_set_otherwise()}"
@@ -148,14 +148,14 @@ def _import(name: str, reference: str, apart_from: Collection[Path]) -> ModuleTy
 
 
 def _set_otherwise() -> str:
-    """Return which environment variables the user has set to something else than exporting a model needs."""
+    """Return the environment variables that the user has set to values with which a model cannot be exported."""
     needed = building_environment().items()
     other = [(name, value) for name, value in needed if os.environ.get(name, value) != value]
     return "".join(f"; {name}={os.environ[name]} is set, a program needs {name}={value}" for name, value in other)
 
 
 def _described(error: BaseException) -> str:
-    """Return the error and the user's line that it came from, in one line."""
+    """Return the error and the line of the user's code that raised it, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     text = " ".join(str(error).split())

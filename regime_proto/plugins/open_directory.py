@@ -29,29 +29,29 @@ T = TypeVar("T")
 Sniff = Callable[[bytes], bool]
 
 _OWN_FILES = (PROGRAM_FILE, PROBE_FILE)
-# Of so many entries with one kind of name it is looked whether they are checkpoints.
+# The number of entries with one kind of name that are tested for being checkpoints.
 _LOOKS = 3
 _DIGITS = re.compile(r"\d+")
-# On another machine a look at a file costs a request; so many kinds of names without a known suffix get one.
+# On another machine, reading a file costs a request. This many kinds of names without a known suffix get one.
 _REMOTE_LOOKS = 50
 _SUBFOLDERS = 50
 
 
 class NoCheckpoint(RegimeError):
-    """There is nothing to read in a directory."""
+    """A directory holds nothing to read."""
 
 
 class AdapterError(RegimeError):
-    """An adapter failed in a way that it does not foresee."""
+    """An adapter raised an unexpected error."""
 
 
 UNFINISHED = "cut off, or still being written"
-"""Why a checkpoint at the end is left out: which of both it is does not show."""
+"""Why a checkpoint at the end is left out; the two cases cannot be told apart."""
 
 
 @dataclass(frozen=True)
 class _Claim:
-    """Why an adapter takes entries with one kind of name for its own, and whether their suffix is one of its own."""
+    """Why an adapter claims entries with one kind of name, and whether their suffix is one of its own."""
 
     reason: str
     by_suffix: bool
@@ -71,12 +71,12 @@ class _Recognised:
 def open_directory(root: Path, settings: SourceSettings = AS_DETECTED) -> Source:
     """Return the checkpoints in `root`, in step order.
 
-    Those at the end that are still being written are left out, with a warning.
+    Checkpoints at the end that are still being written are left out, with a warning.
 
     Raises
     ------
     RegimeError
-        There is no checkpoint, or their order cannot be told.
+        There is no checkpoint, or the order of the checkpoints cannot be determined.
     """
     if isinstance(root, HubRun):
         return _open_published(root, settings)
@@ -107,7 +107,7 @@ def open_directory(root: Path, settings: SourceSettings = AS_DETECTED) -> Source
         order=ordered.reason,
         checkpoints=tuple(checkpoints),
         read=_reading(found.reader.read, found.adapter, settings),
-        # What lies elsewhere would be fetched again for every part.
+        # Remote files would be fetched again for every part.
         read_lazily=None if is_remote(root) else _reading_lazily(found.adapter, settings),
         skipped=(*found.others, *others, *skipped),
         metrics=_metrics(checkpoints, peek),
@@ -116,7 +116,7 @@ def open_directory(root: Path, settings: SourceSettings = AS_DETECTED) -> Source
 
 
 def _open_published(run: HubRun, settings: SourceSettings) -> Source:
-    """Return a published sequence; it is ordered by names, and of the checkpoints only one config is fetched."""
+    """Return a published sequence, ordered by names; only the config of one checkpoint is fetched."""
     listing = run.listing()
     ordered, skipped = _order_published(run, listing, settings.step_pattern)
     adapter, recognised = _recognise_published(run, list(ordered.steps), settings)
@@ -144,20 +144,20 @@ def _order_published(run: HubRun, listing: Listing, step_pattern: str | None) ->
     if step_pattern is None and not any(has_integer(path.name) for path in paths):
         shown = ", ".join(path.name for path in paths[:3])
         raise RegimeError(
-            f"{run.address.quoted}: no name that fits has a number in it ({shown}); give a pattern that fits names "
-            "with the step in them"
+            f"{run.address.quoted}: none of the matching names holds a number ({shown}); give a pattern that matches "
+            "names with the step in them"
         )
     try:
         return _order(paths, lambda _: Label(), step_pattern)
     except RegimeError as error:
         raise RegimeError(
-            f"{run.address.quoted}: {error}; or give a pattern that fits the checkpoints of one run only, "
-            "with {step} where the step stands"
+            f"{run.address.quoted}: {error}; or give a pattern that matches the checkpoints of one run only, "
+            "with {step} at the position of the step"
         ) from None
 
 
 def _recognise_published(run: HubRun, paths: Sequence[Path], settings: SourceSettings) -> tuple[str, str]:
-    """Return the adapter that reads a published sequence, and what tells that."""
+    """Return the adapter that reads a published sequence, and how it recognised it."""
     known = _allowed(settings)
     for path in paths[:_LOOKS]:
         with tempfile.TemporaryDirectory(prefix="regime-") as folder:
@@ -170,15 +170,15 @@ def _recognise_published(run: HubRun, paths: Sequence[Path], settings: SourceSet
         if found:
             best = max(found, key=rank)
             return best, found[best]
-    where = f"weights that can be read in {paths[0].name}" if paths else "commit with weights that can be read"
+    where = f"readable weights in {paths[0].name}" if paths else "commit with readable weights"
     raise NoCheckpoint(
         f"{run.address.quoted}: no {where}; expected model.safetensors or "
-        "pytorch_model.bin, whole or in shards, at the top of the repository"
+        "pytorch_model.bin, as one file or in shards, at the top of the repository"
     )
 
 
 def _allowed(settings: SourceSettings) -> Mapping[str, Reader]:
-    """Return the adapters that may read: the one that was asked for, or all."""
+    """Return the adapters that may read: the requested one, or all."""
     return readers() if settings.adapter is None else {settings.adapter: reader_named(settings.adapter)}
 
 
@@ -193,7 +193,7 @@ def find_source(root: Path, settings: SourceSettings = AS_DETECTED) -> Source | 
 def _reading(
     function: Callable[[Path], Payload], adapter: str, settings: SourceSettings
 ) -> Callable[[Checkpoint], State]:
-    """Return what reads the state in a checkpoint."""
+    """Return a function that reads the state in a checkpoint."""
     load = _guarded(function, adapter)
 
     def read(checkpoint: Checkpoint) -> State:
@@ -203,13 +203,13 @@ def _reading(
 
 
 def _reading_lazily(adapter: str, settings: SourceSettings) -> Callable[[Checkpoint], State] | None:
-    """Do as `_reading` without holding tensors in memory; None where the adapter cannot."""
+    """Like `_reading`, but without holding tensors in memory; None if the adapter cannot do this."""
     lazy = capable(adapter, Lazy)
     return None if lazy is None else _reading(lazy.read_lazily, adapter, settings)
 
 
 def _guarded(function: Callable[[Path], T], adapter: str) -> Callable[[Path], T]:
-    """Return a function of an adapter that takes any place, and whose unforeseen errors name file and adapter."""
+    """Wrap a function of an adapter so that it accepts any place, and unexpected errors name file and adapter."""
 
     def apply(path: Path) -> T:
         with on_disk(path) as local:
@@ -225,7 +225,7 @@ def _guarded(function: Callable[[Path], T], adapter: str) -> Callable[[Path], T]
 
 
 def _recognise(root: Path, settings: SourceSettings) -> _Recognised:
-    """Return the adapter that recognises most entries; of two that recognise the same ones, the more special."""
+    """Return the adapter that recognises most entries; of two that recognise the same ones, the more specific."""
     known = _allowed(settings)
     families = _families(path for path in entries(root) if path.name not in _OWN_FILES)
     found = _claims(families, known)
@@ -238,22 +238,22 @@ def _recognise(root: Path, settings: SourceSettings) -> _Recognised:
     if entries_of(best) == 1 and known[best].SUFFIXES:
         _refuse_parent(root, known)
     paths = [path for family in claims[best] for path in families[family]]
-    # A numbered one may be the first of a run, or, where its name says nothing of its kind, a part of one checkpoint.
+    # A numbered entry may be the first of a run. If its name does not show its kind, it may be a part of a checkpoint.
     is_first = any(has_number(path.name) for path in paths)
     if not is_first or not any(claim.by_suffix for claim in claims[best].values()):
         _refuse_single(root, known)
     if not claims[best]:
         raise NoCheckpoint(_nothing(root, [path for members in families.values() for path in members], known))
     largest = max(claims[best], key=lambda family: len(families[family]))
-    unlike = dict.fromkeys(found[best], f"of a suffix of its own, unlike {families[largest][0].name}")
-    others = _left_out(families, claims[best], unlike, default=f"no {best} checkpoint")
+    unlike = dict.fromkeys(found[best], f"has a different suffix from {families[largest][0].name}")
+    others = _left_out(families, claims[best], unlike, default=f"not a checkpoint for adapter {best}")
     return _Recognised(best, known[best], claims[best][largest].reason, paths, others)
 
 
 def _left_out(
     families: Mapping[str, list[Path]], taken: Collection[str], reasons: Mapping[str, str], *, default: str
 ) -> list[Skipped]:
-    """Return the entries of the kinds of names that are not taken, with what speaks against each."""
+    """Return the entries whose kind of name is not used, each with the reason."""
     return [
         Skipped(path, reasons.get(family, default))
         for family, members in families.items()
@@ -263,7 +263,7 @@ def _left_out(
 
 
 def _claims(families: Mapping[str, list[Path]], known: Mapping[str, Reader]) -> dict[str, dict[str, _Claim]]:
-    """Return, for every adapter, the kinds of names that it recognises."""
+    """Return the kinds of names that each adapter recognises."""
     claims: dict[str, dict[str, _Claim]] = {name: {} for name in known}
     sniffing = _sniffing(known)
     unknown = 0
@@ -277,9 +277,9 @@ def _claims(families: Mapping[str, list[Path]], known: Mapping[str, Reader]) -> 
 
 
 def _by_suffix_or_content(claims: Mapping[str, _Claim], families: Mapping[str, list[Path]]) -> dict[str, _Claim]:
-    """Return what an adapter reads: what has its suffixes, and all of it where more is known by its content only.
+    """Return what an adapter reads: only entries with its suffixes, or all if most were recognised by content alone.
 
-    A directory of ``step_1.pt`` and the like may hold other things that torch saved, ``features_1.pkl``.
+    A directory of files such as ``step_1.pt`` may hold other files that torch saved, such as ``features_1.pkl``.
     """
     with_suffix = {family: claim for family, claim in claims.items() if claim.by_suffix}
     count = sum(len(families[family]) for family in with_suffix)
@@ -287,7 +287,7 @@ def _by_suffix_or_content(claims: Mapping[str, _Claim], families: Mapping[str, l
 
 
 def _families(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Return entries by name without digits: what differs in digits only is of one kind."""
+    """Return entries by name without digits: names that differ only in digits are of one kind."""
     families: dict[str, list[Path]] = {}
     for path in paths:
         families.setdefault(_DIGITS.sub("#", path.name), []).append(path)
@@ -295,15 +295,15 @@ def _families(paths: Iterable[Path]) -> dict[str, list[Path]]:
 
 
 def _sniffing(known: Mapping[str, Reader]) -> dict[str, Sniff]:
-    # To ask for the protocol would cost as much as the rest of a short listing.
+    # An isinstance test of the protocol would cost as much as the rest of a short listing.
     return {name: reader.sniff for name, reader in known.items() if hasattr(reader, "sniff")}
 
 
 def _claims_on(
     known: Mapping[str, Reader], members: Sequence[Path], sniffing: Mapping[str, Sniff]
 ) -> dict[str, _Claim]:
-    """Return, for the adapters that recognise entries of one kind, what tells that they are checkpoints of theirs."""
-    # The last ones may still be being written.
+    """Return the claims of the adapters that recognise entries of one kind."""
+    # The last entries may still be being written.
     for place in members[:_LOOKS]:
         is_folder, suffix = place.is_dir(), place.suffix
         asked = {
@@ -313,7 +313,7 @@ def _claims_on(
         }
         reasons = _reasons(asked, place)
         by_suffix = bool(reasons)
-        # What an adapter recognises by its suffix is not for others to guess at.
+        # If an adapter recognises an entry by its suffix, others do not try its content.
         if not reasons and sniffing and not is_folder:
             reasons = _reasons({name: known[name] for name in _sniffed(sniffing, place)}, place)
         if reasons:
@@ -332,7 +332,7 @@ def _may_be(name: str, sniff: Sniff, start: bytes, place: Path) -> bool:
         return sniff(start)
     except Exception as error:
         warnings.warn(
-            f"{place}: adapter {name!r} fails on its first bytes ({type(error).__name__}); it is left out here",
+            f"{place}: adapter {name!r} fails on its first bytes ({type(error).__name__}); the adapter is ignored here",
             RegimeWarning,
             stacklevel=2,
         )
@@ -340,10 +340,10 @@ def _may_be(name: str, sniff: Sniff, start: bytes, place: Path) -> bool:
 
 
 def _reasons(asked: Mapping[str, Reader], place: Path) -> dict[str, str]:
-    """Return the words of those of the adapters that recognise an entry."""
+    """Return how the adapters that recognise an entry describe it."""
     if not asked:
         return {}
-    # What lies elsewhere is fetched once for all of them.
+    # A remote file is fetched once for all of them.
     with on_disk(place) as path:
         found = {name: _reason_for(name, reader, path) for name, reader in asked.items()}
     return {name: reason for name, reason in found.items() if reason is not None}
@@ -353,12 +353,12 @@ def _reason_for(name: str, reader: Reader, path: Path) -> str | None:
     try:
         return _guarded(reader.recognise, name)(path)
     except AdapterError as error:
-        warnings.warn(f"{error}; it is left out here", RegimeWarning, stacklevel=2)
+        warnings.warn(f"{error}; the adapter is ignored here", RegimeWarning, stacklevel=2)
         return None
 
 
 def _refuse_single(root: Path, known: Mapping[str, Reader]) -> None:
-    """Raise an error if `root` itself is one checkpoint, or something that is known but cannot be read."""
+    """Raise an error if `root` itself is one checkpoint, or is of a known kind that cannot be read."""
     if is_remote(root):
         return
     for reader in known.values():
@@ -372,20 +372,20 @@ def _refuse_single(root: Path, known: Mapping[str, Reader]) -> None:
 
 def _single(where: Path, reason: str, suffix: str) -> str:
     return (
-        f"{where}: a single checkpoint ({reason}); give the directory that holds all of the run; if training "
-        f"overwrites it, save each under a name of its own, such as step_000100.{suffix}"
+        f"{where}: a single checkpoint ({reason}); give the directory that holds all checkpoints of the run; if "
+        f"training overwrites it, save each under a different name, such as step_000100.{suffix}"
     )
 
 
 def _refuse_parent(root: Path, known: Mapping[str, Reader]) -> None:
-    """Raise an error if what looks like a single checkpoint, such as a probe, lies beside a directory of more."""
+    """Raise an error if a file that looks like a single checkpoint, such as a probe, is next to a directory of more."""
     best, count = _most_below(entries(root), known)
     if count > 1:
         raise NoCheckpoint(f"{root}: one file that could be a checkpoint, but {count} in {best}; give that directory")
 
 
 def _most_below(paths: Sequence[Path], known: Mapping[str, Reader]) -> tuple[Path | None, int]:
-    """Return the folder among `paths` that holds most checkpoints, and how many."""
+    """Return the folder among `paths` with the most checkpoints, and their number."""
     folders = [path for path in paths if path.is_dir()][:_SUBFOLDERS]
     below = [(folder, _recognised_below(folder, known)) for folder in folders]
     return max(below, key=lambda found: found[1], default=(None, 0))
@@ -397,7 +397,7 @@ def _nothing(root: Path, paths: list[Path], known: Mapping[str, Reader]) -> str:
         return f"{root}: no checkpoint found, but {count} in {best}; give that directory"
     suffixes = " ".join(sorted({suffix for reader in known.values() for suffix in reader.SUFFIXES}))
     holds = f"it holds {', '.join(path.name for path in paths[:3])}" if paths else "it is empty"
-    expected = f"files of {suffixes}, or with such content" if suffixes else "folders"
+    expected = f"files of {suffixes}, or with the content of such files" if suffixes else "folders"
     return f"{root}: no checkpoint found ({holds}); expected {expected}"
 
 
@@ -409,7 +409,7 @@ def _recognised_below(folder: Path, known: Mapping[str, Reader]) -> int:
 
 
 def _without_other_families(paths: list[Path], peek: Callable[[Path], Label]) -> tuple[list[Path], list[Skipped]]:
-    """Set files aside that hold something else, such as optimizer states; one look tells what a family holds."""
+    """Set aside files that hold something else, such as optimizer states; one file of a family stands for all."""
     kept, skipped = [], []
     for members in _families(paths).values():
         reason = _reason_against(members, peek)
@@ -427,7 +427,7 @@ def _reason_against(members: list[Path], peek: Callable[[Path], Label]) -> str |
         except NotACheckpoint as error:
             return str(error)
         except RegimeError:
-            # A damaged file says nothing of its family; it is an error when its turn to be read comes.
+            # A damaged file does not show what its family holds. It causes an error later, when it is read.
             continue
         return None
     return None
@@ -436,16 +436,16 @@ def _reason_against(members: list[Path], peek: Callable[[Path], Label]) -> str |
 def _order(
     paths: list[Path], peek: Callable[[Path], Label], step_pattern: str | None
 ) -> tuple[Order[Path], list[Skipped]]:
-    """Return the order of the entries, and those that have no step."""
+    """Return the order of the entries, and the entries without a step."""
     if step_pattern is not None:
         ordered = by_pattern(step_pattern, paths)
         return ordered, [
-            Skipped(path, "--step-pattern is not in its name") for path in paths if path not in ordered.steps
+            Skipped(path, "--step-pattern does not match its name") for path in paths if path not in ordered.steps
         ]
     kept, pointers = without_pointers(paths)
     if len(paths) == 1 and _is_single(paths[0], peek):
         raise RegimeError(_single(paths[0].parent, paths[0].name, paths[0].suffix[1:] or "pt"))
-    # If all are to be asked for their steps, one that is still being written cannot answer.
+    # If the steps are read from the payloads, an entry that is still being written cannot be read.
     skipped = _unfinished(sequence_of(kept), peek)
     if skipped:
         gone = {entry.path for entry in skipped}
@@ -466,24 +466,24 @@ def _refuse_beyond(ordered: Order[Path]) -> None:
     if path is not None:
         raise RegimeError(
             f"{path}: {ordered.kind} {ordered.steps[path]:.6g} ({ordered.reason}), expected a number below 2**63; "
-            r"rename the file, or say with --step-pattern which digits are the step, for example 'step_(\d{1,18})'"
+            r"rename the file, or select the digits of the step with --step-pattern, for example 'step_(\d{1,18})'"
         )
 
 
 def _is_single(path: Path, peek: Callable[[Path], Label]) -> bool:
-    """Whether neither name nor payload says that a checkpoint is the first of a sequence."""
+    """Whether neither name nor payload shows that a checkpoint is the first of a sequence."""
     if has_integer(path.name) and not is_pointer(path.name):
         return False
     try:
         label = peek(path)
     except RegimeError:
-        # A damaged file is an error of its own.
+        # A damaged file causes an error of its own.
         return False
     return label.step is None and label.epoch is None
 
 
 def _step_of_pointer(pointer: Path, ordered: Order[Path], peek: Callable[[Path], Label]) -> int | Skipped:
-    """Return the step of a file such as ``last.ckpt`` or ``init.pt`` if it says one of its own; else why not."""
+    """Return the step of a file such as ``last.ckpt`` or ``init.pt`` if it holds a new one; else why it is skipped."""
     try:
         step = peek(pointer).step
     except RegimeError as error:
@@ -491,12 +491,12 @@ def _step_of_pointer(pointer: Path, ordered: Order[Path], peek: Callable[[Path],
     if step is not None and ordered.kind == "step":
         return Skipped(pointer, f"a copy of step {step}") if step in ordered.steps.values() else step
     if has_integer(pointer.name) and is_pointer(pointer.name):
-        return Skipped(pointer, "it does not say its step, and its name says that it is a copy")
-    return Skipped(pointer, "it does not say its step, and its name has none")
+        return Skipped(pointer, "it does not hold its step, and by its name it is a copy")
+    return Skipped(pointer, "it does not hold its step, and its name has none")
 
 
 def _unfinished(paths: Sequence[Path], peek: Callable[[Path], Label]) -> list[Skipped]:
-    """Return those at the end that are not complete."""
+    """Return the incomplete checkpoints at the end."""
     skipped: list[Skipped] = []
     for path in reversed(paths):
         try:
@@ -506,23 +506,23 @@ def _unfinished(paths: Sequence[Path], peek: Callable[[Path], Label]) -> list[Sk
             warnings.warn(_unfinished_line(error), RegimeWarning, stacklevel=4)
             continue
         except RegimeError:
-            # It is an error when its turn to be read comes, after the steps before it.
+            # It causes an error later, when it is read after the steps before it.
             pass
         break
     return skipped
 
 
 def _unfinished_line(error: Incomplete) -> str:
-    # What readers say of one in the middle of a run, where nobody can be writing it.
+    # Readers word the error for a checkpoint in the middle of a run, which nobody can still be writing.
     found = str(error).removesuffix("; save it again or remove it").replace("damaged or incomplete", "incomplete")
     return (
-        f"{found}: {UNFINISHED}; left out. While a training writes it, run this again later; if none does, save it "
+        f"{found}: {UNFINISHED}; left out. If training is still writing it, run this again later; otherwise save it "
         "again or remove it"
     )
 
 
 def _metrics(checkpoints: Sequence[Checkpoint], peek: Callable[[Path], Label]) -> tuple[str, ...]:
-    """Return the names of the metrics in the first and the last checkpoint: some begin later than the run."""
+    """Return the names of the metrics in the first and the last checkpoint: some metrics begin later than the run."""
     names: dict[str, None] = {}
     for checkpoint in (checkpoints[0], checkpoints[-1]):
         try:

@@ -1,4 +1,4 @@
-"""What an adapter may be able to do: a protocol for each ability, which a module follows."""
+"""What adapters can do: one protocol per ability. A module implements the protocols of its abilities."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from regime_proto.program.probe import Probe
 from regime_proto.program.program import Program
 
 FIRST_BYTES = 512
-"""How much of a file `Sniffing` sees."""
+"""The number of bytes of a file that `Sniffing` gets."""
 
 
 @runtime_checkable
@@ -19,24 +19,24 @@ class Reader(Protocol):
     """Reads one kind of checkpoint: files with certain suffixes, or folders."""
 
     SUFFIXES: tuple[str, ...]
-    """Of its files; empty where a checkpoint is a folder."""
+    """The suffixes of its files; empty if a checkpoint is a folder."""
 
     def recognise(self, path: Path) -> str | None:
-        """Return what tells that `path` is a checkpoint of this kind, in words; None if it is not.
+        """Return why `path` is a checkpoint of this kind, in words; None if it is not.
 
-        Cheap, and imports no framework. It is asked of files with the adapter's suffixes, or of folders; of other
-        files if the adapter is `Sniffing`.
+        Must be cheap and import no framework. It is called for files with the adapter's suffixes or for folders, and
+        for other files if the adapter is `Sniffing`.
         """
 
     def peek(self, path: Path) -> Label:
-        """Read what a checkpoint says of itself, without its tensors.
+        """Read what a checkpoint says about itself, without its tensors.
 
         Raises
         ------
         NotACheckpoint
             The file belongs to the run, but holds no model weights.
         Incomplete
-            It is still being written, or was cut off.
+            The file is still being written, or was cut off.
         RegimeError
             The file is damaged or unsafe.
         """
@@ -53,47 +53,47 @@ class Reader(Protocol):
 
 @runtime_checkable
 class Lazy(Protocol):
-    """Reads checkpoints that are larger than memory. Beside `Reader`."""
+    """Reads checkpoints that are larger than memory. In addition to `Reader`."""
 
     def read_lazily(self, path: Path) -> Payload:
-        """Read a checkpoint as `Reader.read` does, but hold none of its tensors in memory.
+        """Read a checkpoint like `Reader.read`, but hold none of its tensors in memory.
 
-        Each is an array that views a mapped file, or a `deferred.Deferred` in its place.
+        Each tensor is an array that views a mapped file, or a `deferred.Deferred`.
 
         Raises
         ------
         RegimeError
-            As there; or the file is of a kind that can be read only as a whole.
+            As in `Reader.read`; or the file is of a kind that can only be read as a whole.
         """
 
 
 @runtime_checkable
 class Sniffing(Protocol):
-    """Knows its files by their first bytes, so that they may have any suffix or none. Beside `Reader`."""
+    """Recognises its files by their first bytes, whatever their suffix. In addition to `Reader`."""
 
     def sniff(self, start: bytes) -> bool:
-        """Whether a file may be of this kind that begins with `start`, its first `FIRST_BYTES` bytes or all of it.
+        """Whether a file that begins with `start`, its first `FIRST_BYTES` bytes or all of it, may be of this kind.
 
-        It is asked of files whose suffix no adapter takes for its own, of any kind and in large numbers, so a few
-        bytes that other files may begin with by chance are not enough. `Reader.recognise` has the last word.
+        It is called for files whose suffix no adapter claims, of any kind and in large numbers. So a few bytes that
+        other files may begin with by chance are not enough. `Reader.recognise` decides.
         """
 
 
 @runtime_checkable
 class Exporter(Protocol):
-    """Turns the models of one framework into programs.
+    """Converts the models of one framework to programs.
 
     Its `ENVIRONMENT` may name variables that are set while a model is built on demand, unless the user has set them.
     """
 
     MODELS: str
-    """What it takes, in words."""
+    """The models that it accepts, in words."""
 
     def accepts(self, model: object) -> bool:
-        """Whether `model` is one of this framework's; cheap, and imports no framework."""
+        """Whether `model` belongs to this framework. Must be cheap and import no framework."""
 
     def export(self, model: object, probe: Probe) -> Program:
-        """Export the forward graph in evaluation mode; `model` is left as it was.
+        """Export the forward graph in evaluation mode; `model` is unchanged.
 
         Raises
         ------
@@ -104,10 +104,10 @@ class Exporter(Protocol):
 
 @runtime_checkable
 class Describing(Protocol):
-    """Makes a program of a checkpoint that holds its graph, or says what model it is of, beside its weights."""
+    """Builds a program from a checkpoint that, in addition to its weights, holds its graph or names its model."""
 
     def program_of(self, path: Path, probe: Probe) -> Program:
-        """Return the forward graph of a checkpoint, whose weights are named as `Reader.read` names them.
+        """Return the forward graph of a checkpoint; its weights have the same names as in `Reader.read`.
 
         Raises
         ------
@@ -118,18 +118,18 @@ class Describing(Protocol):
 
 @runtime_checkable
 class Following(Protocol):
-    """Follows models of its framework while they are trained."""
+    """Measures models of its framework during training."""
 
     def follow(self, model: object, probe: Probe | None) -> LiveModel | Engine:
-        """Return what a recorder needs of `model`; nothing of the model or its surroundings is changed.
+        """Return what a recorder needs from `model`; the model and its environment are not changed.
 
-        Where several processes train it, all of them call this. One gets the model; the others get an engine that
+        If several processes train the model, all of them call this. One of them records; the others get an engine that
         contributes their part of every measurement, or does nothing.
 
         Parameters
         ----------
         model : object
-            One that `Exporter.accepts`.
+            A model that `Exporter.accepts`.
         probe : Probe, optional
             None in processes that only contribute.
 
@@ -140,10 +140,10 @@ class Following(Protocol):
         """
 
     def leads(self, model: object) -> bool:
-        """Whether this process, of those that train the model, is the one that records it."""
+        """Whether this process is the one that records the model, among those that train it."""
 
     def draw(self, model: object, loader: object, samples: int, seed: int) -> Probe:
-        """Draw a probe from what yields validation samples; no random state is changed.
+        """Draw a probe from a source of validation samples; no random state is changed.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class Following(Protocol):
         Raises
         ------
         RegimeError
-            There are fewer samples, or they are none that the model takes.
+            There are not enough samples, or the model does not accept them.
         """
 
 
@@ -165,7 +165,7 @@ class Outlining(Protocol):
     """Reads checkpoints whose graphs may differ from one to the next."""
 
     def outline(self, path: Path) -> Outline:
-        """Return structure and tensors of a checkpoint, to tell whether all have one graph.
+        """Return structure and tensors of a checkpoint, to check whether all checkpoints have the same graph.
 
         Raises
         ------
@@ -176,10 +176,10 @@ class Outlining(Protocol):
 
 @runtime_checkable
 class Tokenizing(Protocol):
-    """Makes a probe of text, for checkpoints that come with a tokenizer."""
+    """Creates a probe from text, for checkpoints with a tokenizer."""
 
     def tokenize(self, path: Path, lines: Sequence[str], where: str) -> Probe:
-        """Return the inputs of the model for each line, with `probe.COUNTED` False on padding.
+        """Return the inputs of the model for all lines, with `probe.COUNTED` False at padding.
 
         Parameters
         ----------
@@ -187,21 +187,21 @@ class Tokenizing(Protocol):
             A checkpoint.
         lines : sequence of str
         where : str
-            Named in errors.
+            The place that errors name.
 
         Raises
         ------
         RegimeError
-            There is no tokenizer in the checkpoint, or it cannot be read without running code.
+            The checkpoint holds no tokenizer, or it cannot be read without running code.
         """
 
 
 @runtime_checkable
 class Sharded(Protocol):
-    """Reads checkpoints that lie in several files."""
+    """Reads checkpoints that consist of several files."""
 
     def shards(self, path: Path) -> Mapping[str, Sequence[str]]:
-        """Return the names of the tensors in each file of a checkpoint; nothing where it is one file.
+        """Return the names of the tensors in each file of a checkpoint; an empty mapping for a single file.
 
         Raises
         ------
@@ -212,7 +212,7 @@ class Sharded(Protocol):
 
 @runtime_checkable
 class Advising(Protocol):
-    """Knows files that no adapter reads, and what to do with them."""
+    """Recognises files that no adapter reads, and knows what to do with them."""
 
     def advice(self, path: Path) -> str | None:
-        """Return in one line what `path` is and how to make checkpoints of it that can be read; None if unknown."""
+        """Return in one line what `path` is and how to create readable checkpoints from it; None if unknown."""

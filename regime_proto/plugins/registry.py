@@ -1,7 +1,7 @@
 """Finds the adapters, built in or third-party, through the entry-point group ``regime_proto.adapters``.
 
-An adapter is a module that follows some of the protocols in `plugins.protocols`. Its `REFINES` may name other adapters,
-which would take the same checkpoints or models for their own but know less of them.
+An adapter is a module that implements some of the protocols in `plugins.protocols`. Its `REFINES` may name other
+adapters that would claim the same checkpoints or models, but know less about them.
 """
 
 import warnings
@@ -35,17 +35,17 @@ _ABILITIES = (Reader, Exporter, Describing, Outlining, Tokenizing, Advising)
 
 @cache
 def adapters() -> dict[str, object]:
-    """Return the adapter modules by name. One that cannot be used is left out, with a warning."""
+    """Return the adapter modules by name. An adapter that cannot be used is ignored, with a warning."""
     found: dict[str, object] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             module = entry.load()
             if not isinstance(module, _ABILITIES):
-                raise TypeError("it has the functions of no protocol in regime_proto.plugins.protocols")
+                raise TypeError("expected the functions of a protocol in regime_proto.plugins.protocols, found none")
             found[entry.name] = module
         except Exception as error:
             warnings.warn(
-                f"adapter {entry.name!r} ({entry.value}) is left out: {type(error).__name__}: {error}",
+                f"adapter {entry.name!r} ({entry.value}) is ignored: {type(error).__name__}: {error}",
                 RegimeWarning,
                 stacklevel=2,
             )
@@ -58,7 +58,7 @@ def readers() -> dict[str, Reader]:
 
 
 def is_checkpoint_file(path: Path) -> bool:
-    """Whether a file has the suffix of one that some adapter reads, or begins like one."""
+    """Whether a file has a suffix that an adapter reads, or begins like a file that one reads."""
     start = first_bytes(path, FIRST_BYTES)
     return any(
         path.suffix in reader.SUFFIXES or (isinstance(reader, Sniffing) and reader.sniff(start))
@@ -72,7 +72,7 @@ def reader_named(name: str) -> Reader:
     Raises
     ------
     RegimeError
-        There is none that reads checkpoints.
+        No adapter of that name reads checkpoints.
     """
     known = readers()
     if name not in known:
@@ -81,19 +81,19 @@ def reader_named(name: str) -> Reader:
 
 
 def capable(name: str, ability: type[T]) -> T | None:
-    """Return the adapter of that name if it has an ability, one of the protocols above."""
+    """Return the adapter of that name if it has an ability, which is one of the protocols."""
     module = adapters().get(name)
     return module if isinstance(module, ability) else None
 
 
 def capable_lineage(name: str, ability: type[T]) -> T | None:
-    """Return what has an ability: the adapter of that name, or the first of those that it refines."""
+    """Return the adapter of that name, or the first of those that it refines, that has an ability."""
     able = (capable(known, ability) for known in (name, *_refined(name)))
     return next((module for module in able if module is not None), None)
 
 
 def rank(name: str) -> int:
-    """Return how special an adapter is: it comes before those that would take for their own what it knows better."""
+    """Return how specific an adapter is: it takes precedence over the adapters that it refines."""
     return max((1 + rank(refined) for refined in _refined(name)), default=0)
 
 
@@ -103,7 +103,7 @@ def _refined(name: str) -> tuple[str, ...]:
 
 
 def advice_on(paths: Sequence[Path]) -> str | None:
-    """Return what is known of the first of `paths` that some adapter has advice on."""
+    """Return the advice on the first of `paths` for which an adapter has any."""
     advisers = [module for module in adapters().values() if isinstance(module, Advising)]
     found = (adviser.advice(path) for path in paths for adviser in advisers)
     return next((advice for advice in found if advice is not None), None)
@@ -115,7 +115,7 @@ def exporter_for(model: object) -> Exporter:
     Raises
     ------
     RegimeError
-        No adapter knows its type.
+        No adapter recognises its type.
     """
     for name in sorted(adapters(), key=rank, reverse=True):
         module = capable(name, Exporter)
@@ -126,29 +126,29 @@ def exporter_for(model: object) -> Exporter:
 
 
 def follower_for(model: object) -> Following:
-    """Return the adapter that follows `model` in training.
+    """Return the adapter that measures `model` during training.
 
     Raises
     ------
     RegimeError
-        There is none.
+        There is no such adapter.
     """
     exporter = exporter_for(model)
     if not isinstance(exporter, Following):
         raise RegimeError(
-            f"model of type {type(model).__name__}: it is not followed in training; save checkpoints and use "
-            "regime analyze"
+            f"model of type {type(model).__name__}: it cannot be recorded during training; save checkpoints "
+            "and use regime analyze"
         )
     return exporter
 
 
 def is_model(candidate: object) -> bool:
-    """Whether some adapter exports `candidate`."""
+    """Whether any adapter exports `candidate`."""
     return any(exporter.accepts(candidate) for exporter in _exporters())
 
 
 def expected_models() -> str:
-    """Return in words what the adapters export."""
+    """Return what the adapters export, in words."""
     *others, last = [exporter.MODELS for exporter in _exporters()]
     return f"{', '.join(others)} or {last}" if others else last
 

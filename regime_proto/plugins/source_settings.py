@@ -1,21 +1,21 @@
-"""How a directory of checkpoints is read, as the user says."""
+"""The user's settings for reading a directory of checkpoints."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class SourceSettings:
-    r"""How a directory of checkpoints is read; what is None is detected.
+    r"""How to read a directory of checkpoints. Settings that are None are detected.
 
     Parameters
     ----------
     adapter : str, optional
         The adapter that reads it.
     step_pattern : str, optional
-        A regular expression with one group, the step, or the epoch if it is named so (``(?P<epoch>\d+)``), that is
-        searched in the names of files or folders; those without it are left out.
+        A regular expression to search in the names of files or folders; names without a match are left out. Its one
+        group is the step, or the epoch if the group is named so (``(?P<epoch>\d+)``).
     weights : str, optional
-        The key under which a checkpoint holds the weights that are meant, or the front of their names.
+        The key under which a checkpoint holds the weights to use, or the prefix of their names.
     """
 
     adapter: str | None = None

@@ -78,7 +78,7 @@ def test_what_is_no_file_is_said_in_one_line_and_not_waited_for(tmp_path, comman
     if command == "check":
         assert done.returncode == 1
         kind = "a named pipe" if target == "pipe" else "a device"
-        assert f"{kind}, which is no file" in " ".join(done.stdout.split())
+        assert f"{kind}, not a file" in " ".join(done.stdout.split())
 
 
 def from_torch_saved(path, step):

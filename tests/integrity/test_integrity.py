@@ -486,7 +486,7 @@ def test_states_of_the_other_run(trained):
     mixed = {step: (other if step in (50, 60, 120) else run)[step] for step in STEPS}
     shared = [finding for finding in against(mixed, other).findings if finding.rule == "another-run"]
     assert [(finding.steps, finding.severity) for finding in shared] == [((50, 60, 120), "error")]
-    assert shared[0].message == "weights of other, steps 50, 60, 120 there"
+    assert shared[0].message == "same weights as other, steps 50, 60, 120 there"
     # Under other steps, and but for the sign of zeros.
     signed = {name: torch.where(tensor == 0, -0.0, tensor) for name, tensor in run[100].items()}
     report = against({step: other[step] for step in STEPS} | {200: signed}, run)
@@ -500,7 +500,7 @@ def test_a_shard_of_the_other_run(trained):
     mixed = {**run, 90: {**run[90], **{name: other[70][name] for name in names}}}
     (finding,) = [one for one in against(mixed, other).findings if one.rule == "another-run"]
     assert (finding.steps, set(finding.tensors)) == ((90,), set(names))
-    assert "of the weights or more are those of other, step 70 there" in finding.message
+    assert "of the weights are the same as in other, step 70 there" in finding.message
 
 
 def frozen_at_first(steps, seed):
@@ -540,13 +540,13 @@ def test_check_against_a_directory(saved, form, trained, tmp_path):
         FORMS[form](other, step, trained[0][step] if step == 130 else state)
     result = regime("check", saved[form], "--against", other)
     assert result.exit_code == 1
-    for words in ("another-run", "130", "against", str(other), "look which run they belong to"):
+    for words in ("another-run", "130", "against", str(other), "check which run they belong to"):
         assert "".join(words.split()) in "".join(result.stdout.split()), words
     found_there = json.loads(regime("check", saved[form], "--against", other, "--json").stdout)
     assert found_there["against"] == str(other)
     assert [finding["rule"] for finding in found_there["findings"]] == ["another-run"]
     assert json.loads(regime("check", saved[form], "--json").stdout)["against"] is None
-    for path, message in ((saved[form], "the directory itself"), (tmp_path / "none", "no such")):
+    for path, message in ((saved[form], "the same directory"), (tmp_path / "none", "no such")):
         result = regime("check", saved[form], "--against", path)
         assert (result.exit_code, message in result.stderr) == (2, True)
     file_in(path_of(other, 60)).write_bytes(b"nothing")
@@ -952,4 +952,4 @@ def test_a_last_checkpoint_that_is_cut_off_is_called_one_thing(tmp_path):
     assert "cut off, or still being written" in said
     assert "damaged" not in said
     assert "not complete yet" not in said
-    assert "if none does" in said
+    assert "otherwise" in said

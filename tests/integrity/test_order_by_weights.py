@@ -154,7 +154,7 @@ def test_another_order_in_which_the_way_is_shorter(case, order, runs):
         assert case in ("noise around a minimum", "restarts at every step", "uneven steps")
         return
     assert against is not None
-    assert "the weights speak against it (made here): where the order from the names differs" in against.message
+    assert "the weights contradict the order (made here): where the order from the names differs" in against.message
 
 
 @pytest.mark.parametrize("case", ["momentum", "strong momentum", "Adam", "cyclic learning rate"])
@@ -163,7 +163,7 @@ def test_neighbours_that_are_swapped_show_by_themselves(case, runs):
     against = judged(runs[case], swapped(count))
     assert against.steps == (2, 3, count // 2, count // 2 + 1, count - 4, count - 3)
     pairs = f"2 and 3, {count // 2} and {count // 2 + 1}, {count - 4} and {count - 3}"
-    assert against.message.startswith(f"{pairs} seem to be swapped: the weights would go")
+    assert against.message.startswith(f"{pairs} seem to be swapped: the other way round, the path of the weights")
 
 
 @pytest.mark.parametrize("case", [case for case in RUNS if not case.startswith(("uneven", "noise"))])
@@ -320,7 +320,7 @@ def test_another_order_is_named(states, root, tmp_path):
     plan = replace(plan, source=replace(plan.source, other_orders=(other,)))
     run_plan(plan, tmp_path / "run.h5")
     (doubt,) = doubts(tmp_path / "run.h5")
-    assert "speak against it (a step in the file name): where the order from the time of the files differs" in doubt
+    assert "contradict the order (a step in the file name): where the order from the time of the files differs" in doubt
 
 
 class Interrupted(Exception):

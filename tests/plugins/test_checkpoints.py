@@ -338,7 +338,7 @@ def test_a_directory_with_everything_in_it(tmp_path):
     assert names(source.checkpoints) == ["model_1.pt", "model_2.pt", "best.pt", "model_10.pt"]
     assert source.skipped_by_reason() == {
         "an optimizer state": ["optimizer_1.pt", "optimizer_10.pt", "optimizer_2.pt"],
-        "no torch checkpoint": ["notes.txt"],
+        "not a checkpoint for adapter torch": ["notes.txt"],
         "a copy of step 10": ["last.pt"],
     }
 
@@ -350,7 +350,7 @@ def test_files_without_a_number_go_where_they_say(tmp_path):
     torch.save({"model": WEIGHTS}, tmp_path / "final_model.pt")
     source = open_directory(tmp_path)
     assert names(source.checkpoints) == ["init.pt", "model_1.pt", "model_2.pt"]
-    assert source.skipped_by_reason() == {"it does not say its step, and its name has none": ["final_model.pt"]}
+    assert source.skipped_by_reason() == {"it does not hold its step, and its name has none": ["final_model.pt"]}
 
 
 def test_the_kind_with_most_files_is_read(tmp_path):
@@ -385,7 +385,7 @@ def test_a_pattern_says_where_the_step_stands(tmp_path):
     source = open_directory(folder, SourceSettings(step_pattern=r"ckpt_(\d+)"))
     assert [checkpoint.step for checkpoint in source.checkpoints] == [9, 10, 100]
     assert source.step_kind == "step"
-    assert source.skipped_by_reason() == {"--step-pattern is not in its name": ["other_3.pt"]}
+    assert source.skipped_by_reason() == {"--step-pattern does not match its name": ["other_3.pt"]}
 
 
 @pytest.mark.parametrize(
@@ -474,7 +474,7 @@ def test_a_source_knows_its_other_orders(tmp_path):
 def test_a_best_one_beside_numbered_ones_is_a_copy(tmp_path):
     source = open_directory(numbered(tmp_path, ["epoch_1.pth", "epoch_2.pth", "best_acc_epoch_2.pth"]))
     assert source.skipped_by_reason() == {
-        "it does not say its step, and its name says that it is a copy": ["best_acc_epoch_2.pth"]
+        "it does not hold its step, and by its name it is a copy": ["best_acc_epoch_2.pth"]
     }
 
 

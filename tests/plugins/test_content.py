@@ -145,7 +145,7 @@ def test_other_files_are_not_taken_for_checkpoints(tmp_path):
         save(tmp_path / f"checkpoint_{number}.pth.tar", number)
     source = open_directory(tmp_path)
     assert named(source.checkpoints) == ["checkpoint_0.pth.tar", "checkpoint_1.pth.tar"]
-    assert list(source.skipped_by_reason()) == ["no torch checkpoint"]
+    assert list(source.skipped_by_reason()) == ["not a checkpoint for adapter torch"]
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
@@ -199,7 +199,7 @@ def test_suffixes_come_first(tmp_path):
     source = open_directory(tmp_path)
     assert named(source.checkpoints) == [f"step_{step}.pt" for step in range(3)]
     assert source.skipped_by_reason() == {
-        "of a suffix of its own, unlike step_0.pt": [f"features_{step}.pkl" for step in range(3)]
+        "has a different suffix from step_0.pt": [f"features_{step}.pkl" for step in range(3)]
     }
 
 

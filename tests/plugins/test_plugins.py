@@ -99,7 +99,7 @@ def test_broken_ones_warn_and_are_left_out(distribution, run):
         ("cannot_import", "ModuleNotFoundError: No module named 'no_such_framework'"),
         ("raises", "RuntimeError: out of order"),
         ("absent", "ModuleNotFoundError: No module named 'no_such_module_of_fake'"),
-        ("lacks_read", "it has the functions of no protocol"),
+        ("lacks_read", "expected the functions of a protocol"),
         ("fails_on_looking", "KeyError: 'x'"),
     ):
         assert f"adapter '{name}'" in done.stderr

@@ -339,7 +339,7 @@ def test_one_that_raises_ends_the_conversion_in_one_line_and_what_was_written_st
 
 @pytest.mark.parametrize(
     ("found", "said"),
-    [([1.0], r"an array of \[1\], not \[2\], for \(layer\)"), ("text", "no numbers")],
+    [([1.0], r"an array of shape \[1\], expected \[2\], for \(layer\)"), ("text", "does not return numbers")],
 )
 def test_one_that_gives_something_else_is_refused(mlp_run, measured, tmp_path, found, said):
     mine = {"name": "mine", "dims": ("layer",), "meaning": "mine", "definition": "mine"}
@@ -373,8 +373,8 @@ WRONG = [
     ({"needs": ("gradients",)}, "needs"),
     ({"unit": "seconds"}, "decoded as a time"),
     ({"unit": "days since 2000-01-01"}, "decoded as a time"),
-    ({"term": abs, "compute": abs}, "in place of compute"),
-    ({"term": abs, "dims": ("layer",)}, "in place of compute"),
+    ({"term": abs, "compute": abs}, "term replaces compute"),
+    ({"term": abs, "dims": ("layer",)}, "term replaces compute"),
 ]
 
 
