@@ -83,6 +83,7 @@ $(VENV)/.docs-installed: $(VENV)/.installed
 # Results of the notebooks are kept in build/, and computed again when the package or a notebook changes.
 docs: $(VENV)/.docs-installed
 	$(BIN)/python -m sphinx -W --keep-going --quiet -b html -d build/docs-cache/pages docs build/docs
+	touch build/docs/.built
 
 types: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" tests/check_wheel.sh

@@ -28,7 +28,7 @@ extensions = [
     "sphinx_design",
 ]
 exclude_patterns = ["extensions", "runs/sources.md"]
-nitpicky = False
+highlight_language = "text"
 default_role = "py:obj"
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath", "fieldlist"]

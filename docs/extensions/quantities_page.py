@@ -20,9 +20,9 @@ FORMULAS = {
     "weight_norm_l2": r"\sqrt{\sum_k w_{i,k}^2}",
     "weight_distance_l2": r"\sqrt{\sum_k (w_{i,k} - w_{0,k})^2}",
     "weight_dot": r"\sum_k w_{i,k} \, w_{j,k}",
-    "amplitude_distance": r"\frac{1}{K} \sum_{k=1}^{K} \lvert A_{i,(k)} - A_{j,(k)} \rvert , \quad "
+    "amplitude_distance": r"\tfrac{1}{K} \sum_{k=1}^{K} \lvert A_{i,(k)} - A_{j,(k)} \rvert , \quad "
     r"A_{i,k} = \sqrt{\sum_n w_{i,kn}^2 + b_{i,k}^2}",
-    "active_fraction": r"\frac{\sum_u m_{i,u}}{\text{thresholds} \cdot \text{units}}",
+    "active_fraction": r"\sum_u m_{i,u} \;/\; (\text{thresholds} \cdot \text{units})",
     "margin": r"\min_u \lvert z_{i,u} - \theta_u \rvert",
     "preactivation_rms": r"\sqrt{\operatorname{mean}_u z_{i,u}^2}",
     "interior_flips": r"\sum_u \left[\, r_{i,u} = r_{i-1,u} \;\text{and}\; "
@@ -112,10 +112,9 @@ def section(name: str, alike: list[Quantity]) -> Iterator[str]:
     yield from (f"### {name}", "", f"{sentence(first, alike)}", "")
     if name in FORMULAS:
         yield from ("$$", FORMULAS[name], "$$", "")
-    yield from ("| | |", "|---|---|")
     for fact, value in facts.items():
         if value:
-            yield f"| {fact} | {value.replace('|', chr(92) + '|')} |"
+            yield f":{fact}: {value}"
     yield ""
 
 

@@ -25,6 +25,11 @@ def test_every_command_and_option_stands_in_the_reference():
             assert f"`REGIME_{in_capitals(name)}_{in_capitals(long_name(option))}`" in section
 
 
+def test_text_of_the_reference_is_no_markdown():
+    assert r"(?P\<epoch>" in reference()
+    assert r"NAME@step\*'" in reference()
+
+
 def test_every_command_has_an_example_and_every_option_help():
     for name, command in main.commands.items():
         assert re.search(rf"\n\n *(Example|For example):\s+regime {name}\b", command.help), name

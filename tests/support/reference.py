@@ -1,6 +1,7 @@
 """Writes cli/REFERENCE.md, with every command and option, from the commands themselves."""
 
 import inspect
+import re
 
 import click
 from folders import ROOT
@@ -19,7 +20,7 @@ HEAD = """\
 
 Written by `make reference` from the commands themselves; `regime COMMAND --help` shows the same text.
 
-Every option can be set by the environment variable listed for it. Set a flag to 1 or 0. For an option that may be
+Every option can be set by the environment variable listed below it. Set a flag to 1 or 0. For an option that may be
 repeated, separate the values by spaces. Options on the command line override variables.
 
 Exit codes, unless a command lists its own: 0 done; 1 an error that the message says how to fix; 2 wrong usage;
@@ -43,25 +44,30 @@ def paragraph(text):
     """Return a paragraph of help; examples become code blocks."""
     title, colon, rest = text.partition(":")
     if not (colon and title in ("Example", "For example")):
-        return text
+        return as_text(text)
     return "\n".join(f"    {line.strip()}" for line in rest.strip().splitlines())
 
 
 def table(command, context):
-    rows = ["| argument, option | default | variable | meaning |", "|---|---|---|---|"]
+    rows = ["| argument, option, variable | default | meaning |", "|---|---|---|"]
     for argument in command.params:
         if isinstance(argument, click.Argument):
             need = "required" if argument.required else ""
             rows.append(
-                f"| `{argument.make_metavar(context).translate(BRACKETS)}` | {need} | | {KINDS[argument.type.name]} |"
+                f"| `{argument.make_metavar(context).translate(BRACKETS)}` | {need} | {KINDS[argument.type.name]} |"
             )
     for option in options_of(command):
         names = ", ".join(sorted(option.opts, key=len))
         metavar = "" if option.is_flag else f" {option.make_metavar(context)}"
         meaning = option.help + " May be repeated." * (option.multiple and "May be repeated" not in option.help)
-        cells = (f"`{names}{metavar}`", default(option), f"`{option.envvar}`", meaning)
+        cells = (f"`{names}{metavar}`<br>`{option.envvar}`", default(option), as_text(meaning))
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
+
+
+def as_text(text):
+    """Return text whose signs are no Markdown: a group `(?P<epoch>…)` is no tag."""
+    return re.sub(r"[<*]", r"\\\g<0>", text)
 
 
 def default(option):
