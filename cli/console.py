@@ -1,6 +1,5 @@
 """Messages: results go to stdout, everything else to stderr, one line each."""
 
-import os
 import sys
 import threading
 import warnings
@@ -10,16 +9,12 @@ from dataclasses import dataclass, field
 
 import rich_click as click
 
+from regime_proto.runtime.progress import progress_bar
 from regime_proto.schema.errors import RegimeWarning
 from regime_proto.schema.text import printable
 
 # Seconds that a task may take before a message says what is happening.
 PATIENCE = 1.0
-
-
-def is_plain() -> bool:
-    """Whether to print neither colours nor bars: the user asked for that (no-color.org), or TERM=dumb."""
-    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 def say(text: str, *, lead: str = "", bold: bool = False, err: bool = False) -> None:
@@ -94,16 +89,11 @@ class Messages:
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[[int, int], None] | None]:
         """Yield a callback that draws a progress bar, or None if there is no terminal."""
-        if self.quiet or not sys.stderr.isatty() or is_plain():
+        if self.quiet:
             yield None
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn(label, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(label, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+        with progress_bar(label) as bar:
+            yield bar
 
 
 def show_error(text: str) -> None:

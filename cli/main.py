@@ -30,8 +30,9 @@ from regime_proto.cli.commands import (
     thin,
     validate,
 )
-from regime_proto.cli.console import is_plain, show_error
+from regime_proto.cli.console import show_error
 from regime_proto.cli.interruption import TYPED
+from regime_proto.runtime.progress import is_plain
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import cannot_open, did_you_mean
 

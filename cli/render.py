@@ -12,14 +12,14 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from regime_proto.analyzer.display import describe_intervals, describe_range, describe_run
 from regime_proto.analyzer.result import LayerResult, Result
 from regime_proto.analyzer.stages import CHAOTIC, PERCENTILES, STABLE, TRANSITION, Labels
 from regime_proto.analyzer.structure import LEVEL, Structure
 from regime_proto.analyzer.verdict import verdict
-from regime_proto.cli.console import is_plain
+from regime_proto.runtime.progress import is_plain
 from regime_proto.schema.numbers import number
 from regime_proto.schema.text import printable
-from regime_proto.schema.words import counted
 
 SPARK_WIDTH = 60
 SHOWN_LAYERS = 3
@@ -92,29 +92,14 @@ def analysis(result: Result, *, all_layers: bool) -> Group:
 
 
 def _title(result: Result) -> Text:
-    steps = result.curves["step"].to_numpy()
     text = Text(printable(result.trajectory or "trajectory"), style="bold")
-    facts = f"{counted(result.observations, 'observation')} to {result.step_kind} {steps[-1]}, {_stride(result)}, "
-    facts += f"smoothed over {result.window}, preset {result.preset}"
-    return text.append(f"\n{facts}", style="not bold")
-
-
-def _stride(result: Result) -> str:
-    if result.stride is None:
-        return "uneven strides"
-    if result.stride == 1:
-        return "stride 1"
-    return f"stride {result.stride} (every change spans {result.stride} {result.step_kind}s)"
+    return text.append(f"\n{describe_run(result)}", style="not bold")
 
 
 def _numbers(result: Result) -> Table:
     table = facts_grid()
-    span = "undefined"
-    if result.rho_range is not None:
-        low, high = result.rho_range
-        span = f"{number(low, '.2f')} – {number(high, '.2f')} over {len(result.readings)} readings"
-    table.add_row(Text("ρ", style="bold"), Text(number(result.rho, ".2f"), style="bold"), span)
-    for line in _intervals(result):
+    table.add_row(Text("ρ", style="bold"), Text(number(result.rho, ".2f"), style="bold"), describe_range(result))
+    for line in describe_intervals(result):
         table.add_row("", "", line)
     table.add_row("AUC_W", number(result.auc_w), "area under the weight curve")
     table.add_row("AUC_P", number(result.auc_p), "area under the pattern curve")
@@ -161,19 +146,6 @@ def _labels(labels: Labels) -> tuple[str, str]:
         return "", f"cosine of fingerprints: {stable}, {CHAOTIC} up to {labels.chaotic:.6g} ({low} percentile)"
     shares = f"{STABLE} (cosine of fingerprints from {labels.stable:g}), {labels.share(TRANSITION):.0%} {TRANSITION}"
     return f"{labels.share(STABLE):.0%}", f"{shares}, {labels.share(CHAOTIC):.0%} {CHAOTIC} (up to {labels.chaotic:g})"
-
-
-def _intervals(result: Result) -> list[str]:
-    """Return the intervals of ρ, one line per source of uncertainty."""
-    found = result.uncertainty
-    if found is None:
-        return []
-    sources = (("a different choice of probe samples", found.probe), ("different noise in the same run", found.course))
-    return [
-        f"{number(spread.rho.low, '.2f')} – {number(spread.rho.high, '.2f')} for {source} ({found.level:.0%})"
-        for source, spread in sources
-        if spread is not None and spread.rho is not None
-    ]
 
 
 def _curves(result: Result) -> Table:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regime_proto.cli.render import plain_table
-from regime_proto.comparison.columns import Column, columns
+from regime_proto.comparison.columns import Column, columns, describe_rows
 from regime_proto.comparison.compare import Comparison, Repeat, Summary
 from regime_proto.comparison.labels import label_names
 from regime_proto.comparison.rows import PAPER, Row, spacing
@@ -18,7 +18,7 @@ from regime_proto.comparison.spread import Spread
 from regime_proto.report.names import distinct
 from regime_proto.schema.numbers import UNKNOWN, number
 from regime_proto.schema.text import printable
-from regime_proto.schema.words import counted, few
+from regime_proto.schema.words import few
 
 _LONGEST_NAME, _SHORTEST_NAME = 60, 12
 
@@ -44,12 +44,8 @@ def comparison(found: Comparison, target: Console, *, everything: bool) -> Group
 
 
 def _title(rows: Sequence[Row]) -> Text:
-    own = [row for row in rows if row.source != PAPER]
-    published = len(rows) - len(own)
-    counts = [counted(len(own), "run")] if own else []
-    counts += [f"{published} published runs (the paper's Table II)"] if published else []
     kinds = dict.fromkeys([*map(spacing, rows), *(f"preset {row.preset}" for row in rows)])
-    return Text(" and ".join(counts), style="bold").append("\n" + ", ".join(kinds), style="not bold")
+    return Text(describe_rows(rows), style="bold").append("\n" + ", ".join(kinds), style="not bold")
 
 
 def _labels_that_fit(found: Comparison, target: Console, most: int) -> int:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from regime_proto.recording.record import record
     from regime_proto.recording.recorder import Recorder
     from regime_proto.recording.settling import Settling
+    from regime_proto.report.print.runs import figure
+    from regime_proto.runtime.progress import progress_bar
     from regime_proto.schema.dataset import open_trajectory
     from regime_proto.schema.errors import RegimeError, RegimeWarning, TrajectoryError
 
@@ -38,8 +40,10 @@ __all__ = [
     "compare",
     "convert",
     "convert_many",
+    "figure",
     "linearize",
     "open_trajectory",
+    "progress_bar",
     "record",
     "synthetic",
 ]
@@ -60,8 +64,10 @@ _HOMES = {
     "compare": "regime_proto.comparison.compare",
     "convert": "regime_proto.conversion.run",
     "convert_many": "regime_proto.conversion.many",
+    "figure": "regime_proto.report.print.runs",
     "linearize": "regime_proto.conversion.linearize",
     "open_trajectory": "regime_proto.schema.dataset",
+    "progress_bar": "regime_proto.runtime.progress",
     "record": "regime_proto.recording.record",
 }
 

@@ -121,13 +121,10 @@ def _checked(report: "Report") -> "RenderableType":
 
     from regime_proto.cli.render import facts_grid
 
-    kind, count = report.step_kind, len(report.steps)
     facts = facts_grid()
     facts.add_row("directory", Text(printable(report.root), overflow="fold"))
     facts.add_row("adapter", f"{report.adapter} ({report.recognised})")
-    stride = f"stride {report.stride}" if report.stride is not None else "uneven strides"
-    span = f", {kind} {report.steps[0]} to {report.steps[-1]}, {stride}" if count > 1 else f", {kind} {report.steps[0]}"
-    facts.add_row("checkpoints", f"{count}{span}")
+    facts.add_row("checkpoints", report.extent)
     facts.add_row(
         "each",
         f"{counted(report.tensors, 'tensor')}, {counted(report.parameters, 'parameter', ',')}; "

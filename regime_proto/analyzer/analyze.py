@@ -271,7 +271,9 @@ def _curves(whole: xr.Dataset, trajectory: xr.Dataset, series: Series, width: in
     if any("tensor" in getattr(values, "dims", ()) for values in variables.values()):
         coordinates["tensor"] = trajectory["tensor"].to_numpy()
     return xr.Dataset(
-        variables, coords=coordinates, attrs={"window": width, "step_kind": trajectory.attrs["step_kind"]}
+        variables,
+        coords=coordinates,
+        attrs={"window": width, "step_kind": trajectory.attrs["step_kind"], "run_id": str(whole.attrs["run_id"])},
     )
 
 

@@ -1,10 +1,13 @@
 """What an analysis found: ρ and the areas, when the curves settle, layer by layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import xarray as xr
 
+import regime_proto
+from regime_proto.analyzer.display import display
 from regime_proto.analyzer.distance import Distance, read_distance
 from regime_proto.analyzer.quantity_curves import QuantityResult
 from regime_proto.analyzer.readings import Reading
@@ -12,6 +15,7 @@ from regime_proto.analyzer.settled import Settled
 from regime_proto.analyzer.stages import Labels
 from regime_proto.analyzer.structure import Structure
 from regime_proto.analyzer.uncertainty import Uncertainty
+from regime_proto.schema.display import Display, Displayed
 from regime_proto.schema.numbers import finite
 
 JSON_VERSION = 1
@@ -57,8 +61,8 @@ class LayerResult:
     auc_p: float
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(Displayed):
     """What a trajectory says, under one preset.
 
     Parameters
@@ -136,6 +140,34 @@ class Result:
     def distance(self) -> Distance | None:
         """How far the weights have come from their start; None where the file does not say."""
         return read_distance(self.curves)
+
+    def plot(
+        self,
+        *,
+        columns: int = 1,
+        layers: str | None = None,
+        metrics: Sequence[str] = (),
+        batches_per_epoch: float | None = None,
+    ) -> Any:
+        """Return a matplotlib figure of the normalised curves; a notebook shows it.
+
+        Parameters
+        ----------
+        columns, layers, metrics, batches_per_epoch : optional
+            As in `regime_proto.figure`.
+
+        Raises
+        ------
+        RegimeError
+            matplotlib is not installed, the result is of a data set in memory, or its file holds another run now.
+        """
+        # The top package is lazy: what draws is loaded now, and needs matplotlib.
+        return regime_proto.figure(
+            self, columns=columns, layers=layers, metrics=metrics, batches_per_epoch=batches_per_epoch
+        )
+
+    def _display(self) -> Display:
+        return display(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON object; numbers are finite or None."""

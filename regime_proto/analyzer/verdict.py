@@ -1,18 +1,22 @@
 """What may be said of a run, in a sentence."""
 
-from regime_proto.analyzer.result import Result
+from typing import TYPE_CHECKING
+
 from regime_proto.analyzer.settled import Settled
 from regime_proto.analyzer.structure import LEVEL
 from regime_proto.analyzer.uncertainty import Uncertainty
 
+if TYPE_CHECKING:
+    from regime_proto.analyzer.result import Result
 
-def verdict(result: Result) -> str:
+
+def verdict(result: "Result") -> str:
     """Say in words whether the run broke, and what the ends of the curves, ρ and the thresholds allow to say."""
     said = [result.divergence, _settling(result), _structure(result)]
     return " ".join(sentence for sentence in said if sentence)
 
 
-def _settling(result: Result) -> str:
+def _settling(result: "Result") -> str:
     if result.rho_range is None:
         return "ρ is undefined: nothing can be said about which settled first."
     if not result.settled.both:
@@ -30,7 +34,7 @@ def _settling(result: Result) -> str:
     return f"{first} {settled} earlier than {second}: every reading says so{unsure}.{sampled}"
 
 
-def _structure(result: Result) -> str:
+def _structure(result: "Result") -> str:
     """Say how much of the way to the last state moving patterns accounts for; nothing where that is not known."""
     found, kind = result.structure, result.step_kind
     if found is None:

@@ -90,6 +90,15 @@ def _labels_tell(comparison: "Comparison", names: Sequence[str]) -> bool:
     return one_source and len(told) == len(comparison.rows) and all(row.labels for row in comparison.rows)
 
 
+def describe_rows(rows: Sequence[Row]) -> str:
+    """Return how many runs there are, and how many of them are published ones."""
+    own = [row for row in rows if row.source != PAPER]
+    published = len(rows) - len(own)
+    counts = [counted(len(own), "run")] if own else []
+    counts += [f"{published} published runs (the paper's Table II)"] if published else []
+    return " and ".join(counts)
+
+
 def describe(summary: "Summary") -> str:
     """Return mean, semi-deviations and median of ρ in words."""
     whose = " of Table II" if summary.source == PAPER else ""

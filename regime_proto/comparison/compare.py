@@ -11,9 +11,11 @@ from typing import Any
 from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.settings import RESAMPLES, AnalysisSettings
 from regime_proto.comparison import labels as labelling
+from regime_proto.comparison.columns import columns, describe, describe_rows
 from regime_proto.comparison.labels import DATASET, FAMILY, SEED, STAND_IN
 from regime_proto.comparison.rows import PAPER, RUN, Row, published, row_of, spacing
 from regime_proto.comparison.spread import Centre, Spread, centre, spread
+from regime_proto.schema.display import Display, Displayed, Notes, Table
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.validation.ahead import checking_ahead
 from regime_proto.schema.words import few
@@ -70,8 +72,8 @@ class Repeat:
         return {"runs": list(self.runs), "labels": dict(self.labels), **spreads}
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Displayed):
     """Several runs beside each other.
 
     Parameters
@@ -91,6 +93,16 @@ class Comparison:
     repeats: tuple[Repeat, ...]
     is_mixed: bool
     warnings: tuple[str, ...]
+
+    def _display(self) -> Display:
+        shown = columns(self)
+        table = Table(
+            tuple(tuple(column.text(row) for column in shown) for row in self.rows),
+            headings=tuple(column.heading for column in shown),
+            are_numbers=tuple(column.is_number for column in shown),
+        )
+        means = map(describe, self.summaries)
+        return Display(describe_rows(self.rows), (table, *means, Notes("warnings", self.warnings)))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON object; numbers are finite or None."""

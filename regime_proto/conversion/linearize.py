@@ -20,6 +20,7 @@ from regime_proto.program.probe import probe_content
 from regime_proto.program.program import Program
 from regime_proto.quantities.deltas import non_finite
 from regime_proto.runtime.device import find_device
+from regime_proto.schema.display import Display, Displayed, Table
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import place_files
 from regime_proto.schema.kinds import MAP_ARRAYS
@@ -27,8 +28,8 @@ from regime_proto.schema.nearest import no_such
 from regime_proto.schema.types import Array
 
 
-@dataclass(frozen=True)
-class Linearized:
+@dataclass(frozen=True, repr=False)
+class Linearized(Displayed):
     """The affine maps of one state: f(x') = matrix · x' + offset around each of some samples.
 
     Parameters
@@ -91,6 +92,17 @@ class Linearized:
 
     def _stacked(self, name: str) -> Array:
         return np.array([getattr(one, name) for one in self.maps])
+
+    def _display(self) -> Display:
+        outputs, inputs = self.matrix.shape[1:]
+        radius, residual = self.radius, self.residual
+        facts = (
+            ("maps", f"{len(self.maps)}, of {inputs} inputs to {outputs} outputs"),
+            ("regions", f"{self.regions}, of {self.probe_samples} probe samples"),
+            ("radius", f"{radius.min():.3g} to {radius.max():.3g}"),
+            ("residual", f"{residual.max():.1e} at most"),
+        )
+        return Display(f"step {self.step} of {self.checkpoint.name}", (Table(facts),))
 
     @property
     def content(self) -> bytes:

@@ -12,7 +12,7 @@ from regime_proto.checkpoints.opening import FOLDER, kind_of
 from regime_proto.checkpoints.source import Skipped, Source
 from regime_proto.integrity import rules
 from regime_proto.integrity.against import states_of_another, unread
-from regime_proto.integrity.findings import ADVICE, ERROR, Finding
+from regime_proto.integrity.findings import ADVICE, ERROR, Finding, spell_steps
 from regime_proto.integrity.jumps import counted_tensors, jumps
 from regime_proto.integrity.order import contradiction
 from regime_proto.integrity.scan import Progress, Scan, distances, scan
@@ -20,6 +20,7 @@ from regime_proto.plugins.open_directory import UNFINISHED, open_directory
 from regime_proto.plugins.source_settings import SourceSettings
 from regime_proto.program.program import FILE_NAME as PROGRAM_FILE
 from regime_proto.program.program import Program
+from regime_proto.schema.display import Display, Displayed, Table
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.types import as_tuple
 from regime_proto.schema.words import counted
@@ -35,8 +36,8 @@ _WAIT = (
 _DAMAGED = (UNFINISHED, "cannot be read")
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Displayed):
     """What a check read, and what it found.
 
     Parameters
@@ -84,6 +85,23 @@ class Report:
         """The number of steps from each checkpoint to the next; None if it varies."""
         strides = {later - earlier for earlier, later in pairwise(self.steps)}
         return strides.pop() if len(strides) == 1 else None
+
+    @property
+    def extent(self) -> str:
+        """In words, how many checkpoints there are, and from which step to which."""
+        kind, count = self.step_kind, len(self.steps)
+        if count == 1:
+            return f"1, {kind} {self.steps[0]}"
+        stride = f"stride {self.stride}" if self.stride is not None else "uneven strides"
+        return f"{count}, {kind} {self.steps[0]} to {self.steps[-1]}, {stride}"
+
+    def _display(self) -> Display:
+        found = tuple((finding.rule, spell_steps(finding.steps), finding.message) for finding in self.findings)
+        advice = dict.fromkeys((finding.rule, finding.advice) for finding in self.findings)
+        tables = (Table(found, headings=("found", self.step_kind, "what")), "What to do:", Table(tuple(advice)))
+        facts = (("adapter", f"{self.adapter} ({self.recognised})"), ("checkpoints", self.extent))
+        verdict = "nothing wrong found" if self.ok else ""
+        return Display(self.root, (Table(facts), *(tables if found else ()), verdict))
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""

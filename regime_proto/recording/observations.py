@@ -16,15 +16,17 @@ from regime_proto.recording.background_writer import Journal
 from regime_proto.recording.schedule import Schedule
 from regime_proto.recording.settling import Detector, Settling
 from regime_proto.recording.strides import STRIDES
+from regime_proto.schema.display import Display, Displayed, Table
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.flips import FlipCounter, pattern_change
 from regime_proto.schema.header import Observation
+from regime_proto.schema.numbers import number
 from regime_proto.schema.types import Array
 from regime_proto.schema.words import counted
 
 
-@dataclass(frozen=True)
-class Status:
+@dataclass(frozen=True, repr=False)
+class Status(Displayed):
     """What a recorder knows of a run.
 
     Parameters
@@ -61,6 +63,23 @@ class Status:
     stopped: str = ""
     stride: int | None = None
     observing_share: float = math.nan
+
+    def _display(self) -> Display:
+        if self.step is None:
+            return Display("no observation yet", (self.stopped,))
+        epoch = "" if math.isnan(self.epoch) else f" (epoch {self.epoch:.2f})"
+        settled = "settled" if self.settled else "not settled"
+        first = "" if self.settled_at is None else f", for the first time at step {self.settled_at}"
+        facts = [
+            ("observations", str(self.observations)),
+            ("Δw", number(self.weight_change, ".3g")),
+            ("Δa", number(self.pattern_change, ".3g")),
+            ("patterns", f"{settled}{first}"),
+        ]
+        facts += [] if self.stride is None else [("stride", str(self.stride))]
+        facts += [] if math.isnan(self.observing_share) else [("observing", f"{self.observing_share:.1%} of the time")]
+        facts += [("stopped", self.stopped)] if self.stopped else []
+        return Display(f"step {self.step}{epoch}", (Table(tuple(facts)),))
 
 
 Callback = Callable[[Status], object]

@@ -516,3 +516,14 @@ def test_a_run_on_a_stand_in_is_named_as_one_next_to_published_runs(paths, tmp_p
     assert f"{warned}{paths[0].name} (motion (stand-in for HAR))" in found.warnings
     alone = regime_proto.compare(paths[:2], labels=table)
     assert not any("stand-in" in text for text in alone.warnings)
+
+
+def test_a_comparison_shows_its_table(paths):
+    found = regime_proto.compare(paths, reference="paper", resamples=0)
+    lines = repr(found).split("\n")
+    assert lines[0] == f"{len(paths)} runs and 18 published runs (the paper's Table II)"
+    assert lines[1].split()[-3:] == ["AUC_P", "ρ", "range"]
+    assert len(lines) == 2 + len(found.rows) + len(found.summaries) + len(found.warnings)
+    page = found._repr_html_()
+    assert page.count("<tr>") == 1 + len(found.rows)
+    assert "mean ρ" in page

@@ -59,6 +59,7 @@ def test_from_python_the_last_state_by_default(run, tmp_path):
     done = []
     found = regime_proto.linearize(run / "checkpoints", progress=lambda now, total: done.append((now, total)))
     assert found.step == 3
+    assert "maps      6, of 12 inputs to 3 outputs" in repr(found).split("\n")
     assert [one.sample for one in found.maps] == list(range(6))
     assert done == [(number, 6) for number in range(1, 7)]
     found.save(tmp_path / "maps.npz")

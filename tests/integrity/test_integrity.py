@@ -128,6 +128,7 @@ def test_a_real_run_is_sound(folder, form):
     report = regime_proto.check(folder)
     assert report.ok
     assert report.findings == ()
+    assert repr(report).endswith("nothing wrong found")
     assert (report.adapter, len(report.steps), report.steps[0], report.steps[-1], report.stride) == (
         form, 24, 0, 230, 10,
     )  # fmt: skip
@@ -140,6 +141,10 @@ def test_a_copy_under_another_step(folder, form, trained):
     report = regime_proto.check(folder)
     assert found(report) == [("duplicate", (40, 150))]
     assert not report.ok
+    assert repr(report).startswith(f"{folder}\nadapter      {form}")
+    assert f"duplicate  {report.findings[0].advice}" in repr(report)
+    assert "nothing wrong" not in repr(report)
+    assert report._repr_html_().count("duplicate") == 2
 
 
 def test_final_weights_early_in_the_run(folder, form, trained):

@@ -355,6 +355,9 @@ def test_status_and_callbacks(tmp_path):
         for step, _ in enumerate(nets.train(model, states=5)):
             recorder.observe(step, epoch=step / 2)
             assert recorder.status() == seen[-1]
+    assert repr(regime_proto.Status()) == "no observation yet"
+    assert repr(seen[-1]).split("\n")[:2] == ["step 4 (epoch 2.00)", "observations  5"]
+    assert "<td style=" in seen[-1]._repr_html_()
     found = rows(tmp_path / "run.h5")
     assert [status.step for status in seen] == list(range(5))
     assert [status.observations for status in seen] == [1, 2, 3, 4, 5]

@@ -16,12 +16,12 @@ from regime_proto.report.figure import (
     WEIGHT_SOFT,
     Figure,
     Table,
-    number,
     numbers,
 )
 from regime_proto.report.page.drawing import TABLE_ROWS, line, span_text, thinned
 from regime_proto.report.view import RunView
 from regime_proto.schema.layout import QUANTITY_PREFIX
+from regime_proto.schema.numbers import number
 from regime_proto.schema.types import Array
 
 _COLORS = {"last": (PATTERN, PATTERN_SOFT), "first": (WEIGHT, WEIGHT_SOFT)}

@@ -13,6 +13,7 @@ from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.settings import AnalysisSettings
 from regime_proto.comparison.labels import SEED, labels_of
 from regime_proto.schema.epochs import epochs_at
+from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.reader import metric_variables, open_checked, read_header
 from regime_proto.schema.types import Array
 
@@ -60,9 +61,29 @@ def read_run(path: str | os.PathLike[str], settings: AnalysisSettings) -> Drawn:
     RegimeError
         The trajectory cannot be read or analyzed.
     """
-    path = Path(path)
-    result = analyze_with(path, settings)
+    return as_drawn(analyze_with(path, settings), settings.batches_per_epoch)
+
+
+def as_drawn(result: Result, batches_per_epoch: float | None) -> Drawn:
+    """Read what is drawn beside the curves of a result.
+
+    Parameters
+    ----------
+    result : Result
+    batches_per_epoch : float or None
+        For the axis, where the trajectory holds no epochs.
+
+    Raises
+    ------
+    RegimeError
+        The trajectory cannot be read, or is not that of the result.
+    """
+    if result.trajectory is None:
+        raise RegimeError("the result is of a data set in memory, without metrics and epochs to draw: analyze its file")
+    path = Path(result.trajectory)
     with open_checked(path) as file:
+        if file.attrs["run_id"] != result.curves.attrs["run_id"]:
+            raise RegimeError(f"{path}: holds another run than when it was analyzed; analyze it again")
         header, observed = read_header(file), read_observed(file, result)
         metrics = {variable.meaning: file[variable.name][observed.at] for variable in metric_variables(file)}
     intervals = len(observed.steps) - 1
@@ -73,9 +94,7 @@ def read_run(path: str | os.PathLike[str], settings: AnalysisSettings) -> Drawn:
         name=_name(labels_of(header.extra), path),
         result=result,
         steps=observed.steps,
-        epochs=epochs_at(
-            observed.steps, observed.epochs, result.step_kind, settings.batches_per_epoch, observed.per_epoch
-        ),
+        epochs=epochs_at(observed.steps, observed.epochs, result.step_kind, batches_per_epoch, observed.per_epoch),
         weights=spread_out["weight"],
         patterns=spread_out["pattern"],
         layers=spread_out["layer_pattern"],

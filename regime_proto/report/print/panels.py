@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
@@ -142,7 +141,7 @@ def _axes(plan: Plan, *, title_lines: int, entries: int) -> tuple[Any, Array]:
             f"the figure would be {height:.1f} inches high, a page is {style.PAGE}: give fewer runs{wider}"
         )
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.04, wspace=0.02, hspace=0.0)
-    figure = Figure(figsize=(style.WIDTHS[plan.columns], height), layout=layout)
+    figure = style.Inline(figsize=(style.WIDTHS[plan.columns], height), layout=layout)
     axes = figure.subplots(
         len(heights), plan.across, sharex="all", squeeze=False, gridspec_kw={"height_ratios": heights}
     )

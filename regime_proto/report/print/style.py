@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from matplotlib import style
+from matplotlib.figure import Figure
 
 # What matplotlib is told of a line.
 Look = dict[str, Any]
@@ -52,6 +53,9 @@ _SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "regime",
 }
 
+# Pixels per inch on a screen: letters are as large there as those of a page.
+SCREEN = 150
+
 # What would tell when a file was made.
 _WITHOUT_DATES: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None},
@@ -59,6 +63,14 @@ _WITHOUT_DATES: dict[str, dict[str, None]] = {
     "png": {},
 }
 FORMATS = tuple(_WITHOUT_DATES)
+
+
+class Inline(Figure):
+    """A figure that a notebook shows, whether or not pyplot is imported there."""
+
+    def _repr_png_(self) -> bytes:
+        with for_print():
+            return as_file(self, "png", dpi=SCREEN)
 
 
 @contextmanager

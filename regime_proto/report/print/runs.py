@@ -1,0 +1,54 @@
+"""A figure of runs to look at, or to change further."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from regime_proto.analyzer.result import Result
+from regime_proto.analyzer.settings import AnalysisSettings
+from regime_proto.report.print.drawn import as_drawn, read_run
+
+
+def figure(
+    runs: str | os.PathLike[str] | Result | Iterable[str | os.PathLike[str] | Result],
+    *,
+    columns: int = 1,
+    layers: str | None = None,
+    metrics: Sequence[str] = (),
+    preset: str = "paper",
+    steps: str | None = None,
+    batches_per_epoch: float | None = None,
+) -> Any:
+    """Return a matplotlib figure of the normalised curves of runs; a notebook shows it.
+
+    Parameters
+    ----------
+    runs : path, Result, or iterable of these
+        Trajectory files, or results of `analyze`; several become small multiples with the same axes.
+    columns : {1, 2}
+        Columns of a journal that the figure is wide: 3.5 or 7.16 inches.
+    layers : {"curves", "map"}, optional
+        Draw the pattern change of every layer too, as curves or as colours.
+    metrics : sequence of str
+        Which metrics to draw; if none is named, loss and score, where the file has them.
+    preset, steps : optional
+        As in `analyze`; a `Result` keeps its own.
+    batches_per_epoch : float, optional
+        As in `analyze`; of a `Result` only the axis depends on it.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    RegimeError
+        matplotlib is not installed, a run cannot be analyzed, or the file of a result holds another run now.
+    """
+    # matplotlib is optional: without it, this says what to install.
+    from regime_proto.report.print.figure import figure as draw
+
+    given = [runs] if isinstance(runs, str | os.PathLike | Result) else list(runs)
+    settings = AnalysisSettings(preset, steps, batches_per_epoch, resamples=0)
+    drawn = [as_drawn(run, batches_per_epoch) if isinstance(run, Result) else read_run(run, settings) for run in given]
+    return draw(drawn, columns=columns, layers=layers, metrics=metrics)
