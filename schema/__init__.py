@@ -1,4 +1,4 @@
-"""The HDF5 trajectory file: its layout, its reader, its writer and its validator. Knows nothing of what is above it."""
+"""The HDF5 trajectory file: layout, reader, writer and validator. Independent of the packages that use it."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ __all__ = ["Problem", "read_notes", "validate"]
 
 
 def __getattr__(name: str) -> Any:
-    # The command's help imports this package, and does not wait for HDF5.
+    # The help of the command line imports this package, and must not wait for HDF5.
     if name == "read_notes":
         return importlib.import_module("regime_proto.schema.notes").read_notes
     raise AttributeError(f"module 'regime_proto.schema' has no attribute {name!r}")

@@ -1,7 +1,8 @@
-"""Makes one trajectory file out of others: joins segments, leaves masks out, or adds notes.
+"""Creates one trajectory file from others: joins segments, leaves masks out, or adds notes.
 
-Run as a program, ``python -m regime_proto.schema.assemble join|thin|note …``, by the functions of these names: HDF5 may
-crash a process whose disk is full, so this work is given to a child. What is small is joined in memory, without one.
+The functions `join`, `thin` and `note` run this module as a program, ``python -m regime_proto.schema.assemble
+join|thin|note …``: HDF5 may crash a process when the disk is full, so a child does this work. Small segments are joined
+in memory, without a child.
 """
 
 import json
@@ -31,12 +32,12 @@ from regime_proto.schema.validation.check import file_problems
 from regime_proto.schema.validation.guard import inspect_apart, require_file, require_sound
 
 _MODULE = "regime_proto.schema.assemble"
-# Segments of so many bytes are joined in the memory of this process: to start a child would take longer.
+# Up to this size, segments are joined in the memory of this process: starting a child would take longer.
 IN_MEMORY_BYTES = 64 * 2**20
 
 
 def join(segments: Segments) -> None:
-    """Join the segments of an unfinished trajectory into their output; they are kept.
+    """Join the segments of an unfinished trajectory into their output; the segments are kept.
 
     Raises
     ------
@@ -60,7 +61,7 @@ def thin(source: Path, output: Path, policy: MaskPolicy) -> None:
     Raises
     ------
     TrajectoryError
-        The source is not valid, lacks masks that the policy keeps, or the output could not be written.
+        The source is invalid or lacks masks that the policy keeps, or the output could not be written.
     """
     require_thinnable(source, policy)
     try:
@@ -71,20 +72,20 @@ def thin(source: Path, output: Path, policy: MaskPolicy) -> None:
 
 
 def require_thinnable(source: Path, policy: MaskPolicy) -> None:
-    """Raise an error unless `thin` can make a copy of a trajectory with these masks.
+    """Raise an error unless `thin` can write a copy of a trajectory with these masks.
 
     Raises
     ------
     TrajectoryError
-        The source is not valid, or lacks masks that the policy keeps.
+        The source is invalid, or lacks masks that the policy keeps.
     """
-    # A file that a reader may take need not be valid; what is written has to be.
+    # A file that readers accept may still be invalid, but a file that is written must be valid.
     require_file(source)
     require_sound(inspect_apart(source, whole=True), source)
     with open_checked(source) as file:
         held = policy_of(file.attrs)
     if not held.holds(policy):
-        raise TrajectoryError(f"{source}: holds masks by the policy {held}, which lacks some that {policy} keeps")
+        raise TrajectoryError(f"{source}: its mask policy is {held}, which lacks masks that {policy} keeps")
 
 
 def note(output: Path, notes: Mapping[str, Note]) -> None:
@@ -106,7 +107,7 @@ def note(output: Path, notes: Mapping[str, Note]) -> None:
 
 
 def _in_child(task: str, source: Path, output: Path, temporary: Path, *more: str) -> None:
-    """Let a child make `output`, under another name until it is whole."""
+    """Let a child write `output`, under a temporary name until it is complete."""
     try:
         create_new(temporary).close()
         _run_child([task, str(source), str(output), str(temporary), *more], output)
@@ -126,12 +127,12 @@ def _run_child(arguments: list[str], output: Path) -> None:
     try:
         _, said = child.communicate()
     except BaseException:
-        # Interrupted: what the child has not put in its place must not come later.
+        # Interrupted: the child must not finish the output later.
         child.kill()
         child.wait()
         raise
     if child.returncode:
-        # What a child said before HDF5 crashed it is not for people, but tells the number of the error.
+        # The output of a child that HDF5 crashed is not for users, but holds the error number.
         crashed = child.returncode < 0 or not said.strip()
         reason = describe(OSError(said or f"signal {-child.returncode}")) if crashed else said.strip().splitlines()[-1]
         raise TrajectoryError(f"{output}: could not be written: {reason}")
@@ -139,16 +140,16 @@ def _run_child(arguments: list[str], output: Path) -> None:
 
 @dataclass(frozen=True)
 class _Target:
-    """A file that is to be made.
+    """A file to write.
 
     Parameters
     ----------
     output : Path
-        Its name, once it is whole.
+        Its name once it is complete.
     temporary : Path
-        Its name until then; there is an empty file.
+        Its name until then; an empty file exists.
     parent : int
-        The process that asked for it.
+        The process that requested it.
     """
 
     output: Path
@@ -172,7 +173,7 @@ def _join_in_memory(segments: Segments) -> None:
 
 
 def _join(folder: Path, target: h5py.File) -> None:
-    """Write the rows of all segments into a file that is empty."""
+    """Write the rows of all segments into an empty file."""
     paths = segment_paths(folder)
     carried = (folder / name for name in layout.EMBEDDED)
     embedded = {path.name: path.read_bytes() for path in carried if path.is_file()}
@@ -188,14 +189,14 @@ def _join(folder: Path, target: h5py.File) -> None:
                 if name in segment:
                     rows.add(segment[name], is_last=path == paths[-1])
                 else:
-                    # A metric that came up later.
+                    # A metric that was added later.
                     rows.add(np.full(len(segment["step"]), np.nan))
     for rows in growing.values():
         rows.finish()
 
 
 def _first_doubt(paths: Sequence[Path]) -> dict[str, object]:
-    """Return what the weights say against the order in any of several parts, each of which judged its own."""
+    """Return the first doubt about the order of the checkpoints in the parts, each of which checked its own."""
     for path in paths:
         with open_segment(path, check=False) as segment:
             doubt = segment[layout.EXTRA].attrs.get(ORDER_DOUBT) if layout.EXTRA in segment else None
@@ -205,10 +206,10 @@ def _first_doubt(paths: Sequence[Path]) -> dict[str, object]:
 
 
 def _thin(source: h5py.File, policy: MaskPolicy, target: h5py.File) -> None:
-    """Write a trajectory into a file that is empty, with the masks that a policy keeps."""
+    """Write a trajectory into an empty file, with the masks that a policy keeps."""
     header = read_header(source)
     kept = np.isin(source["mask_step"][...], policy.chosen(source["step"][...]))
-    # What is in the group `extra` is copied as it is.
+    # The group `extra` is copied unchanged.
     thinned = replace(header, extra={}).with_attributes(mask_policy=str(policy))
     hdf5.create(target, thinned)
     for name, rows in _growing(target, header).items():
@@ -223,7 +224,7 @@ def _thin(source: h5py.File, policy: MaskPolicy, target: h5py.File) -> None:
 
 
 def _note(source: Path, notes: Mapping[str, Note], temporary: Path) -> None:
-    """Copy a trajectory with further notes."""
+    """Copy a trajectory and add notes."""
     shutil.copyfile(source, temporary)
     with h5py.File(temporary, "r+", libver=hdf5.CREATE_OPTIONS["libver"]) as target:
         extra = target[layout.EXTRA] if layout.EXTRA in target else target.create_group(layout.EXTRA, track_order=True)
@@ -231,23 +232,23 @@ def _note(source: Path, notes: Mapping[str, Note], temporary: Path) -> None:
 
 
 def _place(made: _Target) -> None:
-    """Hold a file against the format, and give it its name, unless whoever asked for it is gone."""
+    """Validate a file and give it its name, unless the process that requested it has ended."""
     with h5py.File(made.temporary, "r") as written:
-        # Its chunks are ours, or those of a file that was checked.
+        # Its chunks are our own, or those of a file that was checked.
         require_sound(file_problems(written, inflate=False), made.temporary)
     with made.temporary.open("rb") as file:
         if os.getppid() != made.parent:
-            # It was killed; what stands there now may be another's.
+            # The parent was killed; the output may belong to another process by now.
             made.temporary.unlink()
             return
         _give_name(file, made.temporary, made.output)
 
 
 def _give_name(file: BinaryIO, temporary: Path, output: Path) -> None:
-    """Give a file that is whole, and sound, its name."""
+    """Give a complete and valid file its name."""
     os.fsync(file.fileno())
     put_in_place(temporary, output)
-    # Of this file, should there be another by now.
+    # The record is for this file, even if another one has its name by now.
     trust.record(output, trust.Record(trust.state_of(file.fileno())))
 
 
@@ -256,16 +257,16 @@ def _growing(target: h5py.File, header: Header) -> "dict[str, _Rows]":
 
 
 class _Rows:
-    """The rows of a growing variable, whole chunks of which are written as soon as they are there."""
+    """The rows of a growing variable; a chunk is written as soon as it is full."""
 
     def __init__(self, target: h5py.Dataset) -> None:
         self._target = target
         self._waiting: list[Array] = []
 
     def add(self, piece: h5py.Dataset | Array, *, is_last: bool = False) -> None:
-        """Add rows. Where they begin a chunk and their own chunks are alike, these are copied as they are.
+        """Add rows. If they begin at the start of a chunk and have the same chunk shape, chunks are copied unchanged.
 
-        So is one that is not full, if no rows follow.
+        A chunk that is not full is copied too, if no rows follow.
         """
         if not isinstance(piece, h5py.Dataset):
             self._add_array(piece)
@@ -288,7 +289,7 @@ class _Rows:
             self._waiting = [rows[whole:]] if whole < count else []
 
     def finish(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         if self._waiting:
             hdf5.append_rows(self._target, np.concatenate(self._waiting))
 
@@ -306,7 +307,7 @@ def _copy_chunks(source: h5py.Dataset, target: h5py.Dataset, rows: int) -> None:
 
 
 def main(parent: str, task: str, source: str, output: str, temporary: str, *more: str) -> None:
-    """Do what `join`, `thin` and `note` ask for, in this process."""
+    """Do the work of `join`, `thin` and `note` in this process."""
     made = _Target(Path(output), Path(temporary), int(parent))
     if task == "note":
         _note(Path(source), json.loads(*more), made.temporary)
@@ -326,5 +327,5 @@ if __name__ == "__main__":
     except TrajectoryError as error:
         sys.exit(str(error))
     except (OSError, RuntimeError) as error:
-        # HDF5's, both.
+        # HDF5 raises both.
         sys.exit(describe(error))

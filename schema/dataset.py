@@ -1,4 +1,4 @@
-"""Opens a trajectory file as a labelled data set."""
+"""Opens a trajectory file as a labelled dataset."""
 
 import os
 from collections.abc import Mapping
@@ -20,20 +20,20 @@ from regime_proto.schema.types import Array
 from regime_proto.schema.validation.chunks import Chunking, every_offset, inflated_problems
 from regime_proto.schema.validation.trust import Record
 
-# By these HDF5 and netCDF libraries attach dimensions; they are nobody else's business.
+# HDF5 and netCDF libraries attach dimensions with these attributes; they are internal to them.
 _OF_LIBRARIES = {
     "CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates", "_nc3_strict",
     "_NCProperties",
 }  # fmt: skip
 _NO_FILTERS = dict.fromkeys(("zlib", "szip", "bzip2", "blosc", "zstd", "shuffle", "fletcher32"), False)
-# An array of texts as long as the longest of them may be as large as this; else they are kept as objects.
+# The largest array of fixed-length texts; above this size, texts are kept as objects.
 _TEXT_BYTES = 64 * 2**20
 
 
 def open_trajectory(path: str | os.PathLike[str]) -> xr.Dataset:
     """Open a trajectory file, lazily.
 
-    Values are those that are stored: no attribute changes them, whatever netCDF readers make of it.
+    Values are returned as stored: no attribute changes them, even one that netCDF readers apply.
 
     Parameters
     ----------
@@ -42,37 +42,38 @@ def open_trajectory(path: str | os.PathLike[str]) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        The variables of the format; values are read when they are used. Close it, or use it as a context. What a
-        conversion found against the order of the checkpoints is among the attributes, ``order_doubt``.
+        The variables of the format; values are read when they are used. Close it, or use it as a context manager. If a
+        conversion doubted the order of the checkpoints, the attribute ``order_doubt`` says why.
 
     Raises
     ------
     TrajectoryError
-        The file is missing, is not HDF5, or does not follow the layout; or, when values are read, they are damaged.
+        The file is missing, is not HDF5, or does not follow the format. Also raised later, when values that are read
+        are damaged.
     """
     path = Path(path)
     return open_as(path, checked(path))
 
 
 def open_as(path: Path, known: Record) -> xr.Dataset:
-    """Open a trajectory file that was checked, as `open_trajectory` does.
+    """Open a checked trajectory file like `open_trajectory`.
 
     Parameters
     ----------
     path : Path
     known : Record
-        What was found.
+        The result of the check.
     """
     try:
         return xr.open_dataset(path, engine=_Trajectory, known=known)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise TrajectoryError(f"{path}: damaged data ({describe(error)}); see regime validate") from None
     except MemoryError:
-        raise TrajectoryError(f"{path}: takes more memory to open than there is") from None
+        raise TrajectoryError(f"{path}: opening it needs more memory than is available") from None
 
 
 class _Trajectory(BackendEntrypoint):
-    """What xarray asks to open a file that was checked."""
+    """The backend through which xarray opens a checked file."""
 
     def open_dataset(  # type: ignore[override]
         self,
@@ -82,20 +83,20 @@ class _Trajectory(BackendEntrypoint):
         known: Record,
     ) -> xr.Dataset:
         path = Path(filename_or_obj)
-        # An opened file that was closed meanwhile, or is needed in another process, is opened again.
+        # If the file was closed meanwhile, or is needed in another process, it is opened again.
         manager = CachingFileManager(open_known, path, known.state)
         file = manager.acquire()
         quantities = (quantity.variable for quantity in read_quantities(file))
         known_here = (*layout.BY_NAME.values(), *metric_variables(file), *quantities)
         present = {variable.name: variable for variable in known_here}
-        # Each looked up once: that takes as long as all else.
+        # Each is looked up only once: a lookup takes as long as everything else.
         stored = {name: file[name] for name in file if name in present or name in layout.DIMENSIONS}
         variables = {
             name: _variable(values, present[name].dims, _Stored(manager, path, values, inflate=known.defers))
             for name, values in stored.items()
             if name in present
         }
-        # Values first, as xarray itself puts them.
+        # Values first, in the order that xarray itself uses.
         ordered = sorted(variables, key=lambda name: name in layout.DIMENSIONS)
         dataset = xr.Dataset({name: variables[name] for name in ordered}, attrs=_attributes(file.attrs))
         doubt = read_order_doubt(file)
@@ -132,7 +133,7 @@ class _Stored(BackendArray):
             raise TrajectoryError(f"{self._path}: damaged data ({describe(error)}); see regime validate") from None
 
     def _require_inflated(self, stored: h5py.Dataset, key: tuple[Any, ...]) -> None:
-        """Inflate the chunks that are going to be read: these were too many to do so when the file was checked."""
+        """Inflate the chunks to be read: there were too many to inflate when the file was checked."""
         box = [_span(part, length) for part, length in zip(key, self.shape, strict=True)]
         offsets = every_offset(stored.id, Chunking.of(stored.id), box)
         problem = next(inflated_problems(self._name, stored.id, offsets), None)
@@ -141,7 +142,7 @@ class _Stored(BackendArray):
 
 
 def _span(part: Any, length: int) -> tuple[int, int]:
-    """Return the first of the places on an axis that an index chooses, and one past the last."""
+    """Return the first position on an axis that an index selects, and one past the last."""
     chosen = np.arange(length)[part] if isinstance(part, slice) else np.atleast_1d(part)
     return (int(chosen.min()), int(chosen.max()) + 1) if len(chosen) else (0, 0)
 
@@ -172,7 +173,7 @@ def _attributes(stored: h5py.AttributeManager) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return an attribute as netCDF libraries do: text decoded, texts as a list, one of something as that."""
+    """Return an attribute like netCDF libraries: text decoded, several texts as a list, one element as a scalar."""
     if isinstance(value, h5py.Empty):
         return "" if value.dtype.kind in "SO" else np.array([], value.dtype)
     if isinstance(value, bytes):

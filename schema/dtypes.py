@@ -6,17 +6,17 @@ import numpy as np
 
 from regime_proto.schema.types import Array
 
-# What numpy.dtype.isbuiltin says of types that another library made.
+# The value of numpy.dtype.isbuiltin for types that another library registered.
 _REGISTERED = 2
 
 
 def is_numpys(dtype: np.dtype[Any]) -> bool:
-    """Whether a dtype of real numbers is NumPy's own; of those of ml_dtypes some have the same kind."""
+    """Whether a dtype of real numbers is NumPy's own; some dtypes of ml_dtypes have the same kind."""
     return dtype.kind in "fiub" and dtype.isbuiltin != _REGISTERED
 
 
 def is_real(dtype: np.dtype[Any]) -> bool:
-    """Whether a dtype is one of real numbers, NumPy's or one of ml_dtypes (bfloat16, float8)."""
+    """Whether a dtype holds real numbers, NumPy's own or one of ml_dtypes (bfloat16, float8)."""
     return dtype.kind in "fiub" or dtype.isbuiltin == _REGISTERED
 
 
@@ -28,5 +28,5 @@ def widest(array: Array) -> Array:
 
 
 def is_floating(dtype: str) -> bool:
-    """Whether numbers of a type, given by its name, can be trained; those of ml_dtypes (bfloat16, float8) count."""
+    """Whether numbers of the named type can be trained, including the types of ml_dtypes (bfloat16, float8)."""
     return dtype.startswith(("float", "bfloat", "complex"))

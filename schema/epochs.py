@@ -1,4 +1,4 @@
-"""How many observations make an epoch: what the smoothing window is counted in."""
+"""The number of observations per epoch, the unit of the smoothing window."""
 
 import math
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ def observations_per_epoch(
     batches_per_epoch : float
         Training steps per epoch, divided here by the mean stride of the observations.
     option : str, optional
-        That which would find training steps in the names of the checkpoints, for the error.
+        The option that would find training steps in the names of the checkpoints, for the error message.
 
     Raises
     ------
     RegimeError
-        The steps are a mere count, or the number is not positive.
+        The steps only count files, or the number is not positive.
     """
     if not 0 < batches_per_epoch < math.inf:
         raise RegimeError(f"--batches-per-epoch {batches_per_epoch:g}: expected a finite number above 0")
     if step_kind == "ordinal":
         option = option or "--step-pattern REGEX, when the checkpoints are analyzed"
         raise RegimeError(
-            "--batches-per-epoch: the steps of this run are only a count of its files, so their distance in training "
-            f"steps is not known; if the number in their names is the training step, say so: {option}; else save the "
-            "step in the checkpoints or in their names (step_000100.pt)"
+            "--batches-per-epoch: the steps of this run only count its files, so their distance in training steps is "
+            f"unknown; if the number in their names is the training step, pass {option}; else save the step in the "
+            "checkpoints or in their names (step_000100.pt)"
         )
     if len(steps) < 2:
         return batches_per_epoch
@@ -47,9 +47,9 @@ def observations_per_epoch(
 
 
 def with_start(steps: NDArray[Any], epochs: NDArray[Any], step_kind: str) -> NDArray[Any]:
-    """Return the epochs with that of training step 0, which is 0 whether or not it was recorded.
+    """Return the epochs, with 0 for training step 0 even if it was not recorded.
 
-    No other missing epoch is known: a recording, or a part of one, may begin anywhere, and an ordinal 0 is the
+    No other missing epoch can be filled in: a recording, or a part of one, may begin anywhere, and an ordinal 0 is the
     first file.
 
     Parameters
@@ -65,10 +65,10 @@ def with_start(steps: NDArray[Any], epochs: NDArray[Any], step_kind: str) -> NDA
 
 
 def from_epochs(epochs: NDArray[Any]) -> float | None:
-    """Return the observations per epoch, counted from the epochs that are known.
+    """Return the observations per epoch, counted from the known epochs.
 
-    Counted between the first and the last change of the epoch, so that a first or last epoch which is not
-    whole does no harm. Changes where the epoch of either neighbour is missing are ignored.
+    The count is taken between the first and the last change of the epoch, so that an incomplete first or last epoch
+    does no harm. Changes next to a missing epoch are ignored.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def from_epochs(epochs: NDArray[Any]) -> float | None:
     Returns
     -------
     float or None
-        None where it cannot be told.
+        None if it cannot be determined.
     """
     between = np.diff(epochs)
     changes = np.flatnonzero(np.isfinite(between) & (between != 0)) + 1
@@ -92,7 +92,7 @@ def from_epochs(epochs: NDArray[Any]) -> float | None:
 def epochs_spanned(
     steps: NDArray[Any], epochs: NDArray[Any], step_kind: str, batches_per_epoch: float | None, stored: float | None
 ) -> float | None:
-    """Return how many epochs lie between the first and the last of some observations.
+    """Return the number of epochs between the first and the last of these observations.
 
     Parameters
     ----------
@@ -101,20 +101,20 @@ def epochs_spanned(
         NaN where unknown.
     step_kind : str
     batches_per_epoch : float, optional
-        Training steps per epoch, if the user says so; wins over what the file says.
+        Training steps per epoch, if the user gives them; overrides the file.
     stored : float, optional
-        Observations per epoch, if the file says so.
+        Observations per epoch, if the file holds them.
 
     Returns
     -------
     float or None
-        None where it cannot be told.
+        None if it cannot be determined.
     """
     if batches_per_epoch is not None:
         return (len(steps) - 1) / observations_per_epoch(steps, step_kind, batches_per_epoch)
     found = with_start(steps, epochs, step_kind)
     known = found[np.isfinite(found)]
-    # The start alone says nothing of the length.
+    # The start alone does not determine the length.
     if len(known) > 1:
         with np.errstate(over="ignore"):
             return finite(float(known[-1] - known[0]))
@@ -126,7 +126,7 @@ def epochs_spanned(
 def epochs_at(
     steps: NDArray[Any], epochs: NDArray[Any], step_kind: str, batches_per_epoch: float | None, stored: float | None
 ) -> NDArray[Any] | None:
-    """Return the epoch of every observation, in fractions, so that no two have the same.
+    """Return the epoch of every observation as a fraction, so that all epochs differ.
 
     Parameters
     ----------
@@ -135,14 +135,14 @@ def epochs_at(
         Whole or fractional; NaN where unknown.
     step_kind : str
     batches_per_epoch : float, optional
-        Training steps per epoch, if the user says so; wins over what the file says.
+        Training steps per epoch, if the user gives them; overrides the file.
     stored : float, optional
-        Observations per epoch, if the file says so.
+        Observations per epoch, if the file holds them.
 
     Returns
     -------
     (step,) float64 or None
-        None where it cannot be told.
+        None if it cannot be determined.
     """
     if step_kind != "step":
         return steps.astype(np.float64) if step_kind == "epoch" else None

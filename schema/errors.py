@@ -2,7 +2,7 @@
 
 
 class RegimeError(Exception):
-    """Something the user can mend: the message says where, what was expected and found, and what to do."""
+    """A problem that the user can fix: the message says where, what was found and expected, and what to do."""
 
 
 class TrajectoryError(RegimeError):
@@ -10,4 +10,4 @@ class TrajectoryError(RegimeError):
 
 
 class RegimeWarning(UserWarning):
-    """A result stands, but the user should know something about it."""
+    """A result is valid, but the user should know something about it."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear complete or not at all."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from typing import BinaryIO
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.kinds import kind_of, require_kind
 
-# The folder of segments of an unfinished trajectory has its name, and this.
+# The folder of segments has the name of the unfinished trajectory, followed by this suffix.
 SUFFIX = ".segments"
 
 
@@ -23,22 +23,22 @@ def segments_folder(output: Path) -> Path:
 
 
 def temporary_in(folder: Path) -> Path:
-    """Return a name in `folder` that nobody can foresee, for a file that is not whole yet."""
+    """Return an unpredictable name in `folder`, for a file that is not yet complete."""
     return folder / f".regime-{secrets.token_hex(8)}.tmp"
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is one of `temporary_in`."""
+    """Whether a name was created by `temporary_in`."""
     return re.fullmatch(r"\.regime-[0-9a-f]{16}\.tmp", name) is not None
 
 
 def create_new(path: Path) -> BinaryIO:
-    """Create a file and open it for writing; one that is there, or a link, is an error."""
+    """Create a file and open it for writing; an existing file or link is an error."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb")
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Give a file that is whole its name; one that it replaces leaves it its permissions."""
+    """Give a complete file its name; it keeps the permissions of a file that it replaces."""
     with suppress(FileNotFoundError):
         status = path.stat()
         if stat.S_ISREG(status.st_mode):
@@ -49,7 +49,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file for what is to be at `path`; a crash leaves either the old file or the new one.
+    """Yield a file for the new content of `path`; a crash leaves either the old file or the new one.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         put_in_place(temporary, path)
     except OSError as error:
-        # The other name says nothing to whoever reads this.
+        # The temporary name means nothing to the user.
         error.filename, error.filename2 = str(path), None
         raise
     finally:
@@ -72,7 +72,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write `content` by `replacing`."""
+    """Write `content` through `replacing`."""
     with replacing(path) as file:
         file.write(content)
 
@@ -84,7 +84,7 @@ def describe(error: Exception) -> str:
     if truncated:
         found, whole = map(int, truncated.groups())
         return f"a truncated file, {found:,} of {whole:,} bytes"
-    # HDF5's errors are no OSError where they come to light when a file is closed.
+    # HDF5 errors that show up when a file is closed are not an OSError.
     inside = re.search(r"errno = (\d+)", text)
     number = getattr(error, "errno", None) or (int(inside[1]) if inside else None)
     if number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
@@ -93,12 +93,12 @@ def describe(error: Exception) -> str:
 
 
 def files_to_place(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[Path]:
-    """Return those of several files that are not there as they are, after a look at whether they may be written.
+    """Check that several files may be written; return those that do not yet exist with this content.
 
     Raises
     ------
     RegimeError
-        Something else is in the place of one, and may not be replaced; a file of another kind never is.
+        A different file exists and may not be replaced; a file of a different kind never may.
     """
     wanted = [path for path, content in contents.items() if not (path.is_file() and path.read_bytes() == content)]
     for path in wanted:
@@ -110,12 +110,12 @@ def files_to_place(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[P
 
 
 def place_files(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[Path]:
-    """Write several files, if all of them may be; return those that were not there as they are.
+    """Write several files, if all of them may be written; return those that did not exist with this content.
 
     Raises
     ------
     RegimeError
-        Something else is in the place of one, and may not be replaced.
+        A different file exists and may not be replaced.
     """
     wanted = files_to_place(contents, overwrite=overwrite)
     for path in wanted:
@@ -125,12 +125,12 @@ def place_files(contents: Mapping[Path, bytes], *, overwrite: bool) -> list[Path
 
 
 def require_writable(output: Path) -> None:
-    """Raise an error if the system would not let `output` be written, as far as that shows beforehand.
+    """Raise an error if the system would not allow `output` to be written, as far as this can be seen in advance.
 
     Raises
     ------
     RegimeError
-        The folder, or the nearest one above it that is there, is none or may not be written to.
+        The folder, or the nearest existing one above it, is not a folder or is not writable.
     """
     folder = next(folder for folder in output.absolute().parents if folder.exists())
     if not folder.is_dir():

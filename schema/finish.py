@@ -1,4 +1,4 @@
-"""Finishes what an interrupted writer left: joins its segments into the trajectory they belong to."""
+"""Finishes an interrupted run: joins its segments into the trajectory that they belong to."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ class Finished:
     path : Path
     observations : int
     joined : bool
-        False if there was nothing left to do.
+        False if there was nothing to do.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class Finished:
 
 
 def finish(path: Path, *, overwrite: bool = False) -> Finished:
-    """Join the segments of an interrupted run; doing it again changes nothing.
+    """Join the segments of an interrupted run; a second call changes nothing.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ def finish(path: Path, *, overwrite: bool = False) -> Finished:
     Raises
     ------
     TrajectoryError
-        There is nothing to join, a segment or a part is missing or damaged, the output is another run's, or it could
-        not be written.
+        There is nothing to join, a segment or a part is missing or damaged, the output belongs to another run, or it
+        could not be written.
     """
     path, output = _named(path)
     if not path.name or not segments_folder(output).is_dir():
@@ -63,7 +63,7 @@ def finish(path: Path, *, overwrite: bool = False) -> Finished:
 
 
 def foresee(path: Path, *, overwrite: bool = False) -> Finished:
-    """Return what `finish` would, and raise what it would, but do nothing.
+    """Return or raise the same as `finish`, but do nothing.
 
     Raises
     ------
@@ -83,14 +83,14 @@ def foresee(path: Path, *, overwrite: bool = False) -> Finished:
 
 
 def _named(path: Path) -> tuple[Path, Path]:
-    """Return a path that has a name, and the trajectory that it, or the folder of segments there, belongs to."""
-    # "." may well be such a folder.
+    """Return the path with a name, and the trajectory that it or its folder of segments belongs to."""
+    # "." may be such a folder.
     path = path if path.name not in ("", "..") else path.resolve()
     return path, path.parent / path.name.removesuffix(SUFFIX)
 
 
 def _is_needed(output: Path, paths: list[Path], *, overwrite: bool) -> bool:
-    """Whether there is more in segments than in their output."""
+    """Whether the segments hold more than their output."""
     with open_segment(paths[-1]) as last:
         run, steps = str(last.attrs["run_id"]), last["step"][...]
     if overwrite:
@@ -103,7 +103,7 @@ def _is_needed(output: Path, paths: list[Path], *, overwrite: bool) -> bool:
 def _already(path: Path, output: Path) -> Finished:
     if not output.is_file():
         raise TrajectoryError(
-            f"{path}: no segments there; expected the folder NAME.h5{SUFFIX} of an interrupted run, or NAME.h5"
+            f"{path}: no segments found; expected the folder NAME.h5{SUFFIX} of an interrupted run, or NAME.h5"
             f"{did_you_mean_path(path)}"
         )
     return Finished(output, _count(output), joined=False)
@@ -115,18 +115,18 @@ def _count(output: Path) -> int:
 
 
 def _lacks(output: Path, run: str, step: int) -> bool:
-    """Whether a trajectory ends before `step`: a kill while segments are deleted leaves some that are joined already.
+    """Whether a trajectory ends before `step`: a kill during the deletion leaves segments that are already joined.
 
     Raises
     ------
     TrajectoryError
-        It is another run's.
+        It belongs to another run.
     """
     with open_checked(output) as file:
         found, last = str(file.attrs["run_id"]), int(file["step"][-1])
     if found != run:
         raise TrajectoryError(
-            f"{output}: exists, and is another run's (run_id {found}, the segments' is {run}); move it away, or "
-            "replace it with --overwrite"
+            f"{output}: exists and belongs to another run (run_id {found}; that of the segments is {run}); move it "
+            "away, or replace it with --overwrite"
         )
     return last < step

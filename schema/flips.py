@@ -19,7 +19,7 @@ class FlipCounter:
     def __init__(self, layers: Sequence[Layer]) -> None:
         stops = np.cumsum([layer.bytes for layer in layers])
         self._starts = stops - [layer.bytes for layer in layers]
-        # A unit of several planes flips once, however many of its bits do.
+        # A unit with several planes flips once, however many of its bits change.
         self._several = [
             (index, int(start), len(layer.thresholds))
             for index, (start, layer) in enumerate(zip(self._starts, layers, strict=True))
@@ -47,7 +47,7 @@ class FlipCounter:
 
 
 def units_apart(layers: Sequence[Layer], mask: Array, other: Array) -> list[Array]:
-    """Return for each layer which units are in another region in two packed masks.
+    """Return, for each layer, the units whose region differs between two packed masks.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def units_apart(layers: Sequence[Layer], mask: Array, other: Array) -> list[Arra
     Returns
     -------
     list of (sample, byte) uint8
-        A bit for each unit, first unit in the highest bit.
+        One bit per unit, first unit in the highest bit.
     """
     changed = np.bitwise_xor(mask, other)
     stops = np.cumsum([layer.bytes for layer in layers])
@@ -71,7 +71,7 @@ def pattern_change(flips: Array, units: Array) -> float:
     Parameters
     ----------
     flips, units : (layer,)
-        Over all samples; layers without counted units are left out.
+        Summed over all samples; layers without counted units are left out.
     """
     counted = units > 0
     return float(np.mean(flips[counted] / units[counted]))

@@ -1,4 +1,4 @@
-"""Lays the variables of `layout` out in an HDF5 file that is also a valid netCDF-4 file."""
+"""Writes the variables of `layout` to an HDF5 file that is also a valid netCDF-4 file."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ def row_bytes(header: Header, dimension: str) -> int:
 
 def chunk_steps(header: Header) -> int:
     """Return the observations per chunk, which are also the observations per segment."""
-    # Metrics may come up later, and the observations of a segment remain as many.
+    # Metrics may be added later, but the number of observations per segment stays the same.
     header = replace(header, metrics=())
     every = header.mask_policy.every
     masks = row_bytes(header, layout.MASK_STEP) // every if every else 0
@@ -41,7 +41,7 @@ def chunk_steps(header: Header) -> int:
 
 
 def chunk_masks(header: Header) -> int:
-    """Return the masks per chunk: what a segment holds, where it holds all, so that chunks are joined as they are."""
+    """Return the masks per chunk: those of a segment if all masks are kept, so that chunks are joined unchanged."""
     return chunk_steps(header) if header.mask_policy.every == 1 else _rows_of(row_bytes(header, layout.MASK_STEP))
 
 
@@ -76,7 +76,7 @@ def create(file: h5py.File, header: Header) -> None:
 
 
 def append_rows(stored: h5py.Dataset, values: Sequence[Array] | Array) -> None:
-    """Store further rows of a growing variable, whose rows so far fill whole chunks."""
+    """Append rows to a growing variable whose existing rows fill whole chunks."""
     first = len(stored)
     stored.resize(first + len(values), axis=0)
     if stored.name == "/mask":
@@ -86,16 +86,16 @@ def append_rows(stored: h5py.Dataset, values: Sequence[Array] | Array) -> None:
 
 
 def _write_compressed(stored: h5py.Dataset, values: Sequence[Array] | Array, start_row: int) -> None:
-    """Store what HDF5 would, but compress outside of it: HDF5 stops all other threads meanwhile.
+    """Store the same bytes as HDF5, but compress outside of it: HDF5 stops all other threads meanwhile.
 
-    Chunks hold one sample each; one sample is in memory at a time, beside the rows.
+    Each chunk holds one sample; one sample is in memory at a time, in addition to the rows.
     """
     _, samples, bytes_ = stored.shape
     length, _, width = stored.chunks
     slab = np.zeros((length, -(-bytes_ // width) * width), stored.dtype)
     for first, sample in itertools.product(range(0, len(values), length), range(samples)):
         rows = values[first : first + length]
-        # Chunks that reach over the end are stored whole.
+        # Chunks that extend beyond the end are stored whole.
         slab[len(rows) :] = 0
         for row, target in zip(rows, slab, strict=False):
             target[:bytes_] = row[sample]
@@ -119,7 +119,7 @@ def _create_growing(file: h5py.File, variable: layout.Variable, sizes: Mapping[s
     if variable.name == "mask":
         chunks = [rows, 1, max(1, min(sizes[layout.BYTE], MASK_CHUNK_BYTES // rows))]
     while np.prod(chunks) * np.dtype(variable.dtype).itemsize > MAX_SEGMENT_BYTES:
-        # A single observation may be larger than a chunk ought to be.
+        # A single observation may be larger than the largest chunk.
         chunks[chunks.index(max(chunks))] //= 2
     file.create_dataset(
         variable.name,
@@ -129,7 +129,7 @@ def _create_growing(file: h5py.File, variable: layout.Variable, sizes: Mapping[s
         dtype=variable.dtype,
         compression="gzip",
         compression_opts=compression.LEVEL,
-        # Shuffled bytes help wide numbers; on packed bits there is nothing to shuffle.
+        # Shuffling bytes helps wide numbers; packed bits have nothing to shuffle.
         shuffle=np.dtype(variable.dtype).itemsize > 1,
         track_order=True,
     )
@@ -157,14 +157,14 @@ def image(header: Header, rows: Mapping[str, Sequence[Array] | Array]) -> bytes:
 
 def empty_image(header: Header) -> bytes:
     """Return a trajectory file without observations."""
-    # HDF5 crashes the process when a disk is full; in memory it cannot meet one.
+    # HDF5 crashes the process when the disk is full; this cannot happen in memory.
     with h5py.File.in_memory(**CREATE_OPTIONS) as file:
         create(file, header)
         return content(file)
 
 
 def filled(empty: bytes, rows: Mapping[str, Sequence[Array] | Array], **attributes: object) -> bytes:
-    """Return the trajectory file `empty` with observations, and with other values of some root attributes."""
+    """Return the trajectory file `empty` with observations, and with new values for some root attributes."""
     with h5py.File.in_memory(empty, libver=CREATE_OPTIONS["libver"]) as file:
         for name, values in rows.items():
             append_rows(file[name], values)
@@ -174,7 +174,7 @@ def filled(empty: bytes, rows: Mapping[str, Sequence[Array] | Array], **attribut
 
 
 def content(file: h5py.File) -> bytes:
-    """Return a file that is in memory as it would be on disk."""
+    """Return the bytes of an in-memory file as they would be on disk."""
     file.flush()
     image: Any = file.id.get_file_image()
     return bytes(image)

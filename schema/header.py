@@ -1,4 +1,4 @@
-"""What is fixed for a whole trajectory: tensors, layers, samples and provenance."""
+"""The fixed part of a trajectory: tensors, layers, samples and provenance."""
 
 import math
 from collections import Counter
@@ -49,13 +49,13 @@ class Layer:
         return layout.packed_bytes(self.width, len(self.thresholds))
 
 
-# The variables that say what the layers are; the last is there only where units were sampled.
+# The variables that describe the layers; the last one exists only if units were sampled.
 _LAYER_NAMES = ("layer", "layer_op", "layer_kind", "layer_path")
 LAYER_VARIABLES = (*_LAYER_NAMES, "layer_size", "layer_planes", "layer_threshold", "unit_index")
 
 
 def layers_in(values: Mapping[str, Array]) -> tuple[Layer, ...]:
-    """Return the layers of a trajectory from its `LAYER_VARIABLES`, as `Header.arrays` gives them."""
+    """Return the layers of a trajectory from its `LAYER_VARIABLES`, as `Header.arrays` returns them."""
     planes, index = values["layer_planes"], values.get("unit_index")
     columns = (
         *(values[name] for name in _LAYER_NAMES),
@@ -87,20 +87,20 @@ class Header:
     metrics : tuple of str
         Names of the recorded metrics, as in the source.
     layer_units : (layer, sample) int64, optional
-        Units that count, where padding or sampling leaves some out; None where all do.
+        Number of counted units, if padding or sampling leaves some out; None if all count.
     unit_index : tuple of arrays, optional
-        For each layer the units that are stored, where only some are.
+        The stored units of each layer, if not all are stored.
     quantities : tuple of layout.Quantity
-        What is recorded beside weight deltas, flips and masks.
+        The quantities that are recorded in addition to weight deltas, flips and masks.
     embedded : mapping of str to bytes
         Files that the trajectory carries: `layout.PROGRAM`, `layout.PROBE`.
     extra : mapping
-        Attributes of the group `layout.EXTRA`: what the format does not define.
+        Attributes of the group `layout.EXTRA`, which the format does not define.
 
     Raises
     ------
     TrajectoryError
-        The format has no place for it: nothing to record, or a name that is empty, repeated or holds a NUL.
+        The format cannot hold it: there is nothing to record, or a name is empty, repeated or holds a NUL.
     """
 
     tensors: Mapping[str, int]
@@ -118,7 +118,7 @@ class Header:
         layers = [layer.name for layer in self.layers]
         if not (self.tensors and layers):
             raise TrajectoryError(
-                f"a trajectory needs one {'layer' if self.tensors else 'tensor'} at least, found none"
+                f"a trajectory needs at least one {'layer' if self.tensors else 'tensor'}, found none"
             )
         quantities = [quantity.name for quantity in self.quantities]
         for what, names in (
@@ -126,21 +126,21 @@ class Header:
         ):  # fmt: skip
             _require_names(what, names)
         if self.samples < 1:
-            raise TrajectoryError("a trajectory needs one probe sample at least, found none")
+            raise TrajectoryError("a trajectory needs at least one probe sample, found none")
         for layer in self.layers:
             if not (layer.width and layer.thresholds):
-                raise TrajectoryError(f"layer {layer.name!r}: expected one unit and one threshold at least")
+                raise TrajectoryError(f"layer {layer.name!r}: expected at least one unit and one threshold")
         if self.samples * self.mask_bytes > layout.MAX_ENTRY_BYTES:
             raise TrajectoryError(
                 f"the masks of one observation take {self.samples * self.mask_bytes:,} bytes, the format allows "
-                f"{layout.MAX_ENTRY_BYTES:,}: look at fewer units (--sample-units), gates (--gates) or samples"
+                f"{layout.MAX_ENTRY_BYTES:,}: use fewer units (--sample-units), gates (--gates) or samples"
             )
         for quantity in self.quantities:
             size = 8 * math.prod(self.sizes[name] for name in quantity.dims)
             if size > layout.MAX_ENTRY_BYTES:
                 raise TrajectoryError(
                     f"one observation of {quantity.name} takes {size:,} bytes, the format allows "
-                    f"{layout.MAX_ENTRY_BYTES:,}: leave the quantity out, or look at fewer gates (--gates) or samples"
+                    f"{layout.MAX_ENTRY_BYTES:,}: leave the quantity out, or use fewer gates (--gates) or samples"
                 )
 
     @property
@@ -163,11 +163,11 @@ class Header:
 
     @property
     def mask_policy(self) -> MaskPolicy:
-        """Which observations keep their masks."""
+        """The policy that selects the observations whose masks are kept."""
         return policy_of(self.attributes)
 
     def with_attributes(self, **attributes: Any) -> "Header":
-        """Return the header with further root attributes."""
+        """Return the header with additional or changed root attributes."""
         return replace(self, attributes={**self.attributes, **attributes})
 
     @property
@@ -224,11 +224,11 @@ class Header:
 def _require_names(what: str, names: Sequence[str]) -> None:
     for name, count in Counter(names).items():
         if not name or "\0" in name or count > 1 or not is_unicode(name):
-            raise TrajectoryError(f"{what} {name!r}: expected a name of its own, valid Unicode without NUL")
+            raise TrajectoryError(f"{what} {name!r}: expected a unique, non-empty name in valid Unicode without NUL")
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8: Python's may hold halves of a character."""
+    """Whether a text can be written as UTF-8: a Python string may hold halves of a character (surrogates)."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -238,7 +238,7 @@ def is_unicode(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Observation:
-    """One parameter state, measured.
+    """The measurements of one parameter state.
 
     Parameters
     ----------
@@ -248,14 +248,14 @@ class Observation:
     valid : bool
         False where weights or activations held NaN or Inf.
     weight_delta_l1, weight_delta_l2 : (tensor,) float64
-        Against the previous observation; NaN in the first one.
+        Relative to the previous observation; NaN in the first one.
     flips : (layer, sample) uint32
-        Against the previous observation; 0 in the first one.
+        Relative to the previous observation; 0 in the first one.
     mask : (sample, byte) uint8
         8 units per byte, first unit in the highest bit.
     metrics : mapping of str to float
     flip_fraction_error : (layer,) float64, optional
-        Standard error of each layer's flip fraction, where only some units are stored.
+        Standard error of each layer's flip fraction, if only some units are stored.
     quantities : mapping of str to array
         The values of `Header.quantities`, by name.
     """

@@ -1,4 +1,4 @@
-"""Kinds of files, by content: a file is replaced only by one of the same kind, so that no checkpoint or run is lost."""
+"""Kinds of files, by content. A file is only replaced by one of the same kind, so that no checkpoint or run is lost."""
 
 import codecs
 import io
@@ -13,7 +13,7 @@ from regime_proto.schema.errors import RegimeError
 
 # The first bytes of every HDF5 file.
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-# An attribute of the curves that are exported as netCDF; HDF5 stores its text as it is.
+# An attribute of curves that are exported as netCDF; HDF5 stores its text unchanged.
 CURVES_TITLE = "curves of a trajectory, by regime export"
 # The arrays of the affine maps of a network.
 MAP_ARRAYS = (
@@ -56,7 +56,7 @@ def kind_of(content: bytes | mmap.mmap) -> str:
 
 
 def kind_of_file(path: Path) -> str:
-    """Return the kind of a file, in words; what cannot be read is of another kind than any."""
+    """Return the kind of a file, in words; a file that cannot be read has a kind of its own."""
     try:
         if path.stat().st_size == 0:
             return EMPTY
@@ -67,28 +67,28 @@ def kind_of_file(path: Path) -> str:
 
 
 def require_kind(path: Path, kind: str) -> None:
-    """Raise an error if a file is in the way that is of another kind than what would replace it.
+    """Raise an error if a file exists that is of a different kind from the one that would replace it.
 
     Parameters
     ----------
     path : Path
     kind : str
-        What `kind_of` returns of the content that is to be written.
+        The result of `kind_of` for the new content.
 
     Raises
     ------
     RegimeError
-        Says what was found and what was expected.
+        The kinds differ; the message names both.
     """
     found = kind_of_file(path) if path.is_file() else EMPTY
-    # A program of ONNX has no signature, and one that is damaged may be anything.
+    # An ONNX program has no signature, and a damaged one may be of any kind.
     if found not in ((kind, EMPTY, TEXT) if kind == OTHER else (kind, EMPTY)):
         raise RegimeError(f"{path}: expected {kind}, found {found}; it is not replaced: choose another output")
 
 
 def _kind_of_zip(content: bytes | mmap.mmap) -> str:
     try:
-        # A mapped file reads as a file does.
+        # A mapped file can be read like a file.
         file = io.BytesIO(content) if isinstance(content, bytes) else cast(IO[bytes], content)
         with zipfile.ZipFile(file) as archive:
             names = set(archive.namelist())
@@ -110,7 +110,7 @@ def _kind_of_text(head: bytes, last: bytes) -> str:
         return OTHER
     if re.search(r"[\x00-\x08\x0e-\x1f]", text):
         return OTHER
-    # The oldest pickles are of printable characters.
+    # The oldest pickle protocol uses printable characters only.
     if last == b"." and re.match(r"\(|c[\w.]+\n", text):
         return "a pickle, which may be a checkpoint"
     begin = text.lstrip("\ufeff \t\r\n").lower()

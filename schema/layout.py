@@ -1,6 +1,6 @@
 """Names, dimensions, dtypes and units of the trajectory file: the one table that writer, reader and validator share.
 
-FORMAT.md says the same in words; a test holds the two together.
+FORMAT.md says the same in words; a test compares the two.
 """
 
 import re
@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 
 VERSION = "1.1"
-# A file says the oldest version that has all of it, so that older readers know what they may rely on.
+# A file names the oldest version that covers all of its content, so that older readers know what to rely on.
 PLAIN_VERSION = "1.0"
 
 STEP = "step"
@@ -27,18 +27,18 @@ PROBE_BYTE = "probe_byte"
 DIMENSIONS = (STEP, MASK_STEP, SAMPLE, TENSOR, LAYER, PLANE, BYTE, UNIT, PROGRAM_BYTE, PROBE_BYTE)
 GROWING = (STEP, MASK_STEP)
 
-# netCDF-4 recognises a dimension without a coordinate variable by this text, followed by its length.
+# netCDF-4 recognises a dimension without a coordinate variable by this text, followed by the length.
 BARE_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 
 METRIC_PREFIX = "metric_"
 QUANTITY_PREFIX = "quantity_"
-# What a quantity may have a value for, at every step; nothing, where it has one for the whole network.
+# The dimensions that a quantity may have at every step; none if it has one value for the whole network.
 QUANTITY_DIMENSIONS = ((), (TENSOR,), (LAYER,), (SAMPLE,), (LAYER, SAMPLE))
-# The observations that a quantity may hold the current one against.
+# The observations that a quantity may compare the current one with.
 AGAINST = ("", "previous", "first", "last")
-# How the values of one step become one number, for a curve.
+# How the values of one step are reduced to one number for a curve.
 CURVES = ("mean", "sum", "root_sum_squares", "min", "max")
-# Anybody's group: what is in it is nobody else's business.
+# A group for users: the format does not define its contents.
 EXTRA = "extra"
 
 # Optional variables come in groups: a file holds all of a group or none.
@@ -49,8 +49,8 @@ PROBE = "probe"
 # Files that a trajectory may carry; each is a group of its own.
 EMBEDDED = (PROGRAM, PROBE)
 
-# By these attributes netCDF libraries, xarray among them, change the values of a variable, or leave some out, or make
-# something else of it.
+# If these attributes exist, netCDF libraries (including xarray) change the values of a variable, leave some out, or
+# interpret the variable differently.
 DECODED = frozenset(
     {
         "missing_value", "scale_factor", "add_offset", "valid_min", "valid_max", "valid_range", "_Unsigned",
@@ -62,7 +62,7 @@ DECODED = frozenset(
 
 _TIMES = {"nanosecond", "microsecond", "millisecond", "second", "minute", "hour", "day", "week", "month", "year"}
 
-# A variable that does not grow, and one entry of one that grows, are read at once.
+# A fixed variable, and one entry of a growing variable, are read as a whole.
 MAX_ENTRY_BYTES = 128 * 2**20
 
 LAYER_KINDS = ("relu", "piecewise", "smooth")
@@ -77,7 +77,7 @@ class Variable:
     ----------
     name : str
     dims : tuple of str
-        Names out of `DIMENSIONS`.
+        Names from `DIMENSIONS`.
     dtype : str
         NumPy type code, or ``"str"`` for variable-length UTF-8.
     unit : str
@@ -85,7 +85,7 @@ class Variable:
     meaning : str
         One line, written into the file as ``long_name``.
     group : str
-        The group of optional variables that it belongs to; empty where it is required.
+        The group of optional variables that it belongs to; empty if it is required.
     """
 
     name: str
@@ -97,30 +97,30 @@ class Variable:
 
     @property
     def grows(self) -> bool:
-        """Whether the first axis is an unlimited one."""
+        """Whether the first axis is unlimited."""
         return self.dims[0] in GROWING
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a file says of an optional quantity.
+    """The description of an optional quantity in a file.
 
     Parameters
     ----------
     name : str
-        Of ASCII letters, digits and underscores.
+        ASCII letters, digits and underscores.
     dims : tuple of str
-        What there is a value for at every step, one of `QUANTITY_DIMENSIONS`.
+        The dimensions of its value at every step, one of `QUANTITY_DIMENSIONS`.
     unit : str
         UDUNITS-style, ``"1"`` for a pure number.
     meaning : str
         One line.
     against : str
-        The observation that the current one is held against, one of `AGAINST`.
+        The observation that the current one is compared with, one of `AGAINST`.
     definition : str
         The formula.
     curve : str
-        How the values of one step become one number, one of `CURVES`.
+        How the values of one step are reduced to one number, one of `CURVES`.
     """
 
     name: str
@@ -140,7 +140,7 @@ class Quantity:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """The attributes of the variable beside its label and unit."""
+        """The attributes of the variable in addition to its label and unit."""
         if self.name in BY_NAME:
             return {}
         return {"against": self.against, "definition": self.definition, "curve": self.curve}
@@ -226,7 +226,7 @@ WEIGHT_DISTANCE = Quantity(
     definition="sqrt(sum((w_i - w_0)^2))",
     curve="root_sum_squares",
 )
-"""The quantity that version 1.0 has under a name of its own."""
+"""The quantity for which version 1.0 has a separate variable name."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ class Attribute:
     meaning : str
     required : bool
     choices : tuple of str
-        The values that are allowed; empty for any.
+        The allowed values; empty if any value is allowed.
     """
 
     name: str
@@ -253,40 +253,40 @@ class Attribute:
 
 ATTRIBUTES = (
     Attribute("regime_version", "str", "version of the format, MAJOR.MINOR", required=True),
-    Attribute("run_id", "str", "identifies the run: all files of one run have the same, no others", required=True),
-    Attribute("created", "str", "when the file was begun, in ISO 8601 with the offset from UTC", required=True),
+    Attribute("run_id", "str", "identifies the run: the same in all files of one run, and only there", required=True),
+    Attribute("created", "str", "when writing began, in ISO 8601 with the offset from UTC", required=True),
     Attribute("software", "str", "name and version of the writer", required=True),
     Attribute(
         "source_fingerprint",
         "str",
-        "what the run was made of, told only to its writer",
+        "fingerprint of the inputs of the run, which only its writer can interpret",
         required=True,
     ),
     Attribute("step_kind", "str", "what a step counts", required=True, choices=STEP_KINDS),
-    Attribute("first_observation", "i8", "number of the first observation, where it is not 0: in segments only"),
-    Attribute("planned_observations", "i8", "observations that the run was to have; fewer if it was cut off"),
-    Attribute("observations_per_epoch", "f8", "what the smoothing window is counted in"),
-    Attribute("mask_policy", "str", "whose masks are stored: all, every=N or none; all if it is not there"),
-    Attribute("mask_policy_requested", "str", "what the user asked for, where that was auto"),
-    Attribute("predicted_bytes", "i8", "how large the writer expected the file to become"),
-    Attribute("source_adapter", "str", "what read the checkpoints"),
+    Attribute("first_observation", "i8", "number of the first observation, if it is not 0: in segments only"),
+    Attribute("planned_observations", "i8", "planned number of observations; an interrupted run has fewer"),
+    Attribute("observations_per_epoch", "f8", "observations per epoch, the unit of the smoothing window"),
+    Attribute("mask_policy", "str", "observations whose masks are stored: all, every=N or none; all if missing"),
+    Attribute("mask_policy_requested", "str", "the policy that the user requested, if that was auto"),
+    Attribute("predicted_bytes", "i8", "file size that the writer expected"),
+    Attribute("source_adapter", "str", "adapter that read the checkpoints"),
     Attribute("framework", "str", "frameworks that the program came from, with versions"),
-    Attribute("engine", "str", "what ran the program, with its version"),
-    Attribute("device", "str", "where it ran"),
+    Attribute("engine", "str", "engine that ran the program, with its version"),
+    Attribute("device", "str", "device on which the program ran"),
     Attribute("platform", "str", "operating system and processor"),
     Attribute("program_sha256", "str", "SHA-256 of the program's file"),
     Attribute("probe_sha256", "str", "SHA-256 over the probe's arrays, the same for the same probe and writer"),
-    Attribute("noise_floor", "f8", "flip fraction of one state under changes that mean nothing"),
-    Attribute("noise_floor_ulp", "f8", "its part from moving every weight by one unit in the last place"),
-    Attribute("noise_floor_threads", "f8", "its part from another number of threads"),
-    Attribute("noise_floor_device", "f8", "its part from another device"),
-    Attribute("sample_units", "i8", "largest number of units stored of a layer"),
-    Attribute("sample_units_seed", "i8", "seed of their choice"),
-    Attribute("tensors_compared", "str", "which tensors count, where not all do"),
+    Attribute("noise_floor", "f8", "flip fraction of one state under changes without meaning"),
+    Attribute("noise_floor_ulp", "f8", "part of the noise floor from moving each weight by one unit in the last place"),
+    Attribute("noise_floor_threads", "f8", "part of the noise floor from a different number of threads"),
+    Attribute("noise_floor_device", "f8", "part of the noise floor from a different device"),
+    Attribute("sample_units", "i8", "largest number of units stored per layer"),
+    Attribute("sample_units_seed", "i8", "random seed for the choice of units"),
+    Attribute("tensors_compared", "str", "the tensors that count, if not all do"),
 )
 
 NOISE_FLOORS = ("noise_floor", "noise_floor_ulp", "noise_floor_threads", "noise_floor_device")
-"""Those that are measured beside the last observation of a conversion."""
+"""The attributes that are measured along with the last observation of a conversion."""
 
 ATTRIBUTE_BY_NAME = {attribute.name: attribute for attribute in ATTRIBUTES}
 REQUIRED_ATTRIBUTES = tuple(attribute.name for attribute in ATTRIBUTES if attribute.required)
@@ -299,7 +299,7 @@ def metric(name: str) -> Variable:
 
 
 def metrics(names: Iterable[str]) -> tuple[Variable, ...]:
-    """Return the variables that hold the metrics `names`; where two names come out equal, the later is numbered."""
+    """Return the variables that hold the metrics `names`; if two variable names are equal, the later gets a number."""
     found: dict[str, Variable] = {}
     for name in names:
         variable = metric(name)
@@ -314,29 +314,29 @@ def metrics(names: Iterable[str]) -> tuple[Variable, ...]:
 def variables(
     names: Iterable[str] = (), *, groups: Container[str] = (), quantities: Iterable[Quantity] = ()
 ) -> tuple[Variable, ...]:
-    """Return every variable of a file that holds the metrics `names`, groups of optional variables and quantities."""
+    """Return all variables of a file with the metrics `names`, these groups of optional variables and quantities."""
     optional = (variable for variable in OPTIONAL if variable.group in groups)
-    # Where it is a variable of version 1.0, it is among the optional ones.
+    # A quantity with a variable of version 1.0 is among the optional ones.
     further = (quantity.variable for quantity in quantities if quantity.name not in BY_NAME)
     return (*VARIABLES, *optional, *further, *metrics(names))
 
 
 def means_time(unit: str) -> bool:
-    """Whether netCDF readers make times of numbers in a unit."""
+    """Whether netCDF readers decode numbers with this unit as times."""
     return re.search(r"\bsince\b", unit) is not None or unit.lower().rstrip("s") in _TIMES
 
 
 def is_quantity(name: str) -> bool:
-    """Whether a variable of that name holds a quantity."""
+    """Whether a variable of this name holds a quantity."""
     own = name.removeprefix(QUANTITY_PREFIX)
     return own != name and re.fullmatch("[A-Za-z0-9_]+", own) is not None and own not in BY_NAME
 
 
 def version_for(quantities: Iterable[Quantity]) -> str:
-    """Return the version of a file that holds these quantities."""
+    """Return the format version of a file that holds these quantities."""
     return VERSION if any(quantity.name not in BY_NAME for quantity in quantities) else PLAIN_VERSION
 
 
 def packed_bytes(size: int, planes: int) -> int:
-    """Return the bytes one sample's mask takes in a layer of `size` units and `planes` thresholds."""
+    """Return the size of one sample's mask, in bytes, for a layer of `size` units and `planes` thresholds."""
     return planes * ((size + 7) // 8)

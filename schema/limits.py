@@ -1,4 +1,4 @@
-"""Limits on what a file from elsewhere may cost; an environment variable raises each of them."""
+"""Limits on the resources that a file from elsewhere may use. Each can be raised by an environment variable."""
 
 import os
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ PREFIX = "REGIME_LIMIT_"
 
 
 class TooLarge(RegimeError):
-    """A file asks for more than a limit allows."""
+    """A file needs more than a limit allows."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """One number that bounds what reading a file from elsewhere may take.
+    """A bound on a resource that reading a file from elsewhere uses.
 
     Parameters
     ----------
     name : str
-        The environment variable is `PREFIX` and this name.
+        The environment variable is `PREFIX` followed by this name.
     default : int
     unit : str
-        What is counted.
+        The unit of the limit.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Limit:
 
     @property
     def value(self) -> int:
-        """The limit now in force.
+        """The current limit.
 
         Raises
         ------
         RegimeError
-            The variable holds no positive integer.
+            The variable does not hold a positive integer.
         """
         text = os.environ.get(self.variable, "")
         if not text:
@@ -51,12 +51,12 @@ class Limit:
         return int(text)
 
     def advice(self, needed: float | None = None) -> str:
-        """Return what to do for a file that is trusted and needs more.
+        """Return what to do if the file is trusted and needs more.
 
         Parameters
         ----------
         needed : float, optional
-            What is needed, where that is known; else twice as much is advised.
+            The amount that is needed, if known; by default, twice the limit is advised.
         """
         enough = 2 * self.value if needed is None else max(self.value + 1, int(-(-needed // 1)))
         return f"if you trust where it comes from, set {self.variable}={enough} ({self.unit})"
@@ -67,23 +67,23 @@ class Limit:
         Parameters
         ----------
         where : object
-            Named in the error.
+            The place that the error names.
         found : int
         what : str
-            What is counted, in words.
+            The unit of `found`, in words.
 
         Raises
         ------
         TooLarge
-            It is.
+            `found` is above the limit.
         """
         most = self.value
         if found > most:
             raise TooLarge(
-                f"{where}: refused: {found:,} {what}; expected {most:,} at most; if you trust this file, set "
+                f"{where}: refused: {found:,} {what}; expected at most {most:,}; if you trust this file, set "
                 f"{self.variable}={found}"
             )
 
 
 INFLATION = Limit("INFLATION", 128, "bytes unpacked for every byte stored")
-"""How many times its size a file may unpack to, or its tensors may have by repeating their numbers."""
+"""The factor by which a file may grow when it is unpacked, or its tensors by repeating their numbers."""

@@ -1,10 +1,10 @@
 """One holder of a folder at a time.
 
-A folder is held by the system's lock on a file in it, which ends with the process. Some file systems of clusters
-(mounts of NFS and Lustre) have no such lock. There a second file names the holder by host, process and time, and the
-holder renews that time. What a dead holder left is recognised by its process, or from another host by the file's age.
+A process holds a folder by a system lock on a file in it; the lock ends with the process. Some file systems of clusters
+(mounts of NFS and Lustre) have no such locks. There a second file names the holder by host, process and time, and the
+holder renews that time. The file of a dead holder is recognised by its process or, from another host, by its age.
 
-Several processes can share a folder; nobody else holds it then.
+Several processes can share a folder; then no other process can hold it.
 """
 
 import errno
@@ -21,13 +21,13 @@ from pathlib import Path
 
 LOCK = "lock"
 HOLDER = "holder"
-# Whoever shares a folder and writes a file that another may write too, holds the lock on this one meanwhile.
+# A process that shares a folder locks this file while it writes a file that others may write too.
 TURN = "turn"
 
-# What the lock file of a folder of segments begins with: a folder with another file of that name is somebody else's.
+# The lock file of a folder of segments begins with this text. A folder with a different file of that name is not ours.
 MARK = b"regime: segments of an unfinished trajectory\n"
 
-# What the system answers where a file system has no lock.
+# The error numbers of file systems without locks.
 _NO_LOCK = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EBADF, errno.EINVAL}
 _TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 
@@ -36,18 +36,18 @@ STALE_SECONDS = 300.0
 
 
 class Taken(Exception):
-    """A living process holds the folder; the message names it, where that is known."""
+    """A running process holds the folder; the message names it if it is known."""
 
 
 class Hold:
-    """A folder that this process holds, from here on until `release`.
+    """A folder that this process holds until `release`.
 
     Parameters
     ----------
     folder : Path
-        It exists.
+        An existing folder.
     shared : bool
-        With others that share it too.
+        Share it with other processes that hold it as shared.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class Hold:
             raise
 
     def is_current(self) -> bool:
-        """Whether the file that was locked is still the one in the folder: a holder before may have removed it."""
+        """Whether the locked file is still the one in the folder: a previous holder may have removed it."""
         try:
             return os.path.samestat(os.fstat(self._descriptor), self._path.lstat())
         except FileNotFoundError:
@@ -83,7 +83,7 @@ class Hold:
         os.write(self._descriptor, f"{line}\n".encode())
 
     def text(self) -> str:
-        """Return what the lock file says."""
+        """Return the content of the lock file."""
         return os.pread(self._descriptor, 2**20, 0).decode(errors="replace")
 
     def release(self) -> None:
@@ -94,14 +94,14 @@ class Hold:
 
 
 def require_not_held(folder: Path, *, shared: bool = False) -> None:
-    """Raise what `Hold` would, as far as that shows without writing.
+    """Raise the same errors as `Hold`, as far as they can be detected without writing.
 
     Raises
     ------
     Taken
         Another process holds the folder.
     OSError
-        The lock file is there, and cannot be opened.
+        The lock file exists, but cannot be opened.
     """
     with suppress(FileNotFoundError):
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
@@ -115,7 +115,7 @@ def require_not_held(folder: Path, *, shared: bool = False) -> None:
 
 
 def _is_locked(descriptor: int, *, shared: bool = False) -> bool:
-    """Lock an open file; return False where the file system has no lock."""
+    """Lock an open file; return False if the file system has no locks."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
@@ -128,7 +128,7 @@ def _is_locked(descriptor: int, *, shared: bool = False) -> bool:
 
 
 def is_holder(name: str) -> bool:
-    """Whether a name is that of a holder's file."""
+    """Whether this is the name of a holder's file."""
     return re.fullmatch(rf"{HOLDER}(-[0-9a-f]{{16}})?", name) is not None
 
 
@@ -137,9 +137,9 @@ def _holders(folder: Path) -> list[Path]:
 
 
 class _Holder:
-    """A file that names this process, renewed by a thread of its own for as long as it is held.
+    """A file that names this process; a separate thread renews it as long as the folder is held.
 
-    Each of those that share a folder has a file of its own.
+    Each process that shares a folder has its own file.
     """
 
     def __init__(self, folder: Path, lock: Path, *, shared: bool) -> None:
@@ -185,9 +185,9 @@ def _remove_stale(path: Path, lock: Path) -> None:
     Raises
     ------
     Taken
-        It is alive.
+        The holder is alive.
     """
-    # The clock of the file system, which need not be that of this host.
+    # The clock of the file system, which may differ from that of this host.
     os.utime(lock)
     said = _require_stale(path, lock.stat().st_mtime)
     if said is not None:
@@ -196,7 +196,7 @@ def _remove_stale(path: Path, lock: Path) -> None:
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Wait for the lock on a file, which is made, and hold it; where the file system has none, go on without."""
+    """Create a file, wait for its lock and hold it; continue without if the file system has no locks."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         try:
@@ -210,12 +210,12 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
 
 def _require_stale(path: Path, now: float) -> str | None:
-    """Return what the file of a dead holder says; None if there is none any more.
+    """Return the content of the file of a dead holder; None if the file no longer exists.
 
     Raises
     ------
     Taken
-        Its process lives, or is on another host and has renewed the file not long ago.
+        The process of the holder is running, or is on another host and has recently renewed the file.
     """
     try:
         said, age = path.read_text(encoding="utf-8", errors="replace"), now - path.stat().st_mtime
@@ -226,7 +226,7 @@ def _require_stale(path: Path, now: float) -> str | None:
         where = {name: held[name] for name in ("host", "boot", "space")}
         process = int(held["process"]), held["started"]
     except (ValueError, TypeError, KeyError):
-        # It is being written, or was cut off.
+        # The file is being written, or was cut off.
         if age <= STALE_SECONDS:
             raise Taken("whose file is being written") from None
         return said
@@ -240,7 +240,7 @@ def _require_stale(path: Path, now: float) -> str | None:
 
 
 def _remove(path: Path, said: str) -> None:
-    """Remove a holder's file if it says what it is meant to; whoever took it over meanwhile keeps it."""
+    """Remove a holder's file if it has the expected content; if another process took it over, it keeps the file."""
     aside = path.with_name(f".regime-{secrets.token_hex(8)}.tmp")
     try:
         path.rename(aside)
@@ -253,7 +253,7 @@ def _remove(path: Path, said: str) -> None:
 
 
 def _this_process() -> dict[str, object]:
-    """Return what tells this process from those of other hosts, starts of the system and containers."""
+    """Return an identity that distinguishes this process from those of other hosts, boots and containers."""
     import datetime
 
     return {
@@ -274,7 +274,7 @@ def _process_space() -> str:
 
 
 def _started(process: int) -> str | None:
-    """Return when a process was started, in ticks of the system, empty where that is not told; None if it is dead."""
+    """Return the start time of a process in system ticks; empty if the system does not tell, None if it has ended."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Names that are nearly the one that was given: most wrong names are slips of the hand."""
+"""Suggestions for mistyped names: most wrong names are typing errors."""
 
 import difflib
 import os
@@ -6,31 +6,31 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-# Endings make the names of files alike that mean different things.
+# A common ending makes different file names look similar.
 _ALIKE = 0.7
-# In a folder of more names the nearest one is not worth the wait.
+# In a folder with more names, the search would take too long.
 _NAMES = 10_000
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return ``; did you mean …?`` with the one of `names` that is nearest to `name`; nothing if none is near."""
+    """Return ``; did you mean …?`` with the closest match for `name` in `names`; an empty text if none is close."""
     near = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return `` (nearest: '…')`` with the one of `names` that is nearest to `name`; nothing if none is near."""
+    """Return `` (nearest: '…')`` with the closest match for `name` in `names`; an empty text if none is close."""
     near = difflib.get_close_matches(name, names, n=1)
     return f" (nearest: {near[0]!r})" if near else ""
 
 
 def no_such(path: Path, what: str = "file or directory") -> str:
-    """Return that there is nothing at `path`, and which path that is there was probably meant.
+    """Return the message that `path` does not exist, with the existing path that was probably meant.
 
     Parameters
     ----------
     path : Path
-        If it lies on another machine, nothing is looked up.
+        If it is on another machine, no other path is suggested.
     what : str
         What was expected there.
     """
@@ -38,11 +38,11 @@ def no_such(path: Path, what: str = "file or directory") -> str:
 
 
 def did_you_mean_path(path: Path) -> str:
-    """Return ``; did you mean …?`` with a path that is there and differs from `path` in one of its names."""
+    """Return ``; did you mean …?`` with an existing path that differs from `path` in one of its names."""
     if not isinstance(path, Path):
         return ""
     try:
-        # The first name on the way that is not there is the wrong one.
+        # The first name on the path that does not exist is the wrong one.
         wrong = next(part for part in (*reversed(path.parents), path) if not part.exists())
         names = sorted(islice((entry.name for entry in os.scandir(wrong.parent)), _NAMES))
     except (OSError, StopIteration):
@@ -55,5 +55,5 @@ def did_you_mean_path(path: Path) -> str:
 
 
 def cannot_open(path: Path, error: OSError) -> str:
-    """Return why the system does not open `path`, in one line."""
+    """Return why the system cannot open `path`, in one line."""
     return no_such(path) if isinstance(error, FileNotFoundError) else f"{path}: {error.strerror or error}"

@@ -1,4 +1,4 @@
-"""Notes on a run: what people say of it, as attributes of the group that the format leaves to its users."""
+"""Notes on a run: what people say about it, as attributes of the group that the format leaves to its users."""
 
 import json
 import numbers
@@ -19,7 +19,7 @@ from regime_proto.schema.reader import open_checked
 Note = str | int | float
 
 ORDER_DOUBT = "order_doubt"
-"""What the weights say against the order of the checkpoints."""
+"""The evidence of the weights against the order of the checkpoints."""
 
 # What a recorder or a conversion keeps in the same group.
 OWN = frozenset(
@@ -38,29 +38,29 @@ OWN = frozenset(
     }
 )
 
-# The format allows fewer than 1,000 attributes, and our own are among them.
+# The format allows fewer than 1,000 attributes, including our own.
 MAX_NOTES = 500
 MAX_LETTERS = 64_000
 
 
 def as_notes(given: Mapping[str, object]) -> dict[str, Note]:
-    """Return notes as a trajectory can hold them.
+    """Return notes in a form that a trajectory can hold.
 
     Parameters
     ----------
     given : mapping of str to str, int, float or bool
-        Names are of ASCII letters, digits and underscores. A bool becomes 0 or 1.
+        Names consist of ASCII letters, digits and underscores. A bool becomes 0 or 1.
 
     Raises
     ------
     RegimeError
-        A name or a value is another, a name is one of the recorder's, or there are too many.
+        A name or a value is invalid, a name is reserved for the recorder, or there are too many notes.
     """
     notes = {_name(name): _value(name, value) for name, value in given.items()}
     if len(notes) > MAX_NOTES or len(json.dumps(notes)) > MAX_LETTERS:
         raise RegimeError(
-            f"{len(notes)} notes: expected {MAX_NOTES} at most, of {MAX_LETTERS:,} letters together; keep longer texts "
-            "in a file of their own"
+            f"{len(notes)} notes: expected at most {MAX_NOTES}, with {MAX_LETTERS:,} characters in total; keep longer "
+            "texts in a separate file"
         )
     return notes
 
@@ -69,14 +69,14 @@ def _name(name: object) -> str:
     if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_]+", name):
         raise RegimeError(f"note {name!r}: expected a name of ASCII letters, digits and _, for example learning_rate")
     if name in OWN:
-        raise RegimeError(f"note {name}: regime itself keeps something under this name; choose another")
+        raise RegimeError(f"note {name}: regime itself uses this name; choose another")
     return name
 
 
 def _value(name: str, value: object) -> Note:
     if isinstance(value, str):
         if "\0" in value or not is_unicode(value):
-            raise RegimeError(f"note {name}: {value[:40]!r} is not text that a file can hold: Unicode without NUL")
+            raise RegimeError(f"note {name}: found {value[:40]!r}, expected valid Unicode text without NUL")
         return value
     if isinstance(value, np.bool_ | numbers.Integral):
         number = int(value)
@@ -89,12 +89,12 @@ def _value(name: str, value: object) -> Note:
 
 
 def read_notes(source: str | PathLike[str] | h5py.File) -> dict[str, Note]:
-    """Return the notes in a trajectory, without what regime itself keeps beside them.
+    """Return the notes in a trajectory, without the attributes that regime itself keeps next to them.
 
     Parameters
     ----------
     source : path or h5py.File
-        A trajectory file, or one that is open.
+        A trajectory file, closed or open.
 
     Raises
     ------
@@ -108,16 +108,16 @@ def read_notes(source: str | PathLike[str] | h5py.File) -> dict[str, Note]:
 
 
 def read_order_doubt(file: h5py.File) -> str | None:
-    """Return what the weights say against the order of the checkpoints; None where they say nothing."""
+    """Return the evidence of the weights against the order of the checkpoints; None without any."""
     found = _plain(file[layout.EXTRA].attrs.get(ORDER_DOUBT)) if layout.EXTRA in file else None
     if not isinstance(found, str) or not found:
         return None
-    # Others may have written this attribute, and anything into it: one line, and not a long one.
+    # Other software may have written anything into this attribute: keep one short line.
     return "".join(letter if letter.isprintable() else " " for letter in found[:1000])
 
 
 def notes_in(extra: Mapping[str, Any]) -> dict[str, Note]:
-    """Return what is a note among the attributes of the group; others may have put anything there."""
+    """Return the notes among the attributes of the group; other software may have put anything there."""
     taken = {name: _plain(value) for name, value in extra.items() if name not in OWN}
     return {name: value for name, value in taken.items() if value is not None}
 
@@ -126,7 +126,7 @@ def _plain(value: object) -> Note | None:
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
-        # Text of a fixed length, as netCDF's libraries write it.
+        # Text of fixed length, as netCDF libraries write it.
         return value.decode(errors="replace")
     if isinstance(value, np.bool_ | np.integer):
         return int(value)

@@ -7,7 +7,7 @@ UNKNOWN = "–"
 
 
 def finite(value: float) -> float | None:
-    """Return a number that JSON can hold, None for one that is undefined."""
+    """Return a number that JSON can hold; None for an undefined one."""
     return value if math.isfinite(value) else None
 
 

@@ -1,4 +1,4 @@
-"""Which observations keep their masks; flips and deltas are always complete."""
+"""Policies for the observations that keep their masks; flips and deltas are always complete."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from regime_proto.schema.errors import RegimeError
 
-# `auto` keeps all masks while the file is expected to stay below this, else thins them.
+# `auto` keeps all masks if the file is expected to stay below this size, and thins them otherwise.
 AUTO_BYTES = 2 * 10**9
 
 
@@ -32,15 +32,15 @@ class MaskPolicy:
         return self.every > 0 and number % self.every == 0
 
     def chosen(self, steps: NDArray[Any], first: int = 0) -> NDArray[Any]:
-        """Return those of `steps`, whose first is that of observation number `first`, that keep their masks."""
+        """Return those of `steps` that keep their masks; the first step is that of observation number `first`."""
         return steps[-first % self.every :: self.every] if self.every else steps[:0]
 
     def count(self, observations: int) -> int:
-        """Return how many of so many observations keep their masks."""
+        """Return how many of `observations` observations keep their masks."""
         return -(-observations // self.every) if self.every else 0
 
     def holds(self, other: "MaskPolicy") -> bool:
-        """Whether every observation that `other` keeps is kept by this policy."""
+        """Whether this policy keeps every observation that `other` keeps."""
         return other.every == 0 or (self.every > 0 and other.every % self.every == 0)
 
 
@@ -48,12 +48,12 @@ ALL = MaskPolicy()
 
 
 def parse_policy(text: str) -> MaskPolicy:
-    """Return the policy that is written ``all``, ``every=N`` or ``none``.
+    """Return the policy for the text ``all``, ``every=N`` or ``none``.
 
     Raises
     ------
     RegimeError
-        It is written otherwise.
+        The text has a different form.
     """
     name, _, number = text.partition("=")
     if name == "every" and number.isascii() and number.isdigit() and int(number):
@@ -64,7 +64,7 @@ def parse_policy(text: str) -> MaskPolicy:
 
 
 def policy_of(attributes: Mapping[str, Any]) -> MaskPolicy:
-    """Return the policy that the root attributes of a trajectory name."""
+    """Return the policy in the root attributes of a trajectory."""
     return parse_policy(attributes.get("mask_policy", str(ALL)))
 
 
@@ -74,9 +74,9 @@ def fitting_policy(fixed: int, masks: int) -> MaskPolicy:
     Parameters
     ----------
     fixed : int
-        Bytes of the file without masks.
+        Size of the file without masks, in bytes.
     masks : int
-        Bytes that the masks of all observations would add.
+        Size of the masks of all observations, in bytes.
     """
     room = max(1, AUTO_BYTES - fixed)
     return MaskPolicy(max(1, -(-masks // room)))

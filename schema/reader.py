@@ -1,4 +1,4 @@
-"""Reads trajectory files, after making sure that they are what the format says."""
+"""Reads trajectory files, after checking that they follow the format."""
 
 import warnings
 from collections import Counter
@@ -17,7 +17,7 @@ from regime_proto.schema.types import Array
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.guard import require_checked, require_file
 
-# Values of a growing variable that are read at once, in bytes.
+# The size of the block of a growing variable that is read at once, in bytes.
 BLOCK_BYTES = 16 * 2**20
 
 
@@ -25,7 +25,7 @@ BLOCK_BYTES = 16 * 2**20
 def open_checked(path: Path) -> Iterator[h5py.File]:
     """Open a trajectory file for reading.
 
-    A file that this machine has neither written nor checked before is looked at in a process of its own first.
+    A file that this machine has neither written nor checked before is first checked in a separate process.
 
     Parameters
     ----------
@@ -34,12 +34,12 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
     Raises
     ------
     TrajectoryError
-        The file is missing, is not HDF5, or does not follow the format; names the first rule that it breaks.
+        The file is missing, is not HDF5, or does not follow the format; the message names the first broken rule.
 
     Warns
     -----
     RegimeWarning
-        The file can be read, but holds something that this version does not know.
+        The file can be read, but holds something unknown to this version.
     """
     known = checked(path)
     with open_known(path, known.state) as file:
@@ -47,13 +47,13 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
 
 
 def checked(path: Path, known: trust.Record | None = None) -> trust.Record:
-    """Return what is known of a trajectory file that may be opened; errors and warnings as in `open_checked`.
+    """Return the record of a trajectory file that may be opened; errors and warnings as in `open_checked`.
 
     Parameters
     ----------
     path : Path
     known : trust.Record, optional
-        What a check has found just now.
+        The result of a check that has just been done.
     """
     require_file(path)
     known = known or require_checked(path)
@@ -63,18 +63,18 @@ def checked(path: Path, known: trust.Record | None = None) -> trust.Record:
 
 
 def open_known(path: Path, state: str) -> h5py.File:
-    """Open a file that was checked.
+    """Open a checked file.
 
     Parameters
     ----------
     path : Path
     state : str
-        Of the file that was checked, as `trust.state_of` returns it.
+        The state of the file when it was checked, from `trust.state_of`.
 
     Raises
     ------
     TrajectoryError
-        It is damaged, or another file by now.
+        The file is damaged, or has been replaced or changed since then.
     """
     try:
         file = h5py.File(path, "r")
@@ -82,7 +82,7 @@ def open_known(path: Path, state: str) -> h5py.File:
         raise TrajectoryError(f"{path}: a damaged HDF5 file ({describe(error)})") from None
     if trust.state_of(file.id.get_vfd_handle()) != state:
         file.close()
-        raise TrajectoryError(f"{path}: changed since it was checked; run the command again when that is over")
+        raise TrajectoryError(f"{path}: changed since it was checked; run the command again when it no longer changes")
     return file
 
 
@@ -92,12 +92,12 @@ def is_present(file: h5py.File, group: str) -> bool:
 
 
 def existing_header(output: Path) -> Header | None:
-    """Return the header of an output that is there already, None if there is none.
+    """Return the header of an existing output, None if it does not exist.
 
     Raises
     ------
     TrajectoryError
-        The output is something else than a trajectory: nobody's file is replaced by mistake.
+        The output is not a trajectory: no other file is replaced by mistake.
     """
     if not output.exists():
         return None
@@ -125,7 +125,7 @@ def read_header(file: h5py.File) -> Header:
 
 
 def read_extra(file: h5py.File) -> dict[str, object]:
-    """Return what an open trajectory says beyond the format: the attributes of its group ``extra``."""
+    """Return what an open trajectory holds beyond the format: the attributes of its group ``extra``."""
     return dict(file[layout.EXTRA].attrs) if layout.EXTRA in file else {}
 
 
@@ -141,7 +141,7 @@ def read_layers(file: h5py.File) -> tuple[Layer, ...]:
 
 
 def _unit_index(file: h5py.File) -> tuple[Array, ...] | None:
-    """Return the units of each layer that are stored; None where all are."""
+    """Return the stored units of each layer; None if all are stored."""
     return tuple(row[row >= 0] for row in file["unit_index"][...]) if is_present(file, layout.SAMPLED) else None
 
 
@@ -155,9 +155,10 @@ def read_metrics(file: h5py.File) -> tuple[str, ...]:
 
 
 def metric_variables(file: h5py.File) -> tuple[layout.Variable, ...]:
-    """Return the metrics in a file, under the names that they have there.
+    """Return the metrics in a file, under their names in the file.
 
-    A metric whose ``long_name`` is missing, stands twice or does not give the variable's name goes by the latter.
+    If the ``long_name`` of a metric is missing, is used twice or does not lead to the name of the variable, the metric
+    has the name of the variable.
     """
     stored = [name for name in file if _is_metric(name)]
     own = [name.removeprefix(layout.METRIC_PREFIX) for name in stored]
@@ -166,7 +167,7 @@ def metric_variables(file: h5py.File) -> tuple[layout.Variable, ...]:
     names = [default if name in repeated else name for name, default in zip(told, own, strict=True)]
     derived = [variable.name for variable in layout.metrics(names)]
     if derived != stored or len(set(names)) < len(names):
-        # Only of the variables' own names it is certain that each leads back to its variable.
+        # Only the names of the variables are certain to lead back to their variables.
         names = own
     return tuple(
         layout.Variable(name, (layout.STEP,), "f8", "1", metric) for name, metric in zip(stored, names, strict=True)
@@ -184,7 +185,7 @@ def _long_name(stored: object, default: str) -> str:
 
 
 def read_quantities(file: h5py.File) -> tuple[layout.Quantity, ...]:
-    """Return what a file says of its quantities, in the order of their variables."""
+    """Return the descriptions of the quantities in a file, in the order of their variables."""
     distance = (layout.WEIGHT_DISTANCE,) if is_present(file, layout.DISTANCE) else ()
     return (*distance, *(_quantity(file, name) for name in quantity_names(file)))
 
@@ -197,7 +198,7 @@ def quantity_names(file: h5py.File) -> list[str]:
 
 
 def _quantity(file: h5py.File, name: str) -> layout.Quantity:
-    """Return what a file says of a quantity; what a newer version may say of it gives way to what this one knows."""
+    """Return the description of a quantity in a file; unknown values of newer versions are replaced by known ones."""
     stored = file[name]
     against, curve = (_text(stored, key, "") for key in ("against", "curve"))
     return layout.Quantity(
@@ -217,7 +218,7 @@ def _text(stored: h5py.Dataset, attribute: str, default: str) -> str:
 
 
 def attached_dimensions(stored: h5py.Dataset) -> tuple[str, ...]:
-    """Return the names of the dimensions that a variable is attached to; an empty one where there is none."""
+    """Return the names of the dimensions that a variable is attached to; an empty name for an axis without one."""
     lists = stored.attrs.get("DIMENSION_LIST")
     if lists is None:
         return tuple([""] * int(stored.ndim))
@@ -231,9 +232,9 @@ def read_embedded(file: h5py.File) -> dict[str, bytes]:
 
 
 def read_rows(file: h5py.File, header: Header, start: int = 0, stop: int | None = None) -> dict[str, Array]:
-    """Return the growing variables of an open trajectory, from one observation to before another.
+    """Return the growing variables of an open trajectory, for a range of observations.
 
-    Masks are those of the same observations, as far as they are stored.
+    Masks are those of the same observations, if they are stored.
     """
     steps = file[layout.STEP][start:stop]
     stored = np.searchsorted(file[layout.MASK_STEP][...], (steps[0], steps[-1] + 1)) if len(steps) else (0, 0)
@@ -243,18 +244,18 @@ def read_rows(file: h5py.File, header: Header, start: int = 0, stop: int | None 
 
 
 def row_blocks(stored: h5py.Dataset, samples: slice | None = None) -> Iterator[tuple[slice, Array]]:
-    """Yield the rows of a growing variable, some megabytes at a time, along whole chunks where these are not larger.
+    """Yield the rows of a growing variable, a few megabytes at a time, in whole chunks unless these are larger.
 
     Parameters
     ----------
     stored : h5py.Dataset
     samples : slice, optional
-        Of these samples only, where the second axis is that of samples.
+        The samples to read, if the second axis is that of samples.
 
     Yields
     ------
     slice, array
-        Which rows, and their values.
+        The range of the rows, and their values.
     """
     row = int(np.prod(stored.shape[1:])) * stored.dtype.itemsize
     rows = max(1, BLOCK_BYTES // max(1, row))

@@ -1,6 +1,6 @@
-"""What this machine remembers of files, in the user's cache folder: a record for each, of a kind, under a key.
+"""Records about files that this machine keeps in the user's cache folder. Each record has a kind and a key.
 
-A record that somebody else could have written is not believed.
+A record that another user could have written is not trusted.
 """
 
 import os
@@ -9,20 +9,20 @@ from pathlib import Path
 
 
 def place(kind: str, key: str) -> Path:
-    """Return where a record stands."""
+    """Return the path of a record."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "regime-proto" / kind / key
 
 
 def made_place(kind: str, key: str) -> Path:
-    """Return where a record stands, in a folder that is there."""
+    """Return the path of a record, in an existing folder."""
     found = place(kind, key)
     found.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     return found
 
 
 def read(kind: str, key: str) -> str | None:
-    """Return a record; None if there is none that nobody else can have written."""
+    """Return a record; None if there is none, or another user could have written it."""
     try:
         found = place(kind, key)
         return found.read_text(encoding="utf-8") if _is_ours(found.parent) and _is_ours(found) else None
@@ -31,15 +31,15 @@ def read(kind: str, key: str) -> str | None:
 
 
 def write(kind: str, key: str, text: str, *, most: int) -> None:
-    """Keep a record, and forget the older half of those of its kind where there are more than `most`.
+    """Keep a record, and delete the older half of its kind if there are more than `most`.
 
     Raises
     ------
     OSError, RuntimeError
-        There is no place for records.
+        Records cannot be written.
     """
     found = made_place(kind, key)
-    # Another process may read it at any time; the group may not write it, whatever the umask.
+    # Another process may read it at any time. The group may not write it, whatever the umask.
     temporary = found.with_name(f".{found.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -49,7 +49,7 @@ def write(kind: str, key: str, text: str, *, most: int) -> None:
 
 
 def _is_ours(found: Path) -> bool:
-    """Whether nobody else can have written a record, or a folder of records."""
+    """Whether no other user can have written a record or a folder of records."""
     status = found.lstat()
     is_plain = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
     return is_plain and status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -1,4 +1,4 @@
-"""The segments of an unfinished trajectory: a folder beside it, in the hands of one process at a time."""
+"""The segments of an unfinished trajectory: a folder next to it that one process holds at a time."""
 
 import hashlib
 import os
@@ -27,9 +27,9 @@ from regime_proto.schema.validation.guard import require_all_checked
 from regime_proto.schema.validation.rules import Problem, errors
 
 _SEGMENT = re.compile(r"[0-9]{6,}\.h5")
-# What all parts of a run agree on, where several processes make it.
+# The agreement of all parts of a run that several processes compute.
 AGREED = "agreed.json"
-# What file systems and file managers put beside files of their own accord.
+# Files that file systems and file managers create by themselves.
 _OTHERS = re.compile(r"\.nfs|\.DS_Store$|\._")
 
 
@@ -49,15 +49,15 @@ def ordered_segments(folder: Path) -> list[Path]:
     Raises
     ------
     TrajectoryError
-        One is missing among them.
+        A segment in between is missing.
     """
     found = segment_paths(folder)
     for index, path in enumerate(found):
         expected = _segment(folder, index)
         if path != expected:
             raise TrajectoryError(
-                f"{expected}: missing, although {path.name} is there; run the `regime convert` again that made them, "
-                f"which adds it, or delete {path.name} and those after it, and run the same command again"
+                f"{expected}: missing, although {path.name} exists; run the original `regime convert` again, which "
+                f"adds it, or delete {path.name} and the segments after it, and run the same command again"
             )
     return found
 
@@ -69,19 +69,19 @@ def _segment(folder: Path, index: int) -> Path:
 class Segments:
     """The segments of `output`, held so that no other process writes them.
 
-    Use it as a context. The hold ends with the process, however that ends. Only files that this program wrote are ever
-    removed from the folder.
+    Use it as a context manager. The hold ends with the process, however it ends. Only files that this program wrote are
+    ever removed from the folder.
 
     Parameters
     ----------
     output : Path
     shared : bool
-        With other processes that share it. They write segments, and remove none.
+        Share the folder with other processes. They write segments, but remove none.
 
     Raises
     ------
     TrajectoryError
-        Another process holds them, the folder holds other files, or it cannot be made or written to.
+        Another process holds them, the folder holds other files, or it cannot be created or written to.
     """
 
     def __init__(self, output: Path, *, shared: bool = False) -> None:
@@ -98,7 +98,7 @@ class Segments:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):
                     hold = Hold(self.folder, shared=self.is_shared)
-                    # Whoever held it may remove the folder before it is opened here, or after.
+                    # The previous holder may remove the folder before or after it is opened here.
                     if hold.is_current():
                         return hold
                     hold.release()
@@ -118,11 +118,11 @@ class Segments:
         return _segment(self.folder, index)
 
     def paths(self) -> dict[int, Path]:
-        """Return the segments that are there by number, in order; some may be missing."""
+        """Return the existing segments by number, in order; some may be missing."""
         return segments_by_number(self.folder)
 
     def put(self, index: int, content: bytes, *, rows: int) -> None:
-        """Write segment number `index`; in a folder that is shared, one that holds more rows stays.
+        """Write segment number `index`; in a shared folder, a segment with more rows is kept.
 
         Parameters
         ----------
@@ -130,7 +130,7 @@ class Segments:
         content : bytes
             A whole trajectory file.
         rows : int
-            How many it holds.
+            The number of rows that it holds.
 
         Raises
         ------
@@ -148,7 +148,7 @@ class Segments:
         trust.add_segment(path)
 
     def carry(self, name: str, content: bytes) -> None:
-        """Keep a file for the output beside the segments.
+        """Keep a file for the output next to the segments.
 
         Raises
         ------
@@ -167,20 +167,20 @@ class Segments:
         return [path for name in layout.EMBEDDED if (path := self.folder / name).is_file()]
 
     def remove(self, paths: Sequence[Path]) -> None:
-        """Delete files of the folder; if one of them is not of this program, none.
+        """Delete files in the folder; if one of them was not written by this program, delete none.
 
         Raises
         ------
         TrajectoryError
-            One is not, by name or by content.
+            By its name or content, a file was not written by this program.
         """
         for path in paths:
             if not self._is_own(path):
                 raise TrajectoryError(
-                    f"{path}: damaged, or not written by regime, and so not deleted; move it away, and run the same "
-                    "command again"
+                    f"{path}: not deleted, because it is damaged or was not written by regime; move it away, and run "
+                    "the same command again"
                 )
-        # The last one first: a kill in between leaves the first part of the run, not holes.
+        # The last one first: a kill in between leaves the first part of the run without gaps.
         for path in sorted(paths, reverse=True):
             path.unlink(missing_ok=True)
 
@@ -196,12 +196,12 @@ class Segments:
         return content.startswith(HDF5_SIGNATURE) and b"regime_version" in content
 
     def clear(self) -> None:
-        """Delete the segments, and what a killed process left half written.
+        """Delete the segments, and files that a killed process left half written.
 
         Raises
         ------
         TrajectoryError
-            There is something else among them; then nothing is deleted.
+            The folder holds other files; then nothing is deleted.
         """
         self.remove([*segment_paths(self.folder), *self.carried()])
         self.end_agreement()
@@ -209,11 +209,11 @@ class Segments:
         self.clear_leftovers()
 
     def end_agreement(self) -> None:
-        """Forget what several processes agreed on: from here on one alone goes on."""
+        """Delete the agreement of several processes: from now on, one process continues alone."""
         (self.folder / AGREED).unlink(missing_ok=True)
 
     def clear_leftovers(self) -> None:
-        """Delete what a killed process left half written."""
+        """Delete files that a killed process left half written."""
         self.remove([path for path in self.folder.iterdir() if is_temporary(path.name)])
 
     def __enter__(self) -> Self:
@@ -237,14 +237,14 @@ class Segments:
 
 
 class MemorySegments(Segments):
-    """Segments that stay in memory, for another process to write.
+    """Segments in memory, for another process to write.
 
     Attributes
     ----------
     images : dict of int to bytes
-        Whole trajectory files, by number.
+        Complete trajectory files, by number.
     lengths : dict of int to int
-        The rows of each.
+        The number of rows of each.
     """
 
     def __init__(self) -> None:
@@ -260,7 +260,7 @@ class MemorySegments(Segments):
 
 
 def _rows_in(path: Path) -> int:
-    """Return how many rows a segment holds, 0 where there is none."""
+    """Return the number of rows in a segment, 0 if it does not exist."""
     if not path.exists():
         return 0
     with open_segment(path) as segment:
@@ -268,10 +268,10 @@ def _rows_in(path: Path) -> int:
 
 
 def _require_own(folder: Path, output: Path) -> None:
-    """Raise an error if a folder holds files that are not of this program, by their names or the lock's content."""
+    """Raise an error if a folder holds files of another program, by their names or the content of the lock file."""
     if folder.is_symlink():
         raise TrajectoryError(
-            f"{folder}: a link; expected a folder of regime's own: remove it, or choose another output"
+            f"{folder}: a link; expected a folder that regime created: remove it, or choose another output"
         )
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -300,18 +300,18 @@ def _is_own_name(entry: "os.DirEntry[str]") -> bool:
 def _taken(output: Path, error: Taken) -> str:
     who = f" ({error})" if str(error) else ""
     return (
-        f"{output}: another process is writing it{who}, or a recorder of this one that is not closed; wait "
-        "until that ends, or choose another output"
+        f"{output}: another process is writing it{who}, or an open recorder of this process; wait until it ends, "
+        "or choose another output"
     )
 
 
 def require_free(output: Path, *, shared: bool = False) -> None:
-    """Raise what `Segments` would raise for `output`, as far as that shows without writing.
+    """Raise the errors of `Segments` for `output`, as far as they can be detected without writing.
 
     Raises
     ------
     RegimeError
-        Another process holds the segments, or their folder cannot be made or written to.
+        Another process holds the segments, or their folder cannot be created or written to.
     """
     folder = segments_folder(output)
     require_writable(folder / LOCK)
@@ -325,7 +325,7 @@ def require_free(output: Path, *, shared: bool = False) -> None:
 
 
 def kept_observations(output: Path) -> int:
-    """Return how many observations the segments of `output` hold."""
+    """Return the number of observations in the segments of `output`."""
     kept, paths = 0, segment_paths(segments_folder(output))
     check_segments(paths)
     for path in paths:
@@ -335,26 +335,26 @@ def kept_observations(output: Path) -> int:
 
 
 def discard_segments(output: Path) -> None:
-    """Delete the segments of `output`, if there are any that no other process holds."""
+    """Delete the segments of `output`, if they exist and no other process holds them."""
     if segments_folder(output).is_dir():
         with suppress(TrajectoryError), Segments(output) as segments:
             segments.clear()
 
 
 def check_segments(paths: Sequence[Path]) -> None:
-    """Hold segments that this machine has neither written nor checked against the format, all in one other process.
+    """Validate the segments that this machine has neither written nor checked, all in one separate process.
 
     Raises
     ------
     TrajectoryError
-        One is damaged, or no segment of a run.
+        A file is damaged, or is not a segment of a run.
     """
     known = trust.segment_states(paths[0].parent) if paths else frozenset()
     strange = [path for path in paths if trust.state_of(path) not in known]
     found = require_all_checked(strange, require=_require_undamaged)
     for path, record in zip(strange, found, strict=True):
         if record.defers:
-            raise TrajectoryError(f"{path}: larger than a segment can be; it is not of a run of regime")
+            raise TrajectoryError(f"{path}: larger than any segment; it does not belong to a run of regime")
         if record.state == trust.state_of(path):
             trust.add_segment(path)
 
@@ -367,12 +367,12 @@ def open_segment(path: Path, *, check: bool = True) -> Iterator[h5py.File]:
     ----------
     path : Path
     check : bool
-        False where `check_segments` has been called for it, by this process or the one that started it.
+        False if `check_segments` has been called for it, by this process or its parent.
 
     Raises
     ------
     TrajectoryError
-        It is damaged.
+        The segment is damaged.
     """
     if check:
         check_segments([path])

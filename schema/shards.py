@@ -1,7 +1,7 @@
-"""A run that several processes measure: which observations are whose, and what all of them agree on.
+"""A run that several processes measure: the observations of each process, and the agreement of all.
 
-A shard is one of N contiguous parts, each of whole segments. The first process that comes writes the agreement into the
-folder of segments, and the others hold theirs against it. What is done shows by the segments themselves.
+A shard is one of N contiguous parts, each consisting of whole segments. The first process writes the agreement to the
+folder of segments, and the others compare theirs with it. The segments themselves show what is done.
 """
 
 import json
@@ -27,9 +27,9 @@ class Shard:
     Parameters
     ----------
     number : int
-        From 1 on.
+        The number of the shard, from 1.
     count : int
-        Of all shards.
+        The number of shards.
     """
 
     number: int
@@ -44,12 +44,12 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Read ``I/N``.
+        """Parse ``I/N``.
 
         Raises
         ------
         RegimeError
-            It is written otherwise.
+            The text has a different form.
         """
         number, sign, count = text.partition("/")
         if not (sign and number.strip().isdecimal() and count.strip().isdecimal()):
@@ -57,7 +57,7 @@ class Shard:
         return cls(int(number), int(count))
 
     def rows(self, observations: int, per_segment: int) -> range:
-        """Return the numbers of its observations: whole segments, none where there are more shards than segments."""
+        """Return the numbers of its observations: whole segments, none if there are more shards than segments."""
         segments = -(-observations // per_segment)
         first, last = (segments * number // self.count * per_segment for number in (self.number - 1, self.number))
         return range(min(first, observations), min(last, observations))
@@ -65,24 +65,24 @@ class Shard:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What all parts of a run agree on.
+    """The agreement of all parts of a run.
 
     Parameters
     ----------
     terms : mapping of str to str
-        What must be the same for all, in words.
+        The settings that must be the same for all parts, in words.
     run_id, created : str
-        Of the trajectory.
+        Attributes of the trajectory.
     observations : int
-        Of the whole run.
+        The number of observations of the whole run.
     per_segment : int
-        Observations of a full segment.
+        The number of observations in a full segment.
     ends : sequence of str
-        The `source_fingerprint` of each segment that is complete.
+        The `source_fingerprint` of each complete segment.
     command : sequence of str
-        The command line of a part without its shard; empty where there is none.
+        The command line of a part without its shard; empty if there is none.
     shards : int
-        Into how many the first of them divided the run.
+        The number of shards into which the first process divided the run.
     """
 
     terms: Mapping[str, str]
@@ -95,70 +95,70 @@ class Agreement:
     shards: int = 1
 
     def command_of(self, shard: Shard) -> str:
-        """Return the command of a shard, for a shell."""
+        """Return the command for a shard, quoted for a shell."""
         if not self.command:
             return f"the call of convert with shard={str(shard)!r}"
         return shlex.join([*self.command, "--shard", str(shard)])
 
 
 def agree(folder: Path, ours: Agreement) -> Agreement:
-    """Return what the parts of a run agree on: what is in the folder already, else `ours`, which is written there.
+    """Return the agreement of the parts of a run: the existing one in the folder, else `ours`, which is written there.
 
     Raises
     ------
     TrajectoryError
-        Parts of another plan were begun there.
+        The folder holds parts of a different plan.
     OSError
-        It cannot be written.
+        The agreement cannot be written.
     """
     temporary = temporary_in(folder)
     try:
         with create_new(temporary) as file:
             file.write(json.dumps(asdict(ours), indent=1).encode())
             os.fsync(file.fileno())
-        # Whole, or not at all; and only where there is none.
+        # Complete or not at all, and only if there is none yet.
         with suppress(FileExistsError):
             _link(temporary, folder / AGREED)
     finally:
         temporary.unlink(missing_ok=True)
     found = read_agreement(folder)
     if found is None:
-        raise TrajectoryError(f"{folder}: removed while a part of the run began; run the same command again")
+        raise TrajectoryError(f"{folder}: removed while a part of the run started; run the same command again")
     require_same(folder, found, ours)
     return found
 
 
 def require_same(folder: Path, found: Agreement, ours: Agreement) -> None:
-    """Raise an error unless what is agreed on in a folder is what a part would write there.
+    """Raise an error unless the agreement in a folder is the one that a part would write.
 
     Raises
     ------
     TrajectoryError
-        Names the first term that differs.
+        The agreements differ; the message names the first difference.
     """
     for name in (*ours.terms, *found.terms):
         begun, now = found.terms.get(name, "none"), ours.terms.get(name, "none")
         if begun != now:
             raise TrajectoryError(
-                f"{folder}: holds parts of another plan: {name} {begun}, here {now}; give all parts the same options, "
-                "checkpoints and versions, choose another output, or remove that folder to begin again"
+                f"{folder}: holds parts of a different plan: {name} {begun}, here {now}; give all parts the same "
+                "options, checkpoints and versions, choose another output, or remove that folder to start again"
             )
 
 
 def _link(temporary: Path, path: Path) -> None:
-    """Give a file a second name, unless there is one of that name."""
+    """Give a file a second name, unless a file of that name exists."""
     try:
         os.link(temporary, path)
     except FileExistsError:
         raise
     except OSError:
-        # Some file systems have no second names.
+        # Some file systems have no hard links.
         with create_new(path) as file:
             file.write(temporary.read_bytes())
 
 
 def read_agreement(folder: Path) -> Agreement | None:
-    """Return what the parts of a run agree on; None where it is not made in parts.
+    """Return the agreement of the parts of a run; None if the run is not divided into parts.
 
     Raises
     ------
@@ -177,12 +177,12 @@ def read_agreement(folder: Path) -> Agreement | None:
 
 
 def require_all_parts(folder: Path) -> None:
-    """Raise an error unless all segments of a run that is made in parts are there.
+    """Raise an error unless all segments of a run in parts exist.
 
     Raises
     ------
     TrajectoryError
-        Names the missing parts, with the commands that make them.
+        Parts are missing; the message names them, with the commands that compute them.
     """
     agreed = read_agreement(folder)
     if agreed is None:
@@ -201,20 +201,20 @@ def require_all_parts(folder: Path) -> None:
         commands = "; ".join(agreed.command_of(shard) for shard in missing[:_SHOWN])
         more = f"; and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise TrajectoryError(
-            f"{folder}: {len(missing)} of {counted(agreed.shards, 'part')} not complete, {lacking} of "
+            f"{folder}: {len(missing)} of {counted(agreed.shards, 'part')} incomplete, {lacking} of "
             f"{counted(agreed.observations, 'observation')} missing; run {commands}{more}"
         )
 
 
 def _held(folder: Path, agreed: Agreement) -> dict[int, int]:
-    """Return how many observations each complete segment of the run holds, by its number."""
+    """Return the number of observations in each complete segment of the run, by the number of the segment."""
     paths = segments_by_number(folder)
     check_segments(list(paths.values()))
     held: dict[int, int] = {}
     for index, path in paths.items():
         with open_segment(path, check=False) as segment:
             if index >= len(agreed.ends) or segment.attrs["source_fingerprint"] != agreed.ends[index]:
-                # Not complete yet, or left by a run of other inputs.
+                # Not yet complete, or left by a run with other inputs.
                 continue
             if segment.attrs["run_id"] != agreed.run_id:
                 raise TrajectoryError(f"{path}: of another run than {folder / AGREED} says; delete the segment")

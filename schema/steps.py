@@ -1,4 +1,4 @@
-"""Ranges of steps, as users give them."""
+"""Ranges of steps that users specify."""
 
 import math
 import re
@@ -12,7 +12,7 @@ def parse_steps(text: str) -> tuple[float, float]:
     Raises
     ------
     RegimeError
-        `text` has another form, or A > B.
+        `text` has a different form, or A > B.
     """
     match = re.fullmatch(r"(-?\d+)?:(-?\d+)?", text.strip())
     if not match:
@@ -20,5 +20,5 @@ def parse_steps(text: str) -> tuple[float, float]:
     first = -math.inf if match[1] is None else int(match[1])
     last = math.inf if match[2] is None else int(match[2])
     if first > last:
-        raise RegimeError(f"--steps {text!r}: the first step lies after the last")
+        raise RegimeError(f"--steps {text!r}: the first step is after the last")
     return first, last

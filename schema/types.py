@@ -1,4 +1,4 @@
-"""Types that are written often, and arguments that may be one name or several."""
+"""Common types, and arguments that may be one name or several."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,24 +10,24 @@ from regime_proto.schema.errors import RegimeError
 Array = NDArray[Any]
 
 Progress = Callable[[int, int], None]
-"""Called with how much is done, and the total."""
+"""Called with the amount that is done, and the total."""
 
 
 def as_tuple(given: str | Iterable[str], name: str) -> tuple[str, ...]:
-    """Return names or patterns as a tuple; a single one is no sequence of letters, which nobody means.
+    """Return names or patterns as a tuple; a single text counts as one name, not as a sequence of letters.
 
     Parameters
     ----------
     given : str or iterable of str
     name : str
-        Of the argument, for the message of an error.
+        The name of the argument, for error messages.
 
     Raises
     ------
     RegimeError
-        It is something else.
+        The argument is neither a text nor several.
     """
     found = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
     if not all(isinstance(one, str) for one in found):
-        raise RegimeError(f"{name} {given!r}: expected a text, or several")
+        raise RegimeError(f"{name} {given!r}: expected one text or several")
     return found

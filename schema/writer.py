@@ -1,8 +1,8 @@
 """Writes a trajectory so that a crash, a kill or a full disk loses at most the last segment.
 
-A segment is a complete trajectory file that holds one row of chunks. It is built in memory, written beside
-its final name and renamed. A row that is not yet full may be written early; it is then replaced, whole, by a
-fuller one. At the end the segments are joined into the output and deleted.
+A segment is a complete trajectory file that holds one row of chunks. It is built in memory, written under a temporary
+name and renamed. A segment that is not yet full may be written early; a fuller one then replaces it as a whole. At the
+end the segments are joined into the output and deleted.
 """
 
 import time
@@ -30,23 +30,23 @@ from regime_proto.schema.words import counted
 class TrajectoryWriter:
     """Write observations, in order, to the trajectory whose segments are `segments`.
 
-    Leaving the context normally joins the segments into the output, unless these are shared with other writers; leaving
-    it by an exception keeps what was observed as segments, for `resume`.
+    Leaving the context normally joins the segments into the output, unless they are shared with other writers. After an
+    exception, the observations are kept as segments, for `resume`.
 
     Parameters
     ----------
     segments : Segments
-        In the hands of the caller.
+        Segments that the caller holds.
     header : Header
-        Files that it embeds are kept beside the segments until these are joined.
+        Files that it embeds are kept next to the segments until the segments are joined.
     seconds : float
-        An unfinished segment is written after this long, so that slow runs lose little.
+        An unfinished segment is written after this time, so that slow runs lose little.
     """
 
     def __init__(self, segments: Segments, header: Header, *, seconds: float = 30.0) -> None:
         self.header = replace(header, embedded={})
         self.count = 0
-        # How many rows each segment holds, by its number.
+        # The number of rows in each segment, by its number.
         self._held: dict[int, int] = {}
         self._segments = segments
         self._embedded = dict(header.embedded)
@@ -59,14 +59,14 @@ class TrajectoryWriter:
         self._empty = b""
 
     def resume(self, fingerprints: Sequence[str], rows: range | None = None) -> list[range]:
-        """Take up the segments of an earlier, unfinished conversion; what is written next follows the first of them.
+        """Resume from the segments of an earlier, unfinished conversion; new rows follow the first stretch of segments.
 
         Parameters
         ----------
         fingerprints : sequence of str
             For each row to be written, the `source_fingerprint` of the trajectory that ends with it.
         rows : range, optional
-            Those that this writer is to see written; all, if not given.
+            The rows that this writer is responsible for; by default all.
 
         Returns
         -------
@@ -76,26 +76,26 @@ class TrajectoryWriter:
         Raises
         ------
         TrajectoryError
-            The segments come from other inputs, or were computed by another engine.
+            The segments come from different inputs, or were computed by a different engine.
         """
         rows = range(len(fingerprints)) if rows is None else rows
         paths = self._segments.paths()
         if self._segments.is_shared:
             paths = _within(paths, rows, self._capacity)
         held = _held(paths, self.header, fingerprints, is_shared=self._segments.is_shared)
-        # What the last one says counts.
+        # The attributes of the last segment apply.
         for index, length in reversed(held.items()):
             with open_segment(paths[index], check=False) as file:
                 self._continue(file)
                 self.add_metrics(*read_metrics(file))
                 if index * self._capacity + length == len(fingerprints):
-                    # It was measured beside the last observation.
+                    # It was measured along with the last observation.
                     self.annotate(**{name: file.attrs[name] for name in layout.NOISE_FLOORS if name in file.attrs})
             self._held[index] = length
         if not self._segments.is_shared:
             self._segments.clear_leftovers()
             self._segments.end_agreement()
-            # What was to be carried before, and may be private, is not to be any more.
+            # Files that an earlier run was to embed, and that may be private, are no longer wanted.
             self._segments.remove([path for path in self._segments.carried() if path.name not in self._carries])
             self._segments.remove([path for index, path in paths.items() if index not in held])
         gaps = _gaps(held, rows, self._capacity)
@@ -103,39 +103,38 @@ class TrajectoryWriter:
         return gaps
 
     def go_to(self, row: int) -> None:
-        """Write from an observation on: the first of a segment, or the one that follows those in a segment."""
+        """Continue at an observation: the first of a segment, or the one after those in a segment."""
         if row == self.count:
             return
         self.flush()
         self._load(row)
 
     def _load(self, row: int) -> None:
-        """Go on as the segments say; what was not written is dropped."""
+        """Continue after the written segments; rows that were not written are dropped."""
         # A segment that is not full is written again.
         self._rows = self._reopened(row // self._capacity) if row % self._capacity else []
         self.count = row
 
     def _reopened(self, index: int) -> list[dict[str, Array]]:
-        """Return the rows of a segment that is written again."""
+        """Return the rows of a segment that will be written again."""
         with open_segment(self._segments.path(index)) as file:
             self._fingerprint = file.attrs["source_fingerprint"]
             return _rows(file)
 
     def take_up(self, trajectory: Path, fingerprints: Sequence[str]) -> int:
-        """Go on after a finished trajectory of the first part of the run, and return how many rows it holds.
+        """Continue after a finished trajectory of the first part of the run, and return its number of rows.
 
         Parameters
         ----------
         trajectory : Path
-            It may be the output itself.
+            May be the output itself.
         fingerprints : sequence of str
             As in `resume`; that of the trajectory is among them.
 
         Returns
         -------
         int
-            0 where its rows would not go with those to come: made by another engine, with other masks, metrics or
-            quantities.
+            0 if its rows do not match the new ones: a different engine, or different masks, metrics or quantities.
         """
         with open_checked(trajectory) as file:
             if not _goes_on(file, self.header):
@@ -147,7 +146,7 @@ class TrajectoryWriter:
         return self.count
 
     def cut_back(self, count: int, *, fingerprint: str) -> None:
-        """Keep the first `count` rows only.
+        """Keep only the first `count` rows.
 
         Parameters
         ----------
@@ -165,7 +164,7 @@ class TrajectoryWriter:
         self.flush()
 
     def row(self, number: int) -> dict[str, Array]:
-        """Return what was written of one observation: the growing variables by name, masks if they are kept."""
+        """Return the written row of one observation: the growing variables by name, masks if they are kept."""
         self.flush()
         return self._stored(number // self._capacity)[number % self._capacity]
 
@@ -179,7 +178,7 @@ class TrajectoryWriter:
         self.header = replace(self.header, extra={**read_header(file).extra, **self.header.extra})
 
     def annotate(self, **attributes: object) -> None:
-        """Add or change root attributes; they count from the next segment on, and for the output."""
+        """Add or change root attributes; they apply from the next segment on, and to the output."""
         self.header = self.header.with_attributes(**attributes)
         self._empty = b""
 
@@ -188,7 +187,7 @@ class TrajectoryWriter:
         self.header = replace(self.header, extra={**self.header.extra, **extra})
         self._empty = b""
         if self.count and not self._rows:
-            # The last segment is full, and the output takes its attributes from there.
+            # The last segment is full, and the output gets its attributes from it.
             self._rows = self._reopened((self.count - 1) // self._capacity)
             self.flush()
             self._rows = []
@@ -230,7 +229,7 @@ class TrajectoryWriter:
             self._rows = []
 
     def flush(self) -> None:
-        """Write the current segment as far as it goes."""
+        """Write the current segment, even if it is not full."""
         self._written = time.monotonic()
         if not self._rows:
             return
@@ -238,7 +237,7 @@ class TrajectoryWriter:
         full_rows = [absent | row for row in self._rows]
         names = [variable.name for variable in self.header.variables if variable.grows]
         rows = {name: [row[name] for row in full_rows if name in row] for name in names}
-        # Most of the work of making a small file is in what all segments share.
+        # Most of the work of creating a small file is in the part that all segments share.
         self._empty = self._empty or hdf5.empty_image(self.header)
         index = (self.count - 1) // self._capacity
         first = {"first_observation": index * self._capacity} if index else {}
@@ -246,12 +245,12 @@ class TrajectoryWriter:
         self.take(index, content, rows=len(self._rows))
 
     def take(self, index: int, content: bytes, *, rows: int) -> None:
-        """Write segment number `index`, a whole trajectory file of so many rows.
+        """Write segment number `index`, a complete trajectory file with `rows` rows.
 
         Raises
         ------
         TrajectoryError
-            It could not be written, for example because the disk is full.
+            The segment could not be written, for example because the disk is full.
         """
         try:
             while self._embedded:
@@ -265,7 +264,7 @@ class TrajectoryWriter:
             raise TrajectoryError(
                 f"{path}: {describe(error)}; {counted(safe, 'observation')} "
                 f"{'is' if safe == 1 else 'are'} safe in {path.parent}: "
-                "mend that and run the same command again to go on"
+                "fix this and run the same command again to resume"
             ) from None
 
     def close(self) -> Path:
@@ -281,7 +280,7 @@ class TrajectoryWriter:
         return self._segments.output
 
     def publish(self) -> None:
-        """Join what there is into the output, and keep the segments: more will come.
+        """Join the existing segments into the output, and keep them: more will follow.
 
         Raises
         ------
@@ -294,7 +293,7 @@ class TrajectoryWriter:
         except TrajectoryError as error:
             raise TrajectoryError(
                 f"{error}; all {counted(self.count, 'observation')} are safe in {self._segments.folder}: "
-                "mend that and run the same command again"
+                "fix this and run the same command again"
             ) from None
 
     def __enter__(self) -> Self:
@@ -311,18 +310,18 @@ class TrajectoryWriter:
         elif kind is None:
             self.close()
         else:
-            # The error under way is the one to report.
+            # The current error is the one to report.
             with suppress(TrajectoryError):
                 self.flush()
 
 
 def rows_to_resume(folder: Path, header: Header, fingerprints: Sequence[str], rows: range | None = None) -> int:
-    """Return how many rows `TrajectoryWriter.resume` would take up, without changing anything.
+    """Return the number of rows from which `TrajectoryWriter.resume` would continue, without changing anything.
 
     Raises
     ------
     TrajectoryError
-        As there.
+        As in `TrajectoryWriter.resume`.
     """
     paths = segments_by_number(folder)
     if rows is not None:
@@ -331,19 +330,19 @@ def rows_to_resume(folder: Path, header: Header, fingerprints: Sequence[str], ro
 
 
 def rows_to_take_up(trajectory: Path, header: Header) -> int:
-    """Return how many rows `TrajectoryWriter.take_up` would take up, without changing anything."""
+    """Return the number of rows that `TrajectoryWriter.take_up` would continue from, without changing anything."""
     with open_checked(trajectory) as file:
         return len(file["step"]) if _goes_on(file, header) else 0
 
 
 def _held(paths: Mapping[int, Path], header: Header, fingerprints: Sequence[str], *, is_shared: bool) -> dict[int, int]:
-    """Return how many rows each of the segments of a run holds, by its number; others' are left out.
+    """Return the number of rows in each segment of a run, by its number; segments of other runs are left out.
 
     Raises
     ------
     TrajectoryError
-        All are of another run (in a folder that is shared: one), or the rows to come would be computed or kept
-        otherwise than those that are there.
+        All segments (in a shared folder: any segment) belong to another run, or the new rows would be computed or kept
+        differently from the existing ones.
     """
     capacity = hdf5.chunk_steps(header)
     check_segments(list(paths.values()))
@@ -356,20 +355,20 @@ def _held(paths: Mapping[int, Path], header: Header, fingerprints: Sequence[str]
             difference = _difference(file, header)
             if difference is not None:
                 raise TrajectoryError(
-                    f"{path.parent}: begun with {difference}; go on with the former, or begin again with --overwrite"
+                    f"{path.parent}: started with {difference}; use the former to resume, or restart with --overwrite"
                 )
             held[index] = len(file["step"])
-    # Whoever shares a folder cannot remove what is another's.
+    # A process that shares a folder cannot remove the segments of others.
     if len(held) < (len(paths) if is_shared else min(1, len(paths))):
         raise TrajectoryError(
-            f"{next(iter(paths.values())).parent}: holds an unfinished run of other inputs; choose another output, or "
-            + ("remove that folder" if is_shared else "discard it with --overwrite")
+            f"{next(iter(paths.values())).parent}: holds an unfinished run with other inputs; choose another output, "
+            + ("or remove that folder" if is_shared else "or discard it with --overwrite")
         )
     return held
 
 
 def _within(paths: Mapping[int, Path], rows: range, capacity: int) -> dict[int, Path]:
-    """Return the segments that hold some rows."""
+    """Return the segments that hold any of these rows."""
     return {index: path for index, path in paths.items() if index * capacity in rows}
 
 
@@ -379,11 +378,11 @@ def _gaps(held: Mapping[int, int], rows: range, capacity: int) -> list[range]:
     Parameters
     ----------
     held : mapping of int to int
-        Rows by the number of their segment.
+        The number of rows by the number of the segment.
     rows : range
-        Of whole segments, but for the end of the run.
+        Rows of whole segments, except at the end of the run.
     capacity : int
-        Rows of a full segment.
+        The number of rows in a full segment.
     """
     gaps: list[range] = []
     for start in range(rows.start, rows.stop, capacity):
@@ -398,12 +397,12 @@ def _gaps(held: Mapping[int, int], rows: range, capacity: int) -> list[range]:
 
 
 def _goes_on(file: h5py.File, header: Header) -> bool:
-    """Whether rows to come can stand in one file with those of another trajectory."""
+    """Whether new rows can be in one file with those of this trajectory."""
     return _difference(file, header) is None and read_metrics(file) == header.metrics
 
 
 def _difference(file: h5py.File, header: Header) -> str | None:
-    """Return what would make the rows to come others than those in a file."""
+    """Return the first difference between the settings of new rows and those in a file, in words; None without."""
     for name in ("engine", "device", "mask_policy"):
         begun, now = (attributes.get(name) for attributes in (file.attrs, header.attributes))
         if begun != now:
@@ -419,7 +418,7 @@ def _rows(file: h5py.File) -> list[dict[str, Array]]:
 
 
 def _split(rows: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-    """Yield the rows of a segment, one observation at a time; masks stand with the step that they are of."""
+    """Yield the rows of a segment, one observation at a time, with the mask of its step."""
     mask_row = {int(step): row for row, step in enumerate(rows["mask_step"])}
     growing = set(rows) - {"mask_step", "mask"}
     for row, step in enumerate(rows["step"]):

@@ -67,7 +67,9 @@ def test_a_single_script(tmp_path):
 
 def test_a_single_file_that_is_overwritten(tmp_path):
     torch.save({"w": torch.ones(2)}, tmp_path / "model.pt")
-    with pytest.raises(RegimeError, match=r"a single checkpoint .* if training overwrites it, save each under a name"):
+    with pytest.raises(
+        RegimeError, match=r"a single checkpoint .* if training overwrites it, save each under a different name"
+    ):
         open_directory(tmp_path)
     torch.save({"w": torch.ones(2), "step": 5}, tmp_path / "step_5.pt")
     torch.save({"w": torch.ones(2), "step": 5}, tmp_path / "last.pt")

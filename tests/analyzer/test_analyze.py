@@ -185,7 +185,7 @@ def test_steps_restrict_the_analysis():
 
 @pytest.mark.parametrize(
     ("steps", "message"),
-    [("5", "expected A:B"), ("9:3", "lies after"), ("a:b", "expected A:B"), ("500:", "0 of 101.*run from 0 to 100")],
+    [("5", "expected A:B"), ("9:3", "is after"), ("a:b", "expected A:B"), ("500:", "0 of 101.*run from 0 to 100")],
 )
 def test_wrong_steps(steps, message):
     with pytest.raises(regime_proto.RegimeError, match=message):
@@ -210,7 +210,7 @@ def test_batches_per_epoch_is_divided_by_the_stride():
     assert observations_per_epoch([0, 10, 20], "step", 100) == 10
     assert observations_per_epoch([0, 5, 20], "step", 100) == 10
     assert observations_per_epoch([1, 2, 3], "epoch", 100) == 1
-    with pytest.raises(regime_proto.RegimeError, match=r"a count of its files.*say so: --step-pattern REGEX, when"):
+    with pytest.raises(regime_proto.RegimeError, match=r"only count its files.*pass --step-pattern REGEX, when"):
         observations_per_epoch([0, 1], "ordinal", 100)
     for wrong in (0, float("inf"), float("nan")):
         with pytest.raises(regime_proto.RegimeError, match=r"above 0"):

@@ -280,7 +280,7 @@ def test_ordinal_steps_refuse_batches_per_epoch(run):
         torch.save(torch.load(path)["model"], run / path.name.replace("step_", "net_"))
         path.unlink()
     refused = regime("analyze", run, "--batches-per-epoch", "4")
-    assert_one_line(refused, "only a count of its files")
+    assert_one_line(refused, "only count its files")
     assert not list(run.parent.glob("*.h5*"))
     found = json.loads(regime("analyze", run, "--json").stdout)
     assert found["step_kind"] == "ordinal"

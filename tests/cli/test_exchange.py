@@ -103,7 +103,7 @@ def test_validate_in_json(valid, wrong, tmp_path):
 
 def test_merge_and_thin_on_the_command_line(valid, tmp_path):
     assert "nothing left to join" in regime("merge", valid).stderr
-    assert_one_line(regime("merge", tmp_path / "a.h5"), "no segments there; expected the folder")
+    assert_one_line(regime("merge", tmp_path / "a.h5"), "no segments found; expected the folder")
     small = tmp_path / "small.h5"
     done = regime("thin", valid, "--masks", "none", "-o", small)
     assert done.exit_code == 0
@@ -136,7 +136,7 @@ def test_where_nothing_can_be_written(valid, tmp_path, where):
     output = tmp_path / where
     assert_one_line(regime("example", "-o", output), f"{output}|Not a directory|File exists")
     assert_one_line(regime("thin", valid, "--masks", "none", "-o", output), f"{output}: ")
-    assert_one_line(regime("merge", "/"), "no segments there")
+    assert_one_line(regime("merge", "/"), "no segments found")
 
 
 def test_a_conversion_to_where_nothing_can_be_written_ends(mlp_run):

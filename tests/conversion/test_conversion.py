@@ -159,7 +159,7 @@ def test_segments_of_another_run_are_not_touched(run, mlp_run, tmp_path):
     with pytest.raises(regime_proto.RegimeError, match=r"step_0005"):
         regime_proto.convert(run, path)
     os.utime(run / "step_0000.pt", (1, 1))
-    with pytest.raises(regime_proto.RegimeError, match=r"unfinished run of other inputs"):
+    with pytest.raises(regime_proto.RegimeError, match=r"unfinished run with other inputs"):
         regime_proto.convert(run, path)
     assert list(segments_folder(path).glob("*.h5"))
     regime_proto.convert(mlp_run, path, overwrite=True)
@@ -173,7 +173,7 @@ def test_another_engine_does_not_go_on(run, tmp_path, monkeypatch):
     with pytest.raises(regime_proto.RegimeError, match="step_0005"):
         regime_proto.convert(run, path)
     monkeypatch.undo()
-    with pytest.raises(regime_proto.RegimeError, match=r"begun with engine onnxruntime 0.1, now onnxruntime 1\."):
+    with pytest.raises(regime_proto.RegimeError, match=r"started with engine onnxruntime 0.1, now onnxruntime 1\."):
         regime_proto.convert(run, path)
 
 
@@ -204,7 +204,7 @@ def test_overflowing_activations_are_marked(run, tmp_path):
     payload["model"]["body.0.weight"] *= 1e38
     payload["model"]["body.1.running_var"] *= 0
     torch.save(payload, run / "step_0003.pt")
-    with pytest.warns(regime_proto.RegimeWarning, match=r"first the activations at step 3"):
+    with pytest.warns(regime_proto.RegimeWarning, match=r"first in the activations at step 3"):
         path = regime_proto.convert(run, tmp_path / "run.h5")
     with regime_proto.open_trajectory(path) as trajectory:
         assert trajectory["valid"].values.tolist() == [1, 1, 1, 0, 1, 1, 1, 1]

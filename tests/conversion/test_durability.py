@@ -295,7 +295,7 @@ def test_a_kill_while_segments_are_deleted_does_not_shorten_the_output(interrupt
 def test_a_merge_does_not_replace_another_run(interrupted, tmp_path):
     output = copied(interrupted, tmp_path)
     regime_proto.synthetic.trajectory(steps=3, path=output)
-    with pytest.raises(regime_proto.TrajectoryError, match="another run's"):
+    with pytest.raises(regime_proto.TrajectoryError, match="belongs to another run"):
         finish(output)
     assert finish(output, overwrite=True).observations == COUNT
 
@@ -303,7 +303,7 @@ def test_a_merge_does_not_replace_another_run(interrupted, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "000003.h5").unlink(), "000003.h5: missing, although 000004.h5 is there"),
+        (lambda folder: (folder / "000003.h5").unlink(), "000003.h5: missing, although 000004.h5 exists"),
         (
             lambda folder: (folder / "000004.h5").write_bytes(b"x" * 9000),
             "000004.h5: a damaged segment .*delete it",
@@ -339,14 +339,14 @@ def test_a_killed_conversion_that_thins_goes_on(long_run, tmp_path, masks):
     with pytest.raises(KeyboardInterrupt):
         regime_proto.convert(long_run, tmp_path / "run.h5", masks=masks, progress=interrupt)
     assert len(committed(tmp_path / "run.h5")) == 100
-    with pytest.raises(regime_proto.TrajectoryError, match=f"begun with mask_policy {masks}, now all"):
+    with pytest.raises(regime_proto.TrajectoryError, match=f"started with mask_policy {masks}, now all"):
         regime_proto.convert(long_run, tmp_path / "run.h5", masks="all")
     regime_proto.convert(long_run, tmp_path / "run.h5", masks=masks)
     assert_same(tmp_path / "run.h5", reference)
 
 
 def test_nothing_to_merge_is_an_error(tmp_path):
-    with pytest.raises(regime_proto.TrajectoryError, match="no segments there; expected the folder"):
+    with pytest.raises(regime_proto.TrajectoryError, match="no segments found; expected the folder"):
         finish(tmp_path / "run.h5")
 
 

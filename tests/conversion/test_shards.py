@@ -173,7 +173,7 @@ def test_an_interrupted_conversion_goes_on_in_shards(run, output, tmp_path):
 def test_parts_of_another_plan_are_refused(run, output, options, message):
     regime_proto.convert(run, output, shard="2/3")
     before = held(output)
-    with pytest.raises(regime_proto.RegimeError, match=f"holds parts of another plan: {message}"):
+    with pytest.raises(regime_proto.RegimeError, match=f"holds parts of a different plan: {message}"):
         regime_proto.convert(run, output, shard="1/3", **options)
     assert held(output) == before
 
@@ -181,7 +181,7 @@ def test_parts_of_another_plan_are_refused(run, output, options, message):
 def test_a_dry_run_says_what_a_part_would_meet(run, output):
     regime_proto.convert(run, output, shard="2/3")
     refused = regime("convert", run, "-o", output, "--shard", "1/3", "--masks", "none", "--dry-run")
-    assert_one_line(refused, "holds parts of another plan: --masks all, here none")
+    assert_one_line(refused, "holds parts of a different plan: --masks all, here none")
     regime_proto.convert(run, output, steps="0:50", overwrite=True)
     refused = regime("convert", run, "-o", output, "--shard", "1/3", "--dry-run")
     assert_one_line(refused, "holds the first part of this run, and shards measure all of it")
@@ -201,7 +201,7 @@ def test_a_checkpoint_that_was_written_again_is_another_plan(run, output, tmp_pa
     content = (copy / "step_7.safetensors").read_bytes()
     (copy / "step_7.safetensors").unlink()
     (copy / "step_7.safetensors").write_bytes(content)
-    with pytest.raises(regime_proto.RegimeError, match="another plan: the files of the checkpoints"):
+    with pytest.raises(regime_proto.RegimeError, match="a different plan: the files of the checkpoints"):
         regime_proto.convert(copy, output, shard="1/3")
 
 
@@ -219,7 +219,7 @@ def test_what_another_run_left_is_not_taken_for_a_part(run, output, first):
     if first == 0:
         assert finish(output).observations == STATES
         return
-    with pytest.raises(regime_proto.TrajectoryError, match="1 of 2 parts not complete, 128 of 300"):
+    with pytest.raises(regime_proto.TrajectoryError, match="1 of 2 parts incomplete, 128 of 300"):
         finish(output)
     with pytest.raises(regime_proto.TrajectoryError, match="other inputs; choose another output, or remove that"):
         regime_proto.convert(run, output, shard="1/2")
@@ -231,7 +231,7 @@ def test_shards_wait_for_one_who_holds_all_and_the_other_way_round(run, output):
     with Segments(output, shared=True):
         regime_proto.convert(run, output, shard="1/3")
         for use in (partial(regime_proto.convert, run, output), partial(finish, output)):
-            with pytest.raises(regime_proto.TrajectoryError, match=r"another process is writing it|not complete"):
+            with pytest.raises(regime_proto.TrajectoryError, match=r"another process is writing it|incomplete"):
                 use()
 
 
@@ -288,7 +288,7 @@ def test_the_commands_of_all_parts(run, output, reference):
     assert regime(*shlex.split(commands[1])[1:]).exit_code == 0
     refused = regime("merge", segments_folder(output))
     assert refused.exit_code == 1
-    assert "2 of 3 parts not complete, 172 of 300 observations missing; run " in refused.stderr
+    assert "2 of 3 parts incomplete, 172 of 300 observations missing; run " in refused.stderr
     for command in refused.stderr.partition("missing; run ")[2].split("; "):
         assert regime(*shlex.split(command)[1:]).exit_code == 0
     assert regime("merge", segments_folder(output)).exit_code == 0

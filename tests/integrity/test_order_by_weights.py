@@ -299,7 +299,7 @@ def test_a_conversion_warns_and_so_does_what_reads_its_file(count, states, root,
     assert notes.read_notes(output) == {"optimizer": "Adam"}
     result = CliRunner().invoke(main, ["analyze", str(output), "--resamples", "0"], prog_name="regime")
     assert result.stderr.count("the order of the checkpoints may be wrong") == 1
-    with pytest.raises(RegimeError, match="regime itself keeps something under this name"):
+    with pytest.raises(RegimeError, match="regime itself uses this name"):
         converted(wrong, output, masks="none", notes={"order_doubt": "none"})
 
 

@@ -138,7 +138,7 @@ def test_an_interrupted_conversion_goes_on_as_it_was_begun(run, tmp_path, first)
     held, asked = ("weight_distance_l2", "none") if first else ("none", "weight_distance_l2")
     found = f"the quantities {held}, now {asked}"
     with pytest.raises(
-        RegimeError, match=f"begun with {found}; go on with the former, or begin again with --overwrite"
+        RegimeError, match=f"started with {found}; use the former to resume, or restart with --overwrite"
     ):
         regime_proto.convert(run, path, distance=not first)
 

@@ -260,7 +260,7 @@ def test_an_interrupted_conversion_goes_on_with_the_same_quantities_only(run, tm
     damaged.write_bytes(content[:500])
     with pytest.raises(RegimeError, match="step_0005"):
         regime_proto.convert(run, path, measure="weights")
-    with pytest.raises(RegimeError, match=r"begun with the quantities .*weight_norm_l2, now none"):
+    with pytest.raises(RegimeError, match=r"started with the quantities .*weight_norm_l2, now none"):
         regime_proto.convert(run, path)
 
 
@@ -296,7 +296,7 @@ def test_a_first_state_that_is_no_number_is_refused_where_others_are_held_agains
 @pytest.mark.parametrize("given", [42, [42], None, b"all"])
 def test_what_is_no_name_is_answered_in_a_line(given, tmp_path):
     model = nets.make_mlp()
-    with pytest.raises(RegimeError, match=r"measure .*: expected a text, or several"):
+    with pytest.raises(RegimeError, match=r"measure .*: expected one text or several"):
         regime_proto.record(model, nets.probe(model), tmp_path / "run.h5", measure=given)
 
 

@@ -183,7 +183,7 @@ def test_what_was_lost_leaves_a_gap_that_is_told(whole, tmp_path, resume, masks)
     with regime_proto.open_trajectory(path) as trajectory:
         said = describe_invalid(trajectory)
     assert said.startswith(
-        "1 of 15 observations cannot be used, the first since the recording has a gap before step 16"
+        "1 of 15 observations cannot be used, the first because the recording has a gap before step 16"
     )
     one, other = (regime_proto.analyze(file, batches_per_epoch=1) for file in (path, expected))
     with regime_proto.open_trajectory(expected) as trajectory:
@@ -277,7 +277,7 @@ def test_another_run_is_not_gone_on_with(whole, tmp_path, name, fail):
     before = sorted(file.name for file in tmp_path.rglob("*.h5"))
     model = nets.make_mlp()
     options = {"model": model, "probe": nets.probe(model), "output": path, "resume": True, **OTHERS[name](model)}
-    with pytest.raises(RegimeError, match=r"another run|unfinished run of other inputs"):
+    with pytest.raises(RegimeError, match=r"another run|unfinished run with other inputs"):
         regime_proto.record(**options)
     assert sorted(file.name for file in tmp_path.rglob("*.h5")) == before
     # What is there can still be gone on with.
@@ -291,7 +291,7 @@ def test_other_masks_or_engines_do_not_go_on(whole, tmp_path, fail):
     path = tmp_path / "run.h5"
     record_states(states, range(5), path, fail=fail)
     for options in ({"masks": "every=2"}, {"engine": "onnx"}):
-        with pytest.raises(RegimeError, match=r"begun with|by another engine, on another device or with other masks"):
+        with pytest.raises(RegimeError, match=r"started with|by another engine, on another device or with other masks"):
             record_states(states, range(5, 8), path, start=4, resume=True, **options)
 
 

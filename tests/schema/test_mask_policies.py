@@ -75,7 +75,7 @@ def test_what_is_left_out_can_not_come_back(complete, tmp_path):
     thin(complete, tmp_path / "thin.h5", MaskPolicy(2))
     thin(tmp_path / "thin.h5", tmp_path / "thinner.h5", MaskPolicy(4))
     assert_thinned(tmp_path / "thinner.h5", complete, 4)
-    with pytest.raises(regime_proto.TrajectoryError, match="every=2, which lacks some that every=3 keeps"):
+    with pytest.raises(regime_proto.TrajectoryError, match="every=2, which lacks masks that every=3 keeps"):
         thin(tmp_path / "thin.h5", tmp_path / "other.h5", MaskPolicy(3))
     assert not (tmp_path / "other.h5").exists()
 

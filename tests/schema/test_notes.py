@@ -112,14 +112,14 @@ def test_many_notes_fit(mlp_run, noted, tmp_path):
         ({"é": 1}, "note 'é': expected a name"),
         ({"seed\n": 1}, r"note 'seed\\n': expected a name"),
         ({5: 1}, "note 5: expected a name"),
-        ({"probe_seed": 1}, "note probe_seed: regime itself keeps something under this name"),
+        ({"probe_seed": 1}, "note probe_seed: regime itself uses this name"),
         ({"seed": None}, "note seed: expected text, a number or a bool, found NoneType"),
         ({"seed": [1]}, "note seed: expected text, a number or a bool, found list"),
         ({"seed": 2**63}, "note seed: 9223372036854775808 does not fit into 64 bits"),
-        ({"model": "a\0b"}, "note model: .* is not text that a file can hold"),
-        ({"model": "\udcff"}, "note model: .* is not text that a file can hold"),
-        ({"model": "x" * MAX_LETTERS}, "1 notes: expected 500 at most, of 64,000 letters together"),
-        ({f"n{number}": 0 for number in range(MAX_NOTES + 1)}, "501 notes: expected 500 at most"),
+        ({"model": "a\0b"}, "note model: found .*, expected valid Unicode text without NUL"),
+        ({"model": "\udcff"}, "note model: found .*, expected valid Unicode text without NUL"),
+        ({"model": "x" * MAX_LETTERS}, "1 notes: expected at most 500, with 64,000 characters in total"),
+        ({f"n{number}": 0 for number in range(MAX_NOTES + 1)}, "501 notes: expected at most 500"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(notes, said):
@@ -133,7 +133,7 @@ def test_what_cannot_be_kept_is_refused(notes, said):
     [
         (["--note", "seed"], "--note 'seed': expected KEY=VALUE, for example"),
         (["--note", "seed=1", "--note", "seed=2"], "--note seed: given twice, '1' and '2'"),
-        (["--note", "settled_at_step=1"], "note settled_at_step: regime itself keeps something"),
+        (["--note", "settled_at_step=1"], "note settled_at_step: regime itself uses this name"),
         (["--note", "=1"], "note '': expected a name"),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_recording_keeps_notes_and_its_own_apart(tmp_path):
     loader = [(torch.from_numpy(nets.probe(nets.make_mlp())), torch.zeros(6))]
     options = {"loader": loader, "batch_size": 15, "settling": regime_proto.Settling(threshold=0.5, window=1)}
     options["every"] = Share(0.5, clock=itertools.count().__next__)
-    with pytest.raises(RegimeError, match="note probe_drawn: regime itself keeps"):
+    with pytest.raises(RegimeError, match="note probe_drawn: regime itself uses"):
         regime_proto.record(model, "auto", path, notes={"probe_drawn": 1}, **options)
     with regime_proto.record(model, "auto", path, notes={"seed": 3, "model": "MLP"}, **options) as recorder:
         for step in range(40):

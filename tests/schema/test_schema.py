@@ -121,13 +121,13 @@ def test_chunks_hold_fewer_steps_where_an_observation_is_large():
     [
         ({"tensors": {}}, "one tensor at least"),
         ({"layers": ()}, "one layer at least"),
-        ({"samples": 0}, "one probe sample at least"),
+        ({"samples": 0}, "at least one probe sample"),
         ({"tensors": {"": 1}}, "tensor '': expected a name"),
         ({"tensors": {"a\0b": 1}}, "without NUL"),
         ({"tensors": {"\ud800": 1}}, "valid Unicode"),
-        ({"layers": (Layer("a", "Relu", "relu", "", 3),) * 2}, "layer 'a': expected a name of its own"),
-        ({"layers": (Layer("a", "Relu", "relu", "", 0),)}, "one unit and one threshold at least"),
-        ({"layers": (Layer("a", "Relu", "relu", "", 3, ()),)}, "one unit and one threshold at least"),
+        ({"layers": (Layer("a", "Relu", "relu", "", 3),) * 2}, "layer 'a': expected a unique, non-empty name"),
+        ({"layers": (Layer("a", "Relu", "relu", "", 0),)}, "at least one unit and one threshold"),
+        ({"layers": (Layer("a", "Relu", "relu", "", 3, ()),)}, "at least one unit and one threshold"),
         ({"layers": (Layer("a", "Relu", "relu", "", 2**32),)}, "the format allows .*--sample-units"),
     ],
 )

@@ -126,7 +126,7 @@ def test_a_file_of_a_segments_name_is_deleted_only_if_it_is_one(unfinished, name
     before = content_of(folder)
     with (
         Segments(unfinished) as segments,
-        pytest.raises(regime_proto.TrajectoryError, match=f"{name}: damaged, or not written by regime"),
+        pytest.raises(regime_proto.TrajectoryError, match=f"{name}: not deleted, because it is damaged"),
     ):
         segments.clear()
     assert content_of(folder) == before
