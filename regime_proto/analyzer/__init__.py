@@ -1,1 +1,1 @@
-"""From a trajectory to curves, AUC and ρ. Imports no framework and no onnx."""
+"""Computes curves, AUC and ρ from a trajectory. Imports no framework and no onnx."""

@@ -32,7 +32,7 @@ from regime_proto.schema.notes import ORDER_DOUBT
 from regime_proto.schema.types import Array
 from regime_proto.schema.validation.trust import Record
 
-# The last tenth of a run counts as late; a Δa of less than ten times the noise floor may be rounding.
+# The last tenth of a run is late. A Δa below ten times the noise floor may be due to rounding.
 LATE = 0.1
 ABOVE_NOISE = 10.0
 
@@ -52,24 +52,25 @@ def analyze(
     Parameters
     ----------
     trajectory : path or xarray.Dataset
-        A trajectory file, or what `open_trajectory` returned.
+        A trajectory file, or the result of `open_trajectory`.
     preset : {"paper", "strict"}
         ``paper`` pads the smoothing with zeros, as the published numbers appear to; ``strict`` uses whole
         windows only.
     steps : str, optional
         ``"A:B"``, both included: restrict the analysis.
     batches_per_epoch : float, optional
-        Training steps per epoch, which the smoothing window is a part of. Wins over what the file says.
+        Training steps per epoch, which determine the smoothing window. Overrides the value in the file.
     resamples : int
-        So many other probes and other courses of the run are drawn for the intervals; 0 for none, else 20 at least.
+        Number of bootstrap resamples, of the probe and of the run, for the intervals; at least 20, or 0 for none.
     stable, chaotic : float, optional
-        Label observations STABLE from this cosine of consecutive fingerprints on, and CHAOTIC up to that; if neither is
-        given, the 70th and the 30th percentile of the run's own. They take the quantity ``fingerprint_cosine``.
+        Observations whose cosine between consecutive fingerprints is at least `stable` are labelled STABLE; at most
+        `chaotic`, CHAOTIC. Default: the 70th and the 30th percentile in this run. Labels need the quantity
+        ``fingerprint_cosine``.
 
     Raises
     ------
     RegimeError
-        The file cannot be read, fewer than two observations are left, or labels are asked for without fingerprints.
+        The file cannot be read, fewer than two observations are left, or labels are requested without fingerprints.
     """
     settings = AnalysisSettings(preset, steps, batches_per_epoch, resamples, stable, chaotic)
     return analyze_with(trajectory, settings)
@@ -78,14 +79,14 @@ def analyze(
 def analyze_with(
     trajectory: str | os.PathLike[str] | xr.Dataset, settings: AnalysisSettings, *, known: Record | None = None
 ) -> Result:
-    """Do what `analyze` does, for settings that were checked.
+    """Analyze a trajectory as `analyze` does, with checked settings.
 
     Parameters
     ----------
     trajectory : path or xarray.Dataset
     settings : AnalysisSettings
     known : Record, optional
-        What a check of the file has found.
+        Result of an earlier check of the file.
 
     Raises
     ------
@@ -99,7 +100,7 @@ def analyze_with(
             found = _analyzed(opened, settings, where=os.fspath(trajectory))
             return replace(found, trajectory=os.fspath(trajectory))
     except OSError as error:
-        raise TrajectoryError(f"{os.fspath(trajectory)}: damaged data ({error}); see regime validate") from None
+        raise TrajectoryError(f"{os.fspath(trajectory)}: damaged data ({error}); run regime validate") from None
 
 
 def _analyzed(trajectory: xr.Dataset, settings: AnalysisSettings, where: str = "") -> Result:
@@ -107,7 +108,7 @@ def _analyzed(trajectory: xr.Dataset, settings: AnalysisSettings, where: str = "
     chosen = restrict(trajectory, settings.steps)
     series = read_series(chosen)
     if not len(series.steps):
-        raise RegimeError("no two neighbouring observations are valid: there is no change to analyze")
+        raise RegimeError("no two consecutive observations are valid, so there is no change to analyze")
     per_epoch, unknown = _observations_per_epoch(chosen, settings.batches_per_epoch)
     width = curves.window(per_epoch, len(series.steps))
     found = {choice: areas(series, width, choice) for choice in ALL_READINGS}
@@ -162,13 +163,13 @@ def _describe_cut_off(trajectory: xr.Dataset) -> str | None:
     planned, there = trajectory.attrs.get("planned_observations"), trajectory.sizes["step"]
     if planned is None or planned <= there:
         return None
-    return f"the run was cut off: {there} of {planned} observations are there"
+    return f"the run was cut off: the file holds {there} of {planned} observations"
 
 
 def _describe_few(series: Series) -> str | None:
     if len(series.steps) >= FEW:
         return None
-    few = "each curve is scaled by its own extremes, and of so few AUC and ρ say little"
+    few = "each curve is scaled by its own extremes, so AUC and ρ mean little with so few"
     return f"only {len(series.steps)} changes: {few}"
 
 
@@ -176,13 +177,13 @@ def _describe_noise(noise: float | None, late: float) -> str | None:
     if noise is None or late >= ABOVE_NOISE * noise:
         return None
     return (
-        f"late in the run Δa is {late:.1e}, within a factor of ten of the noise floor, {noise:.1e}: those flips may be "
-        "rounding"
+        f"late in the run, Δa is {late:.1e}, within a factor of ten of the noise floor, {noise:.1e}: those flips may "
+        "be due to rounding"
     )
 
 
 def _observations_per_epoch(trajectory: xr.Dataset, batches_per_epoch: float | None) -> tuple[float | None, str | None]:
-    """Return the observations per epoch; where they are not known, None and what to do."""
+    """Return the observations per epoch and None; if they are unknown, None and advice."""
     steps, kind = trajectory["step"].to_numpy(), str(trajectory.attrs["step_kind"])
     if batches_per_epoch is not None:
         return observations_per_epoch(steps, kind, batches_per_epoch), None
@@ -195,27 +196,27 @@ def _observations_per_epoch(trajectory: xr.Dataset, batches_per_epoch: float | N
     if found is not None:
         return found, None
     hint = (
-        "their steps are only a count; if names hold the training step, analyze the checkpoints with --step-pattern"
+        "steps are only counted; if file names hold the training step, analyze the checkpoints with --step-pattern"
         if kind == "ordinal"
-        else "say how many steps an epoch has with --batches-per-epoch N"
+        else "give the number of steps per epoch with --batches-per-epoch N"
     )
-    return None, f"the curves are not smoothed: the observations per epoch are not known; {hint}"
+    return None, f"the curves are not smoothed: the number of observations per epoch is unknown; {hint}"
 
 
 def _describe_constant(series: Series, reading: Reading, auc_layers: Array) -> list[str]:
     found = []
     if curves.is_constant(series.weights[reading.weights]):
-        found.append("the weight change is constant: it has no scale, AUC_W and ρ are undefined")
+        found.append("the weight change is constant: it has no scale, so AUC_W and ρ are undefined")
     if curves.is_constant(series.patterns[reading.patterns]):
-        found.append("the pattern change is constant: it has no scale, AUC_P and ρ are undefined")
+        found.append("the pattern change is constant: it has no scale, so AUC_P and ρ are undefined")
     flat = int(np.isnan(auc_layers).sum())
     if flat:
-        found.append(f"{flat} of {len(auc_layers)} layers have a constant pattern change: their AUC is undefined")
+        found.append(f"{flat} of {len(auc_layers)} layers have a constant pattern change, so their AUC is undefined")
     return found
 
 
 def _thresholds(series: Series, width: int, reading: Reading) -> tuple[Threshold, ...]:
-    """Find the thresholds on the `valid` curves: zero-padded ends would make every curve settle."""
+    """Find the thresholds on the `valid` curves; with zero-padded ends, every curve would settle."""
     whole = curves.valid_intervals(len(series.steps), width)
     steps = series.steps[whole]
 
@@ -246,7 +247,7 @@ def _layers(trajectory: xr.Dataset, auc_layers: Array) -> tuple[LayerResult, ...
 
 
 def _curves(whole: xr.Dataset, trajectory: xr.Dataset, series: Series, width: int, reading: Reading) -> xr.Dataset:
-    """Label the series; under `valid` ends the intervals without a whole window are NaN."""
+    """Return the series as labelled curves; with `valid` ends, intervals without a whole window are NaN."""
     raw = {
         "weight": (("step",), series.weights[reading.weights]),
         "pattern": (("step",), series.patterns[reading.patterns]),

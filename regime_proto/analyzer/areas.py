@@ -1,4 +1,4 @@
-"""The areas below the curves of a run, under one reading (PROTOCOL, section 4)."""
+"""Computes the areas under the curves of a run, for one reading (PROTOCOL, section 4)."""
 
 import numpy as np
 
@@ -9,14 +9,14 @@ from regime_proto.schema.types import Array
 
 
 def areas(series: Series, width: int, reading: Reading) -> tuple[float, float]:
-    """Return AUC_W and AUC_P under one reading; NaN where a series is constant."""
+    """Return AUC_W and AUC_P for one reading; NaN if a series is constant."""
     auc_w = area_of(series.weights[reading.weights], series.lengths, width, reading)
     auc_p = area_of(series.patterns[reading.patterns], series.lengths, width, reading)
     return float(auc_w), float(auc_p)
 
 
 def area_of(values: Array, lengths: Array, width: int, reading: Reading) -> Array:
-    """Return the area below the curve that a raw series becomes.
+    """Return the area under the smoothed and normalised curve of a raw series.
 
     Parameters
     ----------

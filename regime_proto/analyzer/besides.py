@@ -1,4 +1,4 @@
-"""What else a trajectory tells where it holds it: patterns on the probe, stages of the loss, labels of the run."""
+"""Results beyond the curves: patterns on the probe, stages of the loss, labels of the run."""
 
 import os
 from dataclasses import asdict
@@ -21,9 +21,9 @@ def besides(
     stable: float | None = None,
     chaotic: float | None = None,
 ) -> dict[str, Any]:
-    """Return what else a trajectory tells, as plain values: ``patterns``, ``loss_stages`` and ``regime_labels``.
+    """Return further results as plain values: ``patterns``, ``loss_stages`` and ``regime_labels``.
 
-    Each is None where the trajectory lacks what it takes: stored masks, a loss, the quantity ``fingerprint_cosine``.
+    Each is None if the trajectory lacks what it needs: stored masks, a loss, the quantity ``fingerprint_cosine``.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def besides(
 
 
 def stages_of(trajectory: xr.Dataset) -> dict[str, tuple[Stage, ...]]:
-    """Return the stages of every loss that a trajectory holds, by its name; none where ruptures is not installed."""
+    """Return the stages of each loss in a trajectory, by name; empty if ruptures is not installed."""
     found = {}
     steps = trajectory["step"].to_numpy()
     for variable in map(str, trajectory.data_vars):

@@ -14,7 +14,7 @@ THRESHOLDS = (0.5, 0.25, 0.1, 0.05)
 
 
 def window(observations_per_epoch: float | None, intervals: int) -> int:
-    """Return the length of the moving average, in observations; 1 where the epoch is unknown."""
+    """Return the length of the moving average, in observations; 1 if the epoch is unknown."""
     if observations_per_epoch is None:
         return 1
     return min(max(1, round(WINDOW_FRACTION * observations_per_epoch)), intervals)
@@ -37,15 +37,15 @@ def smooth(series: Array, width: int, *, ends: str) -> Array:
 
 
 def moving_average(series: Array, width: int, *, extend: bool = False) -> Array:
-    """Return the mean over `width` intervals around each, by a running sum, whose cost does not grow with `width`.
+    """Return the mean over `width` intervals around each, by a running sum whose cost does not grow with `width`.
 
     Parameters
     ----------
     series : (interval, ...) float64
     width : int
-        Of an even number, one interval more lies before the centre than after it.
+        For an even number, the window has one more interval before the centre than after it.
     extend : bool
-        Whether the first and the last value stand beyond the ends, in place of zeros.
+        Pad the ends with the first and the last value instead of zeros.
     """
     count, before = len(series), width // 2
     padded = np.zeros((count + width - 1, *series.shape[1:]))
@@ -61,12 +61,12 @@ def moving_average(series: Array, width: int, *, extend: bool = False) -> Array:
 
 
 def valid_intervals(intervals: int, width: int) -> slice:
-    """Return the intervals at the centres, rounded up, of the whole windows."""
+    """Return the intervals at the centres of the whole windows, rounded up."""
     return slice(width // 2, width // 2 + intervals - width + 1)
 
 
 def is_constant(series: Array) -> Array:
-    """Whether a series, not smoothed, has no scale: its range is within rounding of zero."""
+    """Whether an unsmoothed series has no scale: its range is zero up to rounding."""
     result: Array = np.ptp(series, axis=0) <= CONSTANT * np.abs(series).max(axis=0)
     return result
 
@@ -99,7 +99,7 @@ def settled_from(normalised: Array, threshold: float, *, at_least: int) -> int |
     normalised : (interval,) float64
     threshold : float
     at_least : int
-        None is returned unless that many values stay below.
+        Return None unless at least this many values stay below.
     """
     above = np.flatnonzero(~(normalised < threshold))
     first = int(above[-1]) + 1 if len(above) else 0

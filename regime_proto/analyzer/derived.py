@@ -1,4 +1,4 @@
-"""Quantities that follow from those in a file, without the weights."""
+"""Quantities that can be computed from those in a file, without the weights."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from regime_proto.schema.layout import QUANTITY_PREFIX, SAMPLE, TENSOR
 from regime_proto.schema.types import Array
 
 EACH = "_each"
-"""Ends the name of a curve that has a value for every tensor, layer or sample."""
+"""Suffix of the name of a curve that has a value for every tensor, layer or sample."""
 
 START = "start"
-"""Attribute of a curve: the value at the first observation, which no change leads to."""
+"""Attribute of a curve: the value at the first observation, before the first change."""
 
 _NORM = f"{QUANTITY_PREFIX}weight_norm_l2"
 _DELTA = "weight_delta_l2"
@@ -25,21 +25,21 @@ _PARTS = ("quantitative_change_l2", "structural_change_l2", "structural_order_l2
 
 @dataclass(frozen=True)
 class Derived:
-    """A quantity that follows from others.
+    """A quantity that is computed from others.
 
     Parameters
     ----------
     name, meaning, definition, against : str
-        As of `schema.layout.Quantity`.
+        As in `schema.layout.Quantity`.
     needs : tuple of str
-        The variables that it follows from.
+        The variables from which it is computed.
     network : callable, optional
-        From the whole trajectory, the chosen part and the numbers of the kept observations to (interval,) float64;
-        left out where that is the mean over the entries.
+        Maps the whole trajectory, the chosen part and the indices of the kept observations to (interval,) float64. If
+        omitted, the value is the mean over the entries.
     each : callable, optional
-        From the chosen part and these numbers to (interval, entry) float64.
+        Maps the chosen part and these indices to (interval, entry) float64.
     dim : str
-        The dimension of its entries.
+        Dimension of the entries.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Derived:
             yield xr.DataArray(each, dims=("step", self.dim), name=f"{name}{EACH}", attrs=said)
 
     def _values(self, whole: xr.Dataset, chosen: xr.Dataset, rows: Array) -> tuple[Array, Array | None]:
-        """Return the values at some observations, and those of each entry."""
+        """Return the values of the network and of each entry at some observations."""
         each = None if self.each is None else self.each(chosen, rows)
         if self.network is not None:
             return self.network(whole, chosen, rows), each
@@ -78,13 +78,13 @@ class Derived:
 
 
 def start_of(against: str, by_step: Callable[[Array], Array]) -> dict[str, float]:
-    """Return the attribute `START` of a curve; nothing where there is no value before the first change.
+    """Return the attribute `START` of a curve; empty if no value exists before the first change.
 
     Parameters
     ----------
     against : str
     by_step : callable
-        From numbers of observations to the values there.
+        Maps indices of observations to the values there.
     """
     return {} if against == "previous" else {START: float(by_step(np.array([0]))[0])}
 
@@ -121,12 +121,12 @@ def _cosine(against: str) -> Callable[[xr.Dataset, xr.Dataset, Array], Array]:
 
 
 def _parts(chosen: xr.Dataset, kept: Array, against: str, names: Sequence[str]) -> Iterator[Array]:
-    """Yield parts of the change of the function of each sample, (observation, sample), at some observations."""
+    """Yield parts of each sample's function change, (observation, sample), at some observations."""
     return (by_blocks(chosen[f"{QUANTITY_PREFIX}{name}_{against}"], kept, np.asarray) for name in names)
 
 
 def shares_of(against: str) -> Callable[[xr.Dataset, Array], Array]:
-    """Return what computes the structural share of each sample, (observation, sample), at some observations."""
+    """Return a function that computes each sample's structural share, (observation, sample), at some observations."""
 
     def of_samples(chosen: xr.Dataset, kept: Array) -> Array:
         quantitative, structural = _parts(chosen, kept, against, _PARTS[:2])
@@ -146,7 +146,7 @@ def _orders_of(against: str) -> Callable[[xr.Dataset, Array], Array]:
 DERIVED = (
     Derived(
         name="relative_update",
-        meaning="change of the weights against the previous observation, as a part of their norm",
+        meaning="change of the weights from the previous observation, relative to their norm",
         definition="weight_delta_l2 / weight_norm_l2",
         against="previous",
         needs=(_DELTA, _NORM),
@@ -156,7 +156,7 @@ DERIVED = (
     *(
         Derived(
             name=f"cosine_distance_{against}",
-            meaning=f"cosine distance of all weights from those of the {against} observation",
+            meaning=f"cosine distance of all weights from those at the {against} observation",
             definition="1 - sum(dot) / (norm_i * norm_j), over all trainable parameters (arXiv 2505.13900)",
             against=against,
             needs=(_NORM, f"{QUANTITY_PREFIX}weight_dot_{against}"),
@@ -167,7 +167,7 @@ DERIVED = (
     *(
         Derived(
             name=f"structural_share_{against}",
-            meaning=f"part of the change of the outputs against the {against} observation that came by moving patterns",
+            meaning=f"share of the output change relative to the {against} observation that is due to moving patterns",
             definition="||s|| / (||s|| + ||q||), mean over the samples",
             against=against,
             needs=tuple(f"{QUANTITY_PREFIX}{part}_{against}" for part in _PARTS[:2]),
@@ -179,7 +179,7 @@ DERIVED = (
     *(
         Derived(
             name=f"structural_order_{against}",
-            meaning=f"how far the structural share against the {against} observation depends on what moves first",
+            meaning=f"how much the structural share relative to the {against} observation depends on what moves first",
             definition="||t|| / 2 / (||s|| + ||q||), mean over the samples",
             against=against,
             needs=tuple(f"{QUANTITY_PREFIX}{part}_{against}" for part in _PARTS),

@@ -1,4 +1,4 @@
-"""How far the weights have come from their start, where that was recorded."""
+"""Distance of the weights from their initial values, if it was recorded."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ class Distance:
     Parameters
     ----------
     last : float
-        At the last observation that is analyzed.
+        Distance at the last analyzed observation.
     half_at : int
-        The first step at which it is half of that.
+        First step at which the distance reaches half of `last`.
     """
 
     last: float
@@ -23,7 +23,7 @@ class Distance:
 
 
 def read_distance(curves: xr.Dataset) -> Distance | None:
-    """Return the distance from the curves of a result, None where the file does not have it."""
+    """Return the distance from the curves of a result; None if the file does not hold it."""
     if "weight_distance" not in curves:
         return None
     values = curves["weight_distance"].to_numpy()

@@ -1,4 +1,4 @@
-"""Whether a run broke: weights or activations that are no numbers any more, or a weight change that explodes."""
+"""Detects whether a run broke: NaN or Inf in weights or activations, or a weight change that explodes."""
 
 import numpy as np
 import xarray as xr
@@ -7,22 +7,22 @@ from regime_proto.analyzer.series import Series, by_blocks
 from regime_proto.analyzer.settled import LATE
 from regime_proto.schema.types import Array
 
-# A largest Δw of so many medians, late in the run, is more than a learning rate that rises.
+# A rising learning rate does not explain a largest Δw, late in the run, of this many medians.
 EXPLODED = 100
-# Of fewer changes, the median is one of the extremes or beside one.
+# With fewer changes, the median is one of the extremes or next to one.
 _FEW = 5
 
 
 def describe_divergence(trajectory: xr.Dataset, series: Series, weighting: str) -> str | None:
-    """Say in sentences that a run broke, and from where on; None where nothing tells that.
+    """Describe in sentences that a run broke, and from which step; None if there is no sign of it.
 
     Parameters
     ----------
     trajectory : xarray.Dataset
     series : Series
-        Of the valid part of it.
+        Series of its valid part.
     weighting : str
-        Of Δw, one of `readings.WEIGHT_WEIGHTINGS`.
+        Weighting of Δw, one of `readings.WEIGHT_WEIGHTINGS`.
     """
     kind = str(trajectory.attrs["step_kind"])
     said = [_broken(trajectory, kind), _explosion(series, series.weights[weighting], kind)]
@@ -30,7 +30,7 @@ def describe_divergence(trajectory: xr.Dataset, series: Series, weighting: str) 
 
 
 def _broken(trajectory: xr.Dataset, kind: str) -> str:
-    broken = _spoiled(trajectory)
+    broken = _corrupted(trajectory)
     if not len(broken):
         return ""
     steps = trajectory["step"].to_numpy()
@@ -40,18 +40,18 @@ def _broken(trajectory: xr.Dataset, kind: str) -> str:
         hold, are = ("holds", "is") if len(broken) == 1 else ("hold", "are")
         return f"{len(broken)} of {len(steps)} observations {hold} NaN or Inf and {are} left out of the curves."
     return (
-        f"The run broke: from {kind} {steps[tail[0]]} to the end, weights or activations hold NaN or Inf. What follows "
-        f"is about the part up to {kind} {steps[last_valid]}."
+        f"The run broke: from {kind} {steps[tail[0]]} to the end, weights or activations hold NaN or Inf. All results "
+        f"are for the part up to {kind} {steps[last_valid]}."
     )
 
 
-def _spoiled(trajectory: xr.Dataset) -> Array:
-    """Return the observations, by number, that hold NaN or Inf; those after a gap in a recording are sound."""
+def _corrupted(trajectory: xr.Dataset) -> Array:
+    """Return the indices of observations that hold NaN or Inf; those after a gap in a recording are not corrupted."""
     invalid = np.flatnonzero(trajectory["valid"].to_numpy() == 0)
     inner = invalid[(invalid > 0) & (invalid < len(trajectory["valid"]) - 1)]
     changes = trajectory["weight_delta_l1"]
     unknown = by_blocks(changes, inner, lambda rows: np.asarray(~np.isfinite(rows).any(axis=1)))
-    # The change from a state that is NaN would be NaN as well.
+    # The change from a NaN state would be NaN as well.
     known = by_blocks(changes, inner + 1, lambda rows: np.asarray(np.isfinite(rows).all(axis=1)))
     return np.setdiff1d(invalid, inner[unknown & known])
 
@@ -65,6 +65,6 @@ def _explosion(series: Series, weights: Array, kind: str) -> str:
     if median <= 0:
         return ""
     return (
-        f"Δw explodes at the end: at {kind} {series.steps[largest]} it is {weights[largest] / median:,.0f} times its "
-        "median, as in a run that diverges."
+        f"Δw explodes at the end: at {kind} {series.steps[largest]}, it is {weights[largest] / median:,.0f} times its "
+        "median, as in a diverging run."
     )

@@ -1,4 +1,4 @@
-"""Whether Δw says anything about when the weights settled: some optimisers make every step equally long."""
+"""Checks whether Δw can show when the weights settled; with some optimisers, all steps have equal length."""
 
 import numpy as np
 
@@ -6,15 +6,15 @@ from regime_proto.analyzer import curves
 from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.series import Series
 
-# A curve whose lowest value is more than this part of its highest is flat.
+# A curve is flat if its lowest value is more than this fraction of its highest.
 FLAT = 2 / 3
-# Noise is averaged over this part of the run at least before a curve is called flat.
+# Noise is averaged over at least this fraction of the run before a curve is called flat.
 PART = 0.05
 MIN_CHANGES = 20
 
 
 def flatness(series: Series, width: int, reading: Reading) -> float | None:
-    """Return the lowest smoothed Δw over the highest, without the tenth of values at either end.
+    """Return the ratio of the lowest to the highest smoothed Δw, without the tenth of values at either end.
 
     Parameters
     ----------
@@ -35,17 +35,17 @@ def flatness(series: Series, width: int, reading: Reading) -> float | None:
 
 
 def describe_flat(series: Series, width: int, reading: Reading) -> str | None:
-    """Say in one line that Δw is flat and what follows, None where it is not."""
+    """Return one line that says that Δw is flat and what follows; None if it is not flat."""
     found = flatness(series, width, reading)
     if found is None or found <= FLAT or curves.is_constant(series.weights[reading.weights]):
         return None
     instead = (
-        "look at the distance from the start"
+        "look at the distance from the start instead"
         if series.distance is not None
         else "measure the distance from the start as well (weight_distance_l2)"
     )
     return (
-        f"Δw is nearly flat: over most of the run it stays within a factor of {1 / found:.2f}. So it is with Adam and "
-        "its like, whose steps have about the same length whatever the gradient, and where the gradient is mostly "
-        f"noise: AUC_W and ρ then say little about when the weights settled; {instead}"
+        f"Δw is nearly flat: over most of the run, it stays within a factor of {1 / found:.2f}. This is typical of "
+        "Adam and similar optimizers, whose steps have about the same length for any gradient, and of gradients that "
+        f"are mostly noise. AUC_W and ρ then say little about when the weights settled; {instead}"
     )

@@ -1,4 +1,4 @@
-"""Takes some of the stored masks of a trajectory into memory, however many there are."""
+"""Reads a selection of the stored masks of a trajectory that fits into memory."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from regime_proto.schema.hdf5 import MAX_CHUNK_STEPS
 from regime_proto.schema.header import LAYER_VARIABLES, Layer, layers_in
 from regime_proto.schema.types import Array
 
-# At most so many bytes are inflated, held, and compared pair by pair.
+# Most bytes that are decompressed, held, and compared pair by pair.
 READ_BYTES = 1 * 2**30
 HELD_BYTES = 256 * 2**20
 COMPARED_BYTES = 2 * 2**30
 
-# Observations that are looked at, evenly spaced; and how many of them are the first of pairs at every distance.
+# Number of selected observations, evenly spaced; number of pairs at every distance.
 PICKS = 64
 MIN_PICKS = 16
 ANCHORS = 16
@@ -22,25 +22,25 @@ ANCHORS = 16
 
 @dataclass(frozen=True)
 class MaskSelection:
-    """Some masks of a trajectory.
+    """A selection of the masks of a trajectory.
 
     Parameters
     ----------
     steps : (pick,) int64
-        Steps of the observations that are looked at, evenly spaced among those whose masks are stored.
+        Steps of the selected observations, evenly spaced among those whose masks are stored.
     masks : (pick, sample, byte) uint8
         8 units per byte, first unit in the highest bit.
     pairs : dict of int to (pair, 2) int64
-        By distance, counted in observations with masks: pairs of rows of `paired`.
+        Pairs of rows of `paired` by their distance, counted in observations with masks.
     paired : (row, sample, byte) uint8
     paired_steps : (row,) int64
     layers : tuple of Layer
     units : (layer, sample) int64
-        Units that count, of the samples that are looked at.
+        Number of units that count, for each selected sample.
     all_samples : int
-        Samples in the file.
+        Number of samples in the file.
     stored : int
-        Observations whose masks are stored.
+        Number of observations whose masks are stored.
     """
 
     steps: Array
@@ -55,30 +55,30 @@ class MaskSelection:
 
 
 def select_masks(trajectory: xr.Dataset) -> MaskSelection | None:
-    """Read masks that are spread evenly over a run, and pairs of them at distances 1, 2, 4 and so on.
+    """Read masks at evenly spaced observations of a run, and pairs of masks at distances 1, 2, 4 and so on.
 
-    Observations that are invalid are left out. Where the masks are large, fewer observations and fewer samples are
-    looked at; which is the same for the same file.
+    Invalid observations are left out. If the masks are large, fewer observations and samples are selected. The
+    selection is the same whenever the same file is read.
 
     Returns
     -------
     MaskSelection or None
-        None where fewer than two masks are stored.
+        None if fewer than two masks are stored.
     """
     steps, usable = trajectory["mask_step"].to_numpy().astype(np.int64), _usable(trajectory)
     if len(usable) < 2:
         return None
     samples, row = trajectory.sizes["sample"], trajectory.sizes["byte"]
     picks = _picks(samples * row)
-    looked_at = _spread(len(usable), picks)
+    selected = _spread(len(usable), picks)
     pairs = _pairs(len(usable))
     partners = np.unique(np.concatenate([*pairs.values()]))
-    rows = np.union1d(looked_at, partners)
+    rows = np.union1d(selected, partners)
     chosen = _samples(usable[rows], samples, row)
     masks = _read(trajectory["mask"], usable[rows], chosen)
     return MaskSelection(
-        steps=steps[usable[looked_at]],
-        masks=masks[np.searchsorted(rows, looked_at)],
+        steps=steps[usable[selected]],
+        masks=masks[np.searchsorted(rows, selected)],
         pairs={distance: np.searchsorted(partners, found) for distance, found in pairs.items()},
         paired=masks[np.searchsorted(rows, partners)],
         paired_steps=steps[usable[partners]],
@@ -90,13 +90,13 @@ def select_masks(trajectory: xr.Dataset) -> MaskSelection | None:
 
 
 def _usable(trajectory: xr.Dataset) -> Array:
-    """Return the numbers, among the stored masks, of those of valid observations."""
+    """Return the indices of stored masks that belong to valid observations."""
     steps = trajectory["step"].to_numpy()[trajectory["valid"].to_numpy() > 0]
     return np.flatnonzero(np.isin(trajectory["mask_step"].to_numpy(), steps))
 
 
 def _picks(observation: int) -> int:
-    """Return how many observations, of so many bytes each, can be compared each with each."""
+    """Return the number of observations, of `observation` bytes each, that can all be compared with each other."""
     picks = PICKS
     while picks > MIN_PICKS and picks * (picks - 1) // 2 * observation > COMPARED_BYTES:
         picks //= 2
@@ -104,12 +104,12 @@ def _picks(observation: int) -> int:
 
 
 def _spread(count: int, picks: int) -> Array:
-    """Return so many numbers below `count`, evenly spaced, the first and the last among them."""
+    """Return `picks` evenly spaced numbers below `count`, including the first and the last."""
     return np.unique(np.rint(np.linspace(0, count - 1, min(count, picks))).astype(np.int64))
 
 
 def _pairs(count: int) -> dict[int, Array]:
-    """Return pairs of numbers below `count`, by distance."""
+    """Return pairs of numbers below `count`, by their distance."""
     distances = [2**power for power in range((count - 1).bit_length()) if 2**power < count]
     pairs = {}
     for distance in distances:
@@ -119,7 +119,7 @@ def _pairs(count: int) -> dict[int, Array]:
 
 
 def _samples(rows: Array, samples: int, row: int) -> Array:
-    """Return the samples that are looked at: all, or so many, evenly spaced, as there is room for."""
+    """Return the selected samples: all, or as many evenly spaced ones as fit into memory."""
     inflated = len(np.unique(rows // MAX_CHUNK_STEPS)) * MAX_CHUNK_STEPS * row
     affordable = min(READ_BYTES // inflated, HELD_BYTES // (len(rows) * row))
     return _spread(samples, max(1, affordable))

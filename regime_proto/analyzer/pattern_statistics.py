@@ -1,4 +1,4 @@
-"""How many patterns a layer has on the probe, and how evenly they are used; from stored masks."""
+"""Computes from stored masks how many patterns a layer has on the probe, and how evenly they are used."""
 
 import itertools
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from regime_proto.schema.header import Layer
 from regime_proto.schema.numbers import finite
 from regime_proto.schema.types import Array
 
-# Pairs of samples that the first indicator is averaged over; of fewer samples all pairs are taken.
+# Number of pairs of samples over which the first indicator is averaged; with few samples, all pairs are used.
 _PAIRS = 300
 _SEED = 0
 
@@ -23,23 +23,23 @@ class PatternStatistics:
     Parameters
     ----------
     steps : (pick,) int64
-        Observations that are looked at, evenly spaced among those whose masks are stored.
+        Steps of the selected observations, evenly spaced among those whose masks are stored.
     layers : tuple of str
     samples : int
-        Samples that are looked at.
+        Number of selected samples.
     distinct : (pick, layer) int64
-        Different patterns among the samples (Hartmann et al. 2021, who count them over the training set).
+        Number of different patterns among the samples (Hartmann et al. 2021, who count over the training set).
     entropy : (pick, layer) float64
-        Of the patterns, in bits: −Σ p log₂ p, at most log₂ of the samples.
+        Entropy of the patterns in bits, −Σ p log₂ p; at most log₂ of the number of samples.
     jaccard_first, jaccard_last : (pick, layer) float64
-        Patterns in common with the first, and with the last of the picks, as a share of those that either has.
+        Patterns shared with the first (last) pick, as a fraction of the patterns that occur in either.
     distinct_regions : (pick,) int64
-        Different patterns of the whole network: the regions that the probe visits.
+        Number of different patterns of the whole network, which is the number of regions that the probe visits.
     oui_pairs : (pick, layer) float64
         Overfitting-underfitting indicator (2025, its code): mean over pairs of samples of min(Hamming distance, ⌊n/2⌋)
         / ⌊n/2⌋ for n units.
     oui_units : (pick, layer) float64
-        The indicator of OUIDecay: mean over units of min(s, B − s) / ⌊B/2⌋, where s of B samples have the unit on.
+        The indicator of OUIDecay: mean over units of min(s, B − s) / ⌊B/2⌋, where the unit is on for s of B samples.
     """
 
     steps: Array
@@ -54,7 +54,7 @@ class PatternStatistics:
     oui_units: Array
 
     def to_json(self) -> dict[str, object]:
-        """Return plain values: the layers' mean at each step, and the layers themselves at the last one."""
+        """Return plain values: the mean over the layers at each step, and every layer at the last step."""
         named = {
             "distinct_patterns": self.distinct,
             "pattern_entropy": self.entropy,
@@ -76,7 +76,7 @@ class PatternStatistics:
 
 
 def over_layers(values: Array) -> Array:
-    """Return the mean over the layers, (pick,) float64, given (pick, layer); NaN where none is known."""
+    """Return the mean over the layers, (pick,) float64, given (pick, layer); NaN if no layer is known."""
     known = np.isfinite(values)
     counts = known.sum(axis=1)
     mean: Array = np.where(counts > 0, np.where(known, values, 0).sum(axis=1) / np.maximum(counts, 1), np.nan)
@@ -84,19 +84,19 @@ def over_layers(values: Array) -> Array:
 
 
 def pattern_statistics(trajectory: xr.Dataset) -> PatternStatistics | None:
-    """Return the statistics of a trajectory's patterns; None where fewer than two masks are stored.
+    """Return the statistics of a trajectory's patterns; None if fewer than two masks are stored.
 
     Parameters
     ----------
     trajectory : xarray.Dataset
-        What `open_trajectory` returned.
+        The result of `open_trajectory`.
     """
     selection = select_masks(trajectory)
     return None if selection is None else statistics_of(selection)
 
 
 def statistics_of(selection: MaskSelection) -> PatternStatistics:
-    """Return the statistics of masks that were read."""
+    """Return the statistics of selected masks."""
     return PatternStatistics(
         steps=selection.steps,
         layers=tuple(layer.name for layer in selection.layers),
@@ -107,7 +107,7 @@ def statistics_of(selection: MaskSelection) -> PatternStatistics:
 
 
 def _columns(selection: MaskSelection) -> dict[str, list[Array]]:
-    """Return every statistic by its name, a column for each layer."""
+    """Return every statistic by name, with one column per layer."""
     stops = np.cumsum([layer.bytes for layer in selection.layers])
     pairs = _pairs(selection.masks.shape[1])
     found: dict[str, list[Array]] = {}
@@ -128,7 +128,7 @@ def _columns(selection: MaskSelection) -> dict[str, list[Array]]:
 
 
 def _counts(rows: Array) -> dict[bytes, int]:
-    """Return how many samples have each pattern, given (sample, byte) uint8."""
+    """Return the number of samples with each pattern, given (sample, byte) uint8."""
     found: dict[bytes, int] = {}
     for row in rows:
         pattern = row.tobytes()
@@ -138,7 +138,7 @@ def _counts(rows: Array) -> dict[bytes, int]:
 
 def _entropy(counts: dict[bytes, int]) -> float:
     shares = np.array(list(counts.values())) / sum(counts.values())
-    # Of one pattern it would be -0.
+    # For a single pattern, the sum would be -0.
     return abs(float(np.sum(shares * np.log2(shares))))
 
 
@@ -147,7 +147,7 @@ def _jaccard(counts: dict[bytes, int], others: dict[bytes, int]) -> float:
 
 
 def _pairs(samples: int) -> Array:
-    """Return pairs of different samples, (pair, 2) int64: all, or some drawn at random, always the same."""
+    """Return pairs of different samples, (pair, 2) int64: all, or a random selection with a fixed seed."""
     pairs = np.array(list(itertools.combinations(range(samples), 2)), np.int64).reshape(-1, 2)
     if len(pairs) <= _PAIRS:
         return pairs
@@ -155,7 +155,7 @@ def _pairs(samples: int) -> Array:
 
 
 def _pairs_apart(rows: Array, layer: Layer, units: Array, pairs: Array) -> float:
-    """Return min(Hamming distance, ⌊n/2⌋) / ⌊n/2⌋, the mean over pairs of samples; NaN without pairs or units."""
+    """Return the mean of min(Hamming distance, ⌊n/2⌋) / ⌊n/2⌋ over pairs of samples; NaN without pairs or units."""
     planes = rows.reshape(len(rows), len(layer.thresholds), -1)
     apart = np.bitwise_or.reduce(planes[pairs[:, 0]] ^ planes[pairs[:, 1]], axis=1)
     distances = np.bitwise_count(apart).sum(axis=1, dtype=np.int64)
@@ -167,7 +167,7 @@ def _pairs_apart(rows: Array, layer: Layer, units: Array, pairs: Array) -> float
 
 
 def _split_units(rows: Array, layer: Layer) -> float:
-    """Return min(s, B − s) / ⌊B/2⌋, the mean over units; NaN of one sample. Units of padding count as off."""
+    """Return the mean of min(s, B − s) / ⌊B/2⌋ over units; NaN for one sample. Padding units count as off."""
     samples = len(rows)
     if samples < 2:
         return float("nan")

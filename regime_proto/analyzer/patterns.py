@@ -1,4 +1,4 @@
-"""What stored masks tell beyond Δa: Δa against stride, agreement between observations, and what single units do."""
+"""Computes from stored masks: Δa against stride, agreement between observations, and statistics of units."""
 
 from dataclasses import dataclass
 
@@ -9,24 +9,25 @@ from regime_proto.analyzer.masks import MaskSelection, select_masks
 from regime_proto.schema.flips import FlipCounter, pattern_change
 from regime_proto.schema.types import Array
 
-# A unit is restless if it changed, for some sample, over more than half of the intervals in the last quarter.
+# A unit is restless if it changed, for any sample, over more than half of the intervals in the last quarter.
 LATE = 0.25
 RESTLESS = 0.5
 
 
 @dataclass(frozen=True)
 class Strides:
-    """Δa between observations further and further apart (PROTOCOL, section 5).
+    """Δa between observations at increasing distances (PROTOCOL, section 5).
 
     Parameters
     ----------
     distances : (distance,) int64
-        In observations whose masks are stored.
+        Distance, counted in observations whose masks are stored.
     steps : (distance,) float64
-        The same in steps, the mean over the pairs.
+        Distance in steps, mean over the pairs.
     mean, low, high : (distance,) float64
-        Δa over pairs spread over the run: mean, smallest, largest.
+        Mean, smallest and largest Δa over pairs spread over the run.
     pairs : (distance,) int64
+        Number of pairs.
     """
 
     distances: Array
@@ -39,7 +40,7 @@ class Strides:
 
 @dataclass(frozen=True)
 class Units:
-    """What the units of each layer do, over all probe samples that are looked at.
+    """Numbers of units of each kind in each layer, over all selected probe samples.
 
     Parameters
     ----------
@@ -50,10 +51,10 @@ class Units:
     always_on : (pick, layer) int64
         Units that are above it for every sample.
     restless : (layer,) int64
-        Units that changed, for some sample, over more than half of the intervals between picks in the last quarter
+        Units that changed, for any sample, over more than half of the intervals between picks in the last quarter
         of the run.
     late_picks : int
-        Picks in that quarter.
+        Number of picks in that quarter.
     """
 
     stored: Array
@@ -65,20 +66,20 @@ class Units:
 
 @dataclass(frozen=True)
 class Patterns:
-    """What the masks of a trajectory tell.
+    """Statistics of the masks of a trajectory.
 
     Parameters
     ----------
     steps : (pick,) int64
-        Observations that are looked at.
+        Steps of the selected observations.
     agreement : (pick, pick) float64
         Share of units in the same region, mean over the layers: 1 - Δa.
     strides : Strides
     units : Units
     samples, all_samples : int
-        Samples that are looked at, and those in the file.
+        Number of selected samples, and of samples in the file.
     stored : int
-        Observations whose masks are stored.
+        Number of observations whose masks are stored.
     """
 
     steps: Array
@@ -91,13 +92,13 @@ class Patterns:
 
 
 def read_patterns(trajectory: xr.Dataset) -> Patterns | None:
-    """Return what the masks of a trajectory tell, None where fewer than two are stored."""
+    """Return the statistics of the masks of a trajectory; None if fewer than two masks are stored."""
     chosen = select_masks(trajectory)
     return None if chosen is None else patterns_of(chosen)
 
 
 def patterns_of(chosen: MaskSelection) -> Patterns:
-    """Return what masks that were read tell."""
+    """Return the statistics of selected masks."""
     counter = FlipCounter(chosen.layers)
     return Patterns(
         steps=chosen.steps,
@@ -165,5 +166,5 @@ def _units(chosen: MaskSelection) -> Units:
 
 
 def _count(packed: Array) -> Array:
-    """Return the bits that are set in each row."""
+    """Return the number of bits set in each row."""
     return np.asarray(np.bitwise_count(packed).sum(axis=-1, dtype=np.int64))

@@ -1,4 +1,4 @@
-"""Quantities of a trajectory as curves: those that it holds, and those that follow from them."""
+"""Quantities of a trajectory as curves: those that it holds, and those derived from them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ from regime_proto.analyzer.series import Series, by_blocks
 from regime_proto.schema.layout import CURVES, LAYER, QUANTITY_PREFIX, SAMPLE, TENSOR
 from regime_proto.schema.types import Array
 
-# Values by tensor or layer that a result carries beside the curves; of more than these, the curves have to do.
+# Most values by tensor, layer or sample that a result holds for a quantity; if there are more, it holds only the curve.
 _MOST_VALUES = 2**24
 
 
 @dataclass(frozen=True)
 class QuantityResult:
-    """A quantity over a run, one number a step.
+    """A quantity over a run, one number per step.
 
     Parameters
     ----------
     name, meaning, unit, against, definition : str
-        As the file says; see `schema.layout.Quantity`.
+        As stated in the file; see `schema.layout.Quantity`.
     dims : tuple of str
-        What the file has a value for at every step.
+        Dimensions of the values that the file holds at every step.
     first, last : float
-        At the first and the last observation; of a quantity against the observation before, at the ends of the first
-        and the last change. NaN where it is not defined.
+        Values at the first and the last observation; for a quantity relative to the previous observation, at the ends
+        of the first and the last change. NaN if undefined.
     auc : float
-        Area under the curve, smoothed and scaled as Δw and Δa are; NaN where it has no scale.
+        Area under the curve, smoothed and scaled like Δw and Δa; NaN if the curve has no scale.
     """
 
     name: str
@@ -47,16 +47,16 @@ class QuantityResult:
 
 
 def quantity_curves(whole: xr.Dataset, chosen: xr.Dataset, kept: Array) -> Iterator[xr.DataArray]:
-    """Yield the curves of all quantities: (step,), and under a name with `EACH` also by tensor, layer or sample.
+    """Yield the curves of all quantities, (step,); under a name with suffix `EACH`, also by tensor, layer or sample.
 
     Parameters
     ----------
     whole : xarray.Dataset
         The trajectory.
     chosen : xarray.Dataset
-        The part of it that is analyzed.
+        The analyzed part.
     kept : (interval,) int64
-        The observations at the ends of the changes that count, by number in `chosen`.
+        Indices in `chosen` of the observations at the ends of the changes that are used.
     """
     for name in chosen.data_vars:
         if str(name).startswith(QUANTITY_PREFIX):
@@ -87,7 +87,10 @@ def _stored(variable: xr.DataArray, chosen: xr.Dataset, kept: Array) -> Iterator
 
 
 def _reducers() -> Mapping[str, Callable[[Array, tuple[int, ...]], Array]]:
-    """Return how the values of one step become one number; NaN is left out, and nothing else gives NaN."""
+    """Return the functions that reduce the values of a step to one number, by name.
+
+    They ignore NaN; the result is NaN only if all values are.
+    """
 
     def sums(values: Array, axes: tuple[int, ...]) -> Array:
         known = np.isfinite(values).any(axis=axes)
@@ -137,7 +140,7 @@ def summaries(curves: xr.Dataset, series: Series, width: int, reading: Reading) 
 
 
 def labels_of(curves: xr.Dataset, dimension: str) -> list[str]:
-    """Return what the entries of a dimension are called."""
+    """Return the names of the entries of a dimension."""
     if dimension in (TENSOR, LAYER):
         return [str(name) for name in curves[dimension].to_numpy()]
     return [f"{SAMPLE} {number}" for number in range(curves.sizes[dimension])]

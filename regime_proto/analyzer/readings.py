@@ -1,4 +1,4 @@
-"""Readings: the choices the protocol leaves open, and the presets that name some of them."""
+"""Readings: combinations of choices that the protocol leaves open, some of which are named as presets."""
 
 import itertools
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ PATTERN_WEIGHTINGS = ("layer", "unit")
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to read the same trajectory.
+    """One way to compute the curves of a trajectory.
 
     Parameters
     ----------
     ends : {"same", "valid"}
-        What the moving average does at the ends.
+        How the moving average treats the ends.
     clip : bool
         Whether normalised curves are clipped to [0, 1].
     weights : {"parameter", "tensor"}
-        What weighs the same in Δw.
+        What has equal weight in Δw.
     patterns : {"layer", "unit"}
-        What weighs the same in Δa.
+        What has equal weight in Δa.
     """
 
     ends: str = "same"
@@ -45,7 +45,7 @@ def preset(name: str) -> Reading:
     Raises
     ------
     RegimeError
-        There is no such preset.
+        The preset does not exist.
     """
     if name not in PRESETS:
         raise RegimeError(f"preset {name!r}: expected one of {', '.join(PRESETS)}")

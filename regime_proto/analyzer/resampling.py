@@ -1,7 +1,7 @@
-"""How the areas and ρ would spread, had other samples been in the probe, or had chance fallen otherwise in the run.
+"""Bootstrap resampling of the areas and ρ, over the probe samples and over the noise of the run.
 
-Both take the raw changes of weights and patterns, make many more of the same kind, and read off each what is read off
-the original.
+Both kinds resample the raw changes of weights and patterns, and compute the same numbers from each resample as from the
+original.
 """
 
 import math
@@ -15,29 +15,29 @@ from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.samples import SampleChanges
 from regime_proto.schema.types import Array
 
-# So many values are made at a time.
+# Number of values that are resampled at a time.
 _BATCH_VALUES = 2 * 2**20
 
-# The trend is a local parabola over this part of the run, on a logarithmic scale that ends at OFFSET means: what decays
-# exponentially is straight there. It is found from so many points at most.
+# The trend is a local parabola over this fraction of the run, on a logarithmic scale, on which exponential decay is a
+# straight line. OFFSET times the mean is added before taking the logarithm. The fit uses at most TREND_POINTS points.
 TREND_PART = 0.25
 OFFSET = 0.05
 TREND_POINTS = 1024
-# Blocks grow with the run, slower than it, so that both their length and their number do.
+# The length of blocks grows more slowly than the run, so that their number grows too.
 BLOCK_POWER = 0.45
-# Below this many changes there is no telling trend from noise.
+# With fewer changes, trend and noise cannot be separated.
 MIN_CHANGES = 16
 
 
 def areas_of_other_probes(
     changes: SampleChanges, *, lengths: Array, width: int, reading: Reading, resamples: int, seed: int
 ) -> Array:
-    """Return AUC_P for probes drawn, with replacement, from the samples of this one.
+    """Return AUC_P for probes whose samples are drawn with replacement from this probe.
 
     Returns
     -------
     (resample,) float64
-        Their spread is that of the original, also where samples are few.
+        Their spread estimates that of the original AUC_P, even with few samples.
     """
     random = np.random.default_rng(seed)
     samples = changes.samples
@@ -45,7 +45,7 @@ def areas_of_other_probes(
     areas = _by_batches(
         len(lengths), resamples, lambda at: area_of(changes.of_choice(counts[:, at]), lengths, width, reading)
     )
-    # A draw from |S| samples varies less than one from all that there are, by (|S| - 1) / |S|.
+    # The variance of draws from |S| samples is smaller than that of draws from the population, by (|S| - 1) / |S|.
     centre = areas.mean()
     return np.asarray(centre + (areas - centre) * np.sqrt(samples / (samples - 1)))
 
@@ -53,10 +53,10 @@ def areas_of_other_probes(
 def areas_of_other_courses(
     weights: Array, patterns: Array, *, lengths: Array, width: int, reading: Reading, resamples: int, seed: int
 ) -> Array:
-    """Return AUC_W and AUC_P for runs of the same trends, with blocks of the deviations from them in another order.
+    """Return AUC_W and AUC_P for runs with the same trends, but with resampled blocks of the deviations from them.
 
-    The trend itself stays in its place: blocks of a series that has a trend, put in another order, are no such run.
-    Weights and patterns take the same blocks, so that what moves both goes on doing so.
+    Only the deviations are resampled, since resampling blocks of the series itself would destroy its trend. Weights and
+    patterns use the same blocks, so that noise common to both stays common.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ def areas_of_other_courses(
     Returns
     -------
     (resample, 2) float64
-        The spread is that of the protocol's numbers under the noise of the run; trends that change within less than a
-        tenth of the run count as noise in part, and widen it.
+        Their spread estimates how the noise of the run affects AUC_W and AUC_P. Trends that change within less than a
+        tenth of the run partly count as noise, and widen the spread.
     """
     random = np.random.default_rng(seed)
     intervals = len(weights)
@@ -89,7 +89,7 @@ def block_length(intervals: int) -> int:
 
 
 class _Course:
-    """A series as a trend, times one and noise of a level that changes slowly."""
+    """A series as trend × (1 + noise), where the level of the noise changes slowly."""
 
     def __init__(self, series: Array, block: int) -> None:
         window = _odd(len(series) * TREND_PART)
@@ -99,12 +99,12 @@ class _Course:
         trend = trend * moving_average(raised / trend, window, extend=True)
         noise = (raised / trend - 1) / np.sqrt(_left_of_noise(window, block))
         self._trend = trend
-        # The running sum of the filter can end up below zero.
+        # The running sum of the filter can be slightly negative.
         self._level = np.sqrt(np.maximum(moving_average(np.square(noise), window, extend=True), 0.0))
         self._noise = np.divide(noise, self._level, out=np.zeros_like(noise), where=self._level > 0)
 
     def reordered(self, order: Array) -> Array:
-        """Return series whose noise at an interval is that of the interval in `order`, (interval, resample)."""
+        """Return series, (interval, resample), whose noise at each interval is taken from the interval in `order`."""
         raised = self._trend[:, None] * (1 + self._level[:, None] * self._noise[order])
         return np.asarray(np.maximum(raised - self._offset, 0.0))
 
@@ -114,7 +114,7 @@ def _odd(length: float) -> int:
 
 
 def _trend(series: Array, window: int) -> Array:
-    """Return the local parabola, on a logarithmic scale."""
+    """Return the trend of a series: a local parabola fitted on a logarithmic scale."""
     points = min(len(series), TREND_POINTS)
     edges = np.linspace(0, len(series), points + 1).astype(np.int64)
     means = np.add.reduceat(series, edges[:-1]) / np.diff(edges)
@@ -124,14 +124,14 @@ def _trend(series: Array, window: int) -> Array:
 
 
 def local_parabola(series: Array, window: int) -> Array:
-    """Return the parabola of least squares through each point's window, at the point (Savitzky and Golay 1964).
+    """Return, at each point, the least-squares parabola through the window around it (Savitzky and Golay 1964).
 
     Parameters
     ----------
     series : (point,) float64
     window : int
-        Points of it, odd, not more than there are. The first and the last half take the parabola of the whole window
-        that they lie in.
+        Length of the window: odd, and at most the length of the series. The points of the first and the last half
+        window use the parabola of the first and the last whole window.
     """
     half = window // 2
     fitted = np.convolve(series, parabola_weights(window), "same")
@@ -142,7 +142,7 @@ def local_parabola(series: Array, window: int) -> Array:
 
 
 def parabola_weights(window: int) -> Array:
-    """Return with which weight each point of a window counts in the parabola of least squares at its centre."""
+    """Return the weights of the points of a window for the value of the least-squares parabola at its centre."""
     half = window // 2
     offsets = np.arange(window) - half
     weights = 3 * half**2 + 3 * half - 1 - 5 * np.square(offsets)
@@ -150,7 +150,7 @@ def parabola_weights(window: int) -> Array:
 
 
 def _left_of_noise(window: int, block: int) -> float:
-    """Return the share of the variance of white noise, summed over a block, that a trend over `window` leaves."""
+    """Return the fraction of the variance of white noise, summed over a block, that is left by removing the trend."""
     kernel = -parabola_weights(window)
     kernel[window // 2] += 1
     return float(np.square(np.convolve(np.ones(block), kernel)).sum() / block)

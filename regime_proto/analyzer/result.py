@@ -1,4 +1,4 @@
-"""What an analysis found: ρ and the areas, when the curves settle, layer by layer."""
+"""The result of an analysis: ρ, the areas, the steps at which the curves settle, and the layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,14 +23,14 @@ JSON_VERSION = 1
 
 @dataclass(frozen=True)
 class Threshold:
-    """When the two curves stay below a threshold for good.
+    """The steps from which the two curves stay below a threshold for good.
 
     Parameters
     ----------
     tau : float
         Threshold on the normalised curves.
     step_w, step_p : int or None
-        First step from which the weights' (patterns') curve stays below it to the end.
+        First step from which the curve of the weights (patterns) stays below it to the end.
     ratio : float or None
         (step_w − s_0) / (step_p − s_0).
     """
@@ -51,7 +51,7 @@ class LayerResult:
     units : int
         Units per sample.
     auc_p : float
-        NaN where the layer's patterns have no scale.
+        NaN if the layer's pattern change has no scale.
     """
 
     layer: str
@@ -63,20 +63,20 @@ class LayerResult:
 
 @dataclass(frozen=True, repr=False)
 class Result(Displayed):
-    """What a trajectory says, under one preset.
+    """The result of analyzing a trajectory with one preset.
 
     Parameters
     ----------
     rho, auc_w, auc_p : float
-        NaN where undefined. ρ above 1: the patterns settled earlier than the weights, where both settled.
+        NaN if undefined. ρ above 1: the patterns settled earlier than the weights, if both settled.
     rho_range : (float, float) or None
-        Lowest and highest ρ over all 16 readings; None where none is defined.
+        Lowest and highest ρ over all 16 readings; None if ρ is undefined for all.
     preset : str
     observations : int
-        Parameter states read.
+        Number of observed parameter states.
     step_kind : str
     stride : int or None
-        Steps between observations; None when uneven.
+        Steps between observations; None if uneven.
     window : int
         Length of the moving average, in observations.
     thresholds : tuple of Threshold
@@ -84,31 +84,31 @@ class Result(Displayed):
         In execution order.
     curves : xarray.Dataset
         Raw, smoothed and normalised series over ``step`` and ``layer``; ``weight_distance``, the distance of the
-        weights from their start, where the file has it; and ``quantity_<name>`` for every quantity, over ``step``, and
-        with ``_each`` behind it by tensor, layer or sample.
+        weights from their initial values, if the file holds it; and for every quantity ``quantity_<name>`` over
+        ``step``, and ``quantity_<name>_each`` by tensor, layer or sample.
     readings : dict of Reading to float
-        ρ under every reading.
+        ρ for every reading.
     noise_floor : float or None
-        Flip fraction of one state under changes that mean nothing; None where it was not measured.
+        Flip fraction of one state under changes that have no meaning; None if it was not measured.
     late_pattern_change : float
-        Mean Δa over the last tenth of the intervals, to be held against it.
+        Mean Δa over the last tenth of the intervals, for comparison with the noise floor.
     pattern_error : float or None
-        Largest standard error of Δa from the sampling of units; None where all units were looked at.
+        Largest standard error of Δa due to the sampling of units; None if all units were measured.
     uncertainty : Uncertainty or None
-        Intervals for AUC_W, AUC_P and ρ; None where they were not asked for.
+        Intervals for AUC_W, AUC_P and ρ; None if they were not requested.
     trajectory : str or None
         Path of the file.
     warnings : tuple of str
     settled : Settled
         Whether the curves have settled by the end of the run.
     quantities : dict of str to QuantityResult
-        What else was measured, by name.
+        Further measured quantities, by name.
     divergence : str or None
-        In words, how the run broke: NaN or Inf, or a weight change that explodes at the end.
+        Description of how the run broke: NaN or Inf, or a weight change that explodes at the end.
     structure : Structure or None
-        The structural share to the last state; None where the trajectory does not hold it.
+        The structural share relative to the last state; None if the trajectory does not hold it.
     labels : Labels or None
-        STABLE, TRANSITION or CHAOTIC for every step of `curves`; None where fingerprints were not measured.
+        STABLE, TRANSITION or CHAOTIC for every step of `curves`; None if fingerprints were not measured.
     """
 
     rho: float
@@ -138,7 +138,7 @@ class Result(Displayed):
 
     @property
     def distance(self) -> Distance | None:
-        """How far the weights have come from their start; None where the file does not say."""
+        """Distance of the weights from their initial values; None if the file does not hold it."""
         return read_distance(self.curves)
 
     def plot(

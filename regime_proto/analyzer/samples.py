@@ -1,4 +1,4 @@
-"""The pattern change of every probe sample, and what it becomes for another choice of samples."""
+"""The pattern change of every probe sample, and of probes with a different choice of samples."""
 
 from dataclasses import dataclass
 
@@ -11,18 +11,18 @@ from regime_proto.schema.types import Array
 
 @dataclass(frozen=True)
 class SampleChanges:
-    """Δa, taken apart into its samples.
+    """Δa, split by sample.
 
-    Layers whose units are spread over the samples in the same way form a group: the share of a sample in a group's
-    units is the same in all its layers, so that the layers can be added up before samples are chosen.
+    Layers whose units are distributed over the samples in the same way form a group. Each sample's share of the units
+    is the same in all layers of a group, so the layers can be summed before samples are chosen.
 
     Parameters
     ----------
     parts : tuple of (interval, sample) float64
-        For every group, the flips of each sample over the units of all samples, added up over the layers and divided
-        by the number of all layers.
+        For every group, the flips of each sample divided by the units of all samples, summed over the layers and
+        divided by the number of all layers.
     shares : tuple of (sample,) float64
-        For every group, the share of each sample in the units.
+        For every group, each sample's share of the units.
     """
 
     parts: tuple[Array, ...]
@@ -30,16 +30,16 @@ class SampleChanges:
 
     @property
     def samples(self) -> int:
-        """Probe samples."""
+        """Number of probe samples."""
         return len(self.shares[0])
 
     def of_each(self) -> Array:
-        """Return Δa of every sample, (interval, sample) float64: the mean over layers of its units that flipped."""
+        """Return Δa of every sample, (interval, sample) float64: mean over the layers of the share that flipped."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(sum(part / share for part, share in zip(self.parts, self.shares, strict=True)))
 
     def of_choice(self, counts: Array) -> Array:
-        """Return Δa of probes in which sample x stands ``counts[x]`` times.
+        """Return Δa of probes that contain sample x ``counts[x]`` times.
 
         Parameters
         ----------
@@ -54,7 +54,7 @@ class SampleChanges:
 
 
 def read_sample_changes(trajectory: xr.Dataset) -> SampleChanges:
-    """Return the pattern changes (layers weigh the same, Eq. 3) of a trajectory, sample by sample."""
+    """Return the pattern changes of a trajectory by sample; all layers have the same weight (Eq. 3)."""
     units = trajectory["layer_units"].to_numpy().astype(np.float64)
     counted = units.sum(axis=1) > 0
     units = units[counted]

@@ -1,4 +1,4 @@
-"""A part of a trajectory."""
+"""Selects a part of a trajectory."""
 
 import numpy as np
 import xarray as xr
@@ -9,7 +9,7 @@ from regime_proto.schema.words import counted
 
 
 def restrict(trajectory: xr.Dataset, steps: str | None) -> xr.Dataset:
-    """Return the observations of ``"A:B"``, both included, and the masks that are stored of them; None for all.
+    """Return the observations of steps ``"A:B"``, both included, with their stored masks; None selects all.
 
     Raises
     ------

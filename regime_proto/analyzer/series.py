@@ -1,4 +1,4 @@
-"""From a trajectory to the raw series: weight change and pattern change per interval (PROTOCOL, 2 and 3)."""
+"""Reads the raw series of a trajectory: weight change and pattern change per interval (PROTOCOL, 2 and 3)."""
 
 import itertools
 import math
@@ -12,32 +12,32 @@ from regime_proto.analyzer.readings import WEIGHT_WEIGHTINGS
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 
-# So many values of a variable are held at once: a file may hold more of them than memory does.
+# Number of values of a variable that are held at a time; a file may hold more than memory can.
 _BLOCK_VALUES = 4 * 2**20
 
 
 @dataclass(frozen=True)
 class Series:
-    """The changes between neighbouring observations, valid ones only.
+    """The changes between consecutive valid observations.
 
     Parameters
     ----------
     steps : (interval,) int64
         Step at the end of each interval.
     lengths : (interval,) float64
-        Steps from its start to its end.
+        Number of steps in each interval.
     start : int
         Step of the first observation, s_0.
     weights : dict of str to (interval,) float64
-        Δw, by weighting, of `WEIGHT_WEIGHTINGS`.
+        Δw by weighting, one of `WEIGHT_WEIGHTINGS`.
     layers : (interval, layer) float64
         Δa of every layer.
     patterns : dict of str to (interval,) float64
-        Δa, by weighting: ``layer`` and ``unit``.
+        Δa by weighting: ``layer`` and ``unit``.
     pattern_error : (interval,) float64 or None
-        Standard error of Δa (``layer`` weighting), where only a sample of the units is stored.
+        Standard error of Δa (``layer`` weighting), if only a sample of the units is stored.
     distance : (interval,) float64 or None
-        ‖w_i − w_0‖ at the end of each interval, over all trainable parameters, where it was recorded.
+        ‖w_i − w_0‖ at the end of each interval, over all trainable parameters, if it was recorded.
     """
 
     steps: Array
@@ -58,7 +58,7 @@ def read_series(trajectory: xr.Dataset) -> Series:
     flips = by_blocks(trajectory["flips"], kept, _layer_flips).astype(np.float64)
     units = trajectory["layer_units"].to_numpy().sum(axis=1).astype(np.float64)
     if not units.any():
-        raise RegimeError("layer_units is 0 everywhere: no unit counts, so there is no pattern change")
+        raise RegimeError("layer_units is 0 everywhere: no units count, so there is no pattern change")
     layers = flips / np.where(units > 0, units, np.nan)
     sizes = trajectory["tensor_size"].to_numpy()
     weights = by_blocks(trajectory["weight_delta_l1"], kept, lambda sums: weight_change(sums, sizes))
@@ -78,13 +78,13 @@ def read_series(trajectory: xr.Dataset) -> Series:
 
 
 def _require_span(steps: Array) -> None:
-    """Raise an error where the distance of steps does not fit into the integers that they are."""
+    """Raise an error if the difference between the first and last step does not fit into 64-bit integers."""
     if int(steps[-1]) - int(steps[0]) >= 2**63:
         raise RegimeError(f"the steps run from {steps[0]} to {steps[-1]}: expected fewer than 2^63 from first to last")
 
 
 def usable_intervals(trajectory: xr.Dataset) -> Array:
-    """Return the observations, by number, that are valid and come after a valid one."""
+    """Return the indices of valid observations that follow a valid one."""
     valid = trajectory["valid"].to_numpy().astype(bool)
     return np.flatnonzero(valid[1:] & valid[:-1]) + 1
 
@@ -120,26 +120,26 @@ def weight_change(sums: Array, sizes: Array) -> Array:
         Weightings in the order of `WEIGHT_WEIGHTINGS`.
     """
     counted = sizes > 0
-    # In Python's integers: the sizes that somebody wrote may add up to more than 64 bits hold.
+    # Summed as Python integers, because the sizes in a file may add up to more than 64 bits can hold.
     total = float(sum(sizes.tolist()))
     return np.stack([sums.sum(axis=1) / total, (sums[:, counted] / sizes[counted]).mean(axis=1)], axis=1)
 
 
 def _layer_flips(flips: Array) -> Array:
-    """Return the flips per observation and layer, summed over the samples."""
+    """Return the number of flips per observation and layer, summed over the samples."""
     summed: Array = flips.sum(axis=2, dtype=np.int64)
     return summed
 
 
 def by_blocks(variable: xr.DataArray, kept: Array, reduce: Callable[[Array], Array]) -> Array:
-    """Return what `reduce` makes of the kept rows of a variable, of some of them at a time."""
+    """Apply `reduce` to the kept rows of a variable, block by block, and return the result."""
     chosen = np.zeros(len(variable), bool)
     chosen[kept] = True
-    # Two rows at least: NumPy may sum a single one in another order than several.
+    # At least two rows, because NumPy may sum a single row in a different order.
     rows = max(2, _BLOCK_VALUES // max(1, math.prod(variable.shape[1:])))
     bounds = np.linspace(0, len(variable), max(1, len(variable) // rows) + 1, dtype=np.int64)
     spans = [(start, stop) for start, stop in itertools.pairwise(bounds) if chosen[start:stop].any()]
-    # What has no kept row is not read; of no row at all, one block still tells what its rows would be.
+    # Blocks without a kept row are not read. If no row is kept, one block is read to get the shape of the result.
     blocks = [
         reduce(variable[start:stop].to_numpy()[chosen[start:stop]]) for start, stop in spans or [(0, int(bounds[1]))]
     ]

@@ -1,4 +1,4 @@
-"""What an analysis is asked for."""
+"""The settings of an analysis."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +27,7 @@ class AnalysisSettings:
     Raises
     ------
     RegimeError
-        There is no such preset, there are too few resamples, or the thresholds of labels are wrong.
+        The preset does not exist, there are too few resamples, or the thresholds of labels are invalid.
     """
 
     preset: str = "paper"
@@ -39,12 +39,12 @@ class AnalysisSettings:
 
     def __post_init__(self) -> None:
         if self.resamples and self.resamples < MIN_RESAMPLES:
-            raise RegimeError(f"resamples {self.resamples}: expected {MIN_RESAMPLES} at least, or 0 for no intervals")
+            raise RegimeError(f"resamples {self.resamples}: expected at least {MIN_RESAMPLES}, or 0 for no intervals")
         require_thresholds(self.stable, self.chaotic)
-        # A wrong name is an error at once.
+        # Raises an error for an unknown preset immediately.
         _ = self.reading
 
     @cached_property
     def reading(self) -> Reading:
-        """The reading of the protocol that the preset stands for."""
+        """The reading that the preset names."""
         return find_preset(self.preset)

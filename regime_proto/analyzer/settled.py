@@ -1,4 +1,4 @@
-"""Whether the curves of a run have settled by its end: only then does ρ say which did so first."""
+"""Checks whether the curves of a run have settled by its end; only then does ρ show which settled first."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from regime_proto.analyzer.readings import Reading
 from regime_proto.analyzer.series import Series
 from regime_proto.schema.types import Array
 
-# A settled curve is below this height over the last part of the run at least.
+# A settled curve is below this height over at least the last part of the run.
 HEIGHT = 0.5
 LATE = 0.1
-# One that does not stay below this height may be noise about a plateau.
+# A curve that does not stay below this height may be noise around a plateau.
 LOW = 0.25
-# Below this many changes the percentiles that scale a curve are its extremes.
+# With fewer changes, the percentiles that scale a curve are its extremes.
 FEW = 20
 
 
 @dataclass(frozen=True)
 class Settled:
-    """Whether the curves have settled by the end of the run, on whole windows and in every weighting.
+    """Whether the curves have settled by the end of the run, using whole windows and every weighting.
 
     Parameters
     ----------
     weights, patterns : bool or None
-        None where it cannot be told: the curve is constant, of few changes or shorter than the smoothing window, it
-        stays below a half but not below a quarter, or the weightings disagree.
+        None if it cannot be determined: the curve is constant, has few changes or is shorter than the smoothing window;
+        it stays below a half but not below a quarter; or the weightings disagree.
     """
 
     weights: bool | None = None
@@ -49,7 +49,7 @@ def settled(series: Series, width: int, reading: Reading) -> Settled:
     width : int
         Length of the moving average.
     reading : Reading
-        Whose curves also have to stay low as they are shown.
+        Reading whose displayed curves must also stay low.
     """
     return Settled(
         weights=_in_every_weighting(series.weights, reading.weights, width),
@@ -69,14 +69,15 @@ def _in_every_weighting(weightings: Mapping[str, Array], shown: str, width: int)
 def has_settled(values: Array, width: int) -> bool | None:
     """Return whether a raw series has settled by its end.
 
-    It has where the normalised curve stays below a half over the last tenth of the run at least, and the change itself
-    has fallen: noise about a constant height falls below a half too. The noise of single changes is averaged first.
+    It has settled if the normalised curve stays below a half over at least the last tenth of the run, and the change
+    itself has decreased; noise around a constant height falls below a half too. The noise of single changes is averaged
+    first.
 
     Parameters
     ----------
     values : (interval,) float64
     width : int
-        Length of the moving average; padded ends would make every curve settle, so only whole windows count.
+        Length of the moving average. Only whole windows are used, because padded ends would make every curve settle.
     """
     if curves.is_constant(values) or len(values) < FEW:
         return None

@@ -1,8 +1,8 @@
-"""Stages of a training by its loss, and labels of a run by how its fingerprints turn.
+"""Stages of training, found from the loss, and labels of a run, found from the angles between fingerprints.
 
-The literature speaks of an initial plateau, a descent and a secondary plateau of the loss, and says nothing of how they
-are told apart. Here the logarithm of the loss is approximated by a broken line (`ruptures` finds its bends), with as
-many pieces as the Bayesian information criterion asks for; what is called a plateau is by thresholds of our own.
+The literature describes an initial plateau, a descent and a secondary plateau of the loss, but not how to separate
+them. Here the logarithm of the loss is approximated by a piecewise linear function. `ruptures` finds its breakpoints,
+the Bayesian information criterion their number. The thresholds that define a plateau are ours.
 """
 
 import importlib
@@ -20,34 +20,34 @@ from regime_proto.schema.layout import QUANTITY_PREFIX
 from regime_proto.schema.types import Array
 
 FLAT = 0.1
-"""A piece is a plateau if its slope is less than this part of the steepest descent."""
+"""A piece is a plateau if its slope is less than this fraction of the steepest descent."""
 SMALL = 0.05
-"""So is one over which the logarithm of the loss changes by less than this."""
-# More pieces than that tell nothing about stages; so many points show them, and take a moment only.
+"""A piece is also a plateau if the logarithm of the loss changes by less than this over it."""
+# More pieces than this say nothing about stages. This many points suffice to find them, and keep the search fast.
 _MOST_PIECES = 5
 _POINTS = 120
 _SHORTEST = 4
 _NEEDED = 'loss stages need ruptures: pip install "regime-proto[report]"'
 
-# As libraries call them; parts of names.
+# Parts of the names that libraries use for losses.
 _LOSSES = ("loss", "perplexity", "error", "nll", "cross_entropy")
 
 STABLE, TRANSITION, CHAOTIC = "STABLE", "TRANSITION", "CHAOTIC"
 _COSINES = f"{QUANTITY_PREFIX}fingerprint_cosine"
 PERCENTILES = (30.0, 70.0)
-"""Of the cosines of the same run; by construction three tenths of it are then stable, and three tenths chaotic."""
+"""Percentiles of the cosines of the run itself; by construction, 30 % of the run are then stable and 30 % chaotic."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of a run in which the logarithm of the loss is about a straight line.
+    """A part of a run in which the logarithm of the loss is approximately linear.
 
     Parameters
     ----------
     kind : str
         ``initial plateau``, ``descent``, ``secondary plateau`` (after a descent) or ``rise``.
     first, last : int
-        Steps.
+        First and last step.
     slope : float
         Change of the natural logarithm of the loss per step.
     """
@@ -59,18 +59,18 @@ class Stage:
 
 
 def is_loss(name: str) -> bool:
-    """Whether a metric is one of those that training makes smaller."""
+    """Whether a metric is a loss, which training decreases."""
     return any(part in name.lower() for part in _LOSSES)
 
 
 def loss_stages(steps: Array, loss: Array, *, flat: float = FLAT) -> tuple[Stage, ...]:
-    """Return the stages of a run; none where fewer than eight losses are positive.
+    """Return the stages of a run; empty if fewer than eight losses are positive.
 
     Parameters
     ----------
     steps : (step,) int64
     loss : (step,) float64
-        Smoothed or not; what is not finite and positive is left out.
+        Smoothed or not. Values that are not finite and positive are ignored.
     flat : float
         See `FLAT`.
 
@@ -94,7 +94,7 @@ def loss_stages(steps: Array, loss: Array, *, flat: float = FLAT) -> tuple[Stage
     stages: list[Stage] = []
     for start, stop, above, below in found:
         change = below - above
-        # What hardly changes the loss is a plateau, however short.
+        # A piece that hardly changes the loss is a plateau, however short it is.
         level = np.inf if abs(change) < SMALL else flat * steepest
         kind = _kind(change / (stop - start), level, after_descent=any(stage.kind == "descent" for stage in stages))
         stages.append(Stage(kind, int(start), int(stop), float(change / (stop - start))))
@@ -102,7 +102,7 @@ def loss_stages(steps: Array, loss: Array, *, flat: float = FLAT) -> tuple[Stage
 
 
 def _joined(stages: Sequence[Stage]) -> Iterator[Stage]:
-    """Yield stages, those of one kind that follow one another as one."""
+    """Yield stages; consecutive pieces of the same kind become one stage."""
     for _, group in itertools.groupby(stages, key=lambda stage: stage.kind):
         same = list(group)
         first, last = same[0].first, same[-1].last
@@ -119,7 +119,7 @@ def _kind(slope: float, flat: float, *, after_descent: bool) -> str:
 
 
 def _thinned(steps: Array, logs: Array) -> tuple[Array, Array]:
-    """Return points that are evenly spaced, each the mean of those around it."""
+    """Return evenly spaced points, each the mean of the points around it."""
     if len(steps) <= _POINTS:
         return steps, logs
     groups = np.array_split(np.arange(len(steps)), _POINTS)
@@ -128,7 +128,7 @@ def _thinned(steps: Array, logs: Array) -> tuple[Array, Array]:
 
 
 def _breaks(values: Array) -> list[int]:
-    """Return where the pieces meet: as many as the information criterion asks for, none of a straight line."""
+    """Return the breakpoints, whose number the information criterion determines; empty for a straight line."""
     try:
         ruptures: Any = importlib.import_module("ruptures")
     except ModuleNotFoundError:
@@ -140,7 +140,7 @@ def _breaks(values: Array) -> list[int]:
         if pieces * _SHORTEST > count:
             break
         breaks = [] if pieces == 1 else [stop for stop in search.predict(n_bkps=pieces - 1) if stop < count]
-        # A value at each end and bend, and where the bends are.
+        # The parameters are a value at each end and breakpoint, and the positions of the breakpoints.
         freedom = 2 * pieces
         errors = _squared_error(values, [0, *breaks, count - 1])
         criterion = count * np.log(max(errors, 1e-12) / count) + freedom * np.log(count)
@@ -150,14 +150,14 @@ def _breaks(values: Array) -> list[int]:
 
 
 def _fitted(values: Array, knots: Sequence[int]) -> Array:
-    """Return the heights at some knots of the broken line through them that is nearest to the values."""
+    """Return the heights, at given knots, of the piecewise linear function that best fits the values."""
     hats = np.array([np.interp(np.arange(len(values)), knots, row) for row in np.eye(len(knots))]).T
     heights: Array = np.linalg.lstsq(hats, values)[0]
     return heights
 
 
 def _squared_error(values: Array, knots: Sequence[int]) -> float:
-    """Return how far values are from the broken line that is nearest to them."""
+    """Return the squared error of the piecewise linear function that best fits the values."""
     line = np.interp(np.arange(len(values)), knots, _fitted(values, knots))
     return float(np.sum(np.square(values - line)))
 
@@ -169,11 +169,11 @@ class Labels:
     Parameters
     ----------
     labels : tuple of str
-        `STABLE` where the cosine is at least `stable`, `CHAOTIC` where it is at most `chaotic`, else `TRANSITION`; ""
-        where it is not known.
+        `STABLE` if the cosine is at least `stable`, `CHAOTIC` if it is at most `chaotic`, else `TRANSITION`; "" if the
+        cosine is unknown.
     stable, chaotic : float
     own : bool
-        Whether these are percentiles of the run itself, which yields so many of each by construction.
+        Whether the thresholds are percentiles of the run itself, which fixes the share of each label by construction.
     """
 
     labels: tuple[str, ...]
@@ -182,29 +182,29 @@ class Labels:
     own: bool
 
     def share(self, label: str) -> float:
-        """Return which part of the labelled observations has a label."""
+        """Return the fraction of labelled observations that have a given label."""
         return self.labels.count(label) / sum(map(bool, self.labels))
 
 
 def regime_labels(cosines: Array, *, stable: float | None = None, chaotic: float | None = None) -> Labels:
-    """Return the label of every observation by the cosine of its fingerprint with the one before.
+    """Return the label of every observation, from the cosine between its fingerprint and the previous one.
 
     Parameters
     ----------
     cosines : (step,) float64
         The quantity ``fingerprint_cosine``.
     stable, chaotic : float, optional
-        Thresholds; percentiles of the run itself (`PERCENTILES`) where not given.
+        Thresholds. Default: percentiles of the run itself (`PERCENTILES`).
 
     Raises
     ------
     RegimeError
-        See `require_thresholds`; or no cosine is known.
+        As in `require_thresholds`; or no cosine is known.
     """
     require_thresholds(stable, chaotic)
     known = cosines[np.isfinite(cosines)]
     if not len(known):
-        raise RegimeError("no fingerprint_cosine is known; measure it with --measure fingerprint_cosine")
+        raise RegimeError("the run has no fingerprint_cosine; measure it with --measure fingerprint_cosine")
     low, high = np.percentile(known, PERCENTILES)
     above, below = high if stable is None else stable, low if chaotic is None else chaotic
     labels = tuple(
@@ -215,46 +215,46 @@ def regime_labels(cosines: Array, *, stable: float | None = None, chaotic: float
 
 
 def require_thresholds(stable: float | None, chaotic: float | None) -> None:
-    """Raise an error unless labels can be given by two thresholds, or by none.
+    """Raise an error unless the thresholds of labels are valid, or both are None.
 
     Raises
     ------
     RegimeError
-        One is no cosine, they are in the wrong order, or one is given without the other.
+        A threshold is not a cosine, the two are in the wrong order, or one is given without the other.
     """
     for name, value in (("--stable", stable), ("--chaotic", chaotic)):
         if value is not None and not -1 <= value <= 1:
-            raise RegimeError(f"{name} {value:g}: expected a cosine, from -1 to 1")
+            raise RegimeError(f"{name} {value:g}: expected a cosine between -1 and 1")
     if stable is None and chaotic is None:
         return
     if stable is None or chaotic is None:
         given, missing = ("--chaotic", "--stable") if stable is None else ("--stable", "--chaotic")
         raise RegimeError(
-            f"{given} without {missing}: give both; without either of them the {PERCENTILES[1]:.0f}th and the "
-            f"{PERCENTILES[0]:.0f}th percentile of the run's own cosines are taken"
+            f"{given} without {missing}: give both, or neither to use the {PERCENTILES[1]:.0f}th and the "
+            f"{PERCENTILES[0]:.0f}th percentile of the cosines of this run"
         )
     if chaotic >= stable:
-        raise RegimeError(f"--chaotic {chaotic:g} and --stable {stable:g}: expected the first to be the smaller")
+        raise RegimeError(f"--chaotic {chaotic:g} and --stable {stable:g}: expected --chaotic below --stable")
 
 
 def _unmeasured(data: xr.Dataset, where: str) -> str:
-    """Say how to measure what labels are made of, beside what was measured."""
+    """Return a message on how to measure fingerprints in addition to the measured quantities."""
     if _COSINES in data:
-        return f"{where or 'the trajectory'}: no fingerprint_cosine is known of these steps, so there are no labels"
-    # The curves of a result have those of each tensor, layer or sample too.
+        return f"{where or 'the trajectory'}: no fingerprint_cosine is known at these steps, so there are no labels"
+    # The curves of a result also include those of each tensor, layer or sample.
     held = {str(name).removesuffix(EACH) for name in data.data_vars if str(name).startswith(QUANTITY_PREFIX)}
     names = [*sorted(name.removeprefix(QUANTITY_PREFIX) for name in held), _COSINES.removeprefix(QUANTITY_PREFIX)]
     measured = " ".join(f"--measure {name}" for name in names)
     return (
-        f"{where or 'the trajectory'}: holds no fingerprint_cosine, which labels are made of; all checkpoints must be "
-        f"read again: `regime convert CHECKPOINTS -o {where or 'run.h5'} {measured} --overwrite`"
+        f"{where or 'the trajectory'}: holds no fingerprint_cosine, which labels need; to measure it, all checkpoints "
+        f"must be read again: `regime convert CHECKPOINTS -o {where or 'run.h5'} {measured} --overwrite`"
     )
 
 
 def labels_in(
     data: xr.Dataset, *, stable: float | None = None, chaotic: float | None = None, where: str = ""
 ) -> Labels | None:
-    """Return the labels of a trajectory, or of the curves of a result; None where no fingerprint was measured.
+    """Return the labels of a trajectory or of the curves of a result; None if no fingerprint was measured.
 
     Parameters
     ----------
@@ -267,7 +267,7 @@ def labels_in(
     Raises
     ------
     RegimeError
-        Thresholds are given, and there is nothing to hold against them.
+        Thresholds are given, but there are no cosines to compare with them.
     """
     require_thresholds(stable, chaotic)
     cosines = data[_COSINES].to_numpy() if _COSINES in data else np.full(1, np.nan)

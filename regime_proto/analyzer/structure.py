@@ -1,4 +1,4 @@
-"""How much of the change of the outputs to the last state moving patterns accounts for, and from when on hardly any."""
+"""The share of the output change up to the last state that is due to moving patterns, and when it becomes small."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from regime_proto.schema.numbers import finite
 from regime_proto.schema.types import Array
 
 LEVEL = 0.05
-"""Below this share the rest of the change counts as a matter of weights alone; the threshold is ours."""
+"""Below this share, the rest of the change is attributed to weights alone; the threshold is ours."""
 _ORDER = f"{QUANTITY_PREFIX}structural_order_last"
 _LAST = f"{QUANTITY_PREFIX}structural_share_last"
 
@@ -24,18 +24,18 @@ class Structure:
     Parameters
     ----------
     step : int
-        The first observation whose share is known.
+        Step of the first observation whose share is known.
     first : float
-        The share there, mean over the samples.
+        Share at `step`, mean over the samples.
     low, high : float
-        The tenth and the ninetieth percentile of the samples there.
+        The 10th and 90th percentile over the samples at `step`.
     order : float or None
-        By how much the share there may be more or less, where patterns or where weights move first; None where that
-        was not measured.
+        How much larger or smaller the share at `step` may be, depending on whether patterns or weights move first;
+        None if that was not measured.
     below_from : int or None
-        The step from which it stays below `LEVEL`; None if never.
+        Step from which the share stays below `LEVEL`; None if it never does.
     last_step : int
-        That of the last state: the last observation of the trajectory, also where only a part of it is analyzed.
+        Step of the last state, which is the last observation of the trajectory even if only a part is analyzed.
     """
 
     step: int
@@ -61,20 +61,20 @@ class Structure:
 
 
 def read_structure(whole: xr.Dataset, chosen: xr.Dataset, curves: xr.Dataset) -> Structure | None:
-    """Return what a trajectory tells; None where it does not hold it.
+    """Return the structural share of a trajectory; None if the trajectory does not hold it.
 
     Parameters
     ----------
     whole : xarray.Dataset
         The trajectory.
     chosen : xarray.Dataset
-        The part of it that is analyzed.
+        The analyzed part.
     curves : xarray.Dataset
-        Those of its result.
+        The curves of its result.
     """
     if _LAST not in curves:
         return None
-    # The first observation has no change before it, and so no place among the curves.
+    # No change precedes the first observation, so it is not part of the curves.
     start = _percentiles(shares_of("last")(chosen, np.array([0])))
     lows, highs = (np.concatenate(pair) for pair in zip(start, spread_of(curves, "last"), strict=True))
     steps = np.array([chosen["step"].to_numpy()[0], *curves["step"].to_numpy()])
@@ -97,9 +97,9 @@ def read_structure(whole: xr.Dataset, chosen: xr.Dataset, curves: xr.Dataset) ->
 
 
 def spread_of(curves: xr.Dataset, against: str) -> tuple[Array, Array]:
-    """Return the tenth and the ninetieth percentile of the structural share over the samples, (step,) float64.
+    """Return the 10th and 90th percentile of the structural share over the samples, (step,) float64.
 
-    NaN where nothing changed; where the samples are too many to be held, both are the mean.
+    NaN if nothing changed. If there are too many samples to hold, both are the mean.
     """
     name = f"{QUANTITY_PREFIX}structural_share_{against}"
     if f"{name}{EACH}" not in curves:
@@ -109,11 +109,11 @@ def spread_of(curves: xr.Dataset, against: str) -> tuple[Array, Array]:
 
 
 def _percentiles(each: Array) -> tuple[Array, Array]:
-    """Return the tenth and the ninetieth percentile of each row, of what is known of it."""
+    """Return the 10th and 90th percentile of the known values of each row."""
     missing = np.isnan(each).sum(axis=1)
     edges = np.full((2, len(each)), np.nan)
     whole, some = missing == 0, (missing > 0) & (missing < each.shape[1])
-    # Leaving values out takes a hundred times as long.
+    # Ignoring unknown values takes a hundred times as long.
     edges[:, whole] = np.percentile(each[whole], (10, 90), axis=1)
     edges[:, some] = np.nanpercentile(each[some], (10, 90), axis=1)
     return edges[0], edges[1]

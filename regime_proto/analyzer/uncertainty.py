@@ -1,4 +1,4 @@
-"""How far AUC_W, AUC_P and ρ can be trusted: intervals by resampling."""
+"""Bootstrap intervals of AUC_W, AUC_P and ρ."""
 
 import math
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a number lies.
+    """The interval of a number.
 
     Parameters
     ----------
     low, high : float
-        At the level of the `Uncertainty`.
+        Ends of the interval, at the level of the `Uncertainty`.
     error : float
-        Standard error; that of log ρ times ρ for ρ.
+        Standard error; for ρ, the standard error of log ρ times ρ.
     """
 
     low: float
@@ -37,7 +37,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Intervals:
-    """The intervals of one source of doubt; None where a number is undefined or does not depend on it."""
+    """The intervals for one source of uncertainty; None if a number is undefined or does not depend on it."""
 
     auc_w: Interval | None = None
     auc_p: Interval | None = None
@@ -46,19 +46,20 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """How AUC_W, AUC_P and ρ of one run would spread.
+    """The uncertainty of AUC_W, AUC_P and ρ of one run.
 
-    Neither says how another seed of the training would do: for that compare repeated runs.
+    It does not include the effect of a different training seed; compare repeated runs for that.
 
     Parameters
     ----------
     level : float
-        The share of such intervals that hold the number.
+        Confidence level of the intervals.
     resamples : int
+        Number of resamples of each kind.
     probe : Intervals or None
-        By the choice of the probe samples (AUC_W does not depend on it); None for a single sample.
+        Intervals for the choice of the probe samples, on which AUC_W does not depend; None for a single sample.
     course : Intervals or None
-        By the noise of the run about its trend; None for fewer than 16 changes.
+        Intervals for the noise of the run around its trend; None for fewer than 16 changes.
     """
 
     level: float
@@ -68,7 +69,7 @@ class Uncertainty:
 
     @property
     def rho_span(self) -> tuple[float, float] | None:
-        """The lowest and the highest end of the intervals of ρ; None where there are none."""
+        """The lowest and the highest end of the intervals of ρ; None if there are none."""
         known = [one.rho for one in (self.probe, self.course) if one is not None and one.rho is not None]
         return (min(rho.low for rho in known), max(rho.high for rho in known)) if known else None
 
@@ -85,7 +86,7 @@ class Uncertainty:
 
 
 def _plain(interval: Interval | None) -> dict[str, float] | None:
-    """Return an interval for JSON; None where one of its ends is not finite."""
+    """Return an interval for JSON; None if an end is not finite."""
     ends = {} if interval is None else dict(vars(interval))
     return ends if ends and all(map(math.isfinite, ends.values())) else None
 
@@ -93,20 +94,20 @@ def _plain(interval: Interval | None) -> dict[str, float] | None:
 def uncertainty(
     trajectory: xr.Dataset, series: Series, width: int, reading: Reading, *, resamples: int, seed: int = SEED
 ) -> Uncertainty:
-    """Return the uncertainty of a run under one reading.
+    """Return the uncertainty of a run for one reading.
 
     Parameters
     ----------
     trajectory : xarray.Dataset
-        Holds the observations of `series`, and no others.
+        Must hold exactly the observations of `series`.
     series : Series
     width : int
         Length of the moving average.
     reading : Reading
     resamples : int
-        Of each kind.
+        Number of resamples of each kind.
     seed : int
-        Of both draws: the same file gives the same intervals.
+        Random seed of both kinds, so that the same file yields the same intervals.
     """
     found = areas(series, width, reading)
     common: dict[str, Any] = {
@@ -127,13 +128,13 @@ def uncertainty(
 
 
 def _spread(found: tuple[float, float], drawn: Array) -> Intervals:
-    """Return the intervals, from AUC_W and AUC_P as found and as drawn, (resample, 2)."""
+    """Return the intervals, given AUC_W and AUC_P of the run and of the resamples, (resample, 2)."""
     auc_w, auc_p = (interval(value, of) if np.ptp(of) > 0 else None for value, of in zip(found, drawn.T, strict=True))
     return Intervals(auc_w, auc_p, _of_ratio(*found, *drawn.T))
 
 
 def _of_ratio(auc_w: float, auc_p: float, weight_areas: Array, pattern_areas: Array) -> Interval | None:
-    """Return the interval of ρ, found on its logarithm: a ratio spreads by factors."""
+    """Return the interval of ρ, computed for its logarithm because a ratio varies by factors."""
     usable = (weight_areas > 0) & (pattern_areas > 0)
     if not (auc_w > 0 and auc_p > 0 and usable.any()):
         return None
@@ -142,7 +143,7 @@ def _of_ratio(auc_w: float, auc_p: float, weight_areas: Array, pattern_areas: Ar
 
 
 def interval(value: float, drawn: Array, *, level: float = LEVEL) -> Interval:
-    """Return the interval about a number, from how others of its kind spread about their mean."""
+    """Return the interval around a number, from the spread of its resamples around their mean."""
     deviations = drawn[np.isfinite(drawn)]
     deviations = deviations - deviations.mean()
     low, high = np.quantile(deviations, ((1 - level) / 2, (1 + level) / 2))

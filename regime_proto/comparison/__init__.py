@@ -1,1 +1,1 @@
-"""Several runs beside each other, and beside the published ones."""
+"""Compares several runs with each other and with the published ones."""

@@ -1,4 +1,4 @@
-"""The columns of a comparison that people read, and its means in words."""
+"""The columns of a comparison in tables for readers, and its means in words."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table that is read by people.
+    """One column of a table for readers.
 
     Parameters
     ----------
     heading : str
     text : callable
-        What stands there for a row; empty where nothing is known.
+        Returns the cell of a row; empty if the value is unknown.
     is_number : bool
     """
 
@@ -41,7 +41,7 @@ RESULTS = (
     Column("AUC_W", lambda row: decimals(row.auc_w)),
     Column("AUC_P", lambda row: decimals(row.auc_p)),
     Column("ρ", lambda row: decimals(row.rho)),
-    # Of ρ: from where to where its 95 % intervals reach together; and over all readings.
+    # Range of ρ over its 95 % intervals; range of ρ over all readings.
     Column("intervals", lambda row: _span(row.rho_span)),
     Column("range", lambda row: _span(row.rho_range)),
 )
@@ -53,12 +53,12 @@ RUN = Column("run", lambda row: name_of(row), is_number=False)
 
 
 def name_of(row: Row) -> str:
-    """Return what a row is called for people: a published run has no file, but a model and a data set."""
+    """Return the displayed name of a row: for a published run, which has no file, model and data set."""
     return row.run if row.source != PAPER else f"{row.labels['model']} on {row.labels['dataset']} ({PAPER})"
 
 
 def decimals(value: float) -> str:
-    """Return a number with two decimals, empty where it is undefined."""
+    """Return a number with two decimals; empty if it is undefined."""
     return f"{value:.2f}" if math.isfinite(value) else ""
 
 
@@ -68,13 +68,13 @@ def label_column(name: str) -> Column:
 
 
 def columns(comparison: "Comparison", *, labels: int | None = None) -> tuple[Column, ...]:
-    """Return the columns of a table that is read by people.
+    """Return the columns of a table for readers.
 
     Parameters
     ----------
     comparison : Comparison
     labels : int, optional
-        How many labels to show; all if left out.
+        Number of labels to show. Default: all.
     """
     names = label_names(row.labels for row in comparison.rows)[:labels]
     results = [column for column in RESULTS if any(map(column.text, comparison.rows))]
@@ -84,7 +84,7 @@ def columns(comparison: "Comparison", *, labels: int | None = None) -> tuple[Col
 
 
 def _labels_tell(comparison: "Comparison", names: Sequence[str]) -> bool:
-    """Whether every row can be told from the others, and from published ones, by its labels alone."""
+    """Whether labels alone distinguish every row from the others and from published ones."""
     told = {tuple(row.labels.get(name, "") for name in names) for row in comparison.rows}
     one_source = len({row.source for row in comparison.rows}) == 1
     return one_source and len(told) == len(comparison.rows) and all(row.labels for row in comparison.rows)

@@ -1,4 +1,4 @@
-"""Compares runs: a row for each, means and spreads over them, beside the published ones (PROTOCOL, section 6)."""
+"""Compares runs: one row per run, means and spreads, and the published runs (PROTOCOL, section 6)."""
 
 import math
 import os
@@ -32,9 +32,9 @@ class Summary:
     Parameters
     ----------
     source : str
-        Whose: `RUN`, or `PAPER` for the published ones; the two are never put together.
+        `RUN`, or `PAPER` for published runs; the two are never combined.
     by, value : str or None
-        The label that these runs have in common, and what it says; None for all runs.
+        Name and value of the label that these runs share; None for all runs.
     rho : Centre
     """
 
@@ -50,13 +50,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Repeat:
-    """Runs of one program with the same labels, but for the seed.
+    """Runs of one program whose labels are the same except for the seed.
 
     Parameters
     ----------
     runs : tuple of str
     labels : mapping of str to str
-        Those that they have in common.
+        The labels that they share.
     rho, auc_w, auc_p : Spread
     """
 
@@ -74,15 +74,15 @@ class Repeat:
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Displayed):
-    """Several runs beside each other.
+    """A comparison of several runs.
 
     Parameters
     ----------
     rows : tuple of Row
     summaries : tuple of Summary
-        All runs of each source first, then by label.
+        First over all runs of each source, then by label.
     repeats : tuple of Repeat
-        Groups of two runs at least.
+        Groups of at least two runs.
     is_mixed : bool
         Whether the rows differ in stride, kind of step or preset, which makes them different measurements.
     warnings : tuple of str
@@ -130,32 +130,32 @@ def compare(
     resamples: int = RESAMPLES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
-    """Put several runs beside each other.
+    """Compare several runs.
 
     Parameters
     ----------
     runs : path, Result, or iterable of these
-        Trajectory files, or what `analyze` returned for some.
+        Trajectory files, or results of `analyze`.
     labels : path or mapping, optional
-        A CSV table with a column ``file`` (name or path of a trajectory) and one for each label, or labels by such
-        a name. They win over those in the files.
+        A CSV table with a column ``file`` (name or path of a trajectory) and a column for each label; or a mapping from
+        such names to labels. They override labels in the files.
     by : str, optional
-        Label by whose values ρ is summarised too; ``family`` where any run has it.
+        Label by which ρ is also summarised. Default: ``family``, if any run has it.
     reference : {"paper"}, optional
         Add the 18 runs of the paper's Table II.
     mixed : bool
-        Compare runs of different stride or preset nevertheless.
+        Compare runs even if their strides or presets differ.
     sort : {"rho", "auc_w", "auc_p", "name"}, optional
-        Numbers from the largest; in the order given if left out.
+        Order of the rows; numbers are sorted from the largest. Default: as given.
     preset, steps, batches_per_epoch, resamples : optional
         As in `analyze`; a `Result` keeps its own.
     progress : callable, optional
-        Called with how many runs are done, of how many.
+        Called with the number of runs done and the number of all runs.
 
     Raises
     ------
     RegimeError
-        A run cannot be analyzed or is there twice, labels do not fit, or measurements of different kinds are mixed.
+        A run cannot be analyzed or is given twice, labels do not match, or measurements of different kinds are mixed.
     """
     _require_choice("sort", sort, SORTS)
     _require_choice("reference", reference, REFERENCES)
@@ -173,10 +173,10 @@ def compare(
     _require_distinct(rows)
     rows, warnings = _labelled(rows, chosen)
     rows += published() if reference else []
-    # Without a run it is the analysis that was asked for which the published numbers must be like.
-    differences = _differences(rows, {} if given else {f"preset {preset}": ["what is asked for"]})
+    # Without runs, the published numbers must match the requested analysis.
+    differences = _differences(rows, {} if given else {f"preset {preset}": ["requested"]})
     if differences and not mixed:
-        raise RegimeError(f"{'; '.join(differences)}: compare them apart, or say --mixed")
+        raise RegimeError(f"{'; '.join(differences)}: compare them separately, or pass --mixed")
     warnings += [f"{difference}: these are different measurements" for difference in differences]
     warnings += [*_unlike(rows), *_stand_ins(rows), *_warnings_of(rows)]
     by = _label_to_group_by(by, rows)
@@ -195,7 +195,7 @@ def _require_choice(option: str, value: str | None, choices: Sequence[str]) -> N
 
 
 def _names(runs: Sequence[str | os.PathLike[str] | Result]) -> list[str]:
-    """Return what each run is called: the name of its file where no other has it, else its path."""
+    """Return the displayed name of each run: the name of its file if it is unique, else its path."""
     paths = [run.trajectory if isinstance(run, Result) else os.fspath(run) for run in runs]
     count = Counter(Path(path).name for path in paths if path is not None)
     return [
@@ -215,7 +215,7 @@ def _require_distinct(rows: Sequence[Row]) -> None:
 
 
 def _labelled(rows: Sequence[Row], labels: Mapping[str, Mapping[str, str]]) -> tuple[list[Row], list[str]]:
-    """Return the rows with the labels that were given beside them, and what is wrong with these."""
+    """Return the rows with the given labels added, and warnings about these labels."""
     files = [Path(row.trajectory or row.run) for row in rows]
     found, strangers = labelling.assign(labels, files)
     warnings = [labelling.describe_strangers(strangers, files)] if strangers else []
@@ -223,32 +223,32 @@ def _labelled(rows: Sequence[Row], labels: Mapping[str, Mapping[str, str]]) -> t
 
 
 def _differences(rows: Sequence[Row], presets: Mapping[str, list[str]]) -> list[str]:
-    """Say what makes the rows measurements of different kinds, if anything does.
+    """Return one description for each difference that makes the rows different measurements.
 
     Parameters
     ----------
     rows : sequence of Row
     presets : mapping
-        Further presets, with what they are of.
+        Further presets, with the names of what has them.
     """
     aspects = {
         "stride": _runs_by(spacing, rows),
         "preset": {**presets, **_runs_by(lambda row: f"preset {row.preset}", rows)},
     }
     return [
-        f"runs of different {aspect}: " + ", ".join(f"{few(names)} ({kind})" for kind, names in groups.items())
+        f"the runs differ in {aspect}: " + ", ".join(f"{few(names)} ({kind})" for kind, names in groups.items())
         for aspect, groups in aspects.items()
         if len(groups) > 1
     ]
 
 
 def _runs_by(key: Callable[[Row], str | None], rows: Iterable[Row]) -> dict[str, list[str]]:
-    """Return the names of the runs by something that can be said of each; None says nothing."""
+    """Return the names of the runs, grouped by a key; runs whose key is None are left out."""
     return {value: _called(group) for value, group in _grouped(key, rows).items()}
 
 
 def _called(rows: Sequence[Row]) -> list[str]:
-    """Return the names of runs; the published ones, which have none, are counted."""
+    """Return the names of runs; published ones, which have none, are counted."""
     own = [row.run for row in rows if row.source == RUN]
     published = len(rows) - len(own)
     return own + [f"{published} published runs"] * (published > 0)
@@ -264,7 +264,7 @@ def _grouped(key: Callable[[Row], str | None], rows: Iterable[Row]) -> dict[str,
 
 
 def _unlike(rows: Sequence[Row]) -> list[str]:
-    """Return what a reader should know of runs that may be compared all the same."""
+    """Return warnings about runs that can be compared with restrictions."""
     warnings = []
     own = [row for row in rows if row.source == RUN]
     rough = [row.run for row in own if not row.is_smoothed]
@@ -275,14 +275,14 @@ def _unlike(rows: Sequence[Row]) -> list[str]:
         )
     uneven = [row.run for row in rows if row.stride is None]
     if len(uneven) > 1:
-        warnings.append(f"uneven strides, which may differ from each other: {few(uneven)}")
+        warnings.append(f"uneven strides, which may differ between runs: {few(uneven)}")
     undefined = [row.run for row in rows if not math.isfinite(row.rho)]
     if undefined:
-        warnings.append(f"ρ is undefined, and left out of means: {few(undefined)}")
+        warnings.append(f"ρ is undefined and left out of means: {few(undefined)}")
     unsettled = [row.run for row in own if _is_unsettled(row)]
     if unsettled:
         warnings.append(
-            f"not both curves are known to have settled by the end, so ρ does not say which did so first: "
+            "it is not certain that both curves have settled by the end, so ρ does not show which settled first: "
             f"{few(unsettled)}"
         )
     return warnings
@@ -295,7 +295,7 @@ def _stand_ins(rows: Sequence[Row]) -> list[str]:
     names = [f"{row.run} ({row.labels[DATASET]})" for row in rows if STAND_IN in row.labels.get(DATASET, "")]
     if not names:
         return []
-    return [f"trained on a stand-in, not on the published data set, so these reproduce no published run: {few(names)}"]
+    return [f"trained on a stand-in, not on the published data set, so no published run is reproduced: {few(names)}"]
 
 
 def _is_unsettled(row: Row) -> bool:
@@ -304,7 +304,7 @@ def _is_unsettled(row: Row) -> bool:
 
 
 def _warnings_of(rows: Sequence[Row]) -> list[str]:
-    """Return the warnings of the analyses, each once, with the runs that it is of."""
+    """Return the warnings of the analyses, each once, with the runs that have it."""
     found: dict[str, list[str]] = {}
     for row in rows:
         for warning in row.warnings:
@@ -336,7 +336,7 @@ def _summaries(rows: Sequence[Row], by: str | None) -> list[Summary]:
 
 
 def _repeats(rows: Sequence[Row]) -> list[Repeat]:
-    """Return the groups of runs that differ in nothing that is known but the seed."""
+    """Return the groups of runs that differ, as far as known, only in the seed."""
     groups: dict[object, list[Row]] = {}
     for row in rows:
         if row.program is not None:
@@ -364,5 +364,5 @@ def _sorted(rows: Sequence[Row], sort: str | None) -> list[Row]:
         return list(rows)
     if sort == "name":
         return sorted(rows, key=lambda row: row.run)
-    # What is undefined comes last.
+    # Undefined values come last.
     return sorted(rows, key=lambda row: -value if math.isfinite(value := getattr(row, sort)) else math.inf)

@@ -1,6 +1,6 @@
-"""Labels of runs: model, data set, optimizer and whatever else tells runs apart.
+"""Labels of runs: model, data set, optimizer and other properties that distinguish runs.
 
-A trajectory carries them as attributes of its group ``extra``; a table beside the runs adds to them, and wins.
+A trajectory holds them as attributes of its group ``extra``. A separate table adds to them and overrides them.
 """
 
 import csv
@@ -18,22 +18,22 @@ Labels = Mapping[str, str]
 
 FAMILY = "family"
 DATASET = "dataset"
-# In the name of a data set that was trained on for want of the one that it stands for.
+# Part of the name of a data set that replaces an unavailable one.
 STAND_IN = "stand-in"
 SEED = "seed"
-# In the order of the columns; labels of other names follow as they appear.
+# First columns, in this order; labels with other names follow in order of appearance.
 LEADING = ("model", DATASET, "optimizer", SEED, FAMILY)
 FILE = "file"
 
 
 def labels_of(extra: Mapping[str, Any]) -> dict[str, str]:
-    """Return the notes among the attributes of a trajectory's group ``extra`` as labels: one line of text each."""
+    """Return the notes in a trajectory's group ``extra`` as labels, each one line of text."""
     lines = {name: " ".join(str(value).split()) for name, value in notes_in(extra).items()}
     return {name: text for name, text in lines.items() if text}
 
 
 def label_names(labels: Iterable[Labels]) -> tuple[str, ...]:
-    """Return the names of all labels of some runs, those of `LEADING` first."""
+    """Return the names of all labels of the given runs, those in `LEADING` first."""
     found = dict.fromkeys(name for run in labels for name in run)
     return (*(name for name in LEADING if name in found), *(name for name in found if name not in LEADING))
 
@@ -44,19 +44,19 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
     Returns
     -------
     dict
-        The labels by what stands in the column ``file``; an empty field is no label.
+        The labels by the value of the column ``file``; empty fields are ignored.
 
     Raises
     ------
     RegimeError
-        The table cannot be read, lacks the column or names one twice, or has two rows for one file.
+        The table cannot be read, lacks the column ``file``, repeats a column, or has two rows for one file.
     """
     try:
         rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""), strict=True))
     except OSError as error:
         raise RegimeError(f"{path}: cannot be read ({error.strerror}); expected a CSV table of labels") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise RegimeError(f"{path}: expected CSV in UTF-8, found something else ({error})") from None
+        raise RegimeError(f"{path}: expected CSV in UTF-8, found a different format ({error})") from None
     header = [name.strip() for name in rows[0]] if rows else []
     _require_columns(path, header)
     labels: dict[str, dict[str, str]] = {}
@@ -64,7 +64,7 @@ def read_labels(path: Path) -> dict[str, dict[str, str]]:
         if not fields:
             continue
         if len(fields) != len(header):
-            raise RegimeError(f"{path}: row {number} has {len(fields)} fields, the header has {len(header)}")
+            raise RegimeError(f"{path}: row {number} has {len(fields)} fields, but the header has {len(header)}")
         row = {name: " ".join(field.split()) for name, field in zip(header, fields, strict=True)}
         file = row.pop(FILE)
         if file in labels:
@@ -77,11 +77,12 @@ def _require_columns(path: Path, header: Sequence[str]) -> None:
     if FILE not in header:
         found = ", ".join(header) or "nothing"
         raise RegimeError(
-            f"{path}: expected a column {FILE!r} (name or path of a trajectory) and one for each label, found {found}"
+            f"{path}: expected a column {FILE!r} (name or path of a trajectory) and a column for each label; "
+            f"found {found}"
         )
     for name, count in Counter(header).items():
         if count > 1 or not name:
-            raise RegimeError(f"{path}: column {name!r}: expected a name of its own")
+            raise RegimeError(f"{path}: column {name!r}: expected a unique, non-empty name")
 
 
 def assign(labels: Mapping[str, Labels], files: Sequence[Path]) -> tuple[list[Labels], list[str]]:
@@ -90,25 +91,25 @@ def assign(labels: Mapping[str, Labels], files: Sequence[Path]) -> tuple[list[La
     Parameters
     ----------
     labels : mapping
-        By name or path of a trajectory.
+        Labels by name or path of a trajectory.
     files : sequence of Path
 
     Returns
     -------
     list of labels
-        One for each file; empty where there are none.
+        One for each file; empty if the file has no labels.
     list of str
-        What is labelled, but is none of the files.
+        Names that have labels but match no file.
 
     Raises
     ------
     RegimeError
-        A name fits several files, or two entries fit one.
+        A name matches several files, or two names match one file.
     """
     found: list[Labels] = [{}] * len(files)
     by_file: dict[int, str] = {}
     strangers = []
-    # A name means the files of that name, a path the one file.
+    # A name matches all files with that name; a path matches one file.
     named = _numbers(file.name for file in files)
     placed = _numbers(file.resolve() for file in files) if any(Path(entry).name != entry for entry in labels) else {}
     for entry, chosen in labels.items():
@@ -127,7 +128,7 @@ def assign(labels: Mapping[str, Labels], files: Sequence[Path]) -> tuple[list[La
 
 
 def _numbers(values: Iterable[Hashable]) -> dict[Hashable, list[int]]:
-    """Return where each value stands."""
+    """Return the positions of each value."""
     found: dict[Hashable, list[int]] = {}
     for number, value in enumerate(values):
         found.setdefault(value, []).append(number)
@@ -135,7 +136,7 @@ def _numbers(values: Iterable[Hashable]) -> dict[Hashable, list[int]]:
 
 
 def describe_strangers(strangers: Sequence[str], files: Sequence[Path]) -> str:
-    """Say in one line that there are labels for files which are not compared."""
+    """Return one line that names labels for files that are not compared."""
     hint = nearest(Path(strangers[0]).name, [file.name for file in files])
     more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
-    return f"there are labels for {strangers[0]!r}{more}, none of the files that are compared{hint}"
+    return f"labels are given for files that are not compared: {strangers[0]!r}{more}{hint}"

@@ -1,4 +1,4 @@
-"""One row for each run that is compared: what was found in it, and what tells it apart."""
+"""The rows of a comparison, one per run: its results and its labels."""
 
 import csv
 import os
@@ -20,7 +20,7 @@ from regime_proto.schema.reader import checked, open_known, read_extra
 from regime_proto.schema.validation.ahead import Known
 from regime_proto.schema.validation.trust import Record
 
-# Where a row comes from.
+# Sources of rows.
 RUN = "run"
 PAPER = "paper"
 
@@ -34,20 +34,20 @@ class Row:
     Parameters
     ----------
     run : str
-        What it is called: the name of its file, or its path where several files have that name.
+        Displayed name: the name of the file, or its path if several files have that name.
     labels : mapping of str to str
     auc_w, auc_p, rho : float
-        NaN where undefined.
+        NaN if undefined.
     rho_range : (float, float) or None
-        Over all readings; None where it is not known.
+        Range over all readings; None if unknown.
     rho_span : (float, float) or None
-        From the lowest to the highest end of the intervals of ρ by resampling; None where there are none.
+        From the lowest to the highest end of the bootstrap intervals of ρ; None if there are none.
     epochs : float or None
-        Between the first and the last observation; None where it cannot be told.
+        Number of epochs between the first and the last observation; None if unknown.
     observations, window : int or None
-        As in `Result`; None where it is not known.
+        As in `Result`; None if unknown.
     stride : int or None
-        None when uneven.
+        None if uneven.
     step_kind, preset : str
     source : str
         `RUN`, or `PAPER` for a published row.
@@ -82,7 +82,7 @@ class Row:
 
     @property
     def is_smoothed(self) -> bool:
-        """Whether the areas are those below a smoothed curve, as the published ones are."""
+        """Whether the areas are under smoothed curves, as the published ones are."""
         return self.window != 1
 
     def to_json(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a trajectory says of its run, beside the result.
+    """Facts about a run in its trajectory, in addition to the result.
 
     Parameters
     ----------
@@ -125,16 +125,16 @@ def row_of(
     *,
     known: Known = lambda _: None,
 ) -> Row:
-    """Analyze a run, unless that was done already, and return its row.
+    """Analyze a run, unless a result is given, and return its row.
 
     Parameters
     ----------
     run : path or Result
     name : str
-        What it is called.
+        Displayed name.
     settings : AnalysisSettings
     known : callable, optional
-        What was found in files that were checked ahead; see `checking_ahead`.
+        Returns the results of files that were checked in advance; see `checking_ahead`.
 
     Raises
     ------
@@ -180,18 +180,18 @@ def _facts(path: Path, known: Record, result: Result, batches_per_epoch: float |
 
 
 def spacing(row: Row) -> str:
-    """Return in words how far the observations of a run are apart."""
+    """Return a description of the stride of a run."""
     if row.step_kind == "ordinal":
-        return "steps that are only a count"
+        return "steps that are only counted"
     if row.stride is None:
         return f"uneven strides in {row.step_kind}s"
     return f"stride {row.stride} {row.step_kind}{'s' * (row.stride > 1)}"
 
 
 def published() -> list[Row]:
-    """Return the rows of the paper's Table II, with a family that is our own classification.
+    """Return the rows of the paper's Table II; their family is our own classification.
 
-    Its numbers are of the preset ``paper``, with an observation at every step.
+    The numbers are for the preset ``paper``, with an observation at every step.
     """
     text = (files("regime_proto.comparison") / _TABLE).read_text(encoding="utf-8")
     return [_published(number, row) for number, row in enumerate(csv.DictReader(text.splitlines()), start=1)]

@@ -1,4 +1,4 @@
-"""Many runs in a few numbers: mean and semi-deviations, median, spread (PROTOCOL, section 6)."""
+"""Summarises many runs by mean, semi-deviations, median and spread (PROTOCOL, section 6)."""
 
 import math
 from collections.abc import Iterable
@@ -12,18 +12,18 @@ from regime_proto.schema.numbers import finite
 
 @dataclass(frozen=True)
 class Centre:
-    """Where the values of many runs lie.
+    """Mean, semi-deviations and median of the values of many runs.
 
     Parameters
     ----------
     runs : int
-        How many values are defined; the others do not count.
+        Number of defined values; undefined ones are ignored.
     mean, median : float
-        NaN where there are none.
+        NaN if no value is defined.
     upper, lower : float
         Semi-deviations: the root of the mean of (value − mean)² over the values above (below) the mean, divided by
-        the number of those values. This denominator gives the paper's +6.43 and −2.04 for its 18 runs; all 18 in its
-        place would give 3.03 and 1.80. NaN where there are none above (below).
+        the number of those values. This denominator yields the paper's +6.43 and −2.04 for its 18 runs; dividing by 18
+        instead would yield 3.03 and 1.80. NaN if there are no values above (below).
     """
 
     runs: int
@@ -39,12 +39,12 @@ class Centre:
 
 @dataclass(frozen=True)
 class Spread:
-    """How far the values of repeated runs lie apart.
+    """The spread of the values of repeated runs.
 
     Parameters
     ----------
     runs : int
-        How many values are defined; the others do not count.
+        Number of defined values; undefined ones are ignored.
     mean : float
     deviation : float
         Sample standard deviation, with n − 1 in the denominator; NaN for fewer than two values.
@@ -63,7 +63,7 @@ class Spread:
 
 
 def centre(values: Iterable[float]) -> Centre:
-    """Return mean, semi-deviations and median of the values that are defined."""
+    """Return mean, semi-deviations and median of the defined values."""
     array = _defined(values)
     if not len(array):
         return Centre(0, math.nan, math.nan, math.nan, math.nan)
@@ -78,7 +78,7 @@ def centre(values: Iterable[float]) -> Centre:
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Return mean, sample standard deviation and extremes of the values that are defined."""
+    """Return mean, sample standard deviation and extremes of the defined values."""
     array = _defined(values)
     if not len(array):
         return Spread(0, math.nan, math.nan, math.nan, math.nan)

@@ -154,7 +154,7 @@ def test_invalid_observations_are_left_out_with_a_warning():
 def test_few_changes_are_warned_of(steps, warned):
     warnings = analyze(synthetic(steps=steps, noise=0.1)).warnings
     assert (
-        f"only {steps} changes: each curve is scaled by its own extremes, and of so few AUC and ρ say little"
+        f"only {steps} changes: each curve is scaled by its own extremes, so AUC and ρ mean little with so few"
         in warnings
     ) == warned
 
@@ -171,7 +171,7 @@ def test_an_invalid_first_observation_names_its_tensor():
 def test_nothing_valid_is_an_error():
     trajectory = synthetic(steps=3)
     spoiled = trajectory.assign(valid=("step", [1, 0, 1, 0]))
-    with pytest.raises(regime_proto.RegimeError, match=r"no two neighbouring observations are valid"):
+    with pytest.raises(regime_proto.RegimeError, match=r"no two consecutive observations are valid"):
         analyze(spoiled)
 
 

@@ -75,12 +75,12 @@ def test_labels_by_percentiles_of_the_run():
 @pytest.mark.parametrize(
     ("thresholds", "said"),
     [
-        ({"stable": 0.1, "chaotic": 0.2}, "--chaotic 0.2 and --stable 0.1: expected the first to be the smaller"),
-        ({"stable": 0.5, "chaotic": 0.5}, "expected the first to be the smaller"),
-        ({"stable": np.nan, "chaotic": 0.2}, "--stable nan: expected a cosine, from -1 to 1"),
+        ({"stable": 0.1, "chaotic": 0.2}, "--chaotic 0.2 and --stable 0.1: expected --chaotic below --stable"),
+        ({"stable": 0.5, "chaotic": 0.5}, "expected --chaotic below --stable"),
+        ({"stable": np.nan, "chaotic": 0.2}, "--stable nan: expected a cosine between -1 and 1"),
         ({"stable": 1.5, "chaotic": 0.2}, "--stable 1.5: expected a cosine"),
         ({"stable": 0.5, "chaotic": -2.0}, "--chaotic -2: expected a cosine"),
-        ({"stable": 0.99}, "--stable without --chaotic: give both; without either of them the 70th and the 30th perc"),
+        ({"stable": 0.99}, "--stable without --chaotic: give both, or neither to use the 70th and the 30th perc"),
         ({"chaotic": 0.9}, "--chaotic without --stable: give both"),
     ],
 )
@@ -101,7 +101,7 @@ def test_labels_need_fingerprints(mlp_run, tmp_path):
     regime_proto.convert(mlp_run, path, measure="margin")
     refused = regime("analyze", path, *given)
     command = f"regime convert CHECKPOINTS -o {path} --measure margin --measure fingerprint_cosine --overwrite"
-    assert_one_line(refused, f"{path}: holds no fingerprint_cosine, which labels are made of")
+    assert_one_line(refused, f"{path}: holds no fingerprint_cosine, which labels need")
     assert command in refused.stderr
     done = regime(*command.replace("CHECKPOINTS", str(mlp_run)).split()[1:])
     assert done.exit_code == 0, done.output
@@ -112,7 +112,7 @@ def test_labels_need_fingerprints(mlp_run, tmp_path):
     assert "STABLE (cosine of fingerprints from 0.999)" in shown
     # By construction the shares are what they are.
     own = " ".join(regime("analyze", path).stdout.split())
-    assert f"STABLE from {regime_proto.analyze(path).labels.stable:.6g}, the 70th percentile of this run" in own
+    assert f"STABLE from {regime_proto.analyze(path).labels.stable:.6g} (70th percentile of this run)" in own
     assert "% CHAOTIC" not in own
     found = json.loads(regime("analyze", path, *given, "--json").stdout)["regime_labels"]
     assert tuple(found["labels"][1:]) == labels.labels

@@ -27,8 +27,8 @@ def doubts(trajectory, **options):
 def test_a_stride_that_changes_is_said_and_the_part_that_is_named_has_one():
     trajectory = of(CHANGED)
     [doubt] = doubts(trajectory)
-    assert doubt.startswith("the changes are over 1 to 8 steps each")
-    assert re.search(r"the smoothing window of \d+ observations spans different parts of an epoch", doubt)
+    assert doubt.startswith("the changes span 1 to 8 steps each")
+    assert re.search(r"the smoothing window of \d+ observations spans different fractions of an epoch", doubt)
     part, stride = PART.search(doubt).groups()
     assert part == "40:2000"
     assert stride == "8"
@@ -67,10 +67,10 @@ def test_a_mere_count_has_no_strides():
 def test_where_no_part_has_one_stride():
     [doubt] = doubts(of(np.cumsum([1, 4] * 40).tolist()))
     assert "--steps" not in doubt
-    assert doubt.endswith("record, or save checkpoints, at every so many steps")
+    assert doubt.endswith("record, or save checkpoints, at a fixed interval of steps")
 
 
 def test_epochs_are_named_as_such():
     [doubt] = doubts(of(CHANGED, kind="epoch"))
-    assert "over 1 to 8 epochs each" in doubt
+    assert "span 1 to 8 epochs each" in doubt
     assert re.search(r"--steps \d+:\d+ \(every 8 epochs\)", doubt)

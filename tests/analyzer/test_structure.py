@@ -50,12 +50,12 @@ def test_it_falls_below_the_level_for_good(tmp_path, values, below):
     assert result.to_json()["structure"]["below_from"] == below
     said = verdict(result)
     way = "of the change of the outputs from step 0 to the last state"
-    assert f"Moving patterns accounts for {values[0]:.0%} {way}" in said
+    assert f"Moving patterns account for {values[0]:.0%} {way}" in said
     expected = {
-        None: f"the part of the patterns does not stay below {LEVEL:.0%}",
-        0: f"at no later step does the part of the patterns reach {LEVEL:.0%}",
+        None: f"The share of the patterns does not stay below {LEVEL:.0%}",
+        0: f"The share of the patterns does not reach {LEVEL:.0%} at any later step",
     }
-    assert expected.get(below, f"from step {below} on, the part of the patterns is below {LEVEL:.0%}") in said
+    assert expected.get(below, f"From step {below} on, the share of the patterns is below {LEVEL:.0%}") in said
 
 
 def test_a_part_of_a_run_has_its_own_first_state_and_the_last_one_of_the_run(tmp_path):
@@ -94,7 +94,7 @@ def test_how_far_the_orders_lie_apart(tmp_path):
     path.write_bytes(hdf5.image(head, rows))
     result = regime_proto.analyze(path)
     assert result.structure.order == pytest.approx(0.1)
-    assert "(up to 10 points more or less, by which of the two moves first)" in verdict(result)
+    assert "(up to 10 points more or less, depending on which of the two moves first)" in verdict(result)
     without = regime_proto.analyze(trajectory_of(tmp_path / "other.h5", structural, quantitative))
     assert without.structure.order is None
     assert "points" not in verdict(without)

@@ -137,7 +137,7 @@ def test_what_cannot_be_told_is_none():
     assert regime_proto.analyze(synthetic(steps=15, units=64, noise=0.1)).uncertainty.course is None
     assert regime_proto.analyze(synthetic(steps=30, samples=1, units=64)).uncertainty.probe is None
     assert regime_proto.analyze(constant, resamples=0).uncertainty is None
-    with pytest.raises(RegimeError, match="resamples 3: expected 20 at least, or 0"):
+    with pytest.raises(RegimeError, match="resamples 3: expected at least 20, or 0"):
         regime_proto.analyze(constant, resamples=3)
 
 

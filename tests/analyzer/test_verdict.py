@@ -27,7 +27,7 @@ CURVES = {
     "at its end": np.where(TIME < 0.97, 1.0, 0.0),
 }
 BOTH = {"falling", "fast", "to a floor"}
-HIGH = ": their change is still high in the last tenth of the run. ρ does not say which settled first."
+HIGH = ": their change is still high in the last tenth of the run. ρ does not show which settled first."
 
 
 @functools.cache
@@ -75,9 +75,9 @@ def test_no_curve_that_has_not_settled_is_called_earlier(weights, patterns, sent
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
-        (Settled(True, None), "Weights settled, whether patterns settled cannot be told. ρ does"),
-        (Settled(None, False), f"Patterns have not settled, whether weights settled cannot be told{HIGH}"),
-        (Settled(None, None), "Whether patterns and weights settled cannot be told. ρ does"),
+        (Settled(True, None), "Weights settled, whether patterns settled cannot be determined. ρ does"),
+        (Settled(None, False), f"Patterns have not settled, whether weights settled cannot be determined{HIGH}"),
+        (Settled(None, None), "Whether patterns and weights settled cannot be determined. ρ does"),
     ],
 )
 def test_what_cannot_be_told_is_said(found, sentence):
@@ -136,7 +136,7 @@ def test_a_run_whose_change_explodes_at_the_end_is_said_to_diverge():
         result = regime_proto.analyze(
             regime_proto.synthetic.trajectory(weights=weights, patterns=CURVES["fast"], steps=STEPS), resamples=0
         )
-        said = "Δw explodes at the end: at step 200 it is 500 times its median, as in a run that diverges."
+        said = "Δw explodes at the end: at step 200, it is 500 times its median, as in a diverging run."
         assert verdict(result).startswith(said) == exploded
         assert result.to_json()["divergence"] == (said if exploded else None)
 
@@ -167,7 +167,7 @@ def spoiled(broken):
     ("broken", "said"),
     [
         (range(150, STEPS + 1), ("The run broke: from step 150 to the end, weights or activations hold NaN or Inf. "
-         "What follows is about the part up to step 149. ")),
+         "All results are for the part up to step 149. ")),
         ([STEPS], f"The run broke: from step {STEPS} to the end"),
         ([20, 150, *range(180, STEPS + 1)], "The run broke: from step 180 to the end"),
         ([0], "1 of 201 observations holds NaN or Inf and is left out of the curves. "),

@@ -179,7 +179,7 @@ def test_a_run_that_was_cut_off_says_so(mlp_run, tmp_path):
     done = regime("merge", tmp_path / "run.h5.segments")
     assert "(5 observations)" in done.stderr
     assert "5 of 8 planned" in regime("inspect", tmp_path / "run.h5").stdout
-    assert "the run was cut off: 5 of 8 observations are there" in regime("analyze", tmp_path / "run.h5").stderr
+    assert "the run was cut off: the file holds 5 of 8 observations" in regime("analyze", tmp_path / "run.h5").stderr
     # The whole run replaces it without being asked to: it is the same run.
     assert regime("convert", mlp_run, "-o", tmp_path / "run.h5").exit_code == 0
     assert "cut off" not in regime("analyze", tmp_path / "run.h5").stderr

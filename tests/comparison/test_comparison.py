@@ -164,14 +164,12 @@ def test_progress_is_told_run_by_run(results):
 
 
 def test_runs_of_different_strides_are_not_mixed_silently(results, tenth):
-    pattern = (
-        r"different stride: mlp-0.h5 \(stride 1 step\), run 2 \(stride 10 steps\): compare them apart, or .*--mixed"
-    )
+    pattern = r"differ in stride: mlp-0.h5 \(stride 1 step\), run 2 \(stride 10 steps\): compare them separately"
     with pytest.raises(RegimeError, match=pattern):
         regime_proto.compare([results[0], tenth])
     found = regime_proto.compare([results[0], tenth], mixed=True)
     assert found.is_mixed
-    assert "runs of different stride" in found.warnings[0]
+    assert "the runs differ in stride" in found.warnings[0]
     assert "stride 10 steps" in to_markdown(found)
     alike = regime_proto.compare([tenth])
     assert not alike.is_mixed
@@ -179,28 +177,26 @@ def test_runs_of_different_strides_are_not_mixed_silently(results, tenth):
 
 
 def test_a_count_of_files_is_no_step(found_in_memory):
-    with pytest.raises(RegimeError, match=r"run 1 \(stride 1 step\), run 2 \(steps that are only a count\)"):
+    with pytest.raises(RegimeError, match=r"run 1 \(stride 1 step\), run 2 \(steps that are only counted\)"):
         regime_proto.compare([found_in_memory, replace(found_in_memory, step_kind="ordinal")])
 
 
 def test_published_runs_are_of_one_step_and_one_preset(results, tenth):
-    with pytest.raises(RegimeError, match="different stride: run 1"):
+    with pytest.raises(RegimeError, match="differ in stride: run 1"):
         regime_proto.compare([tenth], reference="paper")
     strict = [replace(result, preset="strict") for result in results]
     for runs in (strict, []):
-        with pytest.raises(RegimeError, match=r"different preset: .*\(preset paper\)"):
+        with pytest.raises(RegimeError, match=r"differ in preset: .*\(preset paper\)"):
             regime_proto.compare(runs, reference="paper", preset="strict")
     found = regime_proto.compare([replace(tenth, preset="strict")], reference="paper", mixed=True)
     assert sum("different measurements" in warning for warning in found.warnings) == 2
-    with pytest.raises(RegimeError, match=r"different preset: mlp-0.h5 \(preset paper\), mlp-1.h5 \(preset strict\)"):
+    with pytest.raises(RegimeError, match=r"differ in preset: mlp-0.h5 \(preset paper\), mlp-1.h5 \(preset strict\)"):
         regime_proto.compare([results[0], strict[1]])
 
 
 def test_uneven_strides_are_told(found_in_memory):
     uneven = replace(found_in_memory, stride=None)
-    assert (
-        "uneven strides, which may differ from each other: run 1, run 2" in regime_proto.compare([uneven] * 2).warnings
-    )
+    assert "uneven strides, which may differ between runs: run 1, run 2" in regime_proto.compare([uneven] * 2).warnings
     assert not regime_proto.compare([uneven]).warnings
 
 
@@ -221,7 +217,7 @@ def test_equal_warnings_are_told_once(found_in_memory):
 def test_an_undefined_ratio_does_not_count(results, found_in_memory):
     found = regime_proto.compare([replace(found_in_memory, rho=math.nan), *results], sort="rho")
     assert found.summaries[0].rho == regime_proto.compare(results).summaries[0].rho
-    assert found.warnings == ("ρ is undefined, and left out of means: run 1",)
+    assert found.warnings == ("ρ is undefined and left out of means: run 1",)
     assert found.rows[-1].run == "run 1"
     assert found.to_json()["runs"][-1]["rho"] is None
 
@@ -321,21 +317,19 @@ def test_a_table_of_labels_wins_over_the_files(paths, results, tmp_path, monkeyp
 def test_labels_of_other_files_are_told(results, tmp_path):
     table = labelled(tmp_path, "file,model\nmlp-9.h5,MLP\nx.h5,MLP\n")
     [warning] = regime_proto.compare(results[:1], labels=table).warnings
-    assert warning == (
-        "there are labels for 'mlp-9.h5' and 1 more, none of the files that are compared (nearest: 'mlp-0.h5')"
-    )
+    assert warning == "labels are given for files that are not compared: 'mlp-9.h5' and 1 more (nearest: 'mlp-0.h5')"
 
 
 @pytest.mark.parametrize(
     ("text", "pattern"),
     [
-        ("name,model\nmlp-0.h5,MLP\n", r"expected a column 'file' .*, found name, model"),
-        ("", "expected a column 'file' .*, found nothing"),
+        ("name,model\nmlp-0.h5,MLP\n", r"expected a column 'file' .*; found name, model"),
+        ("", "expected a column 'file' .*; found nothing"),
         ("file,model\nmlp-0.h5,a\nmlp-0.h5,b\n", "row 3: a second row for 'mlp-0.h5'; leave one out"),
-        ("file,model,model\nmlp-0.h5,a,b\n", "column 'model': expected a name of its own"),
-        ("file,\nmlp-0.h5,a\n", "column '': expected a name of its own"),
-        ("file,model\nmlp-0.h5,a,b\n", "row 2 has 3 fields, the header has 2"),
-        ('file,model\n"mlp-0.h5,a\n', "expected CSV in UTF-8, found something else"),
+        ("file,model,model\nmlp-0.h5,a,b\n", "column 'model': expected a unique, non-empty name"),
+        ("file,\nmlp-0.h5,a\n", "column '': expected a unique, non-empty name"),
+        ("file,model\nmlp-0.h5,a,b\n", "row 2 has 3 fields, but the header has 2"),
+        ('file,model\n"mlp-0.h5,a\n', "expected CSV in UTF-8, found a different format"),
     ],
 )
 def test_a_wrong_table_of_labels(paths, tmp_path, text, pattern):
@@ -511,7 +505,7 @@ def test_long_names_do_not_wrap_and_stay_apart(tmp_path, monkeypatch, label, wid
 
 def test_a_run_on_a_stand_in_is_named_as_one_next_to_published_runs(paths, tmp_path):
     table = labelled(tmp_path, f"file,dataset\n{paths[0].name},motion (stand-in for HAR)\n{paths[1].name},HAR\n")
-    warned = "trained on a stand-in, not on the published data set, so these reproduce no published run: "
+    warned = "trained on a stand-in, not on the published data set, so no published run is reproduced: "
     found = regime_proto.compare(paths[:2], labels=table, reference="paper")
     assert f"{warned}{paths[0].name} (motion (stand-in for HAR))" in found.warnings
     alone = regime_proto.compare(paths[:2], labels=table)

@@ -355,7 +355,7 @@ def test_the_verdict_counts_never_as_late(rho_range, step_w, step_p, doubt, resu
 
 def test_a_sample_of_units_stands_in_the_verdict(result):
     shown = verdict(replace(result, rho_range=(1.2, 1.5), pattern_error=0.01))
-    assert shown.endswith("Which units were looked at adds to the range.")
+    assert shown.endswith("The choice of measured units adds to the range.")
 
 
 def test_an_output_that_cannot_be_written_is_found_before_a_checkpoint_is_run(mixed, tmp_path, monkeypatch):

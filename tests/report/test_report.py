@@ -196,9 +196,9 @@ def test_the_command_takes_care_of_what_is_there_and_says_what_the_page_warns_of
     run.write_bytes(Path(full_run).read_bytes())
     done = regime("report", runs[0], run, "-o", page)
     assert done.exit_code == 0, done.output
-    assert "runs of different stride" in done.stderr
+    assert "differ in stride" in done.stderr
     assert "18 published runs (stride 1 step)" in done.stderr
-    assert "runs of different stride" in page.read_text(encoding="utf-8")
+    assert "differ in stride" in page.read_text(encoding="utf-8")
     assert_one_line(regime("report", runs[0], "-o", tmp_path / "page.pdf"), "expected a file name that ends with .html")
     table = regime("compare", runs[0], "--to", "csv", "-o", run, "--overwrite")
     assert_one_line(
@@ -212,5 +212,5 @@ def test_the_page_shows_notes_of_the_author_and_names_a_stand_in(mlp_run, tmp_pa
     notes = {"dataset": "motion <b> (stand-in for HAR)", "seed": 3}
     page = report([regime_proto.convert(mlp_run, tmp_path / "run.h5", notes=notes, noise="none")])
     assert "motion &lt;b&gt; (stand-in for HAR)</td>" in re.sub(r"</?code>", "", page)
-    assert "these reproduce no published run: run.h5 (motion &lt;b&gt; (stand-in for HAR))" in page
+    assert "so no published run is reproduced: run.h5 (motion &lt;b&gt; (stand-in for HAR))" in page
     assert page.count("note of the author") == len(notes)
