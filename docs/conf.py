@@ -22,6 +22,7 @@ extensions = [
     "myst_nb",
     "outside_links",
     "quantities_page",
+    "signatures",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
@@ -70,6 +71,7 @@ html_title = f"regime {version}"
 html_favicon = "pictures/favicon.svg"
 html_static_path = ["styles", "pictures"]
 html_css_files = ["manual.css"]
+html_js_files = ["manual.js"]
 html_context = {"default_mode": "auto"}
 html_copy_source = False
 html_show_sourcelink = False

@@ -1,14 +1,19 @@
 """Writes the page of quantities from their records: a table of all, and a section for those that have one formula."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
-
-from sphinx.application import Sphinx
-from sphinx.util.typing import ExtensionMetadata
+from typing import TYPE_CHECKING
 
 from regime_proto.quantities.base import REFERENCES, Quantity
 from regime_proto.quantities.installed import GROUP, GROUPS, known_quantities
+
+if TYPE_CHECKING:
+    # Tests read this module without Sphinx.
+    from sphinx.application import Sphinx
+    from sphinx.util.typing import ExtensionMetadata
 
 MARK = "<!-- quantities -->"
 
