@@ -1,31 +1,28 @@
 import os
 import signal
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import forked
-import nets
-import numpy as np
 import pytest
-import torch
 import trajectories
 from folders import SUPPORT
 from hypothesis import settings
-from nets import save_run
 
-from regime_proto.conversion.plan import write_program
 from regime_proto.examples.paper.data.packages import cache
 from regime_proto.schema import assemble
 from regime_proto.schema.validation import guard
 
 # Tests run side by side, a process for each core: threads of one would wait for those of the other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(1)
 
 # Before it is replaced.
 RUN_CHILD = guard.run_child
 
-pytest_plugins = ["compiling", "exporting", "processor_time", "torch_operators"]
+pytest_plugins = ["compiling", "processor_time", "without_frameworks"]
+if find_spec("torch") is not None:
+    pytest_plugins += ["exporting", "torch_operators", "torch_runs"]
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("regime", deadline=None)
@@ -81,34 +78,10 @@ def valid(tmp_path_factory):
     return trajectories.write(tmp_path_factory.mktemp("valid") / "run.h5")
 
 
-@pytest.fixture(scope="session")
-def mlp_run(tmp_path_factory):
-    """A self-describing directory of torch checkpoints. Read only."""
-    folder = tmp_path_factory.mktemp("mlp") / "checkpoints"
-    save_run(folder, nets.make_mlp())
-    write_program(folder, model=nets.make_mlp(), probe=nets.probe(nets.make_mlp()))
-    return folder
-
-
-@pytest.fixture
-def run(mlp_run, tmp_path):
-    """A copy of `mlp_run` to spoil."""
-    import shutil
-
-    return Path(shutil.copytree(mlp_run, tmp_path / "checkpoints"))
-
-
 @pytest.fixture
 def in_tests(monkeypatch):
     """Work where ``nets:make_mlp`` can be imported from the current directory."""
     monkeypatch.chdir(SUPPORT)
-
-
-@pytest.fixture
-def probe_file(tmp_path):
-    path = tmp_path / "val.npy"
-    np.save(path, nets.probe(nets.make_mlp()))
-    return path
 
 
 def heed_interrupts():
