@@ -9,7 +9,8 @@ DEMO_OUT ?= demo-run
 # One more than cores: tests wait for children, clocks and a browser.
 IN_PARALLEL = -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-libraries test-all bench bench-file bench-sources lint sources reference types docs clean
+.PHONY: help demo test test-libraries test-all bench bench-file bench-sources lint sources reference types docs test-versions test-lowest \
+	release-check licences deprecations clean
 
 help:
 	@echo "make demo    train a small network and analyze it"
@@ -19,6 +20,8 @@ help:
 	@echo "make bench-file  measure the trajectory file: its size and speed, long runs, files of 10 GB (a quarter of an hour)"
 	@echo "make bench-sources  measure listing 1,000 checkpoints of every kind, and regime check"
 	@echo "make docs    build the manual: build/docs/index.html"
+	@echo "make test-versions   test the core on Python 3.11, 3.12, 3.13;  make test-lowest    with the oldest libraries"
+	@echo "make release-check   build and check the distributions, workflows and recipe;  make licences    list licences"
 	@echo "make lint    check style;  make types    check types"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -85,8 +88,25 @@ docs: $(VENV)/.docs-installed
 	$(BIN)/python -m sphinx -W --keep-going --quiet -b html -d build/docs-cache/pages docs build/docs
 	touch build/docs/.built
 
+# Of the import paths of 0.1, in the manual.
+deprecations: $(VENV)/.installed
+	$(BIN)/python tests/support/deprecations_page.py
+
+# Those below make environments of their own (noxfile.py).
+test-versions: $(VENV)/.installed
+	$(BIN)/nox --session core
+
+test-lowest: $(VENV)/.installed
+	$(BIN)/nox --session lowest
+
+release-check: $(VENV)/.installed
+	$(BIN)/nox --session release workflows citation recipe
+
+licences: $(VENV)/.installed
+	$(BIN)/nox --session licences
+
 types: $(VENV)/.installed
 	PATH="$(abspath $(BIN)):$$PATH" tests/check_wheel.sh
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info $(DEMO_OUT)
+	rm -rf $(VENV) .nox build dist *.egg-info $(DEMO_OUT)

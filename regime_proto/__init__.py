@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from regime_proto.schema.dataset import open_trajectory
     from regime_proto.schema.errors import RegimeError, RegimeWarning, TrajectoryError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Comparison",

@@ -6,7 +6,6 @@ The core, the file adapters and the command line need no framework, and are test
 import ast
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 
 from folders import SUPPORT
 
@@ -21,14 +20,30 @@ def pytest_ignore_collect(collection_path):
     return bool(imported(collection_path) & FRAMEWORKS) or None
 
 
-@cache
 def imported(path):
-    """Return the top-level names that a module imports at its start, and so do the shared modules that it imports."""
+    """Return the names that a module imports at its start, and those that the shared modules among them import."""
+    found, rest = set(), [path]
+    while rest:
+        new = _imports(rest.pop()) - found
+        found |= new
+        rest += [file for name in new if (file := SUPPORT / f"{name}.py").exists()]
+    return found
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out tests that take a run of PyTorch, which `torch_runs` makes."""
+    if not INSTALLED:
+        items[:] = [
+            item for item in items if set(item.fixturenames) <= {*item._fixtureinfo.name2fixturedefs, "request"}
+        ]
+
+
+@cache
+def _imports(path):
     found = set()
-    for node in ast.parse(Path(path).read_text()).body:
+    for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add(node.module.split(".")[0])
-    shared = [SUPPORT / f"{name}.py" for name in sorted(found)]
-    return frozenset(found.union(*(imported(file) for file in shared if file.exists())))
+    return found
