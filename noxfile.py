@@ -1,5 +1,6 @@
 """Checks that need environments of their own: other Pythons, the oldest libraries, a release; see `make help`."""
 
+import json
 import tarfile
 from pathlib import Path
 
@@ -104,13 +105,17 @@ def licences(session: nox.Session) -> None:
     session.install(*CONSTRAINTS, ".[cpu,report]")
     installed = session.run("python", "-c", _NAMES, silent=True).split()
     session.install("pip-licenses")
-    options = ("--format=markdown", "--order=name", "--from=mixed", "--with-system", "--packages", *installed)
-    table = session.run("pip-licenses", *options, silent=True)
+    options = ("--format=json", "--from=mixed", "--with-system", "--packages", *installed)
+    found = json.loads(session.run("pip-licenses", *options, silent=True))
     text = (
         '# Third-party licences\n\nWhat `pip install "regime-proto[cpu,report]"` installs with the pinned versions '
         "(constraints.txt).\nNone of it is part of the distribution. `make licences` writes this page.\n\n"
+        "| distribution | version | licence |\n|---|---|---|\n"
     )
-    (ROOT / "THIRD_PARTY_LICENSES.md").write_text(text + table.strip() + "\n", encoding="utf-8")
+    for each in sorted(found, key=lambda each: each["Name"].lower()):
+        # Some distributions put the whole text where the name belongs.
+        text += f"| {each['Name']} | {each['Version']} | {each['License'].strip().splitlines()[0]} |\n"
+    (ROOT / "THIRD_PARTY_LICENSES.md").write_text(text, encoding="utf-8")
 
 
 _NAMES = """
