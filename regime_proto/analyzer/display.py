@@ -1,4 +1,4 @@
-"""What a result shows of itself, and the sentences that other outputs have in common with it."""
+"""The display of a result, and sentences that it shares with other outputs."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from regime_proto.schema.words import counted
 if TYPE_CHECKING:
     from regime_proto.analyzer.result import Result
 
-# So many layers are listed.
+# Number of layers that are listed.
 _LAYERS = 6
 
 
@@ -40,7 +40,7 @@ def _layers(result: "Result") -> tuple[Table | str, ...]:
 
 
 def describe_run(result: "Result") -> str:
-    """Return how many observations an analysis is of, up to where, and with which settings."""
+    """Return a description of an analysis: its observations, its last step and its settings."""
     last = result.curves["step"].to_numpy()[-1]
     return (
         f"{counted(result.observations, 'observation')} to {result.step_kind} {last}, {_describe_stride(result)}, "

@@ -159,9 +159,9 @@ class Result(Displayed):
         Raises
         ------
         RegimeError
-            matplotlib is not installed, the result is of a data set in memory, or its file holds another run now.
+            matplotlib is not installed, the result is of a data set in memory, or its file now holds a different run.
         """
-        # The top package is lazy: what draws is loaded now, and needs matplotlib.
+        # The top package is lazy: drawing is imported only here, and needs matplotlib.
         return regime_proto.figure(
             self, columns=columns, layers=layers, metrics=metrics, batches_per_epoch=batches_per_epoch
         )

@@ -1,1 +1,1 @@
-"""Pages and figures of what an analysis found: one run, or several beside each other."""
+"""Pages and figures of analysis results, for one or several runs."""

@@ -1,4 +1,4 @@
-"""Averages over neighbouring intervals: a page shows a few hundred columns, however long a run is."""
+"""Averages over adjacent intervals, so that a page shows a few hundred columns for a run of any length."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ from regime_proto.schema.types import Array
 
 
 def bin_edges(count: int, bins: int) -> Array:
-    """Return where bins of about equal length begin, and `count` at the end; a bin for each where these are few."""
+    """Return the starts of bins of about equal length, followed by `count`; one bin per interval if there are few."""
     return np.linspace(0, count, min(count, bins) + 1).astype(np.int64)
 
 
 def bin_means(values: Array, edges: Array) -> Array:
-    """Return the mean over every bin, without NaN; NaN where there is nothing else.
+    """Return the mean over every bin, ignoring NaN; NaN if a bin holds nothing else.
 
     Parameters
     ----------

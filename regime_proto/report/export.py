@@ -39,10 +39,10 @@ _MEANINGS = {
         for series, meaning in SERIES.items()
         for stage, form in STAGES.items()
     },
-    "weight_distance": "distance of the weights from their start (L2)",
+    "weight_distance": "distance of the weights from their initial values (L2)",
 }
 
-# Those of a result that a netCDF attribute can hold.
+# Fields of a result that a netCDF attribute can hold.
 _NUMBERS = (
     "rho", "auc_w", "auc_p", "rho_range", "preset", "observations", "step_kind", "stride", "window", "noise_floor",
     "late_pattern_change", "pattern_error", "trajectory",
@@ -52,9 +52,9 @@ _NUMBERS = (
 def write_csv(result: Result, file: BinaryIO) -> None:
     """Write one row per series, step and layer (RFC 4180, in UTF-8, with LF at the end of a row).
 
-    Series of the whole network have an empty layer; an undefined value is empty. A quantity is a series of its own
-    name, whose values stand under ``change``, and its tensors, layers or samples under ``layer``. Names that a
-    spreadsheet would take for a formula begin with an apostrophe.
+    Series of the whole network have an empty layer; undefined values are empty. A quantity is a series under its own
+    name, with its values in the column ``change`` and its tensors, layers or samples in the column ``layer``. Names
+    that a spreadsheet would treat as a formula get a leading apostrophe.
     """
     writer = csv.writer(_Rows(file), lineterminator=_Rows.END)
     writer.writerow(COLUMNS)
@@ -65,20 +65,20 @@ def write_csv(result: Result, file: BinaryIO) -> None:
 
 
 def write_json(result: Result, file: BinaryIO) -> None:
-    """Write one object: that of `Result.to_json`, and its curves by name, (step,) or (step, layer).
+    """Write one object: the one from `Result.to_json`, and the curves by name, (step,) or (step, layer).
 
-    An undefined value is null.
+    Undefined values are null.
     """
     curves = {name: _plain(result.curves[name].to_numpy()) for name in _present(result.curves)}
     file.write(json.dumps({**result.to_json(), "curves": curves}, allow_nan=False).encode() + b"\n")
 
 
 def write_netcdf(result: Result, file: BinaryIO) -> None:
-    """Write a netCDF-4 file: the curves over ``step`` and ``layer``, the numbers as attributes.
+    """Write a netCDF-4 file with the curves over ``step`` and ``layer``, and the numbers as attributes.
 
-    A number that is None has no attribute.
+    Numbers that are None have no attribute.
     """
-    # HDF5 crashes the process when a disk is full; in memory it cannot meet one.
+    # HDF5 crashes the process when a disk is full, so the file is built in memory.
     content = io.BytesIO()
     with h5netcdf.File(content, "w") as target:
         target.dimensions = dict(result.curves.sizes)
@@ -98,7 +98,7 @@ FORMATS: dict[str, Callable[[Result, BinaryIO], None]] = {
 
 
 def _present(curves: xr.Dataset) -> dict[str, str]:
-    """Return the variables of a result, and what each means."""
+    """Return the variables of a result with their meanings."""
     quantities = {str(name): str(curves[name].attrs["long_name"]) for name in curves.data_vars if _is_quantity(name)}
     meanings = _MEANINGS | ({"tensor": "trainable tensor"} if "tensor" in curves else {})
     return {name: meaning for name, meaning in meanings.items() if name in curves} | quantities
@@ -109,7 +109,7 @@ def _is_quantity(name: Hashable) -> bool:
 
 
 class _Rows:
-    """Where the csv module writes to.
+    """The output of the csv module.
 
     Before Python 3.13 it quotes a CR in a name only if rows end with one, so CRLF is made LF here.
     """
@@ -124,7 +124,7 @@ class _Rows:
 
 
 def _rows(curves: xr.Dataset, series: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of one series; the lists of one step are in memory at a time."""
+    """Yield the rows of one series, holding the lists of only one step in memory."""
     stages = np.stack([curves[f"{series}_{stage}"].to_numpy() for stage in STAGES], axis=-1)
     layers = curves["layer"].to_numpy() if stages.ndim == 3 else [""]
     for step, values in zip(curves["step"].to_numpy(), stages, strict=True):
@@ -133,7 +133,7 @@ def _rows(curves: xr.Dataset, series: str) -> Iterator[tuple[Any, ...]]:
 
 
 def _quantity_rows(curves: xr.Dataset, name: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of one quantity; nothing of it is smoothed."""
+    """Yield the rows of one quantity, which is not smoothed."""
     variable = f"{QUANTITY_PREFIX}{name}"
     steps, empty = curves["step"].to_numpy(), ("",) * (len(STAGES) - 1)
     for step, value in zip(steps, _plain(curves[variable].to_numpy()), strict=True):
@@ -147,7 +147,7 @@ def _quantity_rows(curves: xr.Dataset, name: str) -> Iterator[tuple[Any, ...]]:
 
 
 def _plain(values: NDArray[Any]) -> list[Any]:
-    """Return an array as lists, with None where a number is undefined."""
+    """Return an array as lists, with None for undefined numbers."""
     plain = values.astype(object)
     if values.dtype.kind == "f":
         plain[~np.isfinite(values)] = None
@@ -155,7 +155,7 @@ def _plain(values: NDArray[Any]) -> list[Any]:
 
 
 def _attribute(value: Any) -> Any:
-    """Return a value that HDF5 can hold: names of files may be no text."""
+    """Return a value that HDF5 can hold; file names may not be valid text."""
     return printable(value) if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""A figure of a page: what is drawn, what it says in words, and the table behind it."""
+"""A figure of a page: its drawing, its description in words, and its table of data."""
 
 import json
 import math
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from regime_proto.schema.numbers import number
 from regime_proto.schema.text import printable
 
-# Enough for a screen, and half the bytes of all digits.
+# Significant digits: enough for a screen, and half the bytes of full precision.
 DIGITS = 5
 
-# Roles of colours; page.css gives them their values, for light and dark.
+# Roles of colours; page.css defines their values for the light and the dark theme.
 WEIGHT = "var(--weight)"
 PATTERN = "var(--pattern)"
 NEUTRAL = "var(--neutral)"
@@ -26,14 +26,14 @@ PATTERN_SOFT = "var(--pattern-soft)"
 
 @dataclass(frozen=True)
 class Table:
-    """The table behind a figure.
+    """The table of data of a figure.
 
     Parameters
     ----------
     header : tuple of str
     rows : tuple of tuple of str
     note : str
-        What the rows are, where they are not everything.
+        What the rows hold, if they are a selection or means.
     """
 
     header: tuple[str, ...]
@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Switch:
-    """A choice of the reader.
+    """An option that the reader can switch on or off.
 
     Parameters
     ----------
@@ -65,16 +65,16 @@ class Figure:
     Parameters
     ----------
     key : str
-        Its own within a run.
+        Unique within a run.
     title : str
     caption : str
-        What it shows and how to read it.
+        What the figure shows and how to read it.
     summary : str
-        What can be seen in it, in a sentence: its accessible name.
+        What can be seen in the figure, in one sentence; its accessible name.
     traces : tuple of dict
-        Of plotly.
+        Traces of plotly.
     layout : dict
-        Of plotly, beside what all figures share (page.js).
+        Layout of plotly, in addition to the shared layout in page.js.
     table : Table
     height : int
         Pixels.
@@ -92,7 +92,7 @@ class Figure:
     switches: tuple[Switch, ...] = ()
 
     def plot(self) -> str:
-        """Return what page.js draws, as JSON that can stand in a page."""
+        """Return the data that page.js draws, as JSON that can be embedded in a page."""
         content = {
             "traces": self.traces,
             "layout": {**self.layout, "height": self.height},
@@ -101,12 +101,12 @@ class Figure:
 
 
 def in_page(value: object) -> str:
-    """Return JSON that no text in it can end early."""
+    """Return JSON in which no text can close the script element."""
     return json.dumps(plain(value), allow_nan=False, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def plain(value: Any) -> Any:
-    """Return plain lists and numbers, rounded, and printable text; None for what is not finite."""
+    """Return plain lists, rounded numbers and printable text; None for values that are not finite."""
     if isinstance(value, dict):
         return {name: plain(entry) for name, entry in value.items()}
     if isinstance(value, np.ndarray):
@@ -121,5 +121,5 @@ def plain(value: Any) -> Any:
 
 
 def numbers(values: Sequence[float] | NDArray[Any], form: str = ".3g") -> tuple[str, ...]:
-    """Return numbers, with a dash for each that is undefined."""
+    """Return numbers as text, with a dash for undefined ones."""
     return tuple(number(float(value), form) for value in values)

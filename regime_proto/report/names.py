@@ -1,4 +1,4 @@
-"""Names from a file as figures show them: short, each of its own, and without markup."""
+"""Prepares names from a file for figures: short, unique, and without markup."""
 
 import html
 import itertools
@@ -8,21 +8,21 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from regime_proto.schema.text import printable
 
-# A part of a name goes up to the next separator.
+# A part of a name ends at the next separator.
 _PART = re.compile(r"[^/.:\s]*[/.:\s]*")
 
 
 def distinct(names: Sequence[str], longest: int) -> list[str]:
-    """Return names cut to a length so that no two are the same.
+    """Return names shortened to a given length, without duplicates.
 
-    Of a long name the parts are kept in which it differs from others, then as much of its end and of its begin as fits;
-    an ellipsis stands for the rest. Names that are equal, or differ in more than fits, are numbered.
+    A long name keeps the parts in which it differs from others, then as much of its end and its start as fits; an
+    ellipsis replaces the rest. Names that are equal, or that differ in more than fits, are numbered.
 
     Parameters
     ----------
     names : sequence of str
     longest : int
-        Letters; names up to that length are left as they are.
+        Maximum number of letters; names up to this length stay unchanged.
     """
     shown = [printable(name) for name in names]
     branches = _branches(shown) if any(len(name) > longest for name in shown) else {}
@@ -33,7 +33,7 @@ def distinct(names: Sequence[str], longest: int) -> list[str]:
 
 
 def _branches(names: Sequence[str]) -> dict[str, set[int]]:
-    """Return, for each name, the positions at which others part from it."""
+    """Return, for each name, the positions at which other names start to differ from it."""
     ordered = sorted(set(names))
     shared = [_shared(*pair) for pair in itertools.pairwise(ordered)]
     ahead = _lowest_so_far(shared)
@@ -42,12 +42,12 @@ def _branches(names: Sequence[str]) -> dict[str, set[int]]:
 
 
 def _shared(one: str, other: str) -> int:
-    """Return how many letters two names have in common at their begin."""
+    """Return the number of letters that two names share at their start."""
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _lowest_so_far(values: Iterable[int]) -> Iterator[tuple[int, ...]]:
-    """Yield, before each value and at the end, the minima over all stretches that end there."""
+    """Yield, before each value and at the end, the minima over all ranges that end there."""
     lowest: list[int] = []
     yield ()
     for value in values:
@@ -58,10 +58,10 @@ def _lowest_so_far(values: Iterable[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _shortened(name: str, branches: set[int], longest: int) -> str:
-    """Return the parts of a name in which others differ, and as much of the rest as fits."""
+    """Return the parts of a name in which other names differ, and as much of the rest as fits."""
     parts = [found.span() for found in _PART.finditer(name) if found[0]]
     differs = [any(start <= at < stop for at in branches) for start, stop in parts]
-    # A number says little without the word before it.
+    # A number means little without the word before it.
     numbers = [re.match(r"\d+\b", name[slice(*span)]) is not None for span in parts[1:]]
     with_words = [
         own or (after and number)
@@ -70,12 +70,12 @@ def _shortened(name: str, branches: set[int], longest: int) -> str:
     for kept in (with_words, differs):
         if any(kept) and len(_joined(name, parts, kept)) <= longest:
             return _filled(name, parts, kept, longest)
-    # The last difference tells most names apart.
+    # The last difference distinguishes most names.
     return _cut(name, max(branches, default=len(name)), longest)
 
 
 def _filled(name: str, parts: Sequence[tuple[int, int]], kept: list[bool], longest: int) -> str:
-    """Return the parts that are kept, and others from the end on while there is room."""
+    """Return the kept parts, and further parts from the end while they fit."""
     for index in reversed(range(len(parts))):
         more = [*kept[:index], True, *kept[index + 1 :]]
         if re.search(r"\w", name[slice(*parts[index])]) and len(_joined(name, parts, more)) <= longest:
@@ -89,7 +89,7 @@ def _joined(name: str, parts: Sequence[tuple[int, int]], kept: Sequence[bool]) -
 
 
 def _cut(name: str, at: int, longest: int) -> str:
-    """Return a stretch of a name around a position, and its end."""
+    """Return a section of a name around a position, and its end."""
     room = longest - 2
     tail = min(room // 3, len(name))
     start = max(0, min(at - (room - tail) // 2, len(name) - room))
@@ -110,5 +110,5 @@ def _numbered(name: str, longest: int, taken: set[str]) -> str:
 
 
 def in_plotly(text: str) -> str:
-    """Return a text as plotly shows it letter by letter: without its markup and templates, and colours of page.js."""
+    """Return text that plotly shows literally: without markup, templates, and the colour names of page.js."""
     return html.escape(text, quote=False).replace("%", "&#37;").replace("var(", "var&#40;")

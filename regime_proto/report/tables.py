@@ -1,4 +1,4 @@
-"""A comparison as a table, written for spreadsheets, papers and pages."""
+"""Writes a comparison as a table for spreadsheets, papers and pages."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from regime_proto.schema.text import csv_cell
 
 
 def to_csv(comparison: Comparison) -> str:
-    """Return one row per run, with all that is known of it, in full precision; an unknown value is empty."""
+    """Return one row per run with all known values, in full precision; unknown values are empty."""
     names = label_names(row.labels for row in comparison.rows)
     own = (
         "epochs", "auc_w", "auc_p", "rho", "rho_low", "rho_high", "rho_span_low", "rho_span_high", "observations",
@@ -35,12 +35,12 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """Return a table of GitHub's Markdown, and the means below it."""
+    """Return a table in GitHub's Markdown, with the means below it."""
     return typeset.markdown(_typed(comparison))
 
 
 def to_latex(comparison: Comparison) -> str:
-    """Return a tabular of the package booktabs, with the means below a rule."""
+    """Return a LaTeX tabular for the package booktabs, with the means below a rule."""
     return typeset.latex(_typed(comparison))
 
 

@@ -1,4 +1,4 @@
-"""Curves of many points, thinned for drawing without a visible change."""
+"""Thins curves of many points for drawing, without a visible change."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from regime_proto.schema.types import Array
 
 
 def extremes(steps: Array, values: Array, bins: int) -> tuple[Array, Array]:
-    """Return the smallest and the largest value of every bin, in their order, with the steps where they are.
+    """Return the smallest and the largest value of every bin, in order, with their steps.
 
-    The first and the last point stay, and so does every gap: one NaN for it, and the points on both of its sides.
+    The first and the last point are kept. So is every gap, as one NaN and the points on both of its sides.
 
     Parameters
     ----------
@@ -17,7 +17,7 @@ def extremes(steps: Array, values: Array, bins: int) -> tuple[Array, Array]:
     values : (point,) float64
         NaN in gaps.
     bins : int
-        Parts of about as many points each; curves that have no more than two points for each are returned whole.
+        Number of bins, of about equal size. A curve with at most two points per bin is returned unchanged.
 
     Returns
     -------

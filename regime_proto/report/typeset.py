@@ -1,4 +1,4 @@
-"""Tables for papers and for pages of text: Markdown and LaTeX."""
+"""Tables in Markdown and LaTeX."""
 
 import re
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from regime_proto.schema.text import printable
 
 @dataclass(frozen=True)
 class Typed:
-    """A table, as text that is not escaped.
+    """A table of unescaped text.
 
     Parameters
     ----------
     headings : tuple of str
     are_numbers : tuple of bool
-        Which columns are aligned to the right.
+        Whether each column is aligned to the right.
     rows : tuple of tuple of str
-        An empty cell is one whose value is not known.
+        An empty cell is an unknown value.
     below : tuple of str
         Sentences below the table.
     """
@@ -29,7 +29,7 @@ class Typed:
 
 
 def markdown(table: Typed) -> str:
-    """Return a table of GitHub's Markdown, and the sentences below it."""
+    """Return a table in GitHub's Markdown, with the sentences below it."""
     lines = [
         [_escaped(heading) for heading in table.headings],
         ["---:" if is_number else "---" for is_number in table.are_numbers],
@@ -44,7 +44,7 @@ def _escaped(text: str) -> str:
 
 
 def _as_paragraph(text: str) -> str:
-    """Return a line that is no item of a list: those begin with ``-``, ``+`` or ``1.``."""
+    """Return a line that Markdown does not treat as a list item, which would start with ``-``, ``+`` or ``1.``."""
     return re.sub(r"^(\d*)([-+.)])", r"\1\\\2", text)
 
 
@@ -53,7 +53,7 @@ _LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-    # At the begin of a row they would be an option of the line break before it.
+    # At the start of a row, they would be an option of the line break before it.
     **{letter: f"{{{letter}}}" for letter in "[]*"},
     "|": r"\textbar{}",
     "<": "$<$",
@@ -68,7 +68,7 @@ _INDEXED = {r"AUC\_W": r"$\mathrm{AUC}_W$", r"AUC\_P": r"$\mathrm{AUC}_P$"}
 
 
 def latex(table: Typed) -> str:
-    """Return a tabular of the package booktabs, with the sentences below a rule."""
+    """Return a LaTeX tabular for the package booktabs, with the sentences below a rule."""
     headings = [_heading(heading) for heading in table.headings]
     body = [[_in_latex(cell or UNKNOWN) for cell in row] for row in table.rows]
     below = [rf"\multicolumn{{{len(headings)}}}{{l}}{{{_in_latex(sentence)}}}" for sentence in table.below]

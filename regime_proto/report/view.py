@@ -1,4 +1,4 @@
-"""What a page shows of one run: the analysis, and what else its trajectory holds."""
+"""The data of one run for a page: the analysis, and further contents of its trajectory."""
 
 import os
 from collections.abc import Mapping
@@ -26,13 +26,13 @@ from regime_proto.schema.layout import METRIC_PREFIX
 from regime_proto.schema.notes import read_notes
 from regime_proto.schema.types import Array
 
-# Columns of a heat map.
+# Most columns of a heat map.
 COLUMNS = 200
 
 
 @dataclass(frozen=True)
 class SampleView:
-    """Which probe samples go on changing.
+    """Δa of every probe sample.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class SampleView:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric that the trajectory holds, where it is finite.
+    """The finite values of a metric in the trajectory.
 
     Parameters
     ----------
@@ -64,31 +64,31 @@ class Metric:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run.
+    """The data of one run.
 
     Parameters
     ----------
     name : str
-        Of the file, without its suffixes.
+        Name of the file, without suffixes.
     path : Path
     result : Result
     attributes : mapping
         Root attributes of the file.
     notes : mapping of str to str
-        What its author says of the run: model, data set, seed.
+        The author's notes about the run: model, data set, seed.
     metrics : tuple of Metric
     edges : (bin + 1,) int64
-        The intervals that heat maps take together, by number.
+        Edges of the bins of heat maps, as indices of intervals.
     samples : SampleView
     patterns : Patterns or None
-        None where fewer than two masks are stored.
+        None if fewer than two masks are stored.
     statistics : PatternStatistics or None
-        The same.
+        None if fewer than two masks are stored.
     stages : mapping of str to tuple of Stage
-        Of every loss, by its name.
+        Stages of every loss, by the name of the loss.
     facts : mapping of str to int
-        Sizes: samples, layers, units, tensors, parameters; and padded, the pairs of a layer and a sample in which not
-        all units count.
+        Numbers of samples, layers, units, tensors and parameters; and ``padded``, the number of pairs of a layer and a
+        sample in which not all units count.
     """
 
     name: str
@@ -114,7 +114,7 @@ def read_view(
     path: str | os.PathLike[str],
     settings: AnalysisSettings,
 ) -> RunView:
-    """Read what a page shows of a run.
+    """Read the data of a run for a page.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def read_view(
                 facts=_facts(trajectory),
             )
     except OSError as error:
-        raise TrajectoryError(f"{path}: damaged data ({error}); see regime validate") from None
+        raise TrajectoryError(f"{path}: damaged data ({error}); run regime validate") from None
 
 
 def _metrics(trajectory: xr.Dataset) -> tuple[Metric, ...]:

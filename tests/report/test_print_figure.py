@@ -335,7 +335,7 @@ def test_other_uses_are_one_line(path, tmp_path):
     output = tmp_path / "figure.pdf"
     for name in ("figure.jpg", "figure"):
         assert_one_line(
-            regime("plot", path, "-o", tmp_path / name), "expected a name that ends with one of .pdf, .svg, .png"
+            regime("plot", path, "-o", tmp_path / name), "expected a file name that ends with one of .pdf, .svg, .png"
         )
     assert_one_line(regime("plot", tmp_path, "-o", output), "a directory; expected a trajectory file")
     assert_one_line(regime("plot", tmp_path / "none.h5", "-o", output), "none.h5: no such file or directory")
@@ -366,13 +366,13 @@ def test_what_cannot_be_drawn(run, count, given, pattern):
 def test_runs_that_count_different_things(bare):
     counted = replace(bare, result=replace(bare.result, step_kind="ordinal"))
     assert figure([counted]).axes[-1].get_xlabel() == "checkpoint"
-    with pytest.raises(RegimeError, match="the runs count in steps and ordinals, which fit on no common axis"):
+    with pytest.raises(RegimeError, match="the runs count in steps and ordinals, which have no common axis"):
         figure([bare, counted])
 
 
 def test_more_metrics_than_can_be_told_apart():
     names = ("a_loss", "b_loss", "c_loss")
-    with pytest.raises(RegimeError, match="metrics a_loss, b_loss, c_loss: one panel shows 2 losses at most"):
+    with pytest.raises(RegimeError, match="metrics a_loss, b_loss, c_loss: one panel shows at most 2 losses"):
         metrics.choose(names, names)
 
 

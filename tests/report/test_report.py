@@ -64,7 +64,7 @@ def test_labels_of_the_run_stand_below_its_curves(mlp_run, tmp_path):
     assert marks["text"] == [label for label in labels.labels if label]
     assert len(set(marks["text"])) == 3
     assert f"{labels.share('STABLE'):.0%} STABLE" in page
-    assert "the 70th and the 30th percentile of this run, which yields these shares by construction" in page
+    assert "the 70th and the 30th percentile of this run, which fix these shares by construction" in page
 
 
 def test_without_fingerprints_there_are_no_labels(runs):
@@ -86,7 +86,7 @@ def test_figures_hold_what_the_analysis_found(runs):
     markers = plots["r0-curves"]["traces"][2:]
     crossings = [step for threshold in result.thresholds for step in (threshold.step_w, threshold.step_p)]
     assert [marker["x"][0] for marker in markers] == [step for step in crossings if step is not None]
-    assert "“same” takes zeros beyond the ends" in page
+    assert "“same” pads the ends with zeros" in page
     dots = plots["r0-readings"]["traces"][0]["x"]
     np.testing.assert_allclose(sorted(dots), sorted(result.readings.values()), rtol=1e-4)
     np.testing.assert_allclose(plots["r0-areas"]["traces"][0]["y"], [one.auc_p for one in result.layers], rtol=1e-4)
@@ -118,7 +118,7 @@ def test_a_run_without_masks_or_metrics_says_so(tmp_path):
     page = report([path], resamples=0)
     assert "Fewer than two masks are stored" in page
     assert "no loss or score" in page
-    assert "no resamples were asked for" in page
+    assert "no resamples were requested" in page
     assert not {"r0-strides", "r0-agreement", "r0-units"} & set(plots_of(page))
 
 
@@ -160,7 +160,7 @@ def test_a_page_of_a_long_run_is_thinned_and_says_how(tmp_path, runs):
     page = report([path], resamples=0)
     plots = plots_of(page)
     assert len(plots["r0-curves"]["traces"][0]["x"]) <= 2002
-    assert "the smallest and the largest of every 5 values; all numbers are from all 5,000" in page
+    assert "the smallest and the largest of every 5 values; all numbers use all 5,000" in page
     assert len(plots["r0-layers"]["traces"][0]["z"][0]) == 200
     assert "A column is the mean over 25.0 changes" in page
     assert "Drawn are" not in report(runs[:1])
@@ -213,4 +213,4 @@ def test_the_page_shows_notes_of_the_author_and_names_a_stand_in(mlp_run, tmp_pa
     page = report([regime_proto.convert(mlp_run, tmp_path / "run.h5", notes=notes, noise="none")])
     assert "motion &lt;b&gt; (stand-in for HAR)</td>" in re.sub(r"</?code>", "", page)
     assert "so no published run is reproduced: run.h5 (motion &lt;b&gt; (stand-in for HAR))" in page
-    assert page.count("note of the author") == len(notes)
+    assert page.count("note by the author") == len(notes)

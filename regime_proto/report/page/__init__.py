@@ -1,4 +1,4 @@
-"""Pages that explain themselves, of one run or several."""
+"""Self-explanatory pages about one or several runs."""
 
 from regime_proto.report.page.page import report
 

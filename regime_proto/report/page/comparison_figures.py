@@ -1,4 +1,4 @@
-"""Runs beside each other, and beside the published ones."""
+"""Figures that compare runs with each other and with the published ones."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from regime_proto.report.page.drawing import LONGEST_RUN, at_one, line
 from regime_proto.report.view import RunView
 from regime_proto.schema.numbers import number
 
-# Okabe and Ito's colours, as page.css gives them for light and dark; further runs take other strokes.
+# Okabe and Ito's colours, as page.css defines them for the light and the dark theme; further runs use other strokes.
 COLORS = tuple(f"var(--run{index})" for index in range(1, 8))
 STROKES = ("solid", "dash", "dot", "dashdot")
 
@@ -24,7 +24,7 @@ OWN = "this page"
 
 
 def published(found: Comparison) -> Figure:
-    """Return ρ of the runs of a page, among those of the paper's Table II."""
+    """Return ρ of the runs of a page, together with the paper's Table II."""
     paper = [row for row in found.rows if row.source == PAPER]
     own = [row for row in found.rows if row.source != PAPER]
     families = list(dict.fromkeys(map(_family, paper)))
@@ -41,13 +41,12 @@ def published(found: Comparison) -> Figure:
     centre = next(summary.rho for summary in found.summaries if summary.source == PAPER and summary.by is None)
     return Figure(
         key="published",
-        title="Beside the published runs",
+        title="Comparison with the published runs",
         caption=(
             f"ρ of the paper's Table II: mean {centre.mean:.2f}, upper and lower semi-deviation +{centre.upper:.2f} "
-            f"and −{centre.lower:.2f}, median {centre.median:.2f}; into which family a network falls is our own "
-            f"classification.{_rank(own, paper)} A bar goes from where to where the 95 % intervals of a run reach "
-            "together. The batch size, the learning rate and where a run stops move ρ as much as the network does: "
-            "read this as context."
+            f"and −{centre.lower:.2f}, median {centre.median:.2f}. The families of networks are our own "
+            f"classification.{_rank(own, paper)} A bar spans the 95 % intervals of a run. Batch size, learning rate "
+            "and the length of a run affect ρ as much as the network does, so read this as context."
         ),
         summary=(
             f"Dot plot of ρ on a logarithmic axis: {len(paper)} published runs in {len(families)} families, and "
@@ -74,20 +73,20 @@ def published(found: Comparison) -> Figure:
 
 
 def _family(row: Row) -> str:
-    """Return the family of a published run, as the axis names it."""
+    """Return the family of a published run, as shown on the axis."""
     return f"published: {row.labels[FAMILY]}"
 
 
 def _rank(own: Sequence[Row], paper: Sequence[Row]) -> str:
-    """Say above how many of the published runs the one with a ρ lies; nothing of several."""
+    """Return a sentence on how many published runs have a smaller ρ than this run; empty for several runs."""
     known = [row.rho for row in own if math.isfinite(row.rho)]
     if len(known) != 1:
         return ""
-    return f" This run lies above {sum(row.rho < known[0] for row in paper)} of these {len(paper)}."
+    return f" The ρ of this run is above that of {sum(row.rho < known[0] for row in paper)} of these {len(paper)} runs."
 
 
 def _own(row: Row, name: str) -> dict[str, Any]:
-    """Return a run under its name, with where its intervals reach together."""
+    """Return the mark of a run, with a bar that spans its intervals."""
     low, high = row.rho_span or (row.rho, row.rho)
     return {
         "type": "scatter", "mode": "markers", "x": [row.rho], "y": [name], "name": OWN,
@@ -101,7 +100,7 @@ def _own(row: Row, name: str) -> dict[str, Any]:
 
 
 def overlay(views: Sequence[RunView]) -> Figure:
-    """Return the normalised curves of several runs, over the part of each that is done."""
+    """Return the normalised curves of several runs, over the fraction of each run that has passed."""
     traces = []
     names = [*map(in_plotly, distinct([view.name for view in views], LONGEST_RUN))]
     for index, (view, name) in enumerate(zip(views, names, strict=True)):
@@ -116,11 +115,11 @@ def overlay(views: Sequence[RunView]) -> Figure:
     return Figure(
         key="overlay",
         title="Curves of all runs",
-        caption="Normalised weight change above, pattern change below, over the part of each run that is done.",
-        summary=f"Two line charts, one above the other, with {len(views)} runs each: weights, then patterns.",
+        caption="Normalised weight change (top) and pattern change (bottom), over the fraction of each run.",
+        summary=f"Two line charts, one above the other, with {len(views)} runs each: weights (top) and patterns.",
         traces=tuple(traces),
         layout={
-            "xaxis": {"title": {"text": "part of the run"}, "tickformat": ".0%", "anchor": "y2"},
+            "xaxis": {"title": {"text": "fraction of the run"}, "tickformat": ".0%", "anchor": "y2"},
             "yaxis": {"title": {"text": "weights"}, "domain": [0.54, 1]},
             "yaxis2": {"title": {"text": "patterns"}, "domain": [0, 0.46]},
         },
@@ -130,7 +129,7 @@ def overlay(views: Sequence[RunView]) -> Figure:
                 (view.name, *(f"{_step(one.step_w)}, {_step(one.step_p)}" for one in view.result.thresholds))
                 for view in views
             ),
-            "The first step from which a curve stays below a threshold.",
+            "First step from which a curve stays below a threshold.",
         ),
         height=520,
     )

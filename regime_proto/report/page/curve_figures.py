@@ -18,7 +18,7 @@ ROLES = (("weight", "weights", "Δw", WEIGHT, "solid"), ("pattern", "patterns", 
 
 
 def curve_table(view: RunView) -> Table:
-    """Return both curves, as means over parts of the run where it is long."""
+    """Return both curves; for a long run, as means over parts of the run."""
     found, steps = view.result.curves, view.steps
     edges = bin_edges(len(steps), TABLE_ROWS)
     names = ("weight_change", "weight_normalised", "pattern_change", "pattern_normalised")
@@ -31,7 +31,7 @@ def curve_table(view: RunView) -> Table:
 
 
 def normalised(view: RunView) -> Figure:
-    """Return the smoothed and normalised curves, with where they settle (the paper's Fig. 1)."""
+    """Return the smoothed and normalised curves, with marks where they settle (the paper's Fig. 1)."""
     result, steps = view.result, view.steps
     traces, areas = [], {"weight": result.auc_w, "pattern": result.auc_p}
     for series, name, symbol, color, dash in ROLES:
@@ -70,13 +70,13 @@ def normalised(view: RunView) -> Figure:
         key="curves",
         title="When weights and patterns settled",
         caption=(
-            f"Δw and Δa, {smoothed}, scaled by their 0.5th and 99.5th percentiles. A marker shows from where on a "
-            "curve stays below a dotted line: "
+            f"Δw and Δa, {smoothed}, scaled by their 0.5th and 99.5th percentiles. A marker shows the step from which "
+            "a curve stays below a dotted line: "
             f"{below}.{thinned(view)}"
         ),
         summary=(
-            f"Line chart. Normalised weight change encloses an area of {number(result.auc_w)}, pattern change of "
-            f"{number(result.auc_p)}; their ratio ρ is {number(result.rho, '.2f')}."
+            f"Line chart. The area under the normalised weight change is {number(result.auc_w)}, under the pattern "
+            f"change {number(result.auc_p)}; their ratio ρ is {number(result.rho, '.2f')}."
         ),
         traces=tuple(traces),
         layout={
@@ -95,7 +95,7 @@ def _from(step: int | None) -> str:
 
 
 def raw(view: RunView) -> Figure:
-    """Return Δw and Δa in their own units, with the distance from the start and the metrics, one above the other."""
+    """Return panels with Δw and Δa in their own units, the distance from the start, and the metrics."""
     result, steps = view.result, view.steps
     panels: list[tuple[str, list[dict[str, Any]]]] = []
     for series, name, symbol, color, dash in ROLES:
@@ -125,7 +125,7 @@ def raw(view: RunView) -> Figure:
         panels.append(("label", [_label_marks(view, labels)]))
     traces, layout = _stacked(panels, result.step_kind)
     if labels is not None:
-        # Names beside the levels say what a title would.
+        # The names of the levels replace a title.
         layout[_axis(len(panels) - 1, "yaxis")] |= {
             "title": None, "range": [-0.5, 2.5], "tickvals": [0, 1, 2], "ticktext": [*map(str.lower, _LEVELS)],
         }  # fmt: skip
@@ -153,17 +153,19 @@ def raw(view: RunView) -> Figure:
 
 
 def _stages(view: RunView) -> str:
-    """Say which stages the losses go through."""
+    """Return sentences on the stages of the losses."""
     kind = view.result.step_kind
     said = [
         f" Stages of {name}: {', '.join(f'{stage.kind} to {kind} {stage.last}' for stage in stages)}."
         for name, stages in view.stages.items()
     ]
-    return "".join(said) + (f" (A plateau is flatter than {FLAT:g} of the steepest descent; ours.)" if said else "")
+    return "".join(said) + (
+        f" (Our definition: the slope of a plateau is below {FLAT:g} of the steepest descent.)" if said else ""
+    )
 
 
 def _label_marks(view: RunView, labels: Labels) -> dict[str, Any]:
-    """Return a mark for every observation that has a label, at the height of that."""
+    """Return a mark for every labelled observation, at the height of its label."""
     places = [index for index, label in enumerate(labels.labels) if label]
     levels = np.array([_LEVELS.index(labels.labels[index]) for index in places], float)
     marks = line(
@@ -173,22 +175,22 @@ def _label_marks(view: RunView, labels: Labels) -> dict[str, Any]:
 
 
 def _labelled(labels: Labels | None) -> str:
-    """Say which shares of the observations have which label, and by what."""
+    """Return a sentence on the share of each label and the thresholds."""
     if labels is None:
         return ""
     low, high = (f"{percentile:.0f}th" for percentile in PERCENTILES)
     shares = ", ".join(f"{labels.share(label):.0%} {label}" for label in reversed(_LEVELS))
     return (
-        f" Labels by the cosine between consecutive fingerprints: {shares}; {STABLE} from 1 − {1 - labels.stable:.2g} "
-        f"on, {CHAOTIC} up to 1 − {1 - labels.chaotic:.2g}, the {high} and the {low} percentile of this run, which "
-        "yields these shares by construction."
+        f" Labels by the cosine between consecutive fingerprints: {shares}. {STABLE} is at least 1 − "
+        f"{1 - labels.stable:.2g}, {CHAOTIC} at most 1 − {1 - labels.chaotic:.2g}: the {high} and the {low} "
+        "percentile of this run, which fix these shares by construction."
     )
 
 
 def _stacked(
     panels: list[tuple[str, list[dict[str, Any]]]], step_kind: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return traces and layout of panels above each other that share their steps."""
+    """Return traces and layout of vertically stacked panels that share their steps."""
     gap, count = 0.05, len(panels)
     height = (1 - gap * (count - 1)) / count
     layout: dict[str, Any] = {"hovermode": "x unified", "showlegend": False}
@@ -202,7 +204,7 @@ def _stacked(
 
 
 def _axis(index: int, name: str) -> str:
-    """Return an axis as Plotly counts them."""
+    """Return the name of an axis in Plotly's numbering."""
     return name if index == 0 else f"{name}{index + 1}"
 
 

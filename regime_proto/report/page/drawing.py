@@ -1,4 +1,4 @@
-"""What the figures of a page have in common."""
+"""Elements that the figures of a page share."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from regime_proto.report.thinning import extremes
 from regime_proto.report.view import RunView
 from regime_proto.schema.types import Array
 
-# At most so many points of a curve are drawn.
+# Most points of a curve that are drawn.
 POINTS = 2000
-# So many layers can be named below a bar chart.
+# Most layers that can be named below a bar chart.
 MOST_NAMES = 16
-# Letters of a name in a figure.
+# Most letters of a name in a figure.
 LONGEST_LAYER, LONGEST_RUN, LONGEST_METRIC = 34, 30, 24
-# Of the table behind a figure.
+# Most rows of the table of a figure.
 TABLE_ROWS = 40
 
 
@@ -31,18 +31,18 @@ def line(steps: Array, values: Array, name: str, color: str, **more: Any) -> dic
 
 
 def thinned(view: RunView) -> str:
-    """Say how curves are thinned, where they are."""
+    """Return a sentence on how curves are thinned; empty if they are not."""
     count = len(view.steps)
     return (
-        f" Drawn are the smallest and the largest of every {count / (POINTS / 2):.0f} values; all numbers are from all "
-        f"{count:,}."
+        f" The curves show the smallest and the largest of every {count / (POINTS / 2):.0f} values; all numbers use "
+        f"all {count:,} values."
         if count > POINTS
         else ""
     )
 
 
 def binned(view: RunView) -> str:
-    """Say what a column of a heat map is, where it is more than one change."""
+    """Return a sentence on the columns of a heat map; empty if each is a single change."""
     count, columns = len(view.steps), len(view.edges) - 1
     return f" A column is the mean over {count / columns:.1f} changes." if count > columns else ""
 
@@ -53,7 +53,7 @@ def span_text(first: int, last: int) -> str:
 
 
 def layer_labels(view: RunView) -> list[str]:
-    """Return the layers by node and module, each of its own, as text."""
+    """Return a unique name for each layer, from node and module."""
     layers = view.result.layers
     return distinct([f"{layer.layer} · {layer.path}" if layer.path else layer.layer for layer in layers], LONGEST_LAYER)
 
@@ -67,7 +67,7 @@ def at_one() -> dict[str, Any]:
 
 
 def bars(names: list[str], values: Array, title: str, color: str, form: str) -> dict[str, Any]:
-    """Return a bar for each layer; layers that are too many to be named below have numbers there."""
+    """Return a bar for each layer; if there are too many to name on the axis, they are numbered."""
     shown = [*map(in_plotly, names)]
     places = list(range(1, len(names) + 1)) if len(names) > MOST_NAMES else shown
     return {
@@ -77,19 +77,19 @@ def bars(names: list[str], values: Array, title: str, color: str, form: str) -> 
 
 
 def depth_axis(names: list[str]) -> dict[str, Any]:
-    """Return the axis of such bars."""
+    """Return the horizontal axis of these bars."""
     title = {"title": {"text": "layer, by depth"}}
     return title if len(names) > MOST_NAMES else {**title, "type": "category"}
 
 
 def column_centres(view: RunView) -> Array:
-    """Return the steps at the middle of the columns of heat maps."""
+    """Return the steps at the centres of the columns of heat maps."""
     middle = (view.edges[:-1] + view.edges[1:] - 1) // 2
     return np.asarray(view.steps[middle])
 
 
 def heat_map(x: Array, y: list[str], z: Array, title: str, *, signed: bool = False) -> dict[str, Any]:
-    """Return a heat map; page.js can show its logarithm. Where values have signs, 0 is in the middle of the colours."""
+    """Return a heat map; page.js can show its logarithm. For signed values, 0 is the middle of the colour scale."""
     colors = {"colorscale": "RdBu", "zmid": 0} if signed else {"colorscale": "Cividis"}
     return {
         "type": "heatmap", "x": x, "y": [*map(in_plotly, y)], "z": z, **colors,

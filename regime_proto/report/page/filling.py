@@ -1,4 +1,4 @@
-"""Fills the templates of pages: each becomes one file of HTML that needs nothing else."""
+"""Fills the templates of pages; each page is one self-contained HTML file."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -32,9 +32,9 @@ def fill(template: str, **values: object) -> str:
     Parameters
     ----------
     template : str
-        Name of a file among the assets that extends ``frame.html.j2``.
+        Name of an asset that extends ``frame.html.j2``.
     **values
-        What it names; ``title`` at least.
+        Variables of the template, including ``title``.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def sheet(
     Parameters
     ----------
     title, about, footer : str
-        What stands at its head, below that, and at its foot.
+        Texts at the top, below the title, and at the bottom.
     results : Table
     lines : sequence of str
     figures : sequence of Figure
@@ -92,7 +92,7 @@ def sheet(
 
 
 def _shown(value: object) -> object:
-    """Return what the template puts into the page; what is marked safe comes from here and not from a file."""
+    """Return the filled template. Only text marked as safe is not escaped; it comes from here, never from a file."""
     return value if hasattr(value, "__html__") else printable(str(value), keep="\t\n")
 
 

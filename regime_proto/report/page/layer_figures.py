@@ -1,4 +1,4 @@
-"""Where in a network, and on which probe samples, patterns go on changing."""
+"""Figures that show in which layers, and for which probe samples, patterns keep changing."""
 
 import numpy as np
 
@@ -33,12 +33,12 @@ def layer_map(view: RunView) -> Figure:
         key="layers",
         title="Layer by layer",
         caption=(
-            "Δa of each layer, the first on top: the share of its units, over all probe samples, that switched. "
-            f"Late in the run {names[most]} changes most.{binned(view)}"
+            "Δa of each layer, with the first layer on top: the share of its units, over all probe samples, that "
+            f"switched. Late in the run, {names[most]} changes most.{binned(view)}"
         ),
         summary=(
             f"Heat map of Δa, {len(names)} layers over {result.step_kind}s {steps[0]} to {steps[-1]}. In the last "
-            f"quarter the largest mean is {number(float(quarters[-1, most]), '.2g')}, in {names[most]}."
+            f"quarter, the largest mean is {number(float(quarters[-1, most]), '.2g')}, in {names[most]}."
         ),
         traces=(heat_map(column_centres(view), names, values.T, "Δa"),),
         layout={
@@ -65,9 +65,9 @@ def layer_areas(view: RunView) -> Figure:
         key="areas",
         title="Which layers stay active",
         caption=(
-            "AUC_P of each layer by depth, each scaled by its own smallest and largest changes: the smaller, the "
-            "smaller the part of the run in which its changes were high, however many they are. The line is AUC_P of "
-            f"the network. {words}"
+            "AUC_P of each layer by depth. Each layer is scaled by its own smallest and largest changes: a small AUC_P "
+            "means that its changes were high in a small part of the run only, whatever their size. The line is AUC_P "
+            f"of the network. {words}"
         ),
         summary=f"Bar chart of AUC_P for {len(layers)} layers. {words}",
         traces=(bars(names, areas, "AUC_P", PATTERN, ".3f"),),
@@ -92,10 +92,10 @@ def layer_areas(view: RunView) -> Figure:
 
 
 def _first_and_last(names: list[str], areas: Array) -> str:
-    """Say which layer has the smallest area and which the largest."""
+    """Return a sentence on the layers with the smallest and the largest area."""
     known = np.flatnonzero(np.isfinite(areas))
     if not len(known):
-        return "No layer has a scale."
+        return "The changes of no layer have a scale."
     first, last = known[np.argmin(areas[known])], known[np.argmax(areas[known])]
     if areas[first] == areas[last]:
         return "All layers have the same area."
@@ -103,7 +103,7 @@ def _first_and_last(names: list[str], areas: Array) -> str:
 
 
 def sample_map(view: RunView) -> Figure:
-    """Return which probe samples go on changing."""
+    """Return Δa of every probe sample, which shows the samples that keep changing."""
     changes, late = view.samples.changes, view.samples.late
     order = np.argsort(-np.nan_to_num(late, nan=-1.0))
     names = [f"sample {index}" for index in order]
@@ -111,8 +111,8 @@ def sample_map(view: RunView) -> Figure:
     top = max(1, round(0.1 * len(late)))
     share = float(np.nansum(late[order[:top]])) / total if total > 0 else float("nan")
     words = (
-        f"In the last quarter of the run the {top} most restless of {len(late)} samples "
-        f"make{'s' * (top == 1)} up {share:.0%} of all changes."
+        f"In the last quarter of the run, the {top} most restless of {len(late)} samples "
+        f"account{'s' * (top == 1)} for {share:.0%} of all changes."
         if np.isfinite(share)
         else "No sample changes late in the run."
     )
@@ -121,8 +121,8 @@ def sample_map(view: RunView) -> Figure:
         key="samples",
         title="Which probe samples keep flipping",
         caption=(
-            "Δa of each probe sample, those that change most late in the run on top (numbers count from 0, in the "
-            f"order of the probe). {words}{binned(view)}"
+            "Δa of each probe sample, with those that change most late in the run on top (numbered from 0 in the order "
+            f"of the probe). {words}{binned(view)}"
         ),
         summary=f"Heat map of Δa, {len(late)} probe samples over the run. {words}",
         traces=(heat_map(column_centres(view), names, changes[:, order].T, "Δa"),),
@@ -133,7 +133,7 @@ def sample_map(view: RunView) -> Figure:
         table=Table(
             ("sample", "Δa, first quarter", "Δa, last quarter"),
             tuple((str(index), *numbers((first[index], late[index]))) for index in order[:TABLE_ROWS]),
-            f"The {TABLE_ROWS} that change most late in the run." if len(order) > TABLE_ROWS else "",
+            f"The {TABLE_ROWS} samples that change most late in the run." if len(order) > TABLE_ROWS else "",
         ),
         height=map_height(min(len(late), 30)),
         switches=(Switch("logarithmic colours", "log-color"),),

@@ -1,4 +1,4 @@
-"""What the stored masks of a run show."""
+"""Figures from the stored masks of a run."""
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from regime_proto.report.page.drawing import TABLE_ROWS, bars, depth_axis, layer
 from regime_proto.report.view import RunView
 
 
-def looked_at(found: Patterns) -> str:
-    """Say which masks were read, where not all were."""
+def selection(found: Patterns) -> str:
+    """Return a sentence on the masks that were read."""
     samples = "" if found.samples == found.all_samples else f" and {found.samples} of {found.all_samples} samples"
-    return f" From {len(found.steps)} of {found.stored:,} observations{samples}, evenly spaced."
+    return f" Based on {len(found.steps)} of {found.stored:,} observations{samples}, evenly spaced."
 
 
 def strides(view: RunView, found: Patterns) -> Figure:
@@ -20,19 +20,19 @@ def strides(view: RunView, found: Patterns) -> Figure:
     kind = view.result.step_kind
     first, last = float(by.mean[0]), float(by.mean[-1])
     times = by.steps[-1] / by.steps[0]
-    growth = f"{last / first:.1f} times" if first > 0 else "from nothing"
+    growth = f"{last / first:.1f} times" if first > 0 else "compared with 0 % of"
     words = (
-        f"Observations {by.steps[-1]:g} {kind}s apart differ in {last:.2%} of the units, {growth} what those "
-        f"{by.steps[0]:g} apart do, {times:.0f} times as far apart."
+        f"Observations {by.steps[-1]:g} {kind}s apart differ in {last:.2%} of the units, {growth} those at a distance "
+        f"of {by.steps[0]:g}, which is {times:.0f} times smaller."
     )
     hover = "%{y:.3g} (from %{customdata[0]:.3g} to %{customdata[1]:.3g}, %{customdata[2]} pairs)<extra>%{x}</extra>"
     return Figure(
         key="strides",
         title="Δa against stride",
         caption=(
-            "Δa between observations further and further apart, mean over pairs spread over the run; the bars go from "
-            "the smallest to the largest. A checkpoint every k steps shows the net change over k steps, not the sum: "
-            f"the flatter this line, the more changes are undone. {words}"
+            "Δa between observations at increasing distances: mean over pairs spread over the run, with bars from the "
+            "smallest to the largest. Checkpoints every k steps show the net change over k steps, not the sum, so the "
+            f"flatter this line, the more changes are undone. {words}"
         ),
         summary=f"Line chart with bars, {len(by.distances)} distances. {words}",
         traces=(
@@ -65,21 +65,21 @@ def strides(view: RunView, found: Patterns) -> Figure:
 
 
 def agreement(view: RunView, found: Patterns) -> Figure:
-    """Return how much any two observations agree."""
+    """Return the agreement between any two observations."""
     kind = view.result.step_kind
     to_last = found.agreement[-1]
     half = int(np.argmax(to_last >= (1 + to_last[0]) / 2))
     words = (
-        f"The first observation agrees with the last in {to_last[0]:.1%} of the units; half of that difference is gone "
-        f"by {kind} {found.steps[half]}."
+        f"The first observation agrees with the last in {to_last[0]:.1%} of the units; half of the difference has "
+        f"disappeared by {kind} {found.steps[half]}."
     )
     return Figure(
         key="agreement",
         title="Which observations have the same patterns",
         caption=(
-            "The share of units, mean over the layers, in the same state at two observations. A bright square along "
-            f"the diagonal is a time in which patterns stay; edges between squares are when they change. {words}"
-            f"{looked_at(found)}"
+            "Share of units in the same state at two observations, mean over the layers. A bright square along the "
+            f"diagonal is a time in which patterns stay the same; at the edges between squares, they change. {words}"
+            f"{selection(found)}"
         ),
         summary=f"Square heat map of the agreement between {len(found.steps)} observations. {words}",
         traces=(
@@ -94,7 +94,7 @@ def agreement(view: RunView, found: Patterns) -> Figure:
             "yaxis": {"title": {"text": kind}, "autorange": "reversed", "scaleanchor": "x", "constrain": "domain"},
         },
         table=Table(
-            (kind, "agrees with the last", "agrees with the first", "agrees with the one before"),
+            (kind, "agrees with the last", "agrees with the first", "agrees with the previous"),
             tuple(
                 (str(step), *numbers((found.agreement[at, -1], found.agreement[at, 0], found.agreement[at, at - 1])))
                 for at, step in list(enumerate(found.steps))[1 :: max(1, len(found.steps) // TABLE_ROWS)]
@@ -105,7 +105,7 @@ def agreement(view: RunView, found: Patterns) -> Figure:
 
 
 def units(view: RunView, found: Patterns) -> Figure:
-    """Return how many units of each layer are dead, always on, restless."""
+    """Return the shares of dead, always-on and restless units of each layer."""
     by = found.units
     names = layer_labels(view)
     dead, always_on = by.dead[-1] / by.stored, by.always_on[-1] / by.stored
@@ -114,19 +114,19 @@ def units(view: RunView, found: Patterns) -> Figure:
     where = f" (most in {names[worst]}, {dead[worst]:.1%})" if dead[worst] else ""
     total = by.stored.sum()
     words = (
-        f"At the end {by.dead[-1].sum() / total:.1%} of all units are dead{where}, "
+        f"At the end, {by.dead[-1].sum() / total:.1%} of all units are dead{where}, "
         f"{by.always_on[-1].sum() / total:.1%} always on, and {by.restless.sum() / total:.1%} restless."
     )
     shares = ((dead, "dead", NEUTRAL), (always_on, "always on", WEIGHT), (restless, "restless", PATTERN))
-    padded = " Units of padding count as off." if view.facts["padded"] else ""
+    padded = " Padding units count as off." if view.facts["padded"] else ""
     return Figure(
         key="units",
         title="Dead, always-on and restless units",
         caption=(
-            "Of the units of each layer: dead are those below their threshold for every probe sample at the end, "
-            "always on those above it for every sample, restless those that changed, for some sample, over more than "
-            f"half of the {by.late_picks - 1} intervals looked at in the last quarter of the run. {words}{padded}"
-            f"{looked_at(found)}"
+            "At the end of the run, dead units are below their threshold for every probe sample, and always-on units "
+            "are above it for every sample. Restless units changed, for at least one sample, over more than half of "
+            f"the {by.late_picks - 1} selected intervals in the last quarter of the run. {words}{padded}"
+            f"{selection(found)}"
         ),
         summary=f"Bar chart, {len(names)} layers by depth. {words}",
         traces=tuple(bars(names, values, name, color, ".1%") for values, name, color in shares),

@@ -1,4 +1,4 @@
-"""A page in one file that shows what happened in a run, how sure that is, and how it compares with others."""
+"""A page in one file that shows the results of a run, their uncertainty, and how the run compares with others."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -36,9 +36,9 @@ class Chapter:
     view : RunView
     figures : tuple of Figure
     quantities : tuple of Figure
-        Those of quantities beside Δw and Δa, which are folded.
+        Figures of quantities other than Δw and Δa, in a collapsed section.
     missing : tuple of str
-        What cannot be shown, and why.
+        Sentences on what cannot be shown, and why.
     """
 
     view: RunView
@@ -58,7 +58,7 @@ def report(
     progress: Callable[[int, int], None] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> str:
-    """Make a page of one run or several.
+    """Return a page about one or several runs.
 
     Parameters
     ----------
@@ -69,14 +69,14 @@ def report(
     labels : path, optional
         As in `regime_proto.compare`.
     progress : callable, optional
-        Called with how many runs are done, of how many.
+        Called with the number of runs done and the number of all runs.
     warn : callable, optional
         Called with each warning on the page.
 
     Returns
     -------
     str
-        HTML that needs nothing else: no network, no other file.
+        Self-contained HTML, which needs no network and no other file.
 
     Raises
     ------
@@ -85,14 +85,14 @@ def report(
     """
     require_libraries()
     if not runs:
-        raise RegimeError("no run given; a report needs one trajectory file at least")
+        raise RegimeError("no run given; a report needs at least one trajectory file")
     settings = AnalysisSettings(preset, steps, batches_per_epoch, resamples)
     views = []
     for path in runs:
         views.append(read_view(path, settings))
         if progress is not None:
             progress(len(views), len(runs))
-    # What is of different kinds is said on the page, beside the numbers.
+    # Differences in kind are stated on the page, next to the numbers.
     found = compare([view.result for view in views], labels=labels, reference=PAPER, mixed=True)
     if len({view.name for view in views}) < len(views):
         views = [replace(view, name=row.run) for view, row in zip(views, found.rows, strict=False)]
@@ -128,12 +128,12 @@ def chapter(view: RunView) -> Chapter:
         figures += [] if view.statistics is None else [statistics_figures.statistics(view, view.statistics)]
     else:
         missing.append(
-            "Fewer than two masks are stored, so Δa against stride, agreement and single units cannot be shown; "
-            "convert with --masks all or every=N to have them."
+            "Fewer than two masks are stored, so Δa against stride, agreement and single units cannot be shown. To "
+            "show them, convert with --masks all or every=N."
         )
     figures += structure_figures.structure(view)
     if not view.metrics:
-        missing.append("The trajectory holds no loss or score that could be drawn beside the curves.")
+        missing.append("The trajectory holds no loss or score to draw below the curves.")
     return Chapter(view, tuple(figures), tuple(quantity_figures.quantities(view)), tuple(missing))
 
 
@@ -148,7 +148,7 @@ class _Compared:
 
 def _compared(views: Sequence[RunView], found: Comparison) -> _Compared:
     own = [row for row in found.rows if row.source != PAPER]
-    # The published rows have labels that say nothing of these runs.
+    # Columns that only published rows fill are left out.
     shown = [column for column in columns(found) if any(map(column.text, own))]
     several = len(views) > 1
     return _Compared(
@@ -161,7 +161,7 @@ def _compared(views: Sequence[RunView], found: Comparison) -> _Compared:
 
 
 def _lines(found: Comparison) -> list[str]:
-    """Return means over the runs, and how far repeated ones lie apart."""
+    """Return sentences on means over the runs and on the spread of repeated runs."""
     lines = []
     for summary in found.summaries:
         if summary.source == PAPER:
@@ -175,7 +175,7 @@ def _lines(found: Comparison) -> list[str]:
     for repeat in found.repeats:
         lines.append(
             f"{len(repeat.runs)} runs of one program with the same labels ({', '.join(repeat.runs[:4])}"
-            f"{', …' * (len(repeat.runs) > 4)}); if only the seed differs, this is its spread: ρ "
+            f"{', …' * (len(repeat.runs) > 4)}). If only the seed differs, the spread due to the seed is: ρ "
             f"{number(repeat.rho.mean, '.2f')} ± {number(repeat.rho.deviation, '.2f')} (standard deviation), from "
             f"{number(repeat.rho.lowest, '.2f')} to {number(repeat.rho.highest, '.2f')}."
         )
@@ -183,6 +183,6 @@ def _lines(found: Comparison) -> list[str]:
 
 
 def _between(found: Comparison, own: Sequence[Row]) -> tuple[str, ...]:
-    """Return what is to be said of the runs together; what is said of one stands in its own part."""
+    """Return the warnings about the runs together; warnings about one run are in its own section."""
     of_one = {warning for row in own for warning in row.warnings}
     return tuple(text for text in found.warnings if not any(text.endswith(warning) for warning in of_one))

@@ -1,4 +1,4 @@
-"""Quantities over a run: a curve for each, and a heat map where it has a value for every tensor, layer or sample."""
+"""Figures of quantities: a curve, and a heat map if there is a value for every tensor, layer or sample."""
 
 import itertools
 import math
@@ -80,11 +80,11 @@ def _curve(view: RunView, quantity: QuantityResult) -> Figure:
 
 
 def _from(ends: tuple[float, float]) -> str:
-    """Say where a curve begins and ends, as far as it is known."""
+    """Return a sentence on the first and the last value of a curve, as far as they are known."""
     first, last = (number(end, ".3g") if math.isfinite(end) else "" for end in ends)
     if first and last:
         return f" From {first} to {last}."
-    return f" At the begin {first}." if first else f" In the end {last}." if last else ""
+    return f" Initially {first}." if first else f" Finally {last}." if last else ""
 
 
 def _sentence(quantity: QuantityResult) -> str:
@@ -103,7 +103,7 @@ def _map(view: RunView, quantity: QuantityResult) -> Figure:
     return Figure(
         key=f"quantity-{quantity.name}-map",
         title=f"{_sentence(quantity)}, by {dimension}",
-        caption=f"{quantity.name}{_unit(quantity)}, the first {dimension} on top. {words}{binned(view)}",
+        caption=f"{quantity.name}{_unit(quantity)}, with the first {dimension} on top. {words}{binned(view)}",
         summary=f"Heat map of {title}, {len(labels)} {dimension}s over the run. {words}",
         traces=(heat_map(column_centres(view), labels, cells.T, title, signed=bool((values < 0).any())),),
         layout={
@@ -121,8 +121,8 @@ def _map(view: RunView, quantity: QuantityResult) -> Figure:
 
 
 def _largest(labels: list[str], quarters: Array) -> str:
-    """Say where the values are largest at the end."""
+    """Return a sentence on the entry with the largest values at the end."""
     last = quarters[-1]
     if not np.isfinite(last).any():
-        return "Nothing is known of the last quarter."
-    return f"In the last quarter of the run {labels[int(np.nanargmax(last))]} has the largest mean."
+        return "No values are known in the last quarter."
+    return f"In the last quarter of the run, {labels[int(np.nanargmax(last))]} has the largest mean."

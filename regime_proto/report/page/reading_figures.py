@@ -1,4 +1,4 @@
-"""How far the number ρ of a run can be trusted."""
+"""Figure of the uncertainty of ρ of a run."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from regime_proto.schema.numbers import number
 
 
 def readings(view: RunView) -> Figure:
-    """Return ρ under all readings, and its intervals."""
+    """Return ρ for all readings, and its intervals."""
     result = view.result
     named = {reading: name for name, reading in PRESETS.items()}
     ordered = sorted(result.readings.items(), key=lambda entry: (np.isnan(entry[1]), entry[1]))
@@ -51,22 +51,22 @@ def readings(view: RunView) -> Figure:
         span = f"{result.rho_range[0]:.2f} to {result.rho_range[1]:.2f}"
     sources = list(intervals(view))
     interval_words = (
-        " The bars are 95 % intervals of ρ under the preset: had other samples been in the probe, and had the noise of "
-        "the same run fallen otherwise. Neither says what another seed of the training would give."
+        " The bars are 95 % intervals of ρ for the preset: for a different choice of probe samples, and for different "
+        "noise in the same run. Neither includes the effect of a different training seed."
         if sources
         else ""
     )
     return Figure(
         key="readings",
-        title="How much ρ depends on how it is read",
+        title="How much ρ depends on the reading",
         caption=(
-            "The paper leaves open what the smoothing does at the ends, whether outliers are clipped, and what weighs "
-            "the same in Δw (parameters or tensors) and Δa (layers or units): 16 readings of the same run. "
-            "“same” takes zeros beyond the ends, “valid” whole windows only. Above 1, "
-            f"patterns settled earlier than weights, where both settled.{interval_words}"
+            "The paper leaves open how the smoothing treats the ends, whether outliers are clipped, and what has equal "
+            "weight in Δw (parameters or tensors) and Δa (layers or units). These choices are 16 readings of the same "
+            "run. “same” pads the ends with zeros, “valid” uses whole windows only. ρ above 1 means that patterns "
+            f"settled earlier than weights, if both settled.{interval_words}"
         ),
-        summary=f"Dot plot. ρ lies between {span} over {len(values)} readings; it is {number(result.rho, '.2f')} under "
-        f"the preset {result.preset}.",
+        summary=f"Dot plot. The range of ρ over {len(values)} readings is {span}; for the preset {result.preset}, ρ is "
+        f"{number(result.rho, '.2f')}.",
         traces=tuple(traces),
         layout={
             "xaxis": {"title": {"text": "ρ"}},
@@ -85,10 +85,10 @@ def _spell(reading: Reading, named: dict[Reading, str]) -> str:
 
 
 def intervals(view: RunView) -> Iterator[tuple[str, float, float]]:
-    """Yield the intervals of ρ that are known: their source, low, high."""
+    """Yield source, low end and high end of each known interval of ρ."""
     found = view.result.uncertainty
     if found is None:
         return
-    for source, spread in (("other probe samples", found.probe), ("other noise in the run", found.course)):
+    for source, spread in (("different probe samples", found.probe), ("different noise in the run", found.course)):
         if spread is not None and spread.rho is not None:
             yield source, spread.rho.low, spread.rho.high

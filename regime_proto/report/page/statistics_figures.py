@@ -1,4 +1,4 @@
-"""How many patterns the layers have on the probe, and how evenly these are used."""
+"""Figure of the number of patterns on the probe, and of how evenly they are used."""
 
 import math
 
@@ -11,10 +11,10 @@ from regime_proto.report.view import RunView
 
 
 def statistics(view: RunView, found: PatternStatistics) -> Figure:
-    """Return entropy, agreement with the ends, and both indicators of over- and underfitting, means over the layers."""
+    """Return means over the layers: entropy, agreement with the ends, and both overfitting-underfitting indicators."""
     most = max(1.0, math.log2(found.samples))
     shown = (
-        ("entropy, of its most", found.entropy / most, PATTERN, "solid"),
+        ("entropy, of its maximum", found.entropy / most, PATTERN, "solid"),
         ("Jaccard with the first", found.jaccard_first, WEIGHT, "solid"),
         ("Jaccard with the last", found.jaccard_last, WEIGHT, "dash"),
         ("OUI, by pairs", found.oui_pairs, NEUTRAL, "solid"),
@@ -25,16 +25,17 @@ def statistics(view: RunView, found: PatternStatistics) -> Figure:
         line(found.steps, values, name, color, dash=dash, hovertemplate=f"%{{y:.3f}}<extra>{name}</extra>")
         for (name, _, color, dash), values in zip(shown, means, strict=True)
     )
-    regions = f"{found.distinct_regions[0]} at first and {found.distinct_regions[-1]} at last"
+    regions = f"{found.distinct_regions[0]} initially, {found.distinct_regions[-1]} finally"
     kind = view.result.step_kind
     return Figure(
         key="statistics",
-        title="How many patterns the probe has",
+        title="Number of patterns on the probe",
         caption=(
             f"Means over the layers, at {len(found.steps)} observations whose masks are stored: the entropy of the "
-            f"patterns of the {found.samples} samples, as a part of log₂ of their number; the patterns in common with "
-            "the first and the last observation, as a part of those that either has; and the overfitting-underfitting "
-            f"indicator by its two published formulas. Different patterns of the whole network: {regions}."
+            f"patterns of the {found.samples} samples, as a fraction of log₂ of their number; the patterns shared with "
+            "the first (last) observation, as a fraction of those that occur in either; and the "
+            "overfitting-underfitting indicator by its two published formulas. Different patterns of the whole "
+            f"network: {regions}."
         ),
         summary=f"Line chart of five statistics of patterns over {kind}s. Different patterns: {regions}.",
         traces=traces,

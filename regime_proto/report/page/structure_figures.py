@@ -1,4 +1,4 @@
-"""How much of the change of the outputs came by moving patterns, over a run."""
+"""Figure of the share of the output change that is due to moving patterns."""
 
 import itertools
 from typing import Any
@@ -29,7 +29,7 @@ _WORDS = {"last": "to the last state", "first": "from the first state"}
 
 
 def structure(view: RunView) -> list[Figure]:
-    """Return the structural share against the last and the first state beside Δa; nothing where it is not known."""
+    """Return the structural share relative to the last and the first state, with Δa; empty if it is unknown."""
     curves, kind = view.result.curves, view.result.step_kind
     known = [against for against in _WORDS if f"{QUANTITY_PREFIX}structural_share_{against}" in curves]
     if not known:
@@ -55,12 +55,12 @@ def structure(view: RunView) -> list[Figure]:
     return [
         Figure(
             key="structure",
-            title="By moving patterns, or by weights within them",
+            title="Output change due to moving patterns, or to weights within them",
             caption=(
-                f"The structural share, ‖s‖ / (‖s‖ + ‖q‖), of the change of the outputs {shown}: the part that moving "
-                "patterns accounts for; moving weights within patterns accounts for the rest. Either can move first, "
-                f"and s and q are means of the two orders{_orders(view)}. Shown are the mean over the probe samples "
-                "and around it their tenth to ninetieth percentile; dotted, Δa."
+                f"The structural share, ‖s‖ / (‖s‖ + ‖q‖), of the change of the outputs {shown}. Moving patterns "
+                "account for this share, and weights moving within patterns for the rest. Either can move first, and s "
+                f"and q are means of the two orders{_orders(view)}. The line is the mean over the probe samples, the "
+                "band their 10th to 90th percentile; the dotted line is Δa."
                 f"{ends}{thinned(view)}"
             ),
             summary=f"Line chart of the structural share over {kind}s, {shown}.{ends}",
@@ -90,7 +90,7 @@ def structure(view: RunView) -> list[Figure]:
 
 
 def _drawn(view: RunView, against: str, shares: Array) -> list[dict[str, Any]]:
-    """Return a curve, above two invisible lines and what is filled between them; it begins where it is known."""
+    """Return a curve and the band around it, filled between two invisible lines; it starts where it is known."""
     low, high = spread_of(view.result.curves, against)
     steps, start = view.steps, view.result.structure
     if against == "last" and start is not None and start.step < steps[0]:
@@ -108,15 +108,18 @@ def _drawn(view: RunView, against: str, shares: Array) -> list[dict[str, Any]]:
 
 
 def _orders(view: RunView) -> str:
-    """Say how far the orders lie apart."""
+    """Return a clause on how much the two orders differ."""
     found = view.result.structure
     if found is None or found.order is None:
         return ""
-    return f": by which moves first, the share to the last state at the begin is up to {found.order:.2f} more or less"
+    return (
+        f"; depending on which moves first, the initial share relative to the last state is up to {found.order:.2f} "
+        "more or less"
+    )
 
 
 def _in_words(step: int | None, kind: str) -> str:
     level = number(LEVEL, "g")
     if step is None:
-        return f"The share to the last state does not stay below {level}."
-    return f"The share to the last state stays below {level} (the dotted line) from {kind} {step} on."
+        return f"The share relative to the last state does not stay below {level}."
+    return f"The share relative to the last state stays below {level} (horizontal dotted line) from {kind} {step} on."

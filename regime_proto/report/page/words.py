@@ -1,4 +1,4 @@
-"""A run in plain words: what was measured, how, and what a reader should know before trusting it."""
+"""Describes a run in words: what was measured, how, and with which uncertainty."""
 
 from regime_proto.report.view import RunView
 from regime_proto.schema.layout import ATTRIBUTES
@@ -21,18 +21,18 @@ def how_measured(view: RunView) -> list[str]:
     if result.window > 1:
         said.append(f"Curves are smoothed over {result.window} observations, 0.3 epochs.")
     elif any(text.startswith("the curves are not smoothed") for text in result.warnings):
-        said.append("Curves are not smoothed: how many observations make an epoch is not known.")
+        said.append("Curves are not smoothed, because the number of observations per epoch is unknown.")
     else:
-        said.append("Curves are not smoothed: the window, 0.3 epochs, is a single observation here.")
+        said.append("Curves are not smoothed, because the window of 0.3 epochs is a single observation here.")
     if result.distance is not None:
         said.append(
-            f"At the end the weights are {result.distance.last:.3g} from their start, ‖w − w₀‖; half as far by "
-            f"{kind} {result.distance.half_at}."
+            f"The final distance of the weights from their initial values, ‖w − w₀‖, is {result.distance.last:.3g}; "
+            f"half of it is reached by {kind} {result.distance.half_at}."
         )
     said.append(_noise(view))
     if result.pattern_error is not None:
         said.append(
-            "Only some units of each layer were looked at; the largest standard error of Δa by that choice is "
+            "Only some units of each layer were measured; the largest standard error of Δa due to this choice is "
             f"{result.pattern_error:.1e}."
         )
     return said
@@ -41,33 +41,33 @@ def how_measured(view: RunView) -> list[str]:
 def _stride(view: RunView) -> str:
     result = view.result
     if result.stride is None:
-        return "Observations are unevenly spaced; each change weighs as many steps as it spans."
+        return "Observations are unevenly spaced; each change is weighted by the number of steps that it spans."
     if result.stride == 1:
         return f"Every {result.step_kind} was observed."
     return (
-        f"Observations are {result.stride} {result.step_kind}s apart: every change is the net displacement over "
-        f"{result.stride}, not a sum, so compare only with runs of the same stride."
+        f"Observations are {result.stride} {result.step_kind}s apart. Every change is the net displacement over "
+        f"{result.stride} {result.step_kind}s, not a sum, so compare only with runs of the same stride."
     )
 
 
 def _noise(view: RunView) -> str:
     floor, late = view.result.noise_floor, view.result.late_pattern_change
     if floor is None:
-        return "How many units flip by rounding alone was not measured."
+        return "The noise floor, which is the share of units that flip due to rounding alone, was not measured."
     if floor == 0:
-        return f"Noise floor: rounding alone flips no unit; late in the run Δa is {late:.1e}."
+        return f"Noise floor: rounding alone flips no units; late in the run, Δa is {late:.1e}."
     return (
-        f"Noise floor: rounding alone flips {floor:.1e} of the units; late in the run Δa is {late:.1e}, "
+        f"Noise floor: rounding alone flips {floor:.1e} of the units; late in the run, Δa is {late:.1e}, "
         f"{late / floor:.3g} times as much."
     )
 
 
 def confidence(view: RunView) -> list[tuple[str, str, str, str, str]]:
-    """Return the numbers with their intervals: name, value, other probe, other noise, meaning."""
+    """Return the numbers with their intervals: name, value, different probe, different noise, meaning."""
     result, found = view.result, view.result.uncertainty
     rows = []
     for name, spelled, meaning in (
-        ("rho", "ρ", "above 1: patterns settled earlier than weights, where both settled"),
+        ("rho", "ρ", "above 1: patterns settled earlier than weights, if both settled"),
         ("auc_w", "AUC_W", "area under the weight curve"),
         ("auc_p", "AUC_P", "area under the pattern curve"),
     ):
@@ -80,11 +80,11 @@ def confidence(view: RunView) -> list[tuple[str, str, str, str, str]]:
 
 
 def provenance(view: RunView) -> list[tuple[str, str, str]]:
-    """Return the notes of the author, then the root attributes of the file: name, value, meaning.
+    """Return name, value and meaning of the author's notes, then of the root attributes of the file.
 
-    Attributes of the format come first, in its order.
+    Attributes of the format come first, in the order of the format.
     """
-    notes = [(name, value, "note of the author") for name, value in view.notes.items()]
+    notes = [(name, value, "note by the author") for name, value in view.notes.items()]
     known = {attribute.name: attribute.meaning for attribute in ATTRIBUTES}
     names = [name for name in known if name in view.attributes]
     names += [name for name in view.attributes if name not in known]

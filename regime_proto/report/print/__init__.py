@@ -1,1 +1,1 @@
-"""Figures for print, by matplotlib."""
+"""Figures for print, drawn with matplotlib."""

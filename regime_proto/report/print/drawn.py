@@ -1,4 +1,4 @@
-"""What of a run is drawn: its curves over all intervals, with gaps where there are some, and its metrics."""
+"""The parts of a run that are drawn: its curves over all intervals, including gaps, and its metrics."""
 
 import os
 from collections.abc import Mapping
@@ -20,22 +20,22 @@ from regime_proto.schema.types import Array
 
 @dataclass(frozen=True)
 class Drawn:
-    """One run, as it is drawn.
+    """The data of one run for drawing.
 
     Parameters
     ----------
     name : str
-        Model, data set and seed where the trajectory says them, else the name of the file.
+        Model, data set and seed if the trajectory states them, else the name of the file.
     result : Result
     steps : (observation,) int64
         From the start of the first change to the end of the last one.
     epochs : (observation,) float64 or None
-        None where they are not known.
+        None if unknown.
     weights, patterns : (interval,) float64
-        Normalised; NaN where a change is not known, or the smoothing has no whole window.
+        Normalised; NaN if a change is unknown, or if the smoothing has no whole window.
     layers : (interval, layer) float64
     metrics : mapping of str to (observation,) float64
-        NaN where nothing was logged.
+        NaN if nothing was logged.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Drawn:
 
 
 def read_run(path: str | os.PathLike[str], settings: AnalysisSettings) -> Drawn:
-    """Analyze a trajectory, and read what is drawn beside the curves.
+    """Analyze a trajectory, and read everything else that is drawn.
 
     Parameters
     ----------
@@ -65,25 +65,25 @@ def read_run(path: str | os.PathLike[str], settings: AnalysisSettings) -> Drawn:
 
 
 def as_drawn(result: Result, batches_per_epoch: float | None) -> Drawn:
-    """Read what is drawn beside the curves of a result.
+    """Return the data for drawing a result, read from its trajectory.
 
     Parameters
     ----------
     result : Result
     batches_per_epoch : float or None
-        For the axis, where the trajectory holds no epochs.
+        Used for the axis if the trajectory holds no epochs.
 
     Raises
     ------
     RegimeError
-        The trajectory cannot be read, or is not that of the result.
+        The trajectory cannot be read, or does not belong to the result.
     """
     if result.trajectory is None:
-        raise RegimeError("the result is of a data set in memory, without metrics and epochs to draw: analyze its file")
+        raise RegimeError("the result is of a data set in memory, without metrics and epochs to draw; analyze its file")
     path = Path(result.trajectory)
     with open_checked(path) as file:
         if file.attrs["run_id"] != result.curves.attrs["run_id"]:
-            raise RegimeError(f"{path}: holds another run than when it was analyzed; analyze it again")
+            raise RegimeError(f"{path}: now holds a different run from the analyzed one; analyze it again")
         header, observed = read_header(file), read_observed(file, result)
         metrics = {variable.meaning: file[variable.name][observed.at] for variable in metric_variables(file)}
     intervals = len(observed.steps) - 1

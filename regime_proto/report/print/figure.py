@@ -1,4 +1,4 @@
-"""Figures for print: normalised curves of weights and patterns, as in the paper's Fig. 1, of one run or several."""
+"""Figures for print: normalised curves of weights and patterns, as in the paper's Fig. 1, for one or several runs."""
 
 import os
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def plot(
     batches_per_epoch: float | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Draw runs into a file; the same runs give the same bytes.
+    """Draw runs into a file; the same runs always produce the same bytes.
 
     Parameters
     ----------
@@ -41,17 +41,17 @@ def plot(
     output : path
         Ends with .pdf, .svg or .png.
     columns : {1, 2}
-        Columns of a journal that the figure is wide: 3.5 or 7.16 inches.
+        Width of the figure in journal columns: 3.5 or 7.16 inches.
     layers : {"curves", "map"}, optional
-        Draw the pattern change of every layer too, as curves or as colours.
+        Also draw the pattern change of every layer, as curves or as a colour map.
     metrics : sequence of str
-        Which metrics to draw; if none is named, loss and score, where the file has them.
+        Metrics to draw. Default: loss and score, if the file has them.
     dpi : int
         Pixels per inch of a .png.
     preset, steps, batches_per_epoch : optional
         As in `analyze`.
     overwrite : bool
-        Replace another file.
+        Replace an existing figure with different contents.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def plot(
     Raises
     ------
     RegimeError
-        A run cannot be analyzed, the kind of file is unknown, or another file is in the way.
+        A run cannot be analyzed, the kind of file is unknown, or the output exists and must not be replaced.
     """
     output = Path(output)
     form = form_of(output)
@@ -74,17 +74,17 @@ def plot(
 
 
 def form_of(output: Path) -> str:
-    """Return the kind of file that a name means.
+    """Return the kind of file that the suffix of a name specifies.
 
     Raises
     ------
     RegimeError
-        It is none that can be written.
+        This kind of file cannot be written.
     """
     form = output.suffix.lower().removeprefix(".")
     if form not in style.FORMATS:
         known = ", ".join(f".{name}" for name in style.FORMATS)
-        raise RegimeError(f"{output}: expected a name that ends with one of {known}")
+        raise RegimeError(f"{output}: expected a file name that ends with one of {known}")
     return form
 
 
@@ -97,12 +97,12 @@ def image(
     metrics: Sequence[str] = (),
     dpi: int = DPI,
 ) -> bytes:
-    """Return a figure of some runs as the content of a file of the kind `form`.
+    """Return a figure of runs as the content of a file of the kind `form`.
 
     Raises
     ------
     RegimeError
-        There is nothing to draw, too much for a page, or no metric of a name.
+        There is nothing to draw, the figure does not fit on a page, or a metric does not exist.
     """
     with style.for_print():
         return style.as_file(_figure(runs, columns, layers, metrics), form, dpi=dpi)

@@ -1,4 +1,4 @@
-"""The panels of a figure: curves, layers and metrics below each other, runs side by side."""
+"""The panels of a figure: curves, layers and metrics from top to bottom, runs side by side."""
 
 import math
 import textwrap
@@ -24,7 +24,7 @@ from regime_proto.schema.types import Array
 
 LAYERS = ("curves", "map")
 
-# Finer than print shows.
+# More points than print can resolve.
 BINS = 600
 COLUMNS_OF_A_MAP = 300
 
@@ -37,9 +37,9 @@ _ACROSS = {1: 2, 2: 4}
 _LEGEND_COLUMNS = {1: 3, 2: 6}
 _LEGEND_LETTERS = 24
 _FEW_POINTS = 30
-# Of both areas in one line.
+# Letters that both areas take on one line.
 _AREAS_LETTERS = 22
-# Left and right of the curves, as a part of their length.
+# Margins on the left and right of the curves, as a fraction of their length.
 _MARGIN = 0.02
 # The end of the colour map is too light for a line on white.
 _DARK = 0.8
@@ -47,17 +47,17 @@ _DARK = 0.8
 
 @dataclass(frozen=True)
 class Plan:
-    """What a figure consists of.
+    """The contents of a figure.
 
     Parameters
     ----------
     columns, across, down : int
-        Columns of a journal; runs beside each other, and below.
+        Journal columns; number of runs side by side, and on top of each other.
     layers : str or None
     losses, scores : tuple of str
         Metrics to draw.
     axis : str
-        What the horizontal axes count.
+        Unit of the horizontal axes.
     """
 
     columns: int
@@ -70,28 +70,28 @@ class Plan:
 
     @property
     def panels(self) -> tuple[str, ...]:
-        """The panels of each run, from above."""
+        """The panels of each run, from top to bottom."""
         there = {"curves": True, "layers": self.layers is not None, "loss": self.losses, "score": self.scores}
         return tuple(name for name, is_there in there.items() if is_there)
 
     def shares(self, panel: str) -> bool:
-        """Whether all runs have the same vertical axis there; they may have different numbers of layers."""
+        """Whether all runs share the vertical axis of a panel; they may have different numbers of layers."""
         return panel != "layers" or self.layers == "curves"
 
     @property
     def letters(self) -> int:
-        """How many letters fit above a panel."""
+        """Number of letters that fit above a panel."""
         sides = _SIDE * (2 if self.layers == "map" else 1)
         return int((style.WIDTHS[self.columns] - sides) / self.across / _LETTER)
 
 
 def draw(runs: Sequence[Drawn], *, columns: int, layers: str | None, metrics: Sequence[str]) -> Any:
-    """Return the figure of some runs.
+    """Return the figure of the given runs.
 
     Raises
     ------
     RegimeError
-        It is too high for a page, the axes count different things, or there is no metric of a name.
+        It is too high for a page, the runs have no common axis, or a metric does not exist.
     """
     losses, scores = choose(metrics, (name for run in runs for name in run.metrics))
     across = min(len(runs), _ACROSS[columns])
@@ -121,13 +121,13 @@ def draw(runs: Sequence[Drawn], *, columns: int, layers: str | None, metrics: Se
 
 
 def _axis(runs: Sequence[Drawn]) -> str:
-    """Return what the horizontal axes of all runs count: epochs, where they are known of all."""
+    """Return the unit of the horizontal axes of all runs: epochs, if they are known for all."""
     if all(run.epochs is not None for run in runs):
         return "epoch"
     kinds = dict.fromkeys(run.result.step_kind for run in runs)
     if len(kinds) > 1:
         counted = " and ".join(f"{kind}s" for kind in kinds)
-        raise RegimeError(f"the runs count in {counted}, which fit on no common axis: draw them apart")
+        raise RegimeError(f"the runs count in {counted}, which have no common axis; draw them separately")
     return "checkpoint" if "ordinal" in kinds else next(iter(kinds))
 
 
@@ -153,7 +153,7 @@ def _axes(plan: Plan, *, title_lines: int, entries: int) -> tuple[Any, Array]:
 
 
 def _places(run: Drawn, plan: Plan) -> Array:
-    """Return where the observations of a run stand on the horizontal axis."""
+    """Return the positions of the observations of a run on the horizontal axis."""
     return run.epochs if plan.axis == "epoch" and run.epochs is not None else run.steps
 
 
@@ -212,19 +212,19 @@ def _draw_map(axes: Any, run: Drawn, at: Array) -> None:
 
 
 def mean_between(edges: Array, at: Array, values: Array) -> Array:
-    """Return the mean of a curve between neighbouring edges, each value counting as long as its interval.
+    """Return the mean of a curve between consecutive edges, with each value weighted by the length of its interval.
 
     Parameters
     ----------
     edges : (bin + 1,) float64
     at : (observation,) number
     values : (interval,) float64
-        Those between neighbouring observations; NaN does not count.
+        Values between consecutive observations; NaN is ignored.
 
     Returns
     -------
     (bin,) float64
-        NaN where nothing is known.
+        NaN if no value is known.
     """
     known = np.isfinite(values)
     lengths = np.diff(at)
@@ -233,7 +233,7 @@ def mean_between(edges: Array, at: Array, values: Array) -> Array:
         return np.diff(np.interp(edges, at, np.concatenate([[0.0], np.cumsum(heights * lengths)])))
 
     covered = integrated(known.astype(np.float64))
-    # Less than that is rounding of the sums.
+    # Smaller lengths are rounding errors of the sums.
     some = covered > 1e-9 * np.diff(edges)
     return np.where(some, integrated(np.where(known, values, 0.0)) / np.where(some, covered, 1.0), np.nan)
 
@@ -250,7 +250,7 @@ def _draw_metrics(axes: Any, run: Drawn, at: Array, looks: Mapping[str, style.Lo
 
 
 def _titles(runs: Sequence[Drawn], plan: Plan) -> list[str]:
-    """Return what stands above each run: ρ and the areas, and which run it is where there are several."""
+    """Return the title of each run: ρ and the areas, and the name of the run if there are several."""
     if len(runs) == 1:
         return [", ".join(_numbers(runs[0]))]
     titles = []
@@ -262,7 +262,7 @@ def _titles(runs: Sequence[Drawn], plan: Plan) -> list[str]:
 
 
 def _names(runs: Sequence[Drawn], plan: Plan) -> list[list[str]]:
-    """Return the name of each run in two lines at most, no two alike, with the stride where it differs."""
+    """Return a unique name of each run, in at most two lines, with the stride if strides differ."""
     names, strides = [printable(run.name) for run in runs], [""] * len(runs)
     if len({(run.result.step_kind, run.result.stride) for run in runs}) > 1:
         found = [run.result.stride for run in runs]
@@ -284,7 +284,7 @@ def _numbers(run: Drawn) -> tuple[str, str, str]:
 
 
 def _plain(text: str) -> str:
-    """Return a text in which nothing is hidden, or taken for a formula."""
+    """Return text in which nothing is hidden or treated as a formula."""
     return printable(text).replace("$", r"\$")
 
 

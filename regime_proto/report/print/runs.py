@@ -1,4 +1,4 @@
-"""A figure of runs to look at, or to change further."""
+"""Returns a figure of runs, to display or to modify."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -26,15 +26,15 @@ def figure(
     runs : path, Result, or iterable of these
         Trajectory files, or results of `analyze`; several become small multiples with the same axes.
     columns : {1, 2}
-        Columns of a journal that the figure is wide: 3.5 or 7.16 inches.
+        Width of the figure in journal columns: 3.5 or 7.16 inches.
     layers : {"curves", "map"}, optional
-        Draw the pattern change of every layer too, as curves or as colours.
+        Also draw the pattern change of every layer, as curves or as a colour map.
     metrics : sequence of str
-        Which metrics to draw; if none is named, loss and score, where the file has them.
+        Metrics to draw. Default: loss and score, if the file has them.
     preset, steps : optional
         As in `analyze`; a `Result` keeps its own.
     batches_per_epoch : float, optional
-        As in `analyze`; of a `Result` only the axis depends on it.
+        As in `analyze`; for a `Result`, it affects only the axis.
 
     Returns
     -------
@@ -43,9 +43,9 @@ def figure(
     Raises
     ------
     RegimeError
-        matplotlib is not installed, a run cannot be analyzed, or the file of a result holds another run now.
+        matplotlib is not installed, a run cannot be analyzed, or the file of a result now holds a different run.
     """
-    # matplotlib is optional: without it, this says what to install.
+    # matplotlib is optional; without it, this import raises an error that says what to install.
     from regime_proto.report.print.figure import figure as draw
 
     given = [runs] if isinstance(runs, str | os.PathLike | Result) else list(runs)

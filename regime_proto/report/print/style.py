@@ -1,4 +1,4 @@
-"""How figures for print look, and how they become files: the same bytes for the same figure."""
+"""The style of figures for print, and their output as files, with the same bytes for the same figure."""
 
 import io
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from typing import Any
 from matplotlib import style
 from matplotlib.figure import Figure
 
-# What matplotlib is told of a line.
+# Properties of a line in matplotlib.
 Look = dict[str, Any]
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; the dashes do it in grey.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; dashes distinguish lines in grey.
 WEIGHTS: Look = {"color": "#0072B2", "linestyle": "-"}
 PATTERNS: Look = {"color": "#D55E00", "linestyle": (0, (3.5, 1.2))}
 LOSSES: tuple[Look, ...] = ({"color": "#000000", "linestyle": "-"}, {"color": "#767676", "linestyle": (0, (3.5, 1.2))})
@@ -34,7 +34,7 @@ _SETTINGS: dict[str, Any] = {
     "axes.titlepad": 4,
     "axes.labelsize": 8,
     "axes.labelpad": 2,
-    # The font that comes with matplotlib is there on every machine.
+    # matplotlib includes this font, so that every machine has it.
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "legend.fontsize": 8,
@@ -46,17 +46,17 @@ _SETTINGS: dict[str, Any] = {
     "ytick.major.width": 0.6,
     "xtick.major.size": 2.5,
     "ytick.major.size": 2.5,
-    # Whole fonts as outlines that can be edited, not drawings of glyphs (Type 3); text in SVG stays text.
+    # Embeds editable TrueType fonts instead of Type 3; text in SVG stays text.
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
-    # Names of clip paths and the like, which are random otherwise.
+    # Fixes the names of clip paths and other elements, which would be random otherwise.
     "svg.hashsalt": "regime",
 }
 
-# Pixels per inch on a screen: letters are as large there as those of a page.
+# Pixels per inch on a screen, at which letters are as large as those of a page.
 SCREEN = 150
 
-# What would tell when a file was made.
+# Metadata that would hold the date of a file.
 _WITHOUT_DATES: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None},
     "svg": {"Date": None},
@@ -66,7 +66,7 @@ FORMATS = tuple(_WITHOUT_DATES)
 
 
 class Inline(Figure):
-    """A figure that a notebook shows, whether or not pyplot is imported there."""
+    """A figure that a notebook displays even if pyplot is not imported."""
 
     def _repr_png_(self) -> bytes:
         with for_print():
@@ -75,7 +75,7 @@ class Inline(Figure):
 
 @contextmanager
 def for_print() -> Iterator[None]:
-    """Draw with these settings, whatever the user's own are, and leave the user's as they were."""
+    """Draw with these settings, without changing the user's own settings."""
     with style.context(["default", _SETTINGS]):
         yield
 

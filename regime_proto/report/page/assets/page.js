@@ -1,4 +1,4 @@
-// Draws the figures of a page, in its colours; what a mouse can do with a legend the keyboard can do too.
+// Draws the figures of a page in the colours of its theme; legends can be used by mouse and by keyboard.
 "use strict";
 (() => {
   const root = document.documentElement;
@@ -21,7 +21,7 @@
     button.setAttribute("aria-pressed", String(isDark));
   }
 
-  // "var(--name)" anywhere in a figure stands for a colour of the page.
+  // Replaces "var(--name)" anywhere in a figure by a colour of the page.
   function colored(value, style) {
     if (typeof value === "string") {
       const found = /^var\((--[\w-]+)\)$/.exec(value);
@@ -54,7 +54,7 @@
     return result;
   }
 
-  // An axis or the colours on a logarithmic scale; what is not above 0 has no place there.
+  // Puts an axis or the colours on a logarithmic scale; values that are not positive are left out.
   function switched(plot) {
     const layout = structuredClone(plot.layout);
     for (const axis of plot.switched["log-axis"] || []) {
@@ -68,7 +68,7 @@
     return { layout, traces };
   }
 
-  // Beside a narrow map a bar of colours would leave no room: there it lies below.
+  // On a narrow page, a colour bar next to a map takes too much space, so it is placed below.
   function placed(trace) {
     if (!narrow.matches || !trace.colorbar) return trace;
     const title = { ...trace.colorbar.title, side: "top" };
@@ -85,7 +85,7 @@
       scrollZoom: false,
     };
     const sized = { ...shared(layout, style), width: target.clientWidth };
-    // A bar of colours that moves from beside a map to below it cannot be redrawn in place.
+    // A colour bar that moves between next to and below a map cannot be redrawn in place.
     if (plot.drawn && plot.narrow !== narrow.matches) {
       Plotly.purge(target);
       plot.drawn = false;
@@ -99,12 +99,12 @@
     }
   }
 
-  // A legend by keyboard: Enter or the space bar shows or hides a curve.
+  // Makes a legend usable by keyboard: Enter or the space bar shows or hides a curve.
   function reachable(target) {
     target.querySelectorAll(".legend .traces").forEach((entry) => {
       const toggle = entry.querySelector(".legendtoggle");
       if (!toggle) return;
-      // What is drawn of a name is not what it is written as: "<" is "&lt;".
+      // The displayed name differs from the name of the trace, in which "<" is "&lt;".
       const { name } = entry.__data__[0].trace;
       const shown = entry.querySelector(".legendtext")?.textContent || "";
       toggle.setAttribute("tabindex", "0");
@@ -154,7 +154,7 @@
   for (const details of document.querySelectorAll("details.run")) {
     details.addEventListener("toggle", () => drawShown({ again: false }));
   }
-  // A link into a part that is folded opens it.
+  // Opens the collapsed section that a link points into.
   function unfold() {
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
     let folded = target && target.closest("details:not([open])");
@@ -167,7 +167,7 @@
     chosen = root.dataset.theme === "dark" ? "light" : "dark";
     repaint();
   });
-  // Everything is printed, in light colours, and as wide as a sheet of paper.
+  // Prints all sections, in light colours, at the width of a sheet of paper.
   function setPrinting(begins) {
     printing = begins;
     root.toggleAttribute("data-printing", begins);
