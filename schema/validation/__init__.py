@@ -1,1 +1,1 @@
-"""What a trajectory file must be: the rules, and the checks that hold a file against them."""
+"""The rules for trajectory files, and the checks of a file against them."""

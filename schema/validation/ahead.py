@@ -1,6 +1,6 @@
-"""Checks many files ahead of whoever reads them: some dozens in one process, which takes longer to start than to check.
+"""Checks many files in advance of their reader: dozens in one process, as starting a process takes longer than a check.
 
-Only that a file is sound is taken from there. Whoever opens one that is not finds that out by a check of its own.
+Only the result that a file is valid is used. The reader of an invalid file checks it again itself.
 """
 
 import os
@@ -13,7 +13,8 @@ from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.guard import examine_together, require_file
 
-# Files of the first child, for which the reader waits; each next one takes twice as many, up to the most.
+# The number of files for the first child, for which the reader waits; each further child gets twice as many, up to the
+# maximum.
 _FIRST, _MOST = 8, 64
 _MOST_BYTES = 256 * 2**20
 _MOST_CHILDREN = 4
@@ -23,7 +24,7 @@ Known = Callable[[Path], trust.Record | None]
 
 @contextmanager
 def checking_ahead(paths: Sequence[Path]) -> Iterator[Known]:
-    """Let children check files that this machine does not know, while this process reads those before them.
+    """Let child processes check files that this machine does not know, while this process reads earlier ones.
 
     Parameters
     ----------
@@ -33,7 +34,7 @@ def checking_ahead(paths: Sequence[Path]) -> Iterator[Known]:
     Yields
     ------
     callable
-        Waits for what was found in a file, and returns what is known of it; None if it is still to be checked.
+        Waits for the check of a file, and returns its record; None if the file must still be checked.
     """
     found: dict[Path, Future[dict[Path, trust.Record]]] = {}
     pool = ThreadPoolExecutor(_children(), thread_name_prefix="regime-check")
@@ -51,13 +52,13 @@ def checking_ahead(paths: Sequence[Path]) -> Iterator[Known]:
 
 
 def _children() -> int:
-    """Return how many children to have: one core is the reader's."""
+    """Return the number of children: one core is left for the reader."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores - 1, _MOST_CHILDREN))
 
 
 def _is_unknown(path: Path) -> bool:
-    """Whether there is a file that has to be checked; what is none is told of when its turn comes."""
+    """Whether a file must be checked; a path that is not a file causes an error later, when it is read."""
     with suppress(TrajectoryError):
         require_file(path)
         return not trust.is_trusted(path)
@@ -78,9 +79,9 @@ def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 def _sound(paths: Sequence[Path]) -> dict[Path, trust.Record]:
-    """Check files, remember those that readers may open, and return what is known of them."""
+    """Check files, remember those that readers may open, and return their records."""
     found: dict[Path, trust.Record] = {}
-    # One that changes meanwhile, or cannot be read, leaves those after it to a check of their own.
+    # If a file changes meanwhile or cannot be read, the files after it are checked separately.
     with suppress(TrajectoryError):
         for path, (_, known) in zip(paths, examine_together(paths), strict=False):
             if known is not None:

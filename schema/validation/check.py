@@ -1,8 +1,8 @@
-"""The checks, and the program that runs them in a process of its own.
+"""The checks, and the program that runs them in a separate process.
 
-``python -m regime_proto.schema.validation.check brief|whole|segment MEMORY SECONDS FILE…`` prints what was found in
-each file as a line of JSON, up to the first that readers refuse. MEMORY and SECONDS are those that any file may take;
-each may take more by its size.
+``python -m regime_proto.schema.validation.check brief|whole|segment MEMORY SECONDS FILE…`` prints the result for each
+file as a line of JSON, up to the first file that readers refuse. MEMORY and SECONDS are limits for a file of any size;
+larger files may use more.
 """
 
 import itertools
@@ -31,11 +31,11 @@ from regime_proto.schema.validation.structure import (
 )
 from regime_proto.schema.validation.values import fixed_problems, row_problems
 
-# Of a file that is wrong everywhere, this much is enough.
+# For a file with errors everywhere, this many problems are enough.
 MAX_PROBLEMS = 100
 
-# To inflate chunks, and to read all rows, may each take a second more for so many bytes, inflated: a third of what it
-# took where it was measured.
+# Inflating chunks and reading all rows may each take one more second per this many inflated bytes: a third of the
+# measured speed.
 ROW_BYTES_PER_SECOND = 25 * 2**20
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -43,13 +43,13 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Found:
-    """What a check found in a file.
+    """The result of the check of a file.
 
     Parameters
     ----------
     problems : list of Problem
     defers : bool
-        Whether the chunks of its masks are still to be inflated, by whoever reads them.
+        Whether the reader must still inflate the chunks of its masks.
     """
 
     problems: list[Problem]
@@ -57,24 +57,24 @@ class Found:
 
 
 def problems_of(path: Path, *, whole: bool, **given: Any) -> list[Problem]:
-    """Return what is wrong with a file; in this process. Options as of `look_at`."""
+    """Return the problems of a file, found in this process. Options as in `look_at`."""
     return look_at(path, whole=whole, **given).problems
 
 
 def look_at(
     path: Path, *, whole: bool, in_run: bool = False, before_content: Callable[[int], None] | None = None
 ) -> Found:
-    """Hold a file against the rules; in this process.
+    """Check a file against the rules, in this process.
 
     Parameters
     ----------
     path : Path
     whole : bool
-        Look at the values of all rows too.
+        Also check the values of all rows.
     in_run : bool
-        The file is a segment, which may begin with a change towards its first row.
+        The file is a segment, which may begin with the change to its first row.
     before_content : callable, optional
-        Called before chunks are inflated, and again before rows are read, with the bytes that they take.
+        Called before chunks are inflated, and again before rows are read, with the number of bytes.
     """
     with path.open("rb") as opened:
         if opened.read(len(_SIGNATURE)) != _SIGNATURE:
@@ -92,29 +92,29 @@ def look_at(
     except Exception as error:
         if re.search("memory allocation failed|allocate", str(error)):
             raise MemoryError from None
-        # Whatever the library says when it stumbles over damage.
+        # Any error that the library raises on damaged data.
         return Found([Problem("file-hdf5", "/", "an undamaged HDF5 file", describe(error))])
 
 
 def _say_nothing(count: int) -> None:
-    """Let content be read without a word."""
+    """Do nothing before content is read."""
     del count
 
 
 def file_problems(
     file: h5py.File, *, inflate: bool = True, later: bool = False, announce: Callable[[int], None] = _say_nothing
 ) -> list[Problem]:
-    """Return what is wrong with what every reader relies on, stage by stage: the next trusts the one before.
+    """Return the problems in the parts that every reader relies on, stage by stage: each stage trusts the previous one.
 
     Parameters
     ----------
     file : h5py.File
     inflate : bool
-        False for what this process wrote, of chunks that are known to be whole.
+        False for files that this process wrote from chunks that are known to be complete.
     later : bool
-        Masks too large to be inflated now may be inflated when they are read.
+        Masks that are too large to be inflated now may be inflated when they are read.
     announce : callable, optional
-        Called before chunks are inflated with the bytes that they take.
+        Called before chunks are inflated, with the number of bytes.
     """
     objects = Objects(file)
 
@@ -143,9 +143,9 @@ def _first(problems: Iterator[Problem]) -> list[Problem]:
 
 
 def limit(memory: int, seconds: float) -> None:
-    """Bound what this process may take from now on, as far as the system can."""
+    """Limit the resources of this process from now on, as far as the system supports it."""
     with suppress(ImportError, OSError, ValueError):
-        # What is missing on other systems than Linux; the parent still does not wait for ever.
+        # Missing on systems other than Linux; the parent still does not wait forever.
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -155,14 +155,14 @@ def limit(memory: int, seconds: float) -> None:
 
 
 def _taken_memory() -> int:
-    """Return the bytes of address space that this process has."""
+    """Return the size of the address space of this process, in bytes."""
     import resource
 
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
 
 
 def allow(seconds: float) -> None:
-    """Let this process take so many seconds of processor time from now on."""
+    """Limit the processor time of this process to this many seconds from now on."""
     import resource
 
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -171,9 +171,9 @@ def allow(seconds: float) -> None:
 
 
 class _Limits:
-    """What each of several files may take, which is what it may take in a process of its own.
+    """The resources that each of several files may use: the same as in a separate process.
 
-    What a file leaves behind counts for those after it, so they may take less, never more.
+    Resources that a file does not release count for those after it, so they may use less, but never more.
     """
 
     def __init__(self, memory: int, seconds: float, sizes: Sequence[int]) -> None:
@@ -185,7 +185,7 @@ class _Limits:
         limit(memory + max(sizes, default=0), seconds)
 
     def begin(self, size: int) -> None:
-        """Bound what the next file may take, which has so many bytes."""
+        """Limit the resources for the next file, which has this size in bytes."""
         self._allowed = self._seconds + size / BYTES_PER_SECOND
         self.before_content(0)
         with suppress(ImportError, OSError, ValueError):
@@ -196,13 +196,13 @@ class _Limits:
             resource.setrlimit(resource.RLIMIT_AS, (soft if most < 0 else min(soft, most), most))
 
     def before_content(self, count: int) -> None:
-        """Let so many bytes of content take their time."""
+        """Allow the time that this many bytes of content need."""
         with suppress(ImportError, OSError, ValueError):
             allow(self._allowed + count / ROW_BYTES_PER_SECOND)
 
 
 def main(extent: str, memory: str, seconds: str, *paths: str) -> int:
-    """Print what is found in files as JSON."""
+    """Print the results for files as JSON."""
     sizes = [Path(path).stat().st_size for path in paths]
     limits = _Limits(int(memory), float(seconds), sizes)
     try:
@@ -212,7 +212,7 @@ def main(extent: str, memory: str, seconds: str, *paths: str) -> int:
                 Path(path), whole=extent != BRIEF, in_run=extent == SEGMENT, before_content=limits.before_content
             )
             fields = [[problem.rule, problem.where, problem.expected, problem.found] for problem in found.problems]
-            # At once: the next file may be the end of this process.
+            # Immediately: the next file may crash this process.
             print(json.dumps([fields, found.defers]), flush=True)  # noqa: T201
             if errors(found.problems):
                 break

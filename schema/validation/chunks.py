@@ -1,7 +1,7 @@
-"""Stored chunks: where they lie, and how long they become.
+"""Stored chunks: their place in the file, and their inflated size.
 
-HDF5 takes a chunk that inflates short for a whole one, and reads whatever memory follows; one that inflates long fills
-the memory first. So every chunk is inflated here before HDF5 reads it.
+HDF5 treats a chunk that inflates to too few bytes as complete, and reads whatever memory follows. A chunk that inflates
+to too many bytes fills the memory first. So every chunk is inflated here before HDF5 reads it.
 """
 
 import itertools
@@ -16,11 +16,11 @@ from h5py import h5d, h5z
 
 from regime_proto.schema.validation.rules import Problem
 
-# Deflate makes at most 1,032 bytes of one: chunks below this cannot become larger than 256 MiB.
+# Deflate expands one byte to at most 1,032: chunks below this size cannot inflate to more than 256 MiB.
 MAX_TRUSTED_STORED_BYTES = 256 * 2**20 // 1032
 
 _CHECKSUM_BYTES = 4
-# So much is inflated at a time: it stays in the processor's cache.
+# The amount that is inflated at a time; it fits in the processor's cache.
 _PIECE_BYTES = 2**18
 
 
@@ -31,9 +31,9 @@ class Chunking:
     Parameters
     ----------
     size : int
-        Bytes of a chunk.
+        The size of a chunk in bytes.
     step : tuple of int
-        Its shape.
+        The shape of a chunk.
     filters : tuple of (int, int)
         Code and first parameter of each filter, in the order in which they are applied when a chunk is written.
     """
@@ -52,7 +52,7 @@ class Chunking:
         return cls(math.prod(step) * dataset.get_type().get_size(), step, filters)
 
     def length(self, content: bytes, mask: int) -> int:
-        """Return how many bytes HDF5 makes of a stored chunk; -1 if it is damaged, more than `size` if it is a bomb.
+        """Return the inflated size of a stored chunk; -1 if it is damaged, more than `size` if it is a bomb.
 
         Parameters
         ----------
@@ -69,13 +69,13 @@ class Chunking:
             elif code == h5z.FILTER_SHUFFLE:
                 content = _unshuffled(content, width)
             elif code == h5z.FILTER_DEFLATE:
-                # What comes before the compression does not change the length, but for a checksum.
+                # Filters that are applied before the compression do not change the length, except for a checksum.
                 content, length = b"", inflated_length(content, self.size + _CHECKSUM_BYTES)
         return length
 
 
 def inflated_length(content: bytes, limit: int) -> int:
-    """Return how many bytes a deflated chunk becomes; -1 if it is damaged, ``limit + 1`` if there are more."""
+    """Return the inflated size of a deflated chunk; -1 if it is damaged, ``limit + 1`` if it exceeds the limit."""
     inflater, length, waiting = zlib.decompressobj(), 0, content
     try:
         while not inflater.eof and length <= limit:
@@ -98,14 +98,14 @@ def _unshuffled(content: bytes, width: int) -> bytes:
 
 
 def stored_problems(path: str, dataset: Any, file_size: int, *, inflate: bool) -> Iterator[Problem]:
-    """Yield what is wrong with the stored chunks of a dataset.
+    """Yield the problems of the stored chunks of a dataset.
 
     Parameters
     ----------
     path : str
-        Of the dataset.
+        The path of the dataset.
     dataset : h5py.h5d.DatasetID
-        It is chunked, its filters are known ones, and it has as many chunks as it ought to.
+        A chunked dataset with known filters and the right number of chunks.
     file_size : int
     inflate : bool
         Inflate every chunk, not only those that could fill the memory.
@@ -139,7 +139,7 @@ def stored_problems(path: str, dataset: Any, file_size: int, *, inflate: bool) -
     elif not seen.all():
         yield Problem("chunk-count", path, f"{len(seen):,} chunks, each once", f"{int(seen.sum()):,}")
     elif total > file_size:
-        # Only chunks that share their bytes can do that.
+        # This is possible only if chunks share their bytes.
         yield Problem("chunk-stored", path, f"chunks of at most {file_size:,} bytes together", f"{total:,}")
     else:
         offsets = (chunk.chunk_offset for chunk in suspects)
@@ -149,7 +149,7 @@ def stored_problems(path: str, dataset: Any, file_size: int, *, inflate: bool) -
 def every_offset(
     dataset: Any, chunking: Chunking, box: Sequence[tuple[int, int]] | None = None
 ) -> Iterator[tuple[int, ...]]:
-    """Return the offsets of the chunks of a dataset, or of those that a box touches, ``(start, stop)`` on each axis."""
+    """Return the offsets of the chunks of a dataset, or only of those in a box, ``(start, stop)`` on each axis."""
     bounds = box or [(0, length) for length in dataset.shape]
     ranges = (
         range(start - start % step, stop, step) for (start, stop), step in zip(bounds, chunking.step, strict=True)
@@ -158,7 +158,7 @@ def every_offset(
 
 
 def inflated_problems(path: str, dataset: Any, offsets: Iterator[tuple[int, ...]]) -> Iterator[Problem]:
-    """Yield the first of some chunks that does not become as long as it ought to."""
+    """Yield the first of these chunks that does not inflate to the right size."""
     chunking = Chunking.of(dataset)
     for offset in offsets:
         mask, content = dataset.read_direct_chunk(offset)
@@ -170,7 +170,7 @@ def inflated_problems(path: str, dataset: Any, offsets: Iterator[tuple[int, ...]
 
 
 def inflated_bytes(dataset: h5d.DatasetID) -> int:
-    """Return how many bytes all chunks of a dataset take together; 0 if it has none."""
+    """Return the total inflated size of all chunks of a dataset, in bytes; 0 if it has none."""
     if dataset.get_create_plist().get_layout() != h5d.CHUNKED:
         return 0
     return int(dataset.get_num_chunks()) * Chunking.of(dataset).size

@@ -1,4 +1,4 @@
-"""Holds version, attributes, variables and dimensions of a file against the table in `layout`."""
+"""Checks version, attributes, variables and dimensions of a file against the table in `layout`."""
 
 import datetime
 import re
@@ -16,12 +16,12 @@ from regime_proto.schema.validation.structure import address_of, text_of
 
 _KINDS = {"f8": "fiu", "i8": "iu"}
 _TYPE_NAMES = {"str": "string of variable length", "f8": "number", "i8": "integer"}
-# What netCDF libraries write for themselves.
+# Attributes that netCDF libraries write for themselves.
 _OTHERS_ATTRIBUTES = {"_NCProperties", "_nc3_strict"}
 
 
 def contents_problems(file: h5py.File) -> Iterator[Problem]:
-    """Yield what is wrong with the names, types and lengths in a file whose structure is sound."""
+    """Yield the problems of names, types and lengths in a file whose structure is valid."""
     version = list(_version_problems(file))
     yield from version
     if any(problem.rule != "version-minor" for problem in version):
@@ -44,9 +44,9 @@ def _version_problems(file: h5py.File) -> Iterator[Problem]:
     major, minor = map(int, match.groups())
     our_major, our_minor = map(int, layout.VERSION.split("."))
     if major != our_major:
-        yield Problem("version-major", where, f"format {our_major}.x, or another regime-proto to read it", str(found))
+        yield Problem("version-major", where, f"format {our_major}.x; use a regime-proto for that format", str(found))
     elif minor > our_minor:
-        yield Problem("version-minor", where, f"format {layout.VERSION} or older", f"{found}: what is new is not read")
+        yield Problem("version-minor", where, f"format {layout.VERSION} or older", f"{found}: new names are not read")
 
 
 def _attribute_problems(file: h5py.File) -> Iterator[Problem]:
@@ -63,7 +63,7 @@ def _attribute_problems(file: h5py.File) -> Iterator[Problem]:
         elif attribute.choices and value not in attribute.choices:
             yield Problem("attribute-choice", where, " or ".join(attribute.choices), _shown(value))
         elif attribute.name == layout.FIRST_OBSERVATION and value < 0:
-            yield Problem("attribute-type", where, "a number from 0", _shown(value))
+            yield Problem("attribute-type", where, "a number of at least 0", _shown(value))
         elif attribute.name == "created" and not _is_time(value):
             yield Problem("attribute-time", where, "a time such as 2026-01-31T12:00:00+00:00", _shown(value))
 
@@ -87,7 +87,7 @@ def _shown(value: Any) -> str:
 
 
 def _present(file: h5py.File) -> tuple[layout.Variable, ...]:
-    """Return the variables of the table that the file ought to have: required ones, and groups that are begun."""
+    """Return the variables of the table that the file must have: required ones, and all of each group that it uses."""
     groups = {variable.group for variable in layout.OPTIONAL if variable.name in file}
     quantities = (_quantity_variable(file[name]) for name in quantity_names(file) if _is_variable(file, name))
     return (*layout.variables(groups=groups), *metric_variables(file), *quantities)
@@ -98,7 +98,7 @@ def _is_variable(file: h5py.File, name: str) -> bool:
 
 
 def _quantity_variable(stored: h5py.Dataset) -> layout.Variable:
-    """Return a quantity as a variable of the table, with the dimensions and the unit that it says it has."""
+    """Return a quantity as a variable of the table, with the dimensions and the unit that it declares."""
     found = attached_dimensions(stored)
     dims = found if found[:1] == (layout.STEP,) and found[1:] in layout.QUANTITY_DIMENSIONS else (layout.STEP,)
     name = stored.name.removeprefix("/")
@@ -123,7 +123,7 @@ def _variable_problems(file: h5py.File, present: tuple[layout.Variable, ...]) ->
         yield from _decoded_problems(where, stored.attrs, variable.unit)
         yield from _label_problems(where, stored.attrs, variable)
         if stored.ndim and variable.grows and stored.maxshape[0] is not None:
-            yield Problem("dimension-unlimited", where, "a first axis without limit", f"one of {stored.maxshape[0]}")
+            yield Problem("dimension-unlimited", where, "an unlimited first axis", f"a limit of {stored.maxshape[0]}")
 
 
 def _quantity_problems(where: str, stored: h5py.Dataset, variable: layout.Variable) -> Iterator[Problem]:
@@ -131,7 +131,7 @@ def _quantity_problems(where: str, stored: h5py.Dataset, variable: layout.Variab
         expected = " or ".join(_listed((layout.STEP, *dims)) for dims in layout.QUANTITY_DIMENSIONS)
         yield Problem("quantity-dims", where, expected, _listed(attached_dimensions(stored)))
     if layout.means_time(variable.unit):
-        yield Problem("variable-decoded", f"{where}@units", "no unit that is decoded as a time", repr(variable.unit))
+        yield Problem("variable-decoded", f"{where}@units", "a unit that is not decoded as a time", repr(variable.unit))
     for name, choices in (("against", layout.AGAINST), ("curve", layout.CURVES)):
         if stored.attrs.get(name) not in choices:
             expected = ", ".join(choice or "an empty string" for choice in choices)
@@ -141,7 +141,7 @@ def _quantity_problems(where: str, stored: h5py.Dataset, variable: layout.Variab
 
 
 def _decoded_problems(where: str, attributes: h5py.AttributeManager, unit: str) -> Iterator[Problem]:
-    """Yield the attributes that would change the values for another reader."""
+    """Yield the attributes with which other readers would change the values."""
     if "_FillValue" in attributes:
         yield Problem("variable-fill", f"{where}@_FillValue", "no such attribute", "one")
     for name in attributes:
@@ -153,7 +153,7 @@ def _decoded_problems(where: str, attributes: h5py.AttributeManager, unit: str) 
 
 
 def _text(value: Any) -> str | None:
-    """Return an attribute that is one text, of whatever length it was declared."""
+    """Return an attribute that is one text, whatever its declared length."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return value if isinstance(value, str) else None
@@ -164,8 +164,10 @@ def _label_problems(where: str, attributes: h5py.AttributeManager, variable: lay
         if expected and not isinstance(attributes.get(name), str):
             yield Problem("variable-label", f"{where}@{name}", "a string", "none")
         elif name == "long_name" and variable.name not in layout.BY_NAME and attributes[name] != variable.meaning:
-            found = f"{_shown(attributes[name])}, which is read as {variable.meaning!r}"
-            yield Problem("variable-label", f"{where}@{name}", "a name of its own that gives the variable's", found)
+            found = f"{_shown(attributes[name])}, which is read as {variable.meaning!r} instead"
+            yield Problem(
+                "variable-label", f"{where}@{name}", "a unique name that leads to that of the variable", found
+            )
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -193,10 +195,10 @@ def _length_problems(file: h5py.File, present: tuple[layout.Variable, ...]) -> I
                     "dimension-length", f"/{variable.name}", f"{expected} along {name}, as in {owner}", str(length)
                 )
             if length == 0 and name not in layout.GROWING:
-                yield Problem("dimension-empty", f"/{variable.name}", f"one entry along {name} at least", "none")
+                yield Problem("dimension-empty", f"/{variable.name}", f"at least one entry along {name}", "none")
             if not scales.are_attached(lists, axis, length, variable.name, name):
                 yield Problem(
-                    "dimension-scale", f"/{variable.name}", f"axis {axis} attached to /{name}", "another or none"
+                    "dimension-scale", f"/{variable.name}", f"axis {axis} attached to /{name}", "another scale or none"
                 )
     for name in lengths:
         yield from _scale_problems(file, name)
@@ -207,11 +209,11 @@ class _Scales:
 
     def __init__(self, file: h5py.File) -> None:
         self._file = file
-        # By name: length, and address in the file; None where there is no dataset of that name.
+        # Length and address in the file, by name; None if there is no dataset of that name.
         self._found: dict[str, tuple[tuple[int, ...], int] | None] = {}
 
     def are_attached(self, lists: Any, axis: int, length: int, variable: str, name: str) -> bool:
-        """Whether the dimension of that name, and no other, is attached to an axis of a variable.
+        """Whether the dimension of this name, and no other, is attached to an axis of a variable.
 
         Parameters
         ----------
@@ -234,7 +236,7 @@ class _Scales:
 
 
 def _scale_problems(file: h5py.File, name: str) -> Iterator[Problem]:
-    """Yield what is wrong with the marks of a dimension scale."""
+    """Yield the problems of the marks of a dimension scale."""
     scale = file.get(name)
     if not isinstance(scale, h5py.Dataset):
         return

@@ -1,4 +1,4 @@
-"""Checks files in a process of its own: a file can be made to crash the HDF5 library, or to keep it busy."""
+"""Checks files in a separate process: a file can be built to crash the HDF5 library, or to keep it busy."""
 
 import itertools
 import json
@@ -17,25 +17,25 @@ from regime_proto.schema.nearest import no_such
 from regime_proto.schema.validation import trust
 from regime_proto.schema.validation.rules import Problem, errors
 
-# Beside the interpreter and its libraries; a file may take as much again as it is large.
+# In addition to the interpreter and its libraries; the size of the file is added.
 MEMORY = Limit("MEMORY", 400, "MiB of memory for a check")
 SECONDS = Limit("SECONDS", 3, "seconds of processor time for a check")
-# A file may take a second more for so many bytes.
+# A file may take one more second per this many bytes.
 BYTES_PER_SECOND = 10 * 2**20
-# Waiting for a slow file system is not counted by the limit above.
+# The limit above does not count the time spent waiting for a slow file system.
 WAITING_SECONDS = 600.0
 
 OUT_OF_MEMORY = 3
 _TOGETHER = 128
-# How much of a file is looked at: what every reader relies on; all rows; all rows of a segment.
+# The extent of a check: the parts that every reader relies on; all rows; all rows of a segment.
 BRIEF, WHOLE, SEGMENT = "brief", "whole", "segment"
 _MODULE = "regime_proto.schema.validation.check"
 
 
 def validate(path: str | os.PathLike[str]) -> list[Problem]:
-    """Hold a trajectory file against every rule of the format.
+    """Check a trajectory file against every rule of the format.
 
-    The file is looked at in a process of its own, with limits on memory and time.
+    The check runs in a separate process, with limits on memory and time.
 
     Parameters
     ----------
@@ -44,12 +44,12 @@ def validate(path: str | os.PathLike[str]) -> list[Problem]:
     Returns
     -------
     list of Problem
-        Empty for a valid file. Problems of severity ``error`` make readers refuse it.
+        Empty for a file without problems. Readers refuse a file with problems of severity ``error``.
 
     Raises
     ------
     TrajectoryError
-        There is no such file, or it cannot be read.
+        The file does not exist, or cannot be read.
     """
     path = Path(path)
     require_file(path)
@@ -68,22 +68,22 @@ def require_file(path: Path) -> None:
             )
         raise TrajectoryError(no_such(path))
     if not os.access(path, os.R_OK):
-        raise TrajectoryError(f"{path}: cannot be read; mend its permissions")
+        raise TrajectoryError(f"{path}: cannot be read; fix its permissions")
 
 
 def inspect_apart(path: Path, *, whole: bool) -> list[Problem]:
-    """Return what is wrong with a file, found out by a child process; what readers may open is remembered.
+    """Return the problems of a file, found by a child process; a file that readers may open is remembered.
 
     Parameters
     ----------
     path : Path
     whole : bool
-        Look at the values of all rows too, not only at what every reader relies on.
+        Also check the values of all rows, not only the parts that every reader relies on.
 
     Raises
     ------
     TrajectoryError
-        The file cannot be read, or changed while it was looked at.
+        The file cannot be read, or changed while it was checked.
     """
     extent = BRIEF if not whole else SEGMENT if path.absolute().parent.name.endswith(SUFFIX) else WHOLE
     [(problems, known)] = _examine([path], extent)
@@ -93,12 +93,12 @@ def inspect_apart(path: Path, *, whole: bool) -> list[Problem]:
 
 
 def require_checked(path: Path) -> trust.Record:
-    """Return what is known of a file, after a check if this machine has neither written nor checked it.
+    """Return the record of a file, after a check if this machine has neither written nor checked it.
 
     Raises
     ------
     TrajectoryError
-        Readers refuse the file; names the first rule that it breaks.
+        Readers refuse the file; the message names the first broken rule.
     """
     known = trust.recall(path)
     if known is None:
@@ -110,13 +110,13 @@ def require_checked(path: Path) -> trust.Record:
 def require_all_checked(
     paths: Sequence[Path], *, require: Callable[[list[Problem], Path], None] | None = None
 ) -> list[trust.Record]:
-    """Return what is known of several files, checked together; nothing is written down.
+    """Return the records of several files, checked together; the records are not saved.
 
     Parameters
     ----------
     paths : sequence of Path
     require : callable, optional
-        What raises an error if there is one among the problems of a file: `require_sound`, if nothing else is said.
+        Raises an error for the problems of a file; by default `require_sound`.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def require_all_checked(
         Readers refuse one.
     """
     records = []
-    # A process may have some hundred files open.
+    # A process may have a few hundred files open.
     for start in range(0, len(paths), _TOGETHER):
         together = paths[start : start + _TOGETHER]
         for path, (problems, known) in zip(together, _examine(together, BRIEF), strict=False):
@@ -134,7 +134,7 @@ def require_all_checked(
 
 
 def require_sound(problems: list[Problem], path: Path) -> None:
-    """Raise a `TrajectoryError` that names the first error among `problems`, if there is one."""
+    """Raise a `TrajectoryError` that names the first error among `problems`, if there is any."""
     wrong = errors(problems)
     if wrong:
         more = f", and {len(wrong) - 1} more: see regime validate" if len(wrong) > 1 else ""
@@ -142,14 +142,14 @@ def require_sound(problems: list[Problem], path: Path) -> None:
 
 
 Examined = tuple[list[Problem], trust.Record | None]
-"""What is wrong with a file, and what to remember of it if readers may open it."""
+"""The problems of a file, and the record to keep if readers may open it."""
 
 
 def examine_together(paths: Sequence[Path]) -> Iterator[Examined]:
-    """Yield what every reader relies on in each of several files; errors as of `inspect_apart`.
+    """Check the parts of each of several files that every reader relies on; errors as in `inspect_apart`.
 
-    One child looks at file after file, as long as it finds them sound, each within the limits that it has alone. One
-    with which it comes to grief, or which it refuses, is looked at once more in a child of its own, and that counts.
+    One child checks file after file as long as they are valid, each within the limits of a separate check. A file that
+    it refuses, or on which it fails, is checked again in a separate child, whose result counts.
     """
     return _examine(paths, BRIEF)
 
@@ -166,21 +166,23 @@ def _examine(paths: Sequence[Path], extent: str) -> Iterator[Examined]:
 
 
 def _examined_by_child(paths: Sequence[Path], extent: str) -> list[Examined]:
-    """Look at files in a child process, up to the first that readers refuse."""
+    """Check files in a child process, up to the first that readers refuse."""
     with ExitStack() as stack:
         descriptors = [stack.enter_context(_descriptor(path)) for path in paths]
         before = [trust.state_of(descriptor) for descriptor in descriptors]
         limits = [str(MEMORY.value * 2**20), str(SECONDS.value)]
-        # The very files that are open here, whatever is put in the place of their names meanwhile.
+        # The files that are open here, even if others get their names meanwhile.
         files = [f"/dev/fd/{descriptor}" for descriptor in descriptors]
         command = [sys.executable, "-P", "-m", _MODULE, extent, *limits, *files]
-        # What is said of several files is not told: the one is looked at once more, alone.
+        # The result for several files is not reported: the failing file is checked again, alone.
         seconds = SECONDS.value + os.fstat(descriptors[0]).st_size / BYTES_PER_SECOND
         found = outcome(run_child(command, descriptors), seconds)
         examined = []
         for path, descriptor, state, (problems, defers) in zip(paths, descriptors, before, found, strict=False):
             if not state == trust.state_of(descriptor) == trust.state_of(path):
-                raise TrajectoryError(f"{path}: changed while it was checked; run the command again when that is over")
+                raise TrajectoryError(
+                    f"{path}: changed while it was checked; run the command again when it no longer changes"
+                )
             known = None if errors(problems) else trust.Record(state, tuple(problems), defers)
             examined.append((problems, known))
         return examined
@@ -202,7 +204,7 @@ def run_child(
     command: list[str], descriptors: Sequence[int] = (), *, waiting: float = WAITING_SECONDS
 ) -> "subprocess.CompletedProcess[str]":
     """Run a check, which may use open files, and wait until it is done or has taken too long."""
-    # No filter plug-ins, and no more threads than one, whose stacks would count as memory.
+    # No filter plug-ins, and only one thread: the stacks of more would count as memory.
     settings = {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     try:
         return subprocess.run(  # noqa: S603
@@ -221,14 +223,14 @@ def run_child(
 
 
 def outcome(done: "subprocess.CompletedProcess[str]", seconds: float) -> list[tuple[list[Problem], bool]]:
-    """Return what a child found in each file and whether masks are left to be checked, or where it came to grief."""
+    """Return the problems in each file and whether masks are still to be checked, up to one on which a child failed."""
     lines = [json.loads(line) for line in done.stdout.splitlines(keepends=True) if line.endswith("\n")]
     looked_at = [([Problem(*fields) for fields in problems], bool(defers)) for problems, defers in lines]
     if done.returncode == 0:
         return looked_at
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         found = (
-            f"a file that takes longer than its size explains ({seconds:.0f} s, more where much is inflated); "
+            f"a file that takes longer than its size explains ({seconds:.0f} s, more for inflated data); "
             f"{SECONDS.advice()}"
         )
     elif done.returncode == OUT_OF_MEMORY:

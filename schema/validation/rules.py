@@ -1,4 +1,4 @@
-"""The rules of the format, by the ids under which FORMAT.md and every message name them."""
+"""The rules of the format. FORMAT.md and all messages name them by their ids."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ class Rule:
     Parameters
     ----------
     id : str
-        Stable: it keeps its meaning in all versions.
+        Stable: an id keeps its meaning in all versions.
     severity : str
-        `ERROR`: readers refuse the file; `WARNING`: they read it.
+        `ERROR`: readers refuse the file. `WARNING`: readers accept it.
     text : str
         The rule, as in FORMAT.md.
     """
@@ -54,7 +54,7 @@ class Problem:
 
 
 def errors(problems: "list[Problem]") -> "list[Problem]":
-    """Return the problems for which readers refuse a file."""
+    """Return the problems that make readers refuse a file."""
     return [problem for problem in problems if problem.severity == ERROR]
 
 
@@ -69,32 +69,36 @@ _OPENING = (
 
 _STRUCTURE = (
     Rule("link-hard", ERROR, "Every link MUST be a hard link."),
-    Rule("link-single", ERROR, "Every object MUST have one name only."),
-    Rule("object-kind", ERROR, "Objects MUST be datasets or groups, fewer than 10,000."),
-    Rule("attribute-size", ERROR, "An attribute MUST be smaller than 1 MiB, and an object have fewer than 1,000."),
+    Rule("link-single", ERROR, "Every object MUST have only one name."),
+    Rule("object-kind", ERROR, "Objects MUST be datasets or groups, and there MUST be fewer than 10,000."),
+    Rule(
+        "attribute-size",
+        ERROR,
+        "An attribute MUST be smaller than 1 MiB, and an object MUST have fewer than 1,000 attributes.",
+    ),
     Rule(
         "attribute-kind",
         ERROR,
-        "Attributes MUST be numbers or strings, besides those by which HDF5 attaches dimension scales.",
+        "Attributes MUST be numbers or strings, except those with which HDF5 attaches dimension scales.",
     ),
     Rule(
         "type-plain",
         ERROR,
         "Variables MUST be integers or IEEE floats of 1 to 8 bytes, or strings.",
     ),
-    Rule("storage-inside", ERROR, "Data MUST lie in the file: neither external storage nor virtual datasets."),
-    Rule("filter-known", ERROR, "Filters MUST be deflate, shuffle or fletcher32, each once at most."),
+    Rule("storage-inside", ERROR, "Data MUST be in the file: neither external storage nor virtual datasets."),
+    Rule("filter-known", ERROR, "Filters MUST be deflate, shuffle or fletcher32, each at most once."),
     Rule(
         "size-limit",
         ERROR,
         "A chunk MUST NOT be larger than 64 MiB, nor 128 MiB a variable that does not grow, or one entry along a "
         "growing dimension.",
     ),
-    Rule("chunk-count", ERROR, "Every chunk MUST be written, and nothing besides."),
+    Rule("chunk-count", ERROR, "Every chunk MUST be written, and nothing else."),
     Rule(
         "chunk-stored",
         ERROR,
-        "A stored chunk MUST lie in the file and MUST NOT be larger than the chunk by more than 1 % and 128 bytes.",
+        "A stored chunk MUST be inside the file and MUST NOT be larger than the chunk by more than 1 % and 128 bytes.",
     ),
     Rule("chunk-inflated", ERROR, "A stored chunk MUST inflate to exactly the size of the chunk."),
 )
@@ -108,62 +112,62 @@ _CONTENTS = (
         "A reader MUST read what it knows of a newer minor version, and SHOULD say that there is more.",
     ),
     Rule("attribute-present", ERROR, "Required root attributes MUST be present."),
-    Rule("attribute-type", ERROR, "Root attributes MUST be scalars of the type that the table gives."),
-    Rule("attribute-choice", ERROR, "A root attribute with a list of values MUST have one of them."),
+    Rule("attribute-type", ERROR, "Root attributes MUST be scalars of the type in the table."),
+    Rule("attribute-choice", ERROR, "A root attribute with a list of allowed values MUST have one of them."),
     Rule("attribute-time", ERROR, "`created` MUST be a date and time with its offset from UTC, in ISO 8601."),
     Rule("variable-present", ERROR, "Required variables MUST be present."),
-    Rule("variable-group", ERROR, "Of a group of optional variables all MUST be present, or none."),
-    Rule("variable-dims", ERROR, "A variable MUST have as many dimensions as the table gives."),
-    Rule("variable-type", ERROR, "A variable MUST have the type that the table gives, in either byte order."),
+    Rule("variable-group", ERROR, "Either all variables of an optional group MUST be present, or none."),
+    Rule("variable-dims", ERROR, "A variable MUST have the number of dimensions in the table."),
+    Rule("variable-type", ERROR, "A variable MUST have the type in the table, in either byte order."),
     Rule("variable-fill", ERROR, "A variable MUST NOT have an attribute `_FillValue`."),
     Rule(
         "quantity-dims",
         ERROR,
-        "A quantity MUST lie over `step`, or over `step` and `tensor`, `layer`, `sample`, or `layer` and `sample`.",
+        "A quantity MUST have the dimension `step`, alone or with `tensor`, `layer`, `sample` or `layer` and `sample`.",
     ),
     Rule(
         "quantity-says",
         WARNING,
-        "A quantity SHOULD carry `against` and `curve`, each one of the words for it, and `definition`.",
+        "A quantity SHOULD have `against` and `curve`, each with an allowed value, and `definition`.",
     ),
     Rule(
         "variable-decoded",
         ERROR,
-        "A variable MUST NOT have an attribute by which netCDF readers change its values, nor `units` of another kind.",
+        "A variable MUST NOT have attributes that make netCDF readers change its values, nor `units` of another kind.",
     ),
     Rule(
         "variable-label",
         WARNING,
-        "A variable SHOULD carry `long_name`, and `units` where it has a unit; metrics their own name as `long_name`.",
+        "A variable SHOULD have `long_name`, and `units` if it has a unit; metrics have their own name as `long_name`.",
     ),
-    Rule("dimension-length", ERROR, "Variables MUST have the same length along a dimension that they share."),
+    Rule("dimension-length", ERROR, "Variables MUST have the same length along a shared dimension."),
     Rule("dimension-empty", ERROR, "Dimensions that do not grow MUST NOT be empty."),
     Rule(
         "dimension-scale",
         ERROR,
-        "Every axis MUST be attached to the dimension scale of its name; one without values MUST be marked as such.",
+        "Every axis MUST be attached to the dimension scale of its name; a scale without values MUST be marked so.",
     ),
     Rule("dimension-unlimited", WARNING, "Growing dimensions SHOULD be unlimited."),
-    Rule("name-known", WARNING, "Names that this format does not define SHOULD stand in the group `extra`."),
+    Rule("name-known", WARNING, "Names that this format does not define SHOULD be in the group `extra`."),
 )
 
 _VALUES = (
-    Rule("step-some", ERROR, "There MUST be one observation at least."),
-    Rule("step-order", ERROR, "`step` MUST increase strictly."),
-    Rule("mask-step", ERROR, "`mask_step` MUST increase strictly and hold values of `step` only."),
-    Rule("mask-policy", ERROR, "`mask_step` MUST hold the steps that `mask_policy` says."),
+    Rule("step-some", ERROR, "There MUST be at least one observation."),
+    Rule("step-order", ERROR, "`step` MUST be strictly increasing."),
+    Rule("mask-step", ERROR, "`mask_step` MUST be strictly increasing and hold only values of `step`."),
+    Rule("mask-policy", ERROR, "`mask_step` MUST hold the steps that `mask_policy` selects."),
     Rule("valid-value", ERROR, "`valid` MUST be 0 or 1."),
-    Rule("name-unique", ERROR, "Names MUST be UTF-8, and those of tensors and of layers unique and not empty."),
+    Rule("name-unique", ERROR, "Names MUST be UTF-8; names of tensors and of layers MUST be unique and not empty."),
     Rule("layer-kind", ERROR, "`layer_kind` MUST be one of relu, piecewise, smooth."),
-    Rule("layer-size", ERROR, "Sizes MUST NOT be negative; a layer MUST have one unit and one plane at least."),
+    Rule("layer-size", ERROR, "Sizes MUST NOT be negative; a layer MUST have at least one unit and one plane."),
     Rule(
         "layer-threshold",
         ERROR,
-        "`layer_threshold` MUST increase strictly over the planes of a layer and be NaN beyond.",
+        "`layer_threshold` MUST be strictly increasing over the planes of a layer and NaN beyond.",
     ),
-    Rule("layer-units", ERROR, "`layer_units` MUST lie between 0 and the units of the layer that are stored."),
+    Rule("layer-units", ERROR, "`layer_units` MUST be between 0 and the number of stored units of the layer."),
     Rule("layer-bytes", ERROR, "Layers MUST follow one another along `byte` without a gap, in their packed sizes."),
-    Rule("unit-index", ERROR, "`unit_index` MUST increase strictly, below `layer_size`, and be -1 beyond."),
+    Rule("unit-index", ERROR, "`unit_index` MUST be strictly increasing, below `layer_size`, and -1 beyond."),
     Rule(
         "first-row",
         ERROR,
@@ -181,9 +185,9 @@ _VALUES = (
     Rule(
         "mask-flips",
         ERROR,
-        "Where masks of neighbouring observations are stored, `flips` MUST count the units in which they differ.",
+        "If masks of neighbouring observations are stored, `flips` MUST count the units in which they differ.",
     ),
-    Rule("embedded-digest", ERROR, "`program_sha256` MUST be the SHA-256 of `program`, where both are present."),
+    Rule("embedded-digest", ERROR, "`program_sha256` MUST be the SHA-256 of `program`, if both are present."),
 )
 
 RULES = {rule.id: rule for rule in (*_OPENING, *_STRUCTURE, *_CONTENTS, *_VALUES)}

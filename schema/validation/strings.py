@@ -1,8 +1,8 @@
-"""Texts: how long they are where they are stored, and whether they are UTF-8.
+"""Texts: their stored length, and whether they are UTF-8.
 
-HDF5 keeps a string of variable length in a heap, apart from where it is used: many may share one entry, which only
-multiplies when they are read. Their lengths are asked for as those of sequences of bytes, since a text as such ends at
-its first NUL.
+HDF5 keeps a string of variable length in a heap, apart from where it is used. Many strings may share one entry, which
+is multiplied only when they are read. The lengths are read as those of byte sequences, because a text would end at its
+first NUL.
 """
 
 import math
@@ -14,7 +14,7 @@ from h5py import h5s, h5t
 
 from regime_proto.schema.header import is_unicode
 
-# So many strings are looked at together.
+# The number of strings that are checked together.
 _BLOCK = 256
 # Length and address in memory.
 _SEQUENCE = np.dtype([("length", "u8"), ("address", "u8")])
@@ -26,7 +26,7 @@ def is_variable(kind: Any) -> bool:
 
 
 def attribute_bytes(attribute: Any) -> int:
-    """Return the bytes of an attribute's value."""
+    """Return the size of an attribute's value, in bytes."""
     count = math.prod(attribute.shape or ())
     if not is_variable(attribute.get_type()):
         return count * int(attribute.get_type().get_size())
@@ -38,7 +38,7 @@ def attribute_bytes(attribute: Any) -> int:
 
 
 def dataset_bytes(dataset: Any, limit: int) -> int:
-    """Return the bytes of the strings of a dataset; those after the first `limit` bytes are not counted."""
+    """Return the total size of the strings in a dataset, in bytes; counting stops after `limit` bytes."""
     count, total = math.prod(dataset.shape), 0
     space = dataset.get_space()
     for start in range(0, count, _BLOCK):
@@ -55,12 +55,12 @@ def dataset_bytes(dataset: Any, limit: int) -> int:
 
 
 def is_utf8(value: Any) -> bool:
-    """Whether what h5py returned for a text, or several, was UTF-8."""
+    """Whether the text or texts that h5py returned were UTF-8."""
     if isinstance(value, np.ndarray | list | tuple):
         return all(map(is_utf8, value.ravel().tolist() if isinstance(value, np.ndarray) else value))
     if isinstance(value, bytes):
         return _decodes(value)
-    # Other bytes become halves of characters.
+    # Other bytes become halves of characters (surrogates).
     return not isinstance(value, str) or is_unicode(value)
 
 

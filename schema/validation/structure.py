@@ -1,8 +1,8 @@
-"""The gate: what a file is made of, looked at before anything in it is indexed.
+"""The first check: the structure of a file, before anything in it is indexed.
 
 A file can make the HDF5 library read other files (external links and storage, virtual datasets), run other
-code (filter plug-ins), fill the memory (chunks that inflate, strings that share their bytes) or return what stood in
-it before (chunks that are too short). None of that belongs into a trajectory.
+code (filter plug-ins), fill the memory (chunks that inflate, strings that share their bytes) or return old contents of
+the memory (chunks that are too short). None of this belongs in a trajectory.
 """
 
 import math
@@ -19,40 +19,40 @@ from regime_proto.schema.validation.chunks import inflated_bytes, stored_problem
 from regime_proto.schema.validation.rules import Problem
 from regime_proto.schema.validation.strings import are_utf8, attribute_bytes, dataset_bytes, is_utf8, is_variable
 
-# An object may have fewer attributes than this, a file fewer objects, and an attribute fewer bytes.
+# An object must have fewer attributes than this, a file fewer objects, and an attribute fewer bytes.
 OBJECTS = 10_000
 ATTRIBUTES = 1_000
 ATTRIBUTE_BYTES = 2**20
 MAX_CHUNK_BYTES = 64 * 2**20
 
-# What a file inflates to is explained by its size: so many bytes, and so many more for every byte stored. The masks of
-# a network that hardly changes inflate to 50.
+# The inflated size of a file is limited by its size: this many bytes, plus a number of bytes per stored byte. The masks
+# of a network that hardly changes inflate to 50 times their size.
 FREE_BYTES = 128 * 2**20
 # Larger masks are inflated when they are read, or when all rows are checked.
 EAGER_BYTES = 2**30
 
 _FILTERS = {h5z.FILTER_DEFLATE: "deflate", h5z.FILTER_SHUFFLE: "shuffle", h5z.FILTER_FLETCHER32: "fletcher32"}
-# Of the types that are no strings, the plain ones.
+# The plain types, apart from strings.
 _STANDARD = [
     *(getattr(h5t, f"STD_{sign}{bits}{order}") for sign in "IU" for bits in (8, 16, 32, 64) for order in ("LE", "BE")),
     *(getattr(h5t, f"IEEE_F{bits}{order}") for bits in (16, 32, 64) for order in ("LE", "BE")),
 ]
 # Length, address and number in a heap.
 _STRING_REFERENCE_BYTES = 16
-# By these HDF5 attaches dimension scales: they refer to objects, but only within the file.
+# HDF5 attaches dimension scales with these attributes: they refer to objects, but only within the file.
 _DIMENSION_LIST, _REFERENCE_LIST = b"DIMENSION_LIST", b"REFERENCE_LIST"
 _OF_SCALES = {_DIMENSION_LIST, _REFERENCE_LIST}
 
 
 @dataclass
 class Objects:
-    """What is looked at in a file.
+    """The objects of a file that are checked.
 
     Parameters
     ----------
     file : h5py.File
     found : list of (str, identifier)
-        The objects by path, as far as `structure_problems` has come.
+        The objects by path that `structure_problems` has reached so far.
     """
 
     file: h5py.File
@@ -60,30 +60,30 @@ class Objects:
 
     @property
     def datasets(self) -> list[tuple[str, Any]]:
-        """Those that hold values."""
+        """The objects that hold values."""
         return [(path, found) for path, found in self.found if isinstance(found, h5d.DatasetID)]
 
     @property
     def file_size(self) -> int:
-        """Bytes of the file."""
+        """The size of the file, in bytes."""
         return int(self.file.id.get_filesize())
 
 
 def structure_problems(
     objects: Objects, *, entry_bytes: int = MAX_ENTRY_BYTES, opaque: bool = False, only: Sequence[str] | None = None
 ) -> Iterator[Problem]:
-    """Collect the objects of an open file, and yield what is wrong with them; nothing is read but metadata.
+    """Collect the objects of an open file, and yield their problems; only metadata is read.
 
     Parameters
     ----------
     objects : Objects
-        None are collected yet.
+        Objects without any collected yet.
     entry_bytes : int
-        The largest dataset, or entry of one that grows.
+        The largest allowed size of a fixed dataset, or of one entry of a growing one.
     opaque : bool
-        Whether values of a kind that HDF5 does not know may be in it, as for bfloat16.
+        Whether it may hold values of types that HDF5 does not know, such as bfloat16.
     only : sequence of str, optional
-        The paths of the objects that are going to be used; nothing else is looked at.
+        The paths of the objects that will be used; no others are checked.
     """
     if only is None:
         yield from _walk(objects.file.id, objects.found)
@@ -96,13 +96,13 @@ def structure_problems(
 
 
 def chunk_problems(objects: Objects, *, later: bool = False) -> Iterator[Problem]:
-    """Yield what is wrong with the stored chunks of a file whose structure is sound; HDF5 has not read any yet.
+    """Yield the problems of the stored chunks of a file whose structure is valid, before HDF5 reads any.
 
     Parameters
     ----------
     objects : Objects
     later : bool
-        Leave masks out that are inflated when they are read: where `defers_masks`.
+        Leave out masks that are inflated when they are read; see `defers_masks`.
     """
     chunked = [(path, found) for path, found in objects.datasets if _is_chunked(path, found)]
     size = objects.file_size
@@ -117,9 +117,9 @@ def chunk_problems(objects: Objects, *, later: bool = False) -> Iterator[Problem
 
 
 def text_problems(objects: Objects) -> Iterator[Problem]:
-    """Yield what is wrong with the names, texts and references in a file whose structure is sound.
+    """Yield the problems of names, texts and references in a file whose structure is valid.
 
-    All of them are read, as readers do: damage there may keep HDF5 busy for ever.
+    All of them are read, as readers do: damaged ones may keep HDF5 busy forever.
     """
     size, used = objects.file_size, 0
     addresses = {address_of(found) for _, found in objects.datasets}
@@ -136,25 +136,25 @@ def text_problems(objects: Objects) -> Iterator[Problem]:
         if isinstance(found, h5d.DatasetID) and is_variable(found.get_type()):
             used += dataset_bytes(found, size)
         if used > size:
-            # Only strings that share their bytes can do that.
+            # This is possible only if strings share their bytes.
             yield Problem("file-safe", path, f"texts of at most {size:,} bytes, as the file has, together", "more")
             return
         yield from _value_problems(path, found, addresses)
 
 
 def defers_masks(file: h5py.File) -> bool:
-    """Whether the masks of a file are so large that they are inflated only when they are read."""
+    """Whether the masks of a file are so large that they are only inflated when they are read."""
     stored = file.get(MASK)
     return isinstance(stored, h5py.Dataset) and inflated_bytes(stored.id) > EAGER_BYTES
 
 
 def inflated_total(file: h5py.File) -> int:
-    """Return the bytes that the datasets in the root group take, inflated."""
+    """Return the inflated size of the datasets in the root group, in bytes."""
     return sum(stored.nbytes for stored in file.values() if isinstance(stored, h5py.Dataset))
 
 
 def _walk(root: Any, objects: list[tuple[str, Any]]) -> Iterator[Problem]:
-    """Collect all objects, without following anything but hard links to what was not yet seen."""
+    """Collect all objects, following only hard links to objects that have not been seen yet."""
     objects.append(("/", root))
     seen = {h5o.get_info(root).addr}
     waiting = [("", root)]
@@ -182,7 +182,7 @@ def _walk(root: Any, objects: list[tuple[str, Any]]) -> Iterator[Problem]:
 
 
 def _along(root: Any, path: str, objects: list[tuple[str, Any]]) -> Iterator[Problem]:
-    """Collect the objects on a path, as far as it goes, without following anything but hard links."""
+    """Collect the objects on a path, as far as it exists, following only hard links."""
     found, place = root, ""
     for name in path.split("/"):
         if not isinstance(found, h5g.GroupID) or name.encode() not in list(found):
@@ -219,7 +219,7 @@ def _attribute_problems(path: str, owner: Any) -> Iterator[Problem]:
 
 
 def _attaches(attribute: Any, owner: Any) -> bool:
-    """Whether an attribute is what HDF5 writes to attach dimension scales."""
+    """Whether HDF5 writes this attribute to attach dimension scales."""
     kind = attribute.get_type()
     if attribute.name == _DIMENSION_LIST:
         is_list = isinstance(kind, h5t.TypeVlenID) and kind.get_super().equal(h5t.STD_REF_OBJ)
@@ -231,12 +231,12 @@ def _attaches(attribute: Any, owner: Any) -> bool:
 
 
 def _value_problems(path: str, owner: Any, datasets: set[int]) -> Iterator[Problem]:
-    """Read the attributes of an object as readers do, and yield what is wrong with them."""
+    """Read the attributes of an object as readers do, and yield their problems."""
     attributes = h5py.AttributeManager(_Owner(owner))
     for name in attributes:
         where, value = f"{path}@{name}", attributes[name]
         if name.encode() == _REFERENCE_LIST:
-            # What HDF5 keeps for itself; it may name datasets that were deleted.
+            # HDF5 keeps this for itself; it may name deleted datasets.
             continue
         if name.encode() == _DIMENSION_LIST:
             if not all(_leads_to(reference, owner, datasets) for references in value for reference in references):
@@ -246,7 +246,7 @@ def _value_problems(path: str, owner: Any, datasets: set[int]) -> Iterator[Probl
 
 
 class _Owner:
-    """What h5py asks of an object whose attributes it reads."""
+    """The interface that h5py needs from an object to read its attributes."""
 
     def __init__(self, identifier: Any) -> None:
         self.id = identifier
@@ -261,7 +261,7 @@ def _leads_to(reference: Any, owner: Any, datasets: set[int]) -> bool:
 
 
 def address_of(found: Any) -> int:
-    """Return what tells an object apart; HDF5 would look for its name through the whole file."""
+    """Return a unique address of an object; HDF5 would search the whole file for its name."""
     return int(h5o.get_info(found).addr)
 
 
@@ -276,7 +276,7 @@ def _dataset_problems(path: str, dataset: Any, entry_bytes: int, *, opaque: bool
     elif dataset.shape is None:
         yield Problem("variable-dims", path, "values, or a length", "neither")
     elif is_unwritten_dimension(path, dataset):
-        # Only its length means something.
+        # Only its length is used.
         return
     elif layout == h5d.CHUNKED:
         yield from _chunked_problems(path, dataset, properties, entry_bytes)
@@ -294,7 +294,7 @@ def is_unwritten_dimension(path: str, dataset: Any) -> bool:
 
 
 def text_of(dataset: Any, name: bytes) -> str | None:
-    """Return an attribute that is one text of a fixed length, as HDF5 marks dimension scales; None if it is another."""
+    """Return an attribute that is one text of fixed length, as HDF5 marks dimension scales; None for any other."""
     if not h5a.exists(dataset, name):
         return None
     attribute = h5a.open(dataset, name)
@@ -361,7 +361,7 @@ def _is_plain(kind: Any) -> bool:
 
 
 def _item_bytes(kind: Any) -> int:
-    """Return the bytes of one value where it is stored; a string of any length is stored elsewhere."""
+    """Return the stored size of one value, in bytes; a string of variable length is stored elsewhere."""
     return _STRING_REFERENCE_BYTES if isinstance(kind, h5t.TypeStringID) and kind.is_variable_str() else kind.get_size()
 
 

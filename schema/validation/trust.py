@@ -1,8 +1,8 @@
-"""Remembers what was found in files that this machine wrote or has checked, so that they are not checked again.
+"""Remembers the check results of files that this machine wrote or has checked, so that they are not checked again.
 
-A record holds what changes whenever a file is replaced, written to or given other times: size, inode and the times of
-the last change of contents and status. None of that survives a copy from another machine. It is of the file that was
-looked at, by its descriptor, whatever stands under its name by then.
+A record holds values that change whenever a file is replaced, written to or given other times: size, inode, and the
+times of the last change of contents and status. None of them survives a copy from another machine. A record belongs to
+the checked file, identified by its descriptor, even if another file has its name by then.
 """
 
 import hashlib
@@ -17,21 +17,21 @@ from regime_proto.schema.validation.rules import Problem
 
 _KIND = "checked"
 MAX_RECORDS = 4096
-# Raised when the checks become stricter: what passed them before is checked again.
+# Increased when the checks become stricter: files that passed before are checked again.
 CHECKS = 2
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a file that readers may open.
+    """The record of a file that readers may open.
 
     Parameters
     ----------
     state : str
-        Of the file that was looked at, as `state_of` returns it.
+        The state of the checked file, from `state_of`.
     warnings : tuple of Problem
     defers : bool
-        Whether the chunks of its masks are still to be inflated, by whoever reads them.
+        Whether the reader must still inflate the chunks of its masks.
     """
 
     state: str
@@ -40,12 +40,12 @@ class Record:
 
 
 def state_of(file: Path | int) -> str:
-    """Return what changes whenever a file is replaced or written to.
+    """Return a text that changes whenever a file is replaced or written to.
 
     Parameters
     ----------
     file : path or int
-        A descriptor tells it of the file that is open.
+        A descriptor stands for the open file.
     """
     status = os.fstat(file) if isinstance(file, int) else file.stat()
     parts = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -53,9 +53,9 @@ def state_of(file: Path | int) -> str:
 
 
 def record(path: Path, known: Record | None = None) -> None:
-    """Remember what is known of `path`: that it is sound as it is now, if nothing else is said.
+    """Save the record of `path`; by default, that it is valid in its current state.
 
-    Where that cannot be written, it is checked again.
+    If the record cannot be written, the file is checked again later.
     """
     with suppress(OSError, RuntimeError):
         known = known or Record(state_of(path))
@@ -65,7 +65,7 @@ def record(path: Path, known: Record | None = None) -> None:
 
 
 def recall(path: Path) -> Record | None:
-    """Return what is known of `path` as it is now; None if it has to be checked."""
+    """Return the record of `path` in its current state; None if it must be checked."""
     try:
         text = records.read(_KIND, _key(path))
         if text is None:
@@ -78,12 +78,12 @@ def recall(path: Path) -> Record | None:
 
 
 def is_trusted(path: Path) -> bool:
-    """Whether `path` is a trajectory that readers may open and that has not changed since that was recorded."""
+    """Whether `path` is a trajectory that readers may open, unchanged since this was recorded."""
     return recall(path) is not None
 
 
 def add_segment(segment: Path) -> None:
-    """Remember that this machine wrote a segment of a run, or has checked it, as it is now."""
+    """Remember that this machine wrote or checked a segment of a run, in its current state."""
     with suppress(OSError, RuntimeError):
         place = records.made_place(_KIND, _key(segment.parent))
         descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
@@ -100,7 +100,7 @@ def segment_states(folder: Path) -> frozenset[str]:
 
 
 def forget_segments(folder: Path) -> None:
-    """Forget the segments of a folder, which are deleted."""
+    """Forget the segments of a folder, which have been deleted."""
     with suppress(OSError, RuntimeError):
         _place(folder).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Holds the values of a file against the rules; a block of rows at a time."""
+"""Checks the values of a file against the rules, one block of rows at a time."""
 
 import hashlib
 import itertools
@@ -19,25 +19,25 @@ from regime_proto.schema.validation.rules import Problem
 from regime_proto.schema.validation.strings import dataset_bytes, is_variable
 from regime_proto.schema.words import counted
 
-# HDF5 takes some kilobytes for every chunk of a selection, and there is a chunk of masks for every sample.
+# HDF5 needs some kilobytes for every chunk of a selection, and every sample has its own chunk of masks.
 SAMPLES = 4096
 
 
 def fixed_problems(file: h5py.File) -> Iterator[Problem]:
-    """Yield what is wrong with what every reader reads whole: steps, names, layers."""
+    """Yield the problems of the values that every reader reads completely: steps, names, layers."""
     yield from _step_problems(file)
     yield from _name_problems(file)
     yield from _layer_problems(file)
 
 
 def row_problems(file: h5py.File, *, in_run: bool = False) -> Iterator[Problem]:
-    """Yield what is wrong with the rows, after `fixed_problems` found nothing.
+    """Yield the problems of the rows, after `fixed_problems` found none.
 
     Parameters
     ----------
     file : h5py.File
     in_run : bool
-        Whether the file is a segment of a run: then it may begin with the change towards its first row.
+        Whether the file is a segment of a run, which may begin with the change to its first row.
     """
     is_first = not (in_run and _first_observation(file))
     yield from _delta_problems(file, is_first=is_first)
@@ -51,7 +51,7 @@ def row_problems(file: h5py.File, *, in_run: bool = False) -> Iterator[Problem]:
 def _step_problems(file: h5py.File) -> Iterator[Problem]:
     steps, masks = file["step"][...], file["mask_step"][...]
     if not len(steps):
-        yield Problem("step-some", "/step", "one observation at least", "none")
+        yield Problem("step-some", "/step", "at least one observation", "none")
         return
     for name, values in (("step", steps), ("mask_step", masks)):
         wrong = np.flatnonzero(values[1:] <= values[:-1])
@@ -77,14 +77,14 @@ def _policy_problems(file: h5py.File, steps: Array, masks: Array) -> Iterator[Pr
         return
     expected = policy.chosen(steps, _first_observation(file))
     if not np.array_equal(masks, expected):
-        found = f"{len(masks)}, or other steps"
+        found = f"{len(masks)}, or different steps"
         yield Problem(
             "mask-policy", "/mask_step", f"{counted(len(expected), 'step')}, as mask_policy {policy} says", found
         )
 
 
 def _first_observation(file: h5py.File) -> int:
-    """Return the number of the first observation; a segment goes on where the one before ended."""
+    """Return the number of the first observation; a segment continues where the previous one ended."""
     return int(file.attrs.get("first_observation", 0))
 
 
@@ -96,7 +96,7 @@ def _name_problems(file: h5py.File) -> Iterator[Problem]:
             yield Problem("name-unique", f"/{name}", "UTF-8", "other bytes")
             continue
         if name in (layout.TENSOR, layout.LAYER) and ("" in found or len(set(found)) < len(found)):
-            yield Problem("name-unique", f"/{name}", "names that differ, none empty", "an empty or repeated name")
+            yield Problem("name-unique", f"/{name}", "unique names, none empty", "an empty or repeated name")
         if _holds_nul(file[name], found):
             yield Problem("name-unique", f"/{name}", "text without NUL", "a NUL")
         if name == "layer_kind" and not set(found) <= set(layout.LAYER_KINDS):
@@ -105,7 +105,7 @@ def _name_problems(file: h5py.File) -> Iterator[Problem]:
 
 
 def _holds_nul(stored: h5py.Dataset, found: list[str]) -> bool:
-    """Whether one of the texts in a variable goes on after a NUL, where most libraries take it to end."""
+    """Whether any text in a variable continues after a NUL, at which most libraries end it."""
     if not is_variable(stored.id.get_type()):
         return any("\0" in text for text in found)
     read = sum(len(text.encode()) for text in found)
@@ -116,7 +116,7 @@ def _layer_problems(file: h5py.File) -> Iterator[Problem]:
     sizes, planes = file["layer_size"][...], file["layer_planes"][...]
     tensors, thresholds = file["tensor_size"][...], file["layer_threshold"][...]
     if tensors.min() < 0 or sizes.min() < 1 or planes.min() < 1 or planes.max() > thresholds.shape[1]:
-        expected = f"one unit and 1 to {thresholds.shape[1]} planes a layer, no negative size"
+        expected = f"at least one unit and 1 to {thresholds.shape[1]} planes per layer, no negative size"
         yield Problem("layer-size", "/layer_size", expected, "a smaller or larger number")
         return
     beyond = np.arange(thresholds.shape[1]) >= planes[:, None]
@@ -131,19 +131,19 @@ def _layer_problems(file: h5py.File) -> Iterator[Problem]:
     units = file["layer_units"][...]
     if np.any(units < 0) or np.any(units > widths[:, None]):
         yield Problem("layer-units", "/layer_units", "0 to the stored units of the layer", "another number")
-    # In Python's integers: sizes of others may be such that sums wrap around.
+    # In Python integers: the sizes in a foreign file may be so large that sums wrap around.
     lengths = [layout.packed_bytes(int(width), int(count)) for width, count in zip(widths, planes, strict=True)]
     stops = list(itertools.accumulate(lengths))
     starts = [0, *stops[:-1]]
     if [file["layer_byte_start"][...].tolist(), file["layer_byte_stop"][...].tolist()] != [starts, stops]:
-        yield Problem("layer-bytes", "/layer_byte_start", "layers one after the other in their packed sizes", "others")
+        yield Problem("layer-bytes", "/layer_byte_start", "consecutive layers in their packed sizes", "others")
     elif file["mask"].shape[2] != stops[-1]:
-        yield Problem("layer-bytes", "/mask", f"{stops[-1]} bytes a sample", str(file["mask"].shape[2]))
+        yield Problem("layer-bytes", "/mask", f"{stops[-1]} bytes per sample", str(file["mask"].shape[2]))
 
 
 def _unit_index_problems(index: Array, sizes: Array) -> Iterator[Problem]:
     kept = index >= 0
-    # Once -1, always -1; and rising before.
+    # Increasing, and -1 after the first -1.
     falling = kept[:, 1:] & (np.diff(index) <= 0)
     if np.any(kept[:, 1:] & ~kept[:, :-1]) or np.any(falling) or np.any(index >= sizes[:, None]) or index.min() < -1:
         yield Problem("unit-index", "/unit_index", "increasing units below layer_size, then -1", "others")
@@ -159,7 +159,7 @@ def _delta_problems(file: h5py.File, *, is_first: bool) -> Iterator[Problem]:
         first = file[name][0]
         nothing = np.isnan(first) if name.startswith("weight_delta") else first == 0
         if not valid[0]:
-            # The distance of a state that is not finite from itself is none.
+            # A state that is not finite has no distance from itself.
             nothing |= np.isnan(first)
         if is_first and not nothing.all():
             expected = "NaN" if name.startswith("weight_delta") else "0"
@@ -168,7 +168,7 @@ def _delta_problems(file: h5py.File, *, is_first: bool) -> Iterator[Problem]:
             wrong = np.any(values < 0, axis=1) | (both[rows] & ~np.isfinite(values).all(axis=1))
             if wrong.any():
                 at = rows.start + int(np.flatnonzero(wrong)[0])
-                yield Problem("delta-value", f"/{name}", "finite numbers from 0", f"others in row {at}")
+                yield Problem("delta-value", f"/{name}", "finite numbers of at least 0", f"others in row {at}")
                 break
 
 
@@ -202,8 +202,8 @@ def _mask_problems(file: h5py.File) -> Iterator[Problem]:
 
 
 def _wrong_masks(file: h5py.File, counter: FlipCounter, padding: Array, samples: slice) -> Problem | None:
-    """Return what is wrong with the masks of some samples, and with the flips between them."""
-    # Which observation each mask is of.
+    """Return the problems of the masks of these samples, and of the flips between them."""
+    # The observation of each mask.
     numbers = np.searchsorted(file["step"][...], file["mask_step"][...])
     before: Array | None = None
     for rows, masks in row_blocks(file["mask"], samples):
@@ -225,7 +225,7 @@ def _wrong_masks(file: h5py.File, counter: FlipCounter, padding: Array, samples:
 def _wrong_flips(
     stored: h5py.Dataset, counter: FlipCounter, numbers: Array, before: Array, masks: Array, samples: slice
 ) -> int | None:
-    """Return the first row of flips that is not the difference of its masks and those before, None if all are."""
+    """Return the first row of flips that is not the difference between its masks and the previous ones, if any."""
     neighbours = np.flatnonzero(np.diff(numbers) == 1)
     if not len(neighbours):
         return None
@@ -241,7 +241,7 @@ def _wrong_flips(
 
 
 def _padding(layers: Sequence[Layer]) -> Array:
-    """Return the bits of a sample's mask that belong to no unit."""
+    """Return the bits of a sample's mask that do not belong to any unit."""
     padding = [
         np.packbits(np.arange(-(-layer.width // 8) * 8) >= layer.width) for layer in layers for _ in layer.thresholds
     ]

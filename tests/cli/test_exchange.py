@@ -152,7 +152,7 @@ def test_a_file_that_may_not_be_read(valid, tmp_path, monkeypatch):
         ["export", "--to", "csv"],
         ["thin", "--masks", "none", "-o", tmp_path / "x"],
     ):
-        assert_one_line(regime(*command, valid), "cannot be read; mend its permissions")
+        assert_one_line(regime(*command, valid), "cannot be read; fix its permissions")
     assert regime("validate", valid).exit_code == 2
 
 

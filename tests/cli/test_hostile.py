@@ -278,9 +278,7 @@ def test_a_newer_minor_version_is_read_and_said(valid, tmp_path):
     for _ in range(2):
         with pytest.warns(regime_proto.RegimeWarning) as said:
             result = regime_proto.analyze(path)
-        assert any(
-            "format 1.1 or older, found 1.9: what is new is not read" in str(warning.message) for warning in said
-        )
+        assert any("format 1.1 or older, found 1.9: new names are not read" in str(warning.message) for warning in said)
         assert any("/novelty" in str(warning.message) for warning in said)
     assert result.rho == regime_proto.analyze(valid).rho
 

@@ -119,10 +119,10 @@ def test_chunks_hold_fewer_steps_where_an_observation_is_large():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"tensors": {}}, "one tensor at least"),
-        ({"layers": ()}, "one layer at least"),
+        ({"tensors": {}}, "at least one tensor"),
+        ({"layers": ()}, "at least one layer"),
         ({"samples": 0}, "at least one probe sample"),
-        ({"tensors": {"": 1}}, "tensor '': expected a name"),
+        ({"tensors": {"": 1}}, "tensor '': expected a unique, non-empty name"),
         ({"tensors": {"a\0b": 1}}, "without NUL"),
         ({"tensors": {"\ud800": 1}}, "valid Unicode"),
         ({"layers": (Layer("a", "Relu", "relu", "", 3),) * 2}, "layer 'a': expected a unique, non-empty name"),

@@ -74,7 +74,7 @@ def test_other_writers_may_lay_it_out_otherwise(valid, tmp_path):
         replaced(file, "weight_delta_l1", data=file["weight_delta_l1"][...].astype(">f8"))
         replaced(file, "layer_op", data=np.array([b"Relu", b"Clip"]))
     assert {problem.rule for problem in validate(path)} == {"dimension-unlimited"}
-    with pytest.warns(regime_proto.RegimeWarning, match="without limit"):
+    with pytest.warns(regime_proto.RegimeWarning, match="an unlimited first axis"):
         assert regime_proto.analyze(path).rho == regime_proto.analyze(valid).rho
 
 

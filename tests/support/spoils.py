@@ -242,7 +242,7 @@ def next_major(file):
     file.attrs["regime_version"] = "2.0"
 
 
-@breaks("version-minor", "found 1.7: what is new is not read")
+@breaks("version-minor", "found 1.7: new names are not read")
 def next_minor(file):
     file.attrs["regime_version"] = "1.7"
 
@@ -358,7 +358,7 @@ def quantity_without_definition(file):
     del file["quantity_of_layer"].attrs["definition"]
 
 
-@breaks("variable-decoded", "no unit that is decoded as a time")
+@breaks("variable-decoded", "a unit that is not decoded as a time")
 def quantity_in_days(file):
     file["quantity_of"].attrs["units"] = "days"
 
