@@ -74,7 +74,7 @@ def test_a_single_file_that_is_overwritten(tmp_path):
     torch.save({"w": torch.ones(2), "step": 5}, tmp_path / "step_5.pt")
     torch.save({"w": torch.ones(2), "step": 5}, tmp_path / "last.pt")
     (tmp_path / "model.pt").unlink()
-    with pytest.raises(RegimeError, match=r"one checkpoint \(step_5.pt\) .* each under a name of its own"):
+    with pytest.raises(RegimeError, match=r"one checkpoint \(step_5.pt\) .* each under its own name"):
         open_directory(tmp_path).require_two()
 
 
