@@ -131,7 +131,7 @@ def _text_of_table(table: Table) -> list[str]:
 def as_html(shown: Display) -> str:
     """Return a fragment of HTML in which all text is text."""
     parts = [f'<div style="font-weight:bold">{escaped(shown.title)}</div>', *map(_html_of, shown.parts)]
-    return f'<div style="max-width:60em;line-height:1.4">{"".join(parts)}</div>'
+    return f'<div style="max-width:60em;overflow-x:auto;line-height:1.4">{"".join(parts)}</div>'
 
 
 def escaped(text: str) -> str:

@@ -22,6 +22,8 @@ from regime_proto.schema.words import few
 
 JSON_VERSION = 1
 REFERENCES = (PAPER,)
+# So many labels are shown at a prompt and in a notebook.
+_SHOWN_LABELS = 4
 SORTS = ("rho", "auc_w", "auc_p", "name")
 
 
@@ -95,14 +97,18 @@ class Comparison(Displayed):
     warnings: tuple[str, ...]
 
     def _display(self) -> Display:
-        shown = columns(self)
+        names = labelling.label_names(row.labels for row in self.rows)
+        # The name of a published run is its model and its data set.
+        most = 0 if any(row.source == PAPER for row in self.rows) else _SHOWN_LABELS
+        shown = columns(self, labels=most)
         table = Table(
             tuple(tuple(column.text(row) for column in shown) for row in self.rows),
             headings=tuple(column.heading for column in shown),
             are_numbers=tuple(column.is_number for column in shown),
         )
+        others = f"… {', '.join(names[most:])}: in .rows" if len(names) > most else ""
         means = map(describe, self.summaries)
-        return Display(describe_rows(self.rows), (table, *means, Notes("warnings", self.warnings)))
+        return Display(describe_rows(self.rows), (table, others, *means, Notes("warnings", self.warnings)))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON object; numbers are finite or None."""

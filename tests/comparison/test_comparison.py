@@ -517,7 +517,8 @@ def test_a_comparison_shows_its_table(paths):
     lines = repr(found).split("\n")
     assert lines[0] == f"{len(paths)} runs and 18 published runs (the paper's Table II)"
     assert lines[1].split()[-3:] == ["AUC_P", "ρ", "range"]
-    assert len(lines) == 2 + len(found.rows) + len(found.summaries) + len(found.warnings)
+    assert [line for line in lines if line.startswith("… model, dataset, ") and line.endswith(": in .rows")]
+    assert len(lines) == 3 + len(found.rows) + len(found.summaries) + len(found.warnings)
     page = found._repr_html_()
     assert page.count("<tr>") == 1 + len(found.rows)
     assert "mean ρ" in page
