@@ -22,6 +22,7 @@ extensions = [
     "myst_nb",
     "outside_links",
     "quantities_page",
+    "repository_files",
     "signatures",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
