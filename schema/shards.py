@@ -217,6 +217,6 @@ def _held(folder: Path, agreed: Agreement) -> dict[int, int]:
                 # Not yet complete, or left by a run with other inputs.
                 continue
             if segment.attrs["run_id"] != agreed.run_id:
-                raise TrajectoryError(f"{path}: of another run than {folder / AGREED} says; delete the segment")
+                raise TrajectoryError(f"{path}: belongs to a different run from {folder / AGREED}; delete the segment")
             held[index] = len(segment["step"])
     return held
