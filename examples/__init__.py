@@ -1,1 +1,1 @@
-"""Runs to learn from: each trains a network and leaves a directory that ``regime analyze`` reads."""
+"""Example runs: each trains a network and writes a directory that ``regime analyze`` reads."""

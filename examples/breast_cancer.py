@@ -3,8 +3,8 @@
 Run it with ``python -m regime_proto.examples.breast_cancer DIR``, then ``regime analyze DIR/checkpoints
 --model regime_proto.examples.breast_cancer:make --probe DIR/probe.npz``.
 
-The paper gives the widths (64, 32), batch normalisation, dropout, SGD with learning rate 1e-2 and weight decay
-1e-4, and 18 epochs. Batch size (128) and dropout rate (0.2) are our choice: it does not state them.
+The paper states the widths (64, 32), batch normalisation, dropout, SGD with learning rate 1e-2 and weight decay
+1e-4, and 18 epochs. It does not state the batch size and the dropout rate; 128 and 0.2 are our choice.
 """
 
 import sys
@@ -39,7 +39,7 @@ def load_data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def train(out: Path, *, seed: int = 0, batch_size: int = BATCH) -> float:
-    """Train, and write ``out/probe.npz`` and ``out/checkpoints/step_NNNNNN.pt``.
+    """Train the network, and write ``out/probe.npz`` and ``out/checkpoints/step_NNNNNN.pt``.
 
     Returns
     -------

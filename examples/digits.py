@@ -1,4 +1,4 @@
-"""The handwritten digits of scikit-learn, for the examples in other frameworks than PyTorch."""
+"""The handwritten digits of scikit-learn, for examples in frameworks other than PyTorch."""
 
 import sys
 from collections.abc import Callable
@@ -13,7 +13,7 @@ CLASSES = 10
 BATCH = 64
 EPOCHS = 8
 EVERY = 2
-"""A checkpoint is saved after so many steps."""
+"""Number of steps between checkpoints."""
 PROBE_SAMPLES = round(0.2 * BATCH)
 
 Images = NDArray[np.float32]
@@ -45,5 +45,5 @@ def prepare(out: Path, validation: NDArray[np.float32]) -> Path:
 
 
 def main(train: Callable[[Path], float]) -> None:
-    """Train into the folder that the command line names."""
+    """Train into the folder given on the command line."""
     print(f"validation accuracy {train(Path(sys.argv[1])):.3f}")

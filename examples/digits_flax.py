@@ -18,7 +18,7 @@ from regime_proto.examples import digits
 
 
 class Net(nnx.Module):  # type: ignore[misc]
-    """Two convolutions, batch normalisation after the first, and two layers on top."""
+    """Two convolutions, with batch normalisation after the first, followed by two linear layers."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         self.conv1 = nnx.Conv(1, 16, (3, 3), use_bias=False, rngs=rngs)

@@ -3,7 +3,7 @@
 Run it with ``python -m regime_proto.examples.digits_keras DIR``, then ``regime analyze DIR/checkpoints --model
 regime_proto.examples.digits_keras:make --probe DIR/probe.npy --batches-per-epoch 22``.
 
-The archives hold the optimizer's count of steps: by it they are ordered.
+The archives hold the optimizer's step count, by which they are ordered.
 """
 
 import os

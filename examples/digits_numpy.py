@@ -1,4 +1,4 @@
-"""An MLP on the digits in NumPy alone, saved as ``.npz``; its forward pass is written down in ONNX.
+"""An MLP on the digits in pure NumPy, saved as ``.npz``; its forward pass is defined in ONNX.
 
 Run it with ``python -m regime_proto.examples.digits_numpy DIR``, then ``regime analyze DIR/checkpoints --model
 regime_proto.examples.digits_numpy:make --probe DIR/probe.npy``.
@@ -21,7 +21,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 def initial() -> Weights:
-    """Return the weights at the start."""
+    """Return the initial weights."""
     generator = np.random.default_rng(0)
     weights: Weights = {}
     for layer, (wide, out) in enumerate(itertools.pairwise(WIDTHS)):
@@ -31,7 +31,7 @@ def initial() -> Weights:
 
 
 def make() -> onnx.ModelProto:
-    """Return the forward pass; its initializers have the names that the checkpoints give the weights."""
+    """Return the forward pass; its initializers have the same names as the weights in the checkpoints."""
     weights = initial()
     nodes, last = [], "pixels"
     layers = len(WIDTHS) - 1

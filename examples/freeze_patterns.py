@@ -1,12 +1,13 @@
-"""Do weights alone finish the training, once the patterns have settled? Trained on the digits, five times.
+"""Tests whether weights alone can finish the training once the patterns have settled, on the digits with five seeds.
 
 Run it with ``python -m regime_proto.examples.freeze_patterns OUT``; it takes a minute and writes ``OUT/accuracy.png``
 and ``OUT/accuracy.json``.
 
-The paper's picture of two time scales says that patterns settle first, and that weights then refine the function within
-them. If so, a network whose patterns are frozen when they have settled should end as well as one whose patterns go on,
-and better than one whose patterns are those of the random start. Here a gate of the frozen network is open where it is
-open in a copy of the network that was made at that moment, which sees the same input; the weights go on.
+According to the paper's two time scales, patterns settle first, and weights then refine the function within them. If
+so, a network whose patterns are frozen after they settled should end as accurate as one whose patterns keep changing,
+and more accurate than one with the patterns of the random initial weights. Here, a gate of the frozen network is open
+if it is open, for the same input, in a copy of the network made when the patterns were frozen. The weights keep
+training.
 """
 
 import copy
@@ -34,7 +35,7 @@ WAYS = ("never frozen", "frozen when settled", "frozen at the start")
 
 
 class Frozen(nn.Module):  # type: ignore[misc]
-    """A network whose gates are open where those of another one are.
+    """A network whose gates are open where the gates of another network are.
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ class Frozen(nn.Module):  # type: ignore[misc]
 
 @dataclass
 class Run:
-    """One training.
+    """The result of one training.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ class Run:
     steps, accuracies : list
         The validation accuracy at some steps.
     seconds : float
-        Of the optimizer's steps since the patterns were frozen, or since the same step where they never were.
+        Time of the optimizer's steps since the patterns were frozen, or since the same step if they never were.
     """
 
     way: str
@@ -85,7 +86,7 @@ class Run:
 
 
 class Data:
-    """The digits as tensors, and their batches in an order that the seed gives."""
+    """The digits as tensors, and their batches in an order that the seed determines."""
 
     def __init__(self) -> None:
         images, validation, labels, validation_labels = (torch.from_numpy(part) for part in digits.load())
@@ -98,7 +99,7 @@ class Data:
         return [batch for _ in range(EPOCHS) for batch in digits.batches(len(self.images), generator)]
 
     def accuracy(self, model: nn.Module) -> float:
-        """Return the share of validation images that are recognised."""
+        """Return the fraction of validation images that are classified correctly."""
         with torch.no_grad():
             return float((model(self.validation).argmax(1) == self.validation_labels).float().mean())
 
@@ -113,9 +114,9 @@ def make() -> nn.Sequential:
 def train(
     model: nn.Module, optimizer: torch.optim.Optimizer, data: Data, run: Run, begin: int, observe: Observe | None = None
 ) -> int:
-    """Train from step `begin` to the end, or until `observe` says that it is enough; return the last step.
+    """Train from step `begin` to the end, or until `observe` returns true; return the last step.
 
-    The accuracy is noted after every epoch.
+    The accuracy is recorded after every epoch.
     """
     batches = data.batches(run.seed)
     each = len(batches) // EPOCHS
@@ -140,7 +141,7 @@ def adam(model: nn.Module) -> torch.optim.Adam:
 
 
 def until_settled(seed: int, data: Data, out: Path) -> tuple[nn.Sequential, torch.optim.Adam, Run, int]:
-    """Train until the recorder says that the patterns have settled."""
+    """Train until the recorder reports that the patterns have settled."""
     torch.manual_seed(seed)
     model = make()
     optimizer = adam(model)
@@ -181,7 +182,7 @@ def three_ways(seed: int, data: Data, out: Path) -> list[Run]:
 
 
 def draw(runs: list[Run], path: Path) -> None:
-    """Draw the accuracies: a line for each way, the range over the seeds around it."""
+    """Draw the accuracies: a line for each way, with a band for the range over the seeds."""
     import matplotlib as mpl
 
     mpl.use("Agg")

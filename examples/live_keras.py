@@ -1,8 +1,8 @@
-"""A convolutional network on the digits, in Keras with JAX, recorded while it is trained: no checkpoints are saved.
+"""A convolutional network on the digits, in Keras with JAX, recorded during training, without saving checkpoints.
 
 Run it with ``python -m regime_proto.examples.live_keras OUT.h5``, then ``regime analyze OUT.h5``.
 
-The callback looks at the model after every step, and adds loss and accuracy of the training and of the validation.
+The callback observes the model after every step, and adds training and validation loss and accuracy.
 """
 
 import os

@@ -19,7 +19,7 @@ EPOCHS = 4
 
 
 class Classifier(lightning.LightningModule):  # type: ignore[misc]
-    """A network, and how it is trained."""
+    """A network and its training."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
-"""A network on the digits, in a plain loop of PyTorch, recorded at every step while it is trained.
+"""A network on the digits, trained in a plain PyTorch loop and recorded at every step.
 
 Run it with ``python -m regime_proto.examples.live_loop OUT.h5``, then ``regime analyze OUT.h5``.
 
-No checkpoint is written: the recorder looks at the model after every update, and says when its patterns have settled.
+No checkpoint is written. The recorder observes the model after every update, and reports when its patterns have
+settled.
 """
 
 from pathlib import Path

@@ -2,8 +2,8 @@
 
 Run it with ``python -m regime_proto.examples.live_trainer OUT.h5``, then ``regime analyze OUT.h5``.
 
-A line of 16 tokens is every second pixel of every second row, in 17 shades: the model learns which comes next. It has
-the architecture of OPT, whose feed-forward layers have ReLUs, and random weights at the begin.
+A line of 16 tokens holds every second pixel of every second row, in 17 shades; the model learns to predict the next
+one. It has the architecture of OPT, whose feed-forward layers have ReLUs, and random initial weights.
 """
 
 import sys

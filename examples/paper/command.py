@@ -17,7 +17,7 @@ from regime_proto.schema.errors import RegimeError
 
 
 class _Group(click.Group):
-    """Says in one line what a user can mend."""
+    """Prints errors that a user can fix in one line."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -25,9 +25,9 @@ class _Group(click.Group):
         except RegimeError as error:
             _fail(str(error), 1)
         except ImportError as error:
-            _fail(f'{error.name or error} is needed: pip install "regime-proto[cpu,paper]"', 1)
+            _fail(f'{error.name or error} is required but not installed: pip install "regime-proto[cpu,paper]"', 1)
         except KeyboardInterrupt:
-            _fail("interrupted; the same command with --resume goes on", 130)
+            _fail("interrupted; resume with the same command and --resume", 130)
         except OSError as error:
             _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
 
@@ -39,13 +39,13 @@ def _fail(message: str, code: int) -> NoReturn:
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
-    """Train the systems of the paper's Table II, and see what comes out beside what was published."""
+    """Train the systems of the paper's Table II, and compare the results with the published ones."""
 
 
 @main.command(name="list")
 @click.argument("row", required=False)
 def list_rows(row: str | None) -> None:
-    """Show the eighteen rows, or all that is to be known of ROW."""
+    """List the eighteen rows, or show all details of ROW."""
     if row is not None:
         for name, text in _facts(row_called(row)):
             click.echo(textwrap.fill(text, 96, initial_indent=f"{name:<12}", subsequent_indent=" " * 12))
@@ -55,17 +55,17 @@ def list_rows(row: str | None) -> None:
     for one in ROWS:
         numbers = one.batch_size, one.epochs, one.gates, f"{one.units:,}", f"{one.published.rho:.2f}"
         click.echo(form.format(one.name, f"{one.optimizer}, {one.learning_rate:g}", *numbers))
-    click.echo("\nρ is the published one, units are those of one sample. Where the paper says nothing:\n")
+    click.echo("\nρ is the published value; units are those of one sample. Choices where the paper states nothing:\n")
     for choice in CHOICES:
         click.echo(textwrap.fill(choice, 96, initial_indent="  ", subsequent_indent="    "))
     names = ", ".join(STAND_INS)
     click.echo("")
-    click.echo(textwrap.fill(f"Without --data, stand-ins take the place of {names}.", 98))
-    click.echo("\nlist ROW tells what else was chosen for a row.")
+    click.echo(textwrap.fill(f"Without --data, stand-ins replace {names}.", 98))
+    click.echo("\n`list ROW` shows further choices for a row.")
 
 
 def _facts(row: Row) -> Iterator[tuple[str, str]]:
-    """Yield what is to be known of a row."""
+    """Yield the details of a row."""
     published = row.published
     nesterov = f", Nesterov momentum {row.momentum:g}" if row.nesterov else ""
     yield (
@@ -86,38 +86,44 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
 
 @main.command()
 @click.argument("row")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of this training; by default below paper-runs/.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of this training. Default: a folder in paper-runs/."
+)
 @click.option(
     "--data",
     type=click.Path(),
-    help="Folder of the real data set (list ROW tells its files); else packages are fetched.",
+    help="Folder of the real data set, with the files shown by `list ROW`. Default: data from downloaded packages.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--batch-size", type=int, help="By default that of the row.")
-@click.option("--momentum", type=float, help="Of SGD; by default that of the row.")
-@click.option("--dropout", type=float, help="Share of every dropout; by default the network's own.")
-@click.option("--scaling", help="Of images: standard (by mean and deviation, the default) or unit (from 0 to 1).")
-@click.option("--epochs", type=int, help="The longest training; by default what the paper says.")
-@click.option("--steps", type=int, help="Stop after so many updates.")
+@click.option("--batch-size", type=int, help="Batch size. Default: the row's.")
+@click.option("--momentum", type=float, help="Momentum of SGD. Default: the row's.")
+@click.option("--dropout", type=float, help="Rate of every dropout. Default: the network's own.")
 @click.option(
-    "--least-improvement", type=float, help="Share of the validation loss, for the early stopping: 0 by default."
+    "--scaling", help="Scaling of images: standard (by mean and deviation, the default) or unit (from 0 to 1)."
 )
-@click.option("--width", type=float, help="A network of this part of the real width, such as 0.25.")
-@click.option("--image-size", type=int, help="Resize images to this side, where the network resizes them.")
-@click.option("--validation-samples", type=int, help="Validate with the first so many only.")
+@click.option("--epochs", type=int, help="Maximum number of epochs. Default: the paper's.")
+@click.option("--steps", type=int, help="Stop after this number of updates.")
+@click.option(
+    "--least-improvement",
+    type=float,
+    help="Least relative decrease of the validation loss that early stopping counts as progress. Default: 0.",
+)
+@click.option("--width", type=float, help="Fraction of the real width of the network, such as 0.25.")
+@click.option("--image-size", type=int, help="Side length to which images are resized, if the network resizes them.")
+@click.option("--validation-samples", type=int, help="Validate with only this number of samples, the first ones.")
 @click.option(
     "--checkpoints",
     type=int,
-    help="States to keep, for the structural share (docs/paper.md): 16 by default, 0 for none.",
+    help="Number of states to keep for the structural share (docs/paper.md); 0 for none. Default: 16.",
 )
-@click.option("--every", type=int, help="Observe every so many updates; the paper observes each.")
-@click.option("--device", help="cpu (the default), cuda or cuda:N.")
-@click.option("--threads", type=int, help="Of PyTorch on the CPU.")
-@click.option("--resume", is_flag=True, help="Go on with what an earlier, interrupted command has left.")
+@click.option("--every", type=int, help="Number of updates between observations; the paper observes every update.")
+@click.option("--device", help="Device: cpu (the default), cuda or cuda:N.")
+@click.option("--threads", type=int, help="Number of PyTorch threads on the CPU.")
+@click.option("--resume", is_flag=True, help="Resume an interrupted training.")
 def run(row: str, out: Path | None, threads: int | None, *, resume: bool, **chosen: Any) -> None:
-    """Train ROW, record it, and say what came out."""
+    """Train and record ROW, and print the results."""
     found = row_called(row)
-    # Heavy: PyTorch.
+    # Imported late, because PyTorch takes long to import.
     import torch
 
     from regime_proto.examples.paper.running import run as run_row
@@ -128,7 +134,7 @@ def run(row: str, out: Path | None, threads: int | None, *, resume: bool, **chos
     if not re.fullmatch(r"cpu|cuda(:\d+)?", settings.device):
         raise RegimeError(f"--device {settings.device}: expected cpu, cuda or cuda:N")
     if settings.device != "cpu" and not torch.cuda.is_available():
-        raise RegimeError(f"--device {settings.device}: this machine has no CUDA device; leave the option out")
+        raise RegimeError(f"--device {settings.device}: this machine has no CUDA device; leave out the option")
     if threads is not None:
         torch.set_num_threads(max(1, threads))
     folder = out or Path("paper-runs") / settings.folder
@@ -152,15 +158,17 @@ def run(row: str, out: Path | None, threads: int | None, *, resume: bool, **chos
 
 @main.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--row", "rows", multiple=True, help="A row that runs whole; repeatable. By default the first six.")
+@click.option("--row", "rows", multiple=True, help="Row to run; may be repeated. Default: the first six.")
 @click.option("--seeds", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trainings at once.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Number of simultaneous trainings."
+)
 @click.option("--others", is_flag=True, help="Vary dropout, scaling and early stopping instead, one at a time.")
-@click.option("--shorter", type=int, help="Stop each training after so many updates, to try it.")
+@click.option("--shorter", type=int, help="Stop each training after this number of updates, for a trial.")
 def study(out: Path, rows: tuple[str, ...], seeds: int, workers: int, shorter: int | None, *, others: bool) -> None:
     """Train rows with batch sizes from 32 to 256, and with momentum 0 and 0.9.
 
-    Each training leaves a small file in the folder OUT; one that is there already is not repeated.
+    Each training writes a small file into the folder OUT; trainings whose file exists are not repeated.
     """
     from regime_proto.examples.paper.study import grid, run_all, variations
 
@@ -174,10 +182,16 @@ def study(out: Path, rows: tuple[str, ...], seeds: int, workers: int, shorter: i
 @click.option(
     "--format", "kind", type=click.Choice(["markdown", "csv", "latex", "html"]), default="markdown", show_default=True
 )
-@click.option("--row", "rows", multiple=True, help="Only this row; repeatable.")
-@click.option("--by-batch-size", is_flag=True, help="Only ρ, against the batch size: for a study.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write a file.")
-@click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Draw ρ against the batch size, too.")
+@click.option("--row", "rows", multiple=True, help="Show only this row; may be repeated.")
+@click.option("--by-batch-size", is_flag=True, help="Show only ρ against the batch size, for a study.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write. Default: standard output."
+)
+@click.option(
+    "--figure",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also draw ρ against the batch size into this file.",
+)
 def table(
     folders: tuple[Path, ...],
     kind: str,
@@ -187,9 +201,9 @@ def table(
     *,
     by_batch_size: bool,
 ) -> None:
-    """Set the results in FOLDERS beside the published rows.
+    """Compare the results in FOLDERS with the published rows.
 
-    FOLDERS are those that `run` and `study` have written.
+    FOLDERS are the folders that `run` and `study` have written.
     """
     from regime_proto.examples.paper.pictures import draw_study
     from regime_proto.examples.paper.table import FORMATS, STUDY, lines, read_outcomes
@@ -198,9 +212,9 @@ def table(
     chosen = {row_called(name).name for name in rows}
     found = [line for line in lines(read_outcomes(folders)) if not chosen or line.row.name in chosen]
     if by_batch_size and kind not in STUDY:
-        raise RegimeError(f"--by-batch-size: written as {' or '.join(STUDY)}, not as {kind}")
+        raise RegimeError(f"--by-batch-size: cannot be written as {kind}; choose --format {' or '.join(STUDY)}")
     if not found:
-        raise RegimeError(f"{', '.join(map(str, folders))}: no results of {', '.join(sorted(chosen))}")
+        raise RegimeError(f"{', '.join(map(str, folders))}: no results for {', '.join(sorted(chosen))}")
     if figure is not None:
         draw_study(found, figure)
     text = (STUDY if by_batch_size else FORMATS)[kind](found)

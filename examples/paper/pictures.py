@@ -1,4 +1,4 @@
-"""The figure of the study: ρ against the batch size, for each row, beside the published value."""
+"""The figure of the study: ρ against the batch size for each row, with the published value."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -14,21 +14,21 @@ _COLOURS = ("#0072b2", "#d55e00")
 
 
 def draw_study(found: Sequence[Line], path: Path) -> None:
-    """Draw a panel for each row: mean over the seeds, the range around it, and a line where the published value is.
+    """Draw a panel for each row: mean and range over the seeds, and a line at the published value.
 
-    Trainings in which more than batch size and momentum was chosen are left out.
+    Trainings in which settings other than batch size and momentum were chosen are left out.
 
     Parameters
     ----------
     found : sequence of Line
         In the order of the paper's table.
     path : Path
-        Of the figure; its suffix says the format.
+        The figure; its suffix determines the format.
 
     Raises
     ------
     RegimeError
-        There is nothing to draw, or the suffix is of no known format.
+        There is nothing to draw, or the format is unknown.
     """
     import matplotlib as mpl
 
@@ -36,15 +36,15 @@ def draw_study(found: Sequence[Line], path: Path) -> None:
     from matplotlib import pyplot
 
     if path.suffix not in SUFFIXES:
-        raise RegimeError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}")
+        raise RegimeError(f"{path}: expected a file name that ends with {', '.join(SUFFIXES)}")
     panels = [
         (row, list(group))
         for row, group in groupby(filter(lambda line: line.is_plain, found), key=lambda line: line.row)
     ]
     if not panels:
         raise RegimeError(
-            "--figure: no training is there in which nothing but batch size, momentum and seed was chosen (--steps and "
-            "the like); leave it out"
+            "--figure: found no training without options other than batch size, momentum and seed (such as --steps); "
+            "leave out --figure"
         )
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)

@@ -1,4 +1,4 @@
-"""What came out of one training: the numbers of the paper's table, and what they were measured with."""
+"""The results of one training: the numbers of the paper's table, and how they were measured."""
 
 import json
 import os
@@ -30,42 +30,42 @@ _MEASURED = ("structural_change_l2_last", "quantitative_change_l2_last")
 
 @dataclass(frozen=True)
 class Outcome:
-    """One training that has ended.
+    """The results of one completed training.
 
     Parameters
     ----------
     row : str
-        Its name.
+        Name of the row.
     settings : Settings
     data, origin : str
-        What it was trained on, and where that came from.
+        Data set and its source.
     stands_for : str or None
-        The published data set in whose place that stands.
+        Published data set that it replaces.
     parameters : int
-        Trainable ones.
+        Number of trainable parameters.
     steps : int
-        Updates.
+        Number of updates.
     epochs : float
     ended : str
-        Why it ended.
+        Reason for the end.
     score : float or None
-        After the last epoch: accuracy or perplexity.
+        Accuracy or perplexity after the last epoch.
     score_kind : str
     loss_first, loss_last : float or None
         Mean training loss over the first and the last tenth of the updates.
     auc_w, auc_p, rho : float or None
-        None where undefined.
+        None if undefined.
     rho_range : list of float or None
-        Over all readings.
+        Range over all readings.
     settled : bool
         Whether both curves are known to have settled at the end.
     structural_share : float or None
-        Of the change of the outputs from the first update to the end.
+        Structural share of the output change from the first update to the end.
     structural_below : int or None
-        The step from which it stays below 0.05.
+        Step from which it stays below 0.05.
     warnings : list of str
     seconds : float
-        Of the training, with recording.
+        Duration of the training, including recording.
     made_with : dict of str to str
         Versions and machine.
     """
@@ -100,7 +100,7 @@ class Outcome:
 
     @classmethod
     def read(cls, path: Path) -> list[Self]:
-        """Read what `write_outcomes` wrote.
+        """Read a file written by `write_outcomes`.
 
         Raises
         ------
@@ -120,19 +120,19 @@ class Outcome:
     @classmethod
     def _of(cls, found: dict[str, Any]) -> Self:
         if found.pop("json_version") != _JSON_VERSION:
-            raise RegimeError("written by another version; run the row again")
+            raise RegimeError("written by a different version; run the row again")
         row_called(found["row"])
         return cls(**{**found, "settings": Settings(**found["settings"])})
 
 
 def write_outcomes(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Write results as JSON: a list."""
+    """Write results as a JSON list."""
     content = [outcome.to_json() for outcome in outcomes]
     replace_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def outcome_of(training: Training) -> Outcome:
-    """Analyze a training that has ended.
+    """Analyze a completed training.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def outcome_of(training: Training) -> Outcome:
 
 
 def _structure(training: Training) -> Structure | None:
-    """Measure the structural share on the states that were kept."""
+    """Measure the structural share on the kept states."""
     folder, out = training.out / CHECKPOINTS, training.out / STRUCTURE
     if not folder.is_dir() or training.progress.step < 2:
         return None

@@ -1,4 +1,4 @@
-"""The eighteen rows of Table II: what the paper states of each, and what was chosen where it says nothing."""
+"""The eighteen rows of Table II: what the paper states about each, and our choices where it states nothing."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from regime_proto.comparison.rows import published
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.nearest import did_you_mean
 
-# Held for every row, where the paper is silent.
+# Choices for every row where the paper states nothing.
 CHOICES = (
-    "batch size: not stated; 64, and 32 or 16 for what is large",
-    "momentum: none where not stated",
-    "epochs: at most the published number; batches of one size, what is left of an epoch is dropped",
-    "early stopping: after a third of these epochs without any fall of the validation loss (the paper: of 1 % or 0 %)",
-    "validation samples: the official test split, else a fifth of the samples, by class",
+    "batch size: not stated; 64, and 32 or 16 for large networks",
+    "momentum: none if not stated",
+    "epochs: at most the published number; batches have equal size, and an incomplete last batch is dropped",
+    "early stopping: after a third of these epochs without any decrease of the validation loss (paper: 1 % or 0 %)",
+    "validation samples: the official test split, otherwise a fifth of the samples of each class",
     "images: scaled by mean and deviation of each channel, not augmented",
 )
 
@@ -25,9 +25,9 @@ class Row:
     Parameters
     ----------
     name : str
-        What it is called here.
+        Name of the row in this package.
     number : int
-        Its place in Table II, from 1.
+        Position in Table II, from 1.
     network : str
         Key of `models.build.NETWORKS`.
     data : str
@@ -36,14 +36,14 @@ class Row:
     learning_rate, weight_decay : float
     epochs : int
     gates, units : int
-        ReLUs of the network, and their units for one sample of the published data set, at the size that is trained
-        here by default.
+        Number of ReLUs of the network, and of their units for one sample of the published data set, at the default
+        size.
     momentum : float
     nesterov : bool
     batch_size : int
-        Ours: the paper does not say.
+        Our choice, because the paper does not state it.
     choices : tuple of str
-        What else the paper leaves open, and what was chosen.
+        Our further choices where the paper states nothing.
     """
 
     name: str
@@ -70,18 +70,18 @@ class Row:
 _MLP = ("each hidden layer: linear, BatchNorm, ReLU, dropout", "dropout: 0.5")
 _PLAIN = ("each hidden layer: linear, BatchNorm, ReLU",)
 _LENET = ("max-pooling; 28 × 28 images are padded by 2",)
-_ALEXNET = ("image sizes inside: 16, 8, 4 and 2 pixels a side, as is usual for images of 32", "dropout: 0.5")
-_RESNET = ("images: as they are", "first convolution: 3 × 3 with stride 1, no pooling after it")
+_ALEXNET = ("image sizes inside: 16, 8, 4 and 2 pixels per side, as usual for images of 32 pixels", "dropout: 0.5")
+_RESNET = ("images: original size", "first convolution: 3 × 3 with stride 1, no pooling after it")
 _EFFICIENTNET = (
-    "images: as they are; the first convolution has stride 2",
-    "activations: ReLU in place of SiLU, everywhere but in the sigmoid of squeeze-and-excitation",
+    "images: original size; the first convolution has stride 2",
+    "activations: ReLU instead of SiLU everywhere; the sigmoid of squeeze-and-excitation is kept",
     "initial weights: He's, and 1 for BatchNorm",
 )
 _TRANSFORMER = (
     "activations: ReLU in the feed-forward layers",
-    "initial weights: random, none that were trained before",
+    "initial weights: random, not pre-trained",
 )
-_TOKENS = (*_TRANSFORMER, "tokens: words of the training text, the commonest 8,192")
+_TOKENS = (*_TRANSFORMER, "tokens: the 8,192 most common words of the training text")
 _VISION = (*_TRANSFORMER, "images: resized to 224 × 224")
 
 ROWS = (
@@ -107,7 +107,7 @@ ROWS = (
     ),
     Row(
         "xlnet-sst2", 12, "xlnet", "SST-2", "AdamW", 2e-5, 1e-2, 4, 12, 2_359_296, batch_size=16,
-        choices=(*_TOKENS, "64 tokens a sentence; the class is read at the first, as attention goes both ways"),
+        choices=(*_TOKENS, "64 tokens per sentence; the class is read at the first token (bidirectional attention)"),
     ),
     Row(
         "roberta-agnews", 13, "roberta", "AG News", "AdamW", 2e-5, 1e-2, 5, 12, 4_718_592, batch_size=16,
@@ -118,12 +118,12 @@ ROWS = (
         choices=(
             *_TOKENS, "size: small, 60 million parameters with its own tokens",
             "128 tokens of question and the beginning of the context, 8 of the answer",
-            "score: share of the tokens of answers, given those before",
+            "score: fraction of answer tokens predicted correctly, given the tokens before",
         ),
     ),
     Row(
         "gpt2-wikitext", 15, "gpt2", "WikiText", "AdamW", 3e-4, 1e-2, 6, 12, 4_718_592, batch_size=16,
-        choices=(*_TOKENS, "size: 12 layers, 124 million parameters with its own tokens", "128 tokens a window"),
+        choices=(*_TOKENS, "size: 12 layers, 124 million parameters with its own tokens", "128 tokens per window"),
     ),
     Row(
         "vit-cifar100", 16, "vit-b16", "CIFAR100", "AdamW", 1e-4, 5e-2, 50, 12, 7_262_208, batch_size=32,
@@ -141,12 +141,12 @@ ROWS = (
 
 
 def row_called(name: str) -> Row:
-    """Return the row of a name, or of a number from 1 to 18.
+    """Return the row with a given name, or with a number from 1 to 18.
 
     Raises
     ------
     RegimeError
-        There is none.
+        The row does not exist.
     """
     known = {row.name: row for row in ROWS} | {str(row.number): row for row in ROWS}
     if name not in known:

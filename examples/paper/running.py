@@ -1,4 +1,4 @@
-"""Runs one row in a folder of its own, from the start or from where it was stopped."""
+"""Runs one row in its own folder, from the start or from where it was stopped."""
 
 import json
 from collections.abc import Callable
@@ -28,28 +28,28 @@ def run(
     row : Row
     settings : Settings
     out : Path
-        The folder; made if it is not there.
+        The folder; created if it does not exist.
     resume : bool
-        Go on with what an earlier call has left there; a training that has ended is only read.
+        Resume an interrupted training in the folder; the results of a completed one are only read.
     on_step : callable, optional
-        Called after every update with the `Progress`, the updates in all and the loss.
+        Called after every update with the `Progress`, the total number of updates and the loss.
     say : callable, optional
-        Called with a line on where a training that is resumed goes on.
+        Called with a line that says where a training is resumed.
 
     Raises
     ------
     RegimeError
-        The folder holds another training, the data cannot be had, or the trajectory cannot be recorded.
+        The folder holds a different training, the data are not available, or the trajectory cannot be recorded.
     """
     found = _config(out)
     if found is not None and not resume:
         raise RegimeError(
-            f"{out}: holds a training already; --resume goes on with it, or name another folder with --out"
+            f"{out}: already holds a training; resume it with --resume, or choose a different folder with --out"
         )
     wanted = settings.to_json()
     if found is not None and found != wanted:
         raise RegimeError(
-            f"{out}: holds a training with {_differences(found, wanted)}; choose the same, or another --out"
+            f"{out}: holds a training with {_differences(found, wanted)}; use the same settings, or a different --out"
         )
     if found is not None and (out / RESULT).exists():
         return Outcome.read(out / RESULT)[0]
@@ -58,11 +58,13 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
         replace_file(out / CONFIG, (json.dumps(wanted, indent=1) + "\n").encode())
     except OSError as error:
-        raise RegimeError(f"{out}: cannot be written ({error.strerror}); name another folder with --out") from None
+        raise RegimeError(
+            f"{out}: cannot be written ({error.strerror}); choose a different folder with --out"
+        ) from None
     training.load_state()
     if resume:
         at = training.progress.step
-        say(f"{out}: goes on after update {at:,}" if at else f"{out}: no state was saved there; begins at update 0")
+        say(f"{out}: resumes after update {at:,}" if at else f"{out}: no saved state found; starts at update 0")
     training.run(on_step)
     outcome = outcome_of(training)
     write_outcomes(out / RESULT, [outcome])
@@ -70,14 +72,14 @@ def run(
 
 
 def _config(out: Path) -> object:
-    """Return the settings of the training that a folder holds; None where it holds none."""
+    """Return the settings of the training in a folder; None if it holds none."""
     path = out / CONFIG
     if not path.exists():
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise RegimeError(f"{path}: not JSON; it is not the folder of a training, name another with --out") from None
+        raise RegimeError(f"{path}: not JSON, so not the folder of a training; use a different --out") from None
 
 
 def _differences(found: object, wanted: dict[str, object]) -> str:

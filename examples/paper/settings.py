@@ -1,4 +1,4 @@
-"""How one row is trained: what the table says, and what a user may choose."""
+"""The settings of a row: values from the table, and values that a user may choose."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,30 +18,30 @@ class Settings:
     row : str
         Name of the row.
     epochs : int
-        The longest training.
+        Maximum number of epochs.
     batch_size : int
     momentum : float
-        Of SGD.
+        Momentum of SGD.
     dropout : float or None
-        The share of every dropout of the network; None for the network's own.
+        Rate of every dropout of the network; None for the network's own.
     scaling : {"standard", "unit"}
-        Images by mean and deviation of each channel, or from 0 to 1.
+        Scale images by mean and deviation of each channel, or to the range from 0 to 1.
     seed : int
-        Of the initial weights, the order of the batches, the dropout and the draw of the probe.
+        Random seed for the initial weights, the order of the batches, the dropout and the probe.
     steps : int or None
-        Stop after so many updates.
+        Stop after this number of updates.
     least_improvement : float
-        What counts as progress for the early stopping: the validation loss falls by this share of it.
+        Relative decrease of the validation loss that early stopping counts as progress.
     width : float
-        1 is the real network, less a narrower one.
+        1 for the real network, less for a narrower one.
     image_size : int or None
-        Side in pixels to which images are resized where the network does that; None for the network's own.
+        Side in pixels to which images are resized, if the network resizes them; None for the network's own.
     validation_samples : int or None
-        Validate with the first so many only.
+        Validate with only this number of samples, the first ones.
     checkpoints : int
-        States that are kept for the structural share, at steps that grow geometrically; 0 for none.
+        Number of states kept for the structural share, at geometrically growing steps; 0 for none.
     every : int
-        Observe every so many updates; the paper observes each.
+        Number of updates between observations; the paper observes every update.
     device : str
         ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
     data : str or None
@@ -82,7 +82,7 @@ class Settings:
 
     @property
     def patience(self) -> int:
-        """Epochs without progress after which the training ends: a third of all."""
+        """Number of epochs without progress after which the training ends: a third of all epochs."""
         return max(1, round(self.epochs / 3))
 
     @property
@@ -92,7 +92,7 @@ class Settings:
 
     @property
     def folder(self) -> str:
-        """A name for the folder of this training: what most often differs between two of them."""
+        """Name of the folder of this training, from the settings that most often differ."""
         parts = [self.row, f"batch-{self.batch_size}"]
         if self.momentum:
             parts.append(f"momentum-{self.momentum:g}")
@@ -112,15 +112,15 @@ class Settings:
 
 
 def settings_of(row: Row, **chosen: Any) -> Settings:
-    """Return the settings of a row, but for what a user has chosen; what is None was not chosen.
+    """Return the settings of a row, with the values that a user has chosen; None means not chosen.
 
     Raises
     ------
     RegimeError
-        A value is out of range, or momentum is chosen for an optimizer that has none.
+        A value is out of range, or momentum is chosen for an optimizer without momentum.
     """
     given = {name: value for name, value in chosen.items() if value is not None}
     if given.get("momentum") and row.optimizer != "SGD":
-        raise RegimeError(f"--momentum {given['momentum']:g}: {row.name} is trained with {row.optimizer}, not with SGD")
+        raise RegimeError(f"--momentum {given['momentum']:g}: applies only to SGD, but {row.name} uses {row.optimizer}")
     stated = {"epochs": row.epochs, "batch_size": row.batch_size, "momentum": row.momentum}
     return Settings(row=row.name, **(stated | given))

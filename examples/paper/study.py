@@ -1,4 +1,4 @@
-"""What the published numbers depend on: the small rows under settings that the paper does not state."""
+"""Studies how the published numbers depend on settings that the paper does not state, for the small rows."""
 
 import multiprocessing
 import shutil
@@ -15,23 +15,23 @@ from regime_proto.schema.numbers import number
 
 BATCH_SIZES = (32, 64, 128, 256)
 MOMENTA = (0.0, 0.9)
-# What else the paper leaves open.
+# Further settings that the paper leaves open.
 OTHERS: dict[str, Any] = {"dropout": 0.2, "scaling": UNIT, "least_improvement": 0.01}
 IMAGES = ("MNIST", "CIFAR10")
 UNFINISHED = "unfinished"
 
 
 def grid(rows: Sequence[Row], seeds: int, *, steps: int | None = None) -> list[Settings]:
-    """Return every training of the study; those of one seed before those of the next.
+    """Return every training of the study, ordered by seed.
 
-    States are kept for the structural share where batch size and momentum are those of the row.
+    States are kept for the structural share if batch size and momentum are the row's.
 
     Parameters
     ----------
     rows : sequence of Row
     seeds : int
     steps : int or None
-        Stop each after so many updates.
+        Stop each training after this number of updates.
     """
     return [
         settings_of(
@@ -45,7 +45,7 @@ def grid(rows: Sequence[Row], seeds: int, *, steps: int | None = None) -> list[S
 
 
 def variations(rows: Sequence[Row], seeds: int, *, steps: int | None = None) -> list[Settings]:
-    """Return trainings that each differ from those of a row in one thing beside batch size and momentum."""
+    """Return trainings that each differ from a row in one setting other than batch size and momentum."""
     return [
         settings_of(row, seed=seed, steps=steps, checkpoints=0, **{name: value})
         for seed in range(seeds)
@@ -64,27 +64,27 @@ def _kept(row: Row, size: int, momentum: float) -> int:
 
 
 def run_all(trainings: Sequence[Settings], out: Path, workers: int = 1) -> Iterator[str]:
-    """Train what no file of results in `out` holds yet; yield a line about each.
+    """Run the trainings that have no file of results in `out`, and yield one line about each.
 
-    Each leaves ``out/NAME.json``; its trajectory and states are deleted when that is written.
+    Each writes ``out/NAME.json``; then its trajectory and states are deleted.
 
     Parameters
     ----------
     trainings : sequence of Settings
     out : Path
     workers : int
-        Processes, each with one thread of PyTorch.
+        Number of processes, each with one PyTorch thread.
 
     Raises
     ------
     RegimeError
-        A file there is not one of results.
+        A file in `out` does not hold results.
     """
     out.mkdir(parents=True, exist_ok=True)
     there = {outcome.settings for path in sorted(out.glob("*.json")) for outcome in Outcome.read(path)}
     missing = [settings for settings in trainings if settings not in there]
     yield f"{len(missing)} of {len(trainings)} trainings to run"
-    # Not forked: PyTorch has threads already.
+    # Processes are not forked, because PyTorch has already started threads.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
         futures = {pool.submit(_train, settings, out): settings for settings in missing}
         for future in as_completed(futures):

@@ -1,4 +1,4 @@
-"""Results beside the published rows: as text, for papers, and as a page."""
+"""Compares results with the published rows: as text, for papers, and as a page."""
 
 import csv
 import io
@@ -18,15 +18,15 @@ from regime_proto.report.typeset import Typed, latex, markdown
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.text import csv_cell
 
-# What is averaged over the seeds of one setting.
+# Numbers that are averaged over the seeds of one setting.
 _NUMBERS = ("epochs", "score", "auc_w", "auc_p", "rho", "structural_share")
-# What the paper gives, too.
+# Numbers that the paper states too.
 _PAIRS = (("rho", "ρ"), ("auc_w", "AUC_W"), ("auc_p", "AUC_P"), ("score", "score"))
 
 
 @dataclass(frozen=True)
 class Line:
-    """The trainings of one row that differ in nothing but the seed.
+    """The trainings of one row that differ only in the seed.
 
     Parameters
     ----------
@@ -40,12 +40,12 @@ class Line:
 
     @property
     def data(self) -> str:
-        """What it was trained on; a stand-in says that it is one."""
+        """Title of the data set, which marks a stand-in."""
         return self.outcomes[0].data
 
     @property
     def chosen(self) -> str:
-        """The settings that the paper does not state, and what was made smaller."""
+        """Description of settings that the paper does not state or that were reduced."""
         settings = self.outcomes[0].settings
         parts = [f"batch {settings.batch_size}"]
         if self.row.optimizer == "SGD":
@@ -68,30 +68,30 @@ class Line:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing but batch size, momentum and seed was chosen."""
+        """Whether only batch size, momentum and seed differ from the defaults."""
         settings = self.outcomes[0].settings
         plain = Settings(self.row.name, self.row.epochs, settings.batch_size, settings.momentum)
         return replace(settings, seed=0, checkpoints=plain.checkpoints, data=None) == plain
 
     @property
     def is_varied(self) -> bool:
-        """Whether one of the other settings that the paper leaves open was chosen."""
+        """Whether a different setting that the paper leaves open was chosen."""
         settings = self.outcomes[0].settings
         return settings.dropout is not None or settings.scaling != STANDARD or settings.least_improvement > 0
 
     def spread(self, name: str) -> Spread:
-        """Return mean and spread over the seeds of a number, where it is defined."""
+        """Return mean and spread of a number over the seeds for which it is defined."""
         found = [getattr(outcome, name) for outcome in self.outcomes]
         return spread(math.nan if value is None else value for value in found)
 
 
 def read_outcomes(folders: Iterable[Path]) -> list[Outcome]:
-    """Return the results in folders: those of `run`, those of `study`, and those in folders below.
+    """Return the results of `run` and `study` in folders and their subfolders.
 
     Raises
     ------
     RegimeError
-        A folder holds none, or one that cannot be read.
+        A folder holds no results, or results that cannot be read.
     """
     found = []
     for folder in folders:
@@ -99,9 +99,9 @@ def read_outcomes(folders: Iterable[Path]) -> list[Outcome]:
         if not own:
             begun = [path.parent for path in sorted(folder.rglob(CONFIG))]
             why = (
-                f"the training in {begun[0]} has not ended; go on with it (run … --resume)"
+                f"the training in {begun[0]} has not ended; resume it with run … --resume"
                 if begun
-                else "expected a folder that run or study has written"
+                else "expected a folder written by run or study"
             )
             raise RegimeError(f"{folder}: no results in it; {why}")
         found += [outcome for path in sorted(own) for outcome in Outcome.read(path)]
@@ -109,7 +109,7 @@ def read_outcomes(folders: Iterable[Path]) -> list[Outcome]:
 
 
 def lines(outcomes: Iterable[Outcome]) -> list[Line]:
-    """Return the trainings grouped by what they share beside the seed, in the order of the paper's table."""
+    """Return the trainings grouped by everything but the seed, in the order of the paper's table."""
     groups: dict[tuple[int, str, object], list[Outcome]] = {}
     for outcome in outcomes:
         key = (
@@ -127,7 +127,7 @@ def lines(outcomes: Iterable[Outcome]) -> list[Line]:
 
 
 def lines_of(outcome: Outcome) -> list[str]:
-    """Return in a few lines what came out of one training."""
+    """Return a few lines that summarise the results of one training."""
     row = row_called(outcome.row)
     published = row.published
     numbers = (("AUC_W", "auc_w"), ("AUC_P", "auc_p"), ("ρ", "rho"))
@@ -136,7 +136,7 @@ def lines_of(outcome: Outcome) -> list[str]:
     whose = "" if outcome.stands_for is None else f" for {outcome.stands_for}, not for this stand-in"
     share = outcome.structural_share
     unsettled = (
-        "" if outcome.settled else "; not both curves have settled in the end, so it does not say which did first"
+        "" if outcome.settled else "; not both curves have settled by the end, so ρ does not show which settled first"
     )
     told = [
         f"{row.name} on {outcome.data}: {outcome.epochs:.4g} epochs, {outcome.steps:,} updates ({outcome.ended})",
@@ -146,8 +146,8 @@ def lines_of(outcome: Outcome) -> list[str]:
     if share is not None:
         later = outcome.structural_below
         told.append(
-            f"structural share to the last state: {share:.2f} at first, "
-            + ("not below 0.05 in the end" if later is None else f"below 0.05 from step {later}")
+            f"structural share relative to the last state: {share:.2f} initially, "
+            + ("not below 0.05 by the end" if later is None else f"below 0.05 from step {later}")
         )
     return told + [f"warning: {text}" for text in outcome.warnings]
 
@@ -178,13 +178,13 @@ def _epochs(line: Line) -> str:
 
 
 def _losses(line: Line) -> str:
-    """Return the training loss at the begin and in the end, mean over the seeds."""
+    """Return the initial and the final training loss, mean over the seeds."""
     ends = [line.spread(name) for name in ("loss_first", "loss_last")]
     return " → ".join(f"{one.mean:.2f}" for one in ends) if all(one.runs for one in ends) else ""
 
 
 def _published(row: Row) -> dict[str, str]:
-    """Return the published numbers as they are printed in the paper."""
+    """Return the published numbers as printed in the paper."""
     found = row.published
     numbers = {name: f"{getattr(found, name):.2f}" for name in ("rho", "auc_w", "auc_p")}
     return {"score": found.labels["validation_score"], **numbers}
@@ -193,21 +193,23 @@ def _published(row: Row) -> dict[str, str]:
 def _notes(found: Sequence[Line]) -> tuple[str, ...]:
     notes = [
         "Mean over the seeds ± standard deviation.",
-        "The loss is that of the first and of the last tenth of the updates.",
-        "The structural share is the part of the change of the outputs, from first to last, that moving patterns make.",
-        "Settled: of how many trainings both curves are known to have settled; else ρ does not say which did first.",
+        "The loss is the mean over the first and over the last tenth of the updates.",
+        "The structural share is the share of the output change, from first to last, that is due to moving patterns.",
+        "Settled: number of trainings in which both curves have settled; else ρ does not show which settled first.",
     ]
     if any(line.outcomes[0].stands_for for line in found):
-        notes.append("A stand-in is another data set than the published one: its numbers are not a reproduction.")
+        notes.append(
+            "A stand-in is a different data set from the published one, so its numbers are not a reproduction."
+        )
     if any(line.outcomes[0].settings.steps is not None for line in found):
-        notes.append("A training that was stopped after a number of updates shows its beginning only.")
+        notes.append("A training that was stopped after a number of updates shows only its beginning.")
     if any(line.outcomes[0].settings.width != 1 for line in found):
-        notes.append("A network of a smaller width is another one than the published.")
+        notes.append("A network of a smaller width is a different network from the published one.")
     return (" ".join(notes),)
 
 
 def by_batch_size(found: Sequence[Line]) -> Typed:
-    """Return ρ of each row against the batch size, a line for each momentum, where nothing else was chosen."""
+    """Return ρ of each row against the batch size, one line per momentum, for otherwise default settings."""
     groups: dict[tuple[str, str, float], dict[int, Line]] = {}
     for line in found:
         settings = line.outcomes[0].settings
@@ -227,19 +229,19 @@ def by_batch_size(found: Sequence[Line]) -> Typed:
             )
             for (name, data, momentum), lines in groups.items()
         ),
-        below=(f"ρ, mean over the seeds ± standard deviation; in brackets the number of seeds.{_left_out(found)}",),
+        below=(f"ρ: mean over the seeds ± standard deviation (number of seeds).{_left_out(found)}",),
     )
 
 
 def _left_out(found: Sequence[Line]) -> str:
     others = sum(len(line.outcomes) for line in found if not line.is_plain)
-    return f" Trainings in which anything else was chosen are left out: {others}." if others else ""
+    return f" Trainings with other settings are left out: {others}." if others else ""
 
 
 def nearest(found: Sequence[Line]) -> Typed:
-    """Return for each row the setting whose AUC_W and AUC_P come nearest to the published ones.
+    """Return for each row the setting whose AUC_W and AUC_P are nearest to the published ones.
 
-    Near is what differs by a small factor: √(ln² of the one quotient + ln² of the other). Stand-ins have none.
+    The distance is √(ln² of one quotient + ln² of the other). Stand-ins are left out.
     """
     chosen: dict[str, Line] = {}
     for line in found:
@@ -288,7 +290,7 @@ def _rho(line: Line | None) -> str:
 
 
 def to_csv(found: Sequence[Line]) -> str:
-    """Return one row for each setting, in full precision; what is not known is empty."""
+    """Return one row for each setting, in full precision; unknown values are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     measured = [f"{name}_{part}" for name in _NUMBERS for part in ("mean", "deviation")]
@@ -307,7 +309,7 @@ def to_csv(found: Sequence[Line]) -> str:
 
 
 def to_page(found: Sequence[Line]) -> str:
-    """Return a page: the table, and ρ of each row beside the published one.
+    """Return a page with the table, and with ρ of each row and the published values.
 
     Raises
     ------
@@ -317,7 +319,7 @@ def to_page(found: Sequence[Line]) -> str:
     table = typed(found)
     return sheet(
         "The paper's table",
-        about="The systems of Table II, trained anew beside what was published",
+        about="The systems of Table II, trained again and compared with the published results",
         results=Table(table.headings, table.rows),
         lines=table.below,
         figures=[_figure(found)],
@@ -333,9 +335,9 @@ def _figure(found: Sequence[Line]) -> Figure:
     published = [line.row.published.rho for line in found]
     return Figure(
         key="rho",
-        title="ρ beside the published one",
-        caption="A mark for every seed; a line where the published value lies. What is not stated there, such as the "
-        "batch size, moves ρ as much as the network does.",
+        title="ρ and the published values",
+        caption="A dot for every seed, and a line at the published value. Settings that the paper does not state, such "
+        "as the batch size, affect ρ as much as the network does.",
         summary=f"Dot plot of ρ on a logarithmic axis, for {len(found)} settings.",
         traces=(
             {

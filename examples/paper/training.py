@@ -1,4 +1,4 @@
-"""Trains one row, and records every step of it."""
+"""Trains one row, and records every step."""
 
 import csv
 import io
@@ -28,16 +28,16 @@ STATE = "state.pt"
 TRAJECTORY = "run.h5"
 CHECKPOINTS = "checkpoints"
 
-# A state to go on from is saved this often, in seconds, but in no more than a twentieth of the time.
+# A state for resuming is saved at this interval in seconds, but saving takes at most a twentieth of the time.
 _SAVE_SECONDS = 30.0
 _SAVE_SHARE = 0.05
-# Samples that are validated at once.
+# Number of samples that are validated at a time.
 _AT_ONCE = 250
 
 
 @dataclass
 class Epoch:
-    """What was measured after an epoch, or at the end of a shorter training."""
+    """Measurements after an epoch, or at the end of a training shorter than an epoch."""
 
     epoch: float
     step: int
@@ -49,23 +49,23 @@ class Epoch:
 
 @dataclass
 class Progress:
-    """How far a training has come; everything that is needed to go on, beside the tensors.
+    """The progress of a training, which holds everything that is needed to resume it except tensors.
 
     Parameters
     ----------
     step : int
-        Updates so far.
+        Number of updates so far.
     epochs : list of Epoch
     best : float or None
-        Least validation loss so far, as far as the early stopping counts it.
+        Lowest validation loss so far that early stopping counts as progress.
     since_best : int
-        Epochs since then.
+        Number of epochs since then.
     seconds : float
         Time spent in training.
     losses : float
-        Sum of the losses of the epoch that is under way.
+        Sum of the losses in the current epoch.
     ended : str
-        Why the training has ended; empty while it goes on.
+        Reason for the end of the training; empty while it runs.
     """
 
     step: int = 0
@@ -77,19 +77,19 @@ class Progress:
     ended: str = ""
 
 
-# Called after every update with the progress, the updates in all and the loss.
+# Called after every update with the progress, the total number of updates and the loss.
 OnStep = Callable[[Progress, int, float], object]
 
 
 class Training:
-    """One training: its data, its network, and how far it has come.
+    """One training: its data, its network, and its progress.
 
     Parameters
     ----------
     row : Row
     settings : Settings
     out : Path
-        The folder that everything is written into.
+        The folder for all output.
     """
 
     def __init__(self, row: Row, settings: Settings, out: Path) -> None:
@@ -97,11 +97,11 @@ class Training:
         data = load(row.data, None if settings.data is None else Path(settings.data))
         self.data = _shortened(_scaled(data, settings.scaling), settings)
         samples = len(self.data.train[LABELS])
-        # The last batch of an epoch, which may be smaller, is left out.
+        # The last batch of an epoch is left out if it is incomplete.
         self.batches = samples // settings.batch_size
         if not self.batches:
             raise RegimeError(
-                f"--batch-size {settings.batch_size}: {self.data.title} has {samples} samples to train with"
+                f"--batch-size {settings.batch_size}: {self.data.title} has only {samples} training samples"
             )
         whole = settings.epochs * self.batches
         self.steps = whole if settings.steps is None else min(whole, settings.steps)
@@ -115,7 +115,7 @@ class Training:
         self._begun = time.monotonic()
 
     def load_state(self) -> None:
-        """Go on from the state that an earlier run has saved, if there is one."""
+        """Resume from the saved state of an earlier run, if it exists."""
         path = self.out / STATE
         if not path.exists():
             return
@@ -130,7 +130,7 @@ class Training:
         self.progress = Progress(**progress)
 
     def run(self, on_step: OnStep | None = None) -> None:
-        """Train to the end, and record it.
+        """Train to the end, and record the training.
 
         Raises
         ------
@@ -179,12 +179,12 @@ class Training:
             if progress.ended:
                 break
             if time.monotonic() - self._saved > max(_SAVE_SECONDS, self._saving / _SAVE_SHARE):
-                # Observations first: a state without those before it could not be gone on from.
+                # Observations are written first, because a state cannot be resumed without the observations before it.
                 recorder.flush()
                 self._save()
 
     def _batches(self) -> Iterator[Indices]:
-        """Yield the samples of each batch that is still to come."""
+        """Yield the samples of each remaining batch."""
         count, size = len(self.data.train[LABELS]), self.settings.batch_size
         for epoch in range(self.progress.step // self.batches, self.settings.epochs):
             order = np.random.default_rng([self.settings.seed, epoch]).permutation(count)
@@ -234,7 +234,7 @@ class Training:
         return best is None or val_loss < best * (1 - self.settings.least_improvement)
 
     def _probe(self) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-        """Return the probe, drawn from the validation samples by the seed; it is written once."""
+        """Return the probe, drawn from the validation samples with the seed, and write it once."""
         path = self.out / PROBE
         if not path.exists():
             generator = np.random.default_rng(self.settings.seed)
@@ -250,13 +250,13 @@ class Training:
             return dict(stored)
 
     def _notes(self) -> dict[str, Any]:
-        """Return what tells runs apart, for `regime compare`."""
+        """Return the labels of the run for `regime compare`."""
         labels = {"model": self.row.published.labels["model"], "dataset": self.data.title}
         chosen = ("seed", "batch_size", "momentum", "width")
         return labels | {"optimizer": self.row.optimizer} | {name: getattr(self.settings, name) for name in chosen}
 
     def _keep(self) -> None:
-        """Keep the weights of this moment, for the structural share."""
+        """Save the current weights for the structural share."""
         if not self._kept:
             return
         folder = self.out / CHECKPOINTS
@@ -306,7 +306,7 @@ def evaluate(model: nn.Module, data: DataSet, part: Part, device: str) -> tuple[
     loss : float
         Mean cross-entropy over the labels that count.
     score : float
-        The share of them that is predicted, or the perplexity.
+        Fraction of correctly predicted labels, or the perplexity.
     """
     model.eval()
     count, total, right = 0, 0.0, 0
@@ -335,12 +335,12 @@ def _scaled(data: DataSet, scaling: str) -> DataSet:
     if scaling == STANDARD:
         return data
     if not data.mean:
-        raise RegimeError(f"--scaling {scaling}: {data.title} holds no images; leave the option out")
+        raise RegimeError(f"--scaling {scaling}: {data.title} holds no images; leave out the option")
     return replace(data, mean=(0.0,) * len(data.mean), deviation=(1.0,) * len(data.mean))
 
 
 def _shortened(data: DataSet, settings: Settings) -> DataSet:
-    """Return the data set with as many validation samples as are wanted."""
+    """Return the data set with the requested number of validation samples."""
     if settings.validation_samples is None:
         return data
     return replace(
@@ -362,13 +362,13 @@ def _set_dropout(model: nn.Module, share: float | None) -> None:
         return
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
     if not dropouts:
-        raise RegimeError(f"--dropout {share:g}: this network has no dropout; leave the option out")
+        raise RegimeError(f"--dropout {share:g}: this network has no dropout; leave out the option")
     for module in dropouts:
         module.p = share
 
 
 def _kept_steps(count: int, steps: int) -> frozenset[int]:
-    """Return the steps whose weights are kept: the first, the last, and between them growing geometrically."""
+    """Return the steps whose weights are kept: the first, the last, and geometrically growing ones in between."""
     if not count:
         return frozenset()
     between = np.unique(np.geomspace(1, steps, max(1, count - 1)).round().astype(int))

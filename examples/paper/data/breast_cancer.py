@@ -1,4 +1,4 @@
-"""Breast Cancer Wisconsin: 569 samples of 30 features, which scikit-learn holds."""
+"""Breast Cancer Wisconsin: 569 samples of 30 features, included in scikit-learn."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def packaged() -> DataSet:
 
 
 def from_folder(folder: Path) -> DataSet:
-    """Return the data set that lies in a folder."""
+    """Return the data set in a folder."""
     with reading(require(folder, "wdbc.data", LAYOUT)) as path:
         table = pd.read_csv(path, header=None)
     # As in scikit-learn: 1 is benign.

@@ -22,7 +22,7 @@ def packaged() -> DataSet:
     pictures = PACKAGE.members("package/*_batch*.png")
     train = np.concatenate([_from_png(pictures[f"package/data_batch_{number}.png"]) for number in range(1, 6)])
     test = _from_png(pictures["package/test_batch.png"])
-    # So spelled.
+    # The package spells the name like this.
     labels, test_labels = (
         np.array(json.loads(PACKAGE.member(f"package/{part}_lables.json")), np.int64) for part in ("train", "test")
     )
@@ -30,7 +30,7 @@ def packaged() -> DataSet:
 
 
 def from_folder(folder: Path) -> DataSet:
-    """Return the data set that lies in a folder."""
+    """Return the data set in a folder."""
     is_binary = find(folder, "data_batch_1.bin") is not None
 
     def read(name: str) -> tuple[Images, Labels]:
@@ -44,6 +44,6 @@ def from_folder(folder: Path) -> DataSet:
 
 
 def _from_png(content: bytes) -> Images:
-    """Return the images of a picture, each of which is one of its rows."""
+    """Return the images stored as the rows of one picture."""
     pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     return pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2).copy()

@@ -1,4 +1,4 @@
-"""CIFAR-100: 60,000 photographs of 32 × 32 pixels in 100 classes; without it, CIFAR-10 stands in."""
+"""CIFAR-100: 60,000 photographs of 32 × 32 pixels in 100 classes; replaced by CIFAR-10 if unavailable."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +20,12 @@ _CLASSES = 100
 
 
 def packaged() -> DataSet:
-    """Return CIFAR-10 in its place."""
+    """Return CIFAR-10 as a stand-in."""
     return replace(cifar10.packaged(), stands_for="CIFAR100")
 
 
 def from_folder(folder: Path) -> DataSet:
-    """Return the data set that lies in a folder."""
+    """Return the data set in a folder."""
     tables = from_tables(folder, validation=["test"], size=32, classes=_CLASSES, labels=["fine_label"])
     if tables is not None:
         parts = [(images[np.arange(len(images))], labels) for images, labels in tables]

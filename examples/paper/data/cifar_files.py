@@ -1,4 +1,4 @@
-"""The files that both CIFAR data sets come in."""
+"""Reads the file formats of both CIFAR data sets."""
 
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ def from_binary(path: Path, *, labels: int, classes: int) -> tuple[Images, Label
     ----------
     path : Path
     labels : int
-        Bytes in front of the planes of red, green and blue; the last one is the label.
+        Number of bytes before the red, green and blue planes; the last of them is the label.
     classes : int
 
     Raises
     ------
     RegimeError
-        The file is cut off or holds other labels.
+        The file is truncated or holds invalid labels.
     """
     content = np.fromfile(path, np.uint8)
     record = labels + _PIXELS
@@ -43,7 +43,7 @@ def from_pickle(path: Path, *, key: str, classes: int) -> tuple[Images, Labels]:
     ----------
     path : Path
     key : str
-        What the labels are called.
+        Key of the labels.
     classes : int
 
     Raises

@@ -1,4 +1,4 @@
-"""Finds the files of a data set in a folder of the user."""
+"""Finds the files of a data set in a user's folder."""
 
 import zlib
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from regime_proto.schema.errors import RegimeError
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """Return the file or folder of this name in `folder`, or in a folder inside of it; the shallowest one.
+    """Return the file or folder of this name in `folder` or its subfolders; the shallowest if there are several.
 
     Parameters
     ----------
     folder : Path
     name : str
-        May hold ``*`` and be a path of several parts.
+        May contain ``*``, and may be a path of several parts.
     """
     found = sorted(folder.glob(f"**/{name}"), key=lambda path: (len(path.parts), str(path)))
     return found[0] if found else None
@@ -23,27 +23,29 @@ def find(folder: Path, name: str) -> Path | None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[Path]:
-    """Name a file where reading it fails.
+    """Add the name of a file to errors from reading it.
 
     Raises
     ------
     RegimeError
-        What pandas, NumPy, gzip or the system raised of it.
+        pandas, NumPy, gzip or the system raised an error.
     """
     try:
         yield path
     except (ValueError, LookupError, EOFError, OSError, zlib.error) as error:
         said = " ".join(str(error).split())
-        raise RegimeError(f"{path}: cannot be read ({said}); it is damaged, or another file: fetch it again") from None
+        raise RegimeError(
+            f"{path}: cannot be read ({said}); damaged, or not the expected file; download it again"
+        ) from None
 
 
 def require(folder: Path, name: str, layout: str) -> Path:
-    """Do what `find` does for a file that must be there.
+    """Return what `find` returns, for a file that must exist.
 
     Raises
     ------
     RegimeError
-        It is not, or it is empty.
+        The file does not exist, or is empty.
     """
     found = find(folder, name)
     if found is None:

@@ -1,4 +1,4 @@
-"""Food-101: 101,000 photographs of dishes, in 101 classes; without it, CIFAR-10 stands in."""
+"""Food-101: 101,000 photographs of dishes, in 101 classes; replaced by CIFAR-10 if unavailable."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +20,17 @@ LAYOUT = (
     f"{arrow_files.LAYOUT}"
 )  # fmt: skip
 _CLASSES = 101
-# Of each side; the files are larger, of several sizes.
+# Pixels per side; the files are larger, in several sizes.
 _SIZE = 224
 
 
 def packaged() -> DataSet:
-    """Return CIFAR-10 in its place."""
+    """Return CIFAR-10 as a stand-in."""
     return replace(cifar10.packaged(), stands_for="Food-101")
 
 
 def from_folder(folder: Path) -> DataSet:
-    """Return the data set that lies in a folder; its images are decoded when they are asked for."""
+    """Return the data set in a folder; its images are decoded on access."""
     parts = from_tables(folder, validation=["validation", "test"], size=_SIZE, classes=_CLASSES)
     if parts is None:
         names = require(folder, "meta/classes.txt", LAYOUT)
@@ -55,6 +55,6 @@ def _from_files(listed: Path, numbers: dict[str, int]) -> tuple[ImageFiles, Labe
 
 
 def _mixed(images: ImageFiles, labels: Labels) -> tuple[ImageFiles, Labels]:
-    """Return the images in an order that is not that of their classes, so that the first ones are of every class."""
+    """Return the images in an order independent of their classes, so that the first ones include every class."""
     order = np.random.default_rng(0).permutation(len(labels))
     return ImageFiles([images.contents[index] for index in order.tolist()], images.size), labels[order]

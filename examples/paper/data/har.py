@@ -1,4 +1,4 @@
-"""Human Activity Recognition with smartphones; without it, the motion of a smartwatch stands in."""
+"""Human Activity Recognition with smartphones; replaced by the motion of a smartwatch if unavailable."""
 
 import io
 from pathlib import Path
@@ -17,7 +17,7 @@ from regime_proto.examples.paper.data.table_columns import as_data_set
 LAYOUT = "the folder UCI HAR Dataset, with X_train.txt, y_train.txt in train and X_test.txt, y_test.txt in test"
 PACKAGE = Package("PyPI", "seglearn", "1.2.5", "ec6b952c85c9627050102854b372d85951563d3b990df677d7c55547e87413dd")
 _MEMBER = "seglearn/data/watch_dataset.npy"
-# Readings of a window, and how far the next one begins behind it; six numbers in each reading.
+# Readings per window, and distance between the starts of windows; each reading has six numbers.
 _WINDOW, _HOP = 128, 64
 
 
@@ -25,7 +25,7 @@ def packaged() -> DataSet:
     """Return the motion of a smartwatch during seven exercises, in windows of 128 readings of 6 numbers."""
     content = PACKAGE.member(_MEMBER)
     series, kinds = _recordings(content)
-    # Windows overlap, so whole recordings are held out.
+    # Windows overlap, so whole recordings are held out for validation.
     validation = np.isin(np.arange(len(series)), held_out(kinds)[1])
     windows: list[NDArray[np.float64]] = []
     labels: list[int] = []
@@ -47,7 +47,7 @@ def packaged() -> DataSet:
 
 
 def from_folder(folder: Path) -> DataSet:
-    """Return the data set that lies in a folder."""
+    """Return the data set in a folder."""
     parts = [
         (_numbers(folder, f"{part}/X_{part}.txt", 2, np.float64), _numbers(folder, f"{part}/y_{part}.txt", 1, np.int64))
         for part in ("train", "test")
@@ -63,7 +63,7 @@ def _numbers(folder: Path, name: str, axes: Literal[1, 2], kind: type[np.generic
 
 
 def _recordings(content: bytes) -> tuple[list[NDArray[np.float64]], NDArray[np.int64]]:
-    """Return the recordings, each (reading, 6), and what was done in each."""
+    """Return the recordings, each (reading, 6), and the activity in each."""
     stream = io.BytesIO(content)
     npy.read_magic(stream)
     npy.read_array_header_1_0(stream)

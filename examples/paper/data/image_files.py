@@ -1,4 +1,4 @@
-"""Images that are decoded and resized when they are asked for."""
+"""Images that are decoded and resized on access."""
 
 import io
 import warnings
@@ -17,7 +17,7 @@ _FORMATS = ("JPEG", "PNG")
 
 
 class Content(Protocol):
-    """What an encoded image is read from; its text names it."""
+    """The source of an encoded image; its text is its name in messages."""
 
     def read(self) -> bytes:
         """Return the bytes."""
@@ -47,13 +47,13 @@ class FileContent:
 
 
 class ImageFiles:
-    """The rows of a data set: images of one size, each the square middle of its file.
+    """The rows of a data set: images of one size, each the central square of its file.
 
     Parameters
     ----------
     contents : sequence of Content
     size : int
-        Pixels of each side.
+        Pixels per side.
     """
 
     def __init__(self, contents: Sequence[Content], size: int) -> None:
@@ -69,7 +69,7 @@ class ImageFiles:
         Raises
         ------
         RegimeError
-            One is damaged, too large or no image.
+            A file is damaged, too large or not an image.
         """
         images = np.empty((len(indices), 3, self.size, self.size), np.uint8)
         for at, index in enumerate(np.asarray(indices).tolist()):
@@ -83,12 +83,12 @@ def decode(content: Content, size: int) -> NDArray[np.uint8]:
     Raises
     ------
     RegimeError
-        It is damaged, or no JPEG or PNG, or has more pixels than Pillow takes without a warning.
+        It is damaged, not a JPEG or PNG, or has more pixels than Pillow accepts without a warning.
     """
     encoded = content.read()
     try:
         with warnings.catch_warnings():
-            # Of too many pixels Pillow would otherwise only warn.
+            # Otherwise, Pillow would only warn about too many pixels.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
@@ -100,7 +100,7 @@ def decode(content: Content, size: int) -> NDArray[np.uint8]:
                 return np.asarray(colored).transpose(2, 0, 1)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise RegimeError(f"{content}: more than {Image.MAX_IMAGE_PIXELS:,} pixels; it is not decoded") from None
-    # What the decoders of Pillow raise for damaged files is of many kinds.
+    # Pillow's decoders raise many kinds of errors for damaged files.
     except Exception as error:
         reason = "no JPEG or PNG" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise RegimeError(f"{content}: {len(encoded)} bytes that cannot be decoded ({reason})") from None

@@ -19,23 +19,23 @@ def from_tables(
     classes: int,
     labels: Sequence[str] = ("label",),
 ) -> list[tuple[ImageFiles, Labels]] | None:
-    """Return images and labels to train and to validate with, or None where the folder has another layout.
+    """Return images and labels for training and validation, or None if the folder has a different layout.
 
     Parameters
     ----------
     folder : Path
     validation : sequence of str
-        Names that the split for the validation may have.
+        Possible names of the validation split.
     size : int
-        Pixels of each side.
+        Pixels per side.
     classes : int
     labels : sequence of str
-        Names that the column of the labels may have.
+        Possible names of the column of labels.
 
     Raises
     ------
     RegimeError
-        A file is damaged, or has other columns.
+        A file is damaged, or has different columns.
     """
     parts = []
     for splits in (("train",), validation):

@@ -31,7 +31,7 @@ def packaged() -> DataSet:
 
 
 def from_folder(folder: Path) -> DataSet:
-    """Return the data set that lies in a folder."""
+    """Return the data set in a folder."""
     train, test = (
         _files(_found(folder, f"{part}-images-idx3-ubyte"), _found(folder, f"{part}-labels-idx1-ubyte"))
         for part in _PARTS
@@ -64,9 +64,9 @@ def _part(images: bytes, labels: bytes, where: str) -> tuple[Images, Labels]:
 
 
 def _idx(content: bytes, where: str) -> Images:
-    """Return what an IDX file of bytes holds: its axes stand in front, each a number of four bytes."""
+    """Return the array in an IDX file of bytes, which starts with the lengths of its axes, four bytes each."""
     axes = content[3] if content[:3] == b"\0\0\x08" else 0
     shape = np.frombuffer(content, ">i4", axes, offset=4) if axes else ()
     if not axes or len(content) != 4 + 4 * axes + np.prod(shape):
-        raise RegimeError(f"{where}: one is not an IDX file of bytes, or is cut off; fetch it again")
+        raise RegimeError(f"{where}: one is not an IDX file of bytes, or is cut off; download it again")
     return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)

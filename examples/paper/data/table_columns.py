@@ -1,4 +1,4 @@
-"""Tables of numbers and categories as inputs of a network."""
+"""Converts tables of numbers and categories into inputs of a network."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ def standardised(values: NDArray[np.float64], train: Indices) -> Numbers:
 
 
 def one_hot(table: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.float64]:
-    """Return a 0 or 1 for each category of each column.
+    """Return a one-hot encoding of each column.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def one_hot(table: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.float64]:
 
 
 def part(values: Numbers, labels: NDArray[np.int64], chosen: Indices) -> Part:
-    """Return the samples of these indices as a part of a data set."""
+    """Return the samples at these indices as a part of a data set."""
     return {"x": values[chosen], LABELS: labels[chosen]}
 
 
@@ -54,7 +54,7 @@ def as_data_set(
     values : (sample, feature) float64
     labels : (sample,) int64
     split : pair of (sample,) int64
-        The samples to train with, and those to validate with.
+        Indices of the training samples and of the validation samples.
     name, origin, stands_for : str
         As in `DataSet`.
     """

@@ -1,4 +1,4 @@
-"""Reads lines, and tables with a line for each sample."""
+"""Reads lines, and tables with one line per sample."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from regime_proto.schema.errors import RegimeError
 
-# Of a label at most.
+# Most digits of a label.
 _DIGITS = 9
 
 
@@ -16,7 +16,7 @@ def text_of(path: Path) -> str:
     Raises
     ------
     RegimeError
-        It is missing, or in another encoding.
+        It is missing, or has a different encoding.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -27,14 +27,14 @@ def text_of(path: Path) -> str:
 
 
 def lines_of(path: Path) -> list[str]:
-    """Return the lines of a file that are not blank.
+    """Return the non-blank lines of a file.
 
     Raises
     ------
     RegimeError
-        As in `text_of`, or there are none.
+        As in `text_of`; or there are no such lines.
     """
-    # Not splitlines: texts hold other signs that it takes for ends of lines.
+    # str.splitlines would also split at other characters, which occur in texts.
     lines = [line for line in text_of(path).split("\n") if line.strip()]
     if not lines:
         raise RegimeError(f"{path}: is empty")
@@ -47,7 +47,7 @@ def quoted_rows(path: Path, columns: int) -> Iterator[list[str]]:
     Raises
     ------
     RegimeError
-        As in `lines_of`, or a row has not so many columns.
+        As in `lines_of`; or a row has a different number of columns.
     """
     rows = csv.reader(lines_of(path), strict=True)
     while True:
@@ -61,12 +61,12 @@ def quoted_rows(path: Path, columns: int) -> Iterator[list[str]]:
 
 
 def tabbed_rows(path: Path, header: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the rows of a tab-separated file behind its header; nothing is quoted.
+    """Yield the rows of a tab-separated file after its header; fields are not quoted.
 
     Raises
     ------
     RegimeError
-        As in `lines_of`, the header is another one, or a row has not as many columns.
+        As in `lines_of`; or the header or the number of columns of a row is different.
     """
     first, *rows = lines_of(path)
     if first.split("\t") != list(header):
@@ -87,7 +87,7 @@ def number_of(text: str, path: Path) -> int:
     Raises
     ------
     RegimeError
-        It is none.
+        It is not a whole number.
     """
     if not text.strip().isdecimal() or len(text) > _DIGITS:
         raise RegimeError(f"{path}: a label is {text[:20]!r}, expected a number")

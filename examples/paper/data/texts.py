@@ -1,4 +1,4 @@
-"""Texts as data sets: classified ones, questions about them, and running text."""
+"""Creates data sets from texts: classified texts, questions about texts, and running text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from regime_proto.examples.paper.data.sets import IGNORED, LABELS, DataSet, Part
 from regime_proto.examples.paper.data.words import END, PAD, START, Windows, Words, padded, stream_of
 from regime_proto.schema.errors import RegimeError
 
-# Tokens of a window of running text, of a question with its context, and of an answer with its end.
+# Number of tokens of a window of running text, of a question with its context, and of an answer with its end.
 WINDOW_TOKENS = 128
 QUESTION_TOKENS = 128
 ANSWER_TOKENS = 8
@@ -18,7 +18,7 @@ ANSWER_TOKENS = 8
 
 @dataclass(frozen=True)
 class Classified:
-    """Texts and the class of each."""
+    """Texts with their classes."""
 
     texts: Sequence[str]
     labels: Sequence[int]
@@ -26,7 +26,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a text, and its answer, which is a part of the text."""
+    """A question about a text with its answer, which is a part of the text."""
 
     context: str
     question: str
@@ -34,7 +34,7 @@ class Question:
 
 
 def parted(texts: Sequence[str], labels: NDArray[np.int64]) -> tuple[Classified, Classified]:
-    """Return texts to train and to validate with; in a mixed order, so that the first ones are of every class.
+    """Return training texts and validation texts, in mixed order, so that the first ones include every class.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ def classified(
     origin: str,
     stands_for: str | None = None,
 ) -> DataSet:
-    """Return texts with classes as a data set: a start, and the first words.
+    """Return texts with classes as a data set: a start token and the first words of each text.
 
     Parameters
     ----------
     train, validation : Classified
     tokens : int
-        Of each text, the start included.
+        Number of tokens of each text, including the start token.
     classes : int
     name, origin, stands_for : str
         As in `DataSet`.
@@ -73,7 +73,7 @@ def classified(
     Raises
     ------
     RegimeError
-        A class is not below `classes`, or there is no text.
+        A class is not below `classes`, or there are no texts.
     """
     words = Words(train.texts)
 
@@ -101,7 +101,7 @@ def questions(
     origin: str,
     stands_for: str | None = None,
 ) -> DataSet:
-    """Return questions as a data set: question, end, the first words of the context; the answer is written.
+    """Return questions as a data set: question, end token, first words of the context; the model writes the answer.
 
     Parameters
     ----------
@@ -112,11 +112,11 @@ def questions(
     Raises
     ------
     RegimeError
-        There is none.
+        There are no questions.
     """
     if not train or not validation:
         raise RegimeError(f"{origin}: no question with an answer, for training or for validation")
-    # A context is that of several questions.
+    # Several questions share a context.
     words = Words([*dict.fromkeys(one.context for one in train), *(one.question for one in train)])
 
     def part(asked: Sequence[Question]) -> Part:
@@ -143,7 +143,7 @@ def questions(
 def running(
     train: Sequence[str], validation: Sequence[str], *, name: str, origin: str, stands_for: str | None = None
 ) -> DataSet:
-    """Return running text as a data set: windows of it, and for each of their tokens the one that follows.
+    """Return running text as a data set: windows of text, and the next token for each of their tokens.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def checked_labels(values: Sequence[int] | NDArray[np.uint8], classes: int, wher
     Raises
     ------
     RegimeError
-        One is negative or not below the number of classes, or there is none.
+        A label is negative or not below the number of classes, or there are no labels.
     """
     try:
         labels = np.asarray(values, np.int64)

@@ -1,4 +1,4 @@
-"""Tiny ImageNet: 110,000 photographs of 64 × 64 pixels in 200 classes; without it, CIFAR-10 stands in."""
+"""Tiny ImageNet: 110,000 photographs of 64 × 64 pixels in 200 classes; replaced by CIFAR-10 if unavailable."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,16 +24,16 @@ _SIZE = 64
 
 
 def packaged() -> DataSet:
-    """Return CIFAR-10 in its place."""
+    """Return CIFAR-10 as a stand-in."""
     return replace(cifar10.packaged(), stands_for="TinyImageNet")
 
 
 def from_folder(folder: Path) -> DataSet:
-    """Return the data set that lies in a folder."""
+    """Return the data set in a folder."""
     parts = from_tables(folder, validation=["valid", "validation", "val"], size=_SIZE, classes=_CLASSES)
     if parts is None:
         parts = _from_files(require(folder, "wnids.txt", LAYOUT))
-    # They fit into memory.
+    # The images fit into memory.
     train, validation = ((images[np.arange(len(images))], labels) for images, labels in parts)
     return as_data_set(train, validation, classes=_CLASSES, name="TinyImageNet", origin=str(folder))
 

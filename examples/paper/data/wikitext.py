@@ -1,4 +1,4 @@
-"""WikiText: articles of Wikipedia as running text; without it, the State of the Union addresses stand in."""
+"""WikiText: Wikipedia articles as running text; replaced by the State of the Union addresses if unavailable."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ LAYOUT = f"wiki.train.tokens and wiki.valid.tokens (or .raw) of WikiText-2 or Wi
 
 
 def packaged() -> DataSet:
-    """Return the State of the Union addresses, 1.8 million words; the last tenth of them validates."""
+    """Return the State of the Union addresses, 1.8 million words; the last tenth is for validation."""
     train, validation = addresses()
     return running(
         train, validation, name="State of the Union", origin=str(PACKAGE), stands_for="WikiText"
@@ -22,7 +22,7 @@ def packaged() -> DataSet:
 
 
 def from_folder(folder: Path) -> DataSet:
-    """Return the data set that lies in a folder."""
+    """Return the data set in a folder."""
     train, validation = (_part(folder, split, file) for split, file in (("train", "train"), ("validation", "valid")))
     return running(train, validation, name="WikiText", origin=str(folder))
 

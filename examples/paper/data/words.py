@@ -1,4 +1,4 @@
-"""Words as numbers: the vocabulary is that of the training text."""
+"""Encodes words as numbers, with the vocabulary of the training text."""
 
 import re
 from collections import Counter
@@ -11,29 +11,29 @@ Tokens = NDArray[np.int64]
 
 PAD, UNKNOWN, START, END, MASK = range(5)
 _RESERVED = ("<pad>", "<unk>", "<start>", "<end>", "<mask>")
-# What WikiText writes for rare words and inside of numbers, a gap; words with their apostrophes; signs.
+# Matches WikiText's markers for rare words and inside numbers, a gap, words with apostrophes, and punctuation.
 _WORD = re.compile(r"<(?:unk|mask)>|@[-,.]@|[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")
 
 
 def split(text: str) -> list[str]:
-    """Return the words and signs of a text, in lower case."""
+    """Return the words and punctuation marks of a text, in lower case."""
     return _WORD.findall(text.lower())
 
 
 class Words:
-    """The commonest words of a text, by number; the first five numbers are reserved.
+    """The most common words of a text, numbered; the first five numbers are reserved.
 
     Parameters
     ----------
     texts : iterable of str
         The training texts.
     size : int
-        Words at most, the reserved ones included.
+        Maximum number of words, including the reserved numbers.
     """
 
     def __init__(self, texts: Iterable[str], size: int = 8192) -> None:
         counts = Counter(word for text in texts for word in split(text))
-        # By the word where they are equally common, so that the order of the texts does not matter.
+        # Equally common words are sorted alphabetically, so that the order of the texts does not matter.
         known = sorted(counts.keys() - set(_RESERVED), key=lambda word: (-counts[word], word))
         words = (*_RESERVED, *known[: size - len(_RESERVED)])
         self.numbers = {word: number for number, word in enumerate(words)}
@@ -48,7 +48,7 @@ class Words:
 
 
 def padded(rows: Sequence[Sequence[int]], length: int, fill: int = PAD) -> Tokens:
-    """Return rows of numbers as an array: what is longer is cut off, what is shorter filled up.
+    """Return rows of numbers as an array; longer rows are truncated and shorter ones padded.
 
     Returns
     -------
@@ -62,15 +62,15 @@ def padded(rows: Sequence[Sequence[int]], length: int, fill: int = PAD) -> Token
 
 
 class Windows:
-    """Successive parts of a long text, of the same length: the rows of a data set.
+    """Consecutive parts of a long text, of equal length, as rows of a data set.
 
     Parameters
     ----------
     stream : (token,) int32
     length : int
-        Tokens of each.
+        Number of tokens per part.
     shift : int
-        How far behind its place each one begins: 1 for the tokens that are to be predicted.
+        Offset of the start of each part: 1 for the tokens to predict.
     """
 
     def __init__(self, stream: NDArray[np.int32], length: int, shift: int = 0) -> None:
@@ -86,7 +86,7 @@ class Windows:
 
 
 def stream_of(lines: Iterable[str], words: Words) -> NDArray[np.int32]:
-    """Return the tokens of a text, with an end behind each line that is not blank."""
+    """Return the tokens of a text, with an end token after each non-blank line."""
     return np.fromiter(_tokens(lines, words), np.int32)
 
 

@@ -1,4 +1,4 @@
-"""The network of a row, for the data set that it is trained on."""
+"""Builds the network of a row for its data set."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,11 +19,11 @@ class Network:
     Parameters
     ----------
     build : callable
-        Called with the data set and a width: 1 is the real one, 0.25 a network of a quarter of the channels.
+        Called with the data set and a width: 1 for the real network, 0.25 for a quarter of the channels.
     image_size : int or None
-        Pixels of each side of the images that it takes by default; None takes those of the data set.
+        Default size of its images, in pixels per side; None for the size of the data set.
     multiple, smallest : int
-        Each image size that it can take is a multiple of the one and at least the other.
+        Image sizes must be a multiple of `multiple` and at least `smallest`.
     """
 
     build: Callable[[DataSet, float], nn.Module]
@@ -52,9 +52,9 @@ NETWORKS: Mapping[str, Network] = {
 
 
 def build(network: str, data: DataSet, width: float = 1.0, image_size: int | None = None) -> nn.Module:
-    """Return the network, freshly initialised.
+    """Return the newly initialised network.
 
-    Its forward takes the arguments that the parts of the data set name, and returns logits: (sample, class), or
+    Its forward method accepts the arguments named by the parts of the data set, and returns logits: (sample, class) or
     (sample, token, class).
 
     Parameters
@@ -63,28 +63,28 @@ def build(network: str, data: DataSet, width: float = 1.0, image_size: int | Non
         Key of `NETWORKS`.
     data : DataSet
     width : float
-        Part of the real number of channels; the depth stays.
+        Fraction of the real number of channels; the depth is unchanged.
     image_size : int or None
-        Pixels of each side to which the network resizes the images that it is given; None takes its own, which is
-        224 for vision transformers and that of the data set for the rest.
+        Size, in pixels per side, to which the network resizes its images. Default: 224 for vision transformers, the
+        size of the data set for all others.
 
     Raises
     ------
     RegimeError
-        The width is not one, or the network takes no images of this size.
+        The width is invalid, or the network does not accept images of this size.
     """
     if not 0 < width <= 1:
-        raise RegimeError(f"--width {width:g}: expected a part of the real width, above 0 and at most 1")
+        raise RegimeError(f"--width {width:g}: expected a fraction of the real width, above 0 and at most 1")
     chosen = NETWORKS[network]
     given = data.facts.get("image_size")
     if given is None:
         if image_size is not None:
-            raise RegimeError(f"--image-size {image_size}: {data.name} holds no images; leave the option out")
+            raise RegimeError(f"--image-size {image_size}: {data.name} holds no images; leave out the option")
         return chosen.build(data, width)
     taken = image_size or chosen.image_size or given
     if taken < chosen.smallest or taken % chosen.multiple:
         raise RegimeError(
-            f"--image-size {taken}: {network} takes multiples of {chosen.multiple}, from {chosen.smallest} on"
+            f"--image-size {taken}: {network} needs a multiple of {chosen.multiple}, at least {chosen.smallest}"
         )
     made = chosen.build(replace(data, facts={**data.facts, "image_size": taken}), width)
     return made if taken == given else Resized(made, taken)

@@ -1,7 +1,7 @@
-"""The networks that transformers builds: from a configuration, with random weights, and with ReLU.
+"""Networks built by transformers from a configuration, with random weights and ReLU.
 
-Sizes are those of the published models. A smaller width takes away channels: heads where there are several, with the
-size of a head as it is. Depth and dropout stay.
+Sizes are those of the published models. A smaller width reduces the number of channels; if there are several heads, it
+reduces their number and keeps their size. Depth and dropout stay the same.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ class OfTexts(nn.Module):  # type: ignore[misc]
     ----------
     network : PreTrainedModel
     options : Any
-        For its forward.
+        Arguments of its forward method.
     """
 
     def __init__(self, network: nn.Module, **options: Any) -> None:
@@ -54,7 +54,7 @@ class OfTexts(nn.Module):  # type: ignore[misc]
 
 
 class OfWindows(nn.Module):  # type: ignore[misc]
-    """A model of language, for texts that all have the same length.
+    """A language model, for texts of equal length.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class OfWindows(nn.Module):  # type: ignore[misc]
 
 
 class OfQuestions(nn.Module):  # type: ignore[misc]
-    """A model that writes a text about another one.
+    """A model that generates a text from another text.
 
     Parameters
     ----------
@@ -83,14 +83,14 @@ class OfQuestions(nn.Module):  # type: ignore[misc]
         self.network = network
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
-        """Return the logits of the next token, for each token that was written."""
+        """Return the logits of the next token, for each token of the generated text."""
         return self.network(
             input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids, use_cache=False
         ).logits
 
 
 def resnet34(data: DataSet, width: float) -> OfImages:
-    """Return ResNet-34 (He et al. 2016), with the first layer that is usual for small images."""
+    """Return ResNet-34 (He et al. 2016), with the usual first layer for small images."""
     sizes = [scaled(size, width) for size in (64, 128, 256, 512)]
     config = transformers.ResNetConfig(
         num_channels=data.facts["channels"],
@@ -118,13 +118,13 @@ def efficientnet_b0(data: DataSet, width: float) -> OfImages:
         depth_coefficient=1.0,
         hidden_dim=_filters(1280, width),
         hidden_act="relu",
-        # The library's 0.99 is that of TensorFlow, which means the other part.
+        # The library's 0.99 is TensorFlow's, which weights the old average; PyTorch weights the new value.
         batch_norm_momentum=0.01,
         dropout_rate=0.2,
         num_labels=data.classes,
     )
     network = transformers.EfficientNetForImageClassification(config)
-    # The library means its models to be loaded: its own initial values, normalisation included, are all near zero.
+    # The library expects weights to be loaded: its initial values, including those of normalisation, are near zero.
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -134,7 +134,7 @@ def efficientnet_b0(data: DataSet, width: float) -> OfImages:
 
 
 def _filters(channels: int, width: float, divisor: int = 8) -> int:
-    """Return a number of channels as EfficientNet rounds it: to a multiple of 8, by 10 % down at most."""
+    """Return a number of channels rounded as in EfficientNet: to a multiple of 8, at most 10 % down."""
     rounded = max(divisor, int(channels * width + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels * width else rounded
 
@@ -156,7 +156,7 @@ def vit_b16(data: DataSet, width: float) -> OfImages:
 
 
 def swin(data: DataSet, width: float) -> OfImages:
-    """Return Swin, tiny (Liu et al. 2021); its heads are of 32 channels."""
+    """Return Swin, tiny (Liu et al. 2021); its heads have 32 channels."""
     heads = scaled(3, width)
     config = transformers.SwinConfig(
         num_channels=data.facts["channels"],
@@ -173,7 +173,7 @@ def swin(data: DataSet, width: float) -> OfImages:
 
 
 def pvt(data: DataSet, width: float) -> OfImages:
-    """Return the pyramid vision transformer, small (Wang et al. 2021); one head is its fewest, so heads shrink."""
+    """Return the pyramid vision transformer, small (Wang et al. 2021); with a smaller width, heads become smaller."""
     heads = [1, 2, 5, 8]
     config = transformers.PvtConfig(
         num_channels=data.facts["channels"],
@@ -214,7 +214,7 @@ def roberta(data: DataSet, width: float) -> OfTexts:
         num_attention_heads=heads,
         num_hidden_layers=12,
         intermediate_size=4 * _HEAD * heads,
-        # Positions are counted from behind the number of the padding.
+        # Positions start after the index of the padding token.
         max_position_embeddings=data.facts["tokens"] + PAD + 1,
         type_vocab_size=1,
         hidden_act="relu",

@@ -6,13 +6,13 @@ from regime_proto.examples.paper.data.sets import DataSet
 
 
 class LeNet5(nn.Module):  # type: ignore[misc]
-    """Two convolutions with max-pooling and three linear maps, with ReLU (LeCun et al. 1998 had tanh).
+    """Two convolutions with max-pooling and three linear layers, with ReLU (tanh in LeCun et al. 1998).
 
     Parameters
     ----------
     channels, image_size, classes : int
     width : float
-        1 is 6 and 16 channels, 120 and 84 units.
+        1 means 6 and 16 channels, 120 and 84 units.
     """
 
     def __init__(self, channels: int, image_size: int, classes: int, width: float = 1.0) -> None:
@@ -44,19 +44,19 @@ class LeNet5(nn.Module):  # type: ignore[misc]
 
 
 class AlexNet(nn.Module):  # type: ignore[misc]
-    """Five convolutions and three linear maps (Krizhevsky et al. 2012), as they are made for images of 32 × 32.
+    """Five convolutions and three linear layers (Krizhevsky et al. 2012), adapted to images of 32 × 32 pixels.
 
     Parameters
     ----------
     channels, image_size, classes : int
     width : float
-        1 is 64, 192, 384, 256 and 256 channels, and 4,096 units.
+        1 means 64, 192, 384, 256 and 256 channels, and 4,096 units.
     """
 
     def __init__(self, channels: int, image_size: int, classes: int, width: float = 1.0) -> None:
         super().__init__()
         one, two, three, four, five, units = (max(1, round(size * width)) for size in (64, 192, 384, 256, 256, 4096))
-        # Strides and pooling take 32 pixels to 16, 8, 4 and 2.
+        # Strides and pooling reduce 32 pixels to 16, 8, 4 and 2.
         side = image_size // 16
         self.features = nn.Sequential(
             nn.Conv2d(channels, one, 3, stride=2, padding=1),

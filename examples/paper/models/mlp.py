@@ -9,14 +9,14 @@ from regime_proto.examples.paper.data.sets import DataSet
 
 
 class MLP(nn.Module):  # type: ignore[misc]
-    """Hidden layers of a linear map, BatchNorm, ReLU and dropout, and a linear map to the classes.
+    """Hidden layers of linear map, BatchNorm, ReLU and dropout, followed by a linear map to the classes.
 
     Parameters
     ----------
     sizes : sequence of int
         Features, units of each hidden layer, classes.
     dropout : float
-        Share of the units that are dropped in training; 0 leaves the dropout out.
+        Fraction of units dropped in training; 0 for no dropout.
     """
 
     def __init__(self, sizes: Sequence[int], dropout: float) -> None:

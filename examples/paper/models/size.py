@@ -1,23 +1,23 @@
-"""Parts of the real size of a network."""
+"""Reduces the size of a network."""
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 def scaled(channels: int, width: float, multiple: int = 1) -> int:
-    """Return a part of a number of channels: a multiple of `multiple`, which it is at least."""
+    """Return a fraction of a number of channels, as a multiple of `multiple` and at least `multiple`."""
     return max(multiple, round(channels * width / multiple) * multiple)
 
 
 class Resized(nn.Module):  # type: ignore[misc]
-    """A network that is given images of another size than it takes: they are interpolated first.
+    """A network for images of a different size, which are interpolated first.
 
     Parameters
     ----------
     network : Module
-        Its forward takes images as ``x``.
+        Its forward method accepts images as ``x``.
     image_size : int
-        Pixels of each side that it takes.
+        Size of its images, in pixels per side.
     """
 
     def __init__(self, network: nn.Module, image_size: int) -> None:

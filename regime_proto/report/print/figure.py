@@ -109,7 +109,7 @@ def image(
 
 
 def figure(runs: Sequence[Drawn], *, columns: int = 1, layers: str | None = None, metrics: Sequence[str] = ()) -> Any:
-    """Return a matplotlib.figure.Figure of some runs, to go on with."""
+    """Return a matplotlib.figure.Figure of runs, for further use."""
     with style.for_print():
         return _figure(runs, columns, layers, metrics)
 

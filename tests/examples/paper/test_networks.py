@@ -162,10 +162,10 @@ def test_images_of_the_size_that_is_taken_are_not_touched():
 @pytest.mark.parametrize(
     ("network", "size", "match"),
     [
-        ("lenet5", 12, "--image-size 12: lenet5 takes multiples of 4, from 16 on"),
-        ("vit-b16", 100, "--image-size 100: vit-b16 takes multiples of 16, from 16 on"),
-        ("swin", 32, "--image-size 32: swin takes multiples of 32, from 64 on"),
-        ("alexnet", -16, "--image-size -16: alexnet takes multiples"),
+        ("lenet5", 12, "--image-size 12: lenet5 needs a multiple of 4, at least 16"),
+        ("vit-b16", 100, "--image-size 100: vit-b16 needs a multiple of 16, at least 16"),
+        ("swin", 32, "--image-size 32: swin needs a multiple of 32, at least 64"),
+        ("alexnet", -16, "--image-size -16: alexnet needs a multiple"),
     ],
 )
 def test_other_image_sizes_are_refused(network, size, match):
@@ -174,13 +174,13 @@ def test_other_image_sizes_are_refused(network, size, match):
 
 
 def test_an_image_size_of_a_table_is_refused():
-    with pytest.raises(RegimeError, match="--image-size 32: made up holds no images; leave the option out"):
+    with pytest.raises(RegimeError, match="--image-size 32: made up holds no images; leave out the option"):
         build("mlp-256-128", paper_sets.features(6), 0.25, 32)
 
 
 @pytest.mark.parametrize("width", [0, -1, 1.5, float("nan")])
 def test_other_widths_are_refused(width):
-    with pytest.raises(RegimeError, match="expected a part of the real width"):
+    with pytest.raises(RegimeError, match="expected a fraction of the real width"):
         build("lenet5", paper_sets.images(32), width)
 
 

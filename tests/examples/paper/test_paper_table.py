@@ -90,7 +90,7 @@ def test_rho_against_the_batch_size_leaves_out_what_differs_otherwise(folder, tm
     ]
     assert "are left out: 1." in done.stdout
     refused = paper("table", folder, "--by-batch-size", "--format", "csv")
-    assert refused.stderr == "error: --by-batch-size: written as markdown or latex, not as csv\n"
+    assert refused.stderr == "error: --by-batch-size: cannot be written as csv; choose --format markdown or latex\n"
 
 
 def test_the_nearest_setting_is_that_of_the_smallest_factors():
@@ -115,11 +115,11 @@ def test_the_figure_has_a_panel_for_each_row(folder, tmp_path):
     text = path.read_text()
     assert text.count('id="axes_') == 2
     wrong = paper("table", folder, "--figure", tmp_path / "study.xyz")
-    assert wrong.stderr == f"error: {tmp_path}/study.xyz: expected a name that ends in .png, .svg, .pdf\n"
+    assert wrong.stderr == f"error: {tmp_path}/study.xyz: expected a file name that ends with .png, .svg, .pdf\n"
     (tmp_path / "short").mkdir()
     write_outcomes(tmp_path / "short/result.json", [outcome("mlp-mnist", steps=3)])
     none = paper("table", tmp_path / "short", "--figure", tmp_path / "short.png")
-    assert "error: --figure: no training is there in which nothing but" in none.stderr
+    assert "error: --figure: found no training without options other than" in none.stderr
     assert (wrong.stdout, none.stdout) == ("", "")
 
 
@@ -131,7 +131,7 @@ def test_names_in_results_are_text_in_the_page(folder):
 def test_a_folder_without_results_is_one_line(tmp_path):
     done = paper("table", tmp_path)
     assert done.exit_code == 1
-    assert done.stderr == f"error: {tmp_path}: no results in it; expected a folder that run or study has written\n"
+    assert done.stderr == f"error: {tmp_path}: no results in it; expected a folder written by run or study\n"
     (tmp_path / "x.json").write_text(json.dumps({"json_version": 1}))
     done = paper("table", tmp_path)
     assert done.stderr.startswith(f"error: {tmp_path / 'x.json'}: not the results of rows")

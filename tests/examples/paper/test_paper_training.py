@@ -88,11 +88,11 @@ def test_ten_steps_from_the_command_line(tmp_path):
         outcome.made_with["torch"] == torch.__version__.split("+")[0] or outcome.made_with["torch"] == torch.__version__
     )
     # To ask again costs nothing, and to ask for something else overwrites nothing.
-    assert "no state was saved there" not in done.stderr
+    assert "no saved state found" not in done.stderr
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     again = paper("run", ROW, "--steps", 10, "--checkpoints", 4, "--out", out, "--resume")
     assert again.stdout == done.stdout
-    assert "holds a training already" in in_one_line(paper("run", ROW, "--steps", 10, "--out", out))
+    assert "already holds a training" in in_one_line(paper("run", ROW, "--steps", 10, "--out", out))
     other = in_one_line(paper("run", ROW, "--steps", 12, "--checkpoints", 4, "--out", out, "--resume"))
     assert "steps 10 where 12 is asked for" in other
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
@@ -118,7 +118,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch)
         steps.append(progress.step)
 
     killed = run(row, settings, tmp_path / "killed", resume=True, on_step=note, say=said.append)
-    assert said == [f"{tmp_path / 'killed'}: goes on after update 8"]
+    assert said == [f"{tmp_path / 'killed'}: resumes after update 8"]
     # The state of step 8 was saved, that of step 9 was not.
     assert steps == list(range(9, 17))
     with (
@@ -177,15 +177,15 @@ def test_seeds_and_dropout_change_the_training():
     ("arguments", "message"),
     [
         (["mlp-mnits"], "row mlp-mnits: not one of the eighteen; did you mean mlp-mnist?"),
-        (["mlp-adult", "--momentum", 0.9], "--momentum 0.9: mlp-adult is trained with Adam, not with SGD"),
+        (["mlp-adult", "--momentum", 0.9], "--momentum 0.9: applies only to SGD, but mlp-adult uses Adam"),
         ([ROW, "--momentum", 1.5], "--momentum 1.5: expected 0 or more, and less than 1"),
         ([ROW, "--batch-size", 1], "--batch-size 1: expected 2 or more"),
-        ([ROW, "--batch-size", 5000], "--batch-size 5000: Breast Cancer has 456 samples to train with"),
+        ([ROW, "--batch-size", 5000], "--batch-size 5000: Breast Cancer has only 456 training samples"),
         ([ROW, "--device", "gpu9"], "--device gpu9: expected cpu, cuda or cuda:N"),
         ([ROW, "--steps", 2, "--out", "/proc/x"], "/proc/x: cannot be written"),
         ([ROW, "--steps", 1], "--steps 1: expected 2 or more"),
         ([ROW, "--scaling", "none"], "--scaling none: expected standard or unit"),
-        ([ROW, "--scaling", "unit"], "--scaling unit: Breast Cancer holds no images; leave the option out"),
+        ([ROW, "--scaling", "unit"], "--scaling unit: Breast Cancer holds no images; leave out the option"),
         ([ROW, "--checkpoints", 1], "--checkpoints 1: expected 2 or more, or 0 for none"),
         ([ROW, "--width", 1.5], "--width 1.5"),
         ([ROW, "--data", "/nowhere"], "/nowhere: not a folder; --data expects wdbc.data"),

@@ -277,7 +277,7 @@ def test_questions_that_are_cut_off(tmp_path):
 )
 def test_json_of_another_form(tmp_path, content):
     squad(tmp_path, content)
-    with pytest.raises(RegimeError, match=r"train-v1\.1\.json: JSON of another form"):
+    with pytest.raises(RegimeError, match=r"train-v1\.1\.json: not JSON in the format of SQuAD"):
         load("SQuAD", tmp_path)
 
 
