@@ -9,7 +9,7 @@ DEMO_OUT ?= demo-run
 # One more than cores: tests wait for children, clocks and a browser.
 IN_PARALLEL = -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-libraries test-all bench bench-file bench-sources lint sources reference types docs test-versions test-lowest \
+.PHONY: help demo test test-libraries test-all bench bench-file bench-sources lint sources reference outputs types docs test-versions test-lowest \
 	release-check licences deprecations clean
 
 help:
@@ -74,6 +74,10 @@ lint: $(VENV)/.installed
 # The table of sources in the manual, with the versions that are tested.
 sources: $(VENV)/.installed
 	$(BIN)/python tests/support/sources_page.py
+
+# The outputs that README and manual show.
+outputs: $(VENV)/.installed
+	$(BIN)/python tests/support/shown_outputs.py
 
 # Every command and option, from the commands themselves.
 reference: $(VENV)/.installed

@@ -64,13 +64,14 @@ def is_command(where, function):
 
 
 def public():
-    """Return how the names begin of what users call: what the package names, and what the README calls by its path."""
+    """Return how the names begin of what users call: what the package names, and what the manual calls by its path."""
     found = []
     for value in (getattr(regime_proto, name) for name in regime_proto.__all__):
         module = value if isinstance(value, ModuleType) else sys.modules[value.__module__]
         name = "" if value is module else f"{value.__qualname__}."
         found.append(f"{Path(module.__file__).relative_to(ROOT)}: {name}")
-    for module, name in re.findall(r"`(regime_proto(?:\.\w+)+)\.(\w+)\(", (ROOT / "README.md").read_text()):
+    manual = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
+    for module, name in re.findall(r"`(regime_proto(?:\.\w+)+)\.(\w+)\(", manual):
         found.append(f"{module.replace('.', '/')}.py: {name}.")
     return tuple(found)
 
