@@ -1,3 +1,7 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# dependencies = ["nox[uv]"]
+# ///
 """Checks that need environments of their own: other Pythons, the oldest libraries, a release; see `make help`."""
 
 import json
@@ -8,7 +12,6 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["core"]
 
 ROOT = Path(__file__).parent
 CONSTRAINTS = ("--constraint", str(ROOT / "constraints.txt"))
@@ -23,14 +26,14 @@ def core(session: nox.Session) -> None:
     session.run(*SUITE, *session.posargs)
 
 
-@nox.session(python="3.11", venv_backend="uv")
+@nox.session(python="3.11", venv_backend="uv", default=False)
 def lowest(session: nox.Session) -> None:
     """Test the same with the oldest libraries that pyproject.toml allows."""
     session.install("--resolution", "lowest-direct", "--editable", ".[cpu,flax,test]")
     session.run(*SUITE, *session.posargs)
 
 
-@nox.session(python="3.11")
+@nox.session(python="3.11", default=False)
 def release(session: nox.Session) -> None:
     """Build the distributions into dist/ and check them; an argument is the tag that they are published under."""
     dist = ROOT / "dist"
@@ -69,7 +72,7 @@ def _require_version(session: nox.Session, wheel: Path) -> None:
         session.error(f"tag {session.posargs[0]}: expected v{version}, the version of {wheel.name}")
 
 
-@nox.session(python="3.11")
+@nox.session(python="3.11", default=False)
 def workflows(session: nox.Session) -> None:
     """Check the workflows of GitHub: their form, and what an attacker could do with them."""
     session.install("check-jsonschema", "zizmor")
@@ -78,28 +81,28 @@ def workflows(session: nox.Session) -> None:
     session.run("zizmor", "--offline", "--config", ".github/zizmor.yml", ".github")
 
 
-@nox.session(python="3.11")
+@nox.session(python="3.11", default=False)
 def citation(session: nox.Session) -> None:
     """Check CITATION.cff."""
     session.install("cffconvert>=2", "setuptools<81")
     session.run("cffconvert", "--validate")
 
 
-@nox.session(python="3.11")
+@nox.session(python="3.11", default=False)
 def recipe(session: nox.Session) -> None:
     """Render the conda recipe; nothing is built or fetched."""
     session.install("py-rattler-build>=0.60")
     session.run("python", "tests/support/render_recipe.py", "recipe/recipe.yaml")
 
 
-@nox.session(python="3.11")
+@nox.session(python="3.11", default=False)
 def review(session: nox.Session) -> None:
     """Review the repository; CONTRIBUTING.md says why some checks are ignored."""
     session.install("sp-repo-review[cli]")
     session.run("repo-review", ".")
 
 
-@nox.session(python="3.11")
+@nox.session(python="3.11", default=False)
 def licences(session: nox.Session) -> None:
     """Write THIRD_PARTY_LICENSES.md: what the pinned core, `cpu` and `report` install."""
     session.install(*CONSTRAINTS, ".[cpu,report]")
@@ -123,3 +126,7 @@ from importlib.metadata import distributions
 names = {found.metadata["Name"] for found in distributions()}
 print(*sorted(names - {"pip", "setuptools", "regime-proto"}))
 """
+
+
+if __name__ == "__main__":
+    nox.main()
