@@ -5,6 +5,8 @@ import json
 import children
 import pytest
 
+pytestmark = pytest.mark.torch
+
 # Ways in which a training says what its products are computed in: torch has two interfaces, which do not go together.
 CHOICES = {
     "nothing": "",

@@ -45,6 +45,7 @@ SLOW_CASES = (
 )
 
 
+@pytest.mark.torch
 def test_a_sample_of_hostile_checkpoints_does_no_harm(tmp_path):
     assert read_corpus(tmp_path, 25, SLOW_CASES, *SLOW_KINDS)["cases"] >= 25
 
@@ -124,6 +125,7 @@ def test_what_a_pickle_asks_for_is_bounded_before_torch_sees_it(tmp_path, name, 
         from_torch.read(tmp_path / "a.pt")
 
 
+@pytest.mark.torch
 def test_other_numbers_in_a_known_pickle_are_looked_at(tmp_path):
     """What was found to be sound in one file is not taken for granted in the next."""
     import torch
@@ -136,6 +138,7 @@ def test_other_numbers_in_a_known_pickle_are_looked_at(tmp_path):
         from_torch.read(tmp_path / "5.pt")
 
 
+@pytest.mark.torch
 def test_a_small_expanded_tensor_is_read(tmp_path):
     import torch
 
@@ -204,6 +207,7 @@ def test_a_step_beyond_64_bits_is_refused_in_one_line(tmp_path):
     assert_one_line(regime("inspect", run), "expected a number below")
 
 
+@pytest.mark.torch
 def test_a_name_that_is_no_text_is_refused_in_one_line(tmp_path):
     for name in ("surrogate", "nul"):
         archive(tmp_path / "a.pt", b"\x80\x02" + PICKLES[name] + b".")

@@ -12,6 +12,8 @@ from terminals import on_a_terminal_at_once
 
 import regime_proto
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

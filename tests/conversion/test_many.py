@@ -25,6 +25,8 @@ from regime_proto.program.program import Program
 from regime_proto.schema.files import segments_folder
 from regime_proto.schema.segments import kept_observations
 
+pytestmark = pytest.mark.torch
+
 STATES = 12
 
 

@@ -1,4 +1,4 @@
-"""Leaves out tests that import a framework, where PyTorch is not installed.
+"""Leaves out tests that need a framework, where PyTorch is not installed.
 
 The core, the file adapters and the command line need no framework, and are tested without one on every Python.
 """
@@ -20,6 +20,16 @@ def pytest_ignore_collect(collection_path):
     return bool(imported(collection_path) & FRAMEWORKS) or None
 
 
+def pytest_collection_modifyitems(items):
+    """Leave out tests marked `torch`, and those that use a run of PyTorch, which `torch_runs` creates."""
+    if not INSTALLED:
+        items[:] = [item for item in items if not item.get_closest_marker("torch") and _has_fixtures(item)]
+
+
+def _has_fixtures(item):
+    return {*item.fixturenames} - {*item._fixtureinfo.name2fixturedefs} <= {"request"}
+
+
 def imported(path):
     """Return the names that a module imports at its start, and those that the shared modules among them import."""
     found, rest = set(), [path]
@@ -30,20 +40,13 @@ def imported(path):
     return found
 
 
-def pytest_collection_modifyitems(items):
-    """Leave out tests that take a run of PyTorch, which `torch_runs` makes."""
-    if not INSTALLED:
-        items[:] = [
-            item for item in items if set(item.fixturenames) <= {*item._fixtureinfo.name2fixturedefs, "request"}
-        ]
-
-
 @cache
 def _imports(path):
     found = set()
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module.split(".")[0])
+            # Examples train networks of PyTorch.
+            found.add("torch" if node.module.startswith("regime_proto.examples") else node.module.split(".")[0])
     return found
