@@ -65,6 +65,7 @@ def plain_run(folder, steps=(1, 2)):
 
 @pytest.mark.parametrize("command", ["inspect", "check"])
 @pytest.mark.parametrize("target", ["pipe", "/dev/zero"])
+@pytest.mark.torch
 def test_what_is_no_file_is_said_in_one_line_and_not_waited_for(tmp_path, command, target):
     run = tmp_path / "run"
     run.mkdir()

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import statistics
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -151,7 +151,9 @@ def test_a_row_holds_what_the_analysis_finds(paths):
 
 
 def test_results_are_compared_as_their_files_are(paths, results, found_in_memory):
-    assert regime_proto.compare(results) == regime_proto.compare(paths)
+    # A single run of a family deviates by NaN, which equals nothing.
+    found = [asdict(regime_proto.compare(runs)) for runs in (results, paths)]
+    assert str(found[0]) == str(found[1])
     row = regime_proto.compare([found_in_memory]).rows[0]
     assert (row.run, row.rho, row.labels, row.epochs) == ("run 1", found_in_memory.rho, {}, None)
     assert regime_proto.compare(found_in_memory).rows == (row,)
