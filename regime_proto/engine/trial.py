@@ -184,7 +184,7 @@ def require_taken(program: Program, bound: Mapping[str, Array], where: str) -> N
         if found.shape != expected.shape or found.dtype.name != expected.dtype:
             advice = declared(name, found, expected.dtype, expected.shape)
             raise ProbeError(
-                f"{where}: {name} is {described(found)}, the program expects {expected}; "
+                f"{where}: {name} is {described(found)}, but the program expects {expected}; "
                 f"{f'{advice}; ' if advice else ''}for another probe, export the program again with --model and --probe"
             )
 

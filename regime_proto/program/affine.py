@@ -1,4 +1,4 @@
-"""Makes an affine map of a piecewise affine network: pooling is frozen as gates are, and the rest must be affine."""
+"""Turns a piecewise affine network into an affine map: pooling is frozen like gates, and the rest must be affine."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,28 +12,28 @@ from regime_proto.runtime.ir import InPlacePass, PassResult, ir
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 
-# Operators that are affine in all of their inputs together, or only move numbers.
+# Operators that are affine in all their inputs jointly, or only move numbers.
 _AFFINE = {
     "Add", "Sub", "Sum", "Mean", "Neg", "Identity", "Cast", "CastLike", "Concat", "Dropout", "ReduceSum", "ReduceMean",
     "AveragePool", "GlobalAveragePool", "Flatten", "Transpose",
 }  # fmt: skip
-# Those that are affine in their first input, where the others are fixed.
+# Operators that are affine in their first input if the others are fixed.
 _AFFINE_IN_FIRST = {
     "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "GatherElements", "Expand", "Tile", "Pad",
     "BatchNormalization", "DepthToSpace", "SpaceToDepth", "Div", "Resize",
 }  # fmt: skip
-# Those that are affine in each of their inputs, but not in two at once.
+# Operators that are affine in each input alone, but not in two at once.
 _MULTILINEAR = {"Mul", "MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"}
 _SHAPES = ("Shape", "Size")
 
 
 def pooled_name(pool: int) -> str:
-    """Return the name of the input that says which element each window of a pooling takes, int64."""
+    """Return the name of the input that selects the element of each pooling window, int64."""
     return f"regime_pooled_{pool}"
 
 
 def taken_name(pool: int) -> str:
-    """Return the name of the output that says which element each window takes, int64."""
+    """Return the name of the output that holds the selected element of each window, int64."""
     return f"regime_taken_{pool}"
 
 
@@ -45,7 +45,7 @@ class Pool:
     ----------
     node : str
     before, after : tuple of int
-        Shapes of what it takes and gives: (sample, channel, row …).
+        Shapes of its input and output: (sample, channel, row …).
     """
 
     node: str
@@ -54,17 +54,17 @@ class Pool:
 
     @property
     def places(self) -> int:
-        """Elements of a channel of what it takes."""
+        """Elements in a channel of its input."""
         return int(np.prod(self.before[2:]))
 
     @property
     def windows(self) -> int:
-        """Elements of a channel of what it gives."""
+        """Elements in a channel of its output."""
         return int(np.prod(self.after[2:]))
 
 
 def find_pools(graph: ir.Graph) -> tuple[Pool, ...]:
-    """Return every MaxPool of a graph whose shapes are known."""
+    """Return every MaxPool in a graph whose shapes are known."""
     return tuple(
         Pool(str(node.name), _static(node.inputs[0]), _static(node.outputs[0]))
         for node in graph
@@ -79,7 +79,7 @@ def _static(value: ir.Value | None) -> tuple[int, ...]:
 
 
 def expose_taken(graph: ir.Graph, pools: Sequence[Pool]) -> list[ir.Value]:
-    """Append what tells which element of its channel each window takes, (sample, channel, window) int64."""
+    """Append outputs with the element that each window selects in its channel, (sample, channel, window) int64."""
     nodes = {node.name: node for node in graph}
     found = []
     for index, pool in enumerate(pools):
@@ -89,7 +89,7 @@ def expose_taken(graph: ir.Graph, pools: Sequence[Pool]) -> list[ir.Value]:
         values = ir.Value(name=f"{name}_values", type=node.outputs[0].type)
         again = ir.Node("", "MaxPool", [node.inputs[0]], node.attributes.values(), outputs=[values, indices])
         graph.append(again)
-        # They count through all samples and channels.
+        # MaxPool's indices run through all samples and channels.
         places = new_constant(graph, f"{name}_places", np.array(pool.places, np.int64))
         within = new_node(graph, "Mod", [indices, places], f"{name}_within", integer)
         shape = new_constant(graph, f"{name}_shape", np.array([*pool.after[:2], -1], np.int64))
@@ -98,7 +98,7 @@ def expose_taken(graph: ir.Graph, pools: Sequence[Pool]) -> list[ir.Value]:
 
 
 class FreezePools(InPlacePass):
-    """Let every MaxPool take the elements that new inputs say; see `pooled_name`.
+    """Replace every MaxPool by a selection of the elements given by new inputs; see `pooled_name`.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ class FreezePools(InPlacePass):
         self.pools = pools
 
     def call(self, model: ir.Model) -> PassResult:
-        """Put a gather in the place of each."""
+        """Replace each with a gather."""
         graph = model.graph
         nodes = {node.name: node for node in graph}
         for index, pool in enumerate(self.pools):
@@ -126,7 +126,7 @@ class FreezePools(InPlacePass):
 
 
 def _gathered(graph: ir.Graph, pool: Pool, source: ir.Value | None, places: ir.Value, name: str) -> ir.Value:
-    """Return the elements of each channel at some places, (sample, channel, window)."""
+    """Return the elements of each channel at the given indices, (sample, channel, window)."""
     assert source is not None  # noqa: S101
     flat = new_constant(graph, f"{name}_flat_shape", np.array([*pool.before[:2], -1], np.int64))
     channels = new_node(graph, "Reshape", [source, flat], f"{name}_flat", source.dtype)
@@ -134,7 +134,7 @@ def _gathered(graph: ir.Graph, pool: Pool, source: ir.Value | None, places: ir.V
 
 
 def rivals(graph: ir.Graph, pools: Sequence[Pool], windows: Sequence[Array]) -> list[ir.Value]:
-    """Append, for every pooling that is frozen, how far what a window takes is above the others of the window.
+    """Append, for every frozen pooling, the differences between a window's selected element and its other elements.
 
     Parameters
     ----------
@@ -164,23 +164,25 @@ def rivals(graph: ir.Graph, pools: Sequence[Pool], windows: Sequence[Array]) -> 
 
 
 def places_of_windows(pool: Pool, node: ir.Node) -> Array:
-    """Return which elements of a channel each window looks at, (place, window) int64; outside it one of the others.
+    """Return the elements of a channel in each window, (place, window) int64; padding repeats an element inside.
 
     Raises
     ------
     RegimeError
-        The pooling pads by a rule, not by numbers.
+        The padding is given by a rule, not by numbers.
     """
     rank = len(pool.before) - 2
     if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise RegimeError(f"{node.name}: pads by a rule (auto_pad), which is not frozen; export it with numbers")
+        raise RegimeError(
+            f"{node.name}: pads by a rule (auto_pad), which cannot be frozen; export it with explicit pads"
+        )
     kernel = node.attributes.get_ints("kernel_shape", [])
     strides, dilations = (node.attributes.get_ints(name, [1] * rank) for name in ("strides", "dilations"))
     pads = node.attributes.get_ints("pads", [0] * 2 * rank)
     axes = []
     for axis in range(rank):
         starts = np.arange(pool.after[2 + axis]) * strides[axis] - pads[axis]
-        # What lies outside is never taken: the nearest element inside stands for it.
+        # Padding is never selected: the nearest element inside replaces it.
         inside = starts[None] + np.arange(kernel[axis])[:, None] * dilations[axis]
         axes.append(_held_inside(inside, pool.before[2 + axis], dilations[axis]))
     grids = np.meshgrid(*[np.arange(length) for length in (*kernel, *pool.after[2:])], indexing="ij")
@@ -190,7 +192,7 @@ def places_of_windows(pool: Pool, node: ir.Node) -> Array:
 
 
 def _held_inside(places: Array, length: int, dilation: int) -> Array:
-    """Return places of which those outside are moved to one of the same window that is inside."""
+    """Return the indices, with those outside moved to an index inside of the same window."""
     while (low := places < 0).any():
         places = np.where(low, places + dilation, places)
     while (high := places >= length).any():
@@ -199,14 +201,14 @@ def _held_inside(places: Array, length: int, dilation: int) -> Array:
 
 
 def not_affine(graph: ir.Graph, inputs: Sequence[str]) -> tuple[ir.Node | None, set[str]]:
-    """Look whether all outputs of a graph are affine in some inputs together.
+    """Check whether all outputs of a graph are affine in some inputs jointly.
 
     Returns
     -------
     onnx_ir.Node or None
-        The first operator that is not.
+        The first operator that is not affine.
     set of str
-        The values that are not affine, because they come from such operators.
+        The values that are not affine, because they depend on such operators.
     """
     moving = {value for value in graph.inputs if value.name in inputs}
     first, others = None, set[ir.Value]()
@@ -222,7 +224,7 @@ def not_affine(graph: ir.Graph, inputs: Sequence[str]) -> tuple[ir.Node | None, 
 
 
 def name_of(node: ir.Node) -> str:
-    """Return what a message calls a node."""
+    """Return the text for a node in a message."""
     path = node.metadata_props.get(PATH_KEY, "")
     return f"{node.op_type} {node.name}{path and f' of {path}'}"
 
@@ -238,12 +240,12 @@ def _is_affine(node: ir.Node, moving: Sequence[int]) -> bool:
         return 0 not in moving
     if node.op_type == "Gemm":
         return len({*moving} & {0, 1}) < 2
-    # A bias may move too.
+    # A bias may vary too.
     return node.op_type in _MULTILINEAR and len({*moving} - ({2} if node.op_type.startswith("Conv") else set())) == 1
 
 
 def values_of(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Yield every value that a graph takes or makes."""
+    """Yield all inputs of a graph and all outputs of its nodes."""
     yield from graph.inputs
     for node in graph:
         yield from node.outputs

@@ -1,4 +1,4 @@
-"""What a forward pass returns beside the masks: outputs, regions, what gates take, the input of the last product."""
+"""Results of a forward pass in addition to the masks: outputs, regions, gate inputs, the input of the last product."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _PRODUCTS = ("Gemm", "MatMul", "Conv")
 
 
 def region_name(gate: int, plane: int) -> str:
-    """Return the name of the output that holds one plane of one gate in the shape of the gate, padding included."""
+    """Return the name of the output that holds one plane of one gate in the gate's shape, including padding."""
     return f"regime_region_{gate}_{plane}"
 
 
@@ -29,13 +29,13 @@ def margin_name(gate: int) -> str:
 
 
 def square_name(gate: int) -> str:
-    """Return the name of the output with the sum of z² over counted units, (sample,) float."""
+    """Return the name of the output that holds the sum of z² over counted units, (sample,) float."""
     return f"regime_square_{gate}"
 
 
 @dataclass(frozen=True)
 class Output:
-    """An output of a program that belongs to the samples.
+    """An output of a program that has a sample axis.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Beside:
-    """What a pass is to return beside the masks.
+    """The results that a pass returns in addition to the masks.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ NOTHING = Beside()
 
 
 def sample_outputs(program: Program, samples: int) -> tuple[tuple[Output, ...], str]:
-    """Return the outputs that hold real numbers for each sample, and why there is none; empty if there are some."""
+    """Return the outputs with real numbers for each sample, and, if there are none, the reason."""
     found, reasons = [], []
     for value in program.model.graph.outputs:
         axis = _sample_axis(value, samples)
@@ -98,7 +98,7 @@ def _sample_axis(value: ir.Value, samples: int) -> int | None:
 
 
 def sample_axis(shape: Sequence[int], samples: int) -> int | None:
-    """Return the first axis that is as long as there are samples, -1 for a leading axis of samples × something."""
+    """Return the first axis whose length is the number of samples; -1 for a leading axis of samples × something."""
     if samples in shape:
         return list(shape).index(samples)
     return -1 if len(shape) and shape[0] % samples == 0 else None
@@ -107,17 +107,17 @@ def sample_axis(shape: Sequence[int], samples: int) -> int | None:
 def expose(
     graph: ir.Graph, gates: Sequence[Gate], rows: Sequence[Rows], beside: Beside, probe_inputs: Sequence[str]
 ) -> list[ir.Value]:
-    """Append what makes these values, and return them; they are still to be made outputs.
+    """Append nodes that compute these values and return the values, which are not yet outputs of the graph.
 
     Parameters
     ----------
     graph : onnx_ir.Graph
     gates : sequence of Gate
     rows : sequence of Rows
-        How each gate becomes rows of units.
+        How to turn each gate into rows of units.
     beside : Beside
     probe_inputs : sequence of str
-        The inputs of the graph that take the probe.
+        The graph inputs that receive the probe.
 
     Raises
     ------
@@ -139,7 +139,7 @@ def expose(
 
 
 def region_of(graph: ir.Graph, gate: int, number: int, z: ir.Value, plane: Plane) -> ir.Value:
-    """Append the comparison of what a gate takes with one of its thresholds; see `region_name`."""
+    """Append the comparison of a gate's input with one of its thresholds; see `region_name`."""
     name = region_name(gate, number)
     wide = as_float(graph, z, f"{name}_wide") if z.dtype == ir.DataType.BFLOAT16 else z
     threshold = new_constant(graph, f"{name}_at", strict_threshold(plane, z, wide.dtype), wide.dtype)
@@ -178,7 +178,7 @@ def _preactivations(
 
 
 def last_product(program: Program, samples: int) -> str:
-    """Return the name of the node whose input is the fingerprint; "" if there is none that belongs to samples."""
+    """Return the name of the node whose input is the fingerprint; "" if none has a sample axis."""
     found = _last_product(program.model.graph, program.probe_inputs)
     value = None if found is None else found[0].inputs[found[1]]
     if found is None or value is None or _sample_axis(value, samples) in (None, _feature_axis_of(*found)):
@@ -194,7 +194,7 @@ def _feature_axis_of(node: ir.Node, place: int) -> int:
 
 
 def _last_product(graph: ir.Graph, probe_inputs: Sequence[str]) -> tuple[ir.Node, int] | None:
-    """Return the last product of something of the probe with a weight, and which of its inputs is of the probe."""
+    """Return the last product of a probe-dependent value and a weight, and the value's index among its inputs."""
     of_probe = {value for value in graph.inputs if value.name in probe_inputs}
     for node in graph:
         if any(value in of_probe for value in node.inputs):
@@ -211,7 +211,7 @@ def _last_product(graph: ir.Graph, probe_inputs: Sequence[str]) -> tuple[ir.Node
 
 
 def _fingerprint(graph: ir.Graph, samples: int, probe_inputs: Sequence[str]) -> ir.Value:
-    """Return the input of the last product, averaged over all axes but samples and features."""
+    """Return the input of the last product, averaged over all axes except samples and features."""
     found = _last_product(graph, probe_inputs)
     value = None if found is None else found[0].inputs[found[1]]
     if found is None or value is None or value.shape is None or not value.shape.is_static():
@@ -220,7 +220,7 @@ def _fingerprint(graph: ir.Graph, samples: int, probe_inputs: Sequence[str]) -> 
     axis = _sample_axis(value, samples)
     if axis is None or axis == features:
         raise RegimeError(
-            f"what the last product {found[0].name} takes{_shown(value)} has no axis of {samples} samples"
+            f"the input of the last product {found[0].name}{_shown(value)} has no axis of {samples} samples"
         )
     first = max(axis, 0)
     order = [first, *(other for other in range(len(shape)) if other not in (first, features)), features]
@@ -233,7 +233,7 @@ def _fingerprint(graph: ir.Graph, samples: int, probe_inputs: Sequence[str]) -> 
 
 
 def _feature_axis(node: ir.Node, place: int, rank: int) -> int:
-    """Return the axis of an input of a product that is summed over."""
+    """Return the axis of a product's input over which the product sums."""
     if node.op_type == "Conv":
         return 1
     is_second = place == 1 or (node.op_type == "Gemm" and bool(node.attributes.get_int("transA", 0)))

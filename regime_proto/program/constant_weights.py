@@ -1,4 +1,4 @@
-"""Makes weights that stay constants of a graph: a session fuses what takes them, and lays them out as it needs them."""
+"""Turns fixed weights into constants: a session can then fuse the operators around them and choose their layout."""
 
 from collections.abc import Mapping
 
@@ -8,27 +8,27 @@ from regime_proto.schema.types import Array
 
 
 class ConstantWeights(InPlacePass):
-    """Turn weight inputs into initializers without data, which a session is given beside the graph.
+    """Turn weight inputs into initializers without data; a session receives the data separately.
 
     Parameters
     ----------
     weights : mapping of str to array
-        By input, in the types of the inputs; those that the graph does not take are ignored.
+        By input, in the types of the inputs; arrays that are not inputs of the graph are ignored.
     """
 
     def __init__(self, weights: Mapping[str, Array]) -> None:
         self.weights = weights
 
     def call(self, model: ir.Model) -> PassResult:
-        """Move the inputs, and let what is made of constants alone be computed beforehand."""
+        """Move the inputs, so that values computed from constants alone can be folded."""
         graph = model.graph
         moved = [value for value in graph.inputs if value.name in self.weights]
         for value in moved:
             graph.inputs.remove(value)
             value.const_value = _without_data(str(value.name), self.weights[str(value.name)])
             graph.register_initializer(value)
-        # ONNX Runtime has no kernel for CastLike, and expands it only after it has folded constants: the zero bias
-        # that exporters make of one would keep a convolution from being fused.
+        # ONNX Runtime has no kernel for CastLike, and expands it only after constant folding: the
+        # zero bias that exporters create with it would prevent a convolution from being fused.
         alike = [node for node in graph if node.op_type == "CastLike" and _type_of_cast(node) is not None]
         for node in alike:
             dtype, output = _type_of_cast(node), node.outputs[0]

@@ -1,4 +1,4 @@
-"""Inlines control flow whose way is known beforehand, so that the gates in it run exactly once."""
+"""Inlines control flow whose branch is known in advance, so that the gates in it run exactly once."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -22,27 +22,27 @@ _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLi
 
 
 class InlineConstantBranches(InPlacePass):
-    """Replace every ``If`` that goes the same way for all weights and any probe of this shape by that branch.
+    """Replace every ``If`` that takes the same branch for all weights and any probe of this shape with that branch.
 
-    So it is where the condition follows from constants and from fixed shapes alone. Branches that are themselves
-    inlined may hold more of them; those inside an ``If``, ``Loop`` or ``Scan`` that stays are left alone.
+    This is the case if the condition depends only on constants and fixed shapes. An inlined branch may contain
+    further ones; those inside an ``If``, ``Loop`` or ``Scan`` that stays are left unchanged.
 
     Parameters
     ----------
     weights : collection of str, optional
-        The initializers that differ between states. Without it all of a floating-point type may.
+        The initializers that differ between states. Default: all of a floating-point type.
     """
 
     def __init__(self, weights: Collection[str] | None = None) -> None:
         self.weights = weights
 
     def call(self, model: ir.Model) -> PassResult:
-        """Inline until no condition is known."""
+        """Inline until no known condition is left."""
         modified = False
-        # An operator that the inference does not know must not keep it from the others.
+        # An operator unknown to shape inference must not stop it for the others.
         shapes = ShapeInferencePass(check_type=False, strict_mode=False)
         while any(node.op_type == "If" for node in model.graph):
-            # Shapes behind an If are often known only once it is gone.
+            # Shapes after an If are often known only once it has been inlined.
             modified |= shapes(model).modified
             known = self._known(model)
             if not known:
@@ -50,23 +50,25 @@ class InlineConstantBranches(InPlacePass):
             for node, taken in known:
                 _inline(model, node, taken)
             modified = True
-            # What made the conditions.
+            # Remove the nodes that computed the conditions.
             RemoveUnusedNodesPass()(model)
         if modified:
             shapes(model)
         return PassResult(model, modified=modified)
 
     def ensures(self, model: ir.Model) -> None:
-        """Check that no condition that is left is known."""
+        """Check that no known condition is left."""
         if self._known(model):
-            raise PostconditionError(f"the If {self._known(model)[0][0].name} goes one way only, and was left")
+            raise PostconditionError(
+                f"the If {self._known(model)[0][0].name} always takes the same branch, but was not inlined"
+            )
 
     def _known(self, model: ir.Model) -> list[tuple[ir.Node, ir.Graph]]:
-        """Return every ``If`` of the outer graph that always goes the same way, with the branch it takes."""
+        """Return every ``If`` of the outer graph that always takes the same branch, with that branch."""
         return [(node, taken) for node in model.graph if (taken := self._taken(model, node)) is not None]
 
     def _taken(self, model: ir.Model, node: ir.Node) -> ir.Graph | None:
-        """Return the branch that an ``If`` always takes, None if that is not known."""
+        """Return the branch that an ``If`` always takes; None if that is unknown."""
         if node.op_type != "If" or node.domain not in ("", "ai.onnx"):
             return None
         condition = node.inputs[0]
@@ -75,7 +77,7 @@ class InlineConstantBranches(InPlacePass):
         return None if value is None else node.attributes["then_branch" if value else "else_branch"].as_graph()
 
     def _evaluate(self, model: ir.Model, condition: ir.Value) -> bool | None:
-        """Run what makes `condition`, if that is constant."""
+        """Compute `condition` if it is constant."""
         cone = self._cone(condition)
         if cone is None:
             return None
@@ -108,14 +110,14 @@ class InlineConstantBranches(InPlacePass):
             session = Device("cpu", resident=False).session(ir.Model(graph, ir_version=model.ir_version))
             result: Array = session.run({})["regime_condition"].numpy()
         except RegimeError:
-            # Operators that are not known here do not tell which way it goes.
+            # With operators unknown to ONNX Runtime the condition stays unknown.
             return None
         return bool(result.reshape(-1)[0])
 
     def _cone(self, condition: ir.Value) -> tuple[list[ir.Node], dict[ir.Value, Array]] | None:
-        """Return the nodes that make `condition`, in order, and the constants they begin with.
+        """Return the nodes that compute `condition`, in order, and the constants they start from.
 
-        None if anything else goes into it.
+        None if it depends on anything else.
         """
         nodes: dict[ir.Node, None] = {}
         constants: dict[ir.Value, Array] = {}
@@ -137,7 +139,7 @@ class InlineConstantBranches(InPlacePass):
         return list(order), constants
 
     def _constant(self, value: ir.Value) -> Array | None:
-        """Return what a value always holds, as far as that can be seen without running the graph."""
+        """Return the constant content of a value, if it is known without running the graph."""
         node = value.producer()
         if node is not None and node.op_type in SHAPE_OPS:
             return _static_shape(node)
@@ -164,7 +166,7 @@ def _static_shape(node: ir.Node) -> Array | None:
 
 
 def _inline(model: ir.Model, node: ir.Node, taken: ir.Graph) -> None:
-    """Put the nodes of `taken` in place of `node`."""
+    """Replace `node` with the nodes of `taken`."""
     graph = model.graph
     results = list(taken.outputs)
     for branch in bodies(node):
@@ -188,7 +190,7 @@ def _inline(model: ir.Model, node: ir.Node, taken: ir.Graph) -> None:
     for result, output in zip(results, node.outputs, strict=True):
         replacement = result
         if output.is_graph_output():
-            # The graph's outputs keep their names, and a branch may hand out an input, or one value twice.
+            # The graph's outputs keep their names, and a branch may return an input, or one value twice.
             names[f"{node.name}_output"] += 1
             copy = ir.node("Identity", [result], name=_unique(f"{node.name}_output", names))
             replacement = copy.outputs[0]
@@ -201,7 +203,7 @@ def _inline(model: ir.Model, node: ir.Node, taken: ir.Graph) -> None:
 
 
 def _let_go(branch: ir.Graph) -> None:
-    """Let the nodes of a branch that never runs use nothing any more."""
+    """Disconnect the nodes of a branch that never runs from their inputs."""
     branch.outputs.clear()
     for node in branch.all_nodes():
         for position in range(len(node.inputs)):
@@ -222,7 +224,7 @@ def _names(model: ir.Model) -> Iterator[str]:
 
 
 def _unique(name: str, names: Counter[str]) -> str:
-    """Return `name`, with a number behind it if anything else has it; and count it."""
+    """Return `name`, with a number appended if the name is in use, and count it."""
     names[name] -= 1
     candidate, number = name, 1
     while names[candidate] > 0:

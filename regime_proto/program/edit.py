@@ -1,4 +1,4 @@
-"""Small steps of graph rewriting that several passes take."""
+"""Small graph-rewriting steps shared by several passes."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from regime_proto.schema.types import Array
 
 
 def new_constant(graph: ir.Graph, name: str, array: Array, dtype: ir.DataType | None = None) -> ir.Value:
-    """Return an initializer, made once per name."""
+    """Return an initializer, created once per name."""
     if name not in graph.initializers:
         tensor = ir.tensor(array, dtype=dtype, name=name)
         shape = ir.Shape(array.shape)
@@ -34,13 +34,13 @@ def new_node(
     return output
 
 
-# From which operator set on the axes of a reduction are an input.
+# The first operator set in which the axes of a reduction are an input.
 _AXES_AS_INPUT = {"ReduceSum": 13}
 _OTHERS_AS_INPUT = 18
 
 
 def reduced(graph: ir.Graph, op: str, value: ir.Value, axis: int, name: str) -> ir.Value:
-    """Append a reduction over one axis, which goes, and return its output."""
+    """Append a reduction that removes one axis, and return its output."""
     if graph.opset_imports[""] >= _AXES_AS_INPUT.get(op, _OTHERS_AS_INPUT):
         axes = new_constant(graph, f"regime_axis_{axis}", np.array([axis], np.int64))
         return new_node(graph, op, [value, axes], name, value.dtype, keepdims=0)
@@ -48,7 +48,7 @@ def reduced(graph: ir.Graph, op: str, value: ir.Value, axis: int, name: str) -> 
 
 
 def replace_uses(value: ir.Value, replacement: ir.Value, besides: Iterable[ir.Value] = ()) -> None:
-    """Let what uses `value` use `replacement`, besides the nodes that make `replacement` and `besides`."""
+    """Replace all uses of `value` with `replacement`, except in the nodes that compute `replacement` or `besides`."""
     kept = {replacement.producer(), *(other.producer() for other in besides)}
     for node, position in list(value.uses()):
         if node not in kept:
@@ -56,14 +56,14 @@ def replace_uses(value: ir.Value, replacement: ir.Value, besides: Iterable[ir.Va
 
 
 def prune(model: ir.Model) -> None:
-    """Drop the nodes and the inputs that no output needs."""
+    """Remove the nodes and inputs that no output needs."""
     RemoveUnusedNodesPass()(model)
     for value in [value for value in model.graph.inputs if not value.uses()]:
         model.graph.inputs.remove(value)
 
 
 def sorted_graph(model: ir.Model, *, modified: bool) -> PassResult:
-    """Return the result of a pass that appended nodes: they are put in order."""
+    """Return the result of a pass that appended nodes, after sorting the graph."""
     if modified:
         TopologicalSortPass()(model)
     return PassResult(model, modified=modified)

@@ -1,4 +1,4 @@
-"""Makes programs of graphs that other tools exported, once their weights are inputs."""
+"""Creates programs from graphs exported by other tools, whose weights are inputs by now."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ from regime_proto.schema.types import Array
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a graph comes from.
+    """The origin of a graph.
 
     Parameters
     ----------
     where : str
         Named in errors.
     framework : mapping of str to str
-        Names and versions of what it was exported with.
+        Names and versions of the libraries that exported it.
     paths : mapping of str to str
         Module path by node name, as far as known.
     """
@@ -43,29 +43,29 @@ def exported_program(
     fixed: Mapping[str, float] | None = None,
     beside: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Program:
-    """Return a program that stands alone: every shape fixed for the probe, nothing of its origin left in it.
+    """Return a self-contained program, with every shape fixed for the probe and no trace of its origin.
 
     Parameters
     ----------
     model : ir.Model
         Changed in place.
     tensors : sequence of Tensor
-        Every tensor a checkpoint holds.
+        All tensors of a checkpoint.
     weights, probe : mapping of str to array
-        Between them one array for every graph input; the graph is run on them once.
+        Together one array for every graph input; the graph is run on them once.
     origin : Origin
     fixed : mapping of str to number, optional
         The inputs that are constants of this program; see `FixInputValues`.
     beside : mapping of str to tuple of int, optional
-        Shapes of constants that a checkpoint may hold too; those that the graph has no use for are listed as tensors.
+        Shapes of constants that a checkpoint may also hold; those that the graph does not use are listed as tensors.
 
     Raises
     ------
     ProgramError
-        The probe does not fit, or the graph does not run on it.
+        The probe does not fit the graph, or the graph fails on it.
     """
     where = origin.where
-    # The constants have to stand in the program itself: it is shipped alone.
+    # Constants must be stored in the program itself, since it is distributed alone.
     ir.external_data.load_to_model(model)
     for rewrite in (
         FixInputShapes(probe, where),
@@ -73,7 +73,7 @@ def exported_program(
         PoolFewerAxes(),
         InlineConstantBranches(weights=()),
         RunOnce(probe, weights, where),
-        # Shapes that only a run could tell may decide more of them.
+        # Shapes that only a run could reveal may determine more conditions.
         InlineConstantBranches(weights=()),
         RunOnce(probe, weights, where, trial=False),
         NameNodes(),
@@ -89,13 +89,13 @@ def exported_program(
 
 
 def outputs_of(program: Program, arrays: Mapping[str, Array]) -> list[Array]:
-    """Run a program on the CPU, to compare it with what it was exported from.
+    """Run a program on the CPU, to compare it with the model it was exported from.
 
     Parameters
     ----------
     program : Program
     arrays : mapping of str to array
-        Weights and probe, by name; those that the graph has no use for are passed over.
+        Weights and probe, by name; those that the graph does not use are ignored.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -106,26 +106,26 @@ def outputs_of(program: Program, arrays: Mapping[str, Array]) -> list[Array]:
 
 
 def forget_origin(model: ir.Model) -> None:
-    """Remove what says who exported the model, so that equal graphs give equal programs."""
+    """Remove the exporter's details from the model, so that equal graphs yield equal programs."""
     model.producer_name = model.producer_version = model.domain = None
     model.model_version = None
     model.graph.name = "main_graph"
 
 
 def paths_by_weights(model: ir.Model, modules: Mapping[str, str]) -> dict[str, str]:
-    """Return, for every node that the probe reaches, the module whose weights its input went through last.
+    """Return, for every node that depends on the probe, the module whose weights its input passed through last.
 
-    For exporters that leave no module paths behind.
+    For exporters that record no module paths.
 
     Parameters
     ----------
     model : ir.Model
-        Whose nodes have names.
+        All its nodes have names.
     modules : mapping of str to str
         Module by graph input, for all weights; the other inputs are the probe's.
     """
     modules_of: dict[ir.Value, str] = {value: modules.get(str(value.name), "") for value in model.graph.inputs}
-    # How late the last weights came in; weights themselves have no place in that order.
+    # The position of the node where the last weights came in; weights themselves have no position.
     since = {value: 0 for value in model.graph.inputs if str(value.name) not in modules}
     paths: dict[str, str] = {}
     for place, node in enumerate(model.graph, start=1):

@@ -1,6 +1,6 @@
-"""Tells which initializer of an exported graph is which weight, where the exporter's names do not say it.
+"""Matches initializers of an exported graph to weights if the exporter's names do not identify them.
 
-The model is exported with numbers in its weights that no two of them share; the graph is then searched for these.
+The model is exported with numbers in its weights that are unique to each tensor; the graph is then searched for them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ _SEED = 0
 
 
 def fingerprints(shapes: Mapping[str, tuple[Sequence[int], np.dtype[Any]]]) -> dict[str, Array]:
-    """Return an array of random numbers for each tensor, between −1 and 1, that differ from one tensor to the next.
+    """Return an array of random numbers between −1 and 1 for each tensor, different for each tensor.
 
     Parameters
     ----------
@@ -29,14 +29,15 @@ def fingerprints(shapes: Mapping[str, tuple[Sequence[int], np.dtype[Any]]]) -> d
     arrays: dict[str, Array] = {}
     for place, (name, (shape, dtype)) in enumerate(shapes.items()):
         array = random.uniform(-1, 1, tuple(shape))
-        # The first number is the tensor's own: a tensor may have no other. None is a round one, as constants are.
+        # The first number is unique to the tensor, which may have only this one. No number is
+        # round, unlike most constants.
         array.reshape(-1)[:1] = (place + 1 / np.pi) / len(shapes)
         arrays[name] = array.astype(dtype)
     return arrays
 
 
 def found_in(model: ir.Model, arrays: Mapping[str, Array], where: str) -> dict[str, str]:
-    """Return the initializers that hold arrays, each with the array's name; axes of length 1 may differ.
+    """Return the initializers that hold the arrays, each with the array's name; axes of length 1 may differ.
 
     Parameters
     ----------
@@ -50,22 +51,24 @@ def found_in(model: ir.Model, arrays: Mapping[str, Array], where: str) -> dict[s
     Raises
     ------
     ProgramError
-        An array is in no initializer, or in several, or two are in one.
+        An array is in no initializer or in several, or two arrays are in one.
     """
     places = {name: _holders(model, array) for name, array in arrays.items()}
     missing = [name for name, holders in places.items() if not holders]
     if missing:
         raise ProgramError(
-            f"{where}: {_quoted(missing)} cannot be found in the exported graph: the exporter changed the weights or "
-            "merged them with others, so they cannot be inputs; export the model to ONNX by other means and give that"
+            f"{where}: {_quoted(missing)} not found in the exported graph: the exporter changed "
+            "these weights or merged them with others, so they cannot be inputs; export the "
+            "model to ONNX with a different tool and give that file"
         )
     found: dict[str, str] = {}
     for name, holders in places.items():
         if len(holders) > 1 or holders[0] in found:
             others = [found[holder] for holder in holders if holder in found]
             raise ProgramError(
-                f"{where}: the exported graph does not tell weights apart: {_quoted([name, *others])} in "
-                f"{_quoted(holders)}; export the model to ONNX by other means and give that"
+                f"{where}: the exported graph does not distinguish weights: "
+                f"{_quoted([name, *others])} in {_quoted(holders)}; export the model to ONNX with "
+                "a different tool and give that file"
             )
         found[holders[0]] = name
     return found

@@ -1,7 +1,7 @@
-"""Freezes gates: each becomes the affine piece of the region that an input of the graph says.
+"""Freezes gates: each becomes the affine piece of the region given by an input of the graph.
 
-Between two thresholds a piecewise gate is slope · z + intercept. Which piece a unit has is no longer decided by its own
-z but by masks that are fed: those of another state, or of another sample (PROTOCOL, section 8).
+Between two thresholds a piecewise gate is slope · z + intercept. The piece of a unit is then determined not by its
+own z but by masks given as inputs: those of a different state or a different sample (PROTOCOL, section 8).
 """
 
 import itertools
@@ -26,12 +26,12 @@ def frozen_name(gate: int, plane: int) -> str:
 
 
 class FreezeGates(InPlacePass):
-    """Replace every gate by the affine piece of its region, which new inputs of the graph say; see `frozen_name`.
+    """Replace every gate with the affine piece of its region, given by new inputs of the graph; see `frozen_name`.
 
     Parameters
     ----------
     gates : sequence of Gate
-        Of `KINDS`; others of the graph stay as they are.
+        Gates of `KINDS`; all others in the graph stay unchanged.
     """
 
     def __init__(self, gates: Sequence[Gate]) -> None:
@@ -47,7 +47,7 @@ class FreezeGates(InPlacePass):
                 raise PreconditionError(f"gate {gate.node} is {gate.kind}")
 
     def call(self, model: ir.Model) -> PassResult:
-        """Freeze the gates, and drop what only decided their regions."""
+        """Freeze the gates, and remove the nodes that only determined their regions."""
         graph = model.graph
         nodes = {node.name: node for node in graph}
         for index, gate in enumerate(self.gates):
@@ -86,7 +86,7 @@ def _frozen(
 
 
 def _chosen(graph: ir.Graph, name: str, values: Sequence[ir.Value], masks: Sequence[ir.Value]) -> ir.Value:
-    """Return for each unit the value of its region: whoever is above a threshold is above those before it."""
+    """Return the value of each unit's region; a unit above one threshold is also above all lower ones."""
     chosen = values[0]
     for number, (value, mask) in enumerate(zip(values[1:], masks, strict=True)):
         chosen = new_node(graph, "Where", [mask, value, chosen], f"{name}_{number}", value.dtype)
@@ -96,7 +96,7 @@ def _chosen(graph: ir.Graph, name: str, values: Sequence[ir.Value], masks: Seque
 def _points(planes: Sequence[Plane]) -> list[tuple[float, float]]:
     """Return two points inside each region, from the lowest to the highest.
 
-    Outside they are a power of two apart, so that slopes are exact where the gate's arithmetic is.
+    In the outer regions they are a power of two apart, so that slopes are exact if the gate's arithmetic is.
     """
     bounds = [plane.threshold for plane in planes]
     below, above = _unit(bounds[0]), _unit(bounds[-1])
@@ -113,7 +113,7 @@ def _unit(threshold: float) -> float:
 
 
 class _Piece:
-    """Evaluates a gate at fixed points, in the graph: slopes may be weights."""
+    """Evaluates a gate at fixed points within the graph, since slopes may be weights."""
 
     def __init__(self, graph: ir.Graph, name: str, node: ir.Node, z: ir.Value) -> None:
         self._graph, self._name, self._node, self._z = graph, name, node, z
@@ -122,7 +122,7 @@ class _Piece:
         self._shape = self._point_shape()
 
     def between(self, first: float, second: float) -> tuple[ir.Value, ir.Value]:
-        """Return slope and intercept of the line through two points."""
+        """Return the slope and intercept of the line through two points."""
         dtype = _type(self._z)
         one, other = self._at(first), self._at(second)
         name = f"{self._name}_from_{first:g}"
@@ -133,7 +133,7 @@ class _Piece:
         return slope, new_node(self._graph, "Sub", [one, run], f"{name}_intercept", dtype)
 
     def _at(self, point: float) -> ir.Value:
-        """Return the gate's output for z = `point`, in a shape that broadcasts to that of z."""
+        """Return the gate's output at z = `point`, in a shape that broadcasts to that of z."""
         name = f"{self._name}_z_{point:g}"
         copies = {self._z: self._constant(point, name, self._shape)}
 
@@ -154,18 +154,18 @@ class _Piece:
         return copied(self._node.outputs[0])
 
     def _depends(self, value: ir.Value) -> bool:
-        """Whether a value is made of z."""
+        """Whether a value depends on z."""
         if value not in self._within:
             node = value.producer()
             self._within[value] = False
             if node is not None:
-                # All of them, not until the first.
+                # Visit all inputs, without stopping at the first.
                 found = [self._depends(part) for part in node.inputs if part is not None]
                 self._within[value] = any(found)
         return self._within[value]
 
     def _point_shape(self) -> tuple[int, ...]:
-        """Return the shape of a point: as long as what else the gate takes, for example slopes of channels."""
+        """Return the shape of a point, which follows the gate's other inputs, for example slopes of channels."""
         whole = _shape(self._z)
         lengths = [1] * len(whole)
         for value in [value for value, within in self._within.items() if within and value is not self._z]:

@@ -1,4 +1,4 @@
-"""The ways in which graphs spell gates: operators, and small patterns of operators (PROTOCOL, section 7)."""
+"""The forms that gates have in graphs: operators, and small patterns of operators (PROTOCOL, section 7)."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +20,9 @@ _SMOOTH = {
     "Elu": "Elu", "Selu": "Selu", "Celu": "Celu", "Softplus": "Softplus", "Gelu": "Gelu", "FastGelu": "Gelu",
     "Swish": "Silu", "QuickGelu": "QuickGelu", "Mish": "Mish", "BiasGelu": "Gelu",
 }  # fmt: skip
-# Gates that are made of several operators end at one of these.
+# Gates composed of several operators end at one of these.
 COMPOSED = ("Mul", "Where", "Log", "Clip", "Max", "Min", "Add", "Sub")
-# Between the sum that a leaky ReLU is and its negative part.
+# Operators between the sum of a decomposed leaky ReLU and its negative part.
 _IN_LEAKY_SUMS = ("Relu", "Max", "Neg", "Mul")
 _COMPARISONS = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
 _GUARD = "one bound, {:g}: more often a guard than an activation"
@@ -30,7 +30,7 @@ _GUARD = "one bound, {:g}: more often a guard than an activation"
 
 @dataclass(frozen=True)
 class Plane:
-    """One threshold of a gate: a unit's bit is ``z > threshold``, or ``z >= threshold`` where `closed`."""
+    """One threshold of a gate: a unit's bit is ``z > threshold``, or ``z >= threshold`` if `closed`."""
 
     threshold: float
     closed: bool = False
@@ -38,19 +38,19 @@ class Plane:
 
 @dataclass(frozen=True)
 class Spelling:
-    """What a node does as a gate.
+    """The gate that a node implements.
 
     Parameters
     ----------
     op : str
-        Operator, or the name of the activation that several operators spell.
+        Operator, or the name of the activation composed of several operators.
     kind : str
         ``relu``, ``piecewise`` or ``smooth``.
     value : onnx_ir.Value
         The value that the thresholds are compared with.
     planes : tuple of Plane
     doubt : str
-        Why it is probably no activation; empty if it is one.
+        Why it is probably not an activation; empty if it is one.
     """
 
     op: str
@@ -72,7 +72,7 @@ def read_gate(node: ir.Node) -> Spelling | None:
 
 
 def inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
-    """Yield the nodes between the input of a decomposed gate that ends at `node`, and `node`."""
+    """Yield the nodes between the input of a decomposed gate and `node`, where it ends."""
     spelling = read_gate(node)
     if spelling is None:
         return
@@ -84,14 +84,14 @@ def inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def _producers(node: ir.Node, root: ir.Value) -> list[ir.Node]:
-    """Return the nodes that make the inputs of `node`, besides `root` and constants."""
-    # A constant may be broadcast to the shape of anything: what that is made of is no part of the gate.
+    """Return the nodes that compute the inputs of `node`, except `root` and constants."""
+    # A constant may be broadcast to the shape of any value, which is not part of the gate.
     inputs = [value for value in node.inputs if value is not None and value is not root and scalar(value) is None]
     return [producer for value in inputs if (producer := value.producer()) is not None]
 
 
 def _relu(node: ir.Node) -> Spelling:
-    # relu(z) > 0 if and only if z > 0; to expose z would keep the runtime from fusing the ReLU.
+    # relu(z) > 0 if and only if z > 0; exposing z would prevent the runtime from fusing the ReLU.
     return Spelling("Relu", "relu", node.outputs[0])
 
 
@@ -125,7 +125,7 @@ def _clip(node: ir.Node) -> Spelling | None:
 
 
 def _clip_bounds(node: ir.Node) -> tuple[float, float] | None:
-    """Return the bounds of a Clip, infinite where there is none; None if they are not constant."""
+    """Return the bounds of a Clip, infinite if absent; None if they are not constant."""
     bounds = [_attribute(node, "min", -math.inf), _attribute(node, "max", math.inf)]
     for position, value in enumerate(node.inputs[1:3]):
         if value is not None:
@@ -143,7 +143,7 @@ def _clamped(op: str, value: ir.Value, low: float, high: float) -> Spelling | No
     """Return the gate that keeps `value` between two bounds, either of which may be infinite."""
     while (inner := _one_sided(value)) is not None:
         both = max(low, inner[1]), min(high, inner[2])
-        # One bound inside the other: together they are a Clip. The same bound again changes nothing.
+        # A bound inside another one: together they form a Clip. Repeating the same bound has no effect.
         other_side = math.isinf(low) != math.isinf(high) and math.isinf(inner[1]) == math.isfinite(low)
         tighter = math.isfinite(low) and math.isfinite(high) and (inner[1] >= low or inner[2] <= high)
         if not (other_side or tighter) or both[0] >= both[1]:
@@ -178,7 +178,7 @@ def _one_sided(value: ir.Value) -> tuple[ir.Value, float, float] | None:
 
 
 def _max_or_min(node: ir.Node) -> Spelling | None:
-    """Read ``max(x, lo)`` and ``min(x, hi)``, and ``max(x, x · c)``, a leaky ReLU."""
+    """Recognise ``max(x, lo)`` and ``min(x, hi)``, and ``max(x, x · c)``, a leaky ReLU."""
     bounded = _bounded(node)
     if bounded is not None:
         value, bound = bounded
@@ -204,7 +204,7 @@ def _bounded(node: ir.Node) -> tuple[ir.Value, float] | None:
 
 
 def _where(node: ir.Node) -> Spelling | None:
-    """Read ``Where(x > c, x, d)`` and its mirror images, and the leaky forms with a scaled x in place of d."""
+    """Recognise ``Where(x > c, x, d)`` and its mirror images, and the leaky forms with a scaled x instead of d."""
     condition, chosen, other = node.inputs
     comparison = _comparison(condition)
     if comparison is None or chosen is None or other is None:
@@ -229,14 +229,14 @@ def _where(node: ir.Node) -> Spelling | None:
 
 
 def _shrink(value: ir.Value, plane: Plane, branches: Sequence[ir.Value]) -> Spelling | None:
-    """Read ``Where(|x| > c, f(x), g(x))``, a shrinkage of x by the threshold c."""
+    """Recognise ``Where(|x| > c, f(x), g(x))``, a shrinkage of x with threshold c."""
     if any(operators_between(branch, value) is None for branch in branches):
         return None
     return Spelling("Shrink", "piecewise", value, (Plane(-plane.threshold, closed=not plane.closed), plane))
 
 
 def _mul(node: ir.Node) -> Spelling | None:
-    """Read ``x · (x > 0)``, and ``x · f(x)`` where f saturates: the smooth activations, decomposed."""
+    """Recognise ``x · (x > 0)``, and ``x · f(x)`` where f saturates: the decomposed smooth activations."""
     first, second = node.inputs
     if first is None or second is None:
         return None
@@ -253,10 +253,10 @@ def _mul(node: ir.Node) -> Spelling | None:
 
 
 def _smooth_name(operators: list[str]) -> str:
-    """Return the activation x · f(x) by the operators of f."""
+    """Return the activation x · f(x), identified by the operators of f."""
     if "Tanh" in operators and ("Softplus" in operators or "Exp" in operators):
         return "Mish"
-    # Tanh and Erf saturate at -1: without the 1 that is added they spell no gate.
+    # Tanh and Erf saturate at -1: unless 1 is added, they do not form a gate.
     if ("Erf" in operators or "Tanh" in operators) and ("Add" in operators or "Sub" in operators):
         return "Gelu"
     if "Sigmoid" in operators:
@@ -265,11 +265,11 @@ def _smooth_name(operators: list[str]) -> str:
 
 
 def _leaky(node: ir.Node) -> Spelling | None:
-    """Read ``relu(x) + a · relu(−x)``, where a is a weight or a number, and its like with other bounds."""
+    """Recognise ``relu(x) + a · relu(−x)``, where a is a weight or a number, and similar forms with other bounds."""
     first, second = node.inputs
     for main, other in ((first, second), (second, first))[: 1 if node.op_type == "Sub" else 2]:
         negative, producer = _rectified_negative(other), None if main is None else main.producer()
-        # Most sums are none of these: the way up the graph is taken where the other side is right only.
+        # Most sums are not of this form: search up the graph only if the other operand matches.
         positive = None if negative is None or producer is None else read_gate(producer)
         if negative is None or producer is None or positive is None or not positive.planes:
             continue
@@ -312,7 +312,7 @@ def _negated(value: ir.Value) -> tuple[ir.Value, float] | None:
 
 
 def _log(node: ir.Node) -> Spelling | None:
-    """Read ``log(1 + exp(x))``."""
+    """Recognise ``log(1 + exp(x))``."""
     total = producer_of(node.inputs[0], "Add")
     if total is None:
         return None
@@ -326,12 +326,12 @@ def _log(node: ir.Node) -> Spelling | None:
 def _fused_smooth(node: ir.Node) -> Spelling:
     biased = node.domain == "com.microsoft" and len([value for value in node.inputs if value is not None]) > 1
     planes = () if biased else (Plane(0.0),)
-    doubt = "its bias is fused into it: take the model before optimization" if biased else ""
+    doubt = "its bias is fused into it: use the model before optimization" if biased else ""
     return Spelling(_SMOOTH[node.op_type], "smooth", sign_carrier(_input(node)), planes, doubt)
 
 
 def _comparison(value: ir.Value | None) -> tuple[ir.Value, Plane] | None:
-    """Return x of a comparison of x with a constant, either way round, and the plane that it divides x at."""
+    """Return x of a comparison between x and a constant, in either order, and the plane that divides x."""
     negated = producer_of(value, "Not")
     value = value if negated is None else negated.inputs[0]
     node = None if value is None else value.producer()
@@ -340,7 +340,7 @@ def _comparison(value: ir.Value | None) -> tuple[ir.Value, Plane] | None:
     for mirrored, (compared, bound) in ((False, node.inputs), (True, tuple(reversed(node.inputs)))):
         threshold = scalar(bound)
         if compared is not None and threshold is not None and scalar(compared) is None:
-            # x >= c, and x < c, put c itself above; at 0 the rule is strict.
+            # x >= c and x < c count c itself as above; at 0 the rule is strict.
             above = (node.op_type in ("GreaterOrEqual", "Less")) != mirrored
             return compared, Plane(threshold, closed=above and threshold != 0)
     return None

@@ -1,4 +1,4 @@
-"""Finds the gates of a graph: the places where the network is piecewise, or nearly so."""
+"""Finds the gates of a graph: the points where the network is piecewise, or nearly so."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,9 +21,9 @@ class Gate:
     Parameters
     ----------
     node : str
-        Name of the node that it ends at.
+        Name of its last node.
     op, kind, path : str
-        Operator, kind (``relu``, ``piecewise``, ``smooth``), path of the module it came from.
+        Operator, kind (``relu``, ``piecewise``, ``smooth``), and path of the module it comes from.
     shape : tuple of int
         Shape of the activation for the whole probe.
     value : str
@@ -31,13 +31,13 @@ class Gate:
     planes : tuple of Plane
         One per threshold.
     default : bool
-        Whether it is tracked unless the user says otherwise.
+        Whether it is tracked by default.
     reason : str
-        Why it is not; empty where it is.
+        Why it is not; empty if it is.
     doubtful : bool
-        Whether it is probably no activation: it is tracked only if its name or module is asked for.
+        Whether it is probably not an activation: it is tracked only if requested by name or module.
     nested : bool
-        Whether it lies inside control flow, where it cannot be tracked.
+        Whether it is inside control flow, where it cannot be tracked.
     """
 
     node: str
@@ -58,16 +58,16 @@ class Gate:
         return bool(self.planes)
 
     def layer(self, samples: int, stored: int | None = None) -> Layer:
-        """Return the gate as a layer of the trajectory that stores `stored` units per sample, or all."""
+        """Return the gate as a layer of the trajectory, with `stored` units per sample, or all."""
         size = math.prod(self.shape) // samples
         thresholds = tuple(plane.threshold for plane in self.planes)
         return Layer(self.node, self.op, self.kind, self.path, size, thresholds, stored)
 
 
 def pre_activation(node: ir.Node, gate: Gate) -> ir.Value:
-    """Return the value that a gate takes, given the node that it ends at.
+    """Return the input of a gate, given its last node.
 
-    That is what the thresholds are compared with, but for a ReLU, whose output tells as well.
+    This is the value compared with the thresholds, except for a ReLU, whose output is compared instead.
     """
     if gate.value == node.outputs[0].name:
         z = node.inputs[0]
@@ -77,7 +77,7 @@ def pre_activation(node: ir.Node, gate: Gate) -> ir.Value:
 
 
 def _made_of(node: ir.Node, name: str) -> ir.Value:
-    """Return the value of that name among those that a node is made of."""
+    """Return the value with that name among those that a node is computed from."""
     pending, seen = [node], {node}
     while pending:
         for value in pending.pop().inputs:
@@ -107,14 +107,14 @@ def find_gates(program: Program) -> tuple[Gate, ...]:
     if not gates:
         present = sorted({node.op_type for node in graph})
         raise RegimeError(
-            f"the model has no gate to track; its graph holds {', '.join(present)}: "
-            "the protocol needs ReLUs or other activations with thresholds"
+            f"the model has no gate to track; its graph holds {', '.join(present)}; the protocol "
+            "needs ReLUs or other activations with thresholds"
         )
     return tuple(gates)
 
 
 def _spelled(nodes: Iterable[ir.Node]) -> list[tuple[ir.Node, Spelling]]:
-    """Return the gates that end at some node; what a larger one is made of (a Mish's Softplus) is none of its own."""
+    """Return the gates, by their last node; a part of a larger gate (the Softplus of a Mish) is not a separate gate."""
     spelled = {node: spelling for node in nodes if (spelling := read_gate(node)) is not None}
     parts: set[ir.Node] = set()
     for node in spelled:
@@ -138,7 +138,7 @@ def _gate(node: ir.Node, spelling: Spelling, reached: set[ir.Value]) -> Gate:
     if value not in reached:
         planes, reason = (), "it does not depend on the probe"
     elif not static:
-        planes, reason = (), "its shape is not known: export the model with a fixed probe"
+        planes, reason = (), "its shape is unknown: export the model with a fixed probe"
     elif spelling.kind == "smooth" and not reason:
         reason = "smooth: tracked on request (--gates kind:smooth)"
     else:
@@ -160,7 +160,7 @@ def _nested(graph: ir.Graph) -> Iterator[Gate]:
 
 
 def _reached(graph: ir.Graph, inputs: set[str]) -> set[ir.Value]:
-    """Return the values that depend on the inputs named, by more than their shape."""
+    """Return the values that depend on the named inputs by more than their shape."""
     reached = {value for value in graph.inputs if value.name in inputs}
     for node in graph:
         if node.op_type in SHAPE_OPS:
@@ -179,14 +179,14 @@ def select_gates(gates: Iterable[Gate], patterns: Sequence[str] = ()) -> tuple[G
     ----------
     gates : iterable of Gate
     patterns : sequence of str
-        Globs over module paths and node names, ``op:`` globs over operators, ``kind:`` globs over kinds (these two
-        pass over doubtful gates). A gate that fits any is tracked, unless one that begins with ``!`` fits it.
-        Without patterns, or with ``!`` ones only, all ReLUs and piecewise gates are meant.
+        Globs for module paths and node names, ``op:`` globs for operators, ``kind:`` globs for kinds (the last two
+        skip doubtful gates). A gate is tracked if any pattern matches it and none that begins with ``!`` does.
+        Without patterns, or with ``!`` patterns only, all ReLUs and piecewise gates are selected.
 
     Raises
     ------
     RegimeError
-        A pattern fits nothing, or only what cannot be tracked; or nothing is left.
+        A pattern matches nothing, or only gates that cannot be tracked; or no gate is left.
     """
     gates = tuple(gates)
     wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
@@ -199,7 +199,7 @@ def select_gates(gates: Iterable[Gate], patterns: Sequence[str] = ()) -> tuple[G
     chosen = [gate for gate in chosen if not any(_fits(gate, pattern) for pattern in unwanted)]
     if not chosen:
         reasons = "; ".join(f"{gate.node} ({gate.op}): {gate.reason or 'excluded'}" for gate in gates[:3])
-        raise RegimeError(f"no gate is left to track, of {len(gates)} in the graph: {reasons}")
+        raise RegimeError(f"none of the {len(gates)} gates in the graph is left to track: {reasons}")
     return tuple(chosen)
 
 
@@ -208,8 +208,8 @@ def _require_match(gates: Sequence[Gate], pattern: str) -> None:
         known = sorted({f"op:{gate.op}" for gate in gates} | {f"kind:{gate.kind}" for gate in gates})
         named = [gates[0].node, *[gate.path for gate in gates if gate.path][:1]]
         raise RegimeError(
-            f"--gates {pattern!r} fits no gate; there are {', '.join(known)}, and node names and module paths such "
-            f"as {', '.join(map(repr, named))} (regime inspect lists them)"
+            f"--gates {pattern!r} matches no gate; expected {', '.join(known)}, or node names and "
+            f"module paths such as {', '.join(map(repr, named))} (regime inspect lists them)"
         )
 
 
@@ -220,7 +220,7 @@ def _require_trackable(gates: Sequence[Gate], pattern: str) -> None:
 
 
 def _is_asked_for(gate: Gate, wanted: Sequence[str]) -> bool:
-    """Whether any pattern means a gate; without patterns, whether it is tracked by default."""
+    """Whether any pattern selects a gate; without patterns, whether it is tracked by default."""
     return any(_is_meant(gate, pattern) for pattern in wanted) if wanted else gate.default
 
 

@@ -1,4 +1,4 @@
-"""Passes that turn a program into the graph that is run: from weights to masks, and nothing else."""
+"""Passes that turn a program into the graph to run: from weights to masks, and nothing else."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,9 +28,9 @@ class Rows:
     axis : int
         The sample axis; -1 for a leading axis that holds samples × something.
     units : (stored,) int64, optional
-        Indices of the units that are kept; None keeps all.
+        Indices of the units to store; None stores all.
     counted : (sample, stored) bool, optional
-        False for units that belong to padding: their bits are 0. None counts all.
+        False for units of padding, whose bits are 0. None counts all.
     """
 
     samples: int
@@ -49,9 +49,9 @@ def plane_name(gate: int, plane: int) -> str:
 
 
 class CastWeights(InPlacePass):
-    """Give weight inputs the types that the checkpoints hold, and widen them where they are used.
+    """Give weight inputs the types stored in the checkpoints, and widen them where they are used.
 
-    So a half-precision state is widened one tensor after the other, and never lies in memory twice.
+    A half-precision state is thus widened one tensor at a time, and never held in memory twice.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class CastWeights(InPlacePass):
         self.dtypes = dtypes
 
     def call(self, model: ir.Model) -> PassResult:
-        """Retype the inputs that differ, each with a Cast behind it."""
+        """Change the type of inputs that differ, and add a Cast after each."""
         graph = model.graph
         modified = False
         for value in graph.inputs:
@@ -72,7 +72,7 @@ class CastWeights(InPlacePass):
                 continue
             rows = [node for node, position in value.uses() if stored in _HALF and _takes_rows(node, position, graph)]
             for index, node in enumerate(rows):
-                # Of a table only the rows that are taken are widened.
+                # In a table only the gathered rows are widened.
                 _widen(graph, node.outputs[0], value.dtype, f"regime_cast_{value.name}_{index}")
                 node.outputs[0].dtype = stored
             if any(node not in rows for node, _ in value.uses()):
@@ -87,7 +87,7 @@ def _takes_rows(node: ir.Node, position: int, graph: ir.Graph) -> bool:
 
 
 def _widen(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str, besides: Iterable[ir.Node] = ()) -> None:
-    """Put a Cast between a value and what uses it."""
+    """Insert a Cast between a value and its uses."""
     kept = set(besides)
     uses = [(node, position) for node, position in value.uses() if node not in kept]
     widened = new_node(graph, "Cast", [value], name, dtype, value.shape, to=dtype.value)
@@ -98,9 +98,9 @@ def _widen(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str, besi
 class NudgeWeights(InPlacePass):
     """Move every float32 or float64 weight by one unit in the last place, up or down at random.
 
-    For float32 numbers that are not subnormal, w · (1 − 2⁻²⁴) rounds to the neighbour of w towards zero and
-    w / (1 − 2⁻²⁴) to the one away from it; for float64 it is 1 − 2⁻⁵³. Which of the two is drawn for each position
-    along one axis of the tensor (not the first, where there is another).
+    For float32 numbers that are not subnormal, w · (1 − 2⁻²⁴) rounds to the neighbour of w towards zero and w / (1 −
+    2⁻²⁴) to the neighbour away from zero; for float64 the factor is 1 − 2⁻⁵³. The direction is drawn for each
+    position along one axis of the tensor (not the first, if there are more).
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class NudgeWeights(InPlacePass):
         self.seed = seed
 
     def call(self, model: ir.Model) -> PassResult:
-        """Put the change between each input and its uses."""
+        """Insert the change between each input and its uses."""
         graph = model.graph
         random = np.random.default_rng(self.seed)
         nudged = [value for value in graph.inputs if value.name in self.names and value.dtype in self.FACTORS]
@@ -137,7 +137,7 @@ class NudgeWeights(InPlacePass):
 
 
 def _drawn_shape(value: ir.Value) -> list[int]:
-    """Return a shape that broadcasts to that of `value`, long in the longest axis after the first."""
+    """Return a shape that broadcasts to that of `value`, with length 1 in all but the longest axis after the first."""
     lengths = [int(length) for length in value.shape or ()]  # type: ignore[arg-type]
     if not lengths:
         return []
@@ -146,21 +146,21 @@ def _drawn_shape(value: ir.Value) -> list[int]:
 
 
 class ExposeMasks(InPlacePass):
-    """Replace the graph's outputs by the masks of the gates, and by one check for NaN and Inf.
+    """Replace the graph's outputs with the masks of the gates and one check for NaN and Inf.
 
-    The graph keeps only what the masks need: everything behind the last gate goes. Plane ``j`` of gate ``i`` is
-    the output `plane_name(i, j)`, bool; the output `TOTAL` is the sum over all activations, finite if and only
-    if all are (overflow aside).
+    The graph keeps only what the masks need: everything after the last gate is removed. Plane ``j``
+    of gate ``i`` is the output `plane_name(i, j)`, bool. The output `TOTAL` is the sum over all
+    activations, which is finite if and only if all of them are (except for overflow).
 
     Parameters
     ----------
     gates : sequence of Gate
     rows : sequence of Rows, optional
-        With them every plane is (sample, stored unit); without, it has the gate's shape.
+        If given, every plane is (sample, stored unit); otherwise it has the gate's shape.
     packed : bool
-        With `rows`: add the output `PACKED`, (sample, byte) uint8, all planes, eight units to a byte.
+        Requires `rows`: add the output `PACKED`, (sample, byte) uint8, with all planes, eight units per byte.
     besides : callable, optional
-        Appends further nodes to the graph, and returns those of their outputs that the graph is to return too.
+        Appends further nodes to the graph, and returns those of their values that become outputs too.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class ExposeMasks(InPlacePass):
         self.besides = besides
 
     def requires(self, model: ir.Model) -> None:
-        """Check that the graph has the values of the gates."""
+        """Check that the graph contains the values of the gates."""
         known = {value.name for node in model.graph for value in node.outputs}
         known |= {value.name for value in model.graph.inputs}
         missing = [gate.value for gate in self.gates if gate.value not in known]
@@ -210,7 +210,7 @@ class ExposeMasks(InPlacePass):
         rows = None if self.rows is None else self.rows[index]
         values = value if rows is None else as_rows(graph, value, rows, f"regime_rows_{index}")
         if values.dtype == ir.DataType.BFLOAT16:
-            # No provider compares them; the comparison is the same in float32.
+            # No provider compares bfloat16; in float32 the result is the same.
             values = as_float(graph, values, f"regime_compared_{index}")
         masks = []
         for number, plane in enumerate(gate.planes):
@@ -228,18 +228,18 @@ class ExposeMasks(InPlacePass):
 
 
 def strict_threshold(plane: Plane, value: ir.Value, wide: ir.DataType | None) -> Array:
-    """Return the number t for which ``z > t`` is the plane's bit, in the type that z is compared in."""
+    """Return the number t for which ``z > t`` is the plane's bit, in the type of the comparison."""
     assert value.dtype is not None  # noqa: S101
     assert wide is not None  # noqa: S101
     dtype = value.dtype.numpy()
     threshold = np.array(plane.threshold, dtype)
-    # z >= t if and only if z is greater than the number before t; older operator sets know no >=.
+    # z >= t if and only if z is greater than the number before t; older operator sets have no >=.
     strict = np.nextafter(threshold, np.array(-np.inf, dtype)) if plane.closed else threshold
     return strict.astype(wide.numpy())
 
 
 def as_rows(graph: ir.Graph, value: ir.Value, rows: Rows, name: str) -> ir.Value:
-    """Return `value` as (sample, unit), the chosen units only."""
+    """Return `value` as (sample, unit), with the chosen units only."""
     if rows.axis > 0:
         assert value.shape is not None  # noqa: S101
         order = [rows.axis, *(axis for axis in range(len(value.shape)) if axis != rows.axis)]
@@ -255,7 +255,7 @@ def as_rows(graph: ir.Graph, value: ir.Value, rows: Rows, name: str) -> ir.Value
 def _finite_sum(graph: ir.Graph, value: ir.Value) -> ir.Value:
     name = f"regime_sum_{value.name}"
     if value.dtype in _HALF:
-        # Sums of a few thousand activations leave the range of float16.
+        # Sums of a few thousand activations exceed the range of float16.
         value = as_float(graph, value, f"{name}_float")
     total = new_node(graph, "ReduceSum", [value], name, value.dtype, keepdims=0)
     return new_node(graph, "Cast", [total], f"{name}_wide", ir.DataType.DOUBLE, to=ir.DataType.DOUBLE.value)
@@ -267,7 +267,7 @@ def as_float(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
 
 
 def _packed(graph: ir.Graph, masks: Sequence[ir.Value], widths: Sequence[int], samples: int) -> ir.Value:
-    """Return all planes as bytes; products with 128 … 1, since GPU providers have no shifts."""
+    """Return all planes as bytes, by products with 128 … 1, since GPU providers have no shifts."""
     float32 = ir.DataType.FLOAT
     bits = new_constant(graph, "regime_bits", np.array([[128], [64], [32], [16], [8], [4], [2], [1]], np.float32))
     octets = new_constant(graph, "regime_octets", np.array([samples, -1, 8], np.int64))

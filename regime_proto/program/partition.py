@@ -1,4 +1,4 @@
-"""Cuts a graph into parts of a few weights each, at places where few values are alive that depend on weights."""
+"""Cuts a graph into parts with few weights each, at points where few weight-dependent values are live."""
 
 import heapq
 import itertools
@@ -14,20 +14,20 @@ from regime_proto.program.program import ProgramError
 from regime_proto.runtime.ir import ir
 from regime_proto.schema.words import counted
 
-# What is no tensor, such as a sequence of them, cannot be handed from one part to the next.
+# Only tensors can be passed from one part to the next, not sequences of tensors, for example.
 _NO_TENSOR = 2**60
 
 
 @dataclass(frozen=True)
 class Cutting:
-    """How large the parts of a graph may be.
+    """Limits on the parts of a graph.
 
     Parameters
     ----------
     budget : int
-        Bytes of weights in a part, as the graph computes with them; a tensor that is larger has a part of its own.
+        Bytes of weights in a part, in the types used in computation; a larger tensor gets its own part.
     least : int
-        Parts at least.
+        Minimum number of parts.
     """
 
     budget: int
@@ -36,18 +36,18 @@ class Cutting:
 
 @dataclass(frozen=True)
 class Part:
-    """Nodes of a graph that are run together.
+    """Nodes of a graph that run together.
 
     Parameters
     ----------
     nodes : tuple of int
-        Their numbers in the graph, each after those that it depends on.
+        Their indices in the graph, each after those that it depends on.
     weights : tuple of str
-        The inputs of the graph among what they use that are weights.
+        The weights that they use; all are inputs of the graph.
     inputs : tuple of str
-        What else they use and do not make themselves: values of earlier parts, and the graph's other inputs.
+        All other values that they use but do not compute: values of earlier parts, and other inputs of the graph.
     outputs : tuple of str
-        Outputs of the graph, and what later parts use.
+        Outputs of the graph, and values that later parts use.
     """
 
     nodes: tuple[int, ...]
@@ -58,21 +58,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Partition:
-    """A graph in parts.
+    """A graph that is cut into parts.
 
     Parameters
     ----------
     model : onnx.ModelProto
     shared : Part
-        What depends on no weights, and is therefore the same for all states.
+        The nodes that depend on no weights, and are therefore the same for all states.
     parts : tuple of Part
-        In the order in which they are run.
+        In execution order.
     weight_bytes : tuple of int
-        Of each of these.
+        For each of the parts.
     live_bytes : int
-        At most so much is alive at a cut.
+        Most bytes that are live at a cut.
     peak_bytes : int
-        At most so much is alive at a node, beside the weights.
+        Most bytes that are live at a node, in addition to the weights.
     """
 
     model: onnx.ModelProto
@@ -84,14 +84,14 @@ class Partition:
 
     @cached_property
     def needed_after(self) -> tuple[frozenset[str], ...]:
-        """What the parts behind each one still use."""
+        """For each part, the values that later parts still use."""
         needed = [frozenset[str]()]
         for part in reversed(self.parts[1:]):
             needed.append(needed[-1] | set(part.inputs))
         return tuple(reversed(needed))
 
     def model_of(self, part: Part) -> ir.Model:
-        """Return a part as a graph of its own."""
+        """Return a part as a separate graph."""
         source = self.model.graph
         nodes = [source.node[number] for number in part.nodes]
         used = {name for node in nodes for name in _used(node)} | set(part.outputs)
@@ -126,24 +126,24 @@ class Partition:
 def partition(model: onnx.ModelProto, weights: Mapping[str, int], cutting: Cutting) -> Partition:
     """Cut a graph.
 
-    What depends on weights alone (a weight that is widened or transposed) is computed in every part that uses it, what
-    depends on no weights once. The other nodes are put in an order in which little is alive, and cut where the sum of
-    what is alive at all cuts is least.
+    Nodes that depend on weights alone (widening or transposing a weight) are repeated in every part
+    that uses them; nodes that depend on no weights run once. The other nodes are ordered so that
+    few bytes are live, and cut so that the sum of live bytes over all cuts is least.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        Its operators are fused already, so that no cut ends a fusion; see `Device.optimized`.
+        With operators already fused, so that no cut prevents a fusion; see `Device.optimized`.
     weights : mapping of str to int
-        Bytes of each weight, as the graph computes with it; not all need to be inputs of the graph.
+        Bytes of each weight, in the type used in computation; not all need to be inputs of the graph.
     cutting : Cutting
 
     Raises
     ------
     ProgramError
-        The graph cannot be cut into as many parts.
+        The graph cannot be cut into that many parts.
     """
-    # What was fused is not described.
+    # Fused nodes have no shape information yet.
     graph = _Graph(onnx.shape_inference.infer_shapes(model), weights)
     order = graph.in_order()
     budget = min(cutting.budget, 2 * graph.weight_bytes // cutting.least)
@@ -153,14 +153,14 @@ def partition(model: onnx.ModelProto, weights: Mapping[str, int], cutting: Cutti
         cuts = graph.cuts(order, budget)
     if len(cuts) < cutting.least:
         raise ProgramError(
-            f"--parts {cutting.least}: the program can be cut into {counted(len(cuts), 'part')} at most; give "
-            f"--parts {len(cuts)} or less"
+            f"--parts {cutting.least}: the program can be cut into at most "
+            f"{counted(len(cuts), 'part')}; give --parts {len(cuts)} or less"
         )
     return graph.partition(order, cuts)
 
 
 class _Graph:
-    """The nodes of a graph by what they depend on."""
+    """The nodes of a graph, grouped by their dependencies."""
 
     def __init__(self, model: onnx.ModelProto, weights: Mapping[str, int]) -> None:
         self._model = model
@@ -180,9 +180,9 @@ class _Graph:
         return sum(self._weights.values())
 
     def _sorted(self) -> tuple[set[int], list[int]]:
-        """Return the nodes that each part computes for itself, and those that depend on weights and on more.
+        """Return the nodes that each part repeats, and those that depend on weights and other values.
 
-        The former depend on weights alone, or make what could not be handed over.
+        The former depend on weights alone, or compute a value that cannot be passed on.
         """
         given = {value.name for value in self._model.graph.input} - set(self._weights)
         on_weights, on_more = set(self._weights), set(given)
@@ -215,7 +215,7 @@ class _Graph:
         return sizes
 
     def in_order(self) -> list[int]:
-        """Return the nodes that are to be cut in an order in which each next one adds least to what is alive."""
+        """Return the nodes to cut, in an order in which each next node adds the fewest live bytes."""
         users = self._users(self._others)
         left = {name: len(found) for name, found in users.items()}
         waiting = {number: sum(1 for name in self._activations(number)) for number in self._others}
@@ -229,7 +229,7 @@ class _Graph:
         order: dict[int, None] = {}
         while ready:
             grows, number = heapq.heappop(ready)
-            # Since it was put there, another node may have been the last but one to use what it uses.
+            # Outdated entry: since it was added, other users of its inputs may have been scheduled.
             if number in order or grows != added(number):
                 continue
             order[number] = None
@@ -246,7 +246,7 @@ class _Graph:
         return list(order)
 
     def _users(self, numbers: Iterable[int]) -> dict[str, list[int]]:
-        """Return the nodes among some that use each value that one of them makes."""
+        """Return, for each value computed by one of some nodes, those of the nodes that use it."""
         chosen = list(numbers)
         users: dict[str, list[int]] = {}
         made = {name for number in chosen for name in self._nodes[number].output}
@@ -257,11 +257,11 @@ class _Graph:
         return users
 
     def _activations(self, number: int) -> list[str]:
-        """Return what a node uses of what others of its kind make."""
+        """Return the values that a node uses and other nodes to be cut compute."""
         return [name for name in self._used[number] if name in self._made]
 
     def _closure(self, number: int) -> tuple[set[int], set[str]]:
-        """Return the repeated nodes that a node needs, and the weights."""
+        """Return the repeated nodes and the weights that a node needs."""
         nodes: set[int] = set()
         weights: set[str] = set()
         pending = list(self._used[number])
@@ -276,7 +276,7 @@ class _Graph:
         return nodes, weights
 
     def _live(self, order: Sequence[int]) -> list[int]:
-        """Return what is alive before each node, in bytes, and behind the last one."""
+        """Return the live bytes before each node and after the last one."""
         place = {number: at for at, number in enumerate(order)}
         change = [0] * (len(order) + 2)
         for name, users in self._users(order).items():
@@ -285,7 +285,7 @@ class _Graph:
         return list(itertools.accumulate(change))[: len(order) + 1]
 
     def cuts(self, order: Sequence[int], budget: int) -> list[range]:
-        """Return the places in `order` that each part takes."""
+        """Return the range of positions in `order` for each part."""
         needed = [self._closure(number)[1] for number in order]
         alive = self._live(order)
         best = [0.0] + [math.inf] * len(order)
@@ -293,13 +293,13 @@ class _Graph:
         for stop in range(1, len(order) + 1):
             for start in self._fitting(needed, stop, budget):
                 cost = best[start] + (1 + alive[start] if start else 0)
-                # Of equal ones the longest part.
+                # At equal cost prefer the longest part.
                 if cost <= best[stop]:
                     best[stop], begins[stop] = cost, start
         if best[-1] >= _NO_TENSOR:
             raise ProgramError(
-                f"the program cannot be cut into parts of {budget / 1e9:.2f} GB of weights: sequences of tensors are "
-                "alive everywhere; --parts off"
+                f"the program cannot be cut into parts of {budget / 1e9:.2f} GB of weights: "
+                "sequences of tensors are live at every cut; use --parts off"
             )
         ranges: list[range] = []
         stop = len(order)
@@ -309,7 +309,7 @@ class _Graph:
         return ranges[::-1]
 
     def _fitting(self, needed: Sequence[set[str]], stop: int, budget: int) -> Iterator[int]:
-        """Yield where a part that ends at `stop` may begin, the shortest first."""
+        """Yield the possible starts of a part that ends at `stop`, shortest part first."""
         held: set[str] = set()
         size = largest = 0
         for start in range(stop - 1, -1, -1):
@@ -358,7 +358,7 @@ class _Graph:
         return Part(nodes, tuple(sorted(weights)), inputs, outputs)
 
     def _shared(self) -> Part:
-        """Return what depends on no weights."""
+        """Return the nodes that depend on no weights."""
         chosen = {*range(len(self._nodes))} - self._repeated - set(self._others)
         chosen |= {maker for number in chosen for maker in self._closure(number)[0]}
         made = {name for number in chosen for name in self._nodes[number].output if name}
@@ -372,7 +372,7 @@ class _Graph:
 
 
 def _used(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the values that a node uses, those that the graphs inside it take from outside among them."""
+    """Yield the values that a node uses, including outer values used in its subgraphs."""
     yield from (name for name in node.input if name)
     for attribute in node.attribute:
         for body in (attribute.g, *attribute.graphs):
@@ -384,12 +384,12 @@ def _used(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _described(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
-    """Return the values of a graph whose type it says."""
+    """Return the values of a graph that have type information."""
     return {value.name: value for value in (*graph.value_info, *graph.input, *graph.output)}
 
 
 def _bytes(value: onnx.ValueInfoProto, otherwise: int) -> int:
-    """Return the size of a tensor; `otherwise` where its shape is not known."""
+    """Return the bytes of a tensor; `otherwise` if its shape is unknown."""
     held = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not held.elem_type:
         return _NO_TENSOR

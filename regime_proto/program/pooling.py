@@ -1,22 +1,22 @@
-"""Brings pooling over many axes into a form that ONNX Runtime runs."""
+"""Rewrites pooling over many axes into a form that ONNX Runtime supports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from regime_proto.runtime.ir import InPlacePass, PassResult, ir
 
-# ONNX Runtime pools over so many axes at most.
+# Most axes over which ONNX Runtime pools.
 _AXES = 3
 
 
 class PoolFewerAxes(InPlacePass):
-    """Rewrite every ``MaxPool`` over more axes than ONNX Runtime pools over, where its window is wider than one in few.
+    """Rewrite every ``MaxPool`` over more axes than ONNX Runtime supports, if it pools along only few of them.
 
-    So exporters write pooling of (sample, row, column, channel). The other axes are moved to the samples.
+    Exporters write such pooling for (sample, row, column, channel). The other axes are merged into the samples.
     """
 
     def call(self, model: ir.Model) -> PassResult:
-        """Rewrite those whose shapes are known."""
+        """Rewrite the poolings whose shapes are known."""
         found = [node for node in model.graph if node.op_type == "MaxPool" and node.domain == ""]
         rewritten = [_rewrite(node, model.graph) for node in found]
         return PassResult(model, modified=any(rewritten))
@@ -24,7 +24,7 @@ class PoolFewerAxes(InPlacePass):
 
 @dataclass(frozen=True)
 class _Windows:
-    """What a pooling does along each axis after the second."""
+    """The window of a pooling along each axis after the second."""
 
     kernel: list[int]
     strides: list[int]
@@ -40,7 +40,7 @@ class _Windows:
         return cls(kernel, strides, dilations, _numbers(node, "pads", 0, 2 * count))
 
     def active(self) -> list[int]:
-        """Return the axes along which something is pooled."""
+        """Return the axes along which the pooling has an effect."""
         count = len(self.kernel)
         return [
             axis
@@ -49,7 +49,7 @@ class _Windows:
         ]
 
     def along(self, axes: Sequence[int]) -> list[ir.Attr]:
-        """Return the attributes of a pooling over these axes alone."""
+        """Return the attributes of a pooling over these axes only."""
         kept = {
             "strides": [self.strides[axis] for axis in axes],
             "dilations": [self.dilations[axis] for axis in axes],
@@ -87,14 +87,14 @@ def _rewrite(node: ir.Node, graph: ir.Graph) -> bool:
 
 
 def _static(value: ir.Value | None) -> tuple[int, ...] | None:
-    """Return the shape of a value, None where a length is a symbol or unknown."""
+    """Return the shape of a value; None if a length is symbolic or unknown."""
     if value is None or value.shape is None or not value.shape.is_static():
         return None
     return tuple(value.shape.numpy())
 
 
 def _reshaped(value: ir.Value, shape: Sequence[int], name: str, graph: ir.Graph) -> ir.Node:
-    """Return a node that gives `value` another shape, which becomes an initializer of that name."""
+    """Return a node that reshapes `value`; the new shape becomes an initializer with the given name."""
     lengths = ir.Value(name=name, const_value=ir.tensor([int(length) for length in shape], ir.DataType.INT64, name))
     graph.register_initializer(lengths)
     return ir.node("Reshape", [value, lengths])

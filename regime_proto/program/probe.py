@@ -1,4 +1,4 @@
-"""The probe: the fixed inputs on which the patterns are read."""
+"""The probe: the fixed inputs on which activation patterns are measured."""
 
 import hashlib
 import io
@@ -25,25 +25,25 @@ FILE_NAME = "probe.npz"
 SUFFIXES = (".npz", ".npy", ".safetensors")
 
 COUNTED = "regime_mask"
-"""The reserved name of an array (sample, token), bool: False for padding, which does not count."""
+"""The reserved name of an array (sample, token), bool: False for padding, which is not counted."""
 
 
 class ProbeError(RegimeError):
-    """A probe cannot be read, or does not fit the model."""
+    """A probe that cannot be read, or does not fit the model."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The inputs of a model for a number of samples.
+    """The inputs of a model for several samples.
 
-    The sample is the first axis of an array, unless `sample_axes` finds another or none.
+    The first axis of an array is the sample, unless `sample_axes` finds a different one or none.
 
     Parameters
     ----------
     arrays : tuple of array
     names : tuple of str, or None
-        Names of the model's inputs, or reserved ones: `COUNTED`, and those that begin with `sample_axes.AXIS`. None
-        binds in order.
+        Names of the model's inputs, or reserved names: `COUNTED`, and names that begin with
+        `sample_axes.AXIS`. None binds arrays in order.
     where : str
         Named in errors.
     """
@@ -54,15 +54,15 @@ class Probe:
 
     def __post_init__(self) -> None:
         if not self.arrays:
-            raise ProbeError(f"{self.where}: holds no array")
+            raise ProbeError(f"{self.where}: holds no arrays")
         for label, array in self._labelled.items():
             if array.dtype.kind not in "fiub":
                 raise ProbeError(f"{self.where}: {label} holds {array.dtype}; expected numbers")
         self._check_counted()
         if not self._inputs:
-            raise ProbeError(f"{self.where}: holds reserved arrays only, and no input of the model")
+            raise ProbeError(f"{self.where}: holds only reserved arrays, and no input of the model")
         for label, array in self._inputs.items():
-            # A mask that is the same for all samples may well hold −Inf.
+            # A mask that is the same for all samples may legitimately hold −Inf.
             wrong = np.isnan(array) if self._axes[label] == FIXED else ~np.isfinite(array)
             if array.dtype.kind == "f" and wrong.any():
                 raise ProbeError(f"{self.where}: {label} holds NaN or Inf; remove those samples")
@@ -75,13 +75,15 @@ class Probe:
         if counted.dtype != np.bool_ or counted.ndim != 2:
             raise ProbeError(f"{self.where}: {COUNTED} is {found}, expected bool[samples, tokens], False for padding")
         if not counted.any():
-            raise ProbeError(f"{self.where}: {COUNTED} is False everywhere: no token counts")
+            raise ProbeError(
+                f"{self.where}: {COUNTED} is False everywhere, so that no token counts; set it True for real tokens"
+            )
         if len(self.arrays) == 1:
-            raise ProbeError(f"{self.where}: holds {COUNTED} only, and no input of the model")
+            raise ProbeError(f"{self.where}: holds only {COUNTED}, and no input of the model")
         if self._inputs and len(counted) != self.samples:
             raise ProbeError(
-                f"{self.where}: expected one number of samples, 1 or more, in every array; {COUNTED} has "
-                f"{len(counted)}, the inputs have {self.samples}"
+                f"{self.where}: {COUNTED} has {len(counted)} samples, the inputs have "
+                f"{self.samples}; expected the same number, 1 or more, in every array"
             )
 
     @cached_property
@@ -106,7 +108,7 @@ class Probe:
 
     @property
     def counted(self) -> Array | None:
-        """Which tokens count, (sample, token) bool; None if all do."""
+        """The tokens that count, (sample, token) bool; None if all do."""
         return self._labelled.get(COUNTED)
 
     @property
@@ -116,7 +118,7 @@ class Probe:
 
     @property
     def inputs(self) -> tuple[str, ...] | None:
-        """The names of the arrays that are inputs of the model; None where they have none."""
+        """The names of the arrays that are inputs of the model; None if the arrays have no names."""
         return None if self.names is None else tuple(self._inputs)
 
     def bind(self, inputs: Sequence[str]) -> dict[str, Array]:
@@ -135,10 +137,10 @@ class Probe:
         return {name: self._inputs[label] for name, label in self._bound(inputs).items()}
 
     def complete(self, inputs: Sequence[str]) -> dict[str, Array]:
-        """Return the arrays by input name, and the reserved ones: what is measured, and kept for others.
+        """Return the arrays by input name, and the reserved ones: the probe to measure, and to store.
 
-        Where samples lie elsewhere than along the first axis, that is said, however it was found. An array under
-        another name than that of the only input is taken for it, with a warning.
+        Sample axes other than the first are included, whether declared or found. If the model has
+        one input, a single array with a different name is used for it, with a warning.
 
         Parameters
         ----------
@@ -149,7 +151,7 @@ class Probe:
         for name, label in bound.items():
             if self.names is not None and label != name != renamed_input(label):
                 warnings.warn(
-                    f"{self.where}: array {label!r} is taken for {name!r}, the only input of the model",
+                    f"{self.where}: array {label!r} is used for {name!r}, the only input of the model",
                     RegimeWarning,
                     stacklevel=3,
                 )
@@ -158,13 +160,13 @@ class Probe:
         return {**{name: self._inputs[label] for name, label in bound.items()}, **counted, **axes}
 
     def _bound(self, inputs: Sequence[str]) -> dict[str, str]:
-        """Return the label of an array for each input that there is an array for."""
+        """Return the label of the array for each input that has one."""
         labels = list(self._inputs)
         if self.names is None:
             if len(labels) > len(inputs):
                 raise ProbeError(
-                    f"{self.where}: {counted(len(labels), 'array')} for {counted(len(inputs), 'input')} "
-                    f"({', '.join(inputs)})"
+                    f"{self.where}: {counted(len(labels), 'array')} for "
+                    f"{counted(len(inputs), 'input')} of the model ({', '.join(inputs)})"
                 )
             return dict(zip(inputs, labels, strict=False))
         if len(labels) == len(inputs) == 1:
@@ -174,7 +176,7 @@ class Probe:
             name = next((name for name in (label, renamed_input(label)) if name in inputs), None)
             if name is None:
                 raise ProbeError(
-                    f"{self.where}: array {label!r} is no input of the model; its inputs are "
+                    f"{self.where}: array {label!r} is not an input of the model; its inputs are "
                     f"{', '.join(inputs)}{nearest(label, inputs)}"
                 )
             bound[name] = label
@@ -182,8 +184,8 @@ class Probe:
 
 
 def renamed_input(name: str) -> str:
-    """Return the name, in a program, of an input that is called like one of the model's tensors."""
-    # No argument of a function can have this name.
+    """Return the name, in a program, of an input that has the same name as one of the model's tensors."""
+    # No function argument can have this name.
     return f"input:{name}"
 
 
@@ -192,9 +194,9 @@ def _is_reserved(name: str) -> bool:
 
 
 def probe_content(arrays: Mapping[str, Array]) -> bytes:
-    """Return bound arrays as the content of an .npz file, the same for the same arrays."""
+    """Return bound arrays as the content of an .npz file; equal arrays give equal content."""
     buffer = io.BytesIO()
-    # As numpy.savez_compressed, which takes the names for its own arguments.
+    # Not numpy.savez_compressed, which would treat the names as its own arguments.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
@@ -213,9 +215,9 @@ def probe_sha256(arrays: Mapping[str, Array]) -> str:
 
 
 def as_probe(probe: object) -> Probe:
-    """Return a probe from a path, an array, a sequence or a mapping of arrays, or a probe.
+    """Return a probe from a path, an array, a sequence or mapping of arrays, or a probe.
 
-    Anything that numpy can view as an array counts as one, tensors on the CPU among them.
+    Anything that NumPy can view as an array counts as one, including CPU tensors.
     """
     if isinstance(probe, Probe):
         return probe
@@ -243,7 +245,7 @@ def load_probe(path: Path) -> Probe:
     Raises
     ------
     ProbeError
-        The file cannot be read, or its arrays are no probe.
+        The file cannot be read, or its arrays do not form a probe.
     """
     if not path.is_file():
         raise ProbeError(no_such(path, "file"))
@@ -256,7 +258,7 @@ def load_probe(path: Path) -> Probe:
             arrays = _load_safetensors(path)
         else:
             raise ProbeError(
-                f"{path}: expected a probe in {', '.join(SUFFIXES)}; of a tensor make one with "
+                f"{path}: expected a probe in {', '.join(SUFFIXES)}; to save a tensor: "
                 "numpy.save('probe.npy', x.numpy())"
             )
     except (ValueError, KeyError, OSError, EOFError, BadZipFile, NotImplementedError, zlib.error) as error:
@@ -266,24 +268,24 @@ def load_probe(path: Path) -> Probe:
 
 
 def load_lines(path: Path) -> list[str]:
-    """Read samples of text, one a line; empty lines are left out.
+    """Read samples of text, one per line; empty lines are skipped.
 
     Raises
     ------
     ProbeError
-        The file is absent, holds no text in UTF-8, or no line.
+        The file is missing, is not UTF-8 text, or holds no line.
     """
     if not path.is_file():
-        raise ProbeError(no_such(path, "file; expected text, one sample a line"))
+        raise ProbeError(no_such(path, "file; expected text, one sample per line"))
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise ProbeError(f"{path}: not UTF-8 (byte {error.start}); expected text, one sample a line") from None
+        raise ProbeError(f"{path}: not UTF-8 (byte {error.start}); expected text, one sample per line") from None
     except OSError as error:
         raise ProbeError(f"{path}: cannot be read as text ({error})") from None
     samples = [line.strip() for line in lines if line.strip()]
     if not samples:
-        raise ProbeError(f"{path}: holds no line of text; expected one sample a line")
+        raise ProbeError(f"{path}: holds no line of text; expected one sample per line")
     return samples
 
 
@@ -292,7 +294,7 @@ def _load_safetensors(path: Path) -> dict[str, Array]:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
     except ImportError:
-        raise ProbeError(f'{path}: needs safetensors: pip install "regime-proto[cpu]"') from None
+        raise ProbeError(f'{path}: reading it needs safetensors: pip install "regime-proto[cpu]"') from None
     try:
         return dict(load_file(path))
     except SafetensorError as error:

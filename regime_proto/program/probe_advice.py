@@ -1,4 +1,4 @@
-"""What to do about a probe that does not fit a model: another type, or the axis of samples that is missing."""
+"""Advice for a probe that does not fit a model: a different type, or a missing sample axis."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -8,13 +8,13 @@ import numpy as np
 from regime_proto.schema.types import Array
 
 Change = tuple[str, Callable[[Array], Array]]
-"""How numpy spells a change of an array, without the array's name, and the change."""
+"""The NumPy expression of a change to an array, without the array's name, and the change itself."""
 
 _FIRST_AXIS: Change = ("[None]", lambda array: array[None])
 
 
 def described(array: Array) -> str:
-    """Return type and shape, ``float32[8, 20]``."""
+    """Return type and shape, such as ``float32[8, 20]``."""
     return f"{array.dtype.name}{list(array.shape)}"
 
 
@@ -24,16 +24,16 @@ def all_described(arrays: Mapping[str, Array]) -> str:
 
 
 def tried(arrays: Mapping[str, Array], run: Callable[[dict[str, Array]], object], *, whole: str = "int64") -> str:
-    """Return which change makes a model run on a probe on which it fails, as the end of a message; "" if none does.
+    """Return the change with which a model runs on a probe, as the end of an error message; "" if there is none.
 
     Parameters
     ----------
     arrays : mapping of str to array
         By input.
     run : callable
-        Runs the model on such arrays, and raises where it fails.
+        Runs the model on such arrays, and raises if it fails.
     whole : str
-        The type of whole numbers that the model's framework computes in.
+        The integer type of the model's framework.
     """
     for changed, advice in _changed(arrays, whole):
         with suppress(Exception):
@@ -43,7 +43,7 @@ def tried(arrays: Mapping[str, Array], run: Callable[[dict[str, Array]], object]
 
 
 def declared(name: str, array: Array, dtype: str, shape: Sequence[object]) -> str:
-    """Return the change that makes an array one that an input declares, as an advice; "" if none does.
+    """Return, as advice, the change that makes an array fit the declaration of an input; "" if there is none.
 
     Parameters
     ----------
@@ -51,9 +51,9 @@ def declared(name: str, array: Array, dtype: str, shape: Sequence[object]) -> st
         Of the input.
     array : array
     dtype : str
-        NumPy name of what is expected.
+        NumPy name of the expected type.
     shape : sequence
-        What is expected; a length is an int where it is fixed.
+        The expected shape; a fixed length is an int.
     """
     changes = []
     if array.ndim == len(shape) - 1 and _fits((1, *array.shape), shape):
@@ -69,14 +69,15 @@ def declared(name: str, array: Array, dtype: str, shape: Sequence[object]) -> st
 
 
 def missing_axis(name: str, shape: Sequence[int]) -> str:
-    """Return what to do where the only axis of an input, or the first, is no axis of samples."""
+    """Return advice for an input whose only or first axis is not the sample axis."""
     return (
-        f"{name} is {list(shape)}: if that is one sample, its first axis, of samples, is missing; expected "
-        f"{name}[samples, {', '.join(map(str, shape))}], so save the probe with {name}[None]"
+        f"{name} is {list(shape)}; if this is a single sample, its sample axis is missing: "
+        f"expected {name}[samples, {', '.join(map(str, shape))}], so save the probe with "
+        f"{name}[None]"
     )
 
 
-_NOT_WHOLE = "{name} takes whole numbers ({dtype}), such as token ids; the probe holds fractions"
+_NOT_WHOLE = "{name} needs whole numbers ({dtype}), such as token ids, but the probe holds fractions"
 
 
 def _as_type(dtype: str) -> Change:
@@ -84,7 +85,7 @@ def _as_type(dtype: str) -> Change:
 
 
 def _changed(arrays: Mapping[str, Array], whole: str) -> Iterator[tuple[dict[str, Array], str]]:
-    """Yield probes that differ in one way, in one array or in all, then those that differ in two ways."""
+    """Yield probes with one change, in one array or in all, then probes with two changes."""
     groups = [[name] for name in arrays] + ([list(arrays)] if len(arrays) > 1 else [])
     to_float, to_whole, axis = _as_type("float32"), _as_type(whole), _FIRST_AXIS
     for changes in ((to_float,), (to_whole,), (axis,), (axis, to_float), (axis, to_whole)):
@@ -116,7 +117,7 @@ def _is_whole(array: Array) -> bool:
 
 
 def _fits(found: Sequence[int], shape: Sequence[object]) -> bool:
-    """Whether a shape is what is declared; a negative length is open, as some exporters write it."""
+    """Whether a shape fits the declared one; a negative length, as some exporters write it, fits any."""
     return len(found) == len(shape) and all(
         not isinstance(length, int) or length < 0 or length == one for one, length in zip(found, shape, strict=True)
     )

@@ -1,4 +1,4 @@
-"""The program: a forward graph as ONNX whose weights are graph inputs, and what is known of its tensors."""
+"""The program: a forward graph in ONNX whose weights are graph inputs, and a description of its tensors."""
 
 import hashlib
 import json
@@ -29,11 +29,11 @@ from regime_proto.schema.words import counted
 METADATA_KEY = "regime_proto"
 FILE_NAME = "program.onnx"
 SHOWN = 3
-_OTHER_MODEL = "was it saved from another model?"
+_OTHER_MODEL = "was it saved from a different model?"
 
 
 class ProgramError(RegimeError):
-    """A program cannot be read, or a parameter state does not fit it."""
+    """A program that cannot be read, or a parameter state that does not fit it."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Tensor:
     Parameters
     ----------
     name : str
-        As in the checkpoint; for a tied tensor the first of its names.
+        Its name in the checkpoint; for a tied tensor, the first of its names.
     shape : tuple of int
     trainable : bool
-        Whether it counts in Δw. Running statistics and counters do not.
+        Whether it is part of Δw. Running statistics and counters are not.
     aliases : tuple of str
         Further names of the same tensor; a checkpoint may use any of them.
     """
@@ -69,7 +69,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Input:
-    """An array that a program is fed with.
+    """An input array of a program.
 
     Parameters
     ----------
@@ -96,15 +96,15 @@ class Program:
     content : bytes
         The serialized ONNX model, without weights.
     tensors : tuple of Tensor
-        Every tensor a checkpoint holds, in checkpoint order, in the graph or not.
+        All tensors of a checkpoint, in its order, whether in the graph or not.
     probe_inputs : tuple of str
-        The graph inputs that take the probe.
+        The graph inputs that receive the probe.
     framework : mapping of str to str
-        Names and versions of what the graph was exported with.
+        Names and versions of the libraries that exported the graph.
     fixed : mapping of str to number, optional
-        The inputs whose value the graph was made for, such as one that chooses a branch.
+        The inputs whose value is fixed in the graph, such as one that chooses a branch.
     sample_axes : mapping of str to int, optional
-        By input, where that is not the first; see `sample_axes.find_axes`.
+        By input, if it is not the first axis; see `sample_axes.find_axes`.
     """
 
     content: bytes
@@ -115,7 +115,7 @@ class Program:
     sample_axes: Mapping[str, int] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        # What was worked out from them, such as the graph, another process works out itself.
+        # A different process recomputes the cached values, such as the graph.
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
     @classmethod
@@ -129,7 +129,7 @@ class Program:
         fixed: Mapping[str, float] | None = None,
         sample_axes: Mapping[str, int] | None = None,
     ) -> "Program":
-        """Make a program of an ONNX graph whose weights are inputs already (see `rewrite.LiftWeights`)."""
+        """Create a program from an ONNX graph whose weights are already inputs (see `rewrite.LiftWeights`)."""
         tensors, probe_inputs = tuple(tensors), tuple(probe_inputs)
         description = {
             "version": "1.0",
@@ -151,7 +151,7 @@ class Program:
         Raises
         ------
         ProgramError
-            The file is missing, is no ONNX model, or was not written by `regime program`.
+            The file is missing, is not an ONNX model, or was not written by `regime program`.
         """
         try:
             content = read_whole(path)
@@ -161,19 +161,19 @@ class Program:
 
     @classmethod
     def parse(cls, content: bytes, where: str) -> "Program":
-        """Make a program of the bytes of its file."""
+        """Create a program from the bytes of its file."""
         try:
             model = ir.from_proto(onnx.ModelProto.FromString(content))
         except Exception as error:
             raise ProgramError(f"{where}: not an ONNX model ({error})") from None
         if METADATA_KEY not in model.metadata_props:
             raise ProgramError(
-                f"{where}: an ONNX model, but not a program with its weights as inputs; "
-                "write one with `regime program --model MODULE:FACTORY --probe FILE -o DIR`, "
-                "or with `--model FILE.onnx` where the checkpoints hold that file's initializers"
+                f"{where}: an ONNX model, but not a program with its weights as inputs; write one "
+                "with `regime program --model MODULE:FACTORY --probe FILE -o DIR`, or with "
+                "`--model FILE.onnx` if the checkpoints hold that file's initializers"
             )
         if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model)):
-            raise ProgramError(f"{where}: refers to data in other files, which a program never does: do not trust it")
+            raise ProgramError(f"{where}: refers to data in other files, which a program never does; do not trust it")
         try:
             description = json.loads(model.metadata_props[METADATA_KEY])
             held = tuple(_tensor(entry) for entry in description["tensors"])
@@ -185,7 +185,7 @@ class Program:
             raise ProgramError(f"{where}: damaged program description ({error!r})") from None
 
     def with_sample_axes(self, axes: Mapping[str, int]) -> "Program":
-        """Return the program that says of its inputs where the samples lie, if that is not the first axis of all."""
+        """Return the program with the sample axes of its inputs recorded, if they are not all the first axis."""
         elsewhere = {name: axis for name, axis in axes.items() if axis}
         if elsewhere == self.sample_axes:
             return self
@@ -200,12 +200,12 @@ class Program:
 
     @property
     def samples(self) -> int:
-        """Number of samples, ``|S|``, that the graph was made for."""
+        """Number of samples, ``|S|``, that the graph is fixed to."""
         for name, spec in self.inputs.items():
             axis = self.sample_axes.get(name, 0)
             if 0 <= axis < len(spec.shape):
                 return spec.shape[axis]
-        raise ProgramError("no input of the program has a sample axis: export it again, with the probe")
+        raise ProgramError("no input of the program has a sample axis; export it again, with the probe")
 
     def save(self, path: Path) -> None:
         """Write the program file."""
@@ -213,7 +213,7 @@ class Program:
 
     @cached_property
     def model(self) -> ir.Model:
-        """The graph. Treat it as read-only; `parse_model` gives one to change."""
+        """The graph. Treat it as read-only; `parse_model` returns a copy that may be changed."""
         return self.parse_model()
 
     def parse_model(self) -> ir.Model:
@@ -223,23 +223,23 @@ class Program:
 
     @property
     def sha256(self) -> str:
-        """Hash of the file."""
+        """The hash of the file."""
         return hashlib.sha256(self.content).hexdigest()
 
     @property
     def trainable(self) -> tuple[Tensor, ...]:
-        """The tensors that count in Δw."""
+        """The tensors that are part of Δw."""
         return tuple(tensor for tensor in self.tensors if tensor.trainable)
 
     @cached_property
     def inputs(self) -> dict[str, Input]:
-        """The probe arrays that the graph takes, by name."""
+        """The probe arrays that are inputs of the graph, by name."""
         by_name = {value.name: value for value in self.model.graph.inputs}
         return {name: _input(by_name[name]) for name in self.probe_inputs}
 
     @cached_property
     def weight_inputs(self) -> dict[str, Input]:
-        """The tensors that the graph takes, by name."""
+        """The tensors that are inputs of the graph, by name."""
         return {
             str(value.name): _input(value) for value in self.model.graph.inputs if value.name not in self.probe_inputs
         }
@@ -253,7 +253,7 @@ class Program:
         where : str
             Named in errors, for example the checkpoint's path.
         lazily : bool
-            Leave what is `deferred` so.
+            Do not load `deferred` tensors.
 
         Returns
         -------
@@ -263,7 +263,7 @@ class Program:
         Raises
         ------
         ProgramError
-            Tensors are missing, unknown, of another shape, or hold no real numbers.
+            Tensors are missing, unknown, of a different shape, or do not hold real numbers.
         """
         known = self._names
         trained = [(tensor.names, tensor.shape) for tensor in self.trainable]
@@ -286,20 +286,20 @@ class Program:
         return frozenset(name for tensor in self.tensors for name in tensor.names)
 
     def _is_constant(self, name: str, array: Array, where: str) -> bool:
-        """Whether a tensor is one that the graph holds itself.
+        """Whether a tensor is a constant of the graph.
 
         Raises
         ------
         ProgramError
-            It is, with other numbers.
+            It is, but with different values.
         """
         value = self.model.graph.initializers.get(name)
         if value is None or value.const_value is None:
             return False
         if not np.array_equal(value.const_value.numpy(), loaded(array), equal_nan=array.dtype.kind == "f"):
             raise ProgramError(
-                f"{where}: {name} differs from the constant of that name in the program; export the program again, of "
-                "the model that these checkpoints are of"
+                f"{where}: {name} differs from the constant of that name in the program; export "
+                "the program again, from the model of these checkpoints"
             )
         return True
 
@@ -308,15 +308,15 @@ class Program:
 
 
 def _lacking(missing: Sequence[Tensor], unknown: list[str], held: Collection[str]) -> str:
-    """Say which tensors a checkpoint lacks, and why that may be."""
+    """Return a message with the tensors that a checkpoint lacks, and the likely reason."""
     statistics = not unknown and not any(tensor.trainable for tensor in missing)
-    why = "save running statistics too, as in the model's whole state" if statistics else _OTHER_MODEL
+    why = "save the model's complete state, including running statistics" if statistics else _OTHER_MODEL
     return f"{_listed([tensor.name for tensor in missing], 'missing', unknown or held)}; {why}"
 
 
 def _require_shapes(bound: Mapping[Tensor, Array], where: str) -> None:
     wrong = [
-        f"{tensor.name} is {list(array.shape)}, the program expects {list(tensor.shape)}"
+        f"{tensor.name} is {list(array.shape)}, but the program expects {list(tensor.shape)}"
         for tensor, array in bound.items()
         if array.shape != tensor.shape
     ]
@@ -329,8 +329,8 @@ def _require_real(bound: Mapping[Tensor, Array], where: str) -> None:
     for tensor, array in bound.items():
         if not is_real(array.dtype):
             raise ProgramError(
-                f"{where}: {tensor.name} is {array.dtype}; weights are real numbers; save the real and the imaginary "
-                "part as tensors of their own"
+                f"{where}: {tensor.name} is {array.dtype}; expected real numbers; save the real "
+                "and imaginary parts as separate tensors"
             )
 
 
@@ -341,12 +341,12 @@ def _tensor(entry: dict[str, Any]) -> Tensor:
 
 def _input(value: ir.Value) -> Input:
     if value.shape is None or value.dtype is None or not value.shape.is_static():
-        raise ProgramError(f"input {value.name} of the program has no fixed shape: export it with the probe")
+        raise ProgramError(f"input {value.name} of the program has no fixed shape; export it with the probe")
     return Input(str(value.name), tuple(int(length) for length in value.shape), value.dtype.numpy().name)  # type: ignore[arg-type]
 
 
 def _listed(names: list[str], what: str, candidates: Collection[str]) -> str:
-    """Return a few of `names`, each with the candidate that is spelled most like it."""
+    """Return a few of `names`, each with the most similar candidate."""
     shown = [f"{name!r}{nearest(name, candidates)}" for name in names[:SHOWN]]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{counted(len(names), 'tensor')} {what}: {', '.join(shown)}{more}"

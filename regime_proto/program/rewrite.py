@@ -1,4 +1,4 @@
-"""Passes that turn an exported graph into a program: weights as inputs, names that are keys, nothing else kept."""
+"""Passes that turn an exported graph into a program: weights as inputs, unique names, nothing else kept."""
 
 from collections.abc import Mapping
 
@@ -8,19 +8,19 @@ PATH_KEY = "regime_path"
 
 
 class LiftWeights(InPlacePass):
-    """Turn the initializers named in `names` into graph inputs, under new names where one is given.
+    """Turn the initializers in `names` into graph inputs with the given names.
 
     Parameters
     ----------
     names : mapping of str to str
-        Initializer to input name.
+        Initializer name to input name.
     """
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self.names = names
 
     def call(self, model: ir.Model) -> PassResult:
-        """Lift; the other initializers stay constants."""
+        """Turn them into inputs; the other initializers stay constants."""
         lifted = [name for name in model.graph.initializers if name in self.names]
         for name in lifted:
             value = model.graph.initializers.pop(name)
@@ -31,7 +31,7 @@ class LiftWeights(InPlacePass):
 
 
 class StripMetadata(InPlacePass):
-    """Remove what an exporter left behind (source paths among it), and keep each node's module path.
+    """Remove the exporter's metadata (such as source paths), and keep each node's module path.
 
     Parameters
     ----------
@@ -66,10 +66,10 @@ class StripMetadata(InPlacePass):
 
 
 class NameNodes(InPlacePass):
-    """Give every node a name that no other node has: the name is the key of a layer."""
+    """Give every node a unique name: the name is the key of a layer."""
 
     def call(self, model: ir.Model) -> PassResult:
-        """Keep the names that are unique already."""
+        """Keep names that are already unique."""
         taken: set[str] = set()
         modified = False
         for node in model.graph.all_nodes():

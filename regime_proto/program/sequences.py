@@ -1,4 +1,4 @@
-"""Splits tensors without sequences, for which ONNX Runtime has no kernel on GPUs."""
+"""Splits tensors without sequences, for which ONNX Runtime has no GPU kernel."""
 
 import numpy as np
 
@@ -6,19 +6,19 @@ from regime_proto.program.edit import new_constant
 from regime_proto.program.values import constant
 from regime_proto.runtime.ir import InPlacePass, PassResult, ir
 
-# Before, the lengths of the parts were an attribute.
+# In earlier operator sets the lengths of the parts were an attribute.
 _LENGTHS_ARE_AN_INPUT = 13
 
 
 class SplitWithoutSequences(InPlacePass):
-    """Replace every ``SplitToSequence`` by a ``Split``, where the lengths and the parts that are taken are constant.
+    """Replace every ``SplitToSequence`` with a ``Split``, if the lengths and the selected parts are constant.
 
-    So ``torch.export`` writes `torch.split`, with which GPT-2 takes queries, keys and values apart. The parts keep
-    their names.
+    ``torch.export`` writes `torch.split` this way, with which GPT-2 separates queries, keys and
+    values. The parts keep their names.
     """
 
     def call(self, model: ir.Model) -> PassResult:
-        """Replace those of the outer graph."""
+        """Replace them in the outer graph."""
         if model.graph.opset_imports.get("", 0) < _LENGTHS_ARE_AN_INPUT:
             return PassResult(model, modified=False)
         found = [node for node in model.graph if node.op_type == "SplitToSequence" and node.domain == ""]
@@ -51,7 +51,7 @@ def _replace(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _lengths(node: ir.Node) -> list[int] | None:
-    """Return the lengths of the parts, None where they are not known beforehand."""
+    """Return the lengths of the parts; None if they are not known in advance."""
     source = node.inputs[0]
     split = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     if split is None or source is None or source.shape is None:
@@ -65,7 +65,7 @@ def _lengths(node: ir.Node) -> list[int] | None:
 
 
 def _part(user: ir.Node, count: int) -> int | None:
-    """Return which of the parts a node takes, None if it does something else, or that is not known beforehand."""
+    """Return the index of the part that a node selects; None if it does something else, or this is unknown."""
     number = constant(user.inputs[1]) if user.op_type == "SequenceAt" and user.domain == "" else None
     if number is None or not -count <= int(number) < count:
         return None

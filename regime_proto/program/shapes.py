@@ -1,4 +1,4 @@
-"""Fixes the shapes in a graph for one probe."""
+"""Fixes the shapes in a graph for a given probe."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ _LONGEST_REASON = 300
 
 
 class FixInputShapes(InPlacePass):
-    """Give the inputs the shapes of the probe, and work out all other shapes anew.
+    """Give the inputs the shapes of the probe, and infer all other shapes again.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class FixInputShapes(InPlacePass):
         Raises
         ------
         ProgramError
-            Says which input expects what.
+            An array does not fit its input; the message gives the expected shape.
         """
         before = _shapes(model)
         for value in model.graph.inputs:
@@ -47,7 +47,7 @@ class FixInputShapes(InPlacePass):
             elif value.uses() and not _is_known(value):
                 raise ProgramError(f"{self.where}: no array in the probe for input {value.name!r}, {_declared(value)}")
         for node in model.graph.all_nodes():
-            # Inference knows the operators of the standard only.
+            # Inference supports only standard operators.
             if node.domain == "" or not all(map(_is_known, node.outputs)):
                 for output in node.outputs:
                     output.shape = None
@@ -64,23 +64,23 @@ class FixInputShapes(InPlacePass):
         if not fits and lengths and len(lengths) == array.ndim and _is_fixed(lengths[0]) and len(array) != lengths[0]:
             samples = int(lengths[0])  # type: ignore[arg-type]
             hint = f"give a probe of {counted(samples, 'sample')}, or {self._dynamic(inputs, samples)}"
-        expected = f"input {value.name!r} expects {_declared(value)}, the probe is {described(array)}"
+        expected = f"input {value.name!r} expects {_declared(value)}, but the probe is {described(array)}"
         raise ProgramError(f"{self.where}: {expected}; {hint}")
 
     def _dynamic(self, inputs: Sequence[ir.Value], samples: int) -> str:
-        """Say how torch exports a model for any number of samples."""
+        """Return advice on exporting a model from torch for any number of samples."""
         given = [value for value in inputs if value.name in self.probe]
         names = [str(value.name) for value in given]
         batched = [str(value.name) for value in given if value.shape and value.shape[0] == samples]
         axes = {name: {0: "batch"} for name in batched}
         return (
-            "export the model with a dynamic batch axis, in torch: "
-            f"torch.onnx.export(model, args, path, input_names={names}, dynamic_axes={axes})"
+            "export the model with a dynamic batch axis; in torch: torch.onnx.export(model, "
+            f"args, path, input_names={names}, dynamic_axes={axes})"
         )
 
 
 class FixInputValues(InPlacePass):
-    """Let constants take the place of inputs wherever these are used; the inputs stay.
+    """Replace all uses of some inputs with constants; the inputs stay.
 
     Parameters
     ----------
@@ -108,12 +108,12 @@ class FixInputValues(InPlacePass):
 
 
 class RunOnce(InPlacePass):
-    """Run the graph on the probe, and take from there the shapes that inference could not tell.
+    """Run the graph on the probe to obtain the shapes that inference could not determine.
 
     Parameters
     ----------
     probe, weights : mapping of str to array
-        Between them one array for every graph input.
+        Together one array for every graph input.
     where : str
         Named in errors.
     trial : bool
@@ -129,12 +129,12 @@ class RunOnce(InPlacePass):
         self.trial = trial
 
     def call(self, model: ir.Model) -> PassResult:
-        """Run; the graph's own outputs are left as they are.
+        """Run it; the graph's own outputs stay unchanged.
 
         Raises
         ------
         ProgramError
-            The model does not run on the probe.
+            The model fails on the probe.
         """
         unknown = [value for node in model.graph for value in node.outputs if value.name and not _is_known(value)]
         if not (unknown or self.trial):
@@ -155,7 +155,7 @@ class RunOnce(InPlacePass):
         return PassResult(model, modified=bool(unknown))
 
     def _run(self, content: bytes, names: Sequence[str]) -> list[Any]:
-        """Return the values of `names`; without any it is a trial only."""
+        """Return the values of `names`; without names, this is only a trial."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         feeds = {**self.probe, **self.weights}
@@ -174,18 +174,18 @@ class RunOnce(InPlacePass):
 
 
 def _shapes(model: ir.Model) -> list[object]:
-    """Return the shapes of all values, to tell whether any has changed."""
+    """Return the shapes of all values, to detect changes."""
     values = [*model.graph.inputs, *(value for node in model.graph.all_nodes() for value in node.outputs)]
     return [None if value.shape is None else tuple(value.shape) for value in values]
 
 
 def _is_fixed(length: object) -> bool:
-    # Some exporters write -1 where the format wants a symbol.
+    # Some exporters write -1 where the format requires a symbol.
     return isinstance(length, int) and length >= 0
 
 
 def _has_lengths(array: Array, lengths: Sequence[object]) -> bool:
-    """Whether an array has the lengths that an input declares, as far as they are fixed."""
+    """Whether an array has the fixed lengths that an input declares."""
     return len(lengths) == array.ndim and all(
         found == length for found, length in zip(array.shape, lengths, strict=True) if _is_fixed(length)
     )

@@ -1,4 +1,4 @@
-"""Brings the names in a checkpoint to those of a program: prefixes, other spellings, weights saved in two parts."""
+"""Matches names in a checkpoint to those of a program: prefixes, different separators, weights saved in two parts."""
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,14 +22,14 @@ class _Parts:
 
 
 Trained = Sequence[tuple[Collection[str], tuple[int, ...]]]
-"""The names and the shape of each tensor that has to be there."""
+"""The names and the shape of each required tensor."""
 
 
 def matched(tensors: Mapping[str, Array], known: Collection[str], trained: Trained = ()) -> Mapping[str, Array]:
-    """Return `tensors` under the names that a program knows, as far as they can be brought to them.
+    """Return `tensors` under the names in a program, as far as they can be matched.
 
-    Either side may have a prefix of its own, that of an attribute under which the model was kept, and ``/`` may stand
-    for ``.``; then all names have to fit, and the shapes of `trained` too.
+    Either side may have its own prefix, from an attribute that held the model, and ``/`` may
+    replace ``.``; in these cases all names must match, and the shapes of `trained` too.
 
     Parameters
     ----------
@@ -50,9 +50,9 @@ def matched(tensors: Mapping[str, Array], known: Collection[str], trained: Train
 
 
 def _renamings(tensors: Collection[str], known: Collection[str], trained: Trained) -> Iterator[dict[str, str]]:
-    """Yield the ways to rename `tensors`: a prefix taken off, another put before, and ``.`` for ``/``.
+    """Yield the ways to rename `tensors`: remove a prefix, add a different one, and write ``.`` for ``/``.
 
-    Names keep their order and differ afterwards, so that no two ways fit `trained` that disagree on a tensor.
+    Names keep their order and stay distinct, so two ways that both match `trained` agree on every tensor.
     """
     spelled = {_dotted(name): name for name in known}
     held = {name: _dotted(name) for name in tensors}
@@ -66,7 +66,7 @@ def _renamings(tensors: Collection[str], known: Collection[str], trained: Traine
 
 
 def _fits(renamed: Mapping[str, Array], known: Collection[str], trained: Trained) -> bool:
-    """Whether all tensors are known under their new names, and all of `trained` are there in their shapes."""
+    """Whether all tensors are known under their new names, and all of `trained` exist with their shapes."""
     shapes = {name: array.shape for name, array in renamed.items()}
     for whole, (first, second, _) in _wholes(renamed).items():
         if whole in known and first not in known:
@@ -78,7 +78,7 @@ def _fits(renamed: Mapping[str, Array], known: Collection[str], trained: Trained
 
 
 def _prefixes(tensors: Sequence[Sequence[str]]) -> list[str]:
-    """Return what a name of every tensor begins with, up to a dot."""
+    """Return the prefixes, up to a dot, with which at least one name of every tensor begins."""
     names = [] if not tensors else tensors[0]
     prefixes = dict.fromkeys(name[: index + 1] for name in names for index, letter in enumerate(name) if letter == ".")
     return [prefix for prefix in prefixes if all(any(map(_begins(prefix), names)) for names in tensors)]
@@ -93,7 +93,7 @@ def _dotted(name: str) -> str:
 
 
 def _without_prefix(tensors: Mapping[str, Array], known: Collection[str]) -> Mapping[str, Array]:
-    """Take off the attribute under which a trainer keeps the model (``model.``), if that makes any name known."""
+    """Remove the attribute in which a trainer holds the model (``model.``), if any name is then known."""
     names = [*tensors, *_wholes(tensors)]
     for prefix in _prefixes([[name] for name in names]):
         if any(name.removeprefix(prefix) in known for name in names):
@@ -102,7 +102,7 @@ def _without_prefix(tensors: Mapping[str, Array], known: Collection[str]) -> Map
 
 
 def _joined(tensors: Mapping[str, Array], known: Collection[str]) -> Mapping[str, Array]:
-    """Put weights together that the program has whole and the checkpoint in two parts; each is computed when used."""
+    """Join weights that the program has whole but the checkpoint in two parts; each is computed on use."""
     joined = dict(tensors)
     for whole, (first, second, join) in _wholes(tensors).items():
         if whole in known and first not in known:
@@ -111,13 +111,13 @@ def _joined(tensors: Mapping[str, Array], known: Collection[str]) -> Mapping[str
 
 
 def _deferred(first: Array, second: Array, join: Callable[[Array, Array], Array]) -> Array:
-    """Return what joins two parts when it is used."""
+    """Return a deferred tensor that joins two parts on use."""
     dtypes = (widest(np.empty(0, part.dtype)).dtype for part in (first, second))
     return deferred(second.shape, np.result_type(*dtypes), lambda: join(loaded(first), loaded(second)))
 
 
 def _wholes(tensors: Collection[str]) -> dict[str, tuple[str, str, Callable[[Array, Array], Array]]]:
-    """Return the weights that are saved in two parts: the names of these, and what joins them."""
+    """Return the weights that are saved in two parts: the names of the parts, and the function that joins them."""
     found = {}
     for name in tensors:
         for parts in _PARTS:
@@ -128,7 +128,7 @@ def _wholes(tensors: Collection[str]) -> dict[str, tuple[str, str, Callable[[Arr
 
 
 def _normalized(norm: Array, direction: Array) -> Array:
-    """Return g · v / ‖v‖ (Salimans and Kingma, 2016); the norm is over the axes along which there is one g."""
+    """Return g · v / ‖v‖ (Salimans and Kingma, 2016); the norm runs over the axes along which g has length 1."""
     norm, direction = widest(norm), widest(direction)
     axes = tuple(axis for axis in range(direction.ndim) if norm.ndim == 0 or norm.shape[axis] == 1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -137,7 +137,7 @@ def _normalized(norm: Array, direction: Array) -> Array:
 
 
 def _pruned(weights: Array, mask: Array) -> Array:
-    """Return weights of which the mask leaves out some."""
+    """Return pruned weights, multiplied by their mask."""
     return np.asarray(widest(weights) * widest(mask))
 
 

@@ -1,11 +1,11 @@
-"""Infers from the operators that use them which initializers are trained, and which are running statistics."""
+"""Infers which initializers are trained, and which are running statistics, from the operators that use them."""
 
 from collections.abc import Iterator
 
 from regime_proto.program.values import DOMAINS, FLOATS
 from regime_proto.runtime.ir import ir
 
-# Which inputs of an operator training changes. Those of ONNX Runtime's own domain come from its optimizer.
+# The inputs of an operator that training changes. ONNX Runtime's own operators come from its optimizer.
 _TRAINED = {
     "Attention": (1, 2),
     "BatchNormalization": (1, 2),
@@ -32,19 +32,19 @@ _TRAINED = {
 _STATISTICS = {"BatchNormalization": (3, 4)}
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div")
 _LINEAR = ("MatMul", "Gemm", "Conv", "ConvTranspose")
-# Operators behind which a weight is still itself, only laid out or rounded in another way.
+# Operators whose output is still the weight, only with a different layout or rounding.
 _PASSED_ON = (
     "Cast", "CastLike", "DequantizeLinear", "Expand", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Slice",
     "Split", "Squeeze", "Transpose", "Unsqueeze",
 )  # fmt: skip
-# A tensor that the runtime must know when it plans shapes or kernels stays a constant, whatever else uses it.
+# A tensor that the runtime needs to plan shapes or kernels stays a constant, whatever else uses it.
 _PLANNED = {"DequantizeLinear": (1, 2), "QuantizeLinear": (1, 2), "Resize": (1, 2), "Upsample": (1,)}
 
 
 def find_weights(model: ir.Model) -> dict[str, bool]:
-    """Return the initializers that are weights, and whether training changes them.
+    """Return the initializers that are weights, with whether training changes them.
 
-    Values are not looked at, so that all files of a run give the same answer.
+    Values are ignored, so that all files of a run give the same answer.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def find_weights(model: ir.Model) -> dict[str, bool]:
     Returns
     -------
     dict of str to bool
-        In graph order. False stands for running statistics; an initializer that is not in it is a constant.
+        In graph order. False means running statistics; an initializer that is absent is a constant.
     """
     roles = {str(name): _role(value) for name, value in model.graph.initializers.items()}
     return {name: role for name, role in roles.items() if role is not None}
@@ -73,7 +73,7 @@ def _role(value: ir.Value) -> bool | None:
 
 
 def _uses(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
-    """Yield the nodes that use a value, and as which input, also behind operators that pass it on."""
+    """Yield the nodes that use a value, with the input index, also after operators that pass it on."""
     pending, seen = [value], {value}
     while pending:
         for node, index in pending.pop().uses():
@@ -96,7 +96,7 @@ def _is_trained(node: ir.Node, index: int, tensor: ir.TensorProtocol) -> bool:
 
 
 def _is_bias(node: ir.Node, index: int) -> bool:
-    """Whether the node adds its input `index` to the output of a layer: the bias of a single unit."""
+    """Whether the node adds its input `index` to a layer's output: the bias of a single unit."""
     other = node.inputs[1 - index]
     producer = None if other is None else other.producer()
     return node.op_type == "Add" and producer is not None and producer.op_type in _LINEAR

@@ -1,4 +1,4 @@
-"""What the values of a graph are: constants, other values scaled, or made unit by unit of another value."""
+"""Classifies the values of a graph: constants, scaled values, or elementwise functions of a different value."""
 
 import itertools
 from collections.abc import Iterator
@@ -9,22 +9,22 @@ from regime_proto.runtime.ir import ir
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
-# Operators of the standard, and those that ONNX Runtime's optimizer makes of them.
+# Standard operators, and those that ONNX Runtime's optimizer creates from them.
 DOMAINS = ("", "ai.onnx", "com.microsoft")
-# Their outputs depend on shapes only.
+# Operators whose outputs depend only on shapes.
 SHAPE_OPS = ("Shape", "Size")
-# Operators through which a constant is followed.
+# Operators through which a constant is traced.
 _CASTS = ("Cast", "CastLike", "Identity", "Expand", "Reshape", "Unsqueeze", "Squeeze")
-# Operators of which decomposed smooth activations are made.
+# Operators that occur in decomposed smooth activations.
 _POINTWISE = (
     "Add", "Sub", "Mul", "Div", "Pow", "Neg", "Sign", "Erf", "Tanh", "Sigmoid", "Softplus", "Exp", "Log", "Cast",
 )  # fmt: skip
-# A decomposition is a handful of operators; what lies deeper is something else.
+# A decomposition has a handful of operators; a longer chain is something else.
 _DEPTH = 10
 
 
 def scalar(value: ir.Value | None) -> float | None:
-    """Return a constant that holds one number, also one that was cast or broadcast; None for anything else."""
+    """Return the number of a constant that holds only one, perhaps cast or broadcast; None for anything else."""
     array = constant(value)
     if array is None or not array.size:
         return None
@@ -33,7 +33,7 @@ def scalar(value: ir.Value | None) -> float | None:
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """Return what a value always holds, None if it is not constant or not small."""
+    """Return the array of a constant value; None if it is not constant or not small."""
     for _ in range(_DEPTH):
         if value is None:
             return None
@@ -56,19 +56,19 @@ def _is_plain(tensor: ir.TensorProtocol) -> bool:
 
 
 def scaled_from(value: ir.Value) -> ir.Value | None:
-    """Return x of a value x · c or x / c."""
+    """Return x for a value x · c or x / c."""
     factored = factors_of(value)
     return None if factored is None else factored[0]
 
 
 def sign_carrier(value: ir.Value) -> ir.Value:
-    """Return x of a value x · c or x / c with c > 0, which has the sign of x; else the value itself."""
+    """Return x for a value x · c or x / c with c > 0, which has the sign of x; otherwise the value itself."""
     factored = factors_of(value)
     return factored[0] if factored is not None and factored[1] > 0 else value
 
 
 def factors_of(value: ir.Value) -> tuple[ir.Value, float] | None:
-    """Return x and c of a value x · c or x / c."""
+    """Return x and c for a value x · c or x / c."""
     node = value.producer()
     if node is None or node.op_type not in ("Mul", "Div"):
         return None
@@ -81,7 +81,7 @@ def factors_of(value: ir.Value) -> tuple[ir.Value, float] | None:
 
 
 def operators_between(value: ir.Value | None, root: ir.Value, depth: int = _DEPTH) -> list[str] | None:
-    """Return the operators that make `value` of `root` and constants alone, unit by unit; None if it is not so."""
+    """Return the operators that compute `value` elementwise from `root` and constants alone; None if it differs."""
     if value is root:
         return []
     if value is None or not depth or scalar(value) is not None:
@@ -99,13 +99,13 @@ def operators_between(value: ir.Value | None, root: ir.Value, depth: int = _DEPT
 
 
 def cast_from(value: ir.Value) -> ir.Value | None:
-    """Return what was cast to `value`, or the value itself."""
+    """Return the value before a cast to `value`, or the value itself."""
     node = value.producer()
     return node.inputs[0] if node is not None and node.op_type in ("Cast", "CastLike") else value
 
 
 def producer_of(value: ir.Value | None, op: str) -> ir.Node | None:
-    """Return the node that makes a value, if it is an `op`."""
+    """Return the node that computes a value, if it is an `op`."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type == op else None
 

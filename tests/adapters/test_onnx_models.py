@@ -315,7 +315,7 @@ def test_a_batch_size_baked_into_the_model(tmp_path):
     body = "h = Gemm(x, w) y = Relu(h)"
     fixed = model(body, "float[1,4] x", w=(4, 4))
     with pytest.raises(
-        ProgramError, match=r"input 'x' expects float32\[1, 4\], the probe is float32\[6, 4\]; give a pr.*1 s"
+        ProgramError, match=r"input 'x' expects float32\[1, 4\], but the probe is float32\[6, 4\]; give a pr.*1 s"
     ):
         from_onnx.export(fixed, as_probe(probe()))
     inside = model("f = Reshape(x, s) h = MatMul(f, w) y = Relu(h)", s=np.array([1, 4]), w=(4, 4))
@@ -352,9 +352,9 @@ def test_a_dynamic_batch_axis_as_the_message_says(tmp_path, dynamo):
         (
             probe().astype(float),
             ProgramError,
-            r"expects float32\[N, 4\], the probe is float64\[6, 4\]; save the probe with x.astype",
+            r"expects float32\[N, 4\], but the probe is float64\[6, 4\]; save the probe with x.astype",
         ),
-        (probe(6, 5), ProgramError, r"input 'x' expects float32\[N, 4\], the probe is float32\[6, 5\]"),
+        (probe(6, 5), ProgramError, r"input 'x' expects float32\[N, 4\], but the probe is float32\[6, 5\]"),
         (probe(6, 4, 1), ProgramError, r"the probe is float32\[6, 4, 1\]"),
         ([probe(), probe()], ProbeError, r"2 arrays for 1 input \(x\)"),
     ],

@@ -550,7 +550,7 @@ def test_names_of_features_do_not_matter():
 @pytest.mark.parametrize("activation", ["tanh", "logistic", "identity"])
 def test_other_activations_have_no_gates(activation):
     program = program_of(next(fitted("classifier", activation=activation)))
-    with pytest.raises(RegimeError, match=r"no gate to track; its graph holds Add, .*: the protocol needs ReLUs"):
+    with pytest.raises(RegimeError, match=r"no gate to track; its graph holds Add, .*; the protocol needs ReLUs"):
         find_gates(program)
 
 
@@ -570,7 +570,7 @@ def test_other_activations_have_no_gates(activation):
         ),
         (np.ones((4, 7), "f2"), r"float16\[4, 7\], expected .*astype\('float32'\)$"),
         ([np.ones((4, 7)), np.ones((4, 7))], r"2 arrays for 1 input \(X\)"),
-        ({"X": np.ones((4, 7)), "more": np.ones((4, 7))}, "'more' is no input of the model; its inputs are X"),
+        ({"X": np.ones((4, 7)), "more": np.ones((4, 7))}, "'more' is not an input of the model; its inputs are X"),
     ],
 )
 def test_probes_that_do_not_fit(probe, match):
@@ -614,8 +614,8 @@ def keep_a_copy(model):
     ("change", "match"),
     [
         (replace_relu, "the exported graph computes other scores than the model .*upgrade both$"),
-        (fold_weight, r"'coefs_.1' cannot be found in the exported graph"),
-        (keep_a_copy, "the exported graph does not tell weights apart: 'coefs_.1' in "),
+        (fold_weight, r"'coefs_.1' not found in the exported graph"),
+        (keep_a_copy, "the exported graph does not distinguish weights: 'coefs_.1' in "),
     ],
 )
 def test_a_graph_that_is_not_the_model_is_refused(change, match, monkeypatch):

@@ -141,10 +141,10 @@ def test_they_are_followed_in_training_too(name):
 
 def test_one_array_and_one_input_belong_together(tmp_path):
     model = module("X", "X")
-    with pytest.warns(RegimeWarning, match=r"probe: array 'input\.1' is taken for 'X', the only input of the model"):
+    with pytest.warns(RegimeWarning, match=r"probe: array 'input\.1' is used for 'X', the only input of the model"):
         program, bound = load_program(tmp_path, model=model, probe={"input.1": X})
     assert list(bound) == list(program.probe_inputs) == ["X"]
-    with pytest.raises(RegimeError, match=r"array 'c' is no input of the model; its inputs are a, b"):
+    with pytest.raises(RegimeError, match=r"array 'c' is not an input of the model; its inputs are a, b"):
         load_program(tmp_path, model=module("a, b", "a - b"), probe={"c": X, "a": Y})
 
 

@@ -126,8 +126,8 @@ def test_a_choice_has_a_trajectory_of_its_own(mixed, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--gates", "op:Sinus"], r"--gates 'op:Sinus' fits no gate; there are kind:piecewise, .*op:Clip, op:Gelu"),
-        (["--gates", "!*"], "no gate is left to track, of 4 in the graph"),
+        (["--gates", "op:Sinus"], r"--gates 'op:Sinus' matches no gate; expected kind:piecewise, .*op:Clip, op:Gelu"),
+        (["--gates", "!*"], "none of the 4 gates in the graph is left to track"),
     ],
 )
 def test_choices_that_leave_nothing(mixed, tmp_path, options, message):

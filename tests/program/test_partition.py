@@ -91,7 +91,7 @@ def test_there_are_as_many_parts_as_were_asked_for(least):
 
 
 def test_more_parts_than_there_can_be_are_refused():
-    with pytest.raises(ProgramError, match=r"--parts 9: .* into 5 parts at most; give --parts 5 or less"):
+    with pytest.raises(ProgramError, match=r"--parts 9: .* into at most 5 parts; give --parts 5 or less"):
         partition(graph_of(chain()), BYTES, Cutting(10**9, 9))
 
 

@@ -45,7 +45,7 @@ def test_the_hash_depends_on_everything():
 @pytest.mark.parametrize(
     ("arrays", "names", "message"),
     [
-        ((), None, "holds no array"),
+        ((), None, "holds no arrays"),
         ((np.float32(1),), None, "array 0 is a single number"),
         ((np.array(["a"]),), ("x",), "x holds <U1; expected numbers"),
         ((np.array([1, np.nan]),), None, "array 0 holds NaN or Inf"),
@@ -60,7 +60,7 @@ def test_no_probe(arrays, names, message):
 
 
 def test_binding_errors():
-    with pytest.raises(ProbeError, match=r"'imagee' is no input.*image, mask .nearest: 'image'"):
+    with pytest.raises(ProbeError, match=r"'imagee' is not an input.*image, mask .nearest: 'image'"):
         Probe((X,), ("imagee",), "val.npz").bind(["image", "mask"])
     with pytest.raises(ProbeError, match=r"2 arrays for 1 input"):
         Probe((X, X), None, "val.npz").bind(["image"])
@@ -124,7 +124,7 @@ def test_where_the_samples_lie(arrays, samples, elsewhere):
     [
         (
             sized(x=(6, 3), y=(5, 3)),
-            r"found x: 6, y: 5; say where .* arrays such as regime_axis_y=1, or regime_axis_y=-1",
+            r"found x: 6, y: 5; if .* an array such as regime_axis_y=1 to the probe, or regime_axis_y=-1",
         ),
         (sized(x=(6, 2), state=(2, 6, 128)), r"found x: 6, state: 2 \(2 or 6 samples\); say where"),
         ({**sized(x=(6, 2), y=(5, 2)), "regime_axis_x": 0, "regime_axis_y": 0}, "found x: 6, y: 5"),
@@ -134,9 +134,15 @@ def test_where_the_samples_lie(arrays, samples, elsewhere):
         ),
         ({**sized(x=(6, 2)), "regime_axis_x": -2}, "regime_axis_x is -2; expected one axis"),
         ({**sized(x=(6, 2)), "regime_axis_x": [0, 1]}, r"regime_axis_x is \[0, 1\]; expected one axis"),
-        ({**sized(x=(6, 2)), "regime_axis_z": 1}, "regime_axis_z: there is no array 'z'; name it after one"),
-        ({**sized(x=(6, 2)), "regime_axis_x": -1}, "x is the same for all samples, and no other input has them"),
-        ({"regime_axis_x": np.array(1)}, "holds reserved arrays only"),
+        (
+            {**sized(x=(6, 2)), "regime_axis_z": 1},
+            "regime_axis_z: the probe has no array 'z'; name this array after one",
+        ),
+        (
+            {**sized(x=(6, 2)), "regime_axis_x": -1},
+            "x is the same for all samples, and no other input has a sample axis",
+        ),
+        ({"regime_axis_x": np.array(1)}, "holds only reserved arrays"),
         ({**sized(x=(6, 2)), "regime_mask": np.ones((5, 2), bool)}, "regime_mask has 5, the inputs have 6"),
     ],
 )
@@ -155,7 +161,7 @@ def test_infinity_is_no_damage_in_a_mask_that_all_samples_share():
 def test_one_array_is_taken_for_the_only_input():
     probe = as_probe({"input.1": X})
     assert list(probe.bind(["x"])) == ["x"]
-    with pytest.warns(RegimeWarning, match=r"probe: array 'input.1' is taken for 'x', the only input of the model"):
+    with pytest.warns(RegimeWarning, match=r"probe: array 'input.1' is used for 'x', the only input of the model"):
         assert list(probe.complete(["x"])) == ["x"]
-    with pytest.raises(ProbeError, match=r"array 'input.1' is no input of the model; its inputs are x, y"):
+    with pytest.raises(ProbeError, match=r"array 'input.1' is not an input of the model; its inputs are x, y"):
         probe.complete(["x", "y"])

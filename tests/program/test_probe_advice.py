@@ -51,7 +51,7 @@ def test_advice_on_a_declared_input_is_what_the_input_takes(array, dtype, shape)
 
 def test_no_advice_where_no_change_of_the_array_helps():
     assert declared("x", np.ones((4, 7), np.float32), "float32", (8, 20)) == ""
-    assert "takes whole numbers" in declared("ids", FLOATS, "int64", (20,))
+    assert "needs whole numbers" in declared("ids", FLOATS, "int64", (20,))
     assert "the first axis, of 8 samples, is missing" in declared("x", FLOATS, "float32", (8, 20))
 
 
@@ -85,7 +85,7 @@ def test_only_the_array_that_is_wrong_is_changed():
     advice = tried({"x": np.ones((2, 3), np.float32), "ids": np.ones((2, 3))}, run)
     assert advice == "; it runs on x: float32[2, 3], ids: int64[2, 3]: save the probe with ids.astype('int64')"
     assert tried({"x": FLOATS}, needs("complex64", 9)) == ""
-    assert "takes whole numbers (int64)" in tried({"x": FLOATS}, needs("int64", 1))
+    assert "needs whole numbers (int64)" in tried({"x": FLOATS}, needs("int64", 1))
 
 
 class Tokens(nn.Module):
@@ -141,7 +141,7 @@ def test_one_sample_without_its_axis():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (FLOATS, r"input is float32\[20\], the program expects float32\[8, 20\]; the first axis, of 8 samples"),
+        (FLOATS, r"input is float32\[20\], but the program expects float32\[8, 20\]; the first axis, of 8 samples"),
         (np.ones((8, 20), np.int64), r"input is int64.* save the probe with input.astype\('float32'\)"),
     ],
 )

@@ -125,7 +125,9 @@ def test_missing_tensors(conv):
     assert conv.bind(without(state_of(nets.make_conv()), "norm.num_batches_tracked"), "s.pt")
     with pytest.raises(ProgramError, match=r"1 tensor missing: 'unused'"):
         conv.bind(without(state_of(nets.make_conv()), "unused"), "s.pt")
-    with pytest.raises(ProgramError, match=r"2 tensors missing: .*; save running statistics too"):
+    with pytest.raises(
+        ProgramError, match=r"2 tensors missing: .*; save the model's complete state, including running statistics"
+    ):
         conv.bind(without(state_of(nets.make_conv()), "norm.running_mean", "norm.running_var"), "s.pt")
 
 
@@ -152,7 +154,7 @@ def test_unknown_tensors(conv):
 
 def test_another_shape(conv):
     state = state_of(nets.make_conv())
-    with pytest.raises(ProgramError, match=re.escape("head.weight is [9, 9], the program expects [3, 11]")):
+    with pytest.raises(ProgramError, match=re.escape("head.weight is [9, 9], but the program expects [3, 11]")):
         conv.bind(State({**state.tensors, "head.weight": np.ones((9, 9))}), "s.pt")
 
 

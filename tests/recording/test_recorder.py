@@ -442,7 +442,7 @@ ERRORS = {
     "engine": ({"engine": "tpu"}, "engine 'tpu': expected one of auto, native, onnx"),
     "masks": ({"masks": "some"}, "masks 'some': expected all, every=N or none"),
     "embed": ({"embed": "some"}, "embed 'some': expected one of program, all, none"),
-    "gates": ({"gates": "op:Gelu"}, "--gates 'op:Gelu' fits no gate"),
+    "gates": ({"gates": "op:Gelu"}, "--gates 'op:Gelu' matches no gate"),
     "both": ({"resume": True, "overwrite": True}, "resume and overwrite: give one of them"),
     "loader": ({"loader": []}, 'a loader and a probe are given; to draw the probe from the loader say "auto"'),
     "epochs": ({"batches_per_epoch": -3}, "--batches-per-epoch -3: expected a finite number above 0"),
