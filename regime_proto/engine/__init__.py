@@ -1,4 +1,4 @@
-"""From a program and parameter states to masks, flips and weight deltas, by ONNX Runtime."""
+"""From a program and parameter states to masks, flips and weight deltas, with ONNX Runtime."""
 
-# It checks that the libraries are installed which every module below may import at its top.
+# This import checks that the libraries are installed that every module below imports at its top.
 import regime_proto.program  # noqa: F401

@@ -1,4 +1,4 @@
-"""What every meter knows once it has seen the first state, whether states are run whole or part by part."""
+"""The properties of a run that every meter derives from the first state, whether states run whole or in parts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ from regime_proto.schema.types import Array
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated:
-    """What is the same for all states of a run.
+    """The data shared by all states of a run.
 
     Parameters
     ----------
     program : Program
     device : Device
     gates : tuple of Gate
-        Those that are tracked.
+        The tracked gates.
     rows : tuple of Rows
-        How each gate becomes rows of units.
+        How to turn each gate into rows of units.
     layers : tuple of Layer
     measures : Measures
-        The quantities beside weight deltas and flips.
+        The quantities in addition to weight deltas and flips.
     unverified : Permutation, optional
-        By which it is still to be verified that all gates follow the samples.
+        The permutation for the pending check that all gates follow the samples.
     """
 
     program: Program
@@ -52,12 +52,12 @@ class Calibrated:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether only some units of a layer are kept."""
+        """Whether only some units of a layer are stored."""
         return any(row.units is not None for row in self.rows)
 
     @property
     def unit_index(self) -> tuple[Array, ...] | None:
-        """The units of each layer that are kept; None where all are."""
+        """The stored units of each layer; None if all are stored."""
         if not self.is_sampled:
             return None
         return tuple(
@@ -67,16 +67,16 @@ class Calibrated:
 
     @property
     def names(self) -> list[str]:
-        """The tensors that count in Δw, in the order of the trajectory."""
+        """The tensors that are part of Δw, in the order of the trajectory."""
         return [tensor.name for tensor in self.program.trainable]
 
     def flip_fraction_error(self, mask: Array, previous: Array) -> Array | None:
-        """Return what the choice of units leaves uncertain, (layer,) float64; None where all units are kept."""
+        """Return the standard error from sampling units, (layer,) float64; None if all units are stored."""
         return flip_fraction_errors(self.layers, self.rows, mask, previous) if self.is_sampled else None
 
 
 def chosen(rows: Sequence[Rows], gates: Sequence[Gate], limit: int | None, seed: int) -> tuple[Rows, ...]:
-    """Return the rows with those units only that are to be kept."""
+    """Return the rows with only the units to be stored."""
     if limit is None:
         return tuple(rows)
     return tuple(
@@ -92,8 +92,8 @@ def layers_of(gates: Sequence[Gate], rows: Sequence[Rows]) -> tuple[Layer, ...]:
 def measures_of(
     measured: Sequence[quantities.Quantity], program: Program, layers: tuple[Layer, ...], rows: Sequence[Rows]
 ) -> Measures:
-    """Return what is measured beside weight deltas and flips."""
-    # The graph is searched only where somebody asks.
+    """Return the quantities measured in addition to weight deltas and flips."""
+    # The graph is searched only on demand.
     units = find_output_units(program) if measured else {}
     shapes = {tensor.name: tensor.shape for tensor in program.trainable}
     return Measures(tuple(measured), quantities.Network(shapes, layers, _counted(layers, rows), units))

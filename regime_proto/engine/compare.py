@@ -1,4 +1,4 @@
-"""Compares two states: on the host with NumPy, or where weights and masks stay on the device, there."""
+"""Compares two states: on the host with NumPy, or on the device if weights and masks stay there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from regime_proto.schema.types import Array
 
 @dataclass(frozen=True)
 class Comparable:
-    """What is kept of a state until its successor has been compared with it.
+    """The part of a state that is kept until its successor has been compared with it.
 
     Parameters
     ----------
@@ -37,14 +37,14 @@ class Comparable:
 
 
 class Comparer(Protocol):
-    """Compares a state with the one before it."""
+    """Compares a state with the previous one."""
 
     def compare(self, current: Comparable, previous: Comparable) -> tuple[Array, Array, Array]:
         """Return Σ|Δ| and √ΣΔ², both (tensor,) float64, and flips, (layer, sample) uint32."""
 
 
 class HostComparer:
-    """NumPy, on the arrays of the state and on packed masks.
+    """Compares with NumPy, on the arrays of the state and on packed masks.
 
     Parameters
     ----------
@@ -64,13 +64,13 @@ class HostComparer:
 
 
 class DeviceComparer:
-    """A graph of its own, on weights and bool masks that are on the device; only sums come back.
+    """Compares with a separate graph, on weights and bool masks on the device; only sums are copied back.
 
     Parameters
     ----------
     device : Device
     tensors : mapping of str to placed array
-        The trainable tensors of some state: their types and ranks.
+        The trainable tensors of any state, for their types and ranks.
     layers : sequence of Layer
     """
 
@@ -93,7 +93,7 @@ class DeviceComparer:
 
 
 def comparing_graph(tensors: Sequence[Placed], planes: Sequence[int]) -> ir.Model:
-    """Build the graph of `DeviceComparer`; flips are sums of float32 ones, exact below 2²⁴ units a layer."""
+    """Build the graph of `DeviceComparer`; flips are sums of float32 ones, exact below 2²⁴ units per layer."""
     graph = ir.Graph([], [], nodes=[], opset_imports={"": 18}, name="compare")
 
     def node(op: str, *inputs: ir.Value, name: str | None = None, **attributes: int) -> ir.Value:

@@ -1,4 +1,4 @@
-"""The network frozen to given regions, as a session; and how a change of its outputs divides."""
+"""A session of the network frozen to given regions, and the decomposition of a change in its outputs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,18 +20,19 @@ from regime_proto.runtime.device import Device, Placed
 from regime_proto.runtime.ir import ir
 from regime_proto.schema.types import Array
 
-# Constants lie in memory as they are and as the session lays them out; more of them are fed to each pass.
+# Constants are in memory twice: as given, and in the session's layout; above this size, weights are
+# inputs of each pass.
 _MOST_CONSTANT = 2**28
 
 
 def can_be_frozen(gates: Sequence[Gate]) -> bool:
-    """Whether one of some gates at least is piecewise affine."""
+    """Whether at least one gate is piecewise affine."""
     return any(gate.kind in KINDS for gate in gates)
 
 
 @dataclass(frozen=True)
 class Known:
-    """A state whose function is known.
+    """A state whose outputs and regions are known.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ class Known:
         See `session.Seen`.
     outputs : (sample, output) float
     frozen : FrozenSession, optional
-        One of its own, which may have its weights as constants.
+        Its own session, which may hold its weights as constants.
     """
 
     placed: Mapping[str, Placed]
@@ -51,23 +52,23 @@ class Known:
 
 
 class FrozenSession:
-    """The forward pass of the network whose piecewise gates have given regions; smooth gates stay.
+    """The forward pass of the network with piecewise gates fixed to given regions; smooth gates stay unchanged.
 
     Parameters
     ----------
     program : Program
     gates : sequence of Gate
-        Those whose regions are known, in the order of these.
+        The gates whose regions are given, in the same order.
     probe : mapping of str to array
     device : Device
     dtypes : mapping of str to dtype
-        What the states hold, by tensor.
+        The types stored in the states, by tensor.
     rows : sequence of Rows
-        Where the samples lie in each gate.
+        The sample axis of each gate.
     running : Running
-        With the outputs that are wanted.
+        Names the required outputs.
     constants : mapping of str to array, optional
-        The weights, where all passes have the same ones; they must not be written to any more.
+        The weights, if they are the same in all passes; they must not be modified afterwards.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class FrozenSession:
         self._probe = {name: device.place(probe[name]) for name in program.probe_inputs if name in self._session.inputs}
 
     def run(self, weights: Mapping[str, Placed], regions: Sequence[Placed]) -> Array:
-        """Return the outputs of the network with some weights and some regions, (sample, output) float."""
+        """Return the outputs of the network for given weights and regions, (sample, output) float."""
         masks = {name: regions[number] for number, name in self._inputs.items()}
         found = self._session.run({**weights, **self._probe, **masks})
         renamed = {output.name: found[self._names[output.name]] for output in self._outputs}
@@ -106,12 +107,12 @@ class FrozenSession:
             return change_parts(current.outputs, other.outputs, current.outputs, other.outputs)
         kept = self.run(current.placed, other.regions)
         moved = (other.frozen or self).run(other.placed, current.regions)
-        # What no gate changed is exactly the network itself, without the rounding of another graph.
+        # For unchanged regions use the network itself, without the rounding of a different graph.
         kept[same], moved[same] = current.outputs[same], other.outputs[same]
         return change_parts(current.outputs, other.outputs, kept, moved)
 
     def _same(self, regions: Sequence[Placed], others: Sequence[Placed]) -> Array:
-        """Return which samples have the same regions in two states, (sample,) bool."""
+        """Return a mask of the samples with the same regions in two states, (sample,) bool."""
         same = np.ones(self._samples, bool)
         for number in self._inputs:
             apart = regions[number].numpy() != others[number].numpy()
@@ -120,9 +121,9 @@ class FrozenSession:
 
 
 def may_be_constant(program: Program, weights: Mapping[str, Array], device: Device) -> bool:
-    """Whether a session is to have a state as constants: on the CPU, where it is small and of the program's types.
+    """Whether a session should hold a state as constants: on the CPU, if it is small and of the program's types.
 
-    States of other types are widened one tensor after the other, and would lie in memory twice.
+    States of other types are widened one tensor at a time; as constants they would be in memory twice.
     """
     types = {value.name: value.dtype for value in program.model.graph.inputs}
     return (
@@ -137,14 +138,14 @@ def _frozen(gates: Sequence[Gate]) -> list[Gate]:
 
 
 def _inputs(gates: Sequence[Gate]) -> dict[int, str]:
-    """Return by its number the name of the input of every plane, counted over all gates, of those that are frozen."""
+    """Return the input names of the planes of frozen gates, by plane index, counted over all gates."""
     places = {gate.node: index for index, gate in enumerate(_frozen(gates))}
     planes = [(gate.node, plane) for gate in gates for plane in range(len(gate.planes))]
     return {number: frozen_name(places[node], plane) for number, (node, plane) in enumerate(planes) if node in places}
 
 
 def _graph(program: Program, gates: Sequence[Gate], outputs: Sequence[str]) -> tuple[ir.Model, dict[str, str]]:
-    """Return the frozen network, and under which name it returns each output."""
+    """Return the frozen network, and the name under which it returns each output."""
     model = program.parse_model()
     SplitWithoutSequences()(model)
     graph = model.graph

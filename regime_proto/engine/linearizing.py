@@ -1,4 +1,4 @@
-"""The affine map that a piecewise affine network is around a sample (PROTOCOL, Corollary 1), and how far it reaches."""
+"""The affine map of a piecewise affine network around a sample (PROTOCOL, Corollary 1), and its radius."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 from regime_proto.schema.words import few
 
-# Of the outputs; what float32 leaves of an exact map is far below it, and another map far above.
+# Relative to the outputs; the float32 error of an exact map is far below this, and that of a wrong map far above.
 _TOLERANCE = 1e-3
 
 
@@ -49,14 +49,14 @@ class AffineMap:
     inputs : (input,) float64
         The sample itself.
     outputs : (output,) float64
-        What the network gives for it.
+        The outputs of the network for it.
     residual : float
         ‖f(x) − Kx − c‖₂.
     radius : float
-        Of the largest ball around the sample in which no unit changes its region, nor a pooling what it takes;
-        infinite where nothing can change, 0 where a unit is at its threshold or a max-pooling has a tie.
+        Radius of the largest ball around the sample in which no unit changes its region and no pooling its selected
+        element; infinite if nothing can change, 0 if a unit is at its threshold or a max-pooling has a tie.
     limit : str
-        The gate or the max-pooling that changes there, in words; empty where nothing can change.
+        The gate or max-pooling that changes at the radius, in words; empty if nothing can change.
     """
 
     sample: int
@@ -71,7 +71,7 @@ class AffineMap:
 
 @dataclass(frozen=True)
 class Natural:
-    """One pass of the network as it is, over all samples of the probe.
+    """One pass of the unfrozen network over all samples of the probe.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ class Natural:
         The weights of the state.
     outputs : (sample, output) float64
     regions : mapping of str to array
-        By input of the frozen graph.
+        By input name of the frozen graph.
     z, taken : tuple of array
-        What gates take, and what poolings take.
+        The inputs of gates, and the elements selected by poolings.
     """
 
     placed: Mapping[str, Placed]
@@ -101,12 +101,12 @@ class Linearizer:
         By program input.
     device : Device
     outputs_of : str, optional
-        The node or module of a gate, whose outputs are mapped in place of those of the network.
+        The node or module of a gate whose outputs are mapped instead of those of the network.
 
     Raises
     ------
     RegimeError
-        The network is no affine map even where all its gates are frozen; names what is not.
+        The network is not affine even with all its gates frozen; the message names the cause.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Linearizer:
         self._frozen = device.session(model)
 
     def _natural_graph(self, program: Program) -> ir.Model:
-        """Return the network that also tells the region of every unit, and what every pooling takes."""
+        """Return the network with further outputs: the region of every unit, and the element each pooling selects."""
         model = _pruned(program, self._targets)
         graph = model.graph
         by_name = {value.name: value for value in values_of(graph)}
@@ -148,7 +148,7 @@ class Linearizer:
         return _sorted(model)
 
     def _frozen_graph(self, program: Program, windows: Sequence[Array]) -> tuple[ir.Model, list[str], list[str]]:
-        """Return the frozen network, and the names of its outputs and of what poolings do not take."""
+        """Return the frozen network, the names of its outputs, and those of the margins of poolings."""
         model = _pruned(program, self._targets)
         FreezeGates(self._gates)(model)
         FreezePools(self._pools)(model)
@@ -167,7 +167,7 @@ class Linearizer:
         return model, results, [str(value.name) for value in others]
 
     def _require_affine(self, graph: ir.Graph) -> None:
-        """Raise an error unless the frozen network is affine; says by what not, and what can be taken."""
+        """Raise an error unless the frozen network is affine; it names the cause and the possible alternatives."""
         node, others = not_affine(graph, [self._input])
         if node is None:
             return
@@ -182,16 +182,16 @@ class Linearizer:
             for gate, z in zip(self._gates, self._z, strict=True)
             if z not in others
         ]
-        advice = "and no gate lies before it whose outputs could be taken"
+        advice = "and no gate before it could be mapped instead"
         if possible:
-            # The last one is the map of the most layers.
+            # The last one gives the map of the most layers.
             other = f" (or {few(possible[-2::-1])})" if len(possible) > 1 else ""
-            advice = f"take the outputs of a layer before it: --outputs-of {possible[-1]}{other}"
+            advice = f"map the outputs of a layer before it: --outputs-of {possible[-1]}{other}"
         raise RegimeError(f"{where}, so there is no affine map{'; ' if possible else ', '}{advice}")
 
     @property
     def inputs(self) -> int:
-        """Numbers in one sample."""
+        """Number of values in one sample."""
         return int(self._probe[self._input].size // self.samples)
 
     def run(self, weights: Mapping[str, Array]) -> Natural:
@@ -218,7 +218,7 @@ class Linearizer:
         Parameters
         ----------
         natural : Natural
-            Of a state; see `run`.
+            The pass of a state; see `run`.
         samples : sequence of int
         progress : callable, optional
             Called with the number of samples done and their total.
@@ -226,7 +226,7 @@ class Linearizer:
         Raises
         ------
         RegimeError
-            A map does not give back what the network gives.
+            A map does not reproduce the outputs of the network.
         """
         self._require_room(natural.outputs.shape[1], len(samples))
         found = []
@@ -240,12 +240,13 @@ class Linearizer:
         needed = 8 * maps * self.inputs * outputs
         if needed > available_bytes() // 2:
             raise RegimeError(
-                f"the maps of {maps} samples take {needed / 1e9:.1f} GB ({outputs} outputs by {self.inputs} inputs "
-                "each); choose fewer with --samples"
+                f"the maps of {maps} samples need {needed / 1e9:.1f} GB ({outputs} outputs by "
+                f"{self.inputs} inputs each), more than half of the free memory; choose fewer "
+                "with --samples"
             )
 
     def regions(self, natural: Natural) -> int:
-        """Return how many different regions the samples of the probe lie in."""
+        """Return the number of different regions that contain samples of the probe."""
         rows = [_by_sample(array, self.samples) for array in (*natural.regions.values(), *natural.taken)]
         return len(np.unique(np.concatenate(rows, axis=1).astype(np.int64), axis=0)) if rows else 1
 
@@ -261,7 +262,7 @@ class Linearizer:
         }
         feeds = {**natural.placed, **self._placed({**fixed, **others})}
         x = np.moveaxis(self._probe[self._input], self._axes[self._input], 0)[sample].astype(np.float64).ravel()
-        # A power of two of the size of the inputs: to divide by it rounds nothing.
+        # A power of two near the magnitude of the inputs: dividing by it is exact.
         scale = 2.0 ** np.round(np.log2(max(np.abs(x).max(), 2.0**-20)))
         origin = _run(self._frozen, feeds, self._placed({self._input: self._batch(np.zeros((0, len(x))))}))
         offset = self._rows(origin, self._results)[0]
@@ -281,8 +282,9 @@ class Linearizer:
         size = max(float(np.linalg.norm(outputs)), float(np.linalg.norm(offset)))
         if not residual <= _TOLERANCE * size:
             raise RegimeError(
-                f"sample {sample}: f(x) and Kx + c are {residual:.1e} apart, of {size:.1e}: the network is no affine "
-                "map around it; its samples may depend on each other, or it holds NaN"
+                f"sample {sample}: f(x) and Kx + c differ by {residual:.1e}, relative to a size "
+                f"of {size:.1e}, so the network is not an affine map around this sample; its "
+                "samples may depend on each other, or it contains NaN"
             )
         at_x = _run(self._frozen, feeds, self._placed({self._input: self._batch(x[None])}))
         radius, limit = self._radius(natural, at_x, squares, sample)
@@ -290,13 +292,13 @@ class Linearizer:
 
     @property
     def _watched(self) -> list[str]:
-        """What must stay on its side: the inputs of gates, and how far poolings are from taking something else."""
+        """The values that must not cross a threshold: gate inputs, and the margins of poolings over other elements."""
         return [*dict.fromkeys(self._z), *self._rivals]
 
     def _radius(
         self, natural: Natural, at_x: Mapping[str, Array], squares: Sequence[Array], sample: int
     ) -> tuple[float, str]:
-        """Return the smallest distance of a sample from a place where a unit or a pooling changes, and which."""
+        """Return the smallest distance at which a unit or a pooling changes, and its name."""
         lengths = dict(zip(self._watched, (np.sqrt(total) for total in squares), strict=True))
         found = [(np.inf, "")]
         for gate, name, z in zip(self._gates, self._z, natural.z, strict=True):
@@ -310,12 +312,12 @@ class Linearizer:
         return float(radius), limit
 
     def _rows(self, found: Mapping[str, Array], names: Sequence[str]) -> Array:
-        """Return some outputs side by side, (sample, output) float64."""
+        """Return some outputs, concatenated, (sample, output) float64."""
         rows = [_by_sample(found[name], self.samples) for name in names]
         return np.concatenate(rows, axis=1).astype(np.float64)
 
     def _batch(self, rows: Array) -> Array:
-        """Return an input of the probe's shape whose first samples are some rows, the others 0."""
+        """Return an input of the probe's shape whose first samples are the given rows and the others 0."""
         like = np.moveaxis(self._probe[self._input], self._axes[self._input], 0)
         batch = np.zeros((self.samples, like[0].size))
         batch[: len(rows)] = rows
@@ -329,7 +331,9 @@ def _real_input(probe: Mapping[str, Array], axes: Mapping[str, int]) -> str:
     real = [name for name, array in probe.items() if array.dtype.kind == "f" and axes[name] != FIXED]
     if len(real) != 1:
         found = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in probe.items())
-        raise RegimeError(f"an affine map takes one input of real numbers for each sample; the probe has {found}")
+        raise RegimeError(
+            f"an affine map needs exactly one input with real numbers for each sample; the probe has {found}"
+        )
     return real[0]
 
 
@@ -337,17 +341,17 @@ def _targets(program: Program, samples: int, outputs_of: str | None) -> list[str
     if outputs_of is None:
         outputs, reason = sample_outputs(program, samples)
         if not outputs:
-            raise RegimeError(f"there is nothing to map: {reason}")
+            raise RegimeError(f"no output to map: {reason}")
         return [output.name for output in outputs]
     gates = [gate for gate in find_gates(program) if outputs_of in (gate.node, gate.path) and not gate.nested]
     if not gates:
-        raise RegimeError(f"--outputs-of {outputs_of!r}: no gate of that node or module; regime inspect lists them")
+        raise RegimeError(f"--outputs-of {outputs_of!r}: no gate with that node or module; regime inspect lists them")
     nodes = {node.name: node for node in program.model.graph}
     return [str(nodes[gates[-1].node].outputs[0].name)]
 
 
 def _pruned(program: Program, targets: Sequence[str]) -> ir.Model:
-    """Return the graph up to some values."""
+    """Return the part of the graph that computes the given values."""
     model = program.parse_model()
     SplitWithoutSequences()(model)
     by_name = {value.name: value for value in values_of(model.graph)}
@@ -368,7 +372,7 @@ def _run(session: Session, *feeds: Mapping[str, object]) -> dict[str, Array]:
 
 
 def _wide(array: Array) -> Array:
-    """Return weights as the program takes them."""
+    """Return weights in the types of the program."""
     return array if array.dtype == np.float64 or array.dtype.kind in "iub" else array.astype(np.float32)
 
 
@@ -377,8 +381,9 @@ def _axis(shape: Sequence[int], samples: int) -> int:
     axis = sample_axis(shape, samples)
     if axis is None:
         raise RegimeError(
-            f"a value of shape {list(shape)} has no axis of {samples} samples, so there is no map of one sample; take "
-            "the outputs of a layer before it: --outputs-of LAYER (regime inspect lists them)"
+            f"a value of shape {list(shape)} has no axis of {samples} samples, so a single sample "
+            "has no map; map the outputs of a layer before it: --outputs-of LAYER (regime "
+            "inspect lists them)"
         )
     return axis
 
@@ -395,7 +400,7 @@ def _one(array: Array, samples: int, sample: int = 0) -> Array:
 
 
 def _repeated(array: Array, samples: int, sample: int, axis: int | None = None) -> Array:
-    """Return an array that has one sample in the place of all."""
+    """Return an array with one sample repeated in place of all."""
     axis = _axis(array.shape, samples) if axis is None else axis
     if axis < 0:
         rows = array.reshape(samples, -1)
@@ -404,6 +409,6 @@ def _repeated(array: Array, samples: int, sample: int, axis: int | None = None) 
 
 
 def _nearest(distances: Array, lengths: Array) -> float:
-    """Return the smallest distance in inputs; what no input moves never changes."""
+    """Return the smallest distance in input space; a value that no input affects never changes."""
     moving = lengths > 0
     return float(np.min(distances[moving] / lengths[moving])) if moving.any() else np.inf

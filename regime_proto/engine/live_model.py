@@ -1,4 +1,4 @@
-"""What the recorder needs of a model in training, whatever the framework."""
+"""The interface between the recorder and a model in training, for any framework."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,22 +18,22 @@ from regime_proto.schema.types import Array
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured of one state of a model.
+    """The results measured for one state of a model.
 
     Parameters
     ----------
     sums : (tensor, 2) float64
-        Σ|Δ| and ΣΔ² against the state measured before, NaN for the first.
+        Σ|Δ| and ΣΔ² relative to the state measured before, NaN for the first.
     packed : (sample, byte) uint8
         The masks.
     finite : bool
         Whether no weight and no activation was NaN or Inf.
     quantities : mapping of str to array
-        What else is measured, by name; against the state measured before where it is against the previous one.
+        Further quantities, by name; "previous" means the state measured before.
     problem : str
-        Why a quantity could not be measured; empty while all is well.
+        Why a quantity could not be measured; empty if there is no problem.
     seconds : float
-        How long a device was at work on it while the host went on; 0 where the host measured.
+        How long a device worked on it while the host continued; 0 if the host measured.
     """
 
     sums: Array
@@ -45,70 +45,70 @@ class Measurement:
 
 
 Pending = Callable[[], Measurement]
-"""A measurement that may be under way on a device; the call waits for it."""
+"""A measurement that may still run on a device; the call waits for it."""
 
 
 class Engine(Protocol):
     """Measures the states of one model."""
 
     name: str
-    """With its version."""
+    """Its name and version."""
     device: str
     asynchronous: bool
-    """Whether a measurement goes on after `measure` has returned."""
+    """Whether a measurement continues after `measure` has returned."""
     collective: bool
     """Whether other processes take part in every measurement."""
     start: Mapping[str, Array]
-    """The first state, which later ones are held against, whole and on the host; empty if there is none, or no process
-    has it.
+    """The first state, with which later ones are compared, whole and on the host.
 
-    It may be set to that of an earlier run, unless measuring is collective.
+    Empty if there is none, or no process has it. It may be set to the first state of an earlier
+    run, unless measuring is collective.
     """
 
     def measure(self, model: object, *, begins: bool = False) -> Pending:
-        """Measure the state that the model is in now, and keep its weights to compare the next one with.
+        """Measure the current state of the model, and keep its weights for comparison with the next one.
 
         Parameters
         ----------
         model : object
-            The state where it is not part of the model that is followed; None where it is.
+            The state, if it is not part of the followed model; otherwise None.
         begins : bool
-            Hold this state and later ones against this one.
+            Make this the first state, with which it and later states are compared.
         """
 
     def noise(self, model: object) -> Mapping[str, float]:
-        """Measure the noise floor at the state that the model is in now; return attributes of the trajectory."""
+        """Measure the noise floor at the current state of the model; return attributes of the trajectory."""
 
     def wait(self, model: object) -> None:
-        """Wait for what the training has asked of a device, if `measure` would: it is not observing that takes it."""
+        """Wait for pending training work on a device, if `measure` would wait: this time is not spent on observing."""
 
     def agreed(self, stride: int | None) -> int | None:
-        """Return the stride of the process that records; where measuring is collective, all processes call this."""
+        """Return the stride of the recording process; if measuring is collective, all processes call this."""
 
 
 @dataclass(frozen=True)
 class LiveModel:
-    """A model that is followed in training.
+    """A model that is followed during training.
 
     Parameters
     ----------
     adapter : str
-        In words, what follows it.
+        The adapter that follows it, in words.
     program : Program
     probe : mapping of str to array
         Bound to the inputs of the program, and `probe.COUNTED` if there is one.
     tensors : callable
         Returns the current weights on the host under the program's names: every trainable tensor and every weight
-        input of the graph. Its argument is that of `Engine.measure`. Views of live memory will do.
+        input of the graph. Its argument is that of `Engine.measure`. Views of live memory are allowed.
     native : callable, optional
-        Returns an engine of the framework's own for what a meter measures, or raises a `RegimeError`.
+        Returns the framework's own engine for a meter, or raises a `RegimeError`.
     native_only : bool
-        Whether `tensors` gives the weights as they were at the begin only: no other engine will do.
+        Whether `tensors` returns only the initial weights, so that no other engine can be used.
     takes_params : bool
-        Whether the weights are given to every observation, and are not part of the model.
+        Whether the weights are passed to every observation because they are not part of the model.
     wait : callable, optional
-        Waits until the current weights have been computed; its argument is that of `tensors`. None where `tensors`
-        does not wait.
+        Waits until the current weights have been computed; its argument is that of `tensors`. None
+        if `tensors` does not wait.
     """
 
     adapter: str
@@ -122,7 +122,7 @@ class LiveModel:
 
 
 class RuntimeEngine:
-    """ONNX Runtime for the masks, NumPy for the weights: works with every framework.
+    """Uses ONNX Runtime for masks and NumPy for weights; works with every framework.
 
     Parameters
     ----------
@@ -182,6 +182,6 @@ class RuntimeEngine:
 
 
 def is_finite(weights: Mapping[str, Array], names: list[str], sums: Array) -> bool:
-    """Return whether no weight is NaN or Inf. A finite sum of |Δ| shows that; otherwise they are looked at."""
+    """Return whether no weight is NaN or Inf. A finite sum of |Δ| proves this; otherwise the weights are checked."""
     suspects = [name for name, finite in zip(names, np.isfinite(sums[:, 0]), strict=True) if not finite]
     return not non_finite(weights, suspects)

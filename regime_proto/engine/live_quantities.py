@@ -1,4 +1,4 @@
-"""Measures quantities of a model in training: a failure ends the recording, and not the training."""
+"""Measures quantities of a model in training: a failure ends the recording, not the training."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ WHERE = "the model in training"
 
 
 class Quantified:
-    """Applies quantities to one state after the other.
+    """Applies quantities to one state after another.
 
     Parameters
     ----------
@@ -36,22 +36,22 @@ class Quantified:
         begins: bool,
         seen: Seen = NOTHING_SEEN,
     ) -> tuple[dict[str, Array], str]:
-        """Return the values of one state by quantity, and why one could not be computed; empty if all could.
+        """Return the values of one state by quantity, and why one could not be computed; empty if all were computed.
 
         Parameters
         ----------
         current, previous, first : mapping of str to array
-            The weights, under the names and in the order of the trajectory; empty where not known, or not needed.
+            The weights, with the names and in the order of the trajectory; empty if unknown or not needed.
         packed : (sample, byte) uint8
             The masks of the current state.
         begins : bool
             Whether it is the first state.
         seen : Seen
-            What else the pass returned.
+            Further results of the pass.
         """
         if begins:
             self._first_masks = packed
-        # Where the weights are not needed there are none; a state that was kept has one or the other.
+        # Weights that are not needed are absent; a kept state has weights or masks.
         outputs, units = self._previous_seen.outputs, self._measures.network.layer_units
         before = None if self._previous_masks is None else State(previous, self._previous_masks, outputs=outputs)
         start = State(first, self._first_masks) if first or self._first_masks is not None else None

@@ -1,4 +1,4 @@
-"""Packed masks: where samples and tokens lie in a gate, bits to bytes, and counting flips."""
+"""Packed masks: finding the sample and token axes of a gate, packing bits into bytes, and comparing masks."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,8 +16,8 @@ from regime_proto.runtime.device import Placed, cores
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.types import Array
 
-# Rows of a batched product can round differently at another place in the batch, in another engine or on another
-# machine: a few units within rounding of zero may differ between the two runs that are compared.
+# Rows of a batched product may round differently at a different place in the batch, in a different
+# engine or on a different machine: a few units near zero may differ between the compared runs.
 _AGREEMENT = 0.999
 
 
@@ -31,25 +31,25 @@ def pack(planes: Sequence[Array]) -> Array:
     Returns
     -------
     (sample, byte) uint8
-        Plane after plane, each padded to whole bytes.
+        The planes one after another, each padded to whole bytes.
     """
     return np.concatenate([np.packbits(plane, axis=1) for plane in planes], axis=1)
 
 
 def pack_masks(masks: Masks) -> Array:
-    """Return the masks of a session as bytes, packed by the device or here."""
+    """Return the masks of a session as bytes, packed on the device or here."""
     return pack([plane.numpy() for plane in masks.planes]) if masks.packed is None else masks.packed
 
 
 def is_same_but_rounding(mask: Array, other: Array) -> bool:
-    """Whether two packed masks, (sample, byte) uint8, differ in no more units than rounding explains."""
+    """Whether two packed masks, (sample, byte) uint8, differ in no more units than rounding can explain."""
     differing = int(np.bitwise_count(np.bitwise_xor(mask, other)).sum())
     return differing <= (1 - _AGREEMENT) * 8 * mask.size
 
 
 @dataclass(frozen=True)
 class Permutation:
-    """A probe, and the same with its samples in another order: what shows whether a gate follows them.
+    """A probe, and the same probe with permuted samples, to check whether a gate follows the samples.
 
     Parameters
     ----------
@@ -65,17 +65,17 @@ class Permutation:
 
     @classmethod
     def of(cls, probe: Mapping[str, Array], inputs: Sequence[str]) -> "Permutation":
-        """Make one of a bound probe."""
+        """Create one from a bound probe."""
         return cls(probe, *axes_of(probe, inputs))
 
     @property
     def order(self) -> Array:
-        """Where each sample comes from, (sample,) int64."""
+        """The original index of each sample, (sample,) int64."""
         return np.roll(np.arange(self.samples), 1)
 
     @property
     def permuted(self) -> dict[str, Array]:
-        """The probe in that order."""
+        """The permuted probe."""
         return reordered(self.probe, self.axes, self.order)
 
     def require_followed(self, gates: Sequence[Gate], differing: Array, units: Array) -> None:
@@ -85,14 +85,14 @@ class Permutation:
         ----------
         gates : sequence of Gate
         differing : (gate,) int64
-            Units of all samples that came out otherwise.
+            Number of units, over all samples, that differ.
         units : (gate,) int64
-            How many there are.
+            Number of units in total.
 
         Raises
         ------
         RegimeError
-            Names a gate that does not: its units mix the samples.
+            A gate does not; the message names it. Its units mix samples.
         """
         for gate, wrong, count in zip(gates, differing, units, strict=True):
             if wrong > (1 - _AGREEMENT) * count:
@@ -100,7 +100,7 @@ class Permutation:
 
 
 def only_rows(gates: Sequence[Gate], samples: int) -> tuple[Rows, ...] | None:
-    """Return the rows of every gate, if only one axis of each can be the sample; else None."""
+    """Return the rows of every gate, if only one axis of each can be the sample; otherwise None."""
     axes = [_candidates(gate.shape, samples) for gate in gates]
     return tuple(Rows(samples, axis) for [axis] in axes) if all(len(found) == 1 for found in axes) else None
 
@@ -111,12 +111,12 @@ def find_rows(
     permutation: Permutation,
     counted: Array | None = None,
 ) -> tuple[Rows, ...]:
-    """Find the sample axis of every gate, and verify it by permuting the probe; then find the tokens.
+    """Find the sample axis of every gate, and verify it by permuting the probe; then find the token axis.
 
     Parameters
     ----------
     session : MaskSession
-        With masks in the shapes of their gates.
+        It returns masks in the shapes of their gates.
     weights : mapping of str to placed array
     permutation : Permutation
         Of the probe.
@@ -126,7 +126,7 @@ def find_rows(
     Raises
     ------
     RegimeError
-        Names a gate that has no such axis: its units mix the samples.
+        A gate has no such axis; the message names it. Its units mix samples.
     """
     probes = (permutation.probe, permutation.permuted)
     with ThreadPoolExecutor(min(2, cores())) as pool:
@@ -140,13 +140,13 @@ def find_rows(
 
 
 def row_of(gate: Gate, mask: Array, permuted: Array, permutation: Permutation, counted: Array | None = None) -> Rows:
-    """Return how one gate becomes rows of units.
+    """Return how to turn one gate into rows of units.
 
     Parameters
     ----------
     gate : Gate
     mask : array
-        Thresholds that each unit is above, in the shape of the gate.
+        The number of thresholds below each unit, in the shape of the gate.
     permuted : array
         The same for the permuted probe.
     permutation : Permutation
@@ -172,10 +172,10 @@ def row_of(gate: Gate, mask: Array, permuted: Array, permutation: Permutation, c
 
 
 def warn_of_tokens(found: Sequence[Rows], counted: Array | None) -> None:
-    """Warn where the probe says which tokens are padding, and no gate has tokens."""
+    """Warn if the probe marks padding tokens but no gate has a token axis."""
     if counted is not None and all(rows.counted is None for rows in found):
         warnings.warn(
-            f"regime_mask has {counted.shape[1]} tokens, and no gate has an axis of that length: nothing is left out",
+            f"regime_mask has {counted.shape[1]} tokens, but no gate has an axis of that length; all units are counted",
             RegimeWarning,
             stacklevel=4,
         )
@@ -188,17 +188,17 @@ def _mixed(gate: Gate, permutation: Permutation) -> str:
         f"{permutation.samples} probe samples"
     )
     elsewhere = (
-        f"the model mixes samples there: leave the gate out with --gates '!{gate.node}'; or the sample is another axis "
-        f"of the probe: say so by an array {AXIS}{name} in it, 1 for the second axis, {FIXED} for an input that is the "
-        f"same for all samples"
+        f"if the model mixes samples there, leave the gate out with --gates '!{gate.node}'; if "
+        f"the sample is a different axis of the probe, add an array {AXIS}{name} to it: 1 for the "
+        f"second axis, {FIXED} for an input that is the same for all samples"
     )
     missing = missing_axis(name, probe[name].shape)
-    # Of one axis, numbers for one sample are more likely than one number for each.
-    return f"{found}; {missing}; or {elsewhere}" if probe[name].ndim == 1 else f"{found}; {elsewhere}; or {missing}"
+    # An input with one axis is more likely one sample than one number per sample.
+    return f"{found}; {missing}; {elsewhere}" if probe[name].ndim == 1 else f"{found}; {elsewhere}; {missing}"
 
 
 def _by_gate(gates: Sequence[Gate], planes: Sequence[Placed]) -> list[Array]:
-    """Return for every gate how many thresholds each unit is above: one plane alone may be the same everywhere."""
+    """Return for every gate the number of thresholds below each unit; a single plane may be constant."""
     counts: list[Array] = []
     start = 0
     for gate in gates:
@@ -208,7 +208,7 @@ def _by_gate(gates: Sequence[Gate], planes: Sequence[Placed]) -> list[Array]:
 
 
 def planes_above(planes: Sequence[Array]) -> Array:
-    """Return how many of a gate's thresholds each unit is above, uint8."""
+    """Return the number of a gate's thresholds below each unit, uint8."""
     return np.asarray(np.sum([plane.astype(np.uint8) for plane in planes], axis=0, dtype=np.uint8))
 
 
@@ -220,7 +220,7 @@ def _candidates(shape: Sequence[int], samples: int) -> list[int]:
 
 
 def _counted_units(gate: Gate, rows: Rows, counted: Array) -> Array | None:
-    """Return which units of a gate count, None for all: those of padded tokens do not."""
+    """Return a mask of the counted units of a gate, None for all; units of padding tokens are not counted."""
     tokens = counted.shape[1]
     if rows.axis == -1:
         rest = [gate.shape[0] // rows.samples, *gate.shape[1:]]
@@ -231,8 +231,8 @@ def _counted_units(gate: Gate, rows: Rows, counted: Array) -> Array | None:
         return None
     if len(at) > 1:
         warnings.warn(
-            f"gate {gate.node}: {len(at)} axes of its shape {list(gate.shape)} are as long as regime_mask has tokens "
-            f"({tokens}); the first of them is taken",
+            f"gate {gate.node}: {len(at)} axes of its shape {list(gate.shape)} have the length of "
+            f"regime_mask ({tokens} tokens); the first one is used",
             RegimeWarning,
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""Measures parameter states: masks, flips, weight deltas, and the quantities that were asked for."""
+"""Measures parameter states: masks, flips, weight deltas, and the requested quantities."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ from regime_proto.schema.types import Array
 
 @dataclass(frozen=True)
 class Bound:
-    """A state that is ready to be run.
+    """A state that is ready to run.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Measured:
     finite : bool
         Whether no activation was NaN or Inf.
     seen : Seen
-        What else the pass returned.
+        Further results of the pass.
     """
 
     state: Bound
@@ -71,20 +71,20 @@ class Measured:
 
     @property
     def known(self) -> Known:
-        """The state as one whose function is known."""
+        """The state with its known outputs and regions."""
         assert self.seen.outputs is not None  # noqa: S101
         return Known(self.state.placed, self.seen.regions, self.seen.outputs)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A state that all others are held against.
+    """A reference state, with which all others are compared.
 
     Parameters
     ----------
     state : State
     known : Known, optional
-        Where the function of states is held against its own.
+        Set if the functions of other states are compared with its own.
     """
 
     state: quantities.State
@@ -93,27 +93,27 @@ class Reference:
 
 @dataclass(frozen=True)
 class MeterSettings:
-    """What a meter is asked for.
+    """The settings of a meter.
 
     Parameters
     ----------
     sample_units : int, optional
-        Keep at most so many units of each gate.
+        Store at most this many units per gate.
     seed : int
-        Of their choice.
+        Random seed for `sample_units`.
     variants : Variants, optional
-        Where the checkpoints' graphs differ.
+        Set if the graphs of the checkpoints differ.
     threads : int
-        Of a pass; one, where several are under way at once.
+        Threads per pass; 1 if several passes run at once.
     measured : tuple of Quantity
-        What is to be measured beside weight deltas and flips.
+        The quantities to measure in addition to weight deltas and flips.
     defers : bool
-        Leave it to the caller to verify that the samples are where the shapes of the gates say, by
-        `Meter.require_samples`; where these do not say it, that is found out all the same.
+        Leave the check of sample axes that the shapes of the gates determine to the caller, who
+        calls `Meter.require_samples`; if the shapes are ambiguous, the axes are found immediately.
     last : mapping of str to array, optional
-        The last state, under the program's names, where a quantity is held against it.
+        The last state, under the program's names, if a quantity is measured relative to it.
     interior_points : int
-        Points between two states at which `interior_flips` looks.
+        Number of points between two states for `interior_flips`.
     """
 
     sample_units: int | None = None
@@ -136,13 +136,13 @@ class Meter(Calibrated):
     placer : Placer
     comparer : Comparer
     references : mapping of str to Reference
-        The first and the last state, where quantities are held against them.
+        The first and last states, if quantities are measured relative to them.
     others : VariantSessions, optional
         Programs and sessions of checkpoints whose graphs differ.
     frozen : FrozenSession, optional
-        Where the function of states is held against that of others.
+        Set if the functions of states are compared.
     between : Between, optional
-        Where points between two states are looked at.
+        Set if points between two states are evaluated.
     """
 
     session: MaskSession
@@ -164,7 +164,7 @@ class Meter(Calibrated):
         *,
         settings: MeterSettings = MeterSettings(),
     ) -> "Meter":
-        """Make a meter, after finding samples and tokens in every gate.
+        """Create a meter, after finding the sample and token axes of every gate.
 
         Parameters
         ----------
@@ -253,18 +253,18 @@ class Meter(Calibrated):
         return (self.program, self.session) if self.others is None else self.others.of(checkpoint)
 
     def require_samples(self, state: Bound, masks: Callable[[], Measured]) -> None:
-        """Verify, unless that is done, that every gate follows the samples of the probe, by permuting these.
+        """Verify once, by permuting the probe, that every gate follows its samples.
 
         Parameters
         ----------
         state : Bound
         masks : callable
-            Waits for its masks, which another thread may be at.
+            Waits for its masks, which a different thread may be computing.
 
         Raises
         ------
         RegimeError
-            Names a gate whose units mix the samples.
+            The units of a gate mix samples; the message names the gate.
         """
         if self.unverified is None:
             return
@@ -274,7 +274,7 @@ class Meter(Calibrated):
         self.unverified.require_followed(session.gates, flips.sum(axis=1), self.layer_units.sum(axis=1))
 
     def bind(self, checkpoint: Checkpoint, state: State) -> Bound:
-        """Give the tensors of a state the program's names, and place them on the device."""
+        """Rename the tensors of a state to the program's names, and place them on the device."""
         where = str(checkpoint.path)
         program, _ = self.program_of(checkpoint)
         weights = program.bind(state, where)
@@ -297,7 +297,7 @@ class Meter(Calibrated):
         else:
             l1, l2, flips = self.comparer.compare(current.comparable, previous.comparable)
         before = current if previous is None else previous
-        # A finite sum of |Δ| shows that both states are finite; otherwise one of them is to blame.
+        # A finite sum of |Δ| proves that both states are finite; otherwise at least one is not.
         suspects = [name for name, value in zip(names, l1, strict=True) if not np.isfinite(value)]
         return Observation(
             step=current.state.checkpoint.step,
@@ -329,7 +329,7 @@ class Meter(Calibrated):
         return self.measures.row(state, {"previous": before, **others}, where)
 
     def _changes(self, current: Measured, previous: Measured | None) -> dict[str, Array]:
-        """Return how the function of a state differs from that of others, by the observation that these are."""
+        """Return the change of a state's function relative to other states, by the name of these."""
         if self.frozen is None:
             return {}
         known = {name: reference.known for name, reference in self.references.items()}
@@ -346,7 +346,7 @@ def _reference(
     placer: Placer,
     frozen_with: Callable[[Mapping[str, Array]], FrozenSession],
 ) -> Reference:
-    """Return a state that others are held against, with what they need of it.
+    """Return a reference state, with the data needed to compare others with it.
 
     Parameters
     ----------
@@ -357,11 +357,11 @@ def _reference(
     session : MaskSession
     placer : Placer
     frozen_with : callable
-        Returns a session of the frozen network that has some weights as constants if it can.
+        Returns a session of the frozen network, with the given weights as constants if possible.
     """
     needs, tensors = measures.needs(name), measures.network.tensors
     is_run = needs != {quantities.WEIGHTS}
-    # Copies: they are needed when the file that they may be views of was written again, or is gone.
+    # Copies: they are still needed after the underlying file has been rewritten or removed.
     kept = {key: np.array(array) for key, array in weights.items() if is_run or key in tensors}
     if not is_run:
         return Reference(quantities.State(kept), None)
@@ -375,7 +375,7 @@ def _reference(
 
 
 def _state(measures: Measures, weights: Mapping[str, Array], packed: Array, seen: Seen) -> quantities.State:
-    """Return what quantities see of a state."""
+    """Return the view of a state for quantities."""
     return quantities.State(
         weights={name: weights[name] for name in measures.network.tensors},
         masks=packed,
@@ -390,8 +390,8 @@ def _tell_of_host(session: MaskSession) -> None:
         nodes = "; ".join(f"{operator}: {', '.join(names[:3])}" for operator, names in session.on_host.items())
         count = sum(map(len, session.on_host.values()))
         warnings.warn(
-            f"device {session.device}: ONNX Runtime has no kernel on the card for nodes of the graph, which the CPU "
-            f"computes: {count} ({nodes}); --device cpu may be faster",
+            f"device {session.device}: ONNX Runtime has no GPU kernel for some nodes of the "
+            f"graph, so the CPU computes them: {count} ({nodes}); --device cpu may be faster",
             RegimeWarning,
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""The noise floor: which share of the units flips under a change that means nothing (PROTOCOL, section 3)."""
+"""The noise floor: the share of units that flip under a meaningless change (PROTOCOL, section 3)."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,23 +18,23 @@ from regime_proto.schema.types import Array
 
 SEED = 0
 Run = Callable[[Mapping[str, Array]], Masks]
-"""A forward pass: from a state, under the program's names, to its masks."""
+"""A forward pass from a state, under the program's names, to its masks."""
 
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """Flip fractions of states against themselves: means over the layers, the largest over the states.
+    """Flip fractions of states relative to themselves: the mean over layers, the maximum over states.
 
-    NaN where something was not, or could not be, measured.
+    NaN if not, or not successfully, measured.
 
     Parameters
     ----------
     ulp : float
         Every weight moved by one unit in the last place.
     threads : float
-        Two threads in place of one, which may add in another order.
+        Two threads instead of one, which may add in a different order.
     device : float
-        The CPU in place of the GPU.
+        The CPU instead of the GPU.
     """
 
     ulp: float = np.nan
@@ -57,7 +57,7 @@ def measure_noise(meter: Meter, probe: Mapping[str, Array], states: Iterable[Map
     probe : mapping of str to array
         By program input.
     states : iterable of mappings of str to array
-        A few states under the program's names; one at a time is held. Those with NaN or Inf are passed over.
+        A few states under the program's names, held one at a time. States with NaN or Inf are skipped.
     """
     runs: dict[str, Run] = {}
     found = [NoiseFloor()]
@@ -70,12 +70,12 @@ def measure_noise(meter: Meter, probe: Mapping[str, Array], states: Iterable[Map
             if usual.finite:
                 others = {name: pack_masks(other) for name, other in masks.items()}
                 found.append(noise_of(meter, pack_masks(usual), others))
-    # NaN, which is not measured, gives way to any number.
+    # NaN means not measured; any number replaces it.
     return NoiseFloor(*np.fmax.reduce([astuple(part) for part in found]).tolist())
 
 
 def measure_one(meter: Meter, probe: Mapping[str, Array], state: Bound, masks: Callable[[], Measured]) -> NoiseFloor:
-    """Measure the noise floor of one state by one pass: its part from the weights.
+    """Measure one part of the noise floor of a state with a single pass: the change of weights.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def measure_one(meter: Meter, probe: Mapping[str, Array], state: Bound, masks: C
         By program input.
     state : Bound
     masks : callable
-        Waits for its masks, which another thread may be at.
+        Waits for its masks, which a different thread may be computing.
     """
     program, usual = meter.program_of(state.checkpoint)
     session = _session(meter, probe, meter.placer, program=program, gates=usual.gates, nudged=SEED)
@@ -102,7 +102,7 @@ def noise_of(meter: Calibrated, usual: Array, others: Mapping[str, Array]) -> No
     usual : (sample, byte) uint8
         Its masks.
     others : mapping of str to (sample, byte) uint8
-        Its masks after changes that mean nothing, by the names of `NoiseFloor`.
+        Its masks after meaningless changes, by the names of `NoiseFloor`.
     """
     flips = FlipCounter(meter.layers)
     units = meter.layer_units.sum(axis=1)
@@ -111,7 +111,7 @@ def noise_of(meter: Calibrated, usual: Array, others: Mapping[str, Array]) -> No
 
 
 def _other_runs(meter: Meter, probe: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, Run]:
-    """Return passes that differ from the meter's in nothing that should matter."""
+    """Return passes that differ from the meter's only in ways that should not matter."""
 
     def run(placer: Placer, *, nudged: int | None = None, threads: int = 1) -> Run:
         session = _session(meter, probe, placer, nudged=nudged, threads=threads)
@@ -135,7 +135,7 @@ def _session(
     nudged: int | None = None,
     threads: int = 1,
 ) -> MaskSession:
-    """Return a session that differs from the meter's in nothing that should matter."""
+    """Return a session that differs from the meter's only in ways that should not matter."""
     return MaskSession(
         program or meter.program,
         gates or meter.session.gates,

@@ -1,4 +1,4 @@
-"""Finds which axis of a weight counts its output units, and the bias that is added to them."""
+"""Finds the output-unit axis of a weight, and the bias that is added to the output."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,11 +10,11 @@ _AS_IT_IS = ("Identity", "Cast", "QuantizeLinear", "DequantizeLinear")
 
 
 def find_output_units(program: Program) -> dict[str, OutputUnits]:
-    """Return the output units of every trainable tensor that has two axes or more.
+    """Return the output units of every trainable tensor with at least two axes.
 
-    The operator that takes a weight tells the axis: Conv, ConvTranspose, Gemm and MatMul, through transpositions. Where
-    another takes it, the first axis counts, as in PyTorch's layers. The bias is the one that the operator itself takes,
-    or, for a product without one, what is added to its output.
+    The axis is inferred from the operator that uses the weight: Conv, ConvTranspose, Gemm or MatMul, also through
+    transpositions. For other operators it is the first axis, as in PyTorch's layers. The bias is the operator's own
+    bias input, or, for a product without one, the tensor added to its output.
     """
     values = {str(value.name): value for value in program.model.graph.inputs}
     trainable = {tensor.name: tensor for tensor in program.trainable}
@@ -35,7 +35,7 @@ def _units_of(tensor: Tensor, value: ir.Value | None, trainable: dict[str, Tenso
 
 
 def _consumers(value: ir.Value | None, axes: tuple[int, ...]) -> Iterator[tuple[ir.Node, int, tuple[int, ...]]]:
-    """Yield the operators that take a weight, and which axis of the weight each axis of what they take is."""
+    """Yield the operators that use a weight, and, for each axis of their input, the axis of the weight."""
     for node, position in () if value is None else value.uses():
         if node.op_type in _AS_IT_IS and position == 0:
             yield from _consumers(node.outputs[0], axes)
@@ -47,7 +47,7 @@ def _consumers(value: ir.Value | None, axes: tuple[int, ...]) -> Iterator[tuple[
 
 
 def _output_axis(node: ir.Node, position: int, count: int) -> int | None:
-    """Return the axis of an input of a product that counts the units of its output; None for other operators."""
+    """Return the axis of a product's input that corresponds to its output units; None for other operators."""
     if node.op_type == "Conv" and position == 1:
         return 0
     if node.op_type == "ConvTranspose" and position == 1:

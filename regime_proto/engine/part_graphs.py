@@ -1,4 +1,4 @@
-"""The graph from weights to masks, run part by part: what is handed on from one part to the next."""
+"""The graph from weights to masks, run part by part, with the values passed from one part to the next."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ from regime_proto.schema.types import Array
 class PartGraph:
     """The forward pass from weights to masks, in parts.
 
-    ONNX Runtime fuses operators before the graph is cut, as it does with the whole one, and the parts are run as they
-    are. So the masks are those of the whole graph, bit for bit.
+    ONNX Runtime fuses operators before the graph is cut, as it does for the whole graph, and the parts run without
+    further changes. The masks therefore equal those of the whole graph, bit for bit.
 
     Parameters
     ----------
@@ -27,12 +27,12 @@ class PartGraph:
     gates : sequence of Gate
     device : Device
     dtypes : mapping of str to dtype
-        What the states hold, by tensor.
+        The types stored in the states, by tensor.
     cutting : Cutting
     rows : sequence of Rows, optional
-        How each gate becomes rows of units; None leaves masks in the shapes of their gates.
+        How to turn each gate into rows of units; None keeps masks in the shapes of their gates.
     nudged : int, optional
-        Seed; with it every weight is moved by one unit in the last place.
+        Random seed; if given, every weight is moved by one unit in the last place.
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class PartGraph:
         return len(self.partition.parts)
 
     def weights(self, index: int) -> tuple[str, ...]:
-        """Return the tensors that a part takes; there are none behind the last part."""
+        """Return the tensors that a part uses; none after the last part."""
         return self.partition.parts[index].weights if index < len(self) else ()
 
     def session(self, index: int) -> Session:
-        """Return a session of a part; it holds no memory between runs."""
+        """Return a session for a part; it holds no memory between runs."""
         model = self.partition.model_of(self.partition.parts[index])
         return self.device.session(model, brief=True, as_is=True)
 
     def begin(self, probe: Mapping[str, Array]) -> dict[str, Placed]:
-        """Return what is known before the first part: the probe, and what depends on it alone."""
+        """Return the values known before the first part: the probe, and values that depend on it alone."""
         taken = {value.name for value in self.partition.model.graph.input}
         values = {name: self.device.place(array) for name, array in probe.items() if name in taken}
         shared = self.partition.shared
@@ -91,7 +91,7 @@ class Lane:
     Attributes
     ----------
     planes : mapping of str to array
-        The masks that came out so far: packed along the units, (sample, byte) uint8.
+        The masks computed so far, packed along the units, (sample, byte) uint8.
     """
 
     def __init__(self, graph: PartGraph, begun: Mapping[str, Placed]) -> None:
@@ -115,7 +115,7 @@ class Lane:
             self._total = float(values[TOTAL].numpy())
 
     def kept(self, plane: Array) -> Array:
-        """Return what is kept of a plane, bool."""
+        """Return the stored part of a plane, bool."""
         return np.packbits(plane, axis=1)
 
     @cached_property

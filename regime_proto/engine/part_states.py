@@ -1,4 +1,4 @@
-"""Takes checkpoints through a program part by part: part after part, and in each part checkpoint after checkpoint."""
+"""Runs checkpoints through a program in parts: part by part, and checkpoint by checkpoint within a part."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,14 +29,14 @@ Read = Callable[[Checkpoint], State]
 
 @dataclass(frozen=True)
 class Besides:
-    """What is done beside the observations.
+    """Work in addition to the observations.
 
     Parameters
     ----------
     verify : bool
-        Verify on the first state that is run that every gate follows the samples of the probe.
+        Verify, on the first state to run, that every gate follows the samples of the probe.
     take_noise : callable, optional
-        Takes the noise floor of the last state, measured by one more pass, before that state is yielded.
+        Receives the noise floor of the last state, measured by an additional pass, before that state is yielded.
     """
 
     verify: bool = False
@@ -54,11 +54,12 @@ def observe_parts(
     copies: Copies | None = None,
     besides: Besides = Besides(),
 ) -> Iterator[Observation]:
-    """Yield observations of `checkpoints`, in order: the same, bit for bit, as `threads.observe` yields.
+    """Yield observations of `checkpoints`, in order; they equal those of `threads.observe`, bit for bit.
 
-    A group of checkpoints goes through the parts together: for each part, the tensors that it takes are read once of
-    each checkpoint, held against those of its predecessor, and run. Only these are in memory. The predecessor of a
-    group is read once more, to compare with. Between two visits a checkpoint is closed; it must not change meanwhile.
+    A group of checkpoints goes through the parts together: for each part, its tensors are read once
+    from each checkpoint, compared with those of the preceding checkpoint, and run. Only these are
+    in memory. The checkpoint before a group is read again, for comparison. A checkpoint is closed
+    between two visits; it must not change in between.
 
     Parameters
     ----------
@@ -67,11 +68,11 @@ def observe_parts(
     read : callable
         Reads a checkpoint without holding its tensors in memory.
     rows : range, optional
-        The numbers of those to observe; all, if not given. The checkpoint before them is run too, to compare with.
+        Indices of the checkpoints to observe; default: all. The checkpoint before them also runs, for comparison.
     group : int
         Checkpoints that go through the parts together.
     workers : int
-        Threads, each at one checkpoint. Neither they nor the group change the result.
+        Number of threads, each on one checkpoint. Neither `workers` nor `group` affects the result.
     copies : Copies, optional
         See `threads.observe`.
     besides : Besides
@@ -97,7 +98,7 @@ def observe_parts(
                 before = turn
             opened.require_sound()
     except BaseException:
-        # Else a download would go on that nobody needs.
+        # Otherwise an unneeded download would continue.
         if copies is not None:
             copies.stop()
         raise
@@ -106,7 +107,7 @@ def observe_parts(
 
 
 def _turns(meter: PartsMeter, numbers: range, run: range, besides: Besides) -> "list[_Turn]":
-    """Return the beginnings of a group of checkpoints, of those that are run, with what is measured besides."""
+    """Return the initial states of a group of checkpoints, with their additional passes."""
     turns = [_Turn.of(meter, number) for number in numbers]
     if numbers.start == run.start and besides.verify and meter.unverified is not None:
         turns[0].lanes["permuted"] = Lane(meter.graph, meter.graph.begin(meter.unverified.permuted))
@@ -117,17 +118,17 @@ def _turns(meter: PartsMeter, numbers: range, run: range, besides: Besides) -> "
 
 @dataclass
 class _Turn:
-    """What becomes of a checkpoint.
+    """The results of a checkpoint so far.
 
     Parameters
     ----------
     number : int
     lanes : dict of str to Lane
-        Its passes: ``usual``, and what is to be measured besides.
+        Its passes: ``usual``, and additional ones.
     sums : (tensor, 2) float64
-        Σ|Δ| and ΣΔ² against the one before; NaN where there is none.
+        Σ|Δ| and ΣΔ² relative to the previous checkpoint; NaN if there is none.
     terms : (tensor, quantity) float64
-        Sums of the terms of quantities.
+        Sums of the quantities' terms.
     """
 
     number: int
@@ -157,9 +158,9 @@ class _Opened:
     Attributes
     ----------
     first_masks : (sample, byte) uint8, optional
-        Of the first checkpoint, once they are known.
+        Masks of the first checkpoint, once known.
     error : Exception, optional
-        What kept a checkpoint, and those behind it, from being observed.
+        The error that prevents a checkpoint, and those after it, from being observed.
     """
 
     def __init__(self, meter: PartsMeter, checkpoints: Sequence[Checkpoint], read: Read, start: int) -> None:
@@ -178,12 +179,12 @@ class _Opened:
         return str(self.checkpoints[number].path)
 
     def tensors(self, number: int, names: Sequence[str]) -> tuple[State, dict[str, Array]]:
-        """Return some tensors of a checkpoint, and what it says of itself.
+        """Return some tensors of a checkpoint, and the step, epoch and metrics stored in it.
 
         Raises
         ------
         RegimeError
-            It is damaged, or has changed since its first part was read.
+            The checkpoint is damaged, or has changed since its first part was read.
         """
         path = self.checkpoints[number].path
         state = self._read(self.checkpoints[number])
@@ -191,23 +192,25 @@ class _Opened:
         found = {name: loaded(weights[name]) for name in names}
         held = stamps(path)
         if self._stamps.setdefault(number, held) != held:
-            raise RegimeError(f"{path}: changed while it was measured; run the same command again once it is complete")
+            raise RegimeError(
+                f"{path}: the checkpoint changed during the measurement; run the same command again once it is complete"
+            )
         return State({}, state.epoch, state.metrics), found
 
     def require_sound(self) -> None:
-        """Raise what kept a checkpoint from being observed."""
+        """Raise the error that prevented a checkpoint from being observed."""
         if self.error is not None:
             raise self.error
 
     def fail(self, number: int, error: Exception) -> None:
-        """Let a checkpoint, and those behind it, go."""
+        """Drop a checkpoint and those after it."""
         with self._lock:
             if number < self.failed:
                 self.failed, self.error = number, error
 
 
 def _carried_out(meter: PartsMeter, opened: _Opened, pool: ThreadPoolExecutor, turns: Sequence[_Turn]) -> list[_Turn]:
-    """Take checkpoints through all parts; return those before the first that cannot be observed."""
+    """Run checkpoints through all parts; return those before the first that cannot be observed."""
     graphs = {id(lane.graph): lane.graph for turn in turns for lane in turn.lanes.values()}
     steps = {step.index: step for step in meter.steps}
     for index in range(max(len(meter.steps), *map(len, graphs.values()))):
@@ -225,7 +228,7 @@ def _carried_out(meter: PartsMeter, opened: _Opened, pool: ThreadPoolExecutor, t
 
 
 class _Visit:
-    """One part of a group of checkpoints; used by several threads at once, which take the checkpoints in order."""
+    """One part of a group of checkpoints; used by several threads at once, which process the checkpoints in order."""
 
     def __init__(
         self, meter: PartsMeter, opened: _Opened, step: Step, sessions: Mapping[int, Session], numbers: Sequence[int]
@@ -235,7 +238,7 @@ class _Visit:
         self._step = step
         self._sessions = sessions
         self._compared = [meter.names[place] for place in step.compared]
-        # Until the next one was compared with it.
+        # Kept until the next one has been compared with it.
         self._held: dict[int, Future[Mapping[str, Array]]] = {number: Future() for number in numbers}
         self._first: Mapping[str, Array] | None = None
         self._lock = Lock()
@@ -281,7 +284,7 @@ class _Visit:
                 turn.terms[places, column] = guarded(quantity, sums, self._opened.where(turn.number))
 
     def _previous(self, number: int) -> Mapping[str, Array] | None:
-        """Return the tensors of the checkpoint before, each of which is handed out once."""
+        """Return the tensors of the previous checkpoint; each is returned only once."""
         if number in (0, self._opened.start):
             return None
         with self._lock:
@@ -289,7 +292,7 @@ class _Visit:
         return self._opened.tensors(number - 1, self._compared)[1] if held is None else held.result()
 
     def _first_one(self) -> Mapping[str, Array] | None:
-        """Return the tensors of the first checkpoint, read once for all that are held against them."""
+        """Return the tensors of the first checkpoint, read once for all comparisons."""
         if not self._meter.measures.keep_first:
             return None
         with self._lock:
@@ -299,7 +302,7 @@ class _Visit:
 
 
 def _finish(meter: PartsMeter, opened: _Opened, turn: _Turn, besides: Besides) -> None:
-    """Do what is left to do with the passes of a checkpoint besides."""
+    """Finish the additional work for a checkpoint."""
     if turn.number == 0:
         opened.first_masks = turn.packed
         _require_held(meter, turn, opened.where(0))
@@ -335,18 +338,18 @@ def _observation(meter: PartsMeter, opened: _Opened, turn: _Turn, before: _Turn 
 
 
 def _require_held(meter: PartsMeter, turn: _Turn, where: str) -> None:
-    """Raise an error if later states are to be held against a first one that is not finite."""
+    """Raise an error if later states are compared with a first state that is not finite."""
     held = [one.name for one in meter.measures.quantities if one.against == "first"]
     if held and not turn.weights_are_finite:
         raise RegimeError(
-            f"{where}: holds NaN or Inf, so other states cannot be held against this one; leave the checkpoint out "
-            "(--steps), or --measure by name only what is not held against the first checkpoint, as "
-            f"{held[0]} is"
+            f"{where}: holds NaN or Inf, so other states cannot be compared with this one; leave "
+            f"the checkpoint out (--steps), or --measure only quantities that, unlike {held[0]}, "
+            "are not relative to the first checkpoint"
         )
 
 
 def _values(meter: PartsMeter, opened: _Opened, turn: _Turn, before: _Turn | None) -> dict[str, Array]:
-    """Return the values of the quantities that were asked for."""
+    """Return the values of the requested quantities."""
     measures, where = meter.measures, opened.where(turn.number)
     values = measures.finished(turn.terms, where)
     if before is None:

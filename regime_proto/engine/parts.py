@@ -1,4 +1,4 @@
-"""Measures models larger than memory: the program in parts, and of a state only the tensors of the part at hand."""
+"""Measures models larger than memory: the program runs in parts, with only the tensors of the current part loaded."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,15 +26,15 @@ _PLAIN = MeterSettings()
 
 @dataclass(frozen=True)
 class Step:
-    """What is done with one part of a state.
+    """The work on one part of a state.
 
     Parameters
     ----------
     index : int
-        Of the part.
+        Index of the part.
     compared : tuple of int
-        The tensors that are held against those of other states, by their place in the trajectory: each in the first
-        part that takes it; those that no gate depends on come behind the last part.
+        The tensors to compare with those of other states, by their index in the trajectory. Each is compared in the
+        first part that uses it; those that no gate depends on come after the last part.
     """
 
     index: int
@@ -52,7 +52,7 @@ class PartsMeter(Calibrated):
     cutting : Cutting
     graph : PartGraph
     begun : mapping of str to placed array
-        What is the same for all states.
+        The values shared by all states.
     steps : tuple of Step
     """
 
@@ -75,7 +75,7 @@ class PartsMeter(Calibrated):
         cutting: Cutting,
         settings: MeterSettings = _PLAIN,
     ) -> "PartsMeter":
-        """Make a meter.
+        """Create a meter.
 
         Parameters
         ----------
@@ -85,15 +85,15 @@ class PartsMeter(Calibrated):
             By program input; `COUNTED` may be among them.
         device : Device
         first : mapping of str to array
-            The first state, under the program's names, none of it read: its types are looked at, and its tensors only
-            where the samples are not where the shapes of the gates say.
+            The first state, under the program's names, not loaded. Its types are used; its tensors
+            are read only if the shapes of the gates do not determine the sample axes.
         cutting : Cutting
         settings : MeterSettings
 
         Raises
         ------
         RegimeError
-            A quantity needs states whole, a gate has no sample axis, or the program cannot be cut.
+            A quantity needs whole states, a gate has no sample axis, or the program cannot be cut.
         """
         require_measurable(settings.measured)
         placer = Placer(device, first)
@@ -123,7 +123,7 @@ class PartsMeter(Calibrated):
         )
 
     def nudged(self) -> tuple[PartGraph, Mapping[str, Placed]]:
-        """Return the graph in which every weight is moved by one unit in the last place, and what it begins with."""
+        """Return the graph in which every weight is moved by one unit in the last place, and its initial values."""
         graph = PartGraph(
             self.program,
             self.gates,
@@ -136,18 +136,18 @@ class PartsMeter(Calibrated):
         return graph, graph.begin(self.probe)
 
     def memory_bytes(self, workers: int, group: int) -> int:
-        """Return about how much memory observing takes beside the libraries.
+        """Return the estimated memory for observing, in addition to the libraries, in bytes.
 
         Parameters
         ----------
         workers : int
-            States of which a part is run at once.
+            Number of states that run a part at once.
         group : int
-            States that go through the parts together.
+            Number of states that go through the parts together.
         """
         cut = self.graph.partition
         masks = self.rows[0].samples * sum(layer.bytes for layer in self.layers)
-        # The weights of a part once more as they are saved, where they have to be put together.
+        # Weights that must be assembled also need memory in their saved form.
         at_once = 3 * max(cut.weight_bytes, default=0) // 2 + 2 * cut.peak_bytes
         return workers * at_once + (group + 1) * (cut.live_bytes + masks)
 
@@ -157,23 +157,23 @@ class PartsMeter(Calibrated):
 
 
 def require_measurable(measured: Sequence[Quantity]) -> None:
-    """Raise an error if a quantity needs a state whole.
+    """Raise an error if a quantity needs a whole state.
 
     Raises
     ------
     RegimeError
-        Names it.
+        A quantity does; the message names it.
     """
     whole = [one for one in measured if one.term is None and set(one.needs) != {MASKS}]
     if whole:
         raise RegimeError(
-            f"--measure {whole[0].name}: needs a state whole, and measured part by part none is; leave it out, or say "
-            "--parts off"
+            f"--measure {whole[0].name}: needs a whole state, but states are measured in parts; "
+            "leave it out, or use --parts off"
         )
 
 
 def _steps(graph: PartGraph, program: Program, budget: int) -> Iterator[Step]:
-    """Yield the parts, each with the tensors that are compared in it, then the tensors that no part takes."""
+    """Yield the parts, each with the tensors to compare in it, then the tensors that no part uses."""
     sizes = {tensor.name: 4 * tensor.size for tensor in program.trainable}
     places = {name: place for place, name in enumerate(sizes)}
     for index in range(len(graph)):
@@ -205,7 +205,7 @@ def _found_rows(
             list(pool.map(lambda lane: lane.run(index, session, placed), lanes))  # noqa: B023
             for number, names in enumerate(graph.planes):
                 if all(name in lanes[0].planes for name in names):
-                    # Let go: in the shapes of their gates they take a byte a unit.
+                    # Release them: in the shapes of their gates they use one byte per unit.
                     mask, other = (planes_above([lane.planes.pop(name) for name in names]) for lane in lanes)
                     found[number] = row_of(gates[number], mask, other, permutation, counted)
     rows = tuple(found[number] for number in range(len(gates)))

@@ -1,4 +1,4 @@
-"""A random sample of the units of large layers, and what it leaves uncertain."""
+"""A random sample of the units of large layers, and its standard error."""
 
 import math
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ def choose_units(rows: Rows, gate: Gate, limit: int, seed: Sequence[int]) -> Row
 
 
 def flip_fraction_errors(layers: Sequence[Layer], rows: Sequence[Rows], mask: Array, previous: Array) -> Array:
-    """Return the standard error of each layer's flip fraction, over the choice of units.
+    """Return the standard error of each layer's flip fraction due to sampling units.
 
-    That of a ratio estimator under simple random sampling without replacement of whole units, each seen on all
-    samples (Cochran, *Sampling Techniques*, 3rd ed., section 6.3); 0 where every unit is stored.
+    It is that of a ratio estimator under simple random sampling of whole units without replacement, each observed on
+    all samples (Cochran, *Sampling Techniques*, 3rd ed., section 6.3); 0 if every unit is stored.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What quantities want to see of a state beside weights and masks, and whether a program has it."""
+"""Data that quantities need in addition to weights and masks, and whether a program provides it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ from regime_proto.schema.types import Array
 
 
 def beside_of(measures: Measures, program: Program, samples: int) -> Beside:
-    """Return what a pass is to return beside the masks."""
+    """Return the results that a pass must return in addition to the masks."""
     needs = measures.needs()
     of_outputs = not needs.isdisjoint((OUTPUTS, FROZEN))
     return Beside(
@@ -28,40 +28,40 @@ def beside_of(measures: Measures, program: Program, samples: int) -> Beside:
 
 
 def obstacle(quantity: Quantity, program: Program, gates: Sequence[Gate], samples: int, *, is_one: bool) -> str:
-    """Return in words why a program does not have what a quantity needs; nothing if it does.
+    """Return in words why a program does not provide what a quantity needs; empty if it does.
 
     Parameters
     ----------
     quantity : Quantity
     program : Program
     gates : sequence of Gate
-        Those that are tracked.
+        The tracked gates.
     samples : int
-        Of the probe.
+        Number of samples in the probe.
     is_one : bool
         Whether all checkpoints have this graph.
     """
     needs = set(quantity.needs)
     of_function = not needs.isdisjoint((OUTPUTS, FROZEN, FINGERPRINT))
     if of_function and not is_one:
-        return "the checkpoints hold graphs that differ, and functions are compared for one graph only"
+        return "the checkpoints hold different graphs, but functions can be compared for one graph only"
     if FROZEN in needs and not can_be_frozen(gates):
-        return f"no tracked gate can be frozen: {gates[0].node} ({gates[0].op}) is {gates[0].kind}, as are all"
+        return f"no tracked gate can be frozen: all are {gates[0].kind}, for example {gates[0].node} ({gates[0].op})"
     if FINGERPRINT in needs and not last_product(program, samples):
-        return "the graph has no product with a weight that takes something of every sample"
+        return "the graph has no product of a weight with a value that has a sample axis"
     if of_function and not needs.isdisjoint((OUTPUTS, FROZEN)):
         return sample_outputs(program, samples)[1]
     return ""
 
 
 def preactivations_of(seen: Seen, units: Array) -> Preactivations | None:
-    """Return what is kept of the inputs of gates; NaN where a layer has no unit that counts.
+    """Return statistics of the inputs of gates; NaN if a layer has no counted unit.
 
     Parameters
     ----------
     seen : Seen
     units : (layer, sample) int64
-        Units that count.
+        Number of counted units.
     """
     if seen.margins is None or seen.squares is None:
         return None
@@ -71,12 +71,12 @@ def preactivations_of(seen: Seen, units: Array) -> Preactivations | None:
 
 
 class Between:
-    """Runs states between two others.
+    """Runs states between two given states.
 
     Parameters
     ----------
     session : MaskSession
-        Which takes weights in the program's own types.
+        A session that accepts weights in the program's own types.
     points : int
     """
 
@@ -85,7 +85,7 @@ class Between:
         self._points = points
 
     def masks(self, previous: Mapping[str, Array], current: Mapping[str, Array]) -> tuple[Array, ...]:
-        """Return the packed masks at points that are evenly spaced on the straight line between two states.
+        """Return the packed masks at evenly spaced points on the straight line between two states.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""The graph of a program from weights to masks, as a session: one for the whole sequence of states."""
+"""A session that runs a program's graph from weights to masks; one serves the whole sequence of states."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ from regime_proto.schema.types import Array
 
 @dataclass(frozen=True)
 class Seen:
-    """What a pass returned beside the masks, each where it was asked for.
+    """Results of a pass in addition to the masks, each set only if requested.
 
     Parameters
     ----------
     regions : tuple of placed arrays
-        Bool, gate after gate, plane after plane, in the shapes of the gates, on the device.
+        Bool, on the device, in the shapes of the gates, ordered by gate, then by plane.
     outputs : (sample, output) float, optional
     margins, squares : (layer, sample) float, optional
         See `beside_masks`.
@@ -59,9 +59,9 @@ class Masks:
     Parameters
     ----------
     planes : tuple of placed arrays
-        Bool, gate after gate, plane after plane; on the device if it keeps them, else on the host.
+        Bool, ordered by gate, then by plane; on the device if it keeps them, otherwise on the host.
     packed : (sample, byte) uint8 or None
-        What the device packed.
+        The masks packed by the device.
     finite : bool
         Whether no activation was NaN or Inf.
     seen : Seen
@@ -75,16 +75,16 @@ class Masks:
 
 @dataclass(frozen=True)
 class Running:
-    """How a session runs.
+    """Settings of a session.
 
     Parameters
     ----------
     threads : int
-        Of a pass; one, where several are under way at once.
+        Threads per pass; 1 if several passes run at once.
     brief : bool
-        Whether only a few states will be run.
+        Whether only a few states will run.
     beside : Beside
-        What a pass returns beside the masks; that takes rows.
+        Results of a pass in addition to the masks; they require `rows`.
     """
 
     threads: int = 1
@@ -129,17 +129,17 @@ class MaskSession:
         One array per probe input.
     device : Device
     dtypes : mapping of str to dtype
-        What the states hold, by tensor; the graph widens it.
+        The types stored in the states, by tensor; the graph widens them.
     rows : sequence of Rows, optional
-        How each gate becomes rows of units; None leaves masks in the shapes of their gates.
+        How to turn each gate into rows of units; None keeps masks in the shapes of their gates.
     nudged : int, optional
-        Seed; with it every weight is moved by one unit in the last place.
+        Random seed; if given, every weight is moved by one unit in the last place.
     running : Running
 
     Attributes
     ----------
     on_host : mapping of str to list of str
-        Nodes for which a card has no kernel, so that the CPU computes them, by operator.
+        Nodes without a GPU kernel, which the CPU computes, by operator.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class MaskSession:
 
     @property
     def weights(self) -> frozenset[str]:
-        """The tensors that the graph takes: those that some gate depends on."""
+        """The tensors that the graph uses: those that some gate depends on."""
         return self._session.inputs - set(self._probe)
 
     def run(self, weights: Mapping[str, Placed], probe: Mapping[str, Array] | None = None) -> Masks:
@@ -180,9 +180,9 @@ class MaskSession:
         Parameters
         ----------
         weights : mapping of str to placed array
-            Under the program's names; more than `weights` may be given.
+            Under the program's names; may hold more than `weights`.
         probe : mapping of str to array, optional
-            In place of the session's own.
+            Replaces the session's own probe.
         """
         inputs = self._probe if probe is None else {name: self.device.place(probe[name]) for name in self._probe}
         outputs = self._session.run({**weights, **inputs}, keep=self._kept)
@@ -209,20 +209,20 @@ class MaskSession:
 
 
 def by_sample(outputs: Sequence[Output], found: Mapping[str, Placed], samples: int | None) -> Array:
-    """Return some outputs of a graph side by side, (sample, output) float."""
+    """Return some outputs of a graph, concatenated, (sample, output) float."""
     assert samples is not None  # noqa: S101
     rows = [sample_first(found[output.name].numpy(), output.axis, samples) for output in outputs]
     return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
 
 
 def _computing(model: ir.Model, nodes: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the names of those nodes that compute with activations, by operator; the others compute shapes."""
+    """Return the names of the nodes that compute with activations, by operator; the others compute shapes."""
     known = {node.name: node for node in model.graph}
     found: dict[str, list[str]] = {}
     for operator, name in nodes:
         node = known.get(name)
         values = () if node is None else (*node.inputs, *node.outputs)
-        # What ONNX Runtime made of several nodes, or of a function, has names of its own.
+        # Nodes that ONNX Runtime created by fusion, or from a function, have new names.
         if node is None or any(value is not None and value.dtype in FLOATS for value in values):
             found.setdefault(operator, []).append(name)
     return found
@@ -249,18 +249,18 @@ class Placer:
         Raises
         ------
         RegimeError
-            A tensor is of a type that the first checkpoint's cannot hold.
+            A tensor has a type that does not fit that of the first checkpoint.
         """
         return {name: self.device.place(self._typed(name, array, where)) for name, array in weights.items()}
 
     def _typed(self, name: str, array: Array, where: str) -> Array:
-        # A tensor that the first state has not is of a graph of its own.
+        # A tensor missing in the first state belongs to a checkpoint with its own graph.
         dtype = self.dtypes.get(name, array.dtype)
         if array.dtype == dtype:
             return array
         if not np.can_cast(array.dtype, dtype, "safe"):
             raise RegimeError(
-                f"{where}: {name} is {array.dtype}, in the first checkpoint it is {dtype}; analyze the checkpoints of "
-                "one precision together: choose their steps with --steps"
+                f"{where}: {name} is {array.dtype}, but {dtype} in the first checkpoint; analyze "
+                "only checkpoints of one precision together: choose their steps with --steps"
             )
         return array.astype(dtype)

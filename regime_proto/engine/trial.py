@@ -1,9 +1,9 @@
-"""Runs a program from elsewhere in a process of its own first.
+"""Runs an untrusted program in a separate process first.
 
-A graph of a few kilobytes can loop for years or ask for terabytes. So one that this machine has neither exported nor
-run before is run once in a child process with limits on time and memory, by ``python -m regime_proto.engine.trial``.
-What passes is remembered by its hash. The weights of that run are drawn: what a graph does with others is not known
-from it.
+A graph of a few kilobytes can loop for years or request terabytes. A graph that this machine has
+neither exported nor run before is therefore run once in a child process with limits on time and
+memory, by ``python -m regime_proto.engine.trial``. A graph that passes is remembered by its hash.
+The weights in this run are random; its behaviour with other weights remains unknown.
 """
 
 import hashlib
@@ -43,51 +43,54 @@ from regime_proto.schema.validation.check import limit
 from regime_proto.schema.validation.guard import run_child
 
 SECONDS = Limit("PROGRAM_SECONDS", 10, "seconds of processor time, and more for large weights and probes")
-MEBIBYTES = Limit("PROGRAM_MIB", 768, "MiB of memory beside the libraries, and more for large weights and probes")
+MEBIBYTES = Limit(
+    "PROGRAM_MIB", 768, "MiB of memory in addition to the libraries, and more for large weights and probes"
+)
 
-# What a byte of weights, or of the probe, adds: large models take long, and convolutions many times their input.
+# Allowance per byte of weights or probe: large models take long, and convolutions need many times
+# the size of their input.
 _SECONDS_PER_BYTE, _SECONDS_PER_PROBE_BYTE = 1 / 4e6, 1 / 4e5
 _BYTES_PER_BYTE, _BYTES_PER_PROBE_BYTE = 6, 200
 
 TRUST = "REGIME_TRUST_PROGRAMS"
-"""The environment variable that, set to 1, says that every program is trusted."""
+"""The environment variable that, if set to 1, trusts every program."""
 
 _MODULE = "regime_proto.engine.trial"
-# What makes a program of a file that `regime program` wrote.
+# The function that loads a program from a file written by `regime program`.
 PROGRAM_FILES = f"{_MODULE}:load"
 _FAILED = 3
-# Bytes of weights; more of them are drawn part by part.
+# Bytes of weights above which they are drawn part by part.
 _LARGEST_WHOLE = 2**31
 _KIND = "programs"
 MAX_RECORDS = 4096
-# A file system may be slow; the limit on processor time does not count waiting.
+# A file system may be slow; the limit on processor time does not include waiting.
 _WAITING = 20
 
 
 def require_runnable(path: Path, probe: Probe, make: str, *, weights: int = 0) -> None:
-    """Run what a file holds once in a child process, unless it is known, or the user trusts all (`TRUST`).
+    """Run the graph in a file once in a child process, unless it is known or the user trusts all programs (`TRUST`).
 
     Parameters
     ----------
     path : Path
-        A graph from elsewhere.
+        An untrusted graph.
     probe : Probe
     make : str
-        ``"module:function"``, which makes a `Program` of path and probe there.
+        ``"module:function"``, which creates a `Program` from path and probe in the child process.
     weights : int
-        Bytes of a checkpoint, where the file itself holds no weights.
+        Bytes of a checkpoint, if the file itself holds no weights.
 
     Raises
     ------
     ProgramError
-        The child took more than the limits, or crashed.
+        The child process exceeded a limit, or crashed.
     """
     if os.environ.get(TRUST) == "1":
         return
     try:
         content = read_whole(path)
     except OSError:
-        # Whoever reads it next says so.
+        # The next reader of the file reports this.
         return
     record = _record(content, probe)
     if _is_known(record):
@@ -107,7 +110,7 @@ def require_runnable(path: Path, probe: Probe, make: str, *, weights: int = 0) -
 
 
 def remember(content: bytes, probe: Probe) -> None:
-    """Remember that the content of a program file was made here, for such a probe."""
+    """Remember that the content of a program file was created here, for such a probe."""
     _remember(_record(content, probe))
 
 
@@ -125,9 +128,9 @@ def _require_done(done: "subprocess.CompletedProcess[str]", path: Path, seconds:
     if done.returncode == 0:
         return
     if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-        reason = f"it takes more than {seconds:.0f} s of processor time to run once; {SECONDS.advice()}"
+        reason = f"one run needs more than {seconds:.0f} s of processor time; {SECONDS.advice()}"
     elif done.returncode == _FAILED:
-        reason = f"it takes more than {memory / 2**20:.0f} MiB of memory to run once; {MEBIBYTES.advice()}"
+        reason = f"one run needs more than {memory / 2**20:.0f} MiB of memory; {MEBIBYTES.advice()}"
     elif done.returncode < 0:
         reason = f"it crashes ONNX Runtime (signal {-done.returncode}); do not use it"
     else:
@@ -137,7 +140,7 @@ def _require_done(done: "subprocess.CompletedProcess[str]", path: Path, seconds:
 
 
 def _record(content: bytes, probe: Probe) -> str:
-    """Return what stands for content, the form of a probe, and what runs them."""
+    """Return a key for the content, the form of a probe, and the runtime."""
     form = [[array.dtype.str, array.shape] for array in probe.arrays]
     said = json.dumps([onnxruntime.__version__, probe.names, form, hashlib.sha256(content).hexdigest()])
     return hashlib.sha256(said.encode()).hexdigest()
@@ -166,36 +169,38 @@ def _held_probe(path: Path) -> Probe:
 
 
 def load(path: Path, probe: Probe) -> Program:  # noqa: ARG001
-    """Read a program file; what `require_runnable` is to make of one."""
+    """Read a program file; a `make` function for `require_runnable`."""
     return Program.load(path)
 
 
 def require_taken(program: Program, bound: Mapping[str, Array], where: str) -> None:
-    """Raise a `ProbeError` unless a bound probe is what the inputs of a program declare."""
+    """Raise a `ProbeError` unless a bound probe fits the declared inputs of a program."""
     for name, expected in program.inputs.items():
         if name not in bound:
             raise ProbeError(f"{where}: no array for input {name!r}; expected {expected}")
         found = bound[name]
         if name in program.fixed and found.ndim == 0 and found.item() != program.fixed[name]:
             raise ProbeError(
-                f"{where}: {name} is {found.item()}, and the program was made for {program.fixed[name]:g}; "
-                "for another value, export the program again with --model and --probe"
+                f"{where}: {name} is {found.item()}, but the program was created for "
+                f"{program.fixed[name]:g}; for a different value, export the program again with "
+                "--model and --probe"
             )
         if found.shape != expected.shape or found.dtype.name != expected.dtype:
             advice = declared(name, found, expected.dtype, expected.shape)
             raise ProbeError(
                 f"{where}: {name} is {described(found)}, but the program expects {expected}; "
-                f"{f'{advice}; ' if advice else ''}for another probe, export the program again with --model and --probe"
+                f"{f'{advice}; ' if advice else ''}for a different probe, export the program "
+                "again with --model and --probe"
             )
 
 
 def run_once(program: Program, probe: Probe) -> None:
-    """Run a program from drawn weights to the masks of its gates.
+    """Run a program from random weights to the masks of its gates.
 
     Raises
     ------
     RegimeError
-        It does not run on the probe.
+        The program fails on the probe.
     """
     arrays = probe.bind(program.probe_inputs)
     require_taken(program, arrays, probe.where)
@@ -213,7 +218,7 @@ def run_once(program: Program, probe: Probe) -> None:
 
 
 def _run_in_parts(program: Program, gates: Sequence[Gate], probe: Mapping[str, Array]) -> None:
-    """Run a program so that only some weights are there at a time."""
+    """Run a program with only some weights in memory at a time."""
     device = find_device("cpu")
     graph = PartGraph(program, gates, device, dtypes={}, cutting=Cutting(_LARGEST_WHOLE // 2))
     lane = ShapedLane(graph, graph.begin(probe))
@@ -235,14 +240,14 @@ def _drawn(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 
 def main(path: str, probe: str, make: str, memory: str, seconds: str) -> int:
-    """Make a program and run it; print whether it was run, or an error of ours."""
+    """Create a program and run it; print whether it was run, or a RegimeError."""
     module, _, name = make.partition(":")
     function: Callable[[Path, Probe], Program] = getattr(importlib.import_module(module), name)
     held = _held_probe(Path(probe))
     limit(int(memory), float(seconds))
     try:
         program = function(Path(path), held)
-        # Weights that no checkpoint at hand can hold are refused when one is read.
+        # Weights larger than any available checkpoint are refused when one is read.
         is_credible = sum(4 * math.prod(entry.shape) for entry in program.weight_inputs.values()) <= int(memory) // 3
         if is_credible:
             run_once(program, held)
@@ -264,7 +269,7 @@ def _say(**said: object) -> int:
 
 
 def _is_memory(error: Exception) -> bool:
-    """Whether a library says in its own words that there was no memory."""
+    """Whether the text of an error means that memory ran out."""
     return re.search("bad.alloc|fail(ed|ure) to al|out of memory|allocate", str(error).lower()) is not None
 
 

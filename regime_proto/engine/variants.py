@@ -1,4 +1,4 @@
-"""Runs of checkpoints that hold graphs of their own: one session for every structure, gates aligned."""
+"""Runs whose checkpoints hold their own graphs: one session per structure, with aligned gates."""
 
 import threading
 from collections import OrderedDict
@@ -11,18 +11,18 @@ from regime_proto.program.gates import Gate, find_gates
 from regime_proto.program.program import Program
 from regime_proto.schema.errors import RegimeError
 
-# A session holds no weights, but a graph and what the runtime made of it.
+# A session holds no weights, only a graph and the runtime's compiled form of it.
 _KEPT = 4
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What a checkpoint with a graph of its own holds, without the numbers.
+    """The contents of a checkpoint with its own graph, without the values.
 
     Parameters
     ----------
     structure : str
-        The same for graphs that differ in weights only.
+        Equal for graphs that differ only in weights.
     tensors : mapping of str to tuple of int
         Shapes of the weights.
     """
@@ -39,14 +39,14 @@ class Variants:
     ----------
     outlines : mapping of Checkpoint to Outline
     program_of : callable
-        Makes the program of a checkpoint.
+        Creates the program of a checkpoint.
     """
 
     outlines: Mapping[Checkpoint, Outline]
     program_of: Callable[[Checkpoint], Program]
 
     def common(self, program: Program) -> Program:
-        """Return `program` with those tensors trainable only that every checkpoint holds in one shape."""
+        """Return `program` with only those tensors trainable that have the same shape in every checkpoint."""
 
         def everywhere(name: str) -> bool:
             return len({outline.tensors.get(name) for outline in self.outlines.values()}) == 1
@@ -57,22 +57,23 @@ class Variants:
         restricted = replace(program, tensors=tuple(tensors))
         if not restricted.trainable:
             raise RegimeError(
-                "the graphs of the checkpoints differ, and no weight has one name and shape in all of them: export "
-                "every checkpoint in the same way, without folding constants"
+                "the graphs of the checkpoints differ, and no weight has the same name and shape "
+                "in all of them; export every checkpoint in the same way, without constant "
+                "folding"
             )
         return restricted
 
 
 class VariantSessions:
-    """Makes a session for each structure when it is met, and keeps the last few.
+    """Creates a session for each new structure, and keeps the last few.
 
     Parameters
     ----------
     variants : Variants
     gates : sequence of Gate
-        Those of the first checkpoint that are tracked.
+        The tracked gates of the first checkpoint.
     make : callable
-        Makes the session of a program and its gates.
+        Creates the session for a program and its gates.
     """
 
     def __init__(
@@ -102,19 +103,19 @@ class VariantSessions:
 
 
 def aligned(gates: Sequence[Gate], found: Sequence[Gate], where: str) -> tuple[Gate, ...]:
-    """Return those of `found` that are `gates`: the same node name, operator and shape.
+    """Return the gates in `found` that match `gates` by node name, operator and shape.
 
     Raises
     ------
     RegimeError
-        Names a gate that is missing.
+        A gate is missing; the message names it.
     """
     by_key = {(gate.node, gate.op, gate.shape): gate for gate in found if gate.trackable}
     for gate in gates:
         if (gate.node, gate.op, gate.shape) not in by_key:
             raise RegimeError(
-                f"{where}: has no gate {gate.node} ({gate.op}, shape {list(gate.shape)}), as the first checkpoint has; "
-                "its graph is another: export every checkpoint in the same way, or leave the gate out with "
-                f"--gates '!{gate.node}'"
+                f"{where}: the graph has no gate {gate.node} ({gate.op}, shape "
+                f"{list(gate.shape)}), unlike that of the first checkpoint; export every "
+                f"checkpoint in the same way, or leave the gate out with --gates '!{gate.node}'"
             )
     return tuple(by_key[gate.node, gate.op, gate.shape] for gate in gates)

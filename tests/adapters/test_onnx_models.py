@@ -703,7 +703,7 @@ def test_different_graphs_without_a_common_gate(tmp_path):
     protos[1].graph.node[1].name = "renamed"
     for index, proto in enumerate(protos):
         saved(proto, folder / f"step_{index}.onnx")
-    message = r"step_1.onnx: has no gate n1 \(Relu, shape \[6, 5\]\), as the first checkpoint has"
+    message = r"step_1.onnx: the graph has no gate n1 \(Relu, shape \[6, 5\]\), unlike that of the first checkpoint"
     with pytest.warns(RegimeWarning), pytest.raises(RegimeError, match=message):
         regime_proto.convert(folder, tmp_path / "run.h5", probe=probe())
 
@@ -840,7 +840,9 @@ def test_scalars_and_states_in_a_real_probe(name, tmp_path, speech_masks):
     found = masks_of(program, bound, path)
     assert sum((mask != expected).sum() for mask, expected in zip(found, speech_masks, strict=True)) <= 2
     assert all(0.05 < mask.mean() < 0.95 for mask in found)
-    with pytest.raises(ProbeError, match=r"sr is 8000, and the program was made for 16000; for another value, export"):
+    with pytest.raises(
+        ProbeError, match=r"sr is 8000, but the program was created for 16000; for a different value, export"
+    ):
         load_program(tmp_path, probe={**speech(), "sr": np.array(8000)})
 
 
@@ -852,7 +854,7 @@ def test_a_state_that_is_given_wrongly_is_found_out():
     weights = program.bind(read(from_onnx, path), str(path))
     gates = select_gates(find_gates(program))
     with pytest.raises(
-        RegimeError, match=r"follows the 6 probe samples; the model mixes samples there: .*regime_axis_"
+        RegimeError, match=r"follows the 6 probe samples; if the model mixes samples there, .*regime_axis_"
     ):
         Meter.calibrate(program, gates, bound, find_device("cpu"), weights)
 

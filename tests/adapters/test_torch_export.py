@@ -190,7 +190,7 @@ def test_a_transformer_of_sequences_first():
     meter = assert_same_masks(model, program, bound, activations(model, torch.from_numpy(x)), axis=1)
     assert [row.samples for row in meter.rows] == [5]
     program, bound = load_program(None, model=model, probe=x)
-    with pytest.raises(RegimeError, match=r"follows the 7 probe samples; .* by an array regime_axis_x in it, 1 f"):
+    with pytest.raises(RegimeError, match=r"follows the 7 probe samples; .* add an array regime_axis_x to it: 1 f"):
         assert_same_masks(model, program, bound, activations(model, torch.from_numpy(x)), axis=1)
 
 

@@ -215,7 +215,7 @@ def test_padding_does_not_count(tmp_path):
 
 def test_a_padding_mask_that_fits_no_gate(mixed, tmp_path):
     given = {"features": nets.probe(Mixed()), "regime_mask": np.ones((6, 7), bool)}
-    with pytest.warns(RegimeWarning, match="regime_mask has 7 tokens, and no gate has an axis of that length"):
+    with pytest.warns(RegimeWarning, match="regime_mask has 7 tokens, but no gate has an axis of that length"):
         regime_proto.convert(mixed, tmp_path / "run.h5", probe=given)
 
 

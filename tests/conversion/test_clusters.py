@@ -217,7 +217,7 @@ def test_an_error_of_a_checkpoint_is_that_of_one_process(run, output, tmp_path, 
 def test_a_task_of_which_workers_die_is_named():
     with cluster_of(2) as client:
         tasks = [Task(die, (number,), f"steps of task {number}") for number in range(3)]
-        with pytest.raises(regime_proto.RegimeError, match=r"steps of task \d: given up, since .* last one tcp"):
+        with pytest.raises(regime_proto.RegimeError, match=r"steps of task \d: given up after .* most recently tcp"):
             list(Cluster(client).carry_out(tasks, None))
 
 
@@ -300,9 +300,9 @@ def test_each_process_of_this_machine_has_a_card_of_its_own():
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("tcp://127.0.0.1:9", "nobody answers"),
+        ("tcp://127.0.0.1:9", "no scheduler answers"),
         ("nobody.json", "no such file"),
-        ("locale:2", "nobody answers"),
+        ("locale:2", "no scheduler answers"),
     ],
 )
 def test_a_scheduler_that_is_not_there(run, output, where, message, monkeypatch):
@@ -315,7 +315,7 @@ def test_a_scheduler_without_workers(monkeypatch, tmp_path):
     monkeypatch.setattr("regime_proto.engine.executors.dask._FIRST_WORKER", 0.5)
     with (
         distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=50) as cluster,
-        pytest.raises(regime_proto.RegimeError, match="it has no worker after"),
+        pytest.raises(regime_proto.RegimeError, match="no worker connected within"),
         connected(cluster.scheduler_address),
     ):
         pass
@@ -328,4 +328,7 @@ def test_the_command_takes_a_scheduler(run, reference, output, client, monkeypat
     assert_same(output, reference)
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:9")
     monkeypatch.setattr("regime_proto.engine.executors.dask._CONNECTING", 1)
-    assert "--scheduler tcp://127.0.0.1:9: nobody answers" in regime("convert", run, "-o", output, "--overwrite").stderr
+    assert (
+        "--scheduler tcp://127.0.0.1:9: no scheduler answers"
+        in regime("convert", run, "-o", output, "--overwrite").stderr
+    )

@@ -95,7 +95,9 @@ def test_a_network_without_any_gate_that_is_piecewise_affine(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.Linear(4, 2)).eval()
     torch.save(model.state_dict(), tmp_path / "step_0.pt")
     probe = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
-    with pytest.raises(RegimeError, match=r"\(Gelu\) is smooth, not piecewise affine, so .*, and no gate lies before"):
+    with pytest.raises(
+        RegimeError, match=r"\(Gelu\) is smooth, not piecewise affine, so .*, and no gate before it could"
+    ):
         regime_proto.linearize(tmp_path, model=model, probe=probe)
 
 
@@ -117,7 +119,7 @@ def test_a_trajectory_brings_program_and_probe(run, tmp_path):
         (["checkpoints", "--step", "7"], "--step 7: no checkpoint of that step in checkpoints; the nearest is 3"),
         (["checkpoints", "--samples", "6"], "--samples 6: the probe has the samples 0 to 5"),
         (["checkpoints", "--samples", "a"], "--samples 'a': expected numbers separated by commas"),
-        (["checkpoints", "--outputs-of", "body.9"], "--outputs-of 'body.9': no gate of that node or module"),
+        (["checkpoints", "--outputs-of", "body.9"], "--outputs-of 'body.9': no gate with that node or module"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(run, tmp_path, monkeypatch, arguments, message):
@@ -190,7 +192,7 @@ def test_a_value_without_samples_is_said_in_a_line(tmp_path):
     write_program(tmp_path / "run", model=model, probe=torch.randn(5, 12).numpy())
     done = regime("linearize", tmp_path / "run", "-o", tmp_path / "maps.npz")
     assert done.exit_code == 1
-    assert "a value of shape [8] has no axis of 5 samples, so there is no map of one sample" in done.stderr
+    assert "a value of shape [8] has no axis of 5 samples, so a single sample has no map" in done.stderr
     assert "--outputs-of LAYER" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "maps.npz").exists()

@@ -242,7 +242,9 @@ def test_a_task_of_which_processes_die_is_given_up_and_the_others_are_done():
     tasks = [Task(die, (number,), f"run {number}") for number in range(4)]
     results = dict(Processes(2).results(tasks, None))
     assert {number: result for number, result in results.items() if number != 1} == {0: 0, 2: 2, 3: 3}
-    assert str(results[1]).startswith("run 1: given up: 4 times its process was killed, most often for lack of memory")
+    assert str(results[1]).startswith(
+        "run 1: given up: its process failed 4 times; the last one was killed, usually for lack of memory"
+    )
 
 
 def test_a_process_that_cannot_start_says_why(monkeypatch):

@@ -140,7 +140,9 @@ def test_equal_states_have_no_change_on_the_gpu(tmp_path):
     assert not same["weight_delta_l1"].values[1:].any()
 
 
-@pytest.mark.filterwarnings("ignore:device cuda. ONNX Runtime has no kernel:regime_proto.schema.errors.RegimeWarning")
+@pytest.mark.filterwarnings(
+    "ignore:device cuda. ONNX Runtime has no GPU kernel:regime_proto.schema.errors.RegimeWarning"
+)
 @pytest.mark.parametrize("dtype", ["float", "float16", "double"])
 @pytest.mark.parametrize("name", EVERY)
 def test_every_gate_bit_for_bit(name, dtype):

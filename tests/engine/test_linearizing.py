@@ -166,7 +166,7 @@ def test_regions_that_the_probe_visits():
 def test_a_layer_before_what_is_no_affine_map():
     """The encoder has a softmax in front of its gate, and a norm behind it."""
     model = nets.make_encoder().eval()
-    said = r"\w+ node_\w+ of layer.* is not affine in the inputs, .*, and no gate lies before it whose outputs could be"
+    said = r"\w+ node_\w+ of layer.* is not affine in the inputs, .*, and no gate before it could be mapped"
     gate = find_gates(export(model, as_probe(nets.probe(model))))[0]
     for options in ({}, {"outputs_of": gate.node}):
         with pytest.raises(RegimeError, match=said):
@@ -183,7 +183,7 @@ def test_a_layer_before_what_is_no_affine_map():
         [affine] = found.maps(found.run(weights), [2])
         z = smooth[0](torch.from_numpy(probe[2])).detach()
         np.testing.assert_allclose(affine.matrix, ((z > 0)[:, None] * smooth[0].weight).detach().numpy(), atol=1e-6)
-    with pytest.raises(RegimeError, match="--outputs-of 'nothing': no gate of that node or module"):
+    with pytest.raises(RegimeError, match="--outputs-of 'nothing': no gate with that node or module"):
         linearizer(smooth, probe, outputs_of="nothing")
 
 
@@ -226,5 +226,7 @@ def test_what_limits_the_radius_is_named():
 
 def test_whole_numbers_have_no_affine_map():
     model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
-    with pytest.raises(RegimeError, match=r"takes one input of real numbers for each sample; the probe has .* int64"):
+    with pytest.raises(
+        RegimeError, match=r"needs exactly one input with real numbers for each sample; the probe has .* int64"
+    ):
         linearizer(model, np.zeros((4, 3), np.int64))

@@ -85,7 +85,7 @@ def test_padded_tokens_do_not_count(name, padded, device):
 def test_two_axes_as_long_as_the_tokens_are_told():
     made = program("y = Relu(z)", inputs={"x": (SAMPLES, TOKENS, FEATURES)}, weights={"w": (FEATURES, TOKENS)})
     x, counted = tokens_probe()
-    with pytest.warns(RegimeWarning, match=r"2 axes of its shape \[7, 5, 5\] are as long as regime_mask"):
+    with pytest.warns(RegimeWarning, match=r"2 axes of its shape \[7, 5, 5\] have the length of regime_mask"):
         meter_of(made, {"x": x, COUNTED: counted}, {"w": quarters((FEATURES, TOKENS), 1)})
 
 
@@ -347,7 +347,7 @@ def test_a_wider_state_after_a_narrow_one_is_refused():
     meter = meter_of(
         wide_program(), {"x": np.ones((6, FEATURES), np.float32)}, {"w": np.ones((FEATURES, 400), np.float16)}
     )
-    with pytest.raises(RegimeError, match=r"w is float32, in the first checkpoint it is float16"):
+    with pytest.raises(RegimeError, match=r"w is float32, but float16 in the first checkpoint"):
         meter.run({"w": np.ones((FEATURES, 400), np.float32)})
 
 

@@ -1,1 +1,1 @@
-"""Who carries out the work: the threads of this process, or the workers of a Dask cluster."""
+"""Executors of the work: threads of this process, other local processes, or workers of a Dask cluster."""

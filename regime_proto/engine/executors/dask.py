@@ -1,4 +1,4 @@
-"""Tasks for the workers of a Dask cluster: sent, repeated where a worker dies, cancelled when the caller leaves."""
+"""Runs tasks on the workers of a Dask cluster: repeated if a worker dies, cancelled when the caller leaves."""
 
 import importlib
 import logging
@@ -18,20 +18,20 @@ from regime_proto.schema.words import counted, few
 _LOCAL = re.compile(r"local(?::([1-9][0-9]*))?")
 # Seconds to wait for a scheduler, and for its first worker.
 _CONNECTING, _FIRST_WORKER = 10, 60
-_NEEDED = 'a scheduler needs Dask: pip install "regime-proto[cluster]"'
+_NEEDED = 'using a scheduler needs Dask: pip install "regime-proto[cluster]"'
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A process that carries out tasks.
+    """A process that runs tasks.
 
     Parameters
     ----------
     address : str
     threads : int
-        Tasks that it carries out at once.
+        Number of tasks that it runs at once.
     memory : int
-        Bytes that it may take; 0 where there is no limit.
+        Bytes that it may use; 0 if there is no limit.
     """
 
     address: str
@@ -52,12 +52,12 @@ class Cluster:
 
     @property
     def workers(self) -> list[Worker]:
-        """Those that are there now."""
+        """The workers that are connected now."""
         described = self._client.scheduler_info(n_workers=-1)["workers"]
         return [Worker(address, one["nthreads"], int(one["memory_limit"] or 0)) for address, one in described.items()]
 
     def ask(self, call: Callable[..., Result], *arguments: Any) -> dict[str, Result | BaseException]:
-        """Return what a call returns, or raises, on every worker, by address."""
+        """Return the result or the error of a call on every worker, by address."""
         answers: dict[str, Result | BaseException] = self._client.run(call, *arguments, on_error="return")
         return answers
 
@@ -67,7 +67,7 @@ class Cluster:
         Raises
         ------
         RegimeError
-            A task failed, or was repeated three times since workers died. What was under way is cancelled.
+            A task failed, or was repeated three times because workers died. Running tasks are cancelled.
         """
         results = self.results(tasks, shared)
         with closing(results):
@@ -85,7 +85,7 @@ class Cluster:
             The scheduler is gone.
         """
         distributed = _distributed()
-        # The result of a task, which is made again where the worker that has it dies; what is scattered would be lost.
+        # As the result of a task, it is computed again if its worker dies; scattered data would be lost.
         placed = self._client.submit(_given, shared, pure=False)
         futures = [self._client.submit(task.call, placed, *task.arguments, pure=False) for task in tasks]
         numbers = {future.key: number for number, future in enumerate(futures)}
@@ -98,17 +98,19 @@ class Cluster:
                     result = future.result()
                 except distributed.KilledWorker as error:
                     result = RegimeError(
-                        f"{task.label}: given up, since several workers died while this or a task beside it was on "
-                        f"them, the last one {error.last_worker.address}; most often they lack memory: give them more, "
-                        "or fewer threads each; what others measured is kept"
+                        f"{task.label}: given up after several workers died while running this or "
+                        f"a concurrent task, most recently {error.last_worker.address}; the usual "
+                        "cause is lack of memory: give workers more memory or fewer threads; "
+                        "results of other tasks are kept"
                     )
                 except RegimeError as error:
                     result = error
                 except distributed.client.FutureCancelledError:
                     raise RegimeError(
-                        f"{task.label}: the scheduler is gone, or dropped it; run the same command again to go on"
+                        f"{task.label}: the scheduler is gone, or dropped this task; run the same "
+                        "command again to resume"
                     ) from None
-                # Its memory is needed no more.
+                # Its memory is no longer needed.
                 future.release()
                 yield numbers[future.key], result
         finally:
@@ -121,24 +123,23 @@ def _given(shared: object) -> object:
 
 @contextmanager
 def connected(where: str, cards: Sequence[str] = ()) -> Iterator[Cluster]:
-    """Connect to a cluster for as long as the context lasts.
+    """Connect to a cluster for the duration of the context.
 
     Parameters
     ----------
     where : str
-        The address of a scheduler, the file that it wrote, or ``local[:N]``: N processes of this machine, which end
-        with the context; if N is not given, one for each card, or else for each core.
+        The address of a scheduler, its scheduler file, or ``local[:N]``: N local processes, which
+        end with the context. Without N, one process per card, or, if there are no cards, per core.
     cards : sequence of str
-        Where processes of this machine work on NVIDIA cards: these, each process on one of them; see
-        `runtime.cards.visible_cards`.
+        The NVIDIA cards for local processes, each of which uses one; see `runtime.cards.visible_cards`.
 
     Raises
     ------
     RegimeError
-        Dask is not installed, nobody answers, or there is no worker.
+        Dask is not installed, no scheduler answers, or there is no worker.
     """
     distributed = _distributed()
-    # What happens to workers and connections is said by those who wait for them.
+    # The code that waits for workers and connections reports their failures.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     local = _LOCAL.fullmatch(where)
     if local is not None:
@@ -159,14 +160,14 @@ def connected(where: str, cards: Sequence[str] = ()) -> Iterator[Cluster]:
             client.wait_for_workers(1, timeout=_FIRST_WORKER)
         except TimeoutError:
             raise RegimeError(
-                f"--scheduler {where}: it has no worker after {_FIRST_WORKER} s; start some: dask worker {where}"
+                f"--scheduler {where}: no worker connected within {_FIRST_WORKER} s; start some: dask worker {where}"
             ) from None
         yield Cluster(client)
 
 
 def _process(number: int, cards: Sequence[str]) -> dict[str, Any]:
-    """Return how Dask starts a worker of this machine, on a card of its own where there is one for each."""
-    # Pages of checkpoints that are mapped count as memory of a worker, which would be paused or killed for them.
+    """Return the specification of a local Dask worker, with its own card if there is one for each."""
+    # Mapped checkpoint pages count as a worker's memory; with a limit it would be paused or killed for them.
     options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "silence_logs": logging.CRITICAL}
     if cards:
         options["env"] = {VISIBLE: cards[number % len(cards)]}
@@ -181,11 +182,13 @@ def _distributed() -> Any:
 
 
 def _connection(where: str) -> Any:
-    # It has no types.
+    # Dask is untyped.
     connect: Any = _distributed().Client
     is_file = where.endswith(".json") or Path(where).is_file()
     if is_file and not Path(where).is_file():
-        raise RegimeError(f"--scheduler {where}: no such file; expected the one of dask scheduler --scheduler-file")
+        raise RegimeError(
+            f"--scheduler {where}: no such file; expected the file written by dask scheduler --scheduler-file"
+        )
     try:
         if is_file:
             return connect(scheduler_file=where, timeout=_CONNECTING)
@@ -193,18 +196,18 @@ def _connection(where: str) -> Any:
     except (OSError, ValueError, TimeoutError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RegimeError(
-            f"--scheduler {where}: nobody answers ({reason}); expected the address of a scheduler, tcp://HOST:8786, "
-            "the file that it wrote, or local:N"
+            f"--scheduler {where}: no scheduler answers ({reason}); expected the address of a "
+            "scheduler, such as tcp://HOST:8786, its scheduler file, or local:N"
         ) from None
 
 
 def require_alike(answers: "dict[str, dict[str, str] | BaseException]", ours: dict[str, str]) -> None:
-    """Raise an error unless all workers have the versions of this process.
+    """Raise an error unless all workers have the same versions as this process.
 
     Parameters
     ----------
     answers : mapping
-        By address: versions by name, or the error that asking for them raised.
+        By address: versions by name, or the error raised by the query.
     ours : mapping
     """
     wrong: dict[str, list[str]] = {}
@@ -214,7 +217,7 @@ def require_alike(answers: "dict[str, dict[str, str] | BaseException]", ours: di
             continue
         for name, version in ours.items():
             if found.get(name) != version:
-                wrong.setdefault(f"{name} {found.get(name)}, here {version}", []).append(address)
+                wrong.setdefault(f"{name} {found.get(name)}, but here {version}", []).append(address)
     if wrong:
         what, where = next(iter(wrong.items()))
         raise RegimeError(

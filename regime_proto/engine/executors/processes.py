@@ -1,4 +1,4 @@
-"""Tasks for processes of this machine: each carries out one at a time, and is replaced when it dies."""
+"""Runs tasks in local processes: each runs one task at a time, and is replaced if it dies."""
 
 import os
 import signal
@@ -18,19 +18,19 @@ from regime_proto.engine.executors.worker import READY
 from regime_proto.schema.errors import RegimeError
 
 _MODULE = "regime_proto.engine.executors.worker"
-# Seconds that a process has to keep what it has done.
+# Seconds that a process has to save its results.
 _ENDING = 60
 
 
 class Processes:
-    """Processes of this machine.
+    """Local processes.
 
     Parameters
     ----------
     count : int
-        How many at once.
+        Number of concurrent processes.
     threads : int
-        Of the linear algebra of each.
+        Threads for linear algebra in each process.
     """
 
     def __init__(self, count: int, *, threads: int = 1) -> None:
@@ -40,7 +40,7 @@ class Processes:
     def results(self, tasks: Sequence[Task[Result]], shared: object) -> Results[Result]:
         """Yield the number and the result of each task as they finish; see `Executor`.
 
-        What is under way when the caller leaves is interrupted, and keeps what it has done.
+        Tasks that are running when the caller leaves are interrupted, and save their results.
 
         Raises
         ------
@@ -57,7 +57,7 @@ class Processes:
 
 
 class _Pool:
-    """The processes, and which task each is at."""
+    """The processes, with the current task of each."""
 
     def __init__(self, tasks: Sequence[Task[Any]], shared: object, threads: int) -> None:
         self._tasks = tasks
@@ -69,14 +69,14 @@ class _Pool:
         self.busy: dict[Connection, tuple[_Worker, int]] = {}
 
     def start(self, count: int) -> None:
-        """Start so many processes, and give each a task."""
+        """Start this many processes, and give each a task."""
         self._workers += [_Worker.start(self._threads) for _ in range(count)]
         for worker in self._workers:
             worker.prepare(self._shared)
             self._give(worker)
 
     def finished(self) -> Iterator[tuple[int, Any]]:
-        """Wait until something has happened, and yield what has finished; whoever is free is at the next task then."""
+        """Wait for an event, and yield the finished tasks; free processes have then started the next task."""
         for connection in wait(list(self.busy)):
             worker, number = self.busy.pop(connection)  # type: ignore[call-overload]
             try:
@@ -89,13 +89,13 @@ class _Pool:
                 yield number, result
 
     def _replace(self, worker: "_Worker", number: int) -> RegimeError | None:
-        """Start a process in place of one that died; return an error if its task is given up."""
+        """Start a process to replace one that died; return an error if its task is given up."""
         self._workers.remove(worker)
         how = worker.end()
         self._died[number] += 1
         is_given_up = self._died[number] > MOST_REPEATS
         if not is_given_up:
-            # After all others: it may have died of one beside it.
+            # After all others: a concurrent task may have caused the death.
             self._waiting.append(number)
         if self._waiting:
             new = _Worker.start(self._threads)
@@ -103,10 +103,14 @@ class _Pool:
             new.prepare(self._shared)
             self._give(new)
         label, times = self._tasks[number].label, self._died[number]
-        return RegimeError(f"{label}: given up: {times} times its process {how}") if is_given_up else None
+        return (
+            RegimeError(f"{label}: given up: its process failed {times} times; the last one {how}")
+            if is_given_up
+            else None
+        )
 
     def _give(self, worker: "_Worker") -> None:
-        """Give a process the next task, if there is one; that it has died is noticed when its answer is waited for."""
+        """Give a process the next task, if there is one; its death is noticed when waiting for its answer."""
         if not self._waiting:
             return
         number = self._waiting.popleft()
@@ -115,7 +119,7 @@ class _Pool:
             worker.connection.send((self._tasks[number].call, self._tasks[number].arguments))
 
     def close(self) -> None:
-        """Let all processes end; those that are at a task are interrupted."""
+        """Let all processes end; running tasks are interrupted."""
         for worker in self._workers:
             worker.connection.close()
         for worker in self._workers:
@@ -124,14 +128,14 @@ class _Pool:
 
 @dataclass(frozen=True)
 class _Worker:
-    """A process that carries out tasks.
+    """A process that runs tasks.
 
     Parameters
     ----------
     process : subprocess.Popen
     connection : Connection
     errors : file
-        What it writes to its standard error.
+        The file that receives its standard error.
     """
 
     process: "subprocess.Popen[bytes]"
@@ -146,7 +150,7 @@ class _Worker:
         count = str(threads)
         with its:
             process = subprocess.Popen(  # noqa: S603
-                # Not by multiprocessing, which would run the caller's script once more.
+                # Not started with multiprocessing, which would run the caller's script again.
                 [sys.executable, "-P", "-m", _MODULE, str(its.fileno())],
                 env={**os.environ, "OMP_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count, "MKL_NUM_THREADS": count},
                 stdin=subprocess.DEVNULL,
@@ -157,12 +161,12 @@ class _Worker:
         return cls(process, ours, errors)
 
     def prepare(self, shared: object) -> None:
-        """Send what all tasks share, and wait until the process can begin.
+        """Send the data shared by all tasks, and wait until the process is ready.
 
         Raises
         ------
         RegimeError
-            It ended before that.
+            The process ended before it was ready.
         """
         ready = False
         with suppress(EOFError, OSError):
@@ -170,10 +174,10 @@ class _Worker:
             self.connection.send(shared)
             ready = self.connection.recv() == READY
         if not ready:
-            raise RegimeError(f"a process to measure in could not be started: it {self.end()}; try --workers 1")
+            raise RegimeError(f"a worker process could not be started: it {self.end()}; try --workers 1")
 
     def end(self) -> str:
-        """Wait until the process has ended, and say how it did; one that does not react is killed."""
+        """Wait until the process has ended, and return how; a process that does not react is killed."""
         self.connection.close()
         if self.errors.closed:
             return "ended"
@@ -181,7 +185,7 @@ class _Worker:
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(_ENDING)
         finally:
-            # Too late, or interrupted once more.
+            # It took too long, or was interrupted again.
             self.process.kill()
             code = self.process.wait()
         with self.errors:
@@ -189,5 +193,5 @@ class _Worker:
             lines = [line.strip() for line in self.errors.read().decode(errors="replace").splitlines()]
         said = next((f" ({line[:200]})" for line in reversed(lines) if line), "")
         if code == -signal.SIGKILL:
-            return "was killed, most often for lack of memory; --workers 1 takes the least"
+            return "was killed, usually for lack of memory; --workers 1 needs the least"
         return f"died of signal {-code}" if code < 0 else f"ended with exit code {code}{said}"

@@ -1,4 +1,4 @@
-"""Calls that any process can carry out, and what carries them out."""
+"""Calls that any process can run, and the executor protocol."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from regime_proto.schema.errors import RegimeError
 Result = TypeVar("Result")
 
 MOST_REPEATS = 3
-"""How often a task is repeated when the process that carries it out dies."""
+"""How often a task is repeated if its process dies."""
 
 
 @dataclass(frozen=True)
 class Task(Generic[Result]):
-    """A call that can be repeated anywhere.
+    """A call that can be repeated in any process.
 
     Parameters
     ----------
     call : callable
-        Of a module, so that a worker finds it by name.
+        Defined in a module, so that a worker can find it by name.
     arguments : tuple
     label : str
-        What it does, for messages.
+        Its description in messages.
     """
 
     call: Callable[..., Result]
@@ -31,28 +31,28 @@ class Task(Generic[Result]):
 
 
 Results = Generator[tuple[int, Result | RegimeError], None, None]
-"""The number and the result of each task; of one that failed, the error."""
+"""The index and the result of each task, or its error."""
 
 
 class Executor(Protocol):
-    """What carries out tasks, several at once."""
+    """Runs tasks, several at once."""
 
     def results(self, tasks: Sequence[Task[Result]], shared: object) -> Results[Result]:
-        """Yield the number and the result of each task as they finish; of one that failed, the error.
+        """Yield the index and the result, or the error, of each task as it finishes.
 
         Parameters
         ----------
         tasks : sequence of Task
         shared : object
-            The first argument of all calls, which each process is sent once.
+            The first argument of all calls; it is sent to each process once.
         """
 
 
 class InThisProcess:
-    """One task after the other."""
+    """Runs one task after another."""
 
     def results(self, tasks: Sequence[Task[Result]], shared: object) -> Results[Result]:
-        """Yield the number and the result of each task; see `Executor`."""
+        """Yield the index and the result of each task; see `Executor`."""
         for number, task in enumerate(tasks):
             try:
                 yield number, task.call(shared, *task.arguments)

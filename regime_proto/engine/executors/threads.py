@@ -1,4 +1,4 @@
-"""Runs a sequence of checkpoints through a meter: threads take runs of consecutive ones."""
+"""Measures a sequence of checkpoints with threads, each of which processes batches of consecutive checkpoints."""
 
 import math
 import time
@@ -11,17 +11,17 @@ from regime_proto.checkpoints.source import Checkpoint, Copies, State
 from regime_proto.engine.measure import Bound, Measured, Meter
 from regime_proto.schema.header import Observation
 
-# Observations that may wait to be taken: some, and not more than so many bytes of masks.
+# Limits on finished observations that wait for the caller: their number, and the bytes of their masks.
 _AHEAD = 64
 _AHEAD_BYTES = 8 * 2**20
-# A thread takes as many checkpoints at a time as it is busy with for so long: to hand one over costs some 0.5 ms. Up to
-# three states are held for each run of several, so large ones are taken one at a time.
+# A thread receives enough checkpoints at a time to be busy for this long, since each hand-over costs some 0.5 ms. A
+# batch of several holds up to three states, so large ones are processed one at a time.
 _RUN_SECONDS = 0.03
 _LONGEST_RUN = 16
 _SMALL_BYTES = 32 * 2**20
 
 Task = Callable[[Bound, Callable[[], Measured]], object]
-"""What is done with a state beside its observation: given the state, and what waits for its masks."""
+"""Additional work on a state; its arguments are the state and a function that waits for its masks."""
 
 
 def observe(
@@ -37,9 +37,9 @@ def observe(
 ) -> Iterator[Observation]:
     """Yield observations of `checkpoints`, in order.
 
-    Each worker takes a checkpoint through all of reading, running, packing and comparing, so reading one overlaps
-    computing another. An error of a checkpoint is raised when its turn comes, after the observations before it. At most
-    `workers` + 1 large states are in memory: each is let go once its successor has been compared with it.
+    Each worker reads, runs, packs and compares its checkpoint, so that reading one overlaps computing another. The
+    error of a checkpoint is raised in its turn, after the observations before it. At most `workers` + 1 large states
+    are in memory: each is released once its successor has been compared with it.
 
     Parameters
     ----------
@@ -47,14 +47,14 @@ def observe(
     checkpoints : sequence of Checkpoint
     read : callable
     rows : range, optional
-        The numbers of those to observe; all, if not given. The checkpoint before them is read too, to compare with.
+        Indices of the checkpoints to observe; default: all. The checkpoint before them is also read, for comparison.
     workers : int
-        Threads. The result does not depend on it.
+        Number of threads. It does not affect the result.
     copies : Copies, optional
-        Those that reading leaves: that of a checkpoint goes once its successor was compared with it.
+        Copies left by reading: each is removed once the next checkpoint has been compared with its checkpoint.
     with_first, with_last : callable, optional
-        What else a worker does with the first and the last state that are run: the former before any observation is
-        yielded, the latter before the last one is.
+        Additional work on the first and last states of the run: completed before the first
+        observation is yielded, and before the last one is.
     """
     first, stop = (0, len(checkpoints)) if rows is None else (rows.start, rows.stop)
     start = max(0, first - 1)
@@ -71,9 +71,9 @@ def observe(
             if with_last and run.numbers.stop == stop:
                 last_done = pool.submit(run.last.do, with_last)
             longest = workers * len(run.numbers) + ahead
-            # It holds the states that its own are compared with.
+            # The previous batch holds the states needed for comparison.
             del run
-            # So many wait for the caller, who is now and then busy with writing, that no worker does.
+            # Enough finished observations queue up that no worker waits while the caller is busy writing.
             while in_flight[-1][0].stop - in_flight[0][0].start > longest:
                 first_done.result()
                 yield from _observed(*in_flight.popleft(), first)
@@ -86,7 +86,7 @@ def observe(
                 yield observation
         last_done.result()
     except BaseException:
-        # Else the pool would wait for downloads that nobody needs.
+        # Otherwise the pool would wait for unneeded downloads.
         if copies is not None:
             copies.stop()
         raise
@@ -96,14 +96,14 @@ def observe(
 
 @dataclass(frozen=True)
 class _Done:
-    """What came of a run: the observations up to an error, if there was one."""
+    """The outcome of a batch: its observations, up to the first error."""
 
     observations: Sequence[Observation]
     error: BaseException | None = None
 
 
 def _observed(numbers: range, result: "Future[_Done]", first: int) -> Iterator[Observation]:
-    """Yield the observations of a run from number `first` on, then raise its error."""
+    """Yield the observations of a batch from index `first` on, then raise its error."""
     done = result.result()
     yield from done.observations[max(0, first - numbers.start) :]
     if done.error is not None:
@@ -111,36 +111,36 @@ def _observed(numbers: range, result: "Future[_Done]", first: int) -> Iterator[O
 
 
 class _Turn:
-    """What becomes of a checkpoint, for those who wait for it."""
+    """The pending results of a checkpoint, for threads that wait for them."""
 
     def __init__(self) -> None:
         self.bound: Future[Bound] = Future()
         self.measured: Future[Measured] = Future()
 
     def fail(self, error: BaseException) -> None:
-        """Let those who wait have the error."""
+        """Pass the error to waiting threads."""
         for future in (self.bound, self.measured):
             if not future.done():
                 future.set_exception(error)
 
     def do(self, task: Task) -> object:
-        """Do something beside the observation."""
+        """Do additional work on the state."""
         return task(self.bound.result(), self.measured.result)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Consecutive checkpoints, which one worker takes.
+    """Consecutive checkpoints that one worker processes as a batch.
 
     Parameters
     ----------
     numbers : range
     before : _Turn, optional
-        Of the checkpoint before them.
+        For the checkpoint before them.
     first, last : _Turn
-        Of the first and the last of them.
+        For the first and the last of them.
     seconds : Future of float
-        How long one of them took, infinite where the states are large.
+        Time for one of them; infinite if the states are large.
     """
 
     numbers: range
@@ -151,11 +151,11 @@ class _Run:
 
     @property
     def turns(self) -> dict[int, _Turn]:
-        """By number."""
+        """The pending results, by index of the checkpoint."""
         return {self.numbers[0]: self.first, self.numbers[-1]: self.last}
 
     def fail(self, error: BaseException) -> None:
-        """Let those who wait for one of them have the error."""
+        """Pass the error to threads that wait for one of them."""
         for turn in (self.first, self.last):
             turn.fail(error)
         if not self.seconds.done():
@@ -163,16 +163,16 @@ class _Run:
 
 
 def _runs(start: int, stop: int, workers: int) -> Iterator[_Run]:
-    """Yield the numbers from `start` to `stop` in runs: one alone for each worker, then as the first one tells."""
+    """Yield the indices from `start` to `stop` in batches: first single ones per worker, then sized by their timing."""
     before: _Turn | None = None
     timed: list[Future[float]] = []
     while start < stop:
         length = 1
         if len(timed) >= workers:
-            # The very first one takes longer than the others do.
+            # The very first one takes longer than the others.
             timed[0].result()
             longest = _longest(min(seconds.result() for seconds in timed if seconds.done()))
-            # All are to end at about the same time.
+            # All workers should end at about the same time.
             length = max(1, min(longest, (stop - start) // (2 * workers)))
         first = _Turn()
         run = _Run(range(start, start + length), before, first, first if length == 1 else _Turn())
@@ -183,12 +183,12 @@ def _runs(start: int, stop: int, workers: int) -> Iterator[_Run]:
 
 
 def _longest(seconds: float) -> int:
-    """Return how many checkpoints a worker takes at a time that need so many seconds each."""
+    """Return the batch size for checkpoints that need this many seconds each."""
     return max(1, min(_LONGEST_RUN, int(_RUN_SECONDS / seconds)))
 
 
 class _Worker:
-    """Takes runs of checkpoints through a meter; used by several threads at once."""
+    """Measures batches of checkpoints; used by several threads at once."""
 
     def __init__(
         self,
@@ -203,7 +203,7 @@ class _Worker:
         self._copies = copies
 
     def carry_out(self, run: _Run) -> _Done:
-        """Observe the checkpoints of a run; the first one last, since what precedes it may still be under way."""
+        """Observe the checkpoints of a batch; compare the first one last, since its predecessor may not be ready."""
         later: list[Observation] = []
         first = previous = None
         failed: BaseException | None = None
@@ -250,7 +250,7 @@ class _Worker:
 
 
 def _nothing() -> "Future[object]":
-    """Return what is done already."""
+    """Return a completed future."""
     done: Future[object] = Future()
     done.set_result(None)
     return done

@@ -1,8 +1,7 @@
-"""A process that carries out tasks for another one: ``python -m regime_proto.engine.executors.worker DESCRIPTOR``.
+"""A process that runs tasks for a parent process: ``python -m regime_proto.engine.executors.worker DESCRIPTOR``.
 
-The other end of the connection sends the import path, then what all tasks share, then one task after the other. When
-it is closed, be it that the other process has died, the task under way is interrupted as by Ctrl-C, so that it keeps
-what it has done.
+The parent sends the import path, then the data shared by all tasks, then one task after another. When the connection
+closes, even because the parent died, the current task is interrupted as by Ctrl-C, so that it saves its results.
 """
 
 import contextlib
@@ -21,27 +20,27 @@ _Call = tuple[Callable[..., object], tuple[Any, ...]]
 
 
 def _interrupted(_number: int, _frame: FrameType | None) -> None:
-    # Once: what is kept then is not to be interrupted in its turn.
+    # Only once: saving the results must not be interrupted.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _receive(connection: Connection, waiting: "SimpleQueue[_Call]", main: int) -> None:
-    """Pass calls on; when the other end is closed, interrupt the one that is under way."""
+    """Queue incoming calls; when the connection closes, interrupt the current call."""
     with contextlib.suppress(EOFError, OSError):
         while True:
             waiting.put(connection.recv())
-    # A signal also wakes a thread that waits for others.
+    # A signal also wakes a thread that is waiting for other threads.
     signal.pthread_kill(main, signal.SIGTERM)
 
 
 def main(descriptor: str) -> None:
-    """Carry out calls until the connection is closed."""
-    # Ctrl-C reaches all processes of a terminal; the one that was started by the user decides what it means.
+    """Run calls until the connection closes."""
+    # Ctrl-C reaches all processes of a terminal; the one started by the user decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupted)
     connection = Connection(int(descriptor))
-    # The caller's, by which what it sends is found.
+    # The parent's import path, needed to find the functions it sends.
     sys.path[:] = connection.recv()
     shared = connection.recv()
     connection.send(READY)
