@@ -41,7 +41,7 @@ def hold_inflation(where: object, unpacked: int, stored: int) -> None:
     if unpacked > max(ALWAYS_ALLOWED_BYTES, INFLATION.value * stored):
         times = -(-unpacked // max(stored, 1))
         raise TooLarge(
-            f"{where}: refused: {stored:,} bytes unpack to {unpacked:,}; expected "
-            f"{INFLATION.value} times as many at most; if you trust this file, set "
+            f"{where}: refused: {stored:,} bytes unpack to {unpacked:,} bytes; expected at most "
+            f"{INFLATION.value} times as many; if you trust this file, set "
             f"{INFLATION.variable}={times}"
         )

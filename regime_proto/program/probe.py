@@ -166,7 +166,7 @@ class Probe:
             if len(labels) > len(inputs):
                 raise ProbeError(
                     f"{self.where}: {counted(len(labels), 'array')} for "
-                    f"{counted(len(inputs), 'input')} of the model ({', '.join(inputs)})"
+                    f"{counted(len(inputs), 'input')} ({', '.join(inputs)})"
                 )
             return dict(zip(inputs, labels, strict=False))
         if len(labels) == len(inputs) == 1:

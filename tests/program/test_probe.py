@@ -126,7 +126,7 @@ def test_where_the_samples_lie(arrays, samples, elsewhere):
             sized(x=(6, 3), y=(5, 3)),
             r"found x: 6, y: 5; if .* an array such as regime_axis_y=1 to the probe, or regime_axis_y=-1",
         ),
-        (sized(x=(6, 2), state=(2, 6, 128)), r"found x: 6, state: 2 \(2 or 6 samples\); say where"),
+        (sized(x=(6, 2), state=(2, 6, 128)), r"found x: 6, state: 2 \(2 or 6 samples\); if the sample"),
         ({**sized(x=(6, 2), y=(5, 2)), "regime_axis_x": 0, "regime_axis_y": 0}, "found x: 6, y: 5"),
         (
             {**sized(x=(6, 2)), "regime_axis_x": 2},
@@ -143,7 +143,7 @@ def test_where_the_samples_lie(arrays, samples, elsewhere):
             "x is the same for all samples, and no other input has a sample axis",
         ),
         ({"regime_axis_x": np.array(1)}, "holds only reserved arrays"),
-        ({**sized(x=(6, 2)), "regime_mask": np.ones((5, 2), bool)}, "regime_mask has 5, the inputs have 6"),
+        ({**sized(x=(6, 2)), "regime_mask": np.ones((5, 2), bool)}, "regime_mask has 5 samples, the inputs have 6"),
     ],
 )
 def test_where_it_cannot_be_told(arrays, message):

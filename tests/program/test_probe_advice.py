@@ -133,7 +133,7 @@ def test_one_sample_without_its_axis():
     program, bound = load_program(Path(), model=model, probe=FLOATS)
     weights = {name: tensor.detach().numpy() for name, tensor in model.named_parameters()}
     gates = find_gates(program)
-    with pytest.raises(RegimeError, match=r"input is \[20\].*first axis.*input\[samples, 20\]") as error:
+    with pytest.raises(RegimeError, match=r"input is \[20\].*sample axis is missing.*input\[samples, 20\]") as error:
         Meter.calibrate(program, gates, bound, find_device("cpu"), weights)
     assert followed(str(error.value), FLOATS).shape == (1, 20)
 

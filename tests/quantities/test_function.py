@@ -399,7 +399,9 @@ def test_no_gate_that_can_be_frozen(tmp_path):
     model = nn.Sequential(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 2)).eval()
     probe = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
     states = [model.state_dict(), changed(model, ["0.weight"])]
-    with pytest.raises(regime_proto.RegimeError, match=r"no tracked gate can be frozen: all are smooth, for example .* \(Gelu\)"):
+    with pytest.raises(
+        regime_proto.RegimeError, match=r"no tracked gate can be frozen: all are smooth, for example .* \(Gelu\)"
+    ):
         converted(tmp_path / "run", model, states, probe, measure="structural_change_l2_first", gates=["kind:smooth"])
 
 
