@@ -173,7 +173,7 @@ def test_a_layer_before_what_is_no_affine_map():
             linearizer(model, nets.probe(model), **options)
     smooth = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2)).eval()
     probe = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
-    said = r"gate \w+ \(Gelu\) is smooth, not piecewise affine, so there is no affine map; take .*: --outputs-of 1$"
+    said = r"gate \w+ \(Gelu\) is smooth, not piecewise affine, so there is no affine map; map .*: --outputs-of 1$"
     with pytest.raises(RegimeError, match=said):
         linearizer(smooth, probe)
     program = export(smooth, as_probe(probe))
