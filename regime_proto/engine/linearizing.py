@@ -400,7 +400,7 @@ def _one(array: Array, samples: int, sample: int = 0) -> Array:
 
 
 def _repeated(array: Array, samples: int, sample: int, axis: int | None = None) -> Array:
-    """Return an array with one sample repeated in place of all."""
+    """Return an array with one sample repeated instead of all."""
     axis = _axis(array.shape, samples) if axis is None else axis
     if axis < 0:
         rows = array.reshape(samples, -1)

@@ -287,7 +287,7 @@ def test_ordinal_steps_refuse_batches_per_epoch(run):
     assert "not smoothed" in found["warnings"][0]
     assert "--step-pattern" in found["warnings"][0]
     # What the error says works as it stands.
-    option = shlex.split(refused.stderr.partition("say so: ")[2].partition("; else")[0])
+    option = shlex.split(refused.stderr.partition("training step, pass ")[2].partition("; else")[0])
     assert option == ["--step-pattern", r"^net_(\d+)\.pt$"]
     found = json.loads(regime("analyze", run, "--batches-per-epoch", "4", *option, "--overwrite", "--json").stdout)
     assert (found["step_kind"], found["window"]) == ("step", 1)
