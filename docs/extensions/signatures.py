@@ -1,4 +1,8 @@
-"""Writes the parameters of a long signature as lines, not as a list of definitions that defines nothing."""
+"""Writes the parameters of a long signature as lines, not as a list of definitions that defines nothing.
+
+Sphinx writes ``--`` between a parameter and its text, and leaves the dash to `smartquotes`, which would also change the
+options of commands.
+"""
 
 import re
 from typing import Any
@@ -20,7 +24,8 @@ def as_lines(signature: re.Match[str]) -> str:
 
 def rewrite(app: Sphinx, name: str, template: str, context: dict[str, Any], tree: object) -> None:
     if "body" in context:
-        context["body"] = re.sub(r'<dt class="sig .*?</dt>', as_lines, context["body"], flags=re.DOTALL)
+        body = re.sub(r'<dt class="sig .*?</dt>', as_lines, context["body"], flags=re.DOTALL)
+        context["body"] = re.sub(r"(?<=<li><p><strong>)(.*?) -- ", r"\1 – ", body)
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
