@@ -47,22 +47,26 @@ napoleon_google_docstring = False
 napoleon_use_rtype = False
 
 
-def sources_hash() -> str:
-    """Return what changes with the package, so that notebooks show what it does now."""
+PACKAGE = ("adapters", "cli", "examples", "regime_proto", "schema")
+
+
+def sources_hash(*folders: str) -> str:
+    """Return what changes with the modules in these folders."""
     digest = hashlib.sha256()
-    for folder in ("adapters", "cli", "examples", "regime_proto", "schema"):
+    for folder in folders:
         for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def setup(app: Sphinx) -> None:
-    # What is generated from the code changes with it.
-    app.add_config_value("package", sources_hash(), "env")
+    # Pages that are generated from code change with it.
+    app.add_config_value("package", sources_hash(*PACKAGE, "docs/extensions"), "env")
 
 
+# Notebooks show what the package does now.
 nb_execution_mode = "cache"
-nb_execution_cache_path = str(ROOT / "build/docs-cache/notebooks" / sources_hash())
+nb_execution_cache_path = str(ROOT / "build/docs-cache/notebooks" / sources_hash(*PACKAGE))
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_merge_streams = True

@@ -25,7 +25,7 @@ def as_lines(signature: re.Match[str]) -> str:
 def rewrite(app: Sphinx, name: str, template: str, context: dict[str, Any], tree: object) -> None:
     if "body" in context:
         body = re.sub(r'<dt class="sig .*?</dt>', as_lines, context["body"], flags=re.DOTALL)
-        context["body"] = re.sub(r"(?<=<li><p><strong>)(.*?) -- ", r"\1 – ", body)
+        context["body"] = re.sub(r'(<li><p><strong>|<dd class="field-[a-z]+"><p>)(.*?) -- ', r"\1\2 – ", body)
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:

@@ -16,7 +16,18 @@ pytestmark = [
 ]
 
 # A page of every kind; all others are opened without it.
-CHECKED = ("index", "start", "reading", "runs/index", "commands", "quantities", "api/record", "design", "paper")
+CHECKED = (
+    "index",
+    "start",
+    "reading",
+    "runs/index",
+    "gallery/first_run",
+    "commands",
+    "quantities",
+    "api/record",
+    "design",
+    "paper",
+)
 
 # Else axe reads style sheets over, which a page of a file may not.
 AS_FILES = {"preload": False}
