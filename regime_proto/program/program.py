@@ -270,7 +270,11 @@ class Program:
         tensors = matched(state.tensors, known, trained)
         held = {tensor: next(filter(tensors.__contains__, tensor.names), None) for tensor in self.tensors}
         missing = [tensor for tensor, name in held.items() if name is None and self._needs(tensor)]
-        unknown = [name for name in tensors if name not in known and not self._is_constant(name, tensors[name], where)]
+        unknown = [
+            name
+            for name, array in tensors.items()
+            if name not in known and not _is_counter(array) and not self._is_constant(name, array, where)
+        ]
         if missing:
             raise ProgramError(f"{where}: {_lacking(missing, unknown, tensors)}")
         if unknown:
@@ -305,6 +309,11 @@ class Program:
 
     def _needs(self, tensor: Tensor) -> bool:
         return tensor.trainable or tensor.name in self.weight_inputs
+
+
+def _is_counter(array: Array) -> bool:
+    """Whether a tensor is a single integer, which no graph needs: BatchNorm of PyTorch counts its batches in one."""
+    return array.shape == () and array.dtype.kind in "iu"
 
 
 def _lacking(missing: Sequence[Tensor], unknown: list[str], held: Collection[str]) -> str:

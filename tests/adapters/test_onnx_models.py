@@ -934,3 +934,22 @@ def test_all_initializers_of_a_real_graph_match(name):
         if node.op_type == "Constant"
     }
     assert set(program.bind(State(held), "all.npz")) >= {tensor.name for tensor in program.trainable}
+
+
+def test_counters_of_batch_norm_in_checkpoints_are_not_asked_of_a_graph(tmp_path):
+    net = nets.make_mlp().eval()
+    inputs = nets.probe(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net, (torch.from_numpy(inputs),), tmp_path / "net.onnx", dynamo=True, optimize=False, verbose=False
+        )
+    folder = tmp_path / "checkpoints"
+    states = nets.save_run(folder, net.train(), states=4)
+    assert any(name.endswith("num_batches_tracked") for name in states[0])
+    by_graph = regime_proto.convert(
+        folder, tmp_path / "graph.h5", model=tmp_path / "net.onnx", probe=inputs, noise="none"
+    )
+    by_model = regime_proto.convert(folder, tmp_path / "model.h5", model=net, probe=inputs, noise="none")
+    with regime_proto.open_trajectory(by_graph) as found, regime_proto.open_trajectory(by_model) as expected:
+        assert (found["flips"].to_numpy() == expected["flips"].to_numpy()).all()
