@@ -1,4 +1,4 @@
-"""Measures when activation patterns and when weights settle while a neural network trains."""
+"""Measures when activation patterns settle, and when weights settle, while a neural network is trained."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ __all__ = [
     "synthetic",
 ]
 
-# This is the parent package of the schema: reading a file must not load xarray, onnx or a framework.
+# Lazy imports: this is the parent package of the schema, and reading a file must not load xarray, onnx or a framework.
 _HOMES = {
     "Comparison": "regime_proto.comparison.compare",
     "Outcome": "regime_proto.conversion.many",
@@ -71,7 +71,7 @@ _HOMES = {
     "record": "regime_proto.recording.record",
 }
 
-# What 0.1 had elsewhere.
+# Import paths of version 0.1.
 moved.install()
 
 

@@ -1,4 +1,4 @@
-"""Import paths of version 0.1 that still work: each leads to where its content is now, with a DeprecationWarning."""
+"""Keeps import paths of version 0.1 working: each forwards to the new path, with a DeprecationWarning."""
 
 import importlib
 import sys
@@ -134,7 +134,7 @@ MODULES = {
     "trial": "engine.trial",
     "unpack": "conversion.unpack",
 }
-"""Where the content of a module is now, without the package's name."""
+"""New path of each module, without the package's name."""
 
 _PROTOCOLS = (
     "Advising", "Describing", "Exporter", "FIRST_BYTES", "Following", "Outlining", "Reader", "Sharded", "Sniffing",
@@ -144,7 +144,7 @@ _NAMES = {
     "registry": dict.fromkeys(_PROTOCOLS, "plugins.protocols"),
     "source": dict.fromkeys(("is_floating", "is_numpys", "is_real", "widest"), "schema.dtypes"),
 }
-"""Names whose home is another than that of the rest of their module."""
+"""Names that moved to a different module from the rest of their old module."""
 
 _ADAPTER = (
     "ENVIRONMENT", "MODELS", "REFINES", "SUFFIXES", "accepts", "advice", "draw", "export", "follow", "leads", "load",
@@ -154,7 +154,7 @@ _FRONT = "regime_proto."
 
 
 def attributes(package: str, home: str, names: Sequence[str] = _ADAPTER) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package that was a module once, whose names are in `home` now."""
+    """Return the `__getattr__` of a package that used to be a module, and whose names are now in `home`."""
 
     def find(name: str) -> Any:
         if name not in names:
@@ -167,9 +167,9 @@ def attributes(package: str, home: str, names: Sequence[str] = _ADAPTER) -> Call
 
 
 def install() -> None:
-    """Let imports of the old paths find the new ones."""
+    """Register a finder that forwards imports of old paths to the new ones."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        # Before others: below a package that moved they would load a second copy of its modules.
+        # First in the list: other finders would load a second copy of the modules in a moved package.
         sys.meta_path.insert(0, _Finder())
 
 
@@ -191,5 +191,5 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def _warn(old: str, new: str) -> None:
-    # The third frame is that of the import: those of the import system do not count.
+    # The third frame is the import statement; frames of the import system are not counted.
     warnings.warn(f"{old} is now {new}; the old path works until version 1.0", DeprecationWarning, stacklevel=3)

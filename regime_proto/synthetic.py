@@ -1,4 +1,4 @@
-"""Trajectories of known shape, to test an analysis against the answer."""
+"""Creates trajectories with known curves, to test an analysis against a known result."""
 
 import datetime
 import io
@@ -20,7 +20,7 @@ from regime_proto.schema.validation import trust
 
 TENSOR_SIZES = {"layer.weight": 4096, "layer.bias": 64}
 
-# Every shape maps the time, from 0 to 1, to a height from 0 to 1.
+# Each shape maps time, from 0 to 1, to a height from 0 to 1.
 SHAPES: dict[str, Callable[[Array], Array]] = {
     "linear": lambda time: 1 - time,
     "exponential": lambda time: np.exp(-time / 0.1),
@@ -45,35 +45,37 @@ def trajectory(
     seed: int = 0,
     path: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset | Path:
-    """Make a trajectory whose curves are known.
+    """Create a trajectory with known curves.
 
-    The weight deltas follow their curve exactly. The masks are real: at every step as many units flip as the
-    curve says, rounded to whole units.
+    The weight deltas follow their curve exactly. The masks are real: at every step as many units flip as the curve
+    requires, rounded to whole units.
 
     Parameters
     ----------
     weights, patterns : str or (steps,) array
-        A name out of `SHAPES`, or heights from 0 to 1, one per change.
+        A name in `SHAPES`, or heights from 0 to 1, one per change.
     steps : int
-        Changes; the trajectory has one observation more.
+        Number of changes; the trajectory has one observation more.
     layers, samples, units : int
-        Gate layers, probe samples, units per layer and sample.
+        Number of gate layers, of probe samples, and of units per layer and sample.
     noise : float
-        Standard deviation of a normal factor on every height.
+        Relative standard deviation of normally distributed noise on every height.
     observations_per_epoch : float, optional
-        Written into the file: it decides the smoothing window.
+        Stored in the trajectory; determines the smoothing window.
     seed : int
+        Random seed for masks and noise.
     path : path, optional
-        Write a file there instead of returning a data set.
+        Write a file to this path instead of returning a dataset.
 
     Returns
     -------
     xarray.Dataset or Path
+        The trajectory, or `path` if it is given.
 
     Raises
     ------
     RegimeError
-        A shape is unknown, or an array has another length or range.
+        A shape is unknown, or an array has a wrong length or range.
     """
     random = np.random.default_rng(seed)
     weight_heights = _heights(weights, steps, noise, random)
@@ -124,7 +126,7 @@ def _header(layers: int, samples: int, units: int, observations_per_epoch: float
 
 
 def _weight_rows(heights: Array) -> dict[str, Array]:
-    """Every element changes by the same amount, a thousandth of the height."""
+    """Return weight deltas in which every element changes by the same amount, a thousandth of the height."""
     sizes = np.array(list(TENSOR_SIZES.values()))
     change = 1e-3 * np.concatenate([[np.nan], heights])[:, None]
     return {"weight_delta_l1": change * sizes, "weight_delta_l2": change * np.sqrt(sizes)}
@@ -135,7 +137,7 @@ def _mask_rows(flipped: Array, header: Header, units: int, random: np.random.Gen
     state = random.random((samples, layers, units)) < 0.5
     masks = [state.copy()]
     for count in flipped:
-        # The first `count` places of a random order of the units.
+        # The first `count` units in a random order.
         chosen = random.random(state.shape).argsort(axis=-1) < count
         state = state ^ chosen
         masks.append(state)

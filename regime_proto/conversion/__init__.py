@@ -1,4 +1,4 @@
-"""From checkpoints to a trajectory: what is to be done, and doing it."""
+"""Plans and carries out the conversion of checkpoints into a trajectory."""
 
 from regime_proto.moved import attributes
 

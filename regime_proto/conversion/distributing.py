@@ -1,4 +1,4 @@
-"""Lets the workers of a cluster measure a run; this process alone writes what comes back."""
+"""Distributes the measurement of a run over the workers of a cluster; only this process writes the results."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,27 +19,27 @@ from regime_proto.schema.hdf5 import chunk_steps
 from regime_proto.schema.words import few
 from regime_proto.schema.writer import TrajectoryWriter
 
-# A task measures the checkpoint before its own once more; with so many of its own that costs little.
+# A task measures the checkpoint before its first one again; with this many of its own that costs little.
 _FEWEST_ROWS = 16
-# Tasks for each worker, where there are as many segments: the last ones to end are then waited for less.
+# Tasks per worker, if there are enough segments: several small tasks shorten the wait for the last one.
 _EACH = 4
-# Of a worker's memory, so much may be taken before Dask writes to disk and pauses it.
+# Share of a worker's memory that may be used before Dask spills to disk and pauses the worker.
 _SHARE = 0.65
-# What the libraries take.
+# Memory that the imported libraries use.
 LIBRARIES_BYTES = 300 * 2**20
 
 
 @contextmanager
 def cluster_of(settings: ConversionSettings, work: Sequence[object], device: Device) -> Iterator[Cluster | None]:
-    """Connect to the cluster that the settings name; None where this process does the work, or there is none.
+    """Connect to the cluster in the settings; yield None if this process does the work or there is none.
 
     Parameters
     ----------
     settings : ConversionSettings
     work : sequence
-        What is to be done; for nothing nobody is asked.
+        What is to be done; if empty, no connection is made.
     device : Device
-        That of this process. Where it is a card that nobody chose, processes of this machine take one each.
+        The device of this process. If it is a GPU that no option names, each local process gets a GPU of its own.
     """
     if not work:
         yield None
@@ -63,7 +63,7 @@ def distribute(
     sketches: Sketches,
     progress: Progress | None,
 ) -> None:
-    """Let a cluster make observations, and write them in the order in which they come; then the writer goes on.
+    """Let a cluster measure observations and write them as they arrive; the writer then resumes after them.
 
     Parameters
     ----------
@@ -71,16 +71,17 @@ def distribute(
     cluster : Cluster
     writer : TrajectoryWriter
     gaps : sequence of range
-        The observations that are missing.
+        The missing observations.
     settings : ConversionSettings
     sketches : Sketches
-        Takes those of the states.
+        Receives the sketches of the states.
     progress : callable, optional
+        Called with the number of observations done and their total.
 
     Raises
     ------
     RegimeError
-        The workers cannot do it, or one of them met an error. What came back is kept.
+        The workers cannot measure the run, or one of them failed. Results that arrived before are kept.
     """
     _require_possible(plan)
     recipe = Recipe.of(plan, writer.header, settings)
@@ -101,21 +102,27 @@ def distribute(
             if progress is not None:
                 progress(done, total)
     finally:
-        # What came back may stand where this process has begun a segment.
+        # A received segment may be the one that this process has begun.
         writer.resume(plan.fingerprints)
     measured_files.remember(plan.fingerprints, plan.source.checkpoints, 0, total)
 
 
 def divided(gaps: Sequence[range], per_segment: int, workers: int) -> list[range]:
-    """Return the observations of each task: whole segments, several where these are short or many.
+    """Divide observations into tasks of whole segments; a task has several if they are short or numerous.
 
     Parameters
     ----------
     gaps : sequence of range
+        The missing observations.
     per_segment : int
-        Observations of a full segment.
+        Observations in a full segment.
     workers : int
-        Tasks that are carried out at once.
+        Tasks that run at once.
+
+    Returns
+    -------
+    list of range
+        The observations of each task.
     """
     whole = [range(gap.start // per_segment * per_segment, gap.stop) for gap in gaps]
     segments = sum(-(-len(rows) // per_segment) for rows in whole)
@@ -134,18 +141,18 @@ def _task(plan: Plan, rows: range) -> Task[Images]:
 def _require_possible(plan: Plan) -> None:
     if plan.source.copies is not None:
         raise RegimeError(
-            f"{plan.source.root}: a scheduler needs checkpoints that all workers see; fetch them first, or divide the "
-            "run with --shard, where each process fetches its own"
+            f"{plan.source.root}: a scheduler requires checkpoints that all workers can read; download them first, or "
+            "divide the run with --shard, where each process downloads its own"
         )
     if plan.variants is not None:
         raise RegimeError(
-            f"{plan.source.root}: the checkpoints hold graphs that differ, which are not measured by a scheduler; "
-            "divide the run with --shard"
+            f"{plan.source.root}: the checkpoints hold different graphs, which a scheduler cannot measure; divide the "
+            "run with --shard"
         )
 
 
 def memory_by_threads(plan: Plan, settings: ConversionSettings) -> Callable[[int], int]:
-    """Return what a worker of so many threads takes, in bytes."""
+    """Return a function from the number of threads of a worker to the memory that it needs, in bytes."""
     parts = foreseen_parts(plan, settings)
     return plan.predicted_memory_bytes if parts is None else lambda threads: threads * parts.memory_bytes
 
@@ -153,20 +160,25 @@ def memory_by_threads(plan: Plan, settings: ConversionSettings) -> Callable[[int
 def _require_ready(
     cluster: Cluster, workers: Sequence[Worker], recipe: Recipe, needed_by: Callable[[int], int]
 ) -> None:
-    """Raise an error unless all workers have the same versions, see the same files and have the memory."""
+    """Raise an error unless all workers have the same versions, read the same files and have enough memory."""
     require_able(cluster, workers, needed_by)
     require_seen(cluster, look, recipe)
 
 
 def require_able(cluster: Cluster, workers: Sequence[Worker], needed_by: Callable[[int], int]) -> None:
-    """Raise an error unless all workers have the versions of this process, and the memory for a run.
+    """Raise an error unless all workers have the same versions as this process and enough memory for a run.
 
     Parameters
     ----------
     cluster : Cluster
     workers : sequence of Worker
     needed_by : callable
-        From the threads of a worker to the bytes that it takes beside the libraries.
+        Maps the number of threads of a worker to the bytes that it needs, without the libraries.
+
+    Raises
+    ------
+    RegimeError
+        There is no worker, a version differs, or a worker has too little memory.
     """
     if not workers:
         raise RegimeError("the cluster has no worker yet; wait for one: client.wait_for_workers(1)")
@@ -175,14 +187,27 @@ def require_able(cluster: Cluster, workers: Sequence[Worker], needed_by: Callabl
         needed = LIBRARIES_BYTES + needed_by(worker.threads)
         if worker.memory and needed > _SHARE * worker.memory:
             raise RegimeError(
-                f"worker {worker.address}: may take {worker.memory / 1e9:.1f} GB, and the run takes about "
-                f"{needed / 1e9:.1f} GB of each, mapped files counted; start workers with --memory-limit "
+                f"worker {worker.address}: its memory limit is {worker.memory / 1e9:.1f} GB, but the run needs about "
+                f"{needed / 1e9:.1f} GB per worker, mapped files included; start workers with --memory-limit "
                 f"{needed / _SHARE / 1e9:.1f}GB or 0, or with fewer threads"
             )
 
 
 def require_seen(cluster: Cluster, looks: Callable[..., str], what: object) -> None:
-    """Raise an error if a look at something says on any worker, in words, what keeps it from there."""
+    """Raise an error if a check on any worker returns a reason why the files cannot be read there.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    looks : callable
+        The check, run on every worker with `what`; returns the reason, or an empty text.
+    what : object
+
+    Raises
+    ------
+    RegimeError
+        A worker returned a reason.
+    """
     blind: dict[str, list[str]] = {}
     for address, found in cluster.ask(looks, what).items():
         if found:

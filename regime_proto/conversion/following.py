@@ -1,4 +1,4 @@
-"""Follows a run that is still being trained: new checkpoints are observed as they appear."""
+"""Follows a run during training: new checkpoints are measured as they appear."""
 
 import time
 import warnings
@@ -24,21 +24,21 @@ def wait_for_two(
     seconds: float,
     waiting: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Return once a directory holds two complete checkpoints, which is what a change takes.
+    """Wait until a directory holds two complete checkpoints, the fewest between which a change can be measured.
 
     Parameters
     ----------
     root : Path
     settings : SourceSettings
     seconds : float
-        Between two looks.
+        Time between two checks of the directory, in seconds.
     waiting : callable
-        Called once, with what is missing, if there is something to wait for.
+        Called once, with the reason, if the directory does not hold two yet.
 
     Raises
     ------
     RegimeError
-        There is no such directory, it cannot be read, or its checkpoints cannot be followed.
+        The directory does not exist or cannot be read, or its checkpoints cannot be followed.
     """
     require_folder(root)
     told = False
@@ -53,13 +53,13 @@ def wait_for_two(
 
 
 def require_folder(root: Path) -> None:
-    """Raise an error unless there is a directory to follow."""
+    """Raise an error unless the directory to follow exists."""
     if not root.is_dir():
         raise RegimeError(no_such(root, "directory"))
 
 
 def missing_for_two(root: Path, settings: SourceSettings = AS_DETECTED) -> str | None:
-    """Return, in words, why a directory does not hold two complete checkpoints yet; None if it does.
+    """Return the reason why a directory does not hold two complete checkpoints yet; None if it does.
 
     Raises
     ------
@@ -69,37 +69,40 @@ def missing_for_two(root: Path, settings: SourceSettings = AS_DETECTED) -> str |
     try:
         source = _opened(root, settings)
         if capable(source.adapter, Outlining) is not None:
-            raise RegimeError(f"{root}: --follow needs one program for all checkpoints, not {source.adapter} models")
+            raise RegimeError(
+                f"{root}: --follow requires one program for all checkpoints, but every {source.adapter} file holds "
+                "its own; convert the finished run without --follow"
+            )
         count = len(source.checkpoints)
     except NoCheckpoint as error:
         return str(error)
-    return None if count > 1 else f"{root}: one checkpoint so far"
+    return None if count > 1 else f"{root}: only one checkpoint so far"
 
 
 def _opened(root: Path, settings: SourceSettings) -> Source:
-    """Return what a directory holds, without saying at every look that its last checkpoint is not complete."""
+    """Open a directory without repeating the warning that its last checkpoint is incomplete."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RegimeWarning)
         return open_directory(root, settings)
 
 
 def grown_plan(plan: Plan, settings: ConversionSettings | None = None, *, seconds: float) -> Plan:
-    """Return the plan of a run once it holds later checkpoints than `plan`; program, probe and gates stay the same.
+    """Wait until a run has new checkpoints, and return the plan with them; program, probe and gates stay the same.
 
-    Checkpoints that were observed may have been deleted since, except the last one.
+    Checkpoints that were measured may have been deleted since, except the last one.
 
     Parameters
     ----------
     plan : Plan
     settings : ConversionSettings, optional
-        What the plan was made of.
+        The settings of the plan.
     seconds : float
-        Between two looks.
+        Time between two checks of the directory, in seconds.
 
     Raises
     ------
     RegimeError
-        The last checkpoint is gone.
+        The last measured checkpoint was deleted.
     """
     settings = settings or ConversionSettings()
     known = plan.source.checkpoints
@@ -108,11 +111,11 @@ def grown_plan(plan: Plan, settings: ConversionSettings | None = None, *, second
         source = _opened(plan.source.root, settings.source).select(settings.steps, settings.every)
         if known[-1] not in source.checkpoints:
             raise RegimeError(
-                f"{known[-1].path}: gone before the next one was there, which has to be compared with it; keep two "
-                "checkpoints at least"
+                f"{known[-1].path}: deleted before the next checkpoint was measured, which must be compared with it; "
+                "keep at least the last two checkpoints"
             )
         new = tuple(checkpoint for checkpoint in source.checkpoints if checkpoint.step > known[-1].step)
         if new:
-            # Other orders say nothing of checkpoints that are gone.
+            # Other kinds of order do not place checkpoints that were deleted.
             grown = replace(plan.source, checkpoints=(*known, *new), skipped=source.skipped, other_orders=())
             return replace(plan, source=grown, known_fingerprints=tuple(plan.fingerprints))

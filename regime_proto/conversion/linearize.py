@@ -1,4 +1,4 @@
-"""Writes the affine maps that a network is around samples of its probe (PROTOCOL, Corollary 1)."""
+"""Computes and writes the affine maps that equal a network around samples of its probe (PROTOCOL, Corollary 1)."""
 
 import operator
 import os
@@ -35,13 +35,15 @@ class Linearized(Displayed):
     Parameters
     ----------
     step : int
+        Step of the checkpoint.
     checkpoint : Path
+        File or folder of the checkpoint.
     maps : tuple of AffineMap
-        With the fields `matrix`, `offset`, `radius` …, which are here side by side.
+        One for each sample; the properties of this class stack their fields.
     probe_samples : int
-        Samples of the probe.
+        Number of samples in the probe.
     regions : int
-        Different regions that these lie in.
+        Number of distinct regions that contain them.
     """
 
     step: int
@@ -52,42 +54,42 @@ class Linearized(Displayed):
 
     @property
     def sample(self) -> Array:
-        """The number of each sample in the probe, (map,) int64."""
+        """Index of each sample in the probe, (map,) int64."""
         return self._stacked("sample")
 
     @property
     def matrix(self) -> Array:
-        """Of every map K, (map, output, input) float64."""
+        """The matrix K of each map, (map, output, input) float64."""
         return self._stacked("matrix")
 
     @property
     def offset(self) -> Array:
-        """Of every map c, (map, output) float64."""
+        """The offset c of each map, (map, output) float64."""
         return self._stacked("offset")
 
     @property
     def inputs(self) -> Array:
-        """The samples x themselves, (map, input) float64."""
+        """The samples x, (map, input) float64."""
         return self._stacked("inputs")
 
     @property
     def outputs(self) -> Array:
-        """What the network gives for them, f(x), (map, output) float64."""
+        """The outputs f(x) of the network for the samples, (map, output) float64."""
         return self._stacked("outputs")
 
     @property
     def residual(self) -> Array:
-        """‖f(x) − Kx − c‖₂, (map,) float64."""
+        """The residual ‖f(x) − Kx − c‖₂ of each map, (map,) float64."""
         return self._stacked("residual")
 
     @property
     def radius(self) -> Array:
-        """That of the ball around x in which the map holds, (map,) float64."""
+        """Radius of the ball around x in which the map holds, in the units of the input, (map,) float64."""
         return self._stacked("radius")
 
     @property
     def limit(self) -> Array:
-        """What changes at that distance, in words, (map,) str."""
+        """Description of what changes at that radius, (map,) str."""
         return self._stacked("limit")
 
     def _stacked(self, name: str) -> Array:
@@ -106,21 +108,24 @@ class Linearized(Displayed):
 
     @property
     def content(self) -> bytes:
-        """What `save` writes."""
+        """Content of the file that `save` writes."""
         return probe_content({name: np.asarray(getattr(self, name)) for name in MAP_ARRAYS})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the maps as ``.npz``.
 
-        The arrays have the names that they have here: ``matrix`` (map, output, input) is K and ``offset`` (map, output)
-        is c of f(x') = K x' + c; ``inputs`` and ``outputs`` are x and f(x), ``residual`` ‖f(x) − Kx − c‖₂, ``radius``
-        that of the ball around x in which the map holds, ``limit`` what changes there, ``sample`` the number of each
-        in the probe; ``step``, and ``regions`` of the ``probe_samples``.
+        The file holds one array for each property, under the same name: ``matrix``, ``offset``, ``inputs``,
+        ``outputs``, ``residual``, ``radius``, ``limit`` and ``sample``; and the numbers ``step``, ``regions`` and
+        ``probe_samples``.
+
+        Parameters
+        ----------
+        path : path
 
         Raises
         ------
         RegimeError
-            A file that holds something else than maps is in the way.
+            The path exists and is not a file of such maps.
         """
         place_files({Path(path): self.content}, overwrite=True)
 
@@ -140,37 +145,42 @@ def linearize(
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Linearized:
-    """Return the affine map that the network is around samples of its probe.
+    """Compute the affine maps that equal the network around samples of its probe.
 
-    Inside the region of a sample a network of piecewise affine gates is x' ↦ Kx' + c. K is the Jacobian of the network
-    with its gates, and its max-pooling, frozen to what the sample does. It takes as many passes as a sample has
-    numbers, divided by the samples of the probe.
+    In the region of a sample x, a network with piecewise affine gates computes x' ↦ Kx' + c. K is the Jacobian of the
+    network with its gates and its max-pooling frozen to their state at x. Each map takes as many forward passes as a
+    sample has numbers, divided by the number of samples in the probe.
 
     Parameters
     ----------
     source : path
-        Directory of checkpoints; or a trajectory that carries its program, with `checkpoints`.
+        Directory of checkpoints; or, together with `checkpoints`, a trajectory that carries its program.
     step : int, optional
-        Which checkpoint; the last, if not given.
+        Step of the checkpoint. Default: the last one.
     samples : sequence of int, optional
-        Numbers of samples in the probe, each taken once; all, if not given.
+        Indices of samples in the probe, from 0; duplicates are ignored. Default: all samples.
     outputs_of : str, optional
-        Node or module of a gate: map to its outputs, in place of those of the network.
+        Node or module of a gate. The maps then lead to its outputs instead of the outputs of the network.
     checkpoints : path, optional
-        Where the states of a trajectory lie.
+        Directory of the checkpoints of a trajectory.
     model, probe : object, optional
         As in `regime_proto.convert`.
     adapter, step_pattern, weights : str, optional
-        As there.
+        As in `regime_proto.convert`.
     device : str
-        As there.
+        As in `regime_proto.convert`.
     progress : callable, optional
         Called with the number of samples done and their total.
+
+    Returns
+    -------
+    Linearized
 
     Raises
     ------
     RegimeError
-        Something is missing, a weight holds NaN or Inf, or the network is no affine map, which names what is not.
+        Something is missing, a weight holds NaN or Inf, or the network is not piecewise affine; the message names
+        the part that is not.
     """
     settings = ConversionSettings.of(
         model=model, probe=probe, adapter=adapter, step_pattern=step_pattern, weights=weights, device=device
@@ -183,8 +193,8 @@ def linearize(
     broken = non_finite(state, [name for name, array in state.items() if array.dtype.kind not in "iub"])
     if broken:
         raise RegimeError(
-            f"{checkpoint.path}: {broken[0]} holds NaN or Inf, so there is no affine map; take another checkpoint with "
-            "--step"
+            f"{checkpoint.path}: {broken[0]} holds NaN or Inf, so there is no affine map; choose another checkpoint "
+            "with --step"
         )
     natural = linearizer.run(state)
     maps = linearizer.maps(natural, chosen, progress)
@@ -192,7 +202,7 @@ def linearize(
 
 
 def _chosen(samples: Sequence[int] | None, count: int) -> list[int]:
-    """Return numbers of samples, each once."""
+    """Return indices of samples without duplicates."""
     if samples is None:
         return list(range(count))
     try:
@@ -201,35 +211,38 @@ def _chosen(samples: Sequence[int] | None, count: int) -> list[int]:
         raise RegimeError(f"samples {samples!r}: expected whole numbers, such as [0, 3]") from None
     wrong = [number for number in chosen if number not in range(count)]
     if wrong:
-        raise RegimeError(f"--samples {wrong[0]}: the probe has the samples 0 to {count - 1}")
+        raise RegimeError(f"--samples {wrong[0]}: not in the probe; expected samples from 0 to {count - 1}")
     return list(dict.fromkeys(chosen))
 
 
 def _opened(
     source: Path, checkpoints: Path | None, settings: ConversionSettings
 ) -> tuple[Source, Program, dict[str, Array]]:
-    """Return checkpoints, the program and the probe."""
+    """Return the checkpoints, the program and the probe."""
     if source.is_dir():
         if checkpoints is not None:
-            raise RegimeError(f"--checkpoints: goes with a trajectory; {source} is a directory of checkpoints itself")
-        # Not by a plan: which gates are tracked does not matter.
+            raise RegimeError(
+                f"--checkpoints: requires a trajectory, but {source} is already a directory of checkpoints; leave the "
+                "option out"
+            )
+        # No plan is needed: the choice of tracked gates does not matter here.
         found, program, bound, variants = opened(source, settings)
         if variants is not None:
             raise RegimeError(
-                f"{source}: the checkpoints hold graphs that differ; give the program of one: --model FILE.onnx"
+                f"{source}: the checkpoints hold different graphs; choose one as the program: --model FILE.onnx"
             )
         return found, program, bound
     if not source.is_file():
         raise RegimeError(no_such(source, "directory of checkpoints or trajectory"))
     if checkpoints is None:
         raise RegimeError(
-            f"{source}: a trajectory holds no weights; say where its checkpoints are: --checkpoints DIR, or give that "
-            "directory in its place"
+            f"{source}: a trajectory holds no weights; pass the directory of its checkpoints with --checkpoints DIR, "
+            "or instead of the trajectory"
         )
     with TemporaryDirectory() as folder:
         unpacked = unpack(source, Path(folder))
         if not unpacked.has_probe and settings.probe is None:
-            raise RegimeError(f"{source}: carries no probe; give the one that it was made with: --probe FILE")
+            raise RegimeError(f"{source}: carries no probe; pass the probe that it was converted with: --probe FILE")
         place_files(unpacked.contents, overwrite=False)
         program, bound = load_program(Path(folder), model=settings.model, probe=settings.probe)
     return open_directory(checkpoints, settings.source), program, bound
@@ -237,11 +250,13 @@ def _opened(
 
 def _checkpoint(source: Source, step: int | None) -> Checkpoint:
     if not source.checkpoints:
-        raise RegimeError(f"{source.root}: no checkpoint")
+        raise RegimeError(f"{source.root}: holds no checkpoint")
     if step is None:
         return source.checkpoints[-1]
     found = [checkpoint for checkpoint in source.checkpoints if checkpoint.step == step]
     if not found:
         nearest = min(source.checkpoints, key=lambda checkpoint: abs(checkpoint.step - step))
-        raise RegimeError(f"--step {step}: no checkpoint of that step in {source.root}; the nearest is {nearest.step}")
+        raise RegimeError(
+            f"--step {step}: no checkpoint of that step in {source.root}; the nearest step is {nearest.step}"
+        )
     return found[0]

@@ -1,7 +1,7 @@
-"""Converts many runs in one call: several at once, in processes of this machine or on the workers of a cluster.
+"""Converts many runs in one call: several at once, in local processes or on the workers of a cluster.
 
-Each run is a task that writes its own trajectory. So small runs take all cores, where threads within a run gain
-nothing: most of its time goes into files and Python, for which threads wait for each other.
+Each run is a task that writes its own trajectory. This lets small runs use all cores. Threads within a small run gain
+nothing: file access and Python code, in which threads wait for each other, take most of its time.
 """
 
 import json
@@ -37,20 +37,22 @@ from regime_proto.runtime.memory import available_bytes
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.types import Progress
 
-# Of the memory that is free, so much may be taken.
+# Share of the free memory that may be used.
 _SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is to be converted.
+    """A run to be converted.
 
     Parameters
     ----------
     name : str
-        What it is called, and its trajectory after it.
+        Name of the run, from which its trajectory gets its name.
     source : Path
+        Directory of its checkpoints.
     output : Path
+        The trajectory to write.
     """
 
     name: str
@@ -60,24 +62,24 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one of several runs.
+    """Result of the conversion of one of several runs.
 
     Parameters
     ----------
     name : str
-        What it is called, and its trajectory after it.
+        Name of the run, from which its trajectory gets its name.
     source : Path
-        The directory of its checkpoints.
+        Directory of its checkpoints.
     path : Path
         The trajectory.
     observations : int
-        How many it holds; 0 after an error.
+        Number of observations in the trajectory; 0 after an error.
     written : bool
-        False if it was there already.
+        False if the trajectory existed already.
     error : str, optional
-        Why there is none, in one line.
+        Why there is no trajectory, in one line.
     warnings : tuple of str
-        What a user should know of it.
+        Warnings of the conversion.
     """
 
     name: str
@@ -96,42 +98,42 @@ def convert_many(
     progress: Progress | None = None,
     **options: Any,
 ) -> list[Outcome]:
-    """Convert several runs, each into a trajectory of its own, which is the same as `convert` makes.
+    """Convert several runs, each into a trajectory of its own, identical to the one that `convert` writes.
 
-    A run that fails does not keep the others from being converted. Trajectories that were made of the same inputs are
-    left as they are, and interrupted ones go on: the same call can be repeated.
+    A run that fails does not stop the others. Existing trajectories of the same inputs stay unchanged, and interrupted
+    conversions resume: the same call can be repeated.
 
     Parameters
     ----------
     sources : path, or iterable of path
         Directories of checkpoints, or their URLs.
     output_dir : path
-        The folder of the trajectories, ``NAME.h5`` each: NAME is that of the directory, with as much of its path in
-        front as tells it from others.
+        Folder for the trajectories, each named ``NAME.h5``. NAME is the name of the directory, preceded by as many
+        parts of its path as are needed to distinguish it from the others.
     progress : callable, optional
         Called with the number of runs that have ended and their total.
     **options
-        Those of `convert`, the same for all runs, but `shard`. `workers` are the cores to use: several runs are under
-        way at once, in processes of their own, as far as there is memory. With `client` or `scheduler` each run is
-        measured by one worker, which must be able to write into `output_dir`.
+        The options of `convert` except `shard`, the same for all runs. `workers` is the number of cores to use:
+        several runs are converted at once, each in its own process, as far as memory allows. With `client` or
+        `scheduler`, each run is measured by one worker, which must be able to write to `output_dir`.
 
     Returns
     -------
     list of Outcome
-        In the order of `sources`. One whose `error` is not None has no trajectory, or an unfinished one.
+        In the order of `sources`. A run whose `error` is not None has no trajectory, or an unfinished one.
 
     Raises
     ------
     RegimeError
-        Nothing can be converted with these options, or two directories cannot be told apart.
+        No run can be converted with these options, or two directories cannot be distinguished.
 
     Warns
     -----
     RegimeWarning
-        What `convert` warns of, with the name of the run in front.
+        The warnings of `convert`, preceded by the name of the run.
     """
     if options.get("shard") is not None:
-        raise RegimeError("shard: a shard is a part of one run; convert each run by itself with regime_proto.convert")
+        raise RegimeError("shard: a shard is a part of one run; convert each run separately with regime_proto.convert")
     given = [sources] if isinstance(sources, str | os.PathLike) else sources
     runs = runs_of([as_place(source) for source in given], Path(output_dir))
     found: dict[str, Outcome] = {}
@@ -146,35 +148,38 @@ def convert_many(
 
 
 def runs_of(sources: Sequence[Path], folder: Path) -> list[Run]:
-    """Return the runs in several directories, with the trajectories that they are to have in a folder.
+    """Return the runs in several directories, each with the path of its trajectory in a folder.
 
     Raises
     ------
     RegimeError
-        There are none, two cannot be told apart, or the folder cannot be that of trajectories.
+        No directory is given, two cannot be distinguished, or the folder cannot hold trajectories.
     """
     if not sources:
-        raise RegimeError("no runs: give directories of checkpoints")
+        raise RegimeError("no runs to convert; pass directories of checkpoints")
     if folder.exists() and not folder.is_dir():
-        raise RegimeError(f"{folder}: not a folder; choose another one for the trajectories")
+        raise RegimeError(f"{folder}: exists, but is not a folder; choose another folder for the trajectories")
     runs = [Run(name, source, folder / f"{name}.h5") for name, source in zip(names_of(sources), sources, strict=True)]
     place = folder.resolve()
     for source in sources:
         if not is_remote(source) and place.is_relative_to(source.resolve()):
-            raise RegimeError(f"{folder}: is a run, or lies in one ({source}); choose another folder for trajectories")
+            raise RegimeError(
+                f"{folder}: is inside the run {source}, or is the run itself; choose another folder for the "
+                "trajectories"
+            )
     return runs
 
 
 def outcomes(
     runs: Sequence[Run], settings: ConversionSettings, *, exporting: Exporting = nullcontext
 ) -> Generator[Outcome, None, None]:
-    """Convert runs, and yield what became of each as it ends; see `convert_many`.
+    """Convert runs, and yield the outcome of each as it ends; see `convert_many`.
 
     Parameters
     ----------
     runs : sequence of Run
     settings : ConversionSettings
-        The same for all.
+        The settings for all runs.
     exporting : callable, optional
         See `make_plan`.
     """
@@ -186,7 +191,7 @@ def outcomes(
         else:
             ready.append((run, chosen))
     with _executor(ready, settings) as (executor, workers):
-        # Most runs have the same settings, which travel once.
+        # Most runs share their settings, which are then sent once.
         distinct = list({id(chosen): chosen for _, chosen in ready}.values())
         shared = [replace(chosen, workers=workers, client=None, scheduler=None) for chosen in distinct]
         places = {id(chosen): place for place, chosen in enumerate(distinct)}
@@ -206,7 +211,7 @@ def outcomes(
 def prepare(
     runs: Sequence[Run], settings: ConversionSettings, *, exporting: Exporting = nullcontext
 ) -> list[ConversionSettings | RegimeError]:
-    """Return the settings of each run, in which a model is a program: it is exported here, once for each probe.
+    """Return the settings of each run with the model exported to a program, once for each probe.
 
     Parameters
     ----------
@@ -218,7 +223,8 @@ def prepare(
     Returns
     -------
     list
-        The same object for runs of the same settings, and the error of a run that lacks something.
+        One entry for each run: its settings, the same object for runs with the same settings; or its error if
+        something is missing.
 
     Raises
     ------
@@ -227,7 +233,7 @@ def prepare(
     """
     roots = [run.source for run in runs]
     if settings.keep_downloads and not all(map(is_published, roots)):
-        raise RegimeError("--keep-downloads applies to checkpoints on the Hugging Face Hub (hf://…)")
+        raise RegimeError("--keep-downloads: applies only to checkpoints on the Hugging Face Hub (hf://…)")
     if settings.probe is not None:
         settings = replace(settings, probe=as_probe(settings.probe))
     if settings.probe_text is not None:
@@ -257,7 +263,7 @@ def prepare(
 
 
 def _key(probe: Probe) -> str:
-    """Return what is the same for probes on which a model is exported alike."""
+    """Return a key that is equal for probes with which the export of a model gives the same program."""
     labels = probe.names or tuple(map(str, range(len(probe.arrays))))
     return json.dumps(probe.names) + probe_sha256(dict(zip(labels, probe.arrays, strict=True)))
 
@@ -266,19 +272,19 @@ def _key(probe: Probe) -> str:
 def _executor(
     ready: Sequence[tuple[Run, ConversionSettings]], settings: ConversionSettings
 ) -> Iterator[tuple[Executor, int | None]]:
-    """Yield what carries out the runs, and how many checkpoints of each are to be in flight."""
+    """Yield the executor of the runs, and the number of checkpoints of each that are measured at once."""
     plan = _first_plan(ready)
     with cluster_of(settings, ready, find_device(settings.device)) as cluster:
         if cluster is None:
-            # What is fetched comes over one line anyway.
+            # Parallel runs would share one network connection anyway.
             is_here = not any(is_remote(run.source) for run, _ in ready)
             yield _local(len(ready), settings, plan if is_here else None)
             return
         published = next((run for run, _ in ready if is_published(run.source)), None)
         if published is not None:
             raise RegimeError(
-                f"{published.source}: a scheduler needs checkpoints that all workers see; fetch them first, or convert "
-                "without a scheduler"
+                f"{published.source}: a scheduler requires checkpoints that all workers can read; download them "
+                "first, or convert without a scheduler"
             )
         workers = cluster.workers
         if plan is not None:
@@ -288,7 +294,7 @@ def _executor(
 
 
 def _local(count: int, settings: ConversionSettings, plan: Plan | None) -> tuple[Executor, int | None]:
-    """Divide the cores of this machine: as many runs at once as there is memory for, each on its part of the cores."""
+    """Divide the cores of this machine among as many runs as fit into memory at once."""
     most = settings.workers or cores()
     if plan is None or most == 1 or count < 2 or find_device(settings.device).resident:
         return InThisProcess(), settings.workers
@@ -301,9 +307,9 @@ def _local(count: int, settings: ConversionSettings, plan: Plan | None) -> tuple
 
 
 def _first_plan(ready: Sequence[tuple[Run, ConversionSettings]]) -> Plan | None:
-    """Return the plan of the first run that can be planned without fetching anything, as one like the others."""
+    """Return the plan of the first run that can be planned without a download, as an example of all."""
     with warnings.catch_warnings():
-        # They are told when its turn comes.
+        # The warnings appear when the run itself is converted.
         warnings.simplefilter("ignore")
         for run, settings in ready:
             if not is_remote(run.source):
@@ -315,34 +321,41 @@ def _first_plan(ready: Sequence[tuple[Run, ConversionSettings]]) -> Plan | None:
 
 
 def _absolute(run: Run) -> Run:
-    """Return a run under paths that mean the same in other folders."""
+    """Return a run with absolute paths, which are valid in any working directory."""
     source = run.source if is_remote(run.source) else run.source.absolute()
     return replace(run, source=source, output=run.output.absolute())
 
 
 def _look(runs: Sequence[Run]) -> str:
-    """Return what keeps this process from runs, in words; nothing if all is well."""
+    """Return the reason why this process cannot convert runs; empty if it can."""
     for run in runs:
         if not is_remote(run.source) and not run.source.is_dir():
-            return f"{run.source}: not seen there; all workers must see the runs, and the folder of trajectories"
+            return (
+                f"{run.source}: not found on the worker; all workers must be able to read the runs, and write to the "
+                "folder of trajectories"
+            )
     folder = runs[0].output.parent
     above = next(place for place in (folder, *folder.parents) if place.exists())
-    return "" if os.access(above, os.W_OK) else f"{above}: cannot be written there"
+    return (
+        ""
+        if os.access(above, os.W_OK)
+        else f"{above}: not writable on the worker; all workers must be able to write to the folder of trajectories"
+    )
 
 
-# What a process catches of warnings is of all its threads.
+# Warnings are caught for all threads of a process at once.
 _alone = threading.Lock()
 
 
 def convert_one(prepared: Sequence[ConversionSettings], run: Run, which: int) -> Outcome:
-    """Convert a run, and return what became of it; one at a time in a process.
+    """Convert a run, and return its outcome; a process converts one run at a time.
 
     Parameters
     ----------
     prepared : sequence of ConversionSettings
     run : Run
     which : int
-        The number of its settings among those that are prepared.
+        Index of its settings in `prepared`.
     """
     told: list[str] = []
     with _alone, warnings.catch_warnings():
@@ -366,9 +379,9 @@ def _converted(run: Run, settings: ConversionSettings) -> Outcome:
     except (RegimeError, OSError) as error:
         return _failed(run, error)
     except MemoryError:
-        return _failed(run, RegimeError("takes more memory than there is; fewer workers take less (--workers 1)"))
+        return _failed(run, RegimeError("not enough memory; use fewer workers (--workers 1)"))
     except Exception as error:
-        advice = "this is a bug in regime: convert this run by itself with -v, and report what it says"
+        advice = "this is a bug in regime: convert this run separately with -v, and report the output"
         return _failed(run, RegimeError(f"{type(error).__name__}: {error}; {advice}"))
     return Outcome(run.name, run.source, run.output, done.observations, done.written)
 

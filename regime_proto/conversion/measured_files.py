@@ -1,7 +1,8 @@
-"""Remembers what checkpoints were like when they were measured: a change that leaves size and time alone is noticed.
+"""Records the state of checkpoint files at measurement, to detect a change that keeps size and time.
 
-A trajectory names its checkpoints by size and time, which a copy of the run keeps. The time at which a file's status
-changed cannot be set, but a copy, a link and new permissions set it anew: where it differs, the content is compared.
+A trajectory identifies its checkpoints by size and modification time, which a copy of the run keeps. The status change
+time of a file cannot be set, but copying, linking and changing permissions update it. Where it differs, the content is
+compared.
 """
 
 import hashlib
@@ -20,14 +21,14 @@ from regime_proto.schema.errors import RegimeError
 
 _KIND = "measured"
 MAX_RECORDS = 4096
-# Training changes weights everywhere. The end of a zip archive holds a checksum of each entry.
+# Training changes weights throughout a file. The end of a zip archive holds a checksum of each entry.
 _SAMPLES, _SAMPLE_BYTES, _END_BYTES = 8, 1024, 4096
 
 _Entry = list[list[Any]] | None
 
 
 def remember(fingerprints: Sequence[str], checkpoints: Sequence[Checkpoint], first: int, count: int) -> None:
-    """Remember the checkpoints that were measured. Where that cannot be written, changes are noticed by size and time.
+    """Record the checkpoints that were measured. If that fails, only changes of size or time are detected.
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ def remember(fingerprints: Sequence[str], checkpoints: Sequence[Checkpoint], fir
         See `Plan.fingerprints`.
     checkpoints : sequence of Checkpoint
     first, count : int
-        The first that was measured now, and how many are measured.
+        Index of the first checkpoint that was measured now, and the total number measured.
     """
     if os.name != "posix" or count <= first:
         return
@@ -46,14 +47,14 @@ def remember(fingerprints: Sequence[str], checkpoints: Sequence[Checkpoint], fir
 
 
 def changed(fingerprints: Sequence[str], checkpoints: Sequence[Checkpoint], count: int) -> Path | None:
-    """Return the first of the checkpoints that changed since they were measured; None if none did, as far as is known.
+    """Return the first checkpoint that changed since it was measured; None if no change is detected.
 
     Parameters
     ----------
     fingerprints, checkpoints
         See `remember`.
     count : int
-        How many were measured.
+        Number of checkpoints that were measured.
     """
     entries = _recalled(fingerprints[count - 1]) if count else None
     for checkpoint, entry in zip(checkpoints, entries or (), strict=False):
@@ -80,7 +81,7 @@ def _entry(place: Path) -> _Entry:
 
 
 def _digest(path: Path) -> str:
-    """Return a hash of parts of a file, evenly spaced, and of its end."""
+    """Return a hash of evenly spaced parts of a file and of its end."""
     descriptor, size = descriptor_of(path)
     try:
         digest = hashlib.blake2b(digest_size=16)

@@ -1,4 +1,4 @@
-"""Makes observations of the checkpoints of a plan: states whole, or part by part."""
+"""Measures the checkpoints of a plan: with whole states, or part by part."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +11,7 @@ from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.engine.executors.threads import observe
 from regime_proto.engine.measure import Bound, Measured, Meter, MeterSettings
 from regime_proto.engine.noise_floor import NoiseFloor, measure_noise, measure_one
-from regime_proto.engine.part_states import Besides, observe_parts
+from regime_proto.engine.part_states import Besides, observe_parts, unusable_reference
 from regime_proto.engine.parts import PartsMeter
 from regime_proto.quantities.deltas import non_finite
 from regime_proto.runtime.device import find_device
@@ -23,21 +23,21 @@ TakeNoise = Callable[[NoiseFloor], None]
 
 
 def calibrated(plan: Plan, device: str, first: State, *, defers: bool = False) -> Meter:
-    """Make the meter of a plan, on the first checkpoint.
+    """Create the meter of a plan, calibrated on the first checkpoint.
 
     Parameters
     ----------
     plan : Plan
     device : str
     first : State
-        That checkpoint.
+        The state of the first checkpoint.
     defers : bool
         See `MeterSettings`.
 
     Raises
     ------
     RegimeError
-        Later states are to be held against it, and it holds NaN or Inf.
+        A state with which others are to be compared holds NaN or Inf.
     """
     weights = _reference(plan, plan.source.checkpoints[0], first, "first")
     last = None
@@ -57,7 +57,7 @@ def calibrated(plan: Plan, device: str, first: State, *, defers: bool = False) -
 
 
 def _reference(plan: Plan, checkpoint: Checkpoint, state: State, name: str) -> dict[str, Array]:
-    """Return a state under the program's names; it holds numbers only, if others are held against it."""
+    """Return a state under the program's tensor names; raise an error if others need it and it is not finite."""
     weights = plan.program.bind(state, str(checkpoint.path))
     held = [quantity.name for quantity in plan.quantities if quantity.against == name]
     broken = non_finite(weights, [tensor.name for tensor in plan.program.trainable]) if held else []
@@ -65,16 +65,13 @@ def _reference(plan: Plan, checkpoint: Checkpoint, state: State, name: str) -> d
         checkpoints = plan.source.checkpoints
         others = checkpoints[1:] if checkpoint == checkpoints[0] else checkpoints[:-1]
         steps = f"--steps {others[0].step}:{others[-1].step}" if len(others) > 1 else "--steps"
-        raise RegimeError(
-            f"{checkpoint.path}: {broken[0]} holds NaN or Inf, so other states cannot be held against this one; leave "
-            f"the checkpoint out: {steps}, or --measure by name only what is not held against the {name} checkpoint, "
-            f"as {held[0]} is"
-        )
+        where = f"{checkpoint.path}: {broken[0]}"
+        raise unusable_reference(where, against=name, quantity=held[0], leave_out=steps)
     return weights
 
 
 class Reading:
-    """Reads the checkpoints of a plan: at once the first one, which is needed to begin with, and that one only once.
+    """Reads the checkpoints of a plan; the first, which calibration needs, is read at once and kept until it is used.
 
     Parameters
     ----------
@@ -87,16 +84,16 @@ class Reading:
 
     @property
     def first(self) -> State:
-        """The first checkpoint, as long as it is held."""
+        """The state of the first checkpoint, as long as it is held."""
         assert self._first is not None  # noqa: S101
         return self._first
 
     def let_go(self) -> None:
-        """Let the first checkpoint go."""
+        """Release the first checkpoint."""
         self._first = None
 
     def __call__(self, checkpoint: Checkpoint) -> State:
-        """Read a checkpoint; the first one is let go."""
+        """Read a checkpoint, and release it if it is the first."""
         if self._first is None or checkpoint != self._source.checkpoints[0]:
             return self._source.read(checkpoint)
         state, self._first = self._first, None
@@ -105,14 +102,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class Whole:
-    """Several states are in memory at a time.
+    """Measures whole states, several of them in memory at a time.
 
     Parameters
     ----------
     meter : Meter
     reading : Reading
     workers : int, optional
-        As many as the plan says, if not given.
+        Checkpoints that are measured at once. Default: the number in the plan.
     """
 
     meter: Meter
@@ -120,7 +117,7 @@ class Whole:
     workers: int | None
 
     def let_go(self) -> None:
-        """Let the first checkpoint go."""
+        """Release the first checkpoint."""
         self.reading.let_go()
 
     def observe(
@@ -133,11 +130,11 @@ class Whole:
         plan : Plan
         rows : range
         verify : bool
-            Verify that the gates follow the samples, on the first state that is run.
+            Verify on the first measured state that the gates follow the samples.
         noise : str
-            How the noise floor is measured, when the last state is run; one of `settings.NOISE`.
+            How the noise floor is measured on the last state; one of `settings.NOISE`.
         take_noise : callable
-            Takes it, before the last observation is yielded.
+            Receives the noise floor before the last observation is yielded.
         """
 
         def measure(last: Bound, masks: Callable[[], Measured]) -> None:
@@ -160,7 +157,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class PartByPart:
-    """Of every state only the tensors of one part are in memory.
+    """Measures states part by part, with only the tensors of one part in memory.
 
     Parameters
     ----------
@@ -177,7 +174,7 @@ class PartByPart:
     def observe(
         self, plan: Plan, rows: range, *, verify: bool = False, noise: str = "none", take_noise: TakeNoise
     ) -> Iterator[Observation]:
-        """See `Whole.observe`; the noise floor is measured ``quick`` or not at all."""
+        """Yield observations as `Whole.observe` does; the noise floor is measured ``quick`` or not at all."""
         assert plan.source.read_lazily is not None  # noqa: S101
         return observe_parts(
             self.meter,
@@ -195,14 +192,14 @@ Measuring = Whole | PartByPart
 
 
 def measuring_of(plan: Plan, settings: ConversionSettings, *, defers: bool = True) -> Measuring:
-    """Return what measures a plan, after a look at its first checkpoint.
+    """Create the object that measures a plan, calibrated on the first checkpoint.
 
     Parameters
     ----------
     plan : Plan
     settings : ConversionSettings
     defers : bool
-        See `MeterSettings`; part by part it is always so.
+        See `MeterSettings`; always true when measuring part by part.
 
     Raises
     ------
@@ -217,7 +214,7 @@ def measuring_of(plan: Plan, settings: ConversionSettings, *, defers: bool = Tru
 
 
 def _noise_states(plan: Plan) -> Iterator[Mapping[str, Array]]:
-    """Yield the first, the middle and the last state; one that is damaged is an error when its turn comes."""
+    """Yield the first, the middle and the last state; a damaged one raises an error in its turn."""
     checkpoints = plan.source.checkpoints
     for checkpoint in dict.fromkeys((checkpoints[0], checkpoints[len(checkpoints) // 2], checkpoints[-1])):
         with contextlib.suppress(RegimeError):

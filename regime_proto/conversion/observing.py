@@ -1,4 +1,4 @@
-"""Writes what is observed of the checkpoints of a plan, the noise floor with it."""
+"""Writes the observations of a plan's checkpoints, and the noise floor."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ Progress = Callable[[int, int], None]
 
 
 class Observing:
-    """Writes the observations of a plan that are not written yet.
+    """Writes the missing observations of a plan.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class Observing:
     progress : callable, optional
         Called with the number of observations done and their total.
     remembers : bool
-        Whether this process keeps what the checkpoints were like; see `measured_files`.
+        Whether this process records the state of the checkpoint files; see `measured_files`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Observing:
         Parameters
         ----------
         gaps : sequence of range
-            Those that are missing; see `TrajectoryWriter.resume`.
+            The missing observations; see `TrajectoryWriter.resume`.
         noise : str
             One of `settings.NOISE`.
         """
@@ -58,7 +58,7 @@ class Observing:
             self._observe(rows, verify=number == 0, noise=noise if is_last else "none")
 
     def go_on(self, plan: Plan) -> None:
-        """Write those of the plan of a run that has grown."""
+        """Write the new observations of the plan of a run with new checkpoints."""
         self._plan = plan
         self._observe(range(self._writer.count, len(plan.fingerprints)))
 
@@ -67,7 +67,7 @@ class Observing:
         checkpoints, fingerprints = source.checkpoints, self._plan.fingerprints
         writer.go_to(rows.start)
         for checkpoint in checkpoints[: max(0, rows.start - 1)]:
-            # Some of them were needed to begin with.
+            # Calibration has already read some of them.
             source.release(checkpoint)
         observations = self._measuring.observe(
             self._plan, rows, verify=verify, noise=noise, take_noise=self._take_noise
@@ -81,7 +81,7 @@ class Observing:
                 if self._progress is not None:
                     self._progress(index + 1, len(checkpoints))
         finally:
-            # What is fetched is known by its commit.
+            # A downloaded file is identified by its commit.
             if source.copies is None and self._remembers:
                 measured_files.remember(fingerprints, checkpoints, rows.start, writer.count)
 

@@ -1,4 +1,4 @@
-"""Judges the order of checkpoints by their weights while these are converted, and keeps that with the trajectory."""
+"""Checks the order of checkpoints by their weights during a conversion; stores the result in the trajectory."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from regime_proto.schema.writer import TrajectoryWriter
 
 
 def sketched(plan: Plan) -> tuple[Plan, Sketches]:
-    """Return a plan in which sketches are kept of all states that are read, and these sketches."""
+    """Return a plan that keeps a sketch of every state that is read, and these sketches."""
     names = {name for tensor in plan.program.trainable for name in (tensor.name, *tensor.aliases)}
     sketches = Sketches(names)
     lazily = plan.source.read_lazily
@@ -23,16 +23,15 @@ def sketched(plan: Plan) -> tuple[Plan, Sketches]:
         read=sketches.reading(plan.source.read),
         read_lazily=None if lazily is None else sketches.reading(lazily),
     )
-    # What is known of the files is not looked up again.
+    # The fingerprints are known, so the files need not be examined again.
     return replace(plan, source=source, known_fingerprints=tuple(plan.fingerprints)), sketches
 
 
 @contextlib.contextmanager
 def judging(plan: Plan, sketches: Sketches, writer: TrajectoryWriter, rows: range | None = None) -> Iterator[None]:
-    """Judge the order after a conversion, or after as much of it as was done before an error.
+    """Check the order of the checkpoints at the end of a conversion, or of its part before an error.
 
-    After an interruption only the states that are read from then on are there to be compared; what was found among
-    those before is kept.
+    After an interruption only the states that are read from then on can be compared; earlier findings are kept.
 
     Parameters
     ----------
@@ -40,21 +39,21 @@ def judging(plan: Plan, sketches: Sketches, writer: TrajectoryWriter, rows: rang
     sketches : Sketches
     writer : TrajectoryWriter
     rows : range, optional
-        The observations of one part of the run, which is judged alone; all, if not given.
+        Observations of one part of the run, which is checked alone. Default: all.
     """
     try:
         yield
     except BaseException:
-        # The error under way is the one to report.
+        # The original error is the one to report.
         with contextlib.suppress(RegimeError):
-            # Which of those after them were read ahead is a matter of chance.
+            # Which later checkpoints were read in advance is a matter of chance.
             _note_order(_part(plan.source, rows, writer.count), sketches, writer)
         raise
     _note_order(_part(plan.source, rows, len(plan.source.checkpoints)), sketches, writer)
 
 
 def _part(source: Source, rows: range | None, count: int) -> Source:
-    """Return those of the first `count` checkpoints that lie in a part of the run."""
+    """Return the source with only those of its first `count` checkpoints that belong to a part of the run."""
     return source.part(range(count) if rows is None else range(rows.start, min(rows.stop, count)))
 
 

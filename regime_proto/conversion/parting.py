@@ -1,4 +1,4 @@
-"""Decides whether a run is measured part by part, and in how large parts."""
+"""Decides whether a run is measured part by part, and how large the parts are."""
 
 import warnings
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from regime_proto.runtime.device import cores, find_device
 from regime_proto.runtime.memory import available_bytes
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 
-# Larger parts would save nothing: what is handed on between two parts is small.
+# Larger parts would save nothing: little data passes between two parts.
 _LARGEST_PART = 2**30
-# Of the free memory one eighth may be weights, and one fourth what is alive between the parts.
+# One eighth of the free memory is for weights, one fourth for values alive between the parts.
 _WEIGHTS, _ALIVE = 8, 4
-# So many checkpoints go through the parts together, and of as many one is read twice.
+# Checkpoints that pass through the parts together; one more read is needed for each such group.
 _GROUP = 16
 
 
@@ -31,9 +31,9 @@ class Parting:
     workers : int
         Checkpoints of which a part is run at once.
     free : int
-        Bytes of memory.
+        Free memory, in bytes.
     most : int
-        Checkpoints that may go through the parts together.
+        Largest number of checkpoints that pass through the parts together.
     """
 
     cutting: Cutting
@@ -42,18 +42,18 @@ class Parting:
     most: int = _GROUP
 
     def group(self, meter: PartsMeter) -> int:
-        """Return how many checkpoints go through the parts together."""
+        """Return the number of checkpoints that pass through the parts together."""
         each = meter.memory_bytes(0, 1) // 2
         return max(1, min(self.most, self.free // _ALIVE // max(1, each)))
 
 
 def parting_of(plan: Plan, settings: ConversionSettings) -> Parting | None:
-    """Return how a run is measured part by part; None where its states are run whole.
+    """Return how a run is measured part by part; None if its states are run whole.
 
     Raises
     ------
     RegimeError
-        It was asked for, and cannot be done.
+        The option requires parts, but the run cannot be measured in parts.
     """
     if settings.parts == OFF:
         return None
@@ -65,8 +65,8 @@ def parting_of(plan: Plan, settings: ConversionSettings) -> Parting | None:
         raise RegimeError(f"--parts {settings.parts}: {obstacle}")
     if obstacle is not None:
         warnings.warn(
-            f"two states of {plan.state_bytes / 1e9:.1f} GB do not fit into half of the free memory "
-            f"({free / 1e9:.1f} GB), and are run whole all the same: {obstacle}",
+            f"two states of {plan.state_bytes / 1e9:.1f} GB do not fit into half of the free memory ({free / 1e9:.1f} "
+            f"GB), but are run whole nevertheless: {obstacle}",
             RegimeWarning,
             stacklevel=3,
         )
@@ -74,12 +74,12 @@ def parting_of(plan: Plan, settings: ConversionSettings) -> Parting | None:
     workers = settings.workers or min(cores(), len(plan.source.checkpoints))
     budget = max(1, min(_LARGEST_PART, free // _WEIGHTS // workers))
     least = 1 if settings.parts == AUTO else int(settings.parts)
-    # What is fetched is held for as long as it goes through the parts.
+    # A downloaded checkpoint stays on the disk while it passes through the parts.
     return Parting(Cutting(budget, least), workers, free, _GROUP if plan.source.copies is None else 1)
 
 
 def _obstacle(plan: Plan, settings: ConversionSettings) -> str | None:
-    """Return in words what keeps a run from being measured part by part, and what to do."""
+    """Return why a run cannot be measured part by part, and what to do; None if it can."""
     try:
         require_measurable(plan.quantities)
     except RegimeError as error:
@@ -87,23 +87,23 @@ def _obstacle(plan: Plan, settings: ConversionSettings) -> str | None:
     if plan.source.read_lazily is None:
         where = plan.source.root
         return (
-            f"{where}: {plan.source.adapter} checkpoints that are read as a whole; save them as safetensors on this "
-            "machine, or say --parts off"
+            f"{where}: {plan.source.adapter} checkpoints here can only be read whole; save them as safetensors on "
+            "this machine, or pass --parts off"
         )
     first = next((one.name for one in plan.quantities if one.against == "first"), None)
     if plan.source.copies is not None and first is not None:
-        return f"--measure {first}: the first checkpoint would be fetched again for every part; --parts off"
+        return f"--measure {first}: the first checkpoint would be downloaded again for every part; pass --parts off"
     if plan.variants is not None:
-        return "the graphs of the checkpoints differ; say --parts off"
+        return "the graphs of the checkpoints differ; pass --parts off"
     if settings.noise == "full":
-        return "--noise full takes states whole; say --noise quick, or --parts off"
+        return "--noise full requires whole states; pass --noise quick, or --parts off"
     if find_device(settings.device).kind != "cpu":
-        return "parts are run on the CPU; say --device cpu, or --parts off"
+        return "parts are run only on the CPU; pass --device cpu, or --parts off"
     return None
 
 
 def parted(plan: Plan, parting: Parting) -> PartsMeter:
-    """Make the meter of a plan; of its first checkpoint only names and types are read, where the samples are known.
+    """Create the meter of a plan; if the samples are known, only names and types of the first checkpoint are read.
 
     Raises
     ------
@@ -121,28 +121,29 @@ def parted(plan: Plan, parting: Parting) -> PartsMeter:
     if needed > parting.free:
         largest = max(plan.program.tensors, key=lambda tensor: tensor.size)
         raise RegimeError(
-            f"{plan.source.root}: a part of the program takes about {needed / 1e9:.1f} GB, and "
-            f"{parting.free / 1e9:.1f} GB are free (the largest tensor, {largest.name}, takes "
-            f"{4 * largest.size / 1e9:.1f} GB); take fewer probe samples, or a machine with more memory"
+            f"{plan.source.root}: a part of the program needs about {needed / 1e9:.1f} GB, but only "
+            f"{parting.free / 1e9:.1f} GB are free (the largest tensor, {largest.name}, needs "
+            f"{4 * largest.size / 1e9:.1f} GB); use fewer probe samples, or a machine with more memory"
         )
     return meter
 
 
 @dataclass(frozen=True)
 class Foreseen:
-    """What measuring a run part by part takes.
+    """Estimated cost of measuring a run part by part.
 
     Parameters
     ----------
     parts : int
+        Number of parts.
     largest_bytes : int
-        Weights of the largest part, as the program computes with them.
+        Size of the weights of the largest part, in the type with which the program computes.
     workers, group : int
         See `Parting`.
     memory_bytes : int
-        Beside the libraries.
+        Memory needed in addition to the libraries.
     read_bytes : int
-        Of the files of all checkpoints, that of each group's predecessor once more.
+        Bytes read from all checkpoints; the predecessor of each group counts twice.
     """
 
     parts: int
@@ -154,7 +155,7 @@ class Foreseen:
 
 
 def foreseen_parts(plan: Plan, settings: ConversionSettings) -> Foreseen | None:
-    """Return what measuring a run part by part takes; None where its states are run whole.
+    """Estimate the cost of measuring a run part by part; None if its states are run whole.
 
     Raises
     ------

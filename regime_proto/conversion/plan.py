@@ -1,4 +1,4 @@
-"""What a conversion is going to do: source, program, probe and gates, before any checkpoint is run."""
+"""Plans a conversion: determines source, program, probe and gates before any checkpoint is run."""
 
 import hashlib
 import json
@@ -40,11 +40,11 @@ from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
 from regime_proto.schema.types import Array
 from regime_proto.schema.words import counted
 
-# What gzip leaves of packed masks; measured on real runs.
+# Compression ratio of packed masks with gzip, measured on real runs.
 STORED_BIT_PER_BIT = 0.33
-# HDF5's own structures in a trajectory of a few layers.
+# Size of HDF5's own structures in a trajectory of a few layers.
 FILE_OVERHEAD = 45_000
-# And those of the variable of a quantity, with its attributes.
+# The same for the variable of one quantity, with its attributes.
 QUANTITY_OVERHEAD = 4_000
 
 
@@ -52,7 +52,7 @@ Exporting = Callable[[], AbstractContextManager[object]]
 
 
 class MissingPart(RegimeError):
-    """A directory of checkpoints needs a model or a probe to be analyzed."""
+    """The model or the probe of a directory of checkpoints is missing."""
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,25 @@ class Plan:
     source : Source
     program : Program
     probe : mapping of str to array
-        By program input, and the reserved arrays of the probe; see `Probe.complete`.
+        The arrays of the probe by program input, and its reserved arrays; see `Probe.complete`.
     gates : tuple of Gate
-        Those that are tracked.
+        The tracked gates.
     all_gates : tuple of Gate
-        Every gate of the graph.
+        All gates of the graph.
     variants : Variants, optional
-        Where the checkpoints have graphs of their own, and these differ.
+        The graphs of the checkpoints, if each holds its own and they differ.
     sample_units : int, optional
-        Store at most so many units of each gate, chosen at random.
+        Largest number of units to store for each gate, chosen at random. Default: all units.
     sample_seed : int
-        Of their choice.
+        Random seed for `sample_units`.
     weights : str, optional
         See `Reading`.
     quantities : tuple of Quantity
-        What is measured beside weight deltas and flips.
+        Quantities to measure in addition to weight deltas and flips.
     interior_points : int
-        Points between two checkpoints at which one of these looks.
+        Number of points between two checkpoints at which ``interior_flips`` is measured.
     known_fingerprints : tuple of str
-        Of the first checkpoints, some of which may be gone.
+        Fingerprints of the first checkpoints, some of which may have been deleted since.
     """
 
     source: Source
@@ -100,7 +100,7 @@ class Plan:
 
     @property
     def samples(self) -> int:
-        """Probe samples, ``|S|``."""
+        """Number of probe samples, ``|S|``."""
         return axes_of(self.probe, self.program.probe_inputs)[0]
 
     @property
@@ -112,32 +112,32 @@ class Plan:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of one checkpoint's tensors, as float32."""
+        """Size of the tensors of one checkpoint as float32, in bytes."""
         return 4 * sum(tensor.size for tensor in self.program.tensors)
 
     @property
     def workers(self) -> int:
-        """Checkpoints in flight: one per core, fewer where they would fill more than half of the free memory.
+        """Checkpoints measured at once: one per core, fewer if they would fill more than half of the free memory.
 
-        Where they are fetched first, one is measured while the next one comes.
+        If checkpoints are downloaded, one is measured while the next one is downloaded.
         """
         most = cores() if self.source.copies is None else min(cores(), 2)
         room = (available_bytes() // 2 - self._shared_bytes) // (self.state_bytes + self._worker_bytes)
         return max(1, min(most, room))
 
     def mask_policy(self, requested: str) -> MaskPolicy:
-        """Return which observations keep their masks.
+        """Decide which observations keep their masks.
 
         Parameters
         ----------
         requested : str
-            ``all``, ``every=N``, ``none``, or ``auto``: all while the file is expected to stay below
-            `schema.policy.AUTO_BYTES`, else as many, evenly spaced, as fit.
+            ``all``, ``every=N``, ``none``, or ``auto``. ``auto`` keeps all masks if the file is expected to stay below
+            `schema.policy.AUTO_BYTES`, otherwise as many evenly spaced ones as fit.
 
         Raises
         ------
         RegimeError
-            It is written otherwise.
+            `requested` has a different form.
         """
         if requested != "auto":
             return parse_policy(requested)
@@ -145,7 +145,7 @@ class Plan:
         return fitting_policy(fixed, self.predicted_file_bytes(MaskPolicy(1)) - fixed)
 
     def predicted_file_bytes(self, policy: MaskPolicy) -> int:
-        """Return about how large the trajectory will be."""
+        """Estimate the size of the trajectory, in bytes."""
         observations = len(self.source.checkpoints)
         masks = STORED_BIT_PER_BIT * self.samples * sum(layer.bytes for layer in self.layers)
         flips = 2 * len(self.gates) * self.samples
@@ -156,12 +156,12 @@ class Plan:
         return overhead + int(policy.count(observations) * masks + observations * (flips + others))
 
     def predicted_memory_bytes(self, workers: int) -> int:
-        """Return about how much memory a conversion needs beside the libraries."""
+        """Estimate the memory that a conversion needs in addition to the libraries, in bytes."""
         return self._shared_bytes + workers * (self.state_bytes + self._worker_bytes)
 
     @property
     def _shared_bytes(self) -> int:
-        # The state before the first in flight; and the first, where others are held against it.
+        # The previous state; and the first state, if others are compared with it.
         return (2 if any(quantity.against == "first" for quantity in self.quantities) else 1) * self.state_bytes
 
     @property
@@ -171,16 +171,16 @@ class Plan:
 
     @cached_property
     def fingerprints(self) -> list[str]:
-        """For every checkpoint, the fingerprint of a trajectory that ends with it.
+        """The fingerprint of a trajectory that ends with each checkpoint.
 
-        A hash over program, probe and options, continued over name, size and time of each file: a conversion whose
-        fingerprint is in the list was made of the first checkpoints of this run.
+        A hash of program, probe and options, continued over the name, size and time of each file. A conversion whose
+        fingerprint is in the list covers the first checkpoints of this run.
         """
         protocol: list[object] = [layout.PLAIN_VERSION, self.program.sha256, probe_sha256(self.probe)]
         protocol += [[gate.node for gate in self.gates], self.sample_units, self.sample_seed, self.weights]
         protocol += [self.source.step_kind]
         if any(quantity.against == "last" for quantity in self.quantities):
-            # All rows change with it, so a run that has grown is another one.
+            # All rows depend on the last checkpoint, so a run with new checkpoints counts as a different run.
             protocol += [stamps(self.source.checkpoints[-1].path)]
         chain = list(self.known_fingerprints)
         for checkpoint in self.source.checkpoints[len(chain) :]:
@@ -190,24 +190,28 @@ class Plan:
 
 
 def make_plan(root: Path, settings: ConversionSettings | None = None, *, exporting: Exporting = nullcontext) -> Plan:
-    """Recognise a run and what is needed to measure it.
+    """Recognise a run, and find everything that is needed to measure it.
 
     Parameters
     ----------
     root : Path
-        The directory of checkpoints.
+        Directory of checkpoints.
     settings : ConversionSettings, optional
-        A model or a probe wins over what is in the directory.
+        A model or a probe in the settings overrides the one in the directory.
     exporting : callable, optional
-        Returns a context in which the model is exported, which may take long.
+        Returns a context manager in which the model is exported, which may take long.
+
+    Returns
+    -------
+    Plan
 
     Raises
     ------
     RegimeError
-        Something is missing or does not fit.
+        Something is missing, or the parts do not fit together.
     """
     settings = settings or ConversionSettings()
-    # What cannot be measured is said before anything takes time.
+    # Quantities that cannot be measured raise an error before any time is spent.
     choose(settings.measure)
     source, program, bound, variants = opened(root, settings, exporting=exporting)
     return planned(source, program, bound, settings, variants=variants)
@@ -216,7 +220,7 @@ def make_plan(root: Path, settings: ConversionSettings | None = None, *, exporti
 def opened(
     root: Path, settings: ConversionSettings, *, exporting: Exporting = nullcontext
 ) -> tuple[Source, Program, dict[str, Array], Variants | None]:
-    """Return the checkpoints that were chosen, the program, the probe, and the graphs if they differ.
+    """Return the selected checkpoints, the program, the probe, and the graphs of the checkpoints if they differ.
 
     Raises
     ------
@@ -232,12 +236,12 @@ def opened(
 
 
 def probe_of(root: Path, source: Source | None, settings: ConversionSettings) -> Probe:
-    """Return the probe of a run: given, made of text, or found in its directory.
+    """Return the probe of a run: from the settings, from text, or from its directory.
 
     Raises
     ------
     RegimeError
-        There is none, it cannot be read, or text lacks a tokenizer.
+        There is no probe, it cannot be read, or there is no tokenizer for the text.
     """
     text, probe = settings.probe_text, settings.probe
     return _find_probe(root, probe if text is None else _tokenized(text, probe, source))
@@ -251,18 +255,18 @@ def planned(
     *,
     variants: Variants | None = None,
 ) -> Plan:
-    """Return the plan for a program and a probe that are there.
+    """Return the plan for a given program and probe.
 
     Parameters
     ----------
     source : Source
-        The checkpoints that were chosen.
+        The selected checkpoints.
     program : Program
     probe : mapping of str to array
-        By program input, and the reserved arrays of the probe.
+        The arrays of the probe by program input, and its reserved arrays.
     settings : ConversionSettings
     variants : Variants, optional
-        Where the checkpoints have graphs of their own, and these differ.
+        The graphs of the checkpoints, if each holds its own and they differ.
     """
     found = find_gates(program)
     _warn_of_nested(found)
@@ -289,7 +293,7 @@ def planned(
 
 
 def _find_variants(source: Source, probe: Probe) -> Variants | None:
-    """Look whether checkpoints that hold their graphs all hold the same one; None if they do."""
+    """Return the graphs of checkpoints that hold their own; None if all are the same."""
     adapter = capable(source.adapter, Outlining)
     if adapter is None:
         return None
@@ -299,7 +303,7 @@ def _find_variants(source: Source, probe: Probe) -> Variants | None:
             with on_disk(checkpoint.path) as path:
                 outlines[checkpoint] = adapter.outline(path)
         except RegimeError:
-            # A damaged file is an error when its turn to be read comes.
+            # A damaged file raises an error later, when it is read.
             outlines[checkpoint] = next(iter(outlines.values()), Outline("", {}))
     if len({outline.structure for outline in outlines.values()}) == 1:
         return None
@@ -309,7 +313,7 @@ def _find_variants(source: Source, probe: Probe) -> Variants | None:
 def _program_of(adapter: str, checkpoint: Checkpoint, probe: Probe) -> Program:
     module = capable(adapter, Describing)
     assert module is not None  # noqa: S101
-    # Of the weights only names and shapes count.
+    # Only the names and shapes of the weights matter.
     with on_disk(checkpoint.path, values=False) as path:
         return module.program_of(path, probe)
 
@@ -319,8 +323,8 @@ def _restricted(program: Program, variants: Variants) -> Program:
     left_out = len(program.trainable) - len(common.trainable)
     graphs = len({outline.structure for outline in variants.outlines.values()})
     warnings.warn(
-        f"the checkpoints hold {graphs} different graphs: each is run on its own; {left_out} of "
-        f"{len(program.trainable)} weight tensors are not in all of them under one name and shape, and do not count",
+        f"the checkpoints hold {graphs} different graphs, and each is run with its own; {left_out} of "
+        f"{len(program.trainable)} weight tensors do not have the same name and shape in all of them, and are left out",
         RegimeWarning,
         stacklevel=3,
     )
@@ -331,7 +335,7 @@ def _warn_of_nested(gates: Sequence[Gate]) -> None:
     nested = [gate for gate in gates if gate.nested and gate.kind != "smooth"]
     if nested:
         warnings.warn(
-            f"{counted(len(nested), 'gate')} cannot be tracked: {nested[0].node} ({nested[0].op}) lies "
+            f"{counted(len(nested), 'gate')} cannot be tracked: {nested[0].node} ({nested[0].op}) is "
             f"{nested[0].reason}" + (" (regime inspect lists all)" if len(nested) > 1 else ""),
             RegimeWarning,
             stacklevel=3,
@@ -346,7 +350,10 @@ def load_program(
     source: Source | None = None,
     exporting: Exporting = nullcontext,
 ) -> tuple[Program, dict[str, Array]]:
-    """Return the program and the probe bound to its inputs: given, found in `root`, or from the first checkpoint."""
+    """Return the program, and the probe bound to its inputs.
+
+    Each is given, found in `root`, or, for the program, built from the first checkpoint.
+    """
     probe = _find_probe(root, probe)
     if model is None and (root / PROGRAM_FILE).is_file():
         program = _load_program_file(root, probe, source)
@@ -361,12 +368,12 @@ def load_program(
 
 
 def exported(roots: Collection[Path], model: object, probe: Probe) -> Program:
-    """Return the program of a model that is measured on a probe; one that is a program already as it is.
+    """Export a model to a program that runs on a probe; a model that is already a program is returned unchanged.
 
     Parameters
     ----------
     roots : collection of Path
-        The directories of the checkpoints; no code is run from there.
+        Directories of the checkpoints, from which no code is run.
     model : object
     probe : Probe
 
@@ -391,7 +398,20 @@ def write_program(
     overwrite: bool = False,
     settings: SourceSettings = AS_DETECTED,
 ) -> list[Path]:
-    """Write ``program.onnx`` and ``probe.npz`` into `root`: from then on the directory explains itself.
+    """Write ``program.onnx`` and ``probe.npz`` to `root`, so that the directory can be converted without the model.
+
+    Parameters
+    ----------
+    root : Path
+        Directory of checkpoints, which may still be empty.
+    model, probe : object
+        As in `regime_proto.convert`.
+    probe_text : path, optional
+        As in `regime_proto.convert`.
+    overwrite : bool
+        Replace existing files.
+    settings : SourceSettings
+        How checkpoints in the directory are read.
 
     Returns
     -------
@@ -401,7 +421,7 @@ def write_program(
     Raises
     ------
     RegimeError
-        As in `program_files`, or other files are in the way.
+        As in `program_files`, or different files exist.
     """
     contents = program_files(root, model=model, probe=probe, probe_text=probe_text, settings=settings)
     return place_files(contents, overwrite=overwrite)
@@ -416,18 +436,19 @@ def program_files(
     settings: SourceSettings = AS_DETECTED,
     exporting: Exporting = nullcontext,
 ) -> dict[Path, bytes]:
-    """Return the files that make the directory `root` explain itself.
+    """Return the files ``program.onnx`` and ``probe.npz`` for the directory `root`; see `write_program`.
 
-    Where there are checkpoints already, the first is compared with the program.
+    If the directory holds checkpoints, the first one is checked against the program.
 
     Returns
     -------
     dict of Path to bytes
+        The content of each file.
 
     Raises
     ------
     RegimeError
-        The model cannot be exported, or the checkpoints are another model's.
+        The model cannot be exported, or the checkpoints belong to a different model.
     """
     source = find_source(root, settings)
     probe = probe if probe_text is None else _tokenized(probe_text, probe, source)
@@ -448,13 +469,13 @@ def _load_program_file(root: Path, probe: Probe, source: Source | None) -> Progr
 
 
 def _described(root: Path, probe: Probe, source: Source | None) -> Program:
-    """Return the program of a run whose checkpoints say of what model they are."""
+    """Return the program of a run whose checkpoints describe their model."""
     source = source or find_source(root)
     if source is not None and capable(source.adapter, Describing) is not None:
         return _program_of(source.adapter, source.checkpoints[0], probe)
     raise MissingPart(
-        f"{root}: no {PROGRAM_FILE} in it; say how to build the model: "
-        "--model MODULE:FACTORY, for example --model mypkg.net:make, or a .onnx or .pt2 file"
+        f"{root}: no {PROGRAM_FILE} in it; pass a function that builds the model with --model MODULE:FACTORY, for "
+        "example --model mypkg.net:make, or a .onnx or .pt2 file"
     )
 
 
@@ -464,25 +485,28 @@ def _find_probe(root: Path, probe: object) -> Probe:
     path = root / PROBE_FILE
     if not path.is_file():
         raise MissingPart(
-            f"{root}: no {PROBE_FILE} in it; give the fixed inputs to look at with --probe FILE "
-            "(.npz, .npy or .safetensors, some 0.2 × batch size validation samples)"
+            f"{root}: no {PROBE_FILE} in it; pass a fixed set of inputs with --probe FILE (.npz, .npy or "
+            ".safetensors, about 0.2 × batch size validation samples)"
         )
     with on_disk(path) as local:
         return load_probe(local)
 
 
 def _tokenized(text: str | Path, probe: object, source: Source | None) -> Probe:
-    """Return the probe that the checkpoints' tokenizer makes of a file of text."""
+    """Return the probe that the tokenizer of the checkpoints creates from a text file."""
     if probe is not None:
-        raise RegimeError("--probe and --probe-text: give one of them")
+        raise RegimeError("--probe and --probe-text: mutually exclusive; pass only one of them")
     lines = load_lines(Path(text))
     if source is None:
-        raise RegimeError("--probe-text needs a tokenizer, which lies with the checkpoints, and there are none yet")
+        raise RegimeError(
+            "--probe-text: needs the tokenizer next to the checkpoints, but there are no checkpoints yet; pass token "
+            "ids with --probe FILE instead"
+        )
     adapter = capable(source.adapter, Tokenizing)
     if adapter is None:
         raise RegimeError(
-            f"--probe-text needs a tokenizer beside the weights, as transformers saves it, and {source.root} holds "
-            f"{source.adapter} checkpoints; give token ids in place of text: --probe FILE"
+            f"--probe-text: needs a tokenizer next to the weights, as transformers saves it, but {source.root} holds "
+            f"{source.adapter} checkpoints; pass token ids instead of text: --probe FILE"
         )
     with on_disk(source.checkpoints[0].path, values=False) as path:
         return adapter.tokenize(path, lines, str(text))

@@ -1,4 +1,4 @@
-"""What a trajectory says of its origin, and what it carries so that others can run the same protocol."""
+"""Describes the origin of a trajectory, and embeds what others need to run the same protocol."""
 
 import datetime
 import platform
@@ -28,15 +28,19 @@ def provenance(
     ----------
     program : Program
     probe : mapping of str to array
-        By program input.
+        The arrays of the probe by program input.
     adapter : str
-        Name of what reads the states.
+        Name of the adapter that reads the states.
     step_kind : str
-        What steps count: ``step``, ``epoch`` or ``ordinal``.
+        Unit of the steps: ``step``, ``epoch`` or ``ordinal``.
     engine : str
-        What ran the program, with its version.
+        The library that runs the program, with its version.
     device : str
-        Where.
+        The device that runs the program.
+
+    Returns
+    -------
+    dict of str to object
     """
     return {
         "run_id": str(uuid.uuid4()),
@@ -62,7 +66,7 @@ def header_of(
     sample_seed: int = 0,
     metrics: Sequence[str] = (),
 ) -> Header:
-    """Return the header of a trajectory that is measured by `meter`."""
+    """Return the header of a trajectory measured with `meter`."""
     sampled = {"sample_units": sample_units, "sample_units_seed": sample_seed} if meter.is_sampled else {}
     return Header(
         tensors={tensor.name: tensor.size for tensor in meter.program.trainable},
@@ -77,7 +81,7 @@ def header_of(
 
 
 def embedded_files(program: Program, probe: Mapping[str, Array], embed: str) -> dict[str, bytes]:
-    """Return the files that a trajectory is to carry.
+    """Return the files to embed in a trajectory.
 
     Parameters
     ----------
@@ -88,7 +92,7 @@ def embedded_files(program: Program, probe: Mapping[str, Array], embed: str) -> 
     Raises
     ------
     RegimeError
-        There is no such choice.
+        `embed` has a different value.
     """
     if embed not in EMBED:
         raise RegimeError(f"embed {embed!r}: expected one of {', '.join(EMBED)}")
@@ -96,5 +100,5 @@ def embedded_files(program: Program, probe: Mapping[str, Array], embed: str) -> 
     contents = {name: makers[name]() for name in EMBED[embed]}
     for name, content in contents.items():
         if len(content) > MAX_EMBEDDED_BYTES:
-            warnings.warn(f"the {name} is larger than 64 MB, and not embedded", RegimeWarning, stacklevel=3)
+            warnings.warn(f"the {name} is larger than 64 MB, so it is not embedded", RegimeWarning, stacklevel=3)
     return {name: content for name, content in contents.items() if len(content) <= MAX_EMBEDDED_BYTES}

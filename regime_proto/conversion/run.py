@@ -73,87 +73,95 @@ def convert(
 ) -> Path:
     """Convert checkpoints into a trajectory file.
 
-    An output that was made of the same inputs is left as it is, and an interrupted conversion goes on where
-    it stopped.
+    An existing output of the same inputs stays unchanged, and an interrupted conversion resumes where it stopped.
 
     Parameters
     ----------
     source : path
-        Directory of checkpoints, or its URL (``s3://bucket/run``), which fsspec opens; or a sequence that is
-        published on the Hugging Face Hub: ``hf://ORG/NAME@GLOB``, see `checkpoints.hub.address`.
+        Directory of checkpoints; its URL (``s3://bucket/run``), which is opened with fsspec; or a sequence of
+        checkpoints on the Hugging Face Hub: ``hf://ORG/NAME@GLOB``, see `regime_proto.checkpoints.hub.address`.
     output : path
         The trajectory file to write.
     model : torch.nn.Module or "MODULE:FACTORY", optional
-        Needed unless the directory holds ``program.onnx``.
+        The model, or a function without arguments that builds it, such as ``"mypkg.net:make"``. Also models of other
+        frameworks, and paths of ``.onnx`` and ``.pt2`` files. Required unless the directory holds ``program.onnx`` or
+        the checkpoints describe their model.
     probe : array, sequence or mapping of arrays, or path, optional
-        The fixed inputs, first axis the sample. Needed unless the directory holds ``probe.npz``.
+        Fixed inputs of the model, (sample, ...) each. Several inputs are given by name, or in their order. Required
+        unless the directory holds ``probe.npz``.
     probe_text : path, optional
-        Text in place of a probe, UTF-8, one sample a line: the tokenizer beside the weights makes the probe of it.
+        A UTF-8 text file with one sample per line, instead of a probe. The tokenizer next to the weights creates the
+        probe from it.
     steps : str, optional
-        ``"A:B"``, both included: the steps to read.
+        Steps to read, as ``"A:B"``, both included. Default: all steps.
     every : int, optional
-        Read every k-th checkpoint only.
+        Read only every k-th checkpoint. Default: every checkpoint.
     gates : sequence of str
-        Which gates to track: globs over module paths and node names, ``op:Gelu``, ``kind:smooth``; with ``!`` in
-        front, which to leave out. All ReLUs and piecewise gates if not given.
+        Gates to track: globs over module paths and node names, ``op:Gelu``, ``kind:smooth``. A leading ``!`` leaves
+        gates out. Default: all ReLUs and other piecewise linear gates.
     sample_units : int, optional
-        For huge activations: look at so many units of each layer, chosen at random, and give the standard error.
+        Number of units of each layer to measure, chosen at random; the standard error is reported. Meant for very
+        large activations. Default: all units.
     sample_seed : int
-        Of that choice.
+        Random seed for `sample_units`.
     device : str
-        Where the forward passes run: ``auto``, ``cpu``, ``cuda``, or ``cuda:1`` for the second of several cards.
+        Device of the forward passes: ``auto``, ``cpu``, ``cuda``, or ``cuda:1`` for the second of several GPUs.
     batches_per_epoch : float, optional
-        Training steps per epoch; with it the smoothing window is known.
+        Training steps per epoch, from which the smoothing window follows. Default: determined from the checkpoints.
     workers : int, optional
-        Checkpoints in flight; if not given as many as cores, fewer where memory is short. The result does not
-        depend on it.
+        Number of checkpoints measured at once. The result does not depend on it. Default: the number of cores, fewer
+        if memory is short.
     masks : str
-        Which observations keep their masks: ``all``, ``every=N``, ``none``, or ``auto``, which keeps all while the
-        file is expected to stay below 2 GB, else thins them evenly. Flips and deltas are always complete.
+        Observations whose masks are stored: ``all``, ``every=N``, ``none`` or ``auto``. ``auto`` keeps all masks if
+        the file is expected to stay below 2 GB, otherwise an evenly spaced selection. Flips and deltas are always
+        complete.
     embed : {"program", "all", "none"}
-        What the trajectory carries, so that others can run the same protocol: the program, and the probe with it.
+        What the trajectory carries so that others can run the same protocol: the program, both program and probe, or
+        neither.
     noise : {"quick", "full", "none"}
-        How the noise floor is measured. ``quick``: every weight of the last state is moved by one unit in the last
-        place, which takes one more pass. ``full``: that, and another number of threads (on a GPU the CPU), for the
-        first, the middle and the last state: nine more passes. The trajectory says what was measured.
+        How the noise floor is measured. ``quick`` moves every weight of the last state by one unit in the last place,
+        which needs one more forward pass. ``full`` does this, and also repeats the pass with a different number of
+        threads (for a GPU: on the CPU), for the first, the middle and the last state: nine more passes. The
+        trajectory records the method.
     measure : str or sequence of str
-        Quantities to measure beside weight deltas and flips, by name, or ``"all"``, ``"weights"``, ``"patterns"``,
-        ``"function"``; `regime quantities` lists them. Those against the first or the last checkpoint take one more
-        state in memory each. A trajectory that has a quantity keeps it.
+        Quantities to measure in addition to weight deltas and flips: names, or the groups ``"all"``, ``"weights"``,
+        ``"patterns"`` and ``"function"``. The command ``regime quantities`` lists them. Comparing with the first or
+        the last checkpoint needs memory for one more state each. Quantities that a trajectory already holds are kept.
     interior_points : int, optional
-        Points between two checkpoints at which the quantity ``interior_flips`` looks: 3, or as many as the trajectory
-        that is there already was made with.
+        Number of points between two checkpoints at which the quantity ``interior_flips`` is measured. Default: the
+        number in the existing trajectory, otherwise 3.
     distance : bool
         The same as ``measure="weight_distance_l2"``, for older scripts.
     notes : mapping of str to str, int, float or bool, optional
-        What is to be told of the run, by names of letters, digits and underscores: ``model``, ``dataset``,
-        ``optimizer``, ``family``, ``seed``, ``batch_size``, ``learning_rate``, or any other. They are added to those
-        that the trajectory has, or change them; nothing is measured again for them.
+        Facts about the run to store: ``model``, ``dataset``, ``optimizer``, ``family``, ``seed``, ``batch_size``,
+        ``learning_rate``, or any other name of letters, digits and underscores. They are added to the existing notes
+        or replace them; nothing is measured again.
     adapter : str, optional
-        The adapter that reads the directory, in place of the one that recognises it.
+        Name of the adapter that reads the directory. Default: the one that recognises it.
     step_pattern : str, optional
-        A regular expression whose one group is the step in the names of files or folders.
+        Regular expression with one group, which matches the step in the names of files or folders.
     weights : str, optional
-        The key of the weights in the checkpoints, or the front of their names: for averages (``ema``), or one of
+        Key of the weights in the checkpoints, or a prefix of their names: for averages (``ema``), or for one of
         several models.
     keep_downloads : bool
-        Keep the checkpoints that are fetched from the Hub, in the folder ``OUTPUT.downloads``; else each is removed
-        once its successor was compared with it.
+        Keep the checkpoints that are downloaded from the Hub, in the folder ``OUTPUT.downloads``. By default each is
+        removed after its successor has been compared with it.
     overwrite : bool
-        Replace a trajectory, or discard an unfinished one that was made of other inputs. Other files are never
-        replaced.
+        Replace an existing trajectory, or discard an unfinished one of different inputs. Files that are not
+        trajectories are never replaced.
     shard : str, optional
-        ``"I/N"``: measure the I-th of N parts only. Its segments are written into the folder ``OUTPUT.segments``, which
-        other processes may write at the same time; `regime_proto.schema.finish.finish` joins the parts.
+        ``"I/N"``: measure only the I-th of N parts. Its segments are written to the folder ``OUTPUT.segments``, to
+        which other processes may write at the same time. `regime_proto.schema.finish.finish` joins the parts.
     client : distributed.Client, optional
-        Let the workers of this Dask cluster measure. They have to see the checkpoints under the same path, and have the
-        same versions of regime, NumPy and ONNX Runtime.
+        Client of a Dask cluster whose workers measure. All workers must read the checkpoints under the same path, and
+        have the same versions of regime, NumPy and ONNX Runtime.
     scheduler : str, optional
-        The same by the address of a scheduler or the file that it wrote; ``"local:N"`` starts N processes here.
+        Dask cluster whose workers measure, as the address of its scheduler or the scheduler's file. ``"local:N"``
+        starts N local processes.
     parts : str or int
-        Measure models larger than memory part by part, so that of every checkpoint only the tensors of one part of the
-        program are in memory: ``auto``, where two states (in float32) do not fit into half of the free memory; ``off``;
-        or how many parts at least. The result is the same bit for bit. The checkpoints have to be of PyTorch, of
+        Measure models larger than memory part by part, with only the tensors of one part of the program in memory.
+        ``auto`` does so if two states in float32 do not fit into half of the free memory; ``off`` never does; a number
+        is the smallest number of parts. The result is bit for bit the same. Requires checkpoints of PyTorch or
         safetensors, or folders of these.
     progress : callable, optional
         Called with the number of observations done and their total.
@@ -161,12 +169,12 @@ def convert(
     Returns
     -------
     Path
-        The output; of a shard, the folder of segments.
+        The output; for a shard, the folder of segments.
 
     Raises
     ------
     RegimeError
-        Says where, what was expected and found, and what to do. Observations made before it are kept.
+        The conversion is not possible, or a checkpoint cannot be measured. Observations made before it are kept.
     """
     settings = ConversionSettings.of(
         model=model,
@@ -205,12 +213,12 @@ def convert(
 
 
 def name_of_part(output: Path, shard: Shard | None) -> Path:
-    """Return the output, or for a shard a name that is its own, for what it alone needs."""
+    """Return the output, or for a shard a name of its own, under which it keeps its own files."""
     return output if shard is None else output.with_name(f"{output.name}.{shard.number}-of-{shard.count}")
 
 
 def warn_of_doubts(path: Path) -> None:
-    """Warn if observations of a trajectory hold NaN or Inf, or if the weights contradict their order."""
+    """Warn if observations of a trajectory hold NaN or Inf, or if the weights contradict the order of the steps."""
     with open_checked(path) as file:
         doubts = describe_invalid(file), describe_order(read_order_doubt(file))
     for doubt in doubts:
@@ -220,20 +228,20 @@ def warn_of_doubts(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Done:
-    """The outcome of a conversion.
+    """The result of a conversion.
 
     Parameters
     ----------
     path : Path
-        The trajectory; of a shard, the folder of segments.
+        The trajectory; for a shard, the folder of segments.
     observations : int
-        How many it holds; of a shard, how many are its own.
+        Number of observations in it; for a shard, only its own.
     written : bool
-        False if it was there already.
+        False if the output was already complete.
     noted : bool
-        Whether notes were added to one that was there already, or changed.
+        Whether notes of an existing trajectory were added or changed.
     shard : Shard, optional
-        The part of the run that was measured, where the whole is not there.
+        The part of the run that was measured, while the whole is not complete.
     """
 
     path: Path
@@ -245,18 +253,18 @@ class Done:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a conversion has to do, before any checkpoint is run.
+    """What a conversion has to do, determined before any checkpoint is run.
 
     Parameters
     ----------
     plan : Plan
-        With what the trajectory that is there already holds, which is not dropped.
+        The plan, including the quantities of an existing trajectory, which are kept.
     existing : Header, optional
-        Of a trajectory that is there already and goes on; None where it is made anew.
+        Header of an existing trajectory that is resumed; None if a new one is written.
     is_complete : bool
-        Whether that holds all observations already.
+        Whether the existing trajectory holds all observations.
     lacks_notes : bool
-        Whether it lacks some of the notes.
+        Whether the existing trajectory lacks some of the notes.
     """
 
     plan: Plan
@@ -266,12 +274,12 @@ class Decision:
 
 
 def decide(plan: Plan, output: Path, settings: ConversionSettings) -> Decision:
-    """Return what is to be done for a plan, as far as that shows before a checkpoint is run.
+    """Decide what has to be done for a plan, as far as can be determined before a checkpoint is run.
 
     Raises
     ------
     RegimeError
-        The output holds something else, other masks, or not all quantities that were asked for.
+        The output holds a different run, different masks, or not all of the requested quantities.
     """
     plan.source.require_two()
     plan = _with_held_against_last(plan, output, settings)
@@ -283,22 +291,22 @@ def decide(plan: Plan, output: Path, settings: ConversionSettings) -> Decision:
         return Decision(plan, existing, is_complete=True, lacks_notes=not _has_notes(existing, notes))
     if settings.shard is not None:
         raise RegimeError(
-            f"{output}: holds the first part of this run, and shards measure all of it; choose another output, or go "
-            "on without --shard"
+            f"{output}: holds the first part of this run, but shards measure the whole run; choose another output, or "
+            "resume without --shard"
         )
     return Decision(_keeping(plan, existing), existing, is_complete=False, lacks_notes=False)
 
 
 @dataclass(frozen=True)
 class _Start:
-    """Where the observations begin that are to be made.
+    """Where a conversion starts or resumes.
 
     Parameters
     ----------
     held : int
-        How many there are already.
+        Number of observations that exist already.
     where : Path
-        What holds these: the trajectory, or the segments of an interrupted conversion.
+        The file or folder that holds them: the trajectory, or the segments of an interrupted conversion.
     """
 
     held: int
@@ -306,12 +314,12 @@ class _Start:
 
 
 def _start(decision: Decision, output: Path, header: Header, settings: ConversionSettings) -> _Start:
-    """Return what can be gone on with, without changing anything.
+    """Return where the conversion can resume, without changing any file.
 
     Raises
     ------
     RegimeError
-        There are segments of another run, and they are not to be overwritten.
+        There are segments of a different run, and overwriting is not allowed.
     """
     folder, plan = segments_folder(output), decision.plan
     begun = _begun(plan, output, header) if settings.overwrite else rows_to_resume(folder, header, plan.fingerprints)
@@ -328,25 +336,27 @@ def run_plan(
     progress: Progress | None = None,
     grown: Grown | None = None,
 ) -> Done:
-    """Do what `convert` promises, for a plan.
+    """Carry out a plan, as `convert` does.
 
     Parameters
     ----------
     plan : Plan
     output : Path
+        The trajectory to write.
     settings : ConversionSettings, optional
-        What the plan was made of.
+        The settings of the plan.
     progress : callable, optional
+        Called with the number of observations done and their total.
     grown : callable, optional
-        Called with the plan and what was done, whenever the output holds all of it; returns the plan of the run
-        that has grown meanwhile, or None to finish.
+        Called with the plan and the result whenever the output is complete. Returns the plan of the run with its new
+        checkpoints, or None to finish.
     """
     settings = settings or ConversionSettings()
     decision = decide(plan, output, settings)
     if grown is not None:
         _require_none_against_last(decision.plan)
     if decision.is_complete:
-        # A kill between joining the segments and deleting them leaves both.
+        # A process killed after joining the segments and before deleting them leaves both.
         discard_segments(output)
         if decision.lacks_notes:
             note(output, settings.taken_notes)
@@ -361,7 +371,7 @@ def run_plan(
 def _carry_out(
     decision: Decision, output: Path, settings: ConversionSettings, *, progress: Progress | None, grown: Grown | None
 ) -> Done:
-    """Make the observations that are not there yet."""
+    """Measure the missing observations."""
     held = {} if decision.existing is None else notes_in(decision.existing.extra)
     plan, sketches = sketched(decision.plan)
     with Segments(output, shared=settings.shard is not None) as segments:
@@ -415,13 +425,13 @@ class Foreseen:
     path : Path
         The trajectory.
     observations : int
-        How many it will hold.
+        Number of observations that it will hold.
     held : int
-        How many of them are there already.
+        Number of observations that exist already.
     where : Path
-        What holds these: the trajectory, or the segments of an interrupted conversion.
+        The file or folder that holds them: the trajectory, or the segments of an interrupted conversion.
     noted : bool
-        Whether it holds all of them, but not the notes.
+        Whether the trajectory holds all observations, but not the notes.
     """
 
     path: Path
@@ -432,12 +442,12 @@ class Foreseen:
 
 
 def foresee_plan(plan: Plan, output: Path, settings: ConversionSettings | None = None) -> Foreseen:
-    """Return what `run_plan` would do, without writing anything: the first checkpoint is run, the others are not read.
+    """Return what `run_plan` would do, without writing anything; only the first checkpoint is read and run.
 
     Raises
     ------
     RegimeError
-        As in `run_plan`, but for what shows only when the other checkpoints are read.
+        As in `run_plan`, except for errors in the other checkpoints.
     """
     settings = settings or ConversionSettings()
     decision, total = decide(plan, output, settings), len(plan.fingerprints)
@@ -445,7 +455,7 @@ def foresee_plan(plan: Plan, output: Path, settings: ConversionSettings | None =
         return Foreseen(output, total, total, output, noted=decision.lacks_notes)
     require_free(output, shared=settings.shard is not None)
     if plan.source.copies is not None:
-        # To run the first checkpoint it would have to be fetched.
+        # The first checkpoint would have to be downloaded before it could be run.
         return _foreseen_unseen(plan, output, decision.existing)
     meter = measuring_of(decision.plan, settings, defers=False).meter
     header = _header(decision.plan, meter, settings)
@@ -463,7 +473,7 @@ def _foreseen_part(plan: Plan, output: Path, header: Header, settings: Conversio
 
 
 def _foreseen_unseen(plan: Plan, output: Path, existing: Header | None) -> Foreseen:
-    """Return what `run_plan` would do as far as that shows without a state."""
+    """Return what `run_plan` would do, as far as can be determined without a state."""
     total, begun = len(plan.fingerprints), kept_observations(output)
     if begun or existing is None:
         return Foreseen(output, total, begun, segments_folder(output))
@@ -471,14 +481,14 @@ def _foreseen_unseen(plan: Plan, output: Path, existing: Header | None) -> Fores
 
 
 def _existing(plan: Plan, output: Path, settings: ConversionSettings) -> Header | None:
-    """Return the header of a trajectory that is there already and goes on; None if it is to be made anew.
+    """Return the header of an existing trajectory to resume; None if a new one is to be written.
 
     Raises
     ------
     RegimeError
-        It holds something else, other masks, or not all quantities that were asked for.
+        It holds a different run, different masks, or not all of the requested quantities.
     """
-    # Looked at even where it is to be replaced: only a trajectory ever is.
+    # Opened even if it is to be replaced, since only a trajectory may be replaced.
     existing = existing_header(output)
     if existing is None or settings.overwrite:
         return None
@@ -494,26 +504,26 @@ def _require_none_against_last(plan: Plan) -> None:
     held = [quantity.name for quantity in plan.quantities if quantity.against == "last"]
     if held:
         raise RegimeError(
-            f"--measure {held[0]}: holds every state against the last one, which a run that is followed does not have "
-            "yet; measure it when the run is finished"
+            f"--measure {held[0]}: compares every state with the last one, which does not exist yet while a run is "
+            "followed; measure it when the run is finished"
         )
 
 
 def _with_held_against_last(plan: Plan, output: Path, settings: ConversionSettings) -> Plan:
-    """Return a plan that measures against the last checkpoint what its trajectory does: it is known by that."""
+    """Add to a plan the quantities of its trajectory that compare with the last checkpoint; they identify the run."""
     existing = None if settings.overwrite else existing_header(output)
     held = () if existing is None else tuple(one for one in existing.quantities if one.against == "last")
     return plan if existing is None or not held else _keeping(plan, replace(existing, quantities=held))
 
 
 def _keeping(plan: Plan, existing: Header) -> Plan:
-    """Return the plan of a run that has grown: what its trajectory holds already is not dropped."""
+    """Add to the plan of a run with new checkpoints the quantities that its trajectory holds."""
     chosen = {quantity.name for quantity in plan.quantities}
     missing = [quantity.name for quantity in existing.quantities if quantity.name not in known_quantities()]
     if missing:
         raise RegimeError(
-            f"the trajectory holds the quantity {missing[0]}, which is not installed here, and it goes on with what it "
-            "holds: install what measures it, or choose another output with -o"
+            f"the trajectory holds the quantity {missing[0]}, which must be measured for new checkpoints too but is "
+            "not installed here; install the package that measures it, or choose another output with -o"
         )
     quantities = choose(chosen | {quantity.name for quantity in existing.quantities})
     points = points_of(existing.quantities) or plan.interior_points
@@ -521,7 +531,7 @@ def _keeping(plan: Plan, existing: Header) -> Plan:
 
 
 def _begun(plan: Plan, output: Path, header: Header) -> int:
-    """Return how many observations segments hold that this conversion can go on after; 0 where they are others'."""
+    """Return the number of observations in segments that this conversion can resume; 0 for a different run."""
     try:
         return rows_to_resume(segments_folder(output), header, plan.fingerprints)
     except RegimeError:
@@ -536,14 +546,14 @@ def _foreseen(plan: Plan, policy: MaskPolicy) -> dict[str, object]:
 
 
 def _require_unchanged(plan: Plan, count: int) -> None:
-    """Raise an error if one of the first `count` checkpoints is another than the one that was measured."""
+    """Raise an error if one of the first `count` checkpoints has changed since it was measured."""
     if plan.source.copies is not None:
         return
     path = measured_files.changed(plan.fingerprints, plan.source.checkpoints, count)
     if path is not None:
         raise RegimeError(
-            f"{path}: changed since it was measured, although its size and time did not; measure all again with "
-            "--overwrite, or choose another output with -o"
+            f"{path}: changed since it was measured, although its size and time are the same; measure all checkpoints "
+            "again with --overwrite, or choose another output with -o"
         )
 
 
@@ -553,34 +563,34 @@ def _has_notes(existing: Header, notes: Mapping[str, Note]) -> bool:
 
 
 def _require_kept(plan: Plan, output: Path, existing: Header, policy: MaskPolicy | None) -> None:
-    """Raise an error unless a trajectory keeps what was asked for; without a policy any masks will do."""
+    """Raise an error unless a trajectory holds the requested masks and quantities; without a policy any masks do."""
     held = existing.mask_policy
     if policy not in (None, held):
         raise RegimeError(
-            f"{output}: exists with masks {held}, asked for {policy}; replace it with --overwrite, or make a smaller "
-            "copy with regime thin"
+            f"{output}: exists with masks {held}, but {policy} was requested; replace it with --overwrite, or write a "
+            "smaller copy with regime thin"
         )
     if missing_in(plan, existing):
         raise lacking(plan, output, existing)
 
 
 def _require_same_points(output: Path, existing: Header, asked: int | None) -> None:
-    """Raise an error where a trajectory looks at another number of points between two checkpoints than is asked for."""
+    """Raise an error if the number of points between two checkpoints is not the requested one."""
     held = points_of(existing.quantities)
     if None not in (asked, held) and asked != held:
         raise RegimeError(
-            f"{output}: exists with interior_flips at {held} points between two checkpoints, asked for {asked}; to "
-            "measure them, all checkpoints must be read again: pass --overwrite"
+            f"{output}: exists with interior_flips at {held} points between two checkpoints, but {asked} were "
+            "requested; to measure these, all checkpoints must be read again: pass --overwrite"
         )
 
 
 def _is_current(output: Path, existing: Header, plan: Plan) -> bool:
-    """Whether `output` holds the whole run; False if it holds the first part of it.
+    """Whether `output` holds the whole run; False if it holds only the first part.
 
     Raises
     ------
     RegimeError
-        It holds something else.
+        It holds a different run.
     """
     found = existing.attributes["source_fingerprint"]
     if found not in plan.fingerprints:
@@ -599,7 +609,7 @@ def _header(plan: Plan, meter: Calibrated, settings: ConversionSettings) -> Head
         device=meter.device.provider,
     )
     if plan.variants is not None:
-        attributes["tensors_compared"] = "those that all checkpoints hold in one shape; their graphs differ"
+        attributes["tensors_compared"] = "those that all checkpoints hold with the same shape; their graphs differ"
     if settings.batches_per_epoch is not None:
         paths = [checkpoint.path for checkpoint in plan.source.checkpoints]
         attributes["observations_per_epoch"] = observations_per_epoch(

@@ -1,4 +1,4 @@
-"""What the trajectories of several runs are called: after their directories, by as much of each path as it takes."""
+"""Names the trajectories of several runs after their directories, with as much of each path as is needed."""
 
 import os
 from collections.abc import Sequence
@@ -11,9 +11,10 @@ _BETWEEN = "-"
 
 
 def names_of(sources: Sequence[Path]) -> list[str]:
-    """Return a name for each of several directories.
+    """Return a distinct name for each of several directories.
 
-    That is the last part of its path; of those that share it, as many parts, joined by hyphens, as tell them apart.
+    The name is the last part of the path. Directories that share it get as many more parts as are needed to distinguish
+    them, joined by hyphens.
 
     Parameters
     ----------
@@ -22,7 +23,7 @@ def names_of(sources: Sequence[Path]) -> list[str]:
     Raises
     ------
     RegimeError
-        One is given twice, or two names come out the same.
+        A directory is given twice, or two names would be the same.
     """
     _require_distinct(sources)
     parts = [_parts(source) for source in sources]
@@ -43,26 +44,26 @@ def _require_distinct(sources: Sequence[Path]) -> None:
     for source in sources:
         place = str(source) if is_remote(source) else os.path.realpath(source)
         if place in seen:
-            again = "twice" if str(source) == str(seen[place]) else f"under another name, {seen[place]}, too"
+            again = "twice" if str(source) == str(seen[place]) else f"twice, also as {seen[place]}"
             raise RegimeError(f"{source}: given {again}; leave one out")
         seen[place] = source
 
 
 def _require_own(names: Sequence[str], sources: Sequence[Path]) -> None:
-    """Raise an error if two runs would be written to one file."""
+    """Raise an error if two runs would be written to the same file."""
     seen: dict[str, Path] = {}
     for name, source in zip(names, sources, strict=True):
         other = seen.setdefault(name, source)
         if other is not source:
             raise RegimeError(
-                f"{source} and {other}: both would be called {name}.h5; convert one of them by itself, with -o"
+                f"{source} and {other}: both would be written to {name}.h5; convert one of them separately, with -o"
             )
 
 
 def _parts(source: Path) -> list[str]:
-    """Return the parts of a path by which it may be called."""
+    """Return the parts of a path that may form its name."""
     if not is_remote(source):
-        # Of the root of a file system there is no part.
+        # The root of a file system has no parts.
         return list(Path(os.path.abspath(source)).parts[1:]) or ["root"]  # noqa: PTH100
     scheme, _, path = str(source).partition("://")
     found = ["".join(_plain(letter) for letter in part) for part in path.split("/") if part]
@@ -70,12 +71,12 @@ def _parts(source: Path) -> list[str]:
 
 
 def _plain(letter: str) -> str:
-    """Return a letter of an address as one that every file system takes."""
+    """Return a letter of an address, or a replacement if some file systems do not allow it."""
     return letter if letter.isalnum() or letter in "._-" else _BETWEEN
 
 
 def _telling(paths: Sequence[Sequence[str]]) -> int:
-    """Return how many of their last parts tell some paths apart; all, where these do not either."""
+    """Return how many last parts are needed to distinguish paths; the number of all parts if even these are equal."""
     longest = max(map(len, paths))
     for count in range(1, longest):
         if len({tuple(path[-count:]) for path in paths}) == len(paths):

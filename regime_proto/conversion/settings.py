@@ -1,4 +1,4 @@
-"""What a user asks for: the keyword arguments of the public functions, as one object each."""
+"""Settings of the public functions: their keyword arguments, as one object each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from regime_proto.schema.types import as_tuple
 
 AUTO, OFF = "auto", "off"
 NOISE = ("quick", "full", "none")
-"""How the noise floor is measured: of the last state, of three states, not at all."""
+"""How the noise floor is measured: on the last state, on three states, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -36,30 +36,30 @@ class ConversionSettings:
     sample_seed : int
     measure : tuple of str
     source : SourceSettings
-        How the directory is read: adapter, step pattern and weights.
+        How the directory is read: adapter, step pattern and key of the weights.
     device : str
     batches_per_epoch : float, optional
     interior_points : int, optional
-        As many as a trajectory that goes on was made with, else `interior_flips.INTERIOR_POINTS`.
+        Default: the number in a trajectory that is resumed, otherwise `interior_flips.INTERIOR_POINTS`.
     workers : int, optional
     masks, embed, noise : str
     notes : mapping, optional
     keep_downloads, overwrite : bool
     shard : Shard, optional
-        Measure this part of the run only.
+        Measure only this part of the run.
     command : sequence of str
-        The command line without its shard, for those who miss a part.
+        The command line without its shard, shown if a part is missing.
     client : distributed.Client, optional
-        Whose workers measure.
+        Client of the cluster whose workers measure.
     scheduler : str, optional
-        The same by address, file or ``local[:N]``.
+        The cluster by address, file or ``local[:N]``.
     parts : str or int
-        `AUTO`, `OFF`, or how many parts of the program at least; a number may be given as text.
+        `AUTO`, `OFF`, or the smallest number of parts of the program; a number may be given as text.
 
     Raises
     ------
     RegimeError
-        A setting contradicts what is possible.
+        A setting is invalid, or two settings contradict each other.
     """
 
     model: object = None
@@ -91,13 +91,13 @@ class ConversionSettings:
     def __post_init__(self) -> None:
         if self.shard is not None and (self.client is not None or self.scheduler is not None):
             raise RegimeError(
-                f"--shard {self.shard}: a part is measured by the process that is given it, and a scheduler divides "
-                "the run itself; leave one of them out"
+                f"--shard {self.shard}: cannot be combined with a scheduler, which divides the run itself; leave one "
+                "of them out"
             )
         if self.shard is not None and self.overwrite:
             raise RegimeError(
-                "--shard and --overwrite: every part would discard those before it; remove what is there, or give "
-                "another output"
+                "--shard and --overwrite: cannot be combined, since each part would discard the previous ones; "
+                "delete the existing output, or choose another one"
             )
         if self.sample_units is not None and self.sample_units < 2:
             raise RegimeError(f"--sample-units {self.sample_units}: expected 2 or more")
@@ -109,7 +109,7 @@ class ConversionSettings:
             object.__setattr__(self, name, as_tuple(getattr(self, name), name))
         if self.interior_points is not None and not looks_between(choose(self.measure)):
             raise RegimeError(
-                f"--interior-points {self.interior_points}: goes with interior_flips, which is not measured; add "
+                f"--interior-points {self.interior_points}: applies to interior_flips, which is not measured; add "
                 "--measure interior_flips, or leave the option out"
             )
 
@@ -125,14 +125,14 @@ class ConversionSettings:
         shard: str | None = None,
         **fields: Any,
     ) -> Self:
-        """Make settings of arguments as users give them."""
+        """Create settings from the arguments of the public functions."""
         source = SourceSettings(adapter, step_pattern, weights)
         part = None if shard is None else Shard.parse(shard)
         return cls(source=source, measure=asked_for(measure, distance=distance), shard=part, **fields)
 
     @cached_property
     def taken_notes(self) -> dict[str, Note]:
-        """The notes as a trajectory can hold them."""
+        """The notes in the form in which a trajectory stores them."""
         return as_notes(self.notes or {})
 
 
@@ -144,5 +144,5 @@ def _taken_parts(parts: object) -> str | int:
     except ValueError:
         number = 0
     if number < 1:
-        raise RegimeError(f"--parts {parts}: expected {AUTO}, {OFF}, or how many parts at least, 1 or more")
+        raise RegimeError(f"--parts {parts}: expected {AUTO}, {OFF}, or the smallest number of parts, 1 or more")
     return number

@@ -1,4 +1,4 @@
-"""One part of a run, measured by a process of its own: what it agrees on with the others, and which rows it has."""
+"""Agrees on the common terms of parts of a run, each measured by its own process, and assigns their rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,34 +12,34 @@ from regime_proto.schema.segments import open_segment, segments_by_number
 from regime_proto.schema.shards import Agreement, Shard, agree, read_agreement, require_same
 from regime_proto.schema.words import few
 
-# As many letters of a hash as tell two apart.
+# Number of letters of a hash that are shown.
 _LETTERS = 12
 
 
 def agreed(plan: Plan, header: Header, folder: Path, settings: ConversionSettings) -> tuple[Header, range]:
-    """Agree with the other parts of a run.
+    """Agree with the other parts of a run on its terms and its identity.
 
     Parameters
     ----------
     plan : Plan
     header : Header
-        Of the trajectory, as this part would write it.
+        Header of the trajectory, as this part would write it.
     folder : Path
-        The segments, held.
+        Folder of the segments, which this process has locked.
     settings : ConversionSettings
-        With the shard.
+        The settings, with the shard.
 
     Returns
     -------
     header : Header
-        With the identity of the run.
+        The header with the identity of the run.
     rows : range
         The observations of this part.
 
     Raises
     ------
     RegimeError
-        The other parts are of another plan.
+        The other parts have a different plan.
     """
     shard = _shard_of(settings)
     found = agree(folder, _agreement(plan, header, folder, settings))
@@ -48,12 +48,12 @@ def agreed(plan: Plan, header: Header, folder: Path, settings: ConversionSetting
 
 
 def foreseen_rows(plan: Plan, header: Header, folder: Path, settings: ConversionSettings) -> range:
-    """Return the observations of a part, and raise what `agreed` would, but write nothing.
+    """Return the observations of a part as `agreed` does, but write nothing.
 
     Raises
     ------
     RegimeError
-        As there.
+        As in `agreed`.
     """
     ours, found = _agreement(plan, header, folder, settings), read_agreement(folder)
     if found is not None:
@@ -67,7 +67,7 @@ def _shard_of(settings: ConversionSettings) -> Shard:
 
 
 def _agreement(plan: Plan, header: Header, folder: Path, settings: ConversionSettings) -> Agreement:
-    """Return what this part would have the others agree on."""
+    """Return the agreement that this part proposes to the others."""
     identity = {**header.attributes, **_begun(plan, folder)}
     per_segment = chunk_steps(header)
     return Agreement(
@@ -83,7 +83,7 @@ def _agreement(plan: Plan, header: Header, folder: Path, settings: ConversionSet
 
 
 def _begun(plan: Plan, folder: Path) -> dict[str, object]:
-    """Return the identity of this run in what a conversion that was interrupted has written; empty if there is none."""
+    """Return the identity of this run from the segments of an interrupted conversion; empty if there are none."""
     for path in segments_by_number(folder).values():
         with open_segment(path) as segment:
             if segment.attrs["source_fingerprint"] in plan.fingerprints:
@@ -92,7 +92,7 @@ def _begun(plan: Plan, folder: Path) -> dict[str, object]:
 
 
 def _terms(plan: Plan, header: Header, settings: ConversionSettings) -> dict[str, str]:
-    """Return what must be the same for all parts, in words."""
+    """Return descriptions of all settings that must be the same for all parts."""
     checkpoints = plan.source.checkpoints
     return {
         "the steps": _shown([checkpoint.step for checkpoint in checkpoints]),
@@ -106,7 +106,7 @@ def _terms(plan: Plan, header: Header, settings: ConversionSettings) -> dict[str
         "--noise": settings.noise,
         "--batches-per-epoch": str(settings.batches_per_epoch),
         "the notes": str(sorted(settings.taken_notes.items())),
-        "what is embedded": ", ".join(header.embedded) or "nothing",
+        "the embedded files": ", ".join(header.embedded) or "nothing",
         "the engine": str(header.attributes["engine"]),
         "the device": str(header.attributes["device"]),
         "the files of the checkpoints (names, sizes, times)": plan.fingerprints[-1][:_LETTERS],

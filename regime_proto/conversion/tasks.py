@@ -1,4 +1,4 @@
-"""Some observations of a run as a task that any process can carry out: what it is sent, and what comes back."""
+"""Tasks that measure some observations of a run in any process: their input and their result."""
 
 import platform
 import threading
@@ -30,24 +30,26 @@ from regime_proto.schema.writer import TrajectoryWriter
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all tasks of a run are sent.
+    """Input of all tasks of a run.
 
     Parameters
     ----------
     root : Path
-        The checkpoints, which every worker sees under this path.
+        Directory of the checkpoints, which has the same path on every worker.
     settings : ConversionSettings
-        Those that say how checkpoints are chosen and measured.
+        Only the settings that decide how checkpoints are selected and measured.
     program : bytes
+        The program in ONNX.
     probe : mapping of str to array
+        The arrays of the probe by program input.
     fingerprints : tuple of str
         See `Plan.fingerprints`.
     header : Header
-        Of the trajectory.
+        Header of the trajectory.
     versions : mapping of str to str
         See `versions`.
     key : str
-        Tells it from others.
+        Unique key of the recipe.
     """
 
     root: Path
@@ -61,7 +63,7 @@ class Recipe:
 
     @classmethod
     def of(cls, plan: Plan, header: Header, settings: ConversionSettings) -> "Recipe":
-        """Make the recipe of a plan."""
+        """Create the recipe of a plan."""
         needed = ConversionSettings(
             steps=settings.steps,
             every=settings.every,
@@ -84,16 +86,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Images:
-    """What a task brings back.
+    """Result of a task.
 
     Parameters
     ----------
     segments : mapping of int to bytes
-        Whole trajectory files, by the number of the segment.
+        Content of whole trajectory files, by segment number.
     lengths : mapping of int to int
-        Observations of each.
+        Number of observations in each segment.
     sketches : mapping of int to array
-        Of the states that were read, by number of the checkpoint.
+        Sketches of the states that were read, by checkpoint index.
     """
 
     segments: dict[int, bytes]
@@ -102,7 +104,7 @@ class Images:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what results depend on."""
+    """Return the versions of the software on which results depend."""
     return {
         "regime": regime_proto.__version__,
         "numpy": np.__version__,
@@ -113,7 +115,7 @@ def versions() -> dict[str, str]:
 
 
 def look(recipe: Recipe) -> str:
-    """Return what keeps this process from the checkpoints of a recipe, in words; nothing if all is well."""
+    """Return the reason why this process cannot measure the checkpoints of a recipe; empty if it can."""
     try:
         _plan(recipe)
     except RegimeError as error:
@@ -122,12 +124,12 @@ def look(recipe: Recipe) -> str:
 
 
 def measure_rows(recipe: Recipe, rows: range) -> Images:
-    """Measure some observations of a run, which fill whole segments but for the end of the run.
+    """Measure some observations of a run, which fill whole segments except at the end of the run.
 
     Raises
     ------
     RegimeError
-        As `convert`.
+        As in `convert`.
     """
     with _lock:
         prepared = _prepared(recipe)
@@ -146,7 +148,7 @@ def measure_rows(recipe: Recipe, rows: range) -> Images:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A run that this process has made ready."""
+    """A run that this process has prepared."""
 
     recipe: Recipe
     plan: Plan
@@ -159,7 +161,7 @@ _latest: list[_Prepared] = []
 
 
 def _prepared(recipe: Recipe) -> _Prepared:
-    """Return the run of a recipe; the latest one is kept, since many tasks are of one."""
+    """Return the prepared run of a recipe; the latest one is kept, since many tasks share it."""
     if _latest and _latest[0].recipe.key == recipe.key:
         return _latest[0]
     _latest.clear()
@@ -172,12 +174,12 @@ def _prepared(recipe: Recipe) -> _Prepared:
 
 
 def _require_same_versions(recipe: Recipe) -> None:
-    """Raise an error if this process, which may have joined later, has other versions than those asked before."""
+    """Raise an error if the versions of this process, which may have joined later, differ from those in the recipe."""
     for name, version in versions().items():
         if version != recipe.versions[name]:
             raise RegimeError(
-                f"worker on {platform.node()}: {name} {version}, where the conversion was started "
-                f"{recipe.versions[name]}; install the same versions there"
+                f"worker on {platform.node()}: {name} {version}, but {recipe.versions[name]} where the conversion was "
+                "started; install the same versions on both"
             )
 
 
@@ -187,22 +189,22 @@ def _plan(recipe: Recipe) -> Plan:
     Raises
     ------
     RegimeError
-        The checkpoints that are found here are others.
+        The checkpoints found here differ.
     """
     settings = recipe.settings
     source = open_directory(recipe.root, settings.source).select(settings.steps, settings.every)
-    # Later ones may have come since.
+    # Later checkpoints may have appeared since.
     source = source.part(range(len(recipe.fingerprints)))
     plan = planned(source, Program.parse(recipe.program, "the program"), recipe.probe, settings)
     for number, (found, expected) in enumerate(zip(plan.fingerprints, recipe.fingerprints, strict=False)):
         if found != expected:
             raise RegimeError(
-                f"{source.checkpoints[number].path}: another file here than where the conversion was started (its "
-                "name, size or time); all must see the same files, or copies with the same times"
+                f"{source.checkpoints[number].path}: differs from the file where the conversion was started (in name, "
+                "size or time); all workers must read the same files, or copies with the same times"
             )
     if len(plan.fingerprints) != len(recipe.fingerprints):
         raise RegimeError(
-            f"{recipe.root}: {len(plan.fingerprints)} checkpoints here, {len(recipe.fingerprints)} where the "
-            "conversion was started"
+            f"{recipe.root}: {len(plan.fingerprints)} checkpoints on the worker, but {len(recipe.fingerprints)} where "
+            "the conversion was started; all workers must read the same files"
         )
     return plan

@@ -1,4 +1,4 @@
-"""Takes program and probe out of a trajectory that carries them: what others need to measure in the same way."""
+"""Extracts the program and the probe that a trajectory carries, so that others can measure in the same way."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from regime_proto.schema.reader import open_checked, read_embedded
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What was taken out of a trajectory.
+    """Files extracted from a trajectory.
 
     Parameters
     ----------
     contents : dict of Path to bytes
-        The files.
+        Content of each file.
     inputs : dict of str to str
-        What a probe for the program holds: dtype and shape by input.
+        Dtype and shape of each input of the program.
     has_probe : bool
-        Whether the probe was among them.
+        Whether the trajectory carries its probe.
     """
 
     contents: dict[Path, bytes]
@@ -32,11 +32,17 @@ class Unpacked:
 
 
 def unpack(trajectory: Path, root: Path) -> Unpacked:
-    """Return the program that a trajectory carries, and its probe if it carries that, as files of the directory `root`.
+    """Return the program that a trajectory carries, and its probe if present, as files of the directory `root`.
 
     Parameters
     ----------
-    trajectory, root : Path
+    trajectory : Path
+    root : Path
+        Directory for the files, which are not written yet.
+
+    Returns
+    -------
+    Unpacked
 
     Raises
     ------
@@ -52,7 +58,9 @@ def unpack(trajectory: Path, root: Path) -> Unpacked:
             "program.onnx itself"
         )
     if expected is not None and hashlib.sha256(embedded[PROGRAM]).hexdigest() != expected:
-        raise TrajectoryError(f"{trajectory}: its program is not the one whose hash it gives: do not trust it")
+        raise TrajectoryError(
+            f"{trajectory}: its program does not match the hash stored with it; do not trust this file"
+        )
     program = Program.parse(embedded[PROGRAM], f"{trajectory}, program")
     names = {PROGRAM: root / PROGRAM_FILE, PROBE: root / PROBE_FILE}
     contents = {names[name]: content for name, content in embedded.items()}

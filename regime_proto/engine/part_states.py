@@ -305,7 +305,7 @@ def _finish(meter: PartsMeter, opened: _Opened, turn: _Turn, besides: Besides) -
     """Finish the additional work for a checkpoint."""
     if turn.number == 0:
         opened.first_masks = turn.packed
-        _require_held(meter, turn, opened.where(0))
+        _require_sound_first(meter, turn, opened.where(0))
     permuted, nudged = turn.lanes.pop("permuted", None), turn.lanes.pop("nudged", None)
     if permuted is not None and meter.unverified is not None:
         flips = FlipCounter(meter.layers).count(permuted.packed, turn.packed[meter.unverified.order])
@@ -337,15 +337,36 @@ def _observation(meter: PartsMeter, opened: _Opened, turn: _Turn, before: _Turn 
     )
 
 
-def _require_held(meter: PartsMeter, turn: _Turn, where: str) -> None:
-    """Raise an error if later states are compared with a first state that is not finite."""
+def unusable_reference(where: str, *, against: str, quantity: str, leave_out: str = "--steps") -> RegimeError:
+    """Return the error for a state with NaN or Inf with which a quantity compares all others.
+
+    Parameters
+    ----------
+    where : str
+        The checkpoint, and the tensor if it is known.
+    against : {"first", "last"}
+        Which checkpoint it is.
+    quantity : str
+        Name of a quantity that compares with it.
+    leave_out : str
+        The option that leaves the checkpoint out.
+
+    Returns
+    -------
+    RegimeError
+    """
+    return RegimeError(
+        f"{where} holds NaN or Inf, so other states cannot be compared with it; leave the checkpoint out "
+        f"({leave_out}), or choose quantities with --measure that are not compared with the {against} checkpoint, as "
+        f"{quantity} is"
+    )
+
+
+def _require_sound_first(meter: PartsMeter, turn: _Turn, where: str) -> None:
+    """Raise an error if later states are compared with a first one that is not finite."""
     held = [one.name for one in meter.measures.quantities if one.against == "first"]
     if held and not turn.weights_are_finite:
-        raise RegimeError(
-            f"{where}: holds NaN or Inf, so other states cannot be compared with this one; leave "
-            f"the checkpoint out (--steps), or --measure only quantities that, unlike {held[0]}, "
-            "are not relative to the first checkpoint"
-        )
+        raise unusable_reference(f"{where}: a weight", against="first", quantity=held[0])
 
 
 def _values(meter: PartsMeter, opened: _Opened, turn: _Turn, before: _Turn | None) -> dict[str, Array]:

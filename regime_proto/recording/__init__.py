@@ -1,1 +1,1 @@
-"""Records a model in training: the trajectory that a checkpoint at every step would give."""
+"""Records a model during training, as if a checkpoint had been saved at every step."""

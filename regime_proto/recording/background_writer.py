@@ -1,4 +1,4 @@
-"""Writes what a recorder observes: in the background, and further on where an earlier run stopped."""
+"""Writes the observations of a recorder in the background, and resumes the trajectory of an earlier run."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ from regime_proto.schema.segments import Segments, check_segments, open_segment,
 from regime_proto.schema.types import Array
 from regime_proto.schema.writer import TrajectoryWriter
 
-# The attribute that lists the steps from which a run was resumed.
+# Name of the attribute that lists the steps at which a run was resumed.
 RESUMES = "resumed_from_steps"
-# Observations that may wait to be written: a kill loses them, too.
+# Observations that may wait to be written; they too are lost if the process is killed.
 _WAITING = 8
 
 Opener = Callable[[Path], AbstractContextManager[h5py.File]]
@@ -31,28 +31,28 @@ Opener = Callable[[Path], AbstractContextManager[h5py.File]]
 class Journal:
     """A trajectory that grows while a model is trained.
 
-    Observations are written by one thread of its own. An error there ends the recording with a warning, and not the
-    training: what was written is kept.
+    A separate thread writes the observations. An error in it stops the recording with a warning, but not the training.
+    Observations that are already written are kept.
 
     Parameters
     ----------
     segments : Segments
-        In the hands of the caller until `close`.
+        The segments, which the caller keeps locked until `close`.
     header : Header
     protocol : sequence
-        What makes observations comparable: whoever goes on with the file must have the same.
+        Everything that must be the same to resume the file, so that observations stay comparable.
     seconds : float
-        A segment is written after this long, full or not.
+        Time after which a segment is written, full or not, in seconds.
 
     Attributes
     ----------
     past : list of (int, array or None)
-        The observations of an earlier run that were taken up: steps, and flips of each layer, None where the change
-        towards the observation is not to be used.
+        Step and flips of each layer for every observation of an earlier run. None instead of the flips if the change
+        to the observation must not be used.
     start : list of arrays
-        The first state of that run, where later ones are held against it: the trainable tensors in order.
+        The first state of that run, if later ones are compared with it: the trainable tensors in order.
     stopped : str
-        Why nothing is written any more; empty while all is well.
+        Why writing has stopped; empty while it works.
     """
 
     def __init__(self, segments: Segments, header: Header, protocol: Sequence[object], *, seconds: float) -> None:
@@ -70,14 +70,14 @@ class Journal:
         self.stopped = ""
 
     def take_up(self) -> None:
-        """Read what an earlier, interrupted or finished run left, if anything; nothing of it is dropped yet.
+        """Read the observations of an earlier run, interrupted or finished, if there is one; nothing is dropped yet.
 
         Raises
         ------
         TrajectoryError
-            It was made by another program, probe, choice of gates or engine.
+            It was recorded with a different program, probe, choice of gates or engine.
         RegimeError
-            Its first state, which later ones are held against, is not there any more.
+            Its first state, with which later ones are compared, is missing.
         """
         output, paths = self._segments.output, ordered_segments(self._segments.folder)
         check_segments(paths)
@@ -88,7 +88,7 @@ class Journal:
                     self._read_past(file)
             self._writer.resume(self._fingerprints())
         elif output.exists():
-            # Whoever joined the segments was killed while they were deleted.
+            # A process that joined the segments was killed while it deleted them.
             self._segments.clear()
             self._take_up_output(output)
         if self._writer.count != len(self.past):
@@ -104,8 +104,8 @@ class Journal:
         self._writer.add_metrics(*metrics)
         if not self._writer.take_up(output, self._fingerprints()):
             raise TrajectoryError(
-                f"{output}: was recorded by another engine, on another device or with other masks or other quantities "
-                "(measure=); go on with the former, or choose another output"
+                f"{output}: was recorded with a different engine, device, mask policy or choice of quantities "
+                "(measure=); resume with the same settings, or choose another output"
             )
         self._writer.flush()
 
@@ -122,18 +122,25 @@ class Journal:
 
     @property
     def extra(self) -> Mapping[str, object]:
-        """Attributes of the group for what the format does not define; those of an earlier run are among them."""
+        """Attributes that the format does not define, including those of an earlier run."""
         return self._writer.header.extra
 
     def keep_start(self, step: int, start: Sequence[Array]) -> None:
-        """Write the state of the first observation, whose step this is, in the background."""
+        """Write the state of the first observation, made at `step`, in the background.
+
+        Parameters
+        ----------
+        step : int
+        start : sequence of arrays
+            The trainable tensors in the order of the trajectory.
+        """
         path, run = start_path(self._segments.output), str(self._writer.header.attributes["run_id"])
         self._submit(lambda: write_start(path, start, run=run, step=step))
 
     def _foreign(self, where: object) -> str:
         return (
-            f"{where}: holds another run: another model, probe, gates or units, or checkpoints that were converted; "
-            "give what it was recorded with, or another output"
+            f"{where}: holds a different run: the model, probe, gates or units differ, or it was converted from "
+            "checkpoints; resume with the same settings, or choose another output"
         )
 
     def _fingerprints(self) -> list[str]:
@@ -141,13 +148,13 @@ class Journal:
         return [chain.add(step) for step, _ in self.past]
 
     def keep(self, count: int) -> tuple[int, Array | None] | None:
-        """Drop all but the first `count` observations of the earlier run, and go on after them.
+        """Drop all but the first `count` observations of the earlier run, and resume after them.
 
         Returns
         -------
-        step : int
-        mask : (sample, byte) uint8 or None
-            Of the last one that is kept, if its masks are stored; None for both where none is kept.
+        tuple of (int, array or None), or None
+            Step and masks, (sample, byte) uint8, of the last observation that is kept. None instead of the masks if
+            they are not stored. None if no observation is kept.
         """
         self._settle()
         kept = [step for step, _ in self.past[:count]]
@@ -170,7 +177,7 @@ class Journal:
         self._submit(lambda: self._writer.annotate(**attributes))
 
     def note(self, **extra: object) -> None:
-        """Add attributes of the group for what the format does not define."""
+        """Add attributes that the format does not define."""
         self._submit(lambda: self._writer.note(**extra))
 
     def append(self, observation: Observation) -> None:
@@ -195,7 +202,7 @@ class Journal:
         try:
             return self._pool.submit(work)
         except RuntimeError:
-            # The interpreter ends, and starts no thread any more; those before have done their work.
+            # The interpreter is exiting and starts no more threads; earlier ones have finished.
             done: Future[None] = Future()
             try:
                 work()
@@ -212,23 +219,23 @@ class Journal:
             self.stop(str(error))
 
     def stop(self, reason: str) -> None:
-        """Write nothing any more, and say why."""
+        """Stop writing, and warn with the reason."""
         if not self.stopped:
             self.stopped = reason
-            warnings.warn(f"recording has stopped, training goes on: {reason}", RegimeWarning, stacklevel=2)
+            warnings.warn(f"recording has stopped, training continues: {reason}", RegimeWarning, stacklevel=2)
 
     def _settle(self) -> None:
-        """Wait until all is written."""
+        """Wait until everything is written."""
         while self._waiting:
             self._collect()
 
     def flush(self) -> None:
-        """Write everything into segments."""
+        """Write everything to segments."""
         self._submit(self._writer.flush)
         self._settle()
 
     def abandon(self) -> None:
-        """Write everything into segments, and leave them to be taken up or merged."""
+        """Write everything to segments, and leave them to be resumed or merged."""
         self.flush()
         self._release()
 
@@ -249,7 +256,7 @@ class Journal:
 
 
 def _left_in(paths: Sequence[Path], opener: Opener) -> tuple[int, int]:
-    """Return how often a run had been resumed, and how far it came, as the file says; less than any where none is."""
+    """Return how often a run was resumed, and its last step; values below all others if there is no file."""
     for path in paths:
         with opener(path) as file:
             extra = read_header(file).extra
@@ -258,7 +265,7 @@ def _left_in(paths: Sequence[Path], opener: Opener) -> tuple[int, int]:
 
 
 class _Chain:
-    """The `source_fingerprint` of a trajectory that ends at some step: a hash over protocol and steps."""
+    """Computes the `source_fingerprint` of a trajectory that ends at a given step: a hash of protocol and steps."""
 
     def __init__(self, protocol: Sequence[object]) -> None:
         self._link: object = list(protocol)

@@ -1,4 +1,4 @@
-"""The first state of a recording, kept beside it: whoever goes on measures distances from it."""
+"""Stores the first state of a recording next to it, so that a resumed run can measure distances from it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,19 +15,19 @@ SUFFIX = ".start.npz"
 
 
 def start_path(output: Path) -> Path:
-    """Return where the first state of the recording `output` is kept."""
+    """Return the path of the first state of the recording `output`."""
     return output.with_name(output.name + SUFFIX)
 
 
 def write_start(path: Path, start: Sequence[Array], *, run: str, step: int) -> None:
-    """Keep the first state; a kill leaves the old file or the new one.
+    """Write the first state; if the process is killed, either the old or the new file remains.
 
     Parameters
     ----------
     path : Path
     start : sequence of arrays
-        In the order of the trajectory. Half precision is widened, as it is before differences are formed: NumPy's
-        files know no bfloat16.
+        The trainable tensors in the order of the trajectory. Half precision is widened, as it is before differences are
+        computed, since NumPy's files do not support bfloat16.
     run : str
         The ``run_id`` of the recording.
     step : int
@@ -36,15 +36,15 @@ def write_start(path: Path, start: Sequence[Array], *, run: str, step: int) -> N
     Raises
     ------
     OSError
-        The disk is full, for instance; nothing is left behind.
+        The file cannot be written, for example because the disk is full; no partial file is left.
     """
     with replacing(path) as file:
-        # Numbered, since names of tensors may be any; the first says what the others are.
+        # Numbered, since tensor names may hold any characters; the first array describes the others.
         np.savez(file, np.array(_mark(run, step)), *map(widest, start))
 
 
 def require_own(path: Path) -> None:
-    """Raise a `RegimeError` if something else is where a first state is to be written."""
+    """Raise a `RegimeError` if a different kind of file exists at the path of a first state."""
     if path.exists() or path.is_symlink():
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -53,39 +53,46 @@ def require_own(path: Path) -> None:
             is_own = False
         if not is_own:
             raise RegimeError(
-                f"{path}: exists, and is no first state of a recording; move it away, or record into another output"
+                f"{path}: exists, but is not the first state of a recording; move it away, or record to another output"
             )
 
 
 def read_start(path: Path, *, run: str, step: int) -> list[Array]:
-    """Return the first state of a recording that is gone on with.
+    """Read the first state of a recording that is resumed.
 
     Parameters
     ----------
     path : Path
-    run, step
-        As it was written.
+    run : str
+        As in `write_start`.
+    step : int
+        As in `write_start`.
+
+    Returns
+    -------
+    list of arrays
+        The trainable tensors in the order of the trajectory.
 
     Raises
     ------
     RegimeError
-        It is not there, is damaged, or is another recording's.
+        The file is missing or damaged, or belongs to a different recording.
     """
-    advice = "put the file back, or record into another output"
+    advice = "restore the file, or record to another output"
     try:
-        # Of a damaged file that it opens itself NumPy leaves it to others to close it.
+        # NumPy does not close a damaged file that it has opened itself.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             mark, *start = (arrays[f"arr_{number}"] for number in range(len(arrays.files)))
     except FileNotFoundError:
         raise RegimeError(
-            f"{path}: missing, the first state, from which distances are measured (of sharded weights none is kept); "
-            f"{advice}"
+            f"{path}: missing; expected the first state, from which distances are measured (never stored for sharded "
+            f"weights); {advice}"
         ) from None
     except (OSError, ValueError, TypeError, KeyError, EOFError, BadZipFile) as error:
         raise RegimeError(f"{path}: damaged ({' '.join(str(error).split())[:100]}); {advice}") from None
     if str(mark) != _mark(run, step):
         raise RegimeError(
-            f"{path}: the first state of {str(mark)[:100]}, expected that of {_mark(run, step)}; {advice}"
+            f"{path}: holds the first state of {str(mark)[:100]}; expected that of {_mark(run, step)}; {advice}"
         )
     return start
 

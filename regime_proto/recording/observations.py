@@ -1,4 +1,4 @@
-"""Turns measurements into observations, tells what they say, and hands them to the journal."""
+"""Turns measurements into observations, derives the status of the run, and passes them to the journal."""
 
 import math
 import warnings
@@ -27,30 +27,33 @@ from regime_proto.schema.words import counted
 
 @dataclass(frozen=True, repr=False)
 class Status(Displayed):
-    """What a recorder knows of a run.
+    """State of a run, as known to its recorder.
 
     Parameters
     ----------
     step : int or None
-        Of the newest observation that is known; None before the first.
+        Step of the newest measured observation; None before the first.
     epoch : float
-        NaN where unknown.
+        Epoch of that observation; NaN if unknown.
     observations : int
-        How many there are, those of an earlier run that is gone on with among them.
+        Number of observations, including those of an earlier run that was resumed.
     weight_change : float
-        Δw towards that step, parameter weighting (PROTOCOL: Eq. 2); NaN for the first.
+        Δw between the previous observation and this one, with parameter weighting (PROTOCOL: Eq. 2); NaN for the first.
     pattern_change : float
-        Δa towards that step, layer weighting (PROTOCOL: Eq. 3); NaN for the first.
+        Δa between the previous observation and this one, with layer weighting (PROTOCOL: Eq. 3), from 0 to 1; NaN for
+        the first.
     settled : bool
         Whether patterns are settled now; see `Settling`.
     settled_at : int or None
-        The step at which they were found so for the first time.
+        Step at which patterns were first found to be settled.
     stopped : str
-        Why nothing is recorded any more, a full disk for instance; empty while all is well.
+        Why recording has stopped, for example because the disk is full; empty while it works.
     stride : int or None
-        The stride that the recorder has chosen for now; None unless a share of the time was asked for, every="5%".
+        Current stride, in steps, that the recorder has chosen; None unless `every` is a share of the time, as in
+        ``every="5%"``.
     observing_share : float
-        The share of the time since the first observation that observing has taken; NaN unless one was asked for.
+        Share of the time since the first observation that was spent on observing, from 0 to 1; NaN unless `every` is a
+        share of the time.
     """
 
     step: int | None = None
@@ -87,7 +90,7 @@ Callback = Callable[[Status], object]
 
 @dataclass
 class _Entry:
-    """An observation that is not written yet: metrics may still be added."""
+    """An observation that is not yet written, so that metrics can still be added."""
 
     step: int
     epoch: float
@@ -106,9 +109,9 @@ class Ledger:
     meter : Meter
     settling : Settling
     schedule : Schedule
-        Which strides lead to the observations.
+        Chooses the steps of the observations.
     batches_per_epoch : float, optional
-        For the epochs that are not given.
+        Training steps per epoch, to compute epochs that are not passed.
     on_observation, on_settled : callable, optional
         Called with the `Status`, in the thread of the training.
     """
@@ -148,44 +151,53 @@ class Ledger:
 
     @property
     def stopped(self) -> str:
-        """Why nothing is recorded any more."""
+        """Why recording has stopped; empty while it works."""
         return self._journal.stopped
 
     def status(self) -> Status:
-        """Return what is known."""
+        """Return the current status."""
         schedule = self._schedule
         return replace(self._status, stopped=self.stopped, stride=schedule.stride, observing_share=schedule.share)
 
     def go_on(self, state: Measurement, step: int | None) -> None:
-        """Go on after an earlier run, which the journal has taken up, with the first observation to come.
+        """Resume an earlier run, which the journal has read, at the next observation.
 
         Parameters
         ----------
         state : Measurement
-            The state that the training goes on from.
+            The state from which the training resumes.
         step : int, optional
-            Its step, if it is known.
+            Step of that state, if known.
         """
         self._packed, self._resumed, self._resuming = state.packed, step, bool(self._journal.past)
 
     def begins(self, step: int) -> bool:
         """Whether an observation at this step, the first of this recorder, is the first of the trajectory.
 
-        Also where the first one of an earlier run was made at this step: its state is the one that is there now.
+        Also true if the first observation of an earlier run was made at this step: its state is then the current one.
         """
         return not self._resuming or self._past_before(step) == 0
 
     def keep_start(self, step: int, start: Mapping[str, Array]) -> None:
-        """Keep the state of the first observation, whose step this is, for whoever goes on."""
+        """Store the state of the first observation, made at `step`, for a run that resumes."""
         if start:
             self._journal.keep_start(step, list(start.values()))
 
     def enter(
         self, step: int, epoch: float | None, metrics: Mapping[str, object], pending: Pending, *, at_once: bool
     ) -> None:
-        """Take a new observation; the one before it is complete, and goes to the journal.
+        """Add a new observation; the previous one is then complete, and is passed to the journal.
 
-        With `at_once` it is waited for, else the next call does that.
+        Parameters
+        ----------
+        step : int
+        epoch : float or None
+        metrics : mapping of str to object
+            Numbers, or objects that `float` accepts.
+        pending : Pending
+            The measurement, which may still be running.
+        at_once : bool
+            Wait for the measurement now; otherwise the next call does.
         """
         self._write()
         if epoch is None:
@@ -201,13 +213,13 @@ class Ledger:
             self._entry.metrics.update(taken)
 
     def annotate(self, noise: Mapping[str, float]) -> None:
-        """Note a noise floor; the largest counts."""
+        """Store a noise floor; the largest of several is kept."""
         for name, value in noise.items():
             self._noise[name] = max(value, self._noise.get(name, 0.0))
         self._journal.annotate(**self._noise)
 
     def note_strides(self) -> None:
-        """Note the strides that were chosen, if there is a new one."""
+        """Store the chosen strides, if there is a new one."""
         found = self._schedule.attributes
         if found.get(STRIDES) != self._told.get(STRIDES):
             self._note(found)
@@ -218,7 +230,7 @@ class Ledger:
             self._journal.note(**found)
 
     def flush(self) -> None:
-        """Write everything that was observed into segments; the newest observation is complete with that."""
+        """Write all observations to segments; no metrics can be added to the newest one afterwards."""
         self._write()
         self._journal.flush()
 
@@ -230,14 +242,14 @@ class Ledger:
         if self._broken:
             found = f"{counted(len(self._broken), 'observation')} {'holds' if len(self._broken) == 1 else 'hold'}"
             warnings.warn(
-                f"{found} NaN or Inf, the first that of step {self._broken[0]}; they are "
-                "kept, marked invalid and left out of the curves",
+                f"{found} NaN or Inf, the first at step {self._broken[0]}; they are kept, but marked invalid and left "
+                "out of the curves",
                 RegimeWarning,
                 stacklevel=3,
             )
 
     def abandon(self) -> None:
-        """Leave segments."""
+        """Leave the trajectory in segments."""
         try:
             self._write()
         finally:
@@ -253,7 +265,7 @@ class Ledger:
             self._journal.append(replace(entry.observation, metrics=metrics))
 
     def _resolve(self, entry: _Entry) -> None:
-        """Wait for the measurement of an entry, if nobody has."""
+        """Wait for the measurement of an entry, unless that is done."""
         if entry.is_resolved:
             return
         entry.is_resolved = True
@@ -261,7 +273,7 @@ class Ledger:
         self.device_seconds = measurement.seconds
         connected = self._continues(entry.step, measurement) if self._resuming else True
         if connected is None:
-            # The state that the run goes on from, whose observation is there already.
+            # The state from which the run resumes, whose observation exists already.
             self._packed = measurement.packed
         else:
             self._observe(entry, measurement, connected=connected)
@@ -278,7 +290,7 @@ class Ledger:
         if measurement.problem:
             self._journal.stop(f"step {entry.step}: {measurement.problem}")
         elif self._meter.measures.keep_first and not self._status.observations and not measurement.finite:
-            self._journal.stop(f"step {entry.step} holds NaN or Inf, so later states cannot be held against it")
+            self._journal.stop(f"step {entry.step} holds NaN or Inf, so later states cannot be compared with it")
         if not measurement.finite:
             self._broken.append(entry.step)
         entry.observation = Observation(
@@ -298,7 +310,7 @@ class Ledger:
         self._tell(entry, float(sums[:, 0].sum() / self._elements) if usable else math.nan, change)
 
     def _quantities(self, measurement: Measurement, *, is_known: bool) -> dict[str, Array]:
-        """Return what else was measured, without what is against a state that is not the previous observation's."""
+        """Return the measured quantities, with NaN for comparisons if the previous state is not known."""
         measures = self._meter.measures
         return {
             quantity.name: measures.unknown(quantity)
@@ -308,7 +320,7 @@ class Ledger:
         }
 
     def _tell(self, entry: _Entry, weights: float, patterns: float) -> None:
-        """Bring the status up to date, and call back."""
+        """Update the status, and call the callbacks."""
         first_calm = self._detector.update(entry.step, patterns, stride=self._schedule.strides.at(entry.step))
         self._status = Status(
             step=entry.step,
@@ -326,9 +338,9 @@ class Ledger:
                 callback(self.status())
 
     def _continues(self, step: int, measurement: Measurement) -> bool | None:
-        """Go on with an earlier run at the first step; return whether the change towards it is known.
+        """Resume an earlier run at the first step; return whether the change to this step is known.
 
-        None where the step is there already: the model has not been changed since.
+        Returns None if the step exists already: the model has not changed since.
         """
         self._resuming = False
         steps = [step for step, _ in self._journal.past]
@@ -343,27 +355,27 @@ class Ledger:
         assert self._packed is not None  # noqa: S101
         agrees = self._resumed == at if mask is None else is_same_but_rounding(mask, self._packed)
         if mask is not None:
-            # What is stored and what was found again may differ by rounding.
+            # Stored masks and newly computed masks may differ by rounding.
             self._packed = mask
         if agrees and self._resumed in (None, at):
             return True
         why = "its masks are not stored" if mask is None else "the model was not in the state of that step"
         warnings.warn(
-            f"the recording goes on at step {step} after step {at}, and what changed in between is not known ({why}): "
-            f"the changes towards and from step {step} are left out of the curves; to go on without a gap, load the "
-            "checkpoint of a step that was observed before record(…, resume=STEP)",
+            f"the recording resumes at step {step} after step {at}, and the change in between is unknown ({why}); the "
+            f"changes before and after step {step} are left out of the curves; to resume without a gap, load the "
+            "checkpoint of a step that was observed before calling record(…, resume=STEP)",
             RegimeWarning,
             stacklevel=2,
         )
         return False
 
     def _past_before(self, step: int) -> int:
-        """Return how many observations of the earlier run come before the first one to be made, that of `step`."""
+        """Return the number of observations of the earlier run before the first new one, at `step`."""
         latest = step - 1 if self._resumed is None else min(self._resumed, step - 1)
         return sum(kept <= latest for kept, _ in self._journal.past)
 
     def _keep(self, count: int) -> tuple[int, Array | None] | None:
-        """Keep the first observations of the earlier run; return step and mask of the last, if there is one."""
+        """Keep the first observations of the earlier run; return step and masks of the last one, if there is one."""
         for step, flips in self._journal.past[:count]:
             change = math.nan if flips is None else pattern_change(flips, self._units)
             self._detector.update(step, change, stride=self._schedule.strides.at(step))
@@ -377,7 +389,7 @@ class Ledger:
 
 
 def _taken(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metrics as numbers; those that are on a device are not waited for."""
+    """Return metrics as numbers, without waiting for those on a device."""
     given = {name: value.detach() if hasattr(value, "detach") else value for name, value in metrics.items()}
     return {
         name: value.clone() if getattr(value, "is_cuda", False) else _number(name, value)
@@ -392,7 +404,7 @@ def _number(name: str, value: Any) -> float:
     Raises
     ------
     RegimeError
-        It is none.
+        It cannot be converted to a number.
     """
     try:
         return float(value)

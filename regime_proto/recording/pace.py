@@ -1,4 +1,4 @@
-"""Chooses strides, so that observing takes at most a share of the time of a training."""
+"""Chooses strides so that observing takes at most a given share of the training time."""
 
 import math
 from collections import deque
@@ -7,26 +7,26 @@ from statistics import median
 from regime_proto.recording.schedule import Share
 from regime_proto.recording.strides import STRIDES, Strides
 
-# The stride before anything has been measured. Strides are powers of two: the steps of one are among those of the next
-# smaller one, and runs of one kind have few of them.
+# Stride before any time is measured. Strides are powers of two, so that the steps of a stride include those of the next
+# larger one, and similar runs have few different strides.
 FIRST = 4
 LONGEST = 2**30
-# The first steps may take a time of their own, so that a stride grows by no more at once.
+# Largest growth of a stride at once: the first steps may be unusually slow or fast.
 STEEPEST = 16
-# So many observations are looked back at: a single slow step or observation does not change a median of them.
+# Number of past observations in a median, which a single slow step or observation does not change.
 WINDOW = 9
-# Parts of the share: a stride is raised where observations take more than the first, to where they take the second, and
-# lowered where they would take no more than the third. Strides change seldom, because changes of weights and patterns
+# Fractions of the share. If observations take more than the first, the stride is raised until they take the second. It
+# is lowered if they would take no more than the third. Strides rarely change, since changes of weights and patterns
 # over different strides are different quantities.
 ABOVE, ROOM, MUCH_ROOM = 1.15, 0.9, 0.7
-# A stride is lowered where there is much room at so many observations in a row; the first one of a run earlier.
+# Consecutive observations well below the share before a stride is lowered; fewer for the first stride of a run.
 EARLY = 3
 
 
 class Pace:
-    """A schedule that chooses its stride by what was measured: how long steps take, and how long observations do.
+    """A schedule that chooses its stride from the measured times of training steps and observations.
 
-    Decisions are made at observations only, so that processes that train together can agree on them.
+    The stride changes only at observations, so that processes that train together can agree on it.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Pace:
         self._since = self._low = 0
 
     def is_due(self, step: int) -> bool:
-        """See `Schedule`; a step that is passed over, since nobody asked at it, is made up for by the next."""
+        """See `Schedule`; if this was not called at a due step, the next step is due instead."""
         return self._next is None or step >= self._next
 
     def start(self) -> None:
@@ -58,7 +58,7 @@ class Pace:
         self._first = self._began if self._first is None else self._first
 
     def count_device(self, seconds: float) -> None:
-        """See `Schedule`; it counts where it is longer than the host took: the training has waited for the rest."""
+        """See `Schedule`; only time beyond that of the host counts, for which the training had to wait."""
         self._waited = max(0.0, seconds - self._costs[-1]) if self._costs else 0.0
         if self._waited:
             self._spent += self._waited
@@ -75,7 +75,7 @@ class Pace:
         if self._step is None:
             self.strides.resume(step)
             return self.strides.last or FIRST
-        # Not of the first observation, which makes room for what is kept: it is none to go by.
+        # The first observation is not typical, since it allocates memory.
         self._between.append(between)
         self._per_step.append(between / (step - self._step))
         self._costs.append(cost)
@@ -101,13 +101,13 @@ class Pace:
         }
 
     def _chosen(self) -> int:
-        """Return the stride that what was measured of late asks for."""
+        """Return the stride that follows from the latest measured times."""
         assert self.stride is not None  # noqa: S101
         if self._needed(ABOVE) > self.stride:
             return _power(min(self._needed(ROOM), STEEPEST * self.stride))
         recent = sum(self._costs) / (sum(self._costs) + sum(self._between))
         if self._since >= WINDOW and min(recent, self.share) > self._requested.value:
-            # By little, or by observations that are far above the median and often enough to count.
+            # Either slightly too long, or too many observations are far above the median.
             return _power(2 * self.stride)
         has_room = 2 * self._needed(MUCH_ROOM) <= self.stride and self.share <= self._requested.value
         self._low = self._low + 1 if has_room else 0
@@ -115,12 +115,12 @@ class Pace:
         return _power(self._needed(MUCH_ROOM)) if is_low else self.stride
 
     def _needed(self, room: float) -> float:
-        """Return the stride at which a typical observation takes just this part of the share."""
+        """Return the stride at which a typical observation takes exactly this fraction of the share."""
         share = room * self._requested.value
         per_step = median(self._per_step)
         return median(self._costs) * (1 - share) / (share * per_step) if per_step > 0 else math.inf
 
 
 def _power(least: float) -> int:
-    """Return the smallest power of two that is at least this much."""
+    """Return the smallest power of two that is not below `least`."""
     return int(2 ** math.ceil(math.log2(min(max(least, 1.0), LONGEST))))

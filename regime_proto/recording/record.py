@@ -1,4 +1,4 @@
-"""Makes a recorder for a model that is about to be trained."""
+"""Creates a recorder for a model before its training."""
 
 import os
 import warnings
@@ -36,9 +36,9 @@ from regime_proto.schema.policy import MaskPolicy, fitting_policy, parse_policy
 from regime_proto.schema.reader import existing_header
 from regime_proto.schema.segments import Segments, segment_paths
 
-# The paper's share of a batch.
+# Size of the probe in the paper, as a share of a batch.
 PROBE_SHARE = 0.2
-# What masks="auto" makes room for: how long a run will be is not known at its begin.
+# Number of observations for which masks="auto" plans: the length of a run is unknown at its start.
 EXPECTED_OBSERVATIONS = 100_000
 
 
@@ -68,77 +68,79 @@ def record(
     settling: Settling | None = None,
     seconds: float = 30.0,
 ) -> Recorder:
-    """Record the dynamics of a training from inside its loop.
+    """Record the dynamics of a training run from inside its loop.
 
-    The probe is run in evaluation mode, beside the model: its own mode, running statistics, gradients, hooks, random
-    state and autocast settings are neither used nor changed.
+    The probe is run in evaluation mode, separately from the training: the mode, running statistics, gradients, hooks,
+    random state and autocast settings of the model are neither used nor changed.
 
     Parameters
     ----------
     model : object
-        The model, as it is trained: a torch.nn.Module, wrapped or not; a model of Keras; a module of flax.nnx, or a
-        pair of JAX, ``(function, parameters)``, whose parameters are then given to `Recorder.observe`.
+        The model in training: a torch.nn.Module, wrapped or not; a Keras model; a flax.nnx module; or, for JAX, a pair
+        ``(function, parameters)``, whose current parameters are then passed to `Recorder.observe`.
     probe : array, sequence or mapping of arrays, path, or "auto"
-        The fixed inputs, first axis the sample, by argument of the model. ``"auto"`` draws 0.2 × batch size samples
-        from `loader`, once.
+        Fixed inputs of the model, (sample, ...) each, by argument name or in their order. ``"auto"`` draws 0.2 × batch
+        size samples from `loader`, once.
     output : path
         The trajectory file to write.
     every : int, callable or str
-        Observe the steps that this number divides, or for which this function returns True. A percentage, ``"5%"``,
-        is the largest share of the time of the training that observing may take, from the first observation on: the
-        recorder chooses strides, powers of two, by the times that it measures. The trajectory says which
-        (``every_strides``). A change over several steps is another quantity than one over a single step, so where
-        strides have changed, analyze a part that has one.
+        Steps to observe: those that the number divides, or for which the function returns True. A percentage such as
+        ``"5%"`` is the largest share of the training time that observing may take, counted from the first observation.
+        The recorder then chooses strides, always powers of two, from measured times, and stores them in the trajectory
+        (``every_strides``). Changes over different strides are different quantities: analyze a part of the run with a
+        single stride.
     engine : {"auto", "native", "onnx"}
-        What computes the masks: the framework itself, for PyTorch, or ONNX Runtime. ``auto`` takes the former where
-        it can.
+        How masks are computed: ``native`` by the framework itself, for PyTorch only; ``onnx`` by ONNX Runtime.
+        ``auto`` is ``native`` where possible.
     gates, sample_units, sample_seed, embed : optional
         As in `regime_proto.convert`.
     masks : str
-        Which observations keep their masks: ``all``, ``every=N``, ``none``, or ``auto``: as many, evenly spaced, as
-        keep 100,000 observations below 2 GB.
+        Observations whose masks are stored: ``all``, ``every=N``, ``none`` or ``auto``. ``auto`` stores an evenly
+        spaced selection that keeps 100,000 observations below 2 GB.
     measure : str or sequence of str
-        Quantities to measure beside weight deltas and flips, as in `regime_proto.convert`. Those against the first
-        observation take one more copy of the weights in memory, and one beside the output, ``NAME.h5.start.npz``, to
-        resume with. Sharded weights are not written there, so recordings of them with such quantities cannot be
-        resumed. Those that need tensors whole (`regime quantities`) are computed on the host. What cannot be recorded
-        (``recorded: no`` there) is refused by name, and left out of a group with a warning.
+        Quantities to measure in addition to weight deltas and flips, as in `regime_proto.convert`. Comparing with the
+        first observation needs one more copy of the weights in memory, and one next to the output
+        (``NAME.h5.start.npz``) for resuming. Sharded weights are not written to it, so their recordings with such
+        quantities cannot be resumed. Quantities of whole tensors are computed on the host. A quantity that cannot be
+        recorded (``recorded: no`` in ``regime quantities``) raises an error if it is named, and is left out of a group
+        with a warning.
     distance : bool
         The same as ``measure="weight_distance_l2"``, for older scripts.
     notes : mapping of str to str, int, float or bool, optional
         As in `regime_proto.convert`.
     batches_per_epoch : float, optional
-        For the smoothing, where epochs are not given to `Recorder.observe`; steps count from 0.
+        Training steps per epoch, which smoothing needs if no epochs are passed to `Recorder.observe`. Steps count from
+        0.
     loader : iterable, optional
-        Where ``"auto"`` takes the probe from: a data loader of validation samples.
+        Data loader of validation samples, from which ``"auto"`` draws the probe.
     batch_size : int, optional
-        That of the training, for ``"auto"``; if not given, the loader's.
+        Batch size of the training, for ``"auto"``. Default: the batch size of `loader`.
     seed : int
-        Of the draw; the trajectory says it.
+        Random seed for drawing the probe; it is stored in the trajectory.
     resume : bool or int
-        Go on with the trajectory of an earlier run, if there is one, after the state that the model is in now: what
-        was observed later is dropped. A number is the step of that state; with True it is found out at the first
-        observation.
+        Resume the trajectory of an earlier run, if there is one, after the current state of the model. Later
+        observations are dropped. A number is the step of that state; True determines it at the first observation.
     overwrite : bool
-        Replace a trajectory, or discard the segments of an unfinished one.
+        Replace an existing trajectory, or discard the segments of an unfinished one.
     on_observation : callable, optional
         Called with a `Status` after every observation; on a GPU one observation later.
     on_settled : callable, optional
         Called once with a `Status`, when patterns have settled.
     settling : Settling, optional
-        What that means.
+        When patterns count as settled. Default: ``Settling()``.
     seconds : float
-        A segment is written at least this often, and after 64 observations at the latest: that is what a kill loses.
+        Longest time between two writes, in seconds. A segment is written after 64 observations at the latest. If the
+        process is killed, at most the observations since the last write are lost.
 
     Returns
     -------
     Recorder
-        Use it as a context: ``with record(…) as recorder``.
+        Use it as a context manager: ``with record(…) as recorder``.
 
     Raises
     ------
     RegimeError
-        Says where, what was expected and found, and what to do.
+        An argument is invalid, the model cannot be recorded, or the output exists or does not fit.
     """
     settings = RecordingSettings(
         every=every,
@@ -171,7 +173,7 @@ def record(
 
 
 def _recorder(follower: Following, model: object, probe: object, output: Path, settings: RecordingSettings) -> Recorder:
-    """Make the recorder of the process that writes the trajectory."""
+    """Create the recorder of the process that writes the trajectory."""
     with ExitStack() as stack:
         segments = stack.enter_context(_claimed(output, settings))
         found, origin = _probe(follower, model, probe, settings)
@@ -179,7 +181,10 @@ def _recorder(follower: Following, model: object, probe: object, output: Path, s
         assert isinstance(live, LiveModel)  # noqa: S101
         meter = _meter(live, settings)
         if settings.resumes and meter.measures.keep_first_masks:
-            raise RegimeError("resume: a quantity needs the masks of the first state, which are not kept; record anew")
+            raise RegimeError(
+                "resume: a quantity needs the masks of the first state, which are not stored; record again from the "
+                "start"
+            )
         chosen = _engine(settings.engine, live, meter)
         header = replace(_header(live, meter, chosen, settings), extra=origin | settings.taken_notes)
         protocol: list[object] = [layout.PLAIN_VERSION, live.program.sha256, probe_sha256(live.probe)]
@@ -205,7 +210,7 @@ def _recorder(follower: Following, model: object, probe: object, output: Path, s
             on_settled=settings.on_settled,
         )
         _begin(chosen, ledger, settings)
-        # From here on it is the recorder that closes both.
+        # From here on the recorder closes both.
         stack.pop_all()
     return Recorder(chosen, settings.schedule, ledger, takes_params=live.takes_params, keep_first=settings.keeps_first)
 
@@ -243,16 +248,16 @@ def _header(live: LiveModel, meter: Meter, engine: Engine, settings: RecordingSe
 
 
 def _claimed(output: Path, settings: RecordingSettings) -> Segments:
-    """Return the segments of an output that may be written.
+    """Lock and return the segments of an output.
 
     Raises
     ------
     RegimeError
-        There is something already, and the user has not said what is to become of it.
+        The output exists, but neither `resume` nor `overwrite` is set.
     """
     if settings.resumes and settings.overwrite:
-        raise RegimeError("resume and overwrite: give one of them")
-    # Only a trajectory is ever replaced.
+        raise RegimeError("resume and overwrite: mutually exclusive; set only one of them")
+    # Only a trajectory may be replaced.
     exists = existing_header(output) is not None
     segments = Segments(output)
     begun = bool(segment_paths(segments.folder))
@@ -261,24 +266,27 @@ def _claimed(output: Path, settings: RecordingSettings) -> Segments:
     elif not settings.resumes and (exists or begun):
         found = f"{segments.folder}: holds an unfinished run" if begun else f"{output}: exists"
         segments.__exit__(None, None, None)
-        raise RegimeError(f"{found}; go on with it (resume=True), replace it (overwrite=True), or take another output")
+        raise RegimeError(f"{found}; resume it (resume=True), replace it (overwrite=True), or choose another output")
     return segments
 
 
 def _probe(
     follower: Following, model: object, probe: object, settings: RecordingSettings
 ) -> tuple[Probe, dict[str, object]]:
-    """Return the probe, and what is to be told of a drawn one."""
+    """Return the probe, and the attributes that describe how it was drawn."""
     loader, batch_size, seed = settings.loader, settings.batch_size, settings.seed
     if not isinstance(probe, str) or probe != AUTO:
         if loader is not None:
-            raise RegimeError('a loader and a probe are given; to draw the probe from the loader say "auto"')
+            raise RegimeError(
+                'both loader= and a probe were passed; pass "auto" as the probe to draw it from the loader, or leave '
+                "loader out"
+            )
         return as_probe(probe), {}
     if loader is None:
-        raise RegimeError('probe "auto": needs a loader of validation samples to draw from: loader=…')
+        raise RegimeError('probe "auto": needs a loader of validation samples to draw from; pass loader=…')
     size = batch_size if batch_size is not None else getattr(loader, "batch_size", None)
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise RegimeError('probe "auto": give the batch size of the training, batch_size=…; the loader has none')
+        raise RegimeError('probe "auto": the loader has no batch size; pass that of the training with batch_size=…')
     samples = max(1, round(PROBE_SHARE * size))
     drawn = follower.draw(model, loader, samples, seed)
     return drawn, {"probe_seed": seed, "probe_drawn": f"{samples} samples, {PROBE_SHARE:g} of a batch of {size}"}
@@ -286,16 +294,18 @@ def _probe(
 
 def _engine(requested: str, live: LiveModel, meter: Meter) -> Engine:
     if requested == "onnx" and live.native_only:
-        raise RegimeError('engine "onnx": the weights are spread over processes; leave the engine out')
+        raise RegimeError(
+            'engine "onnx": not possible, since the weights are sharded over processes; leave the engine out'
+        )
     if requested != "onnx" and live.native is not None:
         try:
             return live.native(meter)
         except RegimeError as error:
             if requested == "native" or live.native_only:
                 raise
-            warnings.warn(f"{error}; ONNX Runtime computes the masks", RegimeWarning, stacklevel=3)
+            warnings.warn(f"{error}; masks are computed with ONNX Runtime instead", RegimeWarning, stacklevel=3)
     elif requested == "native":
-        raise RegimeError('engine "native": there is one for PyTorch only; "onnx" works with every framework')
+        raise RegimeError('engine "native": only available for PyTorch; use "onnx", which works with every framework')
     return RuntimeEngine(meter, live)
 
 
@@ -309,7 +319,7 @@ def _policy(masks: str, header: Header) -> MaskPolicy:
 
 
 def _begin(engine: Engine, ledger: Ledger | None, settings: RecordingSettings) -> None:
-    """Look at the model for the first time; where several processes train it, in all of them."""
+    """Examine the model for the first time, in all processes that train it."""
     noise = engine.noise(None)
     if ledger is not None:
         ledger.annotate(noise)

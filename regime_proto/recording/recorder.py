@@ -1,4 +1,4 @@
-"""The recorder: looks at a model from inside the training loop."""
+"""The recorder, which observes a model from inside the training loop."""
 
 import atexit
 import numbers
@@ -13,27 +13,29 @@ from regime_proto.recording.observations import Ledger, Status
 from regime_proto.recording.schedule import Schedule
 from regime_proto.schema.errors import RegimeError
 
-_MISSING = "give the parameters as they are now, params=…: those of the pair (function, parameters) do not change"
-_UNWANTED = "params= is for a pair (function, parameters); this model holds its parameters itself: leave params out"
+_MISSING = "pass the current parameters with params=…, since those in the pair (function, parameters) do not change"
+_UNWANTED = (
+    "params= is only for a pair (function, parameters), but this model holds its own parameters; leave params out"
+)
 
 
 class Recorder:
-    """Records the states that a model goes through; `regime_proto.record` makes one.
+    """Records the states of a model during training; created by `regime_proto.record`.
 
-    As a context it finishes the trajectory at the end. If the training fails inside of it, what was recorded stays
-    in segments beside the output, for ``record(…, resume=True)`` or ``regime merge``.
+    Used as a context manager, it finishes the trajectory at the end. If the training fails inside the context, the
+    recorded observations stay in segments next to the output, for ``record(…, resume=True)`` or ``regime merge``.
 
     Parameters
     ----------
     engine : Engine
     schedule : Schedule
-        Which steps are observed.
+        Decides which steps are observed.
     ledger : Ledger, optional
         None in processes that only contribute their part of a model.
     takes_params : bool
-        Whether the model does not hold its parameters itself.
+        Whether the parameters are passed to `observe`, because the model does not hold them itself.
     keep_first : bool
-        Whether later states are held against the first one.
+        Whether later states are compared with the first one.
     """
 
     def __init__(
@@ -52,30 +54,30 @@ class Recorder:
         self._keep_first = keep_first
         self._step: int | None = None
         self._closed = False
-        # A training that fails outside of the context forgets its recorder, or ends the interpreter in order.
+        # If training fails outside of the context, the recorder is garbage collected or the interpreter exits normally.
         self._forgotten = weakref.finalize(self, _leave, ledger)
-        # What weakref does itself at the end comes after HDF5 has ended.
+        # The exit handler of weakref itself would run after HDF5 has shut down.
         self._forgotten.atexit = False
         atexit.register(self._forgotten)
 
     def observe(self, step: int, *, epoch: float | None = None, params: object = None, **metrics: float | None) -> None:
-        """Look at the model as it is now, if the schedule wants this step.
+        """Observe the current state of the model, if the schedule includes this step.
 
         Parameters
         ----------
         step : int
-            Updates of the weights so far; greater than at the last call.
+            Number of weight updates so far; must increase from call to call.
         epoch : float, optional
-            Whole or fractional epochs; with it the curves are smoothed. That of step 0 may be left out: it is 0.
+            Number of epochs so far, whole or fractional; smoothing needs it. May be left out at step 0, where it is 0.
         params : optional
-            The parameters as they are now, where the model does not hold them itself (a pair of JAX).
+            The current parameters, if the model does not hold them itself (a JAX pair).
         **metrics : float
-            Loss, score, learning rate …; anything that `float` takes. None is passed over.
+            Loss, score, learning rate and the like: anything that `float` accepts. None is ignored.
 
         Raises
         ------
         RegimeError
-            Steps do not increase, the model is not what it was, or parameters are missing or not wanted.
+            Steps do not increase, the structure of the model has changed, or `params` is missing or not expected.
         """
         step = self._checked(step)
         if self._ledger is not None and (params is not None) is not self._takes_params:
@@ -97,7 +99,12 @@ class Recorder:
             self._ledger.note_strides()
 
     def is_due(self, step: int) -> bool:
-        """Whether `observe` would look at the model at this step."""
+        """Whether `observe` would observe the model at this step.
+
+        Parameters
+        ----------
+        step : int
+        """
         return self._schedule.is_due(step)
 
     def _observe(self, step: int, epoch: float | None, params: object, metrics: Mapping[str, float | None]) -> None:
@@ -110,51 +117,57 @@ class Recorder:
                 self._ledger.keep_start(step, self._engine.start)
 
     def _begins(self, step: int) -> bool:
-        """Whether later states are held against that of this step."""
+        """Whether later states are compared with the one at this step."""
         return self._keep_first and self._step is None and (self._ledger is None or self._ledger.begins(step))
 
     def _checked(self, step: int) -> int:
         if self._closed:
             raise RegimeError(f"step {step}: the recorder is closed")
         if isinstance(step, bool) or not isinstance(step, numbers.Integral):
-            raise RegimeError(f"step {step!r}: expected a whole number, the updates of the weights so far")
+            raise RegimeError(f"step {step!r}: expected a whole number, the number of weight updates so far")
         if self._step is not None and step <= self._step:
             raise RegimeError(
-                f"step {step} after step {self._step}: steps must increase; count them over all epochs, and where the "
-                "model was set back make a new recorder with resume=True"
+                f"step {step} after step {self._step}: steps must increase; count them over all epochs, and after "
+                "resetting the model create a new recorder with resume=True"
             )
         return int(step)
 
     def log(self, **metrics: float | None) -> None:
-        """Add metrics to the newest observation, those of a validation after it for instance."""
+        """Add metrics to the newest observation, for example those of a later validation.
+
+        Parameters
+        ----------
+        **metrics : float
+            As in `observe`.
+        """
         if self._ledger is not None:
             self._ledger.log(metrics)
 
     def status(self) -> Status:
-        """Return what is known so far; on a GPU that may be one observation behind."""
+        """Return the current `Status`; on a GPU it may be one observation behind."""
         return Status() if self._ledger is None else self._ledger.status()
 
     def flush(self) -> None:
-        """Write everything that was observed so far, so that a kill does not lose it.
+        """Write all observations so far, so that they are not lost if the process is killed.
 
-        Before a checkpoint is saved, it makes sure that ``record(…, resume=STEP)`` finds the observations up to it.
-        Metrics that are logged afterwards are not added to the newest observation any more.
+        Call it before saving a checkpoint: ``record(…, resume=STEP)`` then finds all observations up to it. Metrics
+        logged afterwards are no longer added to the newest observation.
         """
         if self._ledger is not None:
             self._ledger.flush()
 
     def close(self) -> None:
-        """Finish the trajectory; to do so again changes nothing."""
+        """Finish the trajectory; further calls have no effect."""
         if self._closed:
             return
         self._closed = True
         self._forgotten.detach()
         atexit.unregister(self._forgotten)
-        # The model may have changed, or its processes parted: what was recorded is complete all the same.
+        # The model may have changed, or its processes may have ended; the recorded trajectory is complete nevertheless.
         with suppress(Exception):
-            # Parameters that were given are not kept, nor need they be there any more.
+            # Parameters that were passed are not kept, and may no longer exist.
             if self._step is not None and not self._takes_params:
-                # Every process of a model in parts takes part in it.
+                # Every process of a sharded model takes part.
                 noise = self._engine.noise(None)
                 if self._ledger is not None:
                     self._ledger.annotate(noise)
@@ -162,7 +175,7 @@ class Recorder:
             self._ledger.close()
 
     def abandon(self) -> None:
-        """Leave what was recorded in segments, as after a failure."""
+        """Leave the recorded observations in segments, as after a failure."""
         self._closed = True
         self._forgotten()
         atexit.unregister(self._forgotten)

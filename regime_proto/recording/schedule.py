@@ -1,4 +1,4 @@
-"""Which steps of a training are looked at."""
+"""Schedules: which steps of a training run are observed."""
 
 import math
 import re
@@ -16,14 +16,14 @@ _PERCENTAGE = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*", re.ASCII)
 
 @dataclass(frozen=True)
 class Share:
-    """At most so much of the time of a training is spent on observing it: what ``every="5%"`` asks for.
+    """Largest share of the training time to spend on observing, as requested by ``every="5%"``.
 
     Parameters
     ----------
     value : float
-        Above 0 and below 1.
+        The share, above 0 and below 1.
     clock : callable
-        Returns seconds.
+        Returns the current time in seconds.
     """
 
     value: float
@@ -34,12 +34,20 @@ class Share:
 
 
 Every = int | str | Predicate | Share
-"""Every k-th step (those that k divides), a function that says of a step whether it is looked at, or a share of the
-time as a percentage."""
+"""Every k-th step (those that k divides), a function that decides whether to observe a step, or a share of the time as
+a percentage."""
 
 
 def as_every(every: object) -> int | Predicate | Share:
-    """Return what was asked for in a form that needs no more checks.
+    """Check and convert the argument `every` of `regime_proto.record`.
+
+    Parameters
+    ----------
+    every : int, callable or str
+
+    Returns
+    -------
+    int, callable or Share
 
     Raises
     ------
@@ -60,37 +68,37 @@ def as_every(every: object) -> int | Predicate | Share:
 
 
 class Schedule(Protocol):
-    """Says of each step whether it is observed."""
+    """Decides for each step whether it is observed."""
 
     strides: Strides
-    """Those that it chose, and those of an earlier run that it goes on with."""
+    """The strides that it has chosen, and those of an earlier run that it resumes."""
     stride: int | None
-    """The stride that it has chosen for now, in steps; None where it chooses none."""
+    """The current stride in steps; None if the schedule does not choose strides."""
     share: float
-    """The share of the time that observing has taken; NaN where it is not measured."""
+    """The share of the time spent on observing, from 0 to 1; NaN if it is not measured."""
 
     def is_due(self, step: int) -> bool:
-        """Whether a step is observed; to ask changes nothing."""
+        """Whether a step is observed; calling this changes nothing."""
 
     def start(self) -> None:
-        """Take note that an observation begins."""
+        """Register the start of an observation."""
 
     def count_device(self, seconds: float) -> None:
-        """Take note of how long a device was at work on the observation before this one, while the host went on."""
+        """Register how long a device worked on the previous observation while the host continued, in seconds."""
 
     def finish(self, step: int) -> int | None:
-        """Take note that an observation has ended, and return the stride that should hold from now on."""
+        """Register the end of an observation, and return the stride to use from now on."""
 
     def keep_to(self, step: int, stride: int | None) -> None:
-        """Observe at this stride after the observation at `step`."""
+        """Use this stride after the observation at `step`."""
 
     @property
     def attributes(self) -> dict[str, object]:
-        """What a trajectory says of it."""
+        """The attributes that a trajectory stores."""
 
 
 class Steps:
-    """A schedule that is given.
+    """A schedule with a fixed stride or function.
 
     Parameters
     ----------
@@ -115,7 +123,7 @@ class Steps:
         """See `Schedule`."""
 
     def finish(self, step: int) -> int | None:
-        """See `Schedule`; a run that it goes on with may have had other strides."""
+        """See `Schedule`; a run that is resumed may have had different strides."""
         if not self._begun and self.strides.resume(step):
             self.strides.add(step, 0 if callable(self._every) else self._every)
         self._begun = True
@@ -126,7 +134,7 @@ class Steps:
 
     @property
     def attributes(self) -> dict[str, object]:
-        """See `Schedule`; nothing where nobody ever chose a stride."""
+        """See `Schedule`; empty if no stride was ever chosen."""
         if not self.strides.text:
             return {}
         requested = "a function" if callable(self._every) else str(self._every)

@@ -1,4 +1,4 @@
-"""What a recording is asked for."""
+"""Settings of a recording."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class RecordingSettings:
     Raises
     ------
     RegimeError
-        A setting is none that there is.
+        A setting is invalid.
     """
 
     every: Every = 1
@@ -73,18 +73,18 @@ class RecordingSettings:
         if self.engine not in ENGINES:
             raise RegimeError(f"engine {self.engine!r}: expected one of {', '.join(ENGINES)}")
         object.__setattr__(self, "gates", as_tuple(self.gates, "gates"))
-        # What is wrong is an error at once.
+        # Invalid values raise an error here.
         _ = self.schedule, self.taken_notes, self.quantities, self.observations_per_epoch
 
     @cached_property
     def schedule(self) -> Schedule:
-        """What says of each step whether it is observed; it is for one recorder."""
+        """A new schedule, to be used by one recorder."""
         every = as_every(self.every)
         return Pace(every) if isinstance(every, Share) else Steps(every)
 
     @cached_property
     def observations_per_epoch(self) -> float | None:
-        """What is known of it beforehand: of whole numbers of steps only."""
+        """Observations per epoch, if known in advance: only for a whole number of steps."""
         if self.batches_per_epoch is None:
             return None
         stride = self.every if isinstance(self.every, int) else 1
@@ -93,41 +93,41 @@ class RecordingSettings:
 
     @cached_property
     def taken_notes(self) -> dict[str, Note]:
-        """The notes as a trajectory can hold them."""
+        """The notes in the form in which a trajectory stores them."""
         return as_notes(self.notes or {})
 
     @cached_property
     def quantities(self) -> tuple[Quantity, ...]:
-        """The quantities to measure beside weight deltas and flips, as far as that shows without the model."""
+        """The quantities to measure in addition to weight deltas and flips, as far as known without the model."""
         return possible(self.measure, _obstacle)
 
     def quantities_of(self, obstacle: Callable[[Quantity], str]) -> tuple[Quantity, ...]:
-        """Return those of the quantities that can be measured of a model, and warn of the others.
+        """Return the quantities that can be measured on a model, and warn about the others.
 
         Parameters
         ----------
         obstacle : callable
-            Returns in words what the model lacks, nothing if it lacks nothing.
+            Returns why a quantity cannot be measured on the model; empty if it can.
 
         Raises
         ------
         RegimeError
-            One that was asked for by its own name cannot be measured.
+            A quantity that was requested by its own name cannot be measured.
         """
         chosen = possible(self.measure, _obstacle, tell="not measured in a recording")
         return possible(self.measure, obstacle, tell="not measured", among=chosen)
 
     @property
     def keeps_first(self) -> bool:
-        """Whether later states are held against the first."""
+        """Whether later states are compared with the first."""
         return any(quantity.against == "first" for quantity in self.quantities)
 
     @property
     def resumes(self) -> bool:
-        """Whether the trajectory of an earlier run goes on."""
+        """Whether the trajectory of an earlier run is resumed."""
         return self.resume is not False
 
 
 def _obstacle(quantity: Quantity) -> str:
-    """Return in words why a quantity is not recorded; nothing if it is."""
-    return "" if quantity.is_recordable else "measured of saved checkpoints only, by regime convert --measure"
+    """Return why a quantity cannot be recorded; empty if it can."""
+    return "" if quantity.is_recordable else "measured only on saved checkpoints, with regime convert --measure"

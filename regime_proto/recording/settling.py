@@ -1,4 +1,4 @@
-"""Tells, while a run is going on, that the patterns have settled: without looking ahead."""
+"""Detects during a run that the patterns have settled, from past observations only."""
 
 import math
 from collections import deque
@@ -9,28 +9,28 @@ from regime_proto.schema.errors import RegimeError
 
 @dataclass(frozen=True)
 class Settling:
-    """When patterns count as settled.
+    """Criterion by which patterns count as settled.
 
-    The mean of Δa over the last `window` observations is followed. Patterns are settled once that mean has been at or
-    below the threshold at `window` observations in a row. Only the past is used: what is said at an observation does
-    not depend on any later one, so it comes up to two windows after the change of regime, and it can be wrong about
-    what comes. Activity that returns takes it back (`Detector.is_settled`).
+    The criterion follows the mean of Δa over the last `window` observations. Patterns are settled once this mean has
+    been at or below the threshold at `window` consecutive observations. Only past observations are used. The result
+    therefore comes up to two windows after the change of regime, and later observations may contradict it: patterns no
+    longer count as settled once the mean rises above the threshold (`Detector.is_settled`).
 
     Parameters
     ----------
     threshold : float
-        A share of the largest mean so far; with `absolute`, a value of Δa.
+        Share of the largest mean so far, below 1; with `absolute`, a value of Δa.
     window : int
-        In observations. Those that hold NaN or Inf are passed over. Where the recorder chooses another stride
-        (``every="5%"``), changes are over more or fewer steps, and mean and peak begin anew.
+        Number of observations. Those that hold NaN or Inf are ignored. When the recorder changes the stride
+        (``every="5%"``), changes cover a different number of steps, so mean and peak restart.
     absolute : bool
-        A curve that grows for a while (the learning rate warms up) has its peak to come, and a share of the peak so
-        far says little until then; where the scale of Δa is known, an absolute threshold is free of that.
+        Whether `threshold` is a value of Δa. Useful if the scale of Δa is known: while a curve still grows, as during
+        learning rate warm-up, a share of the peak so far means little.
 
     Raises
     ------
     RegimeError
-        The threshold is not positive, or a share of 1 or more; or the window is shorter than one observation.
+        The threshold is not positive, or is a share of 1 or more; or the window is shorter than one observation.
     """
 
     threshold: float = 0.1
@@ -46,7 +46,7 @@ class Settling:
 
     @property
     def attributes(self) -> dict[str, object]:
-        """What a trajectory says of it."""
+        """The attributes that a trajectory stores."""
         return {
             "settling_threshold": self.threshold,
             "settling_scale": "absolute" if self.absolute else "peak",
@@ -55,7 +55,7 @@ class Settling:
 
 
 class Detector:
-    """Applies a `Settling` to one observation after the other.
+    """Applies a `Settling` to successive observations.
 
     Parameters
     ----------
@@ -82,19 +82,19 @@ class Detector:
 
     @property
     def since(self) -> int | None:
-        """The first step of the calm that lasts now, None while there is none."""
+        """First step from which the mean has stayed at or below the threshold; None if it is above it now."""
         return self._since
 
     def update(self, step: int, pattern_change: float, *, stride: int | None = None) -> bool:
-        """Take one observation, and say whether with it patterns have settled for the first time.
+        """Process one observation, and return whether patterns have settled with it for the first time.
 
         Parameters
         ----------
         step : int
         pattern_change : float
-            Δa towards this step; NaN is passed over.
+            Δa between the previous observation and this step; NaN is ignored.
         stride : int, optional
-            The one that led to it. Changes over different strides are not held against each other.
+            Steps since the previous observation. Changes over different strides are not compared.
         """
         if stride != self._stride:
             self._stride = stride
@@ -104,7 +104,7 @@ class Detector:
         self._last.append(pattern_change)
         if len(self._last) < self._settling.window:
             return False
-        # A mean of few numbers each time: a running sum would gather rounding over a million steps.
+        # Computed from few numbers each time: a running sum would accumulate rounding errors over a million steps.
         mean = math.fsum(self._last) / len(self._last)
         self._peak = max(self._peak, mean)
         scale = 1.0 if self._settling.absolute else self._peak

@@ -531,9 +531,9 @@ def test_probes_of_text_that_cannot_be(steps, text, tmp_path, run):
     other.write_bytes(b"caf\xe9\n")
     assert "other.txt: not UTF-8 (byte 3)" in refused("inspect", steps, "--probe-text", other)
     both = ("--probe", tmp_path / "probe.npz", "--probe-text", text)
-    assert "--probe and --probe-text: give one of them" in refused("program", *both, "-o", steps)
-    assert "--probe-text needs a tokenizer beside the weights" in refused("analyze", run, "--probe-text", text)
-    assert "and there are none yet" in refused("program", "--probe-text", text, "-o", tmp_path / "none")
+    assert "--probe and --probe-text: mutually exclusive" in refused("program", *both, "-o", steps)
+    assert "--probe-text: needs a tokenizer next to the weights" in refused("analyze", run, "--probe-text", text)
+    assert "but there are no checkpoints yet" in refused("program", "--probe-text", text, "-o", tmp_path / "none")
     (steps / "tokenizer.json").write_text("{}")
     assert "give token ids in place of text: --probe FILE" in refused("analyze", steps, "--probe-text", text)
     for name in ("tokenizer.json", "tokenizer_config.json"):

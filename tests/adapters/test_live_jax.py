@@ -201,7 +201,7 @@ def recorder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        (None, r"step \d: give the parameters as they are now, params=…"),
+        (None, r"step \d: pass the current parameters with params=…"),
         ({"hidden": begin()["hidden"]}, r"params: lacks out\.w, which was there when the recorder was made"),
         ({**begin(), "more": {"w": jnp.ones(2)}}, r"params: has more\.w, which was not there"),
         (
@@ -221,7 +221,7 @@ def test_parameters_that_are_not_those_of_the_pair(params, message, recorder):
 def test_a_module_holds_its_parameters_itself(tmp_path):
     module = Module(nnx.Rngs(0))
     recorder = regime_proto.record(module, PROBE, tmp_path / "run.h5")
-    with pytest.raises(RegimeError, match="this model holds its parameters itself: leave params out"):
+    with pytest.raises(RegimeError, match="this model holds its own parameters; leave params out"):
         recorder.observe(0, params=nnx.state(module))
     module.second = nnx.Linear(9, 3, rngs=nnx.Rngs(0))
     with pytest.raises(RegimeError, match=r"Module: second\.bias is float32\[3\], expected float32\[2\]"):

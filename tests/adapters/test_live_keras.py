@@ -193,7 +193,7 @@ def test_further_trainings_go_on_in_one_file(tmp_path):
     assert not validate(path)
     assert regime_proto.analyze(path, resamples=0).rho > 0
 
-    with pytest.raises(RegimeError, match=r"run\.h5: exists; go on with it"):
+    with pytest.raises(RegimeError, match=r"run\.h5: exists; resume it"):
         fit(make(), RegimeCallback(PROBE, path))
 
 
@@ -288,7 +288,7 @@ def test_a_loop_of_ones_own(tmp_path):
         for step in range(1, 4):
             model.train_on_batch(INPUTS, TARGETS)
             recorder.observe(step)
-        with pytest.raises(RegimeError, match=r"params= is for a pair .*leave params out"):
+        with pytest.raises(RegimeError, match=r"params= is only for a pair .*leave params out"):
             recorder.observe(4, params={})
     assert rows(tmp_path / "run.h5")["weight_delta_l1"][1:].all()
 

@@ -198,7 +198,7 @@ def test_a_second_fit_of_one_trainer_goes_on(tmp_path):
     assert found["step"].tolist() == list(range(2 * PER_EPOCH + 1))
     np.testing.assert_allclose(found["epoch"], [0, 0.3, 0.6, 0.9, 1, 1.3, 1.6, 1.9, 2])
     assert found["valid"].all()
-    with pytest.raises(RegimeError, match=r"run.h5: exists; go on with it"):
+    with pytest.raises(RegimeError, match=r"run.h5: exists; resume it"):
         fit(tmp_path, callback, epochs=1)
 
 
@@ -222,7 +222,11 @@ def test_the_network_is_a_part_of_the_module_or_all_of_it(part, tmp_path):
 @pytest.mark.parametrize(
     ("module", "part", "message"),
     [
-        (NoForward, None, "NoForward has no forward; say which part of it is the network: module=…, of net"),
+        (
+            NoForward,
+            None,
+            "NoForward has no forward; choose the part of it that is the network with module=…, from net",
+        ),
         (Classifier, "body", "module='body': Classifier has net"),
     ],
 )

@@ -178,7 +178,7 @@ def test_from_the_beginning_nothing_is_replaced_unasked(tmp_path):
     callback = RegimeCallback(PROBE, tmp_path / "run.h5")
     with pytest.raises(RuntimeError, match="out of memory"):
         trainer_of(tmp_path, callback, Failing()).train()
-    with pytest.raises(RegimeError, match="holds an unfinished run; go on with it"):
+    with pytest.raises(RegimeError, match="holds an unfinished run; resume it"):
         trainer_of(tmp_path, callback).train()
     replacing = RegimeCallback(PROBE, tmp_path / "run.h5", overwrite=True)
     trainer_of(tmp_path, replacing, epochs=1).train()

@@ -672,7 +672,7 @@ def test_a_run_of_different_graphs_has_a_session_each(tmp_path):
     paths = [saved(proto, folder / f"step_{index}.onnx") for index, proto in enumerate(protos)]
     given = probe()
     with pytest.warns(
-        RegimeWarning, match=r"3 different graphs: each is run on its own; 1 of 4 weight tensors are not"
+        RegimeWarning, match=r"3 different graphs, and each is run with its own; 1 of 4 weight tensors do not"
     ):
         out = regime_proto.convert(folder, tmp_path / "run.h5", probe=given)
     with regime_proto.open_trajectory(out) as trajectory:

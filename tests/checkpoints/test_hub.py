@@ -181,7 +181,7 @@ def test_a_published_sequence_in_parts_is_fetched_once(repository, hub, local, o
     assert_measured_alike(converted(output=folder.parent / "run.h5", parts=1, **options), local)
     assert hub.files().count(WEIGHTS) == len(STEPS)
     assert max(map(len, seen)) <= 3
-    with pytest.raises(RegimeError, match="the first checkpoint would be fetched again for every part"):
+    with pytest.raises(RegimeError, match="the first checkpoint would be downloaded again for every part"):
         converted(output="other.h5", parts=1, measure="weight_distance_l2", **options)
 
 
@@ -516,7 +516,7 @@ def test_a_branch_that_moved(repository, hub, options, local):
     files = repository.find("step20").files
     moved = save({name: array + 1 for name, array in dict(states())[20].items()})
     repository.commit("another", files | {WEIGHTS: moved}, branch="step20")
-    with pytest.raises(RegimeError, match="made of other checkpoints"):
+    with pytest.raises(RegimeError, match="converted from different checkpoints"):
         converted(**options)
     assert_measured_alike(output, local)
 

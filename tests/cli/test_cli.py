@@ -225,8 +225,8 @@ def names_without_number(run):
         (probe_dtype, r"probe.npz: features is float64\[6, 12\], but the program expects float32\[6, 12\]"),
         (probe_nan, "probe.npz: features holds NaN or Inf"),
         (probe_name, "probe.npz: array 'featured' is not an input.*nearest: 'features'"),
-        (no_probe, "no probe.npz in it; give the fixed inputs.*--probe FILE"),
-        (no_program, "no program.onnx in it; say how to build the model: --model MODULE:FACTORY"),
+        (no_probe, "no probe.npz in it; pass a fixed set of inputs with --probe FILE"),
+        (no_program, "no program.onnx in it; pass a function that builds the model with --model MODULE:FACTORY"),
         (no_program_but_onnx, "program.onnx: not an ONNX model"),
         (names_without_number, "a.pt: no step in the payload and no number in the name"),
     ],
@@ -309,7 +309,8 @@ def test_an_output_of_another_run(run, tmp_path):
     regime_proto.synthetic.trajectory(steps=9, path=path)
     before = path.read_bytes()
     assert_one_line(
-        regime("convert", run, "-o", path), "other.h5: exists, and was made of other checkpoints.*--overwrite"
+        regime("convert", run, "-o", path),
+        "other.h5: exists, but was converted from different checkpoints.*--overwrite",
     )
     assert path.read_bytes() == before
     assert regime("convert", run, "-o", path, "--overwrite").exit_code == 0

@@ -231,7 +231,10 @@ def test_a_program_that_was_exchanged_is_refused(mlp_run, tmp_path):
     path = regime_proto.convert(mlp_run, tmp_path / "run.h5")
     with h5py.File(path, "r+") as file:
         file["program"][100] ^= 1
-    assert_one_line(regime("program", path, "-o", tmp_path / "new"), "not the one whose hash it gives: do not trust it")
+    assert_one_line(
+        regime("program", path, "-o", tmp_path / "new"),
+        "its program does not match the hash stored with it; do not trust this file",
+    )
     assert not (tmp_path / "new").exists()
 
 

@@ -120,7 +120,10 @@ def test_a_choice_has_a_trajectory_of_its_own(mixed, tmp_path):
     }
     chosen = regime("convert", mixed, "--gates", "op:Gelu", "-o", tmp_path / "run.h5")
     assert chosen.exit_code == 0
-    assert_one_line(regime("convert", mixed, "-o", tmp_path / "run.h5"), "made of other checkpoints .*another program")
+    assert_one_line(
+        regime("convert", mixed, "-o", tmp_path / "run.h5"),
+        "converted from different checkpoints .*a different program",
+    )
 
 
 @pytest.mark.parametrize(

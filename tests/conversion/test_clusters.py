@@ -284,7 +284,9 @@ def test_a_cluster_without_workers(run, output):
 def test_workers_without_the_memory_are_refused(run, output):
     with (
         cluster_of(1, memory="400MiB") as client,
-        pytest.raises(regime_proto.RegimeError, match=r"may take 0.4 GB, and the run takes about .*--memory-limit"),
+        pytest.raises(
+            regime_proto.RegimeError, match=r"its memory limit is 0.4 GB, but the run needs about .*--memory-limit"
+        ),
     ):
         regime_proto.convert(run, output, client=client)
 

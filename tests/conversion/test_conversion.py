@@ -117,7 +117,7 @@ def test_an_output_of_another_run_is_not_touched(run, mlp_run, tmp_path):
     path = regime_proto.convert(mlp_run, tmp_path / "run.h5")
     before = path.read_bytes()
     os.utime(run / "step_0000.pt", (1, 1))
-    with pytest.raises(regime_proto.RegimeError, match=r"run.h5: exists, and was made of other checkpoints"):
+    with pytest.raises(regime_proto.RegimeError, match=r"run.h5: exists, but was converted from different checkpoints"):
         regime_proto.convert(run, path)
     assert path.read_bytes() == before
     regime_proto.convert(run, path, overwrite=True)
@@ -287,14 +287,14 @@ def other_net():
 DIFFERENT = {
     "order": (
         {"step_pattern": r"v(\d)_"},
-        r"its steps are 0, 1, 2 … 7, 8 in all .*those asked for 2, 3, 4 .*step-pattern",
+        r"its steps are 0, 1, 2 … 7, 8 in all .*the requested steps are 2, 3, 4 .*step-pattern",
     ),
-    "steps": ({"steps": "2:"}, r"those asked for 2, 3, 4 … 7, 6 in all"),
-    "gates": ({"gates": "node_relu"}, r"the gates are others \(only there: node_relu_1; only asked for: none\)"),
-    "units": ({"sample_units": 4}, r"other units are stored \(--sample-units\)"),
-    "weights": ({"weights": "model"}, r"was made without --weights model"),
-    "probe": ({"probe": nets.probe(nets.make_mlp(), seed=5)}, "the probe is another; read"),
-    "program": ({"model": other_net()}, "the program is another; read"),
+    "steps": ({"steps": "2:"}, r"the requested steps are 2, 3, 4 … 7, 6 in all"),
+    "gates": ({"gates": "node_relu"}, r"the gates differ \(only in the file: node_relu_1; only requested: none\)"),
+    "units": ({"sample_units": 4}, r"different units are stored \(--sample-units\)"),
+    "weights": ({"weights": "model"}, r"was converted without --weights model"),
+    "probe": ({"probe": nets.probe(nets.make_mlp(), seed=5)}, "the probe differs; analyze"),
+    "program": ({"model": other_net()}, "the program differs; analyze"),
 }
 
 
@@ -319,10 +319,10 @@ def test_a_refused_output_says_what_differs(converted, name):
     before = path.read_bytes()
     with pytest.raises(regime_proto.RegimeError, match=message) as caught:
         regime_proto.convert(run, path, **options)
-    assert str(caught.value).startswith(f"{path}: exists, and was made of other checkpoints")
+    assert str(caught.value).startswith(f"{path}: exists, but was converted from different checkpoints")
     assert path.read_bytes() == before
     # What it says is all that differs.
-    others = {"the program", "the probe", "the gates", "other units", "its steps", "--weights"}
+    others = {"the program", "the probe", "the gates", "different units", "its steps", "--weights"}
     assert sum(part in str(caught.value) for part in others) == 1
 
 
@@ -330,6 +330,6 @@ def test_files_that_were_touched_are_what_is_left(run, tmp_path):
     path = regime_proto.convert(run, tmp_path / "run.h5")
     os.utime(run / "step_0000.pt", (1, 1))
     with pytest.raises(
-        regime_proto.RegimeError, match=r"units and steps are the same, so a file was replaced or touched;"
+        regime_proto.RegimeError, match=r"units and steps are the same, so a file was replaced or its time changed;"
     ):
         regime_proto.convert(run, path)

@@ -184,7 +184,7 @@ def test_checkpoints_may_be_deleted_once_observed(whole, part, tmp_path):
         np.testing.assert_array_equal(found["flips"], expected["flips"][:6])
         np.testing.assert_array_equal(found["weight_delta_l1"], expected["weight_delta_l1"][:6])
     (folder / "step_0005.pt").rename(folder / "step_0009.pt")
-    with pytest.raises(RegimeError, match=r"step_0005.pt: gone before the next one was there"):
+    with pytest.raises(RegimeError, match=r"step_0005.pt: deleted before the next checkpoint was measured"):
         grown_plan(
             replace(
                 plan,
@@ -216,7 +216,7 @@ def test_waiting_says_what_is_missing(part):
         grow(2)
 
     wait_for_two(folder, seconds=0.01, waiting=waiting)
-    assert said == [f"{folder}: one checkpoint so far"]
+    assert said == [f"{folder}: only one checkpoint so far"]
 
 
 def test_follow_on_the_command_line(whole, part):

@@ -87,7 +87,7 @@ def test_weights_that_are_no_numbers(run, tmp_path):
     payload["model"]["body.0.bias"][0] = torch.nan
     torch.save(payload, path)
     done = regime("linearize", tmp_path / "checkpoints", "-o", tmp_path / "maps.npz")
-    assert_one_line(done, "step_0003.pt: body.0.bias holds NaN or Inf, so there is no affine map; take another")
+    assert_one_line(done, "step_0003.pt: body.0.bias holds NaN or Inf, so there is no affine map; choose another")
     assert regime("linearize", tmp_path / "checkpoints", "--step", 2, "-o", tmp_path / "maps.npz").exit_code == 0
 
 
@@ -113,11 +113,11 @@ def test_a_trajectory_brings_program_and_probe(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run.h5"], "a trajectory holds no weights; say where its checkpoints are: --checkpoints DIR"),
-        (["checkpoints", "--checkpoints", "checkpoints"], "is a directory of checkpoints itself"),
+        (["run.h5"], "a trajectory holds no weights; pass the directory of its checkpoints with --checkpoints DIR"),
+        (["checkpoints", "--checkpoints", "checkpoints"], "is already a directory of checkpoints"),
         (["checkpoint"], "no such directory of checkpoints or trajectory; did you mean"),
-        (["checkpoints", "--step", "7"], "--step 7: no checkpoint of that step in checkpoints; the nearest is 3"),
-        (["checkpoints", "--samples", "6"], "--samples 6: the probe has the samples 0 to 5"),
+        (["checkpoints", "--step", "7"], "--step 7: no checkpoint of that step in checkpoints; the nearest step is 3"),
+        (["checkpoints", "--samples", "6"], "--samples 6: not in the probe; expected samples from 0 to 5"),
         (["checkpoints", "--samples", "a"], "--samples 'a': expected numbers separated by commas"),
         (["checkpoints", "--outputs-of", "body.9"], "--outputs-of 'body.9': no gate with that node or module"),
     ],
@@ -169,7 +169,7 @@ def test_a_trajectory_without_a_probe(run, tmp_path):
         run / "checkpoints", tmp_path / "bare.h5", model=nets.make_mlp(), probe=nets.probe(nets.make_mlp())
     )
     done = regime("linearize", tmp_path / "bare.h5", "--checkpoints", run / "checkpoints", "-o", tmp_path / "maps.npz")
-    assert "carries no probe; give the one that it was made with: --probe FILE" in done.stderr
+    assert "carries no probe; pass the probe that it was converted with: --probe FILE" in done.stderr
 
 
 class Gated(nn.Module):

@@ -79,9 +79,11 @@ def test_runs_that_cannot_be_told_apart_are_refused(tmp_path):
     (tmp_path / "latest").symlink_to("a")
     with pytest.raises(regime_proto.RegimeError, match=r"a: given twice; leave one out"):
         names_of([tmp_path / "a", tmp_path / "a"])
-    with pytest.raises(regime_proto.RegimeError, match=r"latest: given under another name, .*a, too; leave one out"):
+    with pytest.raises(regime_proto.RegimeError, match=r"latest: given twice, also as .*a; leave one out"):
         names_of([tmp_path / "a", tmp_path / "latest"])
-    with pytest.raises(regime_proto.RegimeError, match=r"/b-c and /x/b/c: both would be called b-c.h5; convert one"):
+    with pytest.raises(
+        regime_proto.RegimeError, match=r"/b-c and /x/b/c: both would be written to b-c.h5; convert one"
+    ):
         names_of(list(map(Path, ["/x/b/c", "/y/d/c", "/b-c"])))
 
 
@@ -169,11 +171,11 @@ def test_the_factory_of_a_model_is_imported_here_only(tmp_path, folder, monkeypa
 
 def test_what_no_run_can_be_converted_with_is_an_error_at_once(runs, folder, tmp_path):
     refusals = {
-        r"no runs: give directories": ([], folder, {}),
+        r"no runs to convert; pass directories": ([], folder, {}),
         r"shard: a shard is a part of one run": (runs, folder, {"shard": "1/2"}),
-        r"--keep-downloads applies to checkpoints on": (runs, folder, {"keep_downloads": True}),
-        r"is a run, or lies in one": (runs, runs[0] / "new", {}),
-        r"not a folder; choose another one": (runs, runs[0] / "step_0.safetensors", {}),
+        r"--keep-downloads: applies only to checkpoints on": (runs, folder, {"keep_downloads": True}),
+        r"is inside the run": (runs, runs[0] / "new", {}),
+        r"exists, but is not a folder; choose another folder": (runs, runs[0] / "step_0.safetensors", {}),
         r"nowhere.npy: no such file": (runs, folder, {"probe": tmp_path / "nowhere.npy"}),
         r"noise 'quik'": (runs, folder, {"noise": "quik"}),
         r"no module 'nowhere'": (runs, folder, {"model": "nowhere:make", "probe": probe()}),

@@ -260,7 +260,7 @@ def test_broken_states_are_invalid_as_they_are_whole(tmp_path, step):
         assert trajectory.valid.values.tolist() == [int(number != step) for number in range(STATES)]
     if step == 0:
         for parts in ("off", 3):
-            with pytest.raises(RegimeError, match=r"other states cannot be (held against|compared with) this one"):
+            with pytest.raises(RegimeError, match="other states cannot be compared with it"):
                 regime_proto.convert(folder, tmp_path / "x.h5", parts=parts, distance=True)
 
 
@@ -287,10 +287,10 @@ def test_a_checkpoint_that_changes_between_two_parts_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"parts": 0}, "--parts 0: expected auto, off, or how many parts at least"),
+        ({"parts": 0}, "--parts 0: expected auto, off, or the smallest number of parts"),
         ({"parts": "few"}, "--parts few: expected auto, off"),
         ({"parts": 2, "measure": "amplitude_distance_previous"}, "--parts 2: --measure amplitude_distance_previous: "),
-        ({"parts": 2, "noise": "full"}, "--noise full takes states whole; say --noise quick"),
+        ({"parts": 2, "noise": "full"}, "--noise full requires whole states; pass --noise quick"),
         ({"parts": 400}, r"--parts 400: the program can be cut into \d+ parts at most"),
     ],
 )
@@ -307,7 +307,7 @@ def test_formats_that_are_read_whole_are_refused(tmp_path):
     model, probe = sources.mlp()
     write_program(folder, model=model, probe=probe)
     result = regime("convert", folder, "-o", tmp_path / "run.h5", "--parts", "2")
-    assert_one_line(result, r"--parts 2: .*npz checkpoints that are read as a whole; .* --parts off")
+    assert_one_line(result, r"--parts 2: .*npz checkpoints here can only be read whole; .* --parts off")
 
 
 def test_streams_of_torch_are_refused(tmp_path):
@@ -315,7 +315,7 @@ def test_streams_of_torch_are_refused(tmp_path):
     save_net(folder, nets.make_mlp)
     for path in folder.glob("*.pt"):
         torch.save(torch.load(path), path, _use_new_zipfile_serialization=False)
-    with pytest.raises(RegimeError, match=r"torch before 1\.6, which is read whole"):
+    with pytest.raises(RegimeError, match=r"from before torch 1\.6, which can only be read whole"):
         regime_proto.convert(folder, tmp_path / "run.h5", parts=2)
 
 
@@ -330,9 +330,9 @@ def test_auto_goes_by_the_free_memory(runs, tmp_path, monkeypatch):
     assert parting is not None
     assert parting.cutting.budget < plan.state_bytes
     assert parting_of(plan, ConversionSettings.of(parts="off")) is None
-    with pytest.warns(RegimeWarning, match="are run whole all the same: --noise full takes states whole"):
+    with pytest.warns(RegimeWarning, match="are run whole nevertheless: --noise full requires whole states"):
         assert parting_of(plan, ConversionSettings(noise="full")) is None
-    with pytest.raises(RegimeError, match="a part of the program takes about"):
+    with pytest.raises(RegimeError, match="a part of the program needs about"):
         regime_proto.convert(folder, tmp_path / "run.h5")
     # A probe that is larger than the weights takes memory in any case.
     monkeypatch.setattr("regime_proto.engine.parts.PartsMeter.memory_bytes", lambda *_: 0)

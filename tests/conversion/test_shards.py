@@ -167,7 +167,7 @@ def test_an_interrupted_conversion_goes_on_in_shards(run, output, tmp_path):
         ({"measure": "weight_distance_l2"}, "the quantities none, here weight_distance_l2"),
         ({"gates": "!*2"}, "the gates .*, here "),
         ({"notes": {"seed": 1}}, "the notes"),
-        ({"embed": "none"}, "what is embedded program, here nothing"),
+        ({"embed": "none"}, "the embedded files program, here nothing"),
     ],
 )
 def test_parts_of_another_plan_are_refused(run, output, options, message):
@@ -184,11 +184,11 @@ def test_a_dry_run_says_what_a_part_would_meet(run, output):
     assert_one_line(refused, "holds parts of a different plan: --masks all, here none")
     regime_proto.convert(run, output, steps="0:50", overwrite=True)
     refused = regime("convert", run, "-o", output, "--shard", "1/3", "--dry-run")
-    assert_one_line(refused, "holds the first part of this run, and shards measure all of it")
+    assert_one_line(refused, "holds the first part of this run, but shards measure the whole run")
 
 
 def test_a_part_is_not_divided_again(run, output):
-    with pytest.raises(regime_proto.RegimeError, match="--shard 1/3: a part is measured by the process"):
+    with pytest.raises(regime_proto.RegimeError, match="--shard 1/3: cannot be combined with a scheduler"):
         regime_proto.convert(run, output, shard="1/3", scheduler="local:2")
 
 

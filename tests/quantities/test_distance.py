@@ -195,7 +195,9 @@ def test_the_first_checkpoint_may_be_deleted_while_a_run_is_followed(run, refere
     assert rounds == [7, 8]
     np.testing.assert_array_equal(distances(path), reference)
     # Later, another process has nothing to measure from.
-    with pytest.raises(RegimeError, match=r"run\.h5: exists, and was made of other checkpoints \(some may be gone"):
+    with pytest.raises(
+        RegimeError, match=r"run\.h5: exists, but was converted from different checkpoints \(some may have been"
+    ):
         regime_proto.convert(run, path, distance=True)
 
 
@@ -270,7 +272,7 @@ def test_going_on_after_failures_and_a_gap_measures_from_the_same_first_state(wh
     expected, states = whole
     path = record(states, range(8), tmp_path / "run.h5", fail=True)
     record(states, range(6, 10), path, start=5, resume=True, fail=True)
-    with pytest.warns(RegimeWarning, match="goes on at step 12 after step 9"):
+    with pytest.warns(RegimeWarning, match="resumes at step 12 after step 9"):
         record(states, range(12, STEPS), path, start=11, resume=True)
     np.testing.assert_array_equal(distances(path), expected[[*range(10), *range(12, STEPS)]])
 
@@ -300,9 +302,11 @@ def test_what_a_recording_began_with_cannot_be_changed(whole, tmp_path):
     path = record(states, range(8), tmp_path / "run.h5")
     start_path(path).unlink()
     before = path.read_bytes()
-    with pytest.raises(RegimeError, match=r"run\.h5\.start\.npz: missing, the first state, .*put the file back"):
+    with pytest.raises(
+        RegimeError, match=r"run\.h5\.start\.npz: missing; expected the first state, .*restore the file"
+    ):
         record(states, [], path, start=7, resume=True)
-    with pytest.raises(RegimeError, match=r"other quantities \(measure=\); go on with the former"):
+    with pytest.raises(RegimeError, match=r"choice of quantities \(measure=\); resume with the same settings"):
         regime_proto.record(make_small(), PROBE, path, resume=True)
     assert path.read_bytes() == before
     assert not segments_folder(path).exists()
@@ -337,7 +341,7 @@ def no_archive(path):
 def test_a_damaged_first_state_is_told(start, spoil):
     path, _ = start
     spoil(path)
-    with pytest.raises(RegimeError, match=r"run\.h5\.start\.npz: damaged \(.+\); put the file back"):
+    with pytest.raises(RegimeError, match=r"run\.h5\.start\.npz: damaged \(.+\); restore the file"):
         read_start(path, run="a", step=3)
 
 
@@ -363,7 +367,9 @@ def test_a_first_state_that_is_no_number_ends_the_recording_and_not_the_training
     broken["0.weight"][0, 0] = float("inf")
     with pytest.warns(RegimeWarning) as warned:
         path = record([broken, *states[1:]], range(4), tmp_path / "run.h5")
-    assert "recording has stopped, training goes on: step 0 holds NaN or Inf, so later states" in str(warned[0].message)
+    assert "recording has stopped, training continues: step 0 holds NaN or Inf, so later states" in str(
+        warned[0].message
+    )
     assert not path.exists()
     assert not segments_folder(path).exists()
 

@@ -199,7 +199,7 @@ def test_every_quantity_has_an_oracle():
 
 
 def test_points_between_states_go_with_what_looks_there(tmp_path):
-    with pytest.raises(regime_proto.RegimeError, match=r"--interior-points 4: goes with interior_flips, which is not"):
+    with pytest.raises(regime_proto.RegimeError, match=r"--interior-points 4: applies to interior_flips, which is not"):
         regime_proto.convert(tmp_path, tmp_path / "run.h5", measure="margin", interior_points=4)
 
 
@@ -234,7 +234,8 @@ def test_interior_flips(tmp_path, points):
     assert np.nansum(found) > 20
     other = {"measure": "interior_flips", "interior_points": points + 2}
     said = (
-        rf"exists with interior_flips at {points} points between two checkpoints, asked for {points + 2}; .*--overwrite"
+        rf"exists with interior_flips at {points} points between two checkpoints, but {points + 2} were requested; "
+        ".*--overwrite"
     )
     with pytest.raises(regime_proto.RegimeError, match=said):
         regime_proto.convert(tmp_path, path, **other)
@@ -345,14 +346,19 @@ def test_states_that_hold_nan(tmp_path):
         assert np.isnan(found[name][1]).all()
         np.testing.assert_array_equal(found[name][[0, 2]], plain[name])
     for number, damaged in enumerate(([broken, states[0]], [states[0], broken])):
-        with pytest.raises(regime_proto.RegimeError, match="holds NaN or Inf, so other states cannot be held against"):
+        with pytest.raises(
+            regime_proto.RegimeError, match="holds NaN or Inf, so other states cannot be compared with it"
+        ):
             converted(tmp_path / f"damaged-{number}", model, damaged, nets.probe(model), **options)
     # What is advised works.
     (tmp_path / "long").mkdir()
     for end, number in (("first", 0), ("last", 3)):
         three = [model.state_dict(), changed(model, ["body.0.weight"]), changed(model, ["body.4.weight"])]
         three.insert(number, broken)
-        said = r"leave the checkpoint out: --steps (\d:\d), or --measure by name only what is not held against the "
+        said = (
+            r"leave the checkpoint out \(--steps (\d:\d)\), or choose quantities with --measure that are not "
+            "compared with the "
+        )
         with pytest.raises(regime_proto.RegimeError, match=f"{said}{end}") as caught:
             converted(tmp_path / "long" / end, nets.make_mlp(), three, nets.probe(model), measure="all")
         [steps] = re.findall(r"--steps (\d:\d)", str(caught.value))
@@ -437,7 +443,7 @@ def test_a_run_that_has_grown_is_another_where_states_are_held_against_the_last(
     torch.save(changed(model, ["body.0.weight"], by=0.3), folder / "step_3.pt")
     for again in (options, {}):
         with pytest.raises(
-            regime_proto.RegimeError, match="the last checkpoint is another, and it holds every state against"
+            regime_proto.RegimeError, match="the last checkpoint differs, and these quantities compare every state"
         ):
             regime_proto.convert(folder, folder / "run.h5", **again)
     regime_proto.convert(folder, folder / "run.h5", **options, overwrite=True)

@@ -243,13 +243,13 @@ def test_a_trajectory_keeps_its_quantities_as_the_run_grows(run, tmp_path):
 
 def test_what_a_finished_trajectory_lacks_is_said(run, tmp_path):
     path = regime_proto.convert(run, tmp_path / "run.h5")
-    message = r"exists, but holds no weight_norm_l2; to add that, all checkpoints must be read again: pass --overwrite"
+    message = r"exists, but holds no weight_norm_l2; to add them, all checkpoints must be read again: pass --overwrite"
     with pytest.raises(RegimeError, match=message):
         regime_proto.convert(run, path, measure="weight_norm_l2")
     regime_proto.convert(run, path, measure="weight_norm_l2", overwrite=True)
     assert "quantity_weight_norm_l2" in rows(path)
     # One against the last checkpoint is a part of the fingerprint.
-    message = r"exists, but holds no margin, \w+_last \(it holds weight_norm_l2\); to add that, .*: pass --overwrite"
+    message = r"exists, but holds no margin, \w+_last \(it holds weight_norm_l2\); to add them, .*: pass --overwrite"
     with pytest.raises(RegimeError, match=message):
         regime_proto.convert(run, path, measure=["margin", "structural_change_l2_last"])
 
@@ -285,7 +285,7 @@ def test_a_first_state_that_is_no_number_is_refused_where_others_are_held_agains
     state["model"]["body.0.weight"][0, 0] = float("nan")
     torch.save(state, run / "step_0000.pt")
     with pytest.raises(
-        RegimeError, match=r"step_0000.*other states cannot be held.*--steps 1:7, .*as weight_dot_first is"
+        RegimeError, match=r"step_0000.*other states cannot be compared.*--steps 1:7.*as weight_dot_first is"
     ):
         regime_proto.convert(run, tmp_path / "run.h5", measure="weight_dot_first")
 
@@ -359,7 +359,7 @@ def test_one_that_raises_ends_the_recording_and_not_the_training(measured, tmp_p
             recorder.observe(step)
             steps.append(step)
 
-    with pytest.warns(RegimeWarning, match="recording has stopped, training goes on: step 2: .*quantity mine fails"):
+    with pytest.warns(RegimeWarning, match="recording has stopped, training continues: step 2: .*quantity mine fails"):
         train()
     recorder.close()
     assert len(steps) == 5
@@ -421,7 +421,7 @@ def test_a_recording_measures_what_a_conversion_does(recorded, name):
 @pytest.mark.parametrize("name", ["structural_change_l2_first", "fingerprint_cosine", "quantitative_change_l2_last"])
 def test_what_is_not_recorded_is_refused_by_name(name, tmp_path):
     model = nets.make_mlp()
-    with pytest.raises(RegimeError, match=f"--measure {name}: measured of saved checkpoints only, by regime convert"):
+    with pytest.raises(RegimeError, match=f"--measure {name}: measured only on saved checkpoints, with regime convert"):
         regime_proto.record(model, nets.probe(model), tmp_path / "run.h5", measure=name)
 
 
@@ -429,7 +429,7 @@ def test_what_is_not_recorded_is_named_where_it_is_in_a_group(tmp_path):
     model = nets.make_mlp()
     left_out = [name for name in known_quantities() if name not in RECORDED]
     assert {"interior_flips", "fingerprint_cosine", "structural_change_l2_last"} < {*left_out}
-    said = f"not measured in a recording: {', '.join(left_out)}: measured of saved checkpoints only"
+    said = f"not measured in a recording: {', '.join(left_out)}: measured only on saved checkpoints"
     with pytest.warns(RegimeWarning, match=said):
         regime_proto.record(model, nets.probe(model), tmp_path / "run.h5", measure="all").close()
 

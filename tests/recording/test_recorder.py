@@ -293,7 +293,7 @@ def test_what_is_not_finite_is_kept_and_marked(tmp_path):
         with torch.no_grad():
             model.body[0].weight.fill_(math.nan if step == 2 else 0.1)
         recorder.observe(step)
-    with pytest.warns(RegimeWarning, match="1 observation holds NaN or Inf, the first that of step 2"):
+    with pytest.warns(RegimeWarning, match="1 observation holds NaN or Inf, the first at step 2"):
         recorder.close()
     assert rows(tmp_path / "run.h5")["valid"].tolist() == [1, 1, 0, 1, 1, 1]
     assert [math.isnan(status.pattern_change) for status in calls] == [True, False, True, True, False, False]
@@ -443,8 +443,8 @@ ERRORS = {
     "masks": ({"masks": "some"}, "masks 'some': expected all, every=N or none"),
     "embed": ({"embed": "some"}, "embed 'some': expected one of program, all, none"),
     "gates": ({"gates": "op:Gelu"}, "--gates 'op:Gelu' matches no gate"),
-    "both": ({"resume": True, "overwrite": True}, "resume and overwrite: give one of them"),
-    "loader": ({"loader": []}, 'a loader and a probe are given; to draw the probe from the loader say "auto"'),
+    "both": ({"resume": True, "overwrite": True}, "resume and overwrite: mutually exclusive"),
+    "loader": ({"loader": []}, 'both loader= and a probe were passed; pass "auto" as the probe'),
     "epochs": ({"batches_per_epoch": -3}, "--batches-per-epoch -3: expected a finite number above 0"),
 }
 
@@ -506,7 +506,7 @@ def test_a_model_that_has_lost_a_layer(tmp_path):
     with regime_proto.record(model, nets.probe(model), tmp_path / "run.h5") as recorder:
         recorder.observe(0)
         model.body[0] = nn.Identity()
-        with pytest.raises(RegimeError, match=r"body\.0\.weight was .* is not there any more"):
+        with pytest.raises(RegimeError, match=r"body\.0\.weight was .* is now missing"):
             recorder.observe(1)
 
 
@@ -518,7 +518,7 @@ def test_what_exists_is_not_replaced_by_mistake(tmp_path):
         recorder.observe(0)
         with pytest.raises(RegimeError, match="another process is writing it"):
             regime_proto.record(**options, overwrite=True)
-    with pytest.raises(RegimeError, match=r"run.h5: exists; go on with it \(resume=True\), replace it"):
+    with pytest.raises(RegimeError, match=r"run.h5: exists; resume it \(resume=True\), replace it"):
         regime_proto.record(**options)
     with regime_proto.record(**options, overwrite=True) as recorder:
         recorder.observe(7)
@@ -549,7 +549,7 @@ def test_an_error_in_the_loop_leaves_segments_and_goes_through(tmp_path):
         fail(regime_proto.record(model, nets.probe(model), path))
     assert not path.exists()
     assert segments_folder(path).is_dir()
-    with pytest.raises(RegimeError, match=r"run.h5.segments: holds an unfinished run; go on with it \(resume=True\)"):
+    with pytest.raises(RegimeError, match=r"run.h5.segments: holds an unfinished run; resume it \(resume=True\)"):
         regime_proto.record(model, nets.probe(model), path)
     from regime_proto.schema.finish import finish
 

@@ -125,7 +125,7 @@ def test_masked_tokens_do_not_count(tmp_path):
 
 ERRORS = {
     "none": ({}, 'probe "auto": needs a loader'),
-    "no size": ({"loader": [SAMPLES]}, 'probe "auto": give the batch size'),
+    "no size": ({"loader": [SAMPLES]}, 'probe "auto": the loader has no batch size'),
     "too few": ({"loader": [SAMPLES[:3]], "batch_size": 50}, "the loader: holds 3 samples, and the probe needs 10"),
     "too short": ({"loader": DataLoader(TensorDataset(SAMPLES[:3]), batch_size=50)}, "holds 3 samples, and the probe"),
     "names": (

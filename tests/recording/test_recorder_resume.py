@@ -171,9 +171,7 @@ def test_what_was_lost_leaves_a_gap_that_is_told(whole, tmp_path, resume, masks)
     expected, states = whole
     path = tmp_path / "run.h5"
     record_states(states, range(11), path, fail=True, masks=masks)
-    with pytest.warns(
-        RegimeWarning, match=r"goes on at step 16 after step 10, and what changed in between is not known"
-    ):
+    with pytest.warns(RegimeWarning, match=r"resumes at step 16 after step 10, and the change in between is unknown"):
         record_states(states, range(16, STEPS), path, start=15, resume=resume, masks=masks)
     found = rows(path)
     assert found["step"].tolist() == [*range(11), *range(16, STEPS)]
@@ -291,7 +289,7 @@ def test_other_masks_or_engines_do_not_go_on(whole, tmp_path, fail):
     path = tmp_path / "run.h5"
     record_states(states, range(5), path, fail=fail)
     for options in ({"masks": "every=2"}, {"engine": "onnx"}):
-        with pytest.raises(RegimeError, match=r"started with|by another engine, on another device or with other masks"):
+        with pytest.raises(RegimeError, match=r"started with|with a different engine, device, mask policy"):
             record_states(states, range(5, 8), path, start=4, resume=True, **options)
 
 
@@ -299,7 +297,7 @@ def test_a_conversion_is_not_gone_on_with(mlp_run, tmp_path):
     path = regime_proto.convert(mlp_run, tmp_path / "run.h5")
     content = path.read_bytes()
     model = nets.make_mlp()
-    with pytest.raises(RegimeError, match=r"run\.h5: holds another run: .*checkpoints that were converted"):
+    with pytest.raises(RegimeError, match=r"run\.h5: holds a different run: .*converted from checkpoints"):
         regime_proto.record(model, nets.probe(model), path, resume=True)
     assert path.read_bytes() == content
 
@@ -342,7 +340,7 @@ def test_a_full_disk_ends_the_recording_and_not_the_training(long, tmp_path):
     path = tmp_path / "run.h5"
     done = in_process(path, 150, "full")
     assert done.returncode == 0, done.stderr
-    assert "recording has stopped, training goes on: " in done.stderr
+    assert "recording has stopped, training continues: " in done.stderr
     assert "stopped: " in done.stdout
     assert "64 observations are safe in " in done.stdout
     assert finish(path).observations == 64
