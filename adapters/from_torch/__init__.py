@@ -1,4 +1,4 @@
-"""PyTorch: its checkpoints, its models, and models in training; Lightning, and distributed checkpoints."""
+"""PyTorch: checkpoints, models, and models in training; also Lightning and distributed checkpoints."""
 
 from regime_proto.moved import attributes
 

@@ -35,12 +35,12 @@ MODELS = "a torch.nn.Module"
 
 _EXPORTED = ".pt2"
 _DEEPEST = 3
-# Where the model may lie in a dict, of whatever class it is.
+# Keys of a dict that may hold the model, whatever its class.
 _MODULES = ("model", "net", "network", "module")
 INSTALL = 'pip install "regime-proto[torch]"'
-# How the first entry of an archive is named; and the number with which the older format begins, a pickle of its own.
+# Name of the first entry of an archive; and the magic number of the older format, which is a pickle of its own.
 _PICKLE, _MAGIC, _MAGIC_WITHIN = "/data.pkl", b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", 32
-# Where the directory of a zip file ends; a comment of up to 65,535 bytes may follow.
+# The end record of a zip file; a comment of up to 65,535 bytes may follow.
 _END, _END_WITHIN = b"PK\5\6", 65_557
 
 
@@ -50,7 +50,7 @@ def sniff(start: bytes) -> bool:
 
 
 def recognise(path: Path) -> str | None:
-    """Tell a zip archive or a pickle by its first bytes; empty files count as damaged."""
+    """Recognise a zip archive or a pickle by its first bytes; an empty file counts as a damaged checkpoint."""
     if not path.is_file():
         return None
     with open_file(path) as file:
@@ -59,18 +59,18 @@ def recognise(path: Path) -> str | None:
         return "an empty file"
     if start.startswith(ZIP):
         return "a zip archive, as torch.save writes"
-    # A header of safetensors may be as long as these bytes say.
+    # These bytes may also be the length of a safetensors header.
     is_pickle = start[:1] == b"\x80" and start[8:] != b'{"'
     return "a pickle, as old versions of torch.save wrote" if is_pickle else None
 
 
 def peek(path: Path) -> Label:
-    """Return the step, epoch and metrics in the payload."""
+    """Return step, epoch and metrics from the payload."""
     return label_of(read(path).facts)
 
 
 def read(path: Path) -> Payload:
-    """Read a checkpoint; the arrays are mapped from the file where its format allows it."""
+    """Read a checkpoint; its arrays are mapped from the file if the format allows it."""
     content, is_plain = _loaded(path)
     if is_plain:
         return payload_of(content)
@@ -83,30 +83,30 @@ def read(path: Path) -> Payload:
 
 
 def read_lazily(path: Path) -> Payload:
-    """Do as `read` with a file that can be mapped into memory."""
+    """Read a checkpoint as `read` does, but require a file that can be mapped into memory."""
     require_mapped(path)
     return read(path)
 
 
 def require_mapped(path: Path) -> None:
-    """Raise an error for a file that can be read only as a whole.
+    """Raise an error for a file that can only be read whole.
 
     Raises
     ------
     RegimeError
-        It is of the format before torch 1.6, a stream of pickles.
+        The file has the format from before torch 1.6, a stream of pickles.
     """
     with open_file(path) as file:
         is_stream = not file.read(len(ZIP)).startswith(ZIP)
     if is_stream:
         raise RegimeError(
-            f"{path}: in the format of torch before 1.6, which is read whole; load it and torch.save it again, or say "
-            "--parts off"
+            f"{path}: has the format from before torch 1.6, which can only be read whole; load it and torch.save it "
+            "again, or pass --parts off"
         )
 
 
 def _objects(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Stub]]:
-    """Yield the pickled modules in nested dicts, by key."""
+    """Yield the pickled modules in nested dicts, with their keys."""
     for key, value in content.items():
         if is_stub(value) and value.is_module:
             yield f"{prefix}{key}", value
@@ -115,7 +115,7 @@ def _objects(content: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> It
 
 
 def _instead(path: Path, held: Mapping[str, Stub]) -> str:
-    """Say what to do with a file that holds modules, or objects under the keys of models."""
+    """Return advice for a file that holds modules, or objects under the keys of models."""
     models = [key for key in held if not is_other(key)]
     first = next(iter(models or held))
     return of_module(path, type(held[first]).__name__, weights=None if models else first)
@@ -130,16 +130,16 @@ def accepts(model: object) -> bool:
 
 
 def export(model: object, probe: Probe) -> Program:
-    """Export a torch module, or take a program of `torch.export`; see `exporter`."""
+    """Export a torch module, or convert a program of `torch.export`; see `exporter`."""
     try:
         from regime_proto.adapters.from_torch import exporter
     except ImportError:
-        raise RegimeError(f"{model}: a model of PyTorch: {INSTALL}") from None
+        raise RegimeError(f"{model}: a PyTorch model, which needs PyTorch; {INSTALL}") from None
     return exporter.export_file(model, probe) if isinstance(model, Path) else exporter.export(model, probe)
 
 
 def leads(model: object) -> bool:
-    """Whether this is the first of the processes that train a model together."""
+    """Whether this process is the first of those that train a model together."""
     return bool(_live().leads(model))
 
 
@@ -156,18 +156,18 @@ def draw(model: object, loader: object, samples: int, seed: int) -> Probe:
 
 
 def _live() -> Any:
-    with needed("to follow a model of PyTorch", INSTALL):
+    with needed("to record a PyTorch model", INSTALL):
         from regime_proto.adapters.from_torch import follower
     return follower
 
 
 def load(path: Path) -> Mapping[str, Any]:
-    """Return the payload of a checkpoint; its tensors are arrays."""
+    """Return the payload of a checkpoint, with tensors as arrays."""
     return _loaded(path)[0]
 
 
 def _loaded(path: Path) -> tuple[Mapping[str, Any], bool]:
-    """Return the payload of a checkpoint, and whether it holds nothing but tensors and plain data."""
+    """Return the payload of a checkpoint, and whether it holds only tensors and plain data."""
     is_plain = True
     try:
         payload = zip_file.load(path)
@@ -180,7 +180,7 @@ def _loaded(path: Path) -> tuple[Mapping[str, Any], bool]:
         raise RegimeError(f"{path}: holds a tensor, not a dict of tensors; save model.state_dict() instead")
     if not isinstance(payload, Mapping):
         raise RegimeError(of_module(path, type(payload).__name__))
-    # A tensor may repeat a few numbers any number of times.
+    # A tensor may view a few numbers any number of times.
     size = _bytes_of(payload)
     if size > ALWAYS_ALLOWED_BYTES:
         hold_inflation(f"{path}: its tensors", size, path.stat().st_size)
@@ -188,7 +188,7 @@ def _loaded(path: Path) -> tuple[Mapping[str, Any], bool]:
 
 
 def _bytes_of(content: Mapping[Any, Any], depth: int = 0) -> int:
-    """Return the bytes that the arrays in nested dicts have in memory once each is written out."""
+    """Return the size in bytes of the arrays in nested dicts, once each is a contiguous copy."""
     size = 0
     for value in content.values():
         if isinstance(value, np.ndarray):
@@ -212,5 +212,5 @@ def _load_with_torch(path: Path, reason: str) -> Any:
         from regime_proto.adapters.from_torch import safe_pickle
     except ImportError:
         shown = " ".join(reason.split())[:200]
-        raise RegimeError(f"{path}: cannot be read without PyTorch ({shown}): {INSTALL}") from None
+        raise RegimeError(f"{path}: cannot be read without PyTorch ({shown}); {INSTALL}") from None
     return safe_pickle.load(path)

@@ -1,7 +1,7 @@
-"""Reads the ``.metadata`` of torch's distributed checkpoints: which tensors there are, and where their pieces lie.
+"""Reads the ``.metadata`` of torch's distributed checkpoints: the tensors, and the location of their pieces.
 
-It is a pickle, which torch loads as it is. Here it is interpreted as data: nothing that it names is ever looked up, a
-fixed table says what stands for it.
+The file is a pickle, which torch loads without restrictions. Here it is interpreted as data: no name in it is ever
+looked up; a fixed table maps names to replacements.
 """
 
 import math
@@ -19,13 +19,13 @@ from regime_proto.schema.errors import RegimeError
 
 FILE_NAME = ".metadata"
 
-# Of numpy; torch has no limit that a model comes near to.
+# Limit of NumPy; torch has no limit that a model could reach.
 _MOST_AXES = 64
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a tensor, or an object: where it lies in a file, and where in the tensor it belongs."""
+    """A part of a tensor, or an object: its location in a file, and its position in the tensor."""
 
     file: str
     start: int
@@ -41,12 +41,12 @@ class Entry:
     Parameters
     ----------
     path : tuple of str
-        Its keys in the nested dicts that were saved; the last one is its name.
+        Keys of the entry in the saved nested dicts; the last one is its name.
     pieces : tuple of Piece
     size : tuple of int
         Shape of the tensor; empty for an object.
     dtype : str, optional
-        None for an object, which is no tensor.
+        None for an object that is not a tensor.
     """
 
     path: tuple[str, ...]
@@ -56,20 +56,20 @@ class Entry:
 
 
 def entries_of(path: Path) -> list[Entry]:
-    """Return what the ``.metadata`` at `path` describes.
+    """Return the entries that the ``.metadata`` at `path` describes.
 
     Raises
     ------
     Incomplete
-        Its end is missing.
+        The end of the file is missing.
     RegimeError
-        It is damaged, names what no checkpoint needs, or is of another version.
+        The file is damaged, names globals that no checkpoint needs, or has an unknown version.
     """
     try:
         metadata = _fields(_interpreted(_content(path)), "Metadata")
         version = metadata.get("version") or "1"
         if not isinstance(version, str) or version.partition(".")[0] != "1":
-            raise RegimeError(f"{path}: version {version!s:.20} of the format, expected 1; update regime")
+            raise RegimeError(f"{path}: format version {version!s:.20}; expected 1; update regime")
         pieces = _pieces(metadata["storage_data"])
         paths = metadata.get("planner_data") or {}
         described = metadata["state_dict_metadata"]
@@ -77,7 +77,7 @@ def entries_of(path: Path) -> list[Entry]:
     except _Refused as error:
         raise RegimeError(f"{path}: refused: {error}; do not trust this file") from None
     except _Transformed as error:
-        raise RegimeError(f"{path}: {error}; save it without extensions of the writer") from None
+        raise RegimeError(f"{path}: {error}; save it again without storage writer extensions") from None
     except _CutOff:
         raise Incomplete(f"{path}: damaged or incomplete (its end is missing); save it again or remove it") from None
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
@@ -91,20 +91,20 @@ def _content(path: Path) -> bytes:
 
 
 class _Refused(Exception):
-    """The pickle does what the metadata of a checkpoint does not."""
+    """The pickle does something that the metadata of a checkpoint never does."""
 
 
 class _Transformed(Exception):
-    """The files hold something else than what was saved."""
+    """The files hold transformed data instead of the saved bytes."""
 
 
 class _CutOff(Exception):
-    """The pickle ends before its end."""
+    """The end of the pickle is missing."""
 
 
 @dataclass(eq=False)
 class _Record:
-    """Stands for an object of one of torch's classes."""
+    """Replacement for an object of one of torch's classes."""
 
     kind: str
     state: Any = field(default=None)
@@ -132,12 +132,12 @@ def _entry(name: str, what: object, path: object, pieces: Mapping[tuple[int, ...
 
 
 def _pieces(storage: Mapping[object, object]) -> dict[str, dict[tuple[int, ...], Piece]]:
-    """Return where the pieces of every entry lie, by their offsets in the tensor."""
+    """Return the pieces of every entry by their offsets in the tensor."""
     found: dict[str, dict[tuple[int, ...], Piece]] = {}
     for index, info in storage.items():
         at, where = _fields(index, "MetadataIndex"), _fields(info, "_StorageInfo")
         if where.get("transform_descriptors"):
-            raise _Transformed("its files are transformed (compressed, perhaps)")
+            raise _Transformed("its files are transformed (perhaps compressed)")
         file, name = where["relative_path"], at["fqn"]
         if not isinstance(file, str) or not isinstance(name, str):
             raise ValueError("an entry without a name or a file")
@@ -151,15 +151,15 @@ def _pieces(storage: Mapping[object, object]) -> dict[str, dict[tuple[int, ...],
 
 def _fields(record: object, kind: str) -> dict[str, Any]:
     if not isinstance(record, _Record) or record.kind != kind or not isinstance(record.state, dict):
-        raise ValueError(f"found {getattr(record, 'kind', type(record).__name__)}, expected {kind}")
+        raise ValueError(f"found {getattr(record, 'kind', type(record).__name__)}; expected {kind}")
     return record.state
 
 
 def _whole(numbers: object) -> tuple[int, ...]:
     if not isinstance(numbers, tuple) or any(type(number) is not int or number < 0 for number in numbers):
-        raise ValueError("sizes that are no whole numbers")
+        raise ValueError("sizes that are not whole numbers")
     if len(numbers) > _MOST_AXES or math.prod(numbers) >= 2**63:
-        raise ValueError("a tensor larger than any")
+        raise ValueError("an impossibly large tensor")
     return numbers
 
 
@@ -194,7 +194,7 @@ _CALLED: dict[tuple[str, str], Callable[..., object]] = {
     ("torch.serialization", "_get_layout"): _nothing,
     (_METADATA, "_MEM_FORMAT_ENCODING"): _nothing,
     (_OLD_METADATA, "MEM_FORMAT_ENCODING"): _nothing,
-    # Where the checkpoint was saved.
+    # Path at which the checkpoint was saved.
     **{
         (module, f"{system}Path"): _nothing
         for module in ("pathlib", "pathlib._local")
@@ -212,7 +212,7 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def _interpreted(content: bytes) -> object:
-    """Return what a pickle holds: dicts, lists, tuples, literals, and a `_Record` for each object."""
+    """Return the content of a pickle: dicts, lists, tuples, literals, and a `_Record` for each object."""
     if not content.endswith(pickle.STOP):
         raise _CutOff
     stack: list[Any] = []
@@ -249,13 +249,13 @@ def _interpreted(content: bytes) -> object:
 
 
 def _apply(name: str, argument: Any, stack: list[Any]) -> None:
-    """Do what an opcode says that changes or makes an object."""
+    """Carry out an opcode that creates or changes an object."""
     if name in ("APPEND", "APPENDS"):
         items = _to_mark(stack) if name == "APPENDS" else [stack.pop()]
         _only(list, stack[-1]).extend(items)
     elif name in ("SETITEM", "SETITEMS"):
         items = _to_mark(stack) if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-        # The hash of nested tuples may take for ever, or more stack than there is.
+        # Hashing nested tuples may take forever, or overflow the stack.
         if any(not isinstance(key, str | int | _Record) for key in items[::2]):
             raise _Refused("a dict with unusual keys")
         _only(dict, stack[-1]).update(zip(items[::2], items[1::2], strict=True))
@@ -286,9 +286,9 @@ class _Called:
 
 
 def _named(module: object, name: object) -> object:
-    """Return what stands for a global: a dtype is its name."""
+    """Return the replacement of a global; a dtype becomes its name."""
     if not isinstance(module, str) or not isinstance(name, str):
-        raise _Refused("a global that is not named")
+        raise _Refused("a global without a name")
     key = (module, name)
     if key in _RECORDS:
         return _Class(_RECORDS[key])
@@ -301,7 +301,7 @@ def _named(module: object, name: object) -> object:
 
 def _only(kind: Any, value: Any) -> Any:
     if not isinstance(value, kind):
-        raise _Refused(f"a pickle that takes a {type(value).__name__} for a {kind.__name__.strip('_').lower()}")
+        raise _Refused(f"a pickle that uses a {type(value).__name__} as a {kind.__name__.strip('_').lower()}")
     return value
 
 

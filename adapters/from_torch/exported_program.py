@@ -1,6 +1,6 @@
-"""Opens ``.pt2`` files, the programs of ``torch.export``, once nothing in them can run code.
+"""Opens ``.pt2`` files, the programs of ``torch.export``, after checking that nothing in them can run code.
 
-torch itself unpickles some of their parts without restraint and evaluates symbolic sizes as Python.
+torch itself unpickles some of their parts without restrictions, and evaluates symbolic sizes as Python code.
 """
 
 import io
@@ -24,7 +24,7 @@ from regime_proto.schema.nearest import cannot_open
 _AGAIN = (
     "export it again, for the probe's shape: torch.export.save(torch.export.export(model.eval(), (x,)), 'model.pt2')"
 )
-# Bytes of an element, at most.
+# Largest size of an element in bytes.
 _WIDEST = 16
 _TRAINS = {torch.ops.aten.dropout.default: 2, torch.ops.aten.batch_norm.default: 5}
 
@@ -35,7 +35,7 @@ def load(path: Path) -> torch.export.ExportedProgram:
     Raises
     ------
     RegimeError
-        It is damaged, was exported for training or for sizes that vary, or names what could run code.
+        It is damaged, was exported in training mode or with dynamic sizes, or names something that could run code.
     """
     try:
         with open_zip(path) as archive:
@@ -48,7 +48,7 @@ def load(path: Path) -> torch.export.ExportedProgram:
         raise RegimeError(cannot_open(path, error)) from None
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise RegimeError(f"{path}: damaged, or no program of torch.export ({reason}); {_AGAIN}") from None
+        raise RegimeError(f"{path}: damaged, or not a program of torch.export ({reason}); {_AGAIN}") from None
     for node in program.graph.nodes:
         at = _TRAINS.get(node.target)
         if at is not None and len(node.args) > at and node.args[at]:
@@ -57,12 +57,12 @@ def load(path: Path) -> torch.export.ExportedProgram:
 
 
 def bind(program: torch.export.ExportedProgram, probe: Probe, where: str) -> dict[str, Any]:
-    """Return the arrays of a probe by input, which have to be as those that the program was exported with.
+    """Return the arrays of a probe by input; they must match the inputs that the program was exported with.
 
     Raises
     ------
     ProbeError
-        They are not.
+        The name, shape or dtype of an input differs.
     """
     names = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
     arrays = probe.bind(names)
@@ -76,14 +76,14 @@ def bind(program: torch.export.ExportedProgram, probe: Probe, where: str) -> dic
             if tuple(expected.shape) != found.shape or str(expected.dtype)[6:] != found.dtype.name:
                 advice = declared(node.name, found, str(expected.dtype)[6:], tuple(expected.shape))
                 raise ProbeError(
-                    f"{probe.where}: {node.name} is {described(found)}, {where} was exported for {shown}; "
+                    f"{probe.where}: {node.name} is {described(found)}, but {where} was exported for {shown}; "
                     f"{f'{advice}, or ' if advice else ''}export it with the probe itself"
                 )
     return arrays
 
 
 def _refuse_code(archive: zipfile.ZipFile, path: Path) -> None:
-    """Raise an error if torch would unpickle or evaluate anything in it that could run code."""
+    """Raise an error if torch would unpickle or evaluate anything in the archive that could run code."""
     found = next(_hazards(archive, path), None)
     if found is not None:
         raise RegimeError(f"{path}: refused: {found}, which could run code; {_AGAIN}")
@@ -108,7 +108,7 @@ def _hazards(archive: zipfile.ZipFile, path: Path) -> Iterator[str]:
                 pickle_scan.check_content(content, f"{archive.filename}: {part}")
                 torch.load(io.BytesIO(content), weights_only=True)
             except Exception:
-                yield "its sample inputs are more than tensors"
+                yield "its sample inputs are not only tensors"
 
 
 def _hazards_of_parts(parts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -118,7 +118,7 @@ def _hazards_of_parts(parts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _hold_tensors(parts: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Raise `TooLarge` if tensors repeat their numbers beyond measure."""
+    """Raise `TooLarge` if tensors view their numbers so often that copies would not fit into memory."""
     shapes = ([int(size["as_int"]) for size in part["tensor_meta"]["sizes"]] for part in parts.values())
     hold_inflation(f"{path}: its tensors", _WIDEST * sum(map(math.prod, shapes)), path.stat().st_size)
 
@@ -126,9 +126,9 @@ def _hold_tensors(parts: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 def _hazards_of_graph(model: Mapping[str, Any]) -> Iterator[str]:
     for name, value in _entries(model):
         if name == "expr_str" and value:
-            yield "it was exported for sizes that vary, kept as Python expressions"
+            yield "it was exported with dynamic sizes, which are stored as Python expressions"
         elif name == "guards_code" and value:
-            yield "it carries guards in Python"
+            yield "it carries guards in Python code"
         elif name == "target" and not str(value).startswith(
             ("torch.ops.aten.", "torch.ops.higher_order.", "_operator.")
         ):

@@ -1,4 +1,4 @@
-"""Exports a torch module as a program: the forward graph in evaluation mode, with its weights as inputs."""
+"""Exports a torch module as a program: the forward graph in evaluation mode, with the weights as inputs."""
 
 import contextlib
 import copy
@@ -25,12 +25,12 @@ from regime_proto.program.rewrite import LiftWeights, NameNodes, StripMetadata
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 
-# Where the line of the model stands in what torch says of a branch.
+# Location of the line of the model in torch's message about a branch.
 _LINE = re.compile(r'File "([^"]+)", line (\d+), in \w+\s+(.+)')
 _UNKNOWN = re.compile(r"Error when translating node .*?\[target=torch\.ops\.(\S+?)\]", re.DOTALL)
-# Of so many weights a pass takes minutes.
+# Number of weights above which a forward pass takes minutes.
 _LARGE = 2**30
-_INSTEAD = "or export it to ONNX by other means, and give that: --model FILE.onnx"
+_INSTEAD = "or export it to ONNX by other means, and pass --model FILE.onnx"
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Exported:
     ----------
     program : Program
     exported : torch.export.ExportedProgram
-        What it was made of; operators and their values have the same names in both.
+        The program in torch's format, from which `program` was created; names of operators and values are the same.
     inputs : mapping of str to str
-        The inputs of `exported`, each with the input of `program` that it is.
+        The input of `program` for each input of `exported`.
     """
 
     program: Program
@@ -59,7 +59,7 @@ def export(
     unused: Collection[Tensor] = (),
     framework: Mapping[str, str] | None = None,
 ) -> Program:
-    """Export `model`; its mode and its weights are left as they were.
+    """Export `model`; its mode and its weights stay unchanged.
 
     See `export_both`.
     """
@@ -74,25 +74,25 @@ def export_both(
     unused: Collection[Tensor] = (),
     framework: Mapping[str, str] | None = None,
 ) -> Exported:
-    """Export `model` as a program, and as the `torch.export.ExportedProgram` that this was made of.
+    """Export `model` as a program, and as the `torch.export.ExportedProgram` from which it is created.
 
-    The model's mode and its weights are left as they were.
+    The mode and the weights of the model stay unchanged.
 
     Parameters
     ----------
     model : torch.nn.Module
     probe : Probe
     aliases : mapping of str to collection of str, optional
-        Further names under which checkpoints hold a tensor, by its name in the model.
+        Further names of tensors in checkpoints, by their name in the model.
     unused : collection of Tensor
-        Those that checkpoints hold and the model has no use for.
+        Tensors in checkpoints that the model does not use.
     framework : mapping of str to str, optional
-        Names and versions of what the model comes from, beside PyTorch.
+        Names and versions of the model's libraries other than PyTorch.
 
     Raises
     ------
     RegimeError
-        The model does not run on the probe, has nothing to train, or cannot be exported.
+        The model does not run on the probe, has no trainable parameter, or cannot be exported.
     """
     where, arguments = type(model).__name__, Arguments.of(model, probe)
     state = model.state_dict(keep_vars=True)
@@ -107,8 +107,8 @@ def export_both(
     otherwise = sorted(trainable - state.keys())
     if otherwise:
         raise RegimeError(
-            f"{where}: its state dict has another name for {otherwise[0]}; give the model without the "
-            "wrappers of activation checkpointing"
+            f"{where}: its state dict has a different name for {otherwise[0]}; pass the model without the wrappers of "
+            "activation checkpointing"
         )
     values = {name: (tensor, id(tensor)) for name, tensor in state.items()}
     tensors = (*_with_aliases(_tensors(values, trainable, where), aliases or {}), *unused)
@@ -121,31 +121,31 @@ def export_both(
 
 
 def _in_order(exported: Any, aliases: Mapping[str, str]) -> list[str]:
-    """Return the arguments of a module in the order in which its export takes them."""
+    """Return the arguments of a module in the order of the inputs of its export."""
     names = {alias: name for name, alias in aliases.items()}
     return [names[alias] for alias in exported.call_spec.in_spec.child(1).context]
 
 
 def export_file(path: Path, probe: Probe) -> Program:
-    """Take a ``.pt2`` file, a program of `torch.export`, as the model.
+    """Convert a ``.pt2`` file, a program of `torch.export`, in a separate process.
 
     Raises
     ------
     RegimeError
-        See `exported_program`; or it has nothing to train, or takes more than the limits of `trial`.
+        See `exported_program`; or it has no trainable parameter, or exceeds the limits of `trial`.
     """
     require_runnable(path, probe, f"{__name__}:take_file")
     return take_file(path, probe)
 
 
 def take_file(path: Path, probe: Probe) -> Program:
-    """Make a program of a ``.pt2`` file, which is exported in this process."""
+    """Convert a ``.pt2`` file in this process."""
     program = exported_program.load(path)
     arrays = exported_program.bind(program, probe, str(path))
     exported = _export(program, str(path), {}).model
     state = program.state_dict
     trainable = {name for name in program.graph_signature.parameters if state[name].requires_grad}
-    # Tied tensors were one storage when they were saved.
+    # Tied tensors shared one storage when they were saved.
     values = {
         name: (tensor, (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else name)
         for name, tensor in state.items()
@@ -174,7 +174,7 @@ def _program(
 
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the model in evaluation mode and at least float32, and put its modes back afterwards."""
+    """Yield the model in evaluation mode and in float32 or wider, and restore its modes afterwards."""
     if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in model.state_dict().values()):
         model = copy.deepcopy(model).float()
     modes = {module: module.training for module in model.modules()}
@@ -187,7 +187,7 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def _try_forward(model: nn.Module, arguments: Arguments, inputs: dict[str, torch.Tensor], probe: Probe) -> Any:
-    """Run the model once and return its outputs: its own error on a wrong probe is clearer than the exporter's."""
+    """Run the model once and return its outputs; its own error on a wrong probe is clearer than the exporter's."""
 
     def run(values: dict[str, torch.Tensor]) -> Any:
         with torch.no_grad():
@@ -198,7 +198,7 @@ def _try_forward(model: nn.Module, arguments: Arguments, inputs: dict[str, torch
         return run({name: torch.from_numpy(array).to(inputs[name].device) for name, array in arrays.items()})
 
     if sum(parameter.numel() for parameter in model.parameters()) > _LARGE:
-        # Shapes tell as much, unless what the forward does depends on values.
+        # Shapes suffice, unless the forward depends on values.
         with silent("torch"), contextlib.suppress(Exception), FakeTensorMode(allow_non_fake_inputs=True):
             return run(inputs)
     try:
@@ -213,7 +213,7 @@ def _export(model: Any, where: str, inputs: dict[str, torch.Tensor]) -> Any:
     """Return the `torch.onnx.ONNXProgram`."""
     with tracing(model):
         try:
-            # With optimize=True initializers are folded and merged, and other weights give wrong results.
+            # optimize=True would fold and merge initializers, so that other weights would give wrong results.
             exported = torch.onnx.export(model, (), kwargs=inputs, dynamo=True, optimize=False, verbose=False)
         except Exception as error:
             raise RegimeError(f"{where}: torch cannot export this model: {_reason(error)}") from None
@@ -222,21 +222,21 @@ def _export(model: Any, where: str, inputs: dict[str, torch.Tensor]) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Return why torch cannot export a model, where in the model that is if it says so, and what to do."""
+    """Return why torch cannot export a model, the line of the model if known, and what to do."""
     text = str(error.__cause__ or error)
     line = next(iter(text.strip().splitlines()), type(error).__name__).strip()
     at = _LINE.findall(text)
     unknown = _UNKNOWN.search(text)
     if unknown is not None:
         return (
-            f"ONNX has no operator for {unknown[1]}; leave what comes after the last activation out of its forward, "
+            f"ONNX has no operator for {unknown[1]}; leave everything after the last activation out of its forward, "
             f"{_INSTEAD}"
         )
     if "data-dependent" not in text:
         return f"{line}; {_INSTEAD}"
     found = f": `{at[-1][2].strip()}` ({at[-1][0]}:{at[-1][1]})" if at else f" ({line})"
     return (
-        f"what its forward does depends on values that it computes{found}; write that without a branch, for example by "
+        f"its forward branches on values that it computes{found}; write it without the branch, for example with "
         f"torch.where, {_INSTEAD}"
     )
 
@@ -244,9 +244,9 @@ def _reason(error: Exception) -> str:
 def _tensors(
     values: Mapping[str, tuple[torch.Tensor, Hashable]], trainable: Collection[str], where: str
 ) -> tuple[Tensor, ...]:
-    """Return every tensor of a state dict; tied ones, which have one identity, once under their first name."""
+    """Return every tensor of a state dict; tied tensors, which share an identity, once under their first name."""
     if not trainable:
-        raise RegimeError(f"{where}: no parameter has requires_grad; there is nothing to measure")
+        raise RegimeError(f"{where}: no parameter has requires_grad, so there is nothing to measure")
     by_identity: dict[Hashable, list[str]] = {}
     for name, (value, identity) in values.items():
         if isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Follows torch modules in training."""
+"""Records torch modules during training."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +31,7 @@ Export = Callable[[nn.Module, Probe], exporter.Exported]
 
 
 class IdleTorch(Idle):
-    """The engine of a process whose weights are the same as another's, which records them.
+    """Engine of a process with the same weights as the recording process.
 
     Parameters
     ----------
@@ -42,32 +42,32 @@ class IdleTorch(Idle):
         self._model = model
 
     def measure(self, model: object, *, begins: bool = False) -> Pending:
-        """Raise the errors of the process that records, as far as they are common to all, and do nothing else."""
+        """Raise those errors of the recording process that are common to all processes; do nothing else."""
         Whole().weights(self._model)
         return super().measure(model, begins=begins)
 
 
 def leads(model: Any) -> bool:
-    """Whether this process is the one that records: the first of those that train together."""
+    """Whether this is the recording process: the first of those that train together."""
     return not (dist.is_available() and dist.is_initialized()) or bool(dist.get_rank() == 0)
 
 
 def follow(model: Any, probe: Probe | None, export_both: Export | None = None) -> LiveModel | Engine:
-    """Return what a recorder needs of a module; see `protocols.Following`.
+    """Return the live model or engine of a module for a recorder; see `protocols.Following`.
 
     Parameters
     ----------
     model : torch.nn.Module
     probe : Probe, optional
     export_both : callable, optional
-        Exports the module, in place of `exporter.export_both`.
+        Exports the module instead of `exporter.export_both`.
     """
     export_both = export_both or exporter.export_both
     model = bare(model)
     if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
         raise RegimeError(
-            "FullyShardedDataParallel: is not followed in training; shard the model with fully_shard (accelerate: "
-            "fsdp_version=2), or analyze its checkpoints"
+            "FullyShardedDataParallel: cannot be recorded during training; shard the model with fully_shard "
+            "(accelerate: fsdp_version=2), or analyze its checkpoints"
         )
     if not is_sharded(model):
         if probe is None:
@@ -82,7 +82,7 @@ def follow(model: Any, probe: Probe | None, export_both: Export | None = None) -
 
 
 def draw(model: Any, loader: object, samples: int, seed: int) -> Probe:
-    """Draw a probe from a data loader, without a change of random states; see `drawing.draw`."""
+    """Draw a probe from a data loader without changing random states; see `live.draw_probe`."""
     with undisturbed():
         return draw_probe.draw(bare(model).forward, loader, samples, seed)
 
@@ -113,7 +113,7 @@ def _live(model: nn.Module, exportable: nn.Module, probe: Probe, parts: Parts, e
 
 @contextlib.contextmanager
 def _own_forward(model: nn.Module) -> Iterator[None]:
-    """Put aside, for a while, the `forward` that accelerate made of a module's own: it computes in half precision."""
+    """Temporarily remove the half-precision `forward` with which accelerate replaced that of a module."""
     wrapped, own = (vars(model).get(name) for name in ("forward", "_original_forward"))
     if wrapped is None or own is None:
         yield
@@ -126,12 +126,12 @@ def _own_forward(model: nn.Module) -> Iterator[None]:
 
 
 def _compare(masks: MaskGraph, weights: Mapping[str, torch.Tensor], expected: Array) -> None:
-    """Raise an error unless torch and ONNX Runtime come to the same masks."""
+    """Raise an error unless torch and ONNX Runtime compute the same masks."""
     try:
         found = masks.run(weights).packed()
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise RegimeError(f"torch cannot run the exported program by itself: {reason}") from None
+        raise RegimeError(f"torch cannot run the exported program itself: {reason}") from None
     if not is_same_but_rounding(expected, found):
         differing = int(np.bitwise_count(np.bitwise_xor(found, expected)).sum())
         raise RegimeError(f"torch and ONNX Runtime differ in {differing:,} of {8 * expected.size:,} bits of the masks")
@@ -139,7 +139,7 @@ def _compare(masks: MaskGraph, weights: Mapping[str, torch.Tensor], expected: Ar
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Put random states back, those of GPUs too: whatever runs the model, or reads its data, may draw numbers."""
+    """Restore random states, also of GPUs: running the model or reading its data may draw random numbers."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with draw_probe.undisturbed(), torch.random.fork_rng(list(devices)):
         yield

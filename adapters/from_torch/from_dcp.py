@@ -1,6 +1,6 @@
 """Reads torch's distributed checkpoints (DCP): folders of ``.metadata`` and ``__0_0.distcp``, as FSDP saves them.
 
-It takes one process, whatever number of them saved.
+One process is enough, whatever the number of processes that saved them.
 """
 
 import contextlib
@@ -35,18 +35,18 @@ from regime_proto.schema.types import Array
 SUFFIXES: tuple[str, ...] = ()
 REFINES = ("folder",)
 
-# Most of a checkpoint's bytes are its optimizer's, which nothing here needs.
+# Most bytes of a checkpoint belong to its optimizer, which is not needed here.
 _NOT_READ = ("optim", "sched", "dataloader")
 _OPTIMIZER = "param_groups"
 _LARGEST_NUMBER = 2**14
 _MEGATRON = b"sharded_backend"
 _NAMED_WITHIN = 2**20
-# The cells into which the edges of pieces cut a tensor; of a grid there is one a piece.
+# Limit for the cells into which the edges of pieces cut a tensor; pieces on a grid are one cell each.
 _MOST_CELLS = 2**22
 
 
 def recognise(path: Path) -> str | None:
-    """Tell files of shards; Megatron's are of another kind."""
+    """Recognise shard files; those of Megatron are excluded."""
     if not path.is_dir() or next(path.glob("*.distcp"), None) is None:
         return None
     description = path / "metadata.json"
@@ -56,13 +56,13 @@ def recognise(path: Path) -> str | None:
 
 
 def peek(path: Path) -> Label:
-    """Return what the numbers beside the tensors say, once all files are there."""
+    """Return step, epoch and metrics from the numbers next to the tensors, once all files exist."""
     tensors, numbers = _entries(path)
     return label_of(_facts(numbers, _Files(path, (*tensors, *numbers))))
 
 
 def read(path: Path) -> Payload:
-    """Read the tensors of a folder, all but the optimizer's; the pieces of each are put together."""
+    """Read the tensors of a folder, except those of the optimizer, each assembled from its pieces."""
     payload = read_lazily(path)
     groups = {
         key: {name: loaded(tensor) for name, tensor in tensors.items()} for key, tensors in payload.groups.items()
@@ -71,7 +71,7 @@ def read(path: Path) -> Payload:
 
 
 def read_lazily(path: Path) -> Payload:
-    """Do as `read`, but put together each tensor when it is used."""
+    """Read a folder as `read` does, but assemble each tensor only when it is used."""
     tensors, numbers = _entries(path)
     files = _Files(path, (*tensors, *numbers))
     groups: dict[str, dict[str, Array | NotDense]] = {}
@@ -83,7 +83,7 @@ def read_lazily(path: Path) -> Payload:
 
 
 class _Files:
-    """The files of a checkpoint, mapped into memory; what entries need of them is there."""
+    """The files of a checkpoint, mapped into memory, and checked to hold all pieces of the entries."""
 
     def __init__(self, folder: Path, entries: Iterable[Entry]) -> None:
         self.folder = folder
@@ -98,17 +98,17 @@ class _Files:
             if size < end:
                 raise Incomplete(f"{file}: damaged or incomplete ({size} bytes of {end}); save it again or remove it")
             self._bytes += size
-            # A file that is mapped stays the same one, whatever is written in its place before a tensor is used.
+            # A mapped file keeps its content, even if its path is replaced before a tensor is used.
             self._maps[name] = map_file(file)
 
     def hold(self, count: int) -> None:
-        """Count the bytes of a tensor: pieces may all be the same part of a file."""
+        """Count the bytes of a tensor towards the limit, since all pieces may be the same part of a file."""
         self._assembled += count
         hold_inflation(self.folder, self._assembled, self._bytes)
 
     def content(self, piece: Piece) -> Any:
-        """Return what was saved as a piece; a tensor is an array."""
-        # A copy: where it lies in the file is not where a tensor may be viewed.
+        """Return the saved content of a piece, with tensors as arrays."""
+        # A copy, since a tensor in the file may not be aligned.
         content = self._maps[piece.file][piece.start : piece.start + piece.length]
         try:
             return zip_file.unpack(content)
@@ -121,15 +121,15 @@ def _with_torch(content: bytes, where: str, reason: str) -> Any:
         from regime_proto.adapters.from_torch import safe_pickle
     except ImportError:
         install = 'pip install "regime-proto[torch]"'
-        raise RegimeError(f"{where}: cannot be read without PyTorch ({reason:.100}): {install}") from None
+        raise RegimeError(f"{where}: cannot be read without PyTorch ({reason:.100}); {install}") from None
     return safe_pickle.load_part(content, where)
 
 
 def _entries(path: Path) -> tuple[list[Entry], list[Entry]]:
-    """Return the tensors of a checkpoint that may be the model's, and the numbers beside them."""
+    """Return the tensors of a checkpoint that may belong to the model, and the numbers next to them."""
     file = path / dcp_metadata.FILE_NAME
     if not file.is_file():
-        # torch writes it when everything else is there.
+        # torch writes this file last.
         raise Incomplete(f"{path}: damaged or incomplete (no {file.name} in it); save it again or remove it")
     entries = dcp_metadata.entries_of(file)
     optimizers = {
@@ -143,7 +143,7 @@ def _entries(path: Path) -> tuple[list[Entry], list[Entry]]:
     nested = any(len(entry.path) > 1 for entry in tensors)
     numbers = [entry for entry in wanted if _may_be_number(entry, nested=nested)]
     if not tensors:
-        raise NotACheckpoint("an optimizer state" if optimizers else "no tensors of a model in it")
+        raise NotACheckpoint("only an optimizer state" if optimizers else "it holds no tensors of a model")
     return tensors, numbers
 
 
@@ -155,7 +155,7 @@ def _is_left_out(entry: Entry, optimizers: set[tuple[str, ...]]) -> bool:
 
 
 def _may_be_number(entry: Entry, *, nested: bool) -> bool:
-    """Whether an entry may be a number such as the step; among tensors of a model alone, one is a parameter."""
+    """Whether an entry may be a number such as the step; in a flat dict of tensors, it is a parameter."""
     small = all(piece.length <= _LARGEST_NUMBER for piece in entry.pieces)
     return len(entry.path) == 1 and small and (entry.dtype is None or (nested and not entry.size))
 
@@ -163,7 +163,7 @@ def _may_be_number(entry: Entry, *, nested: bool) -> bool:
 def _facts(numbers: Iterable[Entry], files: _Files) -> dict[str, float]:
     found: dict[str, Any] = {}
     for entry in numbers:
-        # What torch does not load safely is no number.
+        # Anything that torch does not load safely is not a number.
         with contextlib.suppress(RegimeError):
             value = files.content(entry.pieces[0])
             found[entry.path[0]] = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
@@ -171,10 +171,10 @@ def _facts(numbers: Iterable[Entry], files: _Files) -> dict[str, float]:
 
 
 def _deferred(entry: Entry, files: _Files) -> Array:
-    """Return a tensor that is put together when it is used."""
+    """Return a tensor that is assembled when it is used."""
     name, dtype = ".".join(entry.path), dtype_named(str(entry.dtype))
     pieces = [piece for piece in entry.pieces if math.prod(piece.sizes)]
-    # A file could say that a few bytes are a tensor that fills the memory.
+    # A malicious file could declare a few bytes to be a tensor that fills the memory.
     if any(math.prod(piece.sizes) * dtype.itemsize > piece.length for piece in pieces):
         raise RegimeError(f"{files.folder}: tensor {name!r} is larger than its pieces; do not trust this file")
     files.hold(math.prod(entry.size) * dtype.itemsize)
@@ -184,7 +184,7 @@ def _deferred(entry: Entry, files: _Files) -> Array:
 
 
 def _assembled(entry: Entry, pieces: Sequence[Piece], dtype: np.dtype[Any], files: _Files) -> Array:
-    """Return a tensor, its pieces put together."""
+    """Return a tensor assembled from its pieces."""
     name = ".".join(entry.path)
     whole = np.empty(entry.size, dtype)
     for piece in pieces:
@@ -192,8 +192,8 @@ def _assembled(entry: Entry, pieces: Sequence[Piece], dtype: np.dtype[Any], file
         if not isinstance(part, np.ndarray) or part.shape != piece.sizes or part.dtype != dtype:
             found = f"{part.dtype}{list(part.shape)}" if isinstance(part, np.ndarray) else type(part).__name__
             raise RegimeError(
-                f"{files.folder / piece.file}: {found} as a piece of tensor {name!r}, expected "
-                f"{dtype}{list(piece.sizes)}; the files of two saves may be mixed"
+                f"{files.folder / piece.file}: a piece of tensor {name!r} is {found}; expected "
+                f"{dtype}{list(piece.sizes)}; files of two saves may be mixed, so save it again or remove it"
             )
         if piece.sizes == entry.size:
             return part
@@ -202,7 +202,7 @@ def _assembled(entry: Entry, pieces: Sequence[Piece], dtype: np.dtype[Any], file
 
 
 def _is_covered(size: tuple[int, ...], pieces: list[Piece]) -> bool:
-    """Whether every element of a tensor lies in exactly one piece."""
+    """Whether every element of a tensor is in exactly one piece."""
     if any(len(piece.sizes) != len(size) or len(piece.offsets) != len(size) for piece in pieces):
         return False
     if math.prod(size) != sum(math.prod(piece.sizes) for piece in pieces):
@@ -216,12 +216,12 @@ def _is_covered(size: tuple[int, ...], pieces: list[Piece]) -> bool:
 
 
 def _edges(pieces: list[Piece], axis: int) -> NDArray[Any]:
-    """Return where the pieces of a tensor begin and end along an axis."""
+    """Return the positions along an axis where the pieces of a tensor begin and end."""
     return np.unique([(piece.offsets[axis], piece.offsets[axis] + piece.sizes[axis]) for piece in pieces])
 
 
 def _hold_each_cell_once(pieces: list[Piece], edges: list[NDArray[Any]]) -> bool:
-    """Whether each of the cells into which the edges of pieces cut a tensor lies in exactly one piece."""
+    """Whether each cell into which the edges of pieces cut a tensor is in exactly one piece."""
     shape = [len(axis) - 1 for axis in edges]
     if math.prod(shape) > _MOST_CELLS:
         return False

@@ -12,10 +12,10 @@ from regime_proto.checkpoints.payload import Label, Payload, label_of, payload_o
 SUFFIXES = (".ckpt",)
 REFINES = ("torch",)
 
-# Lightning writes this key among the first, and torch writes the pickle of a file first.
+# Lightning writes this key early, and torch writes the pickle at the start of a file.
 _VERSION = b"pytorch-lightning_version"
 _LOOKED_AT = 2**16
-# Where the callback WeightAveraging puts the weights as trained; the usual key then holds their average.
+# Key under which the callback WeightAveraging stores the trained weights; the usual key then holds their average.
 _USUAL, _CURRENT, _AVERAGE = "state_dict", "current_model_state", "average"
 
 
@@ -23,7 +23,7 @@ sniff = from_torch.sniff
 
 
 def recognise(path: Path) -> str | None:
-    """Tell Lightning's version in the pickle."""
+    """Recognise a file by Lightning's version in its pickle."""
     if not path.is_file():
         return None
     with open_file(path) as file:
@@ -31,13 +31,13 @@ def recognise(path: Path) -> str | None:
 
 
 def peek(path: Path) -> Label:
-    """Return step, epoch, and the monitored scores."""
+    """Return step, epoch and the monitored scores."""
     content = from_torch.load(path)
     return label_of({**payload_of(content).facts, **_scores(content)})
 
 
 def read(path: Path) -> Payload:
-    """Read a checkpoint. Weights are those that were trained; averages have to be asked for: ``average``."""
+    """Read a checkpoint. Returns the trained weights; averages are read on request, with the key ``average``."""
     content = from_torch.load(path)
     payload = payload_of(content)
     groups = dict(payload.groups)
@@ -47,13 +47,13 @@ def read(path: Path) -> Payload:
 
 
 def read_lazily(path: Path) -> Payload:
-    """Do as `read` with a file that can be mapped into memory."""
+    """Read a checkpoint as `read` does, but require a file that can be mapped into memory."""
     from_torch.require_mapped(path)
     return read(path)
 
 
 def _scores(content: Mapping[str, Any]) -> dict[str, float]:
-    """Return what callbacks monitor, such as ``val_loss``, as it was when the checkpoint was saved."""
+    """Return the metrics that callbacks monitor, such as ``val_loss``, at the time the checkpoint was saved."""
     callbacks = content.get("callbacks")
     states = callbacks.values() if isinstance(callbacks, Mapping) else ()
     scores: dict[str, float] = {}

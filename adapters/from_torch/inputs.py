@@ -1,4 +1,4 @@
-"""How the arrays of a probe become the arguments of a module's forward, under names that an export keeps."""
+"""Binds the arrays of a probe to the arguments of a module's forward, under names that an export keeps."""
 
 import contextlib
 import inspect
@@ -16,22 +16,22 @@ from regime_proto.runtime.ir import ir
 from regime_proto.schema.types import Array
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-# What torch.export makes of other names depends on the rest of the graph; the ONNX exporter takes val_0 for itself.
+# torch.export changes other names depending on the rest of the graph; the ONNX exporter uses val_0 itself.
 _KEPT = re.compile(r"(?!val_\d+$)[a-z_][a-z0-9_]*")
-# Objects in what a model returns may hold tensors so many levels down.
+# Depth of nested objects in the outputs of a model that is searched for tensors.
 _DEEPEST = 4
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of a module that a probe gives.
+    """The arguments of a module, taken from a probe.
 
     Parameters
     ----------
     arrays : mapping of str to array
-        By argument; those of ``*args`` go by its name and their number.
+        Arrays by argument; those of ``*args`` are named with its name and their number.
     parameters : mapping of str to inspect.Parameter
-        Those of the module's forward.
+        Parameters of the module's forward.
     """
 
     arrays: Mapping[str, Array]
@@ -44,7 +44,7 @@ class Arguments:
         Raises
         ------
         ProbeError
-            It does not fit.
+            The probe does not fit the forward.
         """
         parameters = inspect.signature(model.forward).parameters
         named = (*_POSITIONAL, inspect.Parameter.KEYWORD_ONLY)
@@ -60,7 +60,7 @@ class Arguments:
         return cls(probe.bind(names), parameters)
 
     def split(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Return values, given by argument, as the positional and the keyword arguments of a call."""
+        """Split values by argument into the positional and the keyword arguments of a call."""
         values = dict(values)
         variable = next((p.name for p in self.parameters.values() if p.kind == p.VAR_POSITIONAL), None)
         further = [] if variable is None else [name for name in values if self._is_further(name, variable)]
@@ -76,12 +76,12 @@ class Arguments:
         return name not in self.parameters and re.fullmatch(rf"{re.escape(variable)}_\d+", name) is not None
 
     def aliases(self, taken: Collection[str]) -> dict[str, str]:
-        """Return, for every argument, the name under which it is exported.
+        """Return the name under which each argument is exported.
 
         Parameters
         ----------
         taken : collection of str
-            The names of the model's tensors.
+            Names of the model's tensors.
         """
         return {
             name: name if _KEPT.fullmatch(name) and name not in taken else f"regime_input_{index}"
@@ -90,14 +90,14 @@ class Arguments:
 
     @contextlib.contextmanager
     def exportable(self, model: nn.Module, aliases: Mapping[str, str], outputs: Any) -> Iterator[None]:
-        """Let a module be called by `aliases`, and return tensors alone, as far as the exporter needs it.
+        """Temporarily let a module accept arguments under `aliases`, and return only tensors if the exporter needs it.
 
         Parameters
         ----------
         model : torch.nn.Module
         aliases : mapping of str to str
         outputs : object
-            What it returns.
+            The outputs of the module.
         """
         plain = not self.split(self.arrays)[0] and all(alias == name for name, alias in aliases.items())
         if plain and _is_known(outputs):
@@ -125,12 +125,12 @@ class Arguments:
 
 
 def _is_known(outputs: Any) -> bool:
-    """Whether the exporter takes what a model returns."""
+    """Whether the exporter supports the outputs of a model."""
     return all(leaf is None or isinstance(leaf, torch.Tensor | int | float | str) for leaf in tree_leaves(outputs))
 
 
 def _tensors_in(outputs: Any, depth: int = 0) -> Iterator[torch.Tensor]:
-    """Yield the tensors in what a model returns, in the attributes of other objects too: distributions, dataclasses."""
+    """Yield the tensors in the outputs of a model, also in attributes of objects such as distributions."""
     for leaf in tree_leaves(outputs):
         if isinstance(leaf, torch.Tensor):
             yield leaf
@@ -139,7 +139,7 @@ def _tensors_in(outputs: Any, depth: int = 0) -> Iterator[torch.Tensor]:
 
 
 def _may_hold_tensors(leaf: Any) -> bool:
-    """Whether an object's attributes are part of what a model returns: the caches of transformers are not."""
+    """Whether the attributes of an object count as outputs of a model; those of transformers' caches do not."""
     return (
         hasattr(leaf, "__dict__")
         and not isinstance(leaf, nn.Module | type)
@@ -148,7 +148,7 @@ def _may_hold_tensors(leaf: Any) -> bool:
 
 
 def program_names(arguments: Iterable[str], taken: Collection[str]) -> dict[str, str]:
-    """Return the names of the arguments in a program, where they are beside those of its tensors."""
+    """Return the names of the arguments in a program, where they must differ from the names of its tensors."""
     names = {}
     for name in arguments:
         names[name] = name
@@ -158,13 +158,14 @@ def program_names(arguments: Iterable[str], taken: Collection[str]) -> dict[str,
 
 
 def rename_inputs(model: ir.Model, names: Mapping[str, str]) -> None:
-    """Give inputs of a graph other names, and other values that have these names new ones.
+    """Rename inputs of a graph; other values with these names get new names.
 
     Parameters
     ----------
     model : onnx_ir.Model
-        Changed in place.
+        Modified in place.
     names : mapping of str to str
+        New names by present names.
     """
     for value in list(model.graph.inputs):
         value.name = names.get(str(value.name), value.name)

@@ -1,4 +1,4 @@
-"""Records the trainings of Lightning's Trainer."""
+"""Records training runs of Lightning's Trainer."""
 
 import os
 from collections.abc import Mapping
@@ -14,35 +14,35 @@ try:
 except ImportError:
     from pytorch_lightning import Callback
 
-# What `Recorder.observe` takes for itself.
+# Parameters of `Recorder.observe`, which cannot be names of metrics.
 _TAKEN = ("step", "epoch", "params")
 
 
 class RegimeCallback(Callback):  # type: ignore[misc]
-    """Records a training from inside: ``Trainer(…, callbacks=[RegimeCallback(probe, "run.h5", module="net")])``.
+    """Records a training run: ``Trainer(…, callbacks=[RegimeCallback(probe, "run.h5", module="net")])``.
 
-    A step is an update of the weights, ``trainer.global_step``. Its metrics are ``loss``, the one whose gradient it
-    follows, and what was logged for it; what validations log is added to the observation before. Where the Trainer
-    goes on from a checkpoint, the trajectory is gone on with at its step, and `overwrite` plays no part. A training
-    that fails leaves segments, for the next one or for ``regime merge``.
+    A step is an update of the weights, ``trainer.global_step``. Its metrics are ``loss``, the loss whose gradient the
+    update follows, and everything logged for the step. Metrics logged by a validation are added to the previous
+    observation. If the Trainer resumes from a checkpoint, the trajectory is resumed at its step, and `overwrite` has no
+    effect. A run that fails leaves segments, for the next run or for ``regime merge``.
 
     Parameters
     ----------
     probe : array, sequence or mapping of arrays, path, or "auto"
-        As in `regime_proto.record`. ``"auto"`` draws from the first of the Trainer's validation loaders; the batch
-        size is that of an update, over all processes.
+        As in `regime_proto.record`. ``"auto"`` draws from the Trainer's first validation loader; the batch size is that
+        of one update, over all processes.
     output : path
         The trajectory file to write.
     module : str, optional
-        The part of the LightningModule that is the network, as ``"net"`` or ``"model.encoder"``. If not given it is
-        the LightningModule itself, which then needs a ``forward``.
+        The attribute of the LightningModule that is the network, such as ``"net"`` or ``"model.encoder"``. Default: the
+        LightningModule itself, which then needs a ``forward``.
     **options
-        Those of `regime_proto.record`.
+        The options of `regime_proto.record`.
 
     Attributes
     ----------
     recorder : Recorder or None
-        That of the training under way, or else of the last one.
+        The recorder of the current run, or of the last one.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RegimeCallback(Callback):  # type: ignore[misc]
         self._earlier: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Make a recorder, and observe the state before the first step."""
+        """Create a recorder, and observe the state before the first step."""
         options = {"resume": trainer.global_step or False, **self._options}
         if options["resume"] is not False:
             options.pop("overwrite", None)
@@ -89,7 +89,7 @@ class RegimeCallback(Callback):  # type: ignore[misc]
         self._earlier = dict(trainer.logged_metrics)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Note what the validation logged."""
+        """Add the metrics that the validation logged."""
         if self.recorder is not None and not trainer.sanity_checking:
             self.recorder.log(**self._newly_logged(trainer))
 
@@ -99,19 +99,19 @@ class RegimeCallback(Callback):  # type: ignore[misc]
             self.recorder.close()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Leave what was recorded in segments."""
+        """Leave the recorded observations in segments."""
         if self.recorder is not None:
             self.recorder.abandon()
 
     def _loss(self, pl_module: Any) -> Any:
-        """Return the loss of an update; where gradients are accumulated, Lightning has divided those of its batches."""
+        """Return the loss of an update; Lightning divides the losses of batches if gradients are accumulated."""
         losses, self._losses = self._losses, []
         if not losses:
             return None
         return sum(losses) if pl_module.automatic_optimization else losses[-1]
 
     def _newly_logged(self, trainer: Any) -> dict[str, Any]:
-        """Return what was logged since `_earlier`: what is older is still the same object."""
+        """Return the metrics logged since `_earlier`; older ones are still the same objects."""
         return {
             name: value
             for name, value in trainer.logged_metrics.items()
@@ -120,28 +120,29 @@ class RegimeCallback(Callback):  # type: ignore[misc]
 
 
 def _network(module: Any, path: str | None) -> Any:
-    """Return the part of a LightningModule that is followed.
+    """Return the part of a LightningModule that is recorded.
 
     Raises
     ------
     RegimeError
-        There is none of that name, or the module cannot be called itself.
+        There is no part of that name, or the module itself has no forward.
     """
     children = ", ".join(dict(module.named_children())) or "no modules"
     if path is None:
         if type(module).forward.__qualname__ == "LightningModule.forward":
             raise RegimeError(
-                f"{type(module).__name__} has no forward; say which part of it is the network: module=…, of {children}"
+                f"{type(module).__name__} has no forward; choose the part of it that is the network with module=…, "
+                f"from {children}"
             )
         return module
     try:
         return module.get_submodule(path)
     except AttributeError:
-        raise RegimeError(f"module={path!r}: {type(module).__name__} has {children}") from None
+        raise RegimeError(f"module={path!r}: not found; {type(module).__name__} has {children}") from None
 
 
 def _drawing(trainer: Any) -> dict[str, Any]:
-    """Return what a probe is drawn from, as far as the Trainer says it."""
+    """Return the loader and the batch size for drawing a probe, as far as the Trainer knows them."""
     loaders = trainer.val_dataloaders
     if isinstance(loaders, Mapping):
         loaders = list(loaders.values())
@@ -153,6 +154,6 @@ def _drawing(trainer: Any) -> dict[str, Any]:
 
 
 def _epoch_at_start(trainer: Any) -> float:
-    """Return the epoch from which a run goes on: a checkpoint may have been saved within one, or at its last batch."""
+    """Return the epoch from which a run resumes; a checkpoint may have been saved within an epoch, or at its end."""
     done = trainer.fit_loop.epoch_loop.batch_progress.current.processed
     return float(trainer.current_epoch + done / trainer.num_training_batches % 1)

@@ -1,4 +1,4 @@
-"""Measures a torch module in training with torch itself, where the model is."""
+"""Measures a torch module during training with torch itself, on the device of the model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,17 +23,17 @@ from regime_proto.schema.types import Array
 
 
 class TorchEngine:
-    """Torch for masks and weights; on a GPU nothing but results leaves the device.
+    """Measures masks and weights with torch; on a GPU only results leave the device.
 
     Parameters
     ----------
     model : torch.nn.Module
     names : sequence of str
-        The trainable tensors, in the order of the trajectory; asked of the process that records only.
+        Trainable tensors in the order of the trajectory; only the recording process uses them.
     parts : Parts
-        How the weights are spread over processes.
+        How the weights are distributed over processes.
     meter, masks : optional
-        In the process that records; the others contribute their part of the weights.
+        Passed in the recording process only; the others contribute their part of the weights.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TorchEngine:
 
     @property
     def start(self) -> Mapping[str, Array]:
-        """See `Engine`; each process has its part of sharded weights only, and none has them whole."""
+        """See `Engine`; of sharded weights each process holds only its part."""
         if self.collective:
             return {}
         there = zip(self._names, self._kept_there.first, strict=True) if self._kept_there.first else ()
@@ -79,8 +79,8 @@ class TorchEngine:
     def start(self, start: Mapping[str, Array]) -> None:
         if self.collective:
             raise RegimeError(
-                "the weights are spread over processes now, and the first state that was kept is whole; a recording "
-                "with quantities against the first state can only be resumed as it began: record into another output"
+                "the weights are now sharded over processes, but the stored first state is whole; with quantities "
+                "that compare with the first state, resume without sharding, or record to another output"
             )
         if self._held is not None:
             self._held.first = dict(start)
@@ -98,7 +98,7 @@ class TorchEngine:
         return self._on_device(weights, begins=begins)
 
     def noise(self, model: object) -> Mapping[str, float]:
-        """See `Engine`; every weight is moved by one unit in the last place, up or down at random."""
+        """See `Engine`; moves every weight by one unit in the last place, up or down at random."""
         weights = self._whole(self._current())
         if self._masks is None or self._meter is None:
             return {}
@@ -110,7 +110,7 @@ class TorchEngine:
         return noise_of(self._meter, usual.packed(), {"ulp": nudged.packed()}).attributes
 
     def wait(self, model: object) -> None:
-        """See `Engine`; where measuring goes on beside the training, nothing waits."""
+        """See `Engine`; does not wait if measuring runs concurrently with the training."""
         if not self.asynchronous:
             wait_for(self._device)
 
@@ -125,13 +125,13 @@ class TorchEngine:
             now = _place(weights[name]) if name in weights else None
             if now != place:
                 raise RegimeError(
-                    f"{name} was {_words(place)} when the recorder was made, and is {_words(now)}; make the recorder "
-                    "after the model has been moved and wrapped"
+                    f"{name} was {_words(place)} when the recorder was created, and is now {_words(now)}; create the "
+                    "recorder after moving and wrapping the model"
                 )
         return weights
 
     def _whole(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Return what the masks need; in processes that record nothing, nothing."""
+        """Return the weights that the masks need; empty in processes that do not record."""
         needed = {name: tensor for name, tensor in weights.items() if name in self._needed}
         return self._parts.whole(needed, keep=self._masks is not None)
 
@@ -157,17 +157,17 @@ class TorchEngine:
         return lambda: measurement
 
     def _columns(self, make: Callable[[], Any]) -> tuple[Any, str]:
-        """Return the sums of terms, and why they could not be formed; then they are NaN."""
+        """Return the sums of terms; or NaN, and why they could not be computed."""
         try:
             return make(), ""
         except Exception as error:
-            # The author of a quantity may be anybody.
+            # Quantities may come from any plugin.
             names = ", ".join(quantity.name for quantity in self._terms)
             unknown = np.full((len(self._names), len(self._terms)), np.nan)
             return unknown, f"one of the quantities {names} fails ({type(error).__name__}: {error})"
 
     def _on_device(self, weights: Mapping[str, torch.Tensor], *, begins: bool = False) -> Pending:
-        """Start a measurement; what comes of it is copied while the training goes on."""
+        """Start a measurement; its results are copied while the training continues."""
         begun = self._mark()
         local = [self._parts.local(weights[name]) for name in self._names]
         if begins:
@@ -201,31 +201,31 @@ class TorchEngine:
         return wait
 
     def _mark(self) -> Any:
-        """Return a mark in what the device has been asked to do, None where it does nothing beside the host."""
+        """Return an event in the queue of the device; None if the device does not work asynchronously."""
         if self._device.type != "cuda":
             return None
         mark = torch.cuda.Event(enable_timing=True)
-        # On the stream of the model's card, which need not be the current one.
+        # On the stream of the model's GPU, which may not be the current one.
         mark.record(torch.cuda.current_stream(self._device))
         return mark
 
 
 class _Held:
-    """What the process that records keeps for quantities that need states whole: copies on the host.
+    """Copies on the host that the recording process keeps for quantities that need whole states.
 
     Parameters
     ----------
     quantified : Quantified
-        Those quantities.
+        The quantities that need whole states.
     measures : Measures
         All quantities.
     names : sequence of str
-        The trainable tensors.
+        Trainable tensors in the order of the trajectory.
 
     Attributes
     ----------
     first : mapping of str to array
-        The first state; empty where it is not needed.
+        The first state; empty if it is not needed.
     """
 
     def __init__(self, quantified: Quantified, measures: Measures, names: Sequence[str]) -> None:
@@ -236,7 +236,7 @@ class _Held:
         self.first: dict[str, Array] = {}
 
     def on_host(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Array]:
-        """Return the weights as they are now, where quantities need them."""
+        """Return the current weights if quantities need them."""
         if not self._measures.computed.need_weights:
             return {}
         return {name: array_of(weights[name]).copy() for name in self._names}
@@ -256,7 +256,7 @@ class _Held:
 
 
 def seen_of(outputs: torch.Tensor | None, margins: torch.Tensor | None, squares: torch.Tensor | None) -> Seen:
-    """Return what a run returned beside the masks as arrays."""
+    """Return the results of a forward pass other than masks as arrays."""
     arrays = (None if one is None else np.asarray(one.cpu().numpy()) for one in (outputs, margins, squares))
     return Seen((), *arrays)
 
@@ -266,7 +266,7 @@ def _place(tensor: torch.Tensor) -> tuple[torch.device, torch.Size]:
 
 
 def _words(place: tuple[torch.device, torch.Size] | None) -> str:
-    return "not there any more" if place is None else f"of shape {list(place[1])} on {place[0]}"
+    return "missing" if place is None else f"of shape {list(place[1])} on {place[0]}"
 
 
 def _nothing() -> Measurement:
@@ -281,8 +281,8 @@ def _nudged(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """Begin to copy a tensor into memory of the host; on CUDA the copy is done when an event after it is reached."""
+    """Start copying a tensor to the host; on CUDA the copy is complete when a later event is reached."""
     pinned = tensor.device.type == "cuda"
-    # The default device may be any.
+    # The user may have set any default device.
     there = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=pinned)
     return there.copy_(tensor, non_blocking=pinned)

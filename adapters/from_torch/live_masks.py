@@ -1,4 +1,4 @@
-"""The part of an exported torch program that leads to the masks, run by torch itself."""
+"""Runs the part of an exported torch program that leads to the masks, with torch itself."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,9 +28,9 @@ class TorchMasks:
     Parameters
     ----------
     planes : list of (sample, byte) uint8
-        Plane after plane; arrays on the CPU, else tensors.
+        One entry for each plane; arrays on the CPU, otherwise tensors.
     total : scalar tensor
-        Finite if all activations are.
+        Finite if all activations are finite.
     outputs : (sample, output) tensor, optional
     margins, squares : (layer, sample) tensor, optional
         See `program.beside_masks`.
@@ -49,39 +49,40 @@ class TorchMasks:
         return np.concatenate(self.planes, axis=1)
 
     def packed_there(self) -> torch.Tensor:
-        """Return the masks as one tensor, (sample, byte), where they are."""
+        """Return the masks as one tensor, (sample, byte), on their device."""
         return torch.cat(self.planes, dim=1)
 
 
 class MaskGraph:
     """The operators of an exported program up to the last gate, each gate followed by the packing of its bits.
 
-    Activations are freed as soon as nothing needs them. Hooks, modes and modules play no part: it is operators only.
+    Activations are freed as soon as they are no longer needed. Only operators run: hooks, modes and modules have no
+    effect.
 
     Parameters
     ----------
     both : torch_export.Exported
-        Nothing of its weights is kept.
+        The exported program, whose weights are not kept.
     gates : sequence of Gate
-        Their values have the names of the nodes in `both.exported`.
+        Gates whose values have the names of nodes in `both.exported`.
     rows : sequence of Rows
         How each gate becomes rows of units.
     weights : mapping of str to tensor
-        Those of the model: half-precision ones are widened to float32 where they are used.
+        Weights of the model; half-precision ones are widened to float32 where they are used.
     probe : mapping of str to array
-        By input.
+        Arrays by input.
     beside : Beside
-        What a run returns beside the masks: outputs, and what is kept of the inputs of gates.
+        Further results of a forward pass: outputs of the network, and statistics of the inputs of gates.
 
     Attributes
     ----------
     weights : frozenset of str
-        The names of those that it needs.
+        Names of the weights that the masks need.
 
     Raises
     ------
     RegimeError
-        A gate's value is not in the graph by itself.
+        The value of a gate is not a node of the graph.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class MaskGraph:
         )
         self._samples = rows[0].samples
         _prune(graph)
-        # In a new graph nodes may be called otherwise.
+        # Nodes may have different names in a new graph.
         needed = set(graph.nodes)
         inputs = [name for name, node in nodes.items() if node.op == "placeholder" and node in needed]
         self._inputs = [(name, targets.get(name)) for name in inputs]
@@ -125,7 +126,7 @@ class MaskGraph:
         self._module = torch.fx.GraphModule(exported.graph_module, graph)
 
     def run(self, weights: Mapping[str, torch.Tensor]) -> TorchMasks:
-        """Return the masks of the weights, by name in the model."""
+        """Compute the masks for weights, given by name in the model."""
         values = [self._fixed[name] if target is None else weights[target] for name, target in self._inputs]
         with self._undisturbed():
             outputs, near, found = self._module(*values)
@@ -136,13 +137,13 @@ class MaskGraph:
 
     @contextlib.contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """Leave gradients, autocast and random states out of it, and keep to float32 and repeatable kernels."""
+        """Run without gradients and autocast, with unchanged random states, in float32 and with repeatable kernels."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(torch.autocast(self._device.type, enabled=False))
             if self._is_random:
                 stack.enter_context(torch.random.fork_rng([self._device] if self._device.type == "cuda" else []))
-                # Not those of other cards, which nothing puts back.
+                # Random states of other GPUs are left alone, since nothing would restore them.
                 torch.default_generator.manual_seed(0)
                 if self._device.type == "cuda":
                     torch.cuda.default_generators[self._device.index or 0].manual_seed(0)
@@ -151,7 +152,7 @@ class MaskGraph:
             yield
 
 
-# By the settings of torch 2.9 and later: to read those before it is an error where a user has set these.
+# The settings of torch 2.9 and later: reading the older ones raises an error if a user has set the new ones.
 _REPEATABLE: tuple[tuple[Any, str, object], ...] = (
     (torch.backends.cudnn, "enabled", True),
     (torch.backends.cudnn, "benchmark", False),
@@ -164,7 +165,7 @@ _REPEATABLE: tuple[tuple[Any, str, object], ...] = (
 
 @contextlib.contextmanager
 def repeatable() -> Iterator[None]:
-    """Let torch compute on CUDA in float32 and by repeatable kernels; the settings are put back afterwards."""
+    """Let torch compute on CUDA in float32 and with repeatable kernels; the settings are restored afterwards."""
     before = [getattr(place, name) for place, name, _ in _REPEATABLE]
     try:
         for place, name, value in _REPEATABLE:
@@ -183,7 +184,7 @@ def _outputs(
     beside: Beside,
     outputs: Sequence[str],
 ) -> tuple[tuple[Any, ...], ...]:
-    """Append what a run returns: masks of every gate, what is kept of their inputs, and outputs of the network."""
+    """Append the results of a forward pass: masks of every gate, statistics of their inputs, and network outputs."""
     masks = tuple(_packing(graph, nodes, gate, row, device) for gate, row in gates)
     near = tuple(_reducing(graph, nodes, gate, row, device) for gate, row in gates) if beside.preactivations else ()
     return masks, near, tuple(nodes[name] for name in outputs) if beside.outputs else ()
@@ -192,21 +193,21 @@ def _outputs(
 def _packing(graph: Any, nodes: Mapping[str, Any], gate: Gate, rows: Rows, device: torch.device) -> Any:
     node = nodes.get(gate.value)
     if node is None:
-        raise RegimeError(f"gate {gate.node} ({gate.op}): torch computes its value inside of one operator")
+        raise RegimeError(f"gate {gate.node} ({gate.op}): torch computes its value inside a single operator")
     with graph.inserting_after(node):
         return graph.call_function(packing(gate, rows, device), (node,))
 
 
 def _reducing(graph: Any, nodes: Mapping[str, Any], gate: Gate, rows: Rows, device: torch.device) -> Any:
     node = nodes[gate.value]
-    # Of a ReLU that is the output, which tells the masks as well.
+    # For a ReLU this is the output, from which the masks follow as well.
     z = node.args[0] if gate.kind == "relu" else node
     with graph.inserting_after(z):
         return graph.call_function(reducing(gate, rows, device), (z,))
 
 
 def _by_sample(outputs: Sequence[torch.Tensor], samples: int) -> torch.Tensor | None:
-    """Return those outputs side by side that hold real numbers for each sample; None if there is none."""
+    """Return the outputs that hold real numbers for each sample, concatenated; None if there are none."""
     found = []
     for output in outputs:
         if not isinstance(output, torch.Tensor) or not output.dtype.is_floating_point:
@@ -220,7 +221,7 @@ def _by_sample(outputs: Sequence[torch.Tensor], samples: int) -> torch.Tensor | 
 def reducing(
     gate: Gate, rows: Rows, device: torch.device
 ) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """Return what makes, of a gate's input, the smallest distance from a threshold and Σz² of every sample."""
+    """Return a function from the input z of a gate to the smallest distance from a threshold and Σz² of each sample."""
     counted = None if rows.counted is None else torch.from_numpy(rows.counted).to(device)
     chosen = None if rows.units is None else torch.from_numpy(rows.units).to(device)
 
@@ -243,7 +244,7 @@ def _is_random(target: Any) -> bool:
 
 
 def packing(gate: Gate, rows: Rows, device: torch.device) -> Callable[[torch.Tensor], tuple[list[Any], torch.Tensor]]:
-    """Return what makes the packed planes of a gate's value, and one number that is finite if all activations are."""
+    """Return a function from a gate's value to its packed planes and a number that is finite if all activations are."""
     bits_of = _host_bits(rows) if device.type == "cpu" else _device_bits(rows, device)
 
     def pack(value: torch.Tensor) -> tuple[list[Any], torch.Tensor]:
@@ -255,11 +256,11 @@ def packing(gate: Gate, rows: Rows, device: torch.device) -> Callable[[torch.Ten
 
 
 Bits = Callable[[torch.Tensor, Plane], Any]
-"""From units, (sample, unit), to the packed bits of a plane, (sample, byte), those of the chosen and counted units."""
+"""From units, (sample, unit), to the packed bits of a plane, (sample, byte), of the selected units."""
 
 
 def _host_bits(rows: Rows) -> Bits:
-    """Compare and pack with NumPy, which is several times as fast at both as torch."""
+    """Compare and pack with NumPy, which does both several times as fast as torch."""
 
     def bits_of(units: torch.Tensor, plane: Plane) -> Any:
         values = units.numpy() if rows.units is None else units.numpy()[:, rows.units]
@@ -282,19 +283,19 @@ def _device_bits(rows: Rows, device: torch.device) -> Bits:
 
 
 def packed_on_device(bits: torch.Tensor) -> torch.Tensor:
-    """Pack bool (sample, unit), eight units to a byte, the first in the highest bit, where the bits are."""
+    """Pack bool (sample, unit) into bytes on their device, eight units per byte, the first in the highest bit."""
     padded = torch.nn.functional.pad(bits.view(torch.uint8), (0, -bits.shape[1] % 8))
     return (padded.view(len(bits), -1, 8) * _bits_on(bits.device)).sum(dim=2, dtype=torch.uint8)
 
 
 @cache
 def _bits_on(device: torch.device) -> torch.Tensor:
-    """Return what the bits of a byte are worth; to copy it there waits for the device, so that is done once."""
+    """Return the values of the bits of a byte; cached, since copying them waits for the device."""
     return torch.tensor(_BITS, dtype=torch.uint8, device=device)
 
 
 def _buffers(signature: Any, *, persistent: bool = True) -> dict[str, str]:
-    """Return the buffers that are part of a state dict, or those that are not, by the names of their inputs."""
+    """Return the buffers that are part of a state dict, or those that are not, by the name of their input."""
     apart = set(signature.non_persistent_buffers)
     return {name: target for name, target in signature.inputs_to_buffers.items() if (target in apart) != persistent}
 
@@ -307,7 +308,7 @@ def _widen(graph: Any, placeholder: Any) -> None:
 
 
 def _prune(graph: Any) -> None:
-    """Drop what no output needs, assertions and inputs among it."""
+    """Remove everything that no output needs, including assertions and inputs."""
     for node in reversed(list(graph.nodes)):
         if node.op != "output" and not node.users:
             graph.erase_node(node)

@@ -1,4 +1,4 @@
-"""How the weights of a module are spread over the processes that train it together."""
+"""Handles the distribution of a module's weights over the processes that train it together."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -16,37 +16,37 @@ from regime_proto.schema.types import Array
 
 
 class Parts(Protocol):
-    """What a process holds of the weights, and how the processes put it together."""
+    """The part of the weights that a process holds, and how processes combine their parts."""
 
     collective: bool
     """Whether all processes take part in every measurement."""
 
     def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """Return what this process holds of parameters and buffers, by name; see `tensors_of`.
+        """Return this process's part of parameters and buffers, by name; see `tensors_of`.
 
         Raises
         ------
         RegimeError
-            They are not spread as they were.
+            The distribution of the weights has changed.
         """
 
     def local(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return what this process holds of a tensor."""
+        """Return this process's part of a tensor."""
 
     def counts(self, tensor: torch.Tensor) -> bool:
-        """Whether what this process holds is not another's to count."""
+        """Whether this process, and no other, counts its part of a tensor."""
 
     def total(self, sums: Array, finite: bool) -> tuple[Array, bool]:  # noqa: FBT001
-        """Return the sums over all processes, and whether all found their part finite."""
+        """Return the sums over all processes, and whether the parts of all are finite."""
 
     def total_there(self, change: torch.Tensor) -> torch.Tensor:
-        """Return the sums over all processes of what lies on a device."""
+        """Return the sums over all processes of a tensor on a device."""
 
     def agreed(self, value: Any) -> Any:
-        """Return what the process that records gives here."""
+        """Return the value that the recording process passes here."""
 
     def whole(self, weights: Mapping[str, torch.Tensor], *, keep: bool) -> Mapping[str, torch.Tensor]:
-        """Return the weights with the parts of all processes; nothing where they are not to be kept."""
+        """Return the whole weights, gathered from all processes; empty if `keep` is false."""
 
 
 class Whole:
@@ -58,7 +58,9 @@ class Whole:
         """See `Parts`."""
         found = tensors_of(model)
         if any(isinstance(tensor, DTensor) for tensor in found.values()):
-            raise RegimeError("the model was sharded after the recorder was made; make the recorder after fully_shard")
+            raise RegimeError(
+                "the model was sharded after the recorder was created; create the recorder after fully_shard"
+            )
         return found
 
     def local(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -87,9 +89,9 @@ class Whole:
 
 
 class Sharded:
-    """FSDP, tensor parallelism and mixtures of these: weights are DTensors.
+    """Weights are DTensors, as in FSDP, tensor parallelism and combinations of these.
 
-    The sums of all tensors take one all-reduce. The masks need weights whole: those that lead to them are gathered,
+    The sums of all tensors need one all-reduce. The masks need whole weights: those on which they depend are gathered
     tensor by tensor, as for a forward pass.
     """
 
@@ -98,8 +100,8 @@ class Sharded:
     def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """See `Parts`.
 
-        After a forward pass without a backward one, some modules hold gathered copies of their weights, in the type
-        that they compute in. These are given up, as a backward pass would do; a later one gathers them again.
+        After a forward pass without a backward pass, some modules hold gathered copies of their weights, in the type in
+        which they compute. These are released, as a backward pass would do; a later pass gathers them again.
         """
         for module in model.modules():
             if isinstance(module, FSDPModule):
@@ -111,7 +113,7 @@ class Sharded:
         return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
     def counts(self, tensor: torch.Tensor) -> bool:
-        """See `Parts`; of equal parts the first process counts its own."""
+        """See `Parts`; if parts are replicated, the first process counts its own."""
         if not isinstance(tensor, DTensor):
             return bool(dist.get_rank() == 0)
         place = tensor.device_mesh.get_coordinate()

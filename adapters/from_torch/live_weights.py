@@ -1,4 +1,4 @@
-"""The weights of a torch module in training: found under their names, and held against the copy that is kept."""
+"""Finds the weights of a torch module during training, and compares them with a stored copy."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,14 +13,14 @@ from regime_proto.quantities.base import Quantity
 from regime_proto.schema.types import Array
 
 HALF = (torch.float16, torch.bfloat16)
-# The column of Σ|w| in what `DeviceWeights.change` returns.
+# Column of Σ|w| in the result of `DeviceWeights.change`.
 SIZE = 2
-# What activation checkpointing puts into names, and state dicts leave out.
+# Part of names that activation checkpointing inserts, and that state dicts leave out.
 _CHECKPOINTED = "_checkpoint_wrapped_module."
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return parameters and buffers as they are now, as a state dict names them; tied ones under all their names."""
+    """Return the current parameters and buffers under their state dict names; tied ones under all their names."""
     return dict(_named(model))
 
 
@@ -34,13 +34,13 @@ def _named(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether each process holds a part of some weights only."""
+    """Whether each process holds only a part of some weights."""
     parts = (*model.modules(), *model.parameters())
     return any(isinstance(part, FSDPModule | DTensor) for part in parts)
 
 
 def array_of(tensor: torch.Tensor) -> Array:
-    """Return a tensor as an array, which is a view where it lies in the host's memory."""
+    """Return a tensor as an array, which is a view if the tensor is in host memory."""
     tensor = tensor.cpu()
     if tensor.dtype == torch.bfloat16:
         return np.asarray(tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16))
@@ -48,7 +48,7 @@ def array_of(tensor: torch.Tensor) -> Array:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a device has done what was asked of it, as copying from it would."""
+    """Wait until a device has finished its queued work, as copying from it would."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -56,16 +56,16 @@ def wait_for(device: torch.device) -> None:
 
 
 class DeviceWeights:
-    """One copy of the weights on their device, against which those of the next state are held there.
+    """One copy of the weights on their device, with which the next state is compared there.
 
-    What `KeptWeights` is for memory of the host: differences are formed in float32 or wider.
+    Corresponds to `KeptWeights` for host memory. Differences are computed in float32 or wider.
 
     Attributes
     ----------
     previous : list of tensors
         The state of the last call of `change`; empty before the first.
     first : sequence of tensors
-        The state that later ones are held against, a copy of its own; empty where there is none.
+        A copy of the first state, with which later ones are compared; empty if there is none.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class DeviceWeights:
         self.first: Sequence[torch.Tensor] = ()
 
     def begin(self, weights: Sequence[torch.Tensor]) -> None:
-        """Hold this state and later ones against this one."""
+        """Compare this state and later ones with this one."""
         self.first = [weight.clone() for weight in weights]
 
     def terms(self, quantities: Sequence[Quantity], weights: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -85,7 +85,7 @@ class DeviceWeights:
         return torch.stack(columns, dim=1) if columns else empty
 
     def change(self, weights: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the change since the last call, and keep the state in place of the one before.
+        """Return the change since the last call, and replace the stored state.
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class DeviceWeights:
         Returns
         -------
         (tensor, 3) tensor
-            Σ|Δ| and ΣΔ², NaN the first time; Σ|w|, which is finite if the weights are.
+            Σ|Δ| and ΣΔ², NaN in the first call; Σ|w|, which is finite if the weights are.
         """
         wide = _wide(weights[0])
         columns = [*self._replaced(weights, wide), torch._foreach_norm(list(weights), 1, wide)]
@@ -119,14 +119,14 @@ class DeviceWeights:
 
 
 def _wide(tensor: torch.Tensor) -> torch.dtype:
-    # There is no float64 on Apple's GPUs.
+    # Apple's GPUs do not support float64.
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def _term_sums(
     quantity: Quantity, weights: Sequence[torch.Tensor], others: Sequence[torch.Tensor], wide: torch.dtype
 ) -> torch.Tensor:
-    """Return the sums of a quantity's term over every tensor, one after the other, to hold one widened at a time."""
+    """Return the sums of a quantity's term over every tensor; one tensor at a time, so that only one is widened."""
     assert quantity.term is not None  # noqa: S101
     if quantity.against and not others:
         return torch.full((len(weights),), torch.nan, dtype=wide, device=weights[0].device)

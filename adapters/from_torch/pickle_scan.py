@@ -1,8 +1,8 @@
-"""Looks through the pickles of torch files before torch loads them: what they build is of a size that is credible.
+"""Scans the pickles of torch files before torch loads them, to check that they need a plausible amount of resources.
 
-torch runs no code of a pickle, but does whatever else it says: it hashes keys made of the same tuple over and over,
-recurses into tuples as deep as they are, and makes room for any number of bytes. Here the same opcodes are followed
-with numbers and tuples only. An opcode that torch does not know ends the look: torch refuses it, too.
+torch runs no code of a pickle, but obeys it in everything else: it hashes keys that nest the same tuple over and over,
+recurses into tuples of any depth, and allocates any number of bytes. The scan follows the same opcodes with numbers
+and tuples only. An opcode that torch does not know ends the scan, since torch refuses it too.
 """
 
 import math
@@ -21,12 +21,12 @@ from regime_proto.checkpoints.opening import open_file
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.limits import TooLarge
 
-# Python's own limit is lower where it has one; C's hash of tuples has none.
+# Python's own limits, where they exist, are lower; C's hash of tuples has none.
 _DEEPEST = 100
-# Elements of tuples that are hashed, one by one: a second or so.
+# Limit of hashed tuple elements, which take about a second.
 _MOST_HASHED = 10_000_000
 _MOST_ASKED = 2**20
-# Magic number, version of the format, of the system, content, keys of the storages.
+# Pickles: magic number, format version, system information, content, keys of the storages.
 _PICKLES_OF_A_STREAM = 5
 _LONGEST_TEXT = 200
 _ITEM_BYTES = {
@@ -36,13 +36,13 @@ _ITEM_BYTES = {
 _REBUILDS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_qtensor")
 _OF_A_TYPE = "torch._tensor._rebuild_from_type_v2"
 _SIZE = "torch.Size"
-# What these make is as large as the numbers that they are given say. Of other modules stand-ins are called only.
+# The size of what these create depends on their arguments. For other modules only replacements are called.
 _MAKERS = ("torch.", "builtins.", "__builtin__.")
 _NO_MAKERS = ("torch._utils.", "torch.device", "builtins.complex", _SIZE)
 
 
 class Unsafe(Exception):
-    """A pickle asks for what no checkpoint needs."""
+    """A pickle requests something that no checkpoint needs."""
 
 
 class _Name(str):
@@ -52,7 +52,7 @@ class _Name(str):
 
 
 class _Tuple:
-    """A tuple: its items, how deep others lie in it, and how many elements its hash takes."""
+    """A tuple: its items, its nesting depth, and the number of elements that hashing it visits."""
 
     __slots__ = ("depth", "hashed", "items")
 
@@ -68,7 +68,7 @@ class _Tuple:
 
 
 class _Storage:
-    """The numbers that tensors view: how many there are, and the bytes of each."""
+    """The numbers that tensors view: their count, and the bytes of each."""
 
     __slots__ = ("count", "item_bytes")
 
@@ -77,7 +77,7 @@ class _Storage:
 
 
 class _Other:
-    """Stands for whatever else a pickle holds."""
+    """Represents anything else in a pickle."""
 
 
 _OTHER = _Other()
@@ -91,21 +91,21 @@ def check(path: Path) -> None:
     Raises
     ------
     RegimeError
-        It is hostile or damaged, or needs more than a limit allows.
+        The file is malicious or damaged, or exceeds a limit.
     OSError, ValueError, zipfile.BadZipFile
-        It is damaged.
+        The file is damaged.
     """
     with open_file(path) as file:
         check_opened(file, path)
 
 
 def check_content(content: bytes, where: str) -> None:
-    """Do as `check` with the content of a file."""
+    """Check the content of a file as `check` does."""
     check_opened(BytesIO(content), where)
 
 
 def check_opened(file: BinaryIO, where: object) -> None:
-    """Do as `check` with an open file."""
+    """Check an open file as `check` does."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = file.read(4)
@@ -118,17 +118,17 @@ def check_opened(file: BinaryIO, where: object) -> None:
         elif start[:1] == b"\x80":
             _check_stream(file, size)
         else:
-            raise RegimeError(f"{where}: damaged, or no torch file; save it again or remove it")
+            raise RegimeError(f"{where}: damaged, or not a torch file; save it again or remove it")
     except Unsafe as error:
         raise RegimeError(f"{where}: refused: the pickle holds {error}; do not trust this file") from None
     except (IndexError, KeyError, UnicodeDecodeError):
-        raise RegimeError(f"{where}: damaged (its pickle is); save it again or remove it") from None
+        raise RegimeError(f"{where}: damaged (in its pickle); save it again or remove it") from None
     except TooLarge as error:
         raise TooLarge(f"{where}: {error}" if str(where) not in str(error) else str(error)) from None
 
 
 def _pickles(archive: zipfile.ZipFile, where: object) -> Any:
-    """Yield every entry that torch may take for the pickle: it does not tell capitals from other letters."""
+    """Yield every entry that torch may treat as the pickle; it does not distinguish upper and lower case."""
     for info in archive.infolist():
         if info.filename.lower().endswith(".pkl"):
             DESCRIPTION_BYTES.hold(where, info.file_size, "bytes of a pickle")
@@ -136,7 +136,7 @@ def _pickles(archive: zipfile.ZipFile, where: object) -> Any:
 
 
 def _check_stream(file: BinaryIO, size: int) -> None:
-    """Look through the pickles at the front of a file from before torch 1.6; the numbers lie behind them."""
+    """Scan the pickles at the start of a file from before torch 1.6; the numbers follow them."""
     content: bytes | mmap.mmap
     content = file.getvalue() if isinstance(file, BytesIO) else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     at: int | None = 0
@@ -147,21 +147,21 @@ def _check_stream(file: BinaryIO, size: int) -> None:
 
 
 class Scan:
-    """Follows a pickle.
+    """Follows the opcodes of a pickle.
 
     Parameters
     ----------
     content : bytes or mmap
     size : int
-        Bytes of the file that holds the pickle, and the tensors.
+        Size in bytes of the file that holds the pickle and the tensors.
     at : int
         Where the pickle begins.
 
     Attributes
     ----------
     numbers : list of (int, int)
-        Where numbers stand in `content`, from the first byte to the one after the last: in other pickles other
-        numbers may stand there, and what they nest still is the same.
+        Positions of numbers in `content`, from the first byte to the one after the last. Pickles that differ only there
+        have the same structure.
     """
 
     def __init__(self, content: bytes | mmap.mmap, size: int, at: int = 0) -> None:
@@ -188,18 +188,18 @@ class Scan:
         return None
 
     def argument(self, length: int) -> bytes:
-        """Return so many bytes that stand behind an opcode."""
+        """Return the given number of bytes after an opcode."""
         start, self.at = self.at, self.at + length
         if self.at > len(self.content):
             raise IndexError
         return self.content[start : self.at]
 
     def number(self, length: int) -> int:
-        """Return a whole number that stands behind an opcode."""
+        """Return a whole number that follows an opcode."""
         return int.from_bytes(self.argument(length), "little")
 
     def line(self) -> str:
-        """Return a line that stands behind an opcode."""
+        """Return a line that follows an opcode."""
         end = self.content.find(b"\n", self.at, self.at + _LONGEST_TEXT)
         if end < 0:
             raise IndexError
@@ -212,15 +212,15 @@ class Scan:
         return items
 
     def hash(self, values: Any) -> None:
-        """Count what it takes to hash values."""
+        """Count the cost of hashing values."""
         for value in values:
             if type(value) is _Tuple:
                 self._hashed += value.hashed
                 if self._hashed > _MOST_HASHED:
-                    raise Unsafe("keys that take for ever to hash")
+                    raise Unsafe("keys that take forever to hash")
 
     def call(self, function: Any, arguments: Any) -> Any:
-        """Return what stands for the result of a call, once it is no larger than the file can be."""
+        """Return the replacement for the result of a call, after checking that the file can hold as much."""
         if type(function) is not _Name or type(arguments) is not _Tuple:
             return _OTHER
         items = arguments.items
@@ -236,17 +236,21 @@ class Scan:
         return _OTHER
 
     def build(self, state: Any) -> None:
-        """Look at a state that is given to a value."""
+        """Check the state that a pickle assigns to a value."""
         if type(state) is _Tuple and state.items and type(state.items[0]) is _Storage:
             self.view(state.items)
 
     def room(self, asked: int, most: int) -> None:
-        """Refuse to make room for more than there can be."""
+        """Refuse an allocation beyond the possible size."""
         if asked > max(_MOST_ASKED, most):
-            raise Unsafe(f"a call that asks for {asked:.3g} elements" if asked < 2**900 else "a call for any memory")
+            raise Unsafe(
+                f"a call that requests {asked:.3g} elements"
+                if asked < 2**900
+                else "a call that requests unlimited memory"
+            )
 
     def view(self, items: list[Any]) -> None:
-        """Look at a tensor: it lies within its storage, and repeats its numbers with measure."""
+        """Check that a tensor is within its storage, and does not view its numbers excessively often."""
         storage, offset, size, stride = items[:4]
         if type(storage) is not _Storage:
             return
@@ -259,12 +263,12 @@ class Scan:
         steps = zip(size.items, stride.items, strict=True)
         past = offset + 1 + sum((length - 1) * step for length, step in steps) if elements else offset
         if past > storage.count:
-            raise Unsafe("a tensor that reaches out of its storage")
+            raise Unsafe("a tensor that extends beyond its storage")
         self._viewed += elements * storage.item_bytes
         hold_inflation("its tensors", self._viewed, self.size)
 
     def storage(self, pid: Any) -> Any:
-        """Return what stands for a storage; the file holds all of its numbers."""
+        """Return the replacement for a storage, after checking that the file holds all of its numbers."""
         if type(pid) is not _Tuple or len(pid.items) < 5 or pid.items[0] != "storage":
             return _OTHER
         _, kind, _, _, count, *view = pid.items

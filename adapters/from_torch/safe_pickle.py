@@ -21,23 +21,23 @@ from regime_proto.checkpoints.payload import NotDense
 from regime_proto.plugins.protocols import FIRST_BYTES
 from regime_proto.schema.errors import RegimeError
 
-# torch keeps the list of safe globals for the whole process.
+# torch keeps one list of safe globals for the whole process.
 _STUBS_IN_USE = threading.Lock()
 _PROTOCOL = 2
-# Dicts within dicts beyond this hold no weights.
+# Depth of nested dicts beyond which no weights are expected.
 _DEEPEST = 6
 
 
 def load(path: Path) -> Any:
-    """Return what a torch file holds.
+    """Return the content of a torch file.
 
-    Tensors in its dict and in the dicts of that are arrays, mapped into memory where the format allows it. Those
-    that cannot be arrays are `NotDense`. Objects of the user's classes are stubs; see `stubs`.
+    Tensors in its nested dicts become arrays, mapped into memory if the format allows it. Those that cannot be arrays
+    become `NotDense`. Objects of user classes become stubs; see `stubs`.
 
     Raises
     ------
     RegimeError
-        The file is damaged, names globals that no checkpoint needs, or holds what takes code to read.
+        The file is damaged, names globals that no checkpoint needs, or holds objects that need code to be read.
     """
     try:
         pickle_scan.check(path)
@@ -48,17 +48,17 @@ def load(path: Path) -> Any:
         raise RegimeError(of_objects(path, _reason(error))) from None
     except Exception as error:
         raise RegimeError(
-            f"{path}: damaged, incomplete or no torch checkpoint ({_first_line(error)}); save it again or remove it"
+            f"{path}: damaged, incomplete or not a torch checkpoint ({_first_line(error)}); save it again or remove it"
         ) from None
 
 
 def load_part(content: bytes, where: str) -> Any:
-    """Return what a part of a file holds that torch saved; a tensor is an array.
+    """Return the content of a part of a file that torch saved, with tensors as arrays.
 
     Raises
     ------
     RegimeError
-        It is damaged, or holds what torch does not load safely.
+        The part is damaged, or holds something that torch does not load safely.
     """
     try:
         pickle_scan.check_content(content, where)
@@ -76,19 +76,19 @@ def _first_line(error: Exception) -> str:
 def _load(path: Path) -> Any:
     protocol = _protocol(path)
     if protocol not in (None, _PROTOCOL):
-        # torch would warn of it, then stumble.
-        raise Refused(f"pickle protocol {protocol}; torch.save writes {_PROTOCOL} unless told otherwise")
+        # torch would warn about it, and then fail.
+        raise Refused(f"pickle protocol {protocol}; expected {_PROTOCOL}, the default of torch.save")
     try:
         return _torch_load(path)
     except (pickle.UnpicklingError, KeyError):
-        # What another thread has declared safe would not be found to need a stub, and be gone when it is needed. Gone
-        # between torch's two looks at its list, it is a missing key.
+        # A global that another thread has declared safe would seem to need no stub, and could be removed before it is
+        # used. If it is removed between torch's two reads of its list, a KeyError results.
         with _STUBS_IN_USE, torch.serialization.safe_globals(_stubs(path)):
             return _torch_load(path)
 
 
 def _protocol(path: Path) -> int | None:
-    """Return the protocol of the pickle that a file begins with, if it says so."""
+    """Return the protocol of the pickle at the start of a file, if it is stated."""
     start = read_start(path, FIRST_BYTES)
     content = first_content(start) if (first_entry(start) or "").endswith("data.pkl") else start
     return content[1] if content[:1] == b"\x80" and len(content) > 1 else None
@@ -100,7 +100,7 @@ def _torch_load(path: Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Return what the reader stumbled on, without torch's advice to load the file unsafely."""
+    """Return the reason why the reader failed, without torch's advice to load the file unsafely."""
     said = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return lines[0].partition(" Please use `torch")[0][:200] if lines else type(error).__name__
@@ -112,7 +112,7 @@ def _with_arrays(payload: Any) -> Any:
 
 
 def _mapping(value: Any) -> Mapping[Any, Any] | None:
-    """Return the items of a dict, or of a class of the user's that is one."""
+    """Return the items of a dict, or of a user class derived from dict."""
     if is_stub(value) and value.items:
         items: Mapping[Any, Any] = value.items
         return items
@@ -127,7 +127,7 @@ def _holds_tensors(value: Any, depth: int = 0) -> bool:
 
 
 def _converted(value: Any, *, arrays: bool, depth: int = 0) -> Any:
-    """Return tensors in nested dicts as arrays; arrays of numpy's only if `arrays`, as beside tensors they are none."""
+    """Return tensors in nested dicts as arrays; NumPy arrays are kept only if `arrays`, not next to tensors."""
     inner = _mapping(value) if depth < _DEEPEST else None
     if inner is not None:
         return {key: _converted(part, arrays=arrays, depth=depth + 1) for key, part in inner.items()}
@@ -137,7 +137,7 @@ def _converted(value: Any, *, arrays: bool, depth: int = 0) -> Any:
 
 
 def _array(value: Any) -> Any:
-    """Return a tensor as an array, in ml_dtypes' dtype where numpy has none; anything else as it is."""
+    """Return a tensor as an array, with a dtype of ml_dtypes if NumPy has none; anything else unchanged."""
     if not isinstance(value, torch.Tensor):
         return value
     if value.layout is not torch.strided or value.is_quantized or value.is_meta:
@@ -159,7 +159,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def _stubs(path: Path) -> list[Any]:
-    """Return what stands for every global that torch does not trust, as its list of safe globals takes them."""
+    """Return a replacement for every global that torch does not trust, in the form of its list of safe globals."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if _is_zip(path) else _old_globals(path)
     hostile = next((name for name in sorted(names) if is_hostile(name)), None)
     if hostile is not None:
@@ -170,17 +170,17 @@ def _stubs(path: Path) -> list[Any]:
 
 
 def _old_globals(path: Path) -> list[str]:
-    """Return the globals in a stream of pickles; torch looks up those it trusts before any stub."""
+    """Return the globals in a stream of pickles; torch looks up those that it trusts before any stub."""
     names = set()
     with open_file(path) as file:
-        # Magic number, protocol version, system information, payload.
+        # Pickles: magic number, protocol version, system information, payload.
         for _ in range(4):
             for opcode, argument, _ in pickletools.genops(file):
                 if opcode.name == "GLOBAL":
                     module, _, name = str(argument).partition(" ")
-                    # torch does the same, as the pickles of Python 2 and of protocol 2 have its names.
+                    # torch does the same, since pickles of Python 2 and of protocol 2 use its names.
                     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
                     names.add(f"{module}.{name}")
                 elif opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-                    raise Refused(f"{opcode.name}, in a pickle of another protocol than torch writes by itself")
+                    raise Refused(f"{opcode.name}, in a pickle of a different protocol from the default of torch.save")
     return sorted(names)

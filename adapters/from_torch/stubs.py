@@ -1,8 +1,8 @@
-"""What stands for the globals that a pickle of torch names: inert stubs, and plain data for plain containers.
+"""Replacements for the globals in a torch pickle: inert stubs, and plain data for plain containers.
 
-torch's safe reader calls what is listed here, and nothing else, with arguments of the file's choice. So whatever stands
-here takes any arguments, looks nothing up, calls nothing, keeps no more than the file holds, and has no state that a
-file could change for the next one.
+torch's safe reader calls only the replacements listed here, with arguments that the file chooses. Each of them
+therefore accepts any arguments, looks nothing up, calls nothing, stores no more than the file holds, and has no state
+that one file could change for the next.
 """
 
 import math
@@ -14,27 +14,27 @@ import numpy as np
 
 from regime_proto.schema.types import Array
 
-# No checkpoint needs these. A stub would make them harmless too, but the user should know of such a file.
+# No checkpoint needs these. A stub would make them harmless too, but the user should be warned about such a file.
 _HOSTILE_MODULES = {
     "asyncio", "code", "codeop", "commands", "ctypes", "importlib", "multiprocessing", "nt", "os", "pickle",
     "posix", "pty", "runpy", "shutil", "signal", "socket", "subprocess", "sys", "webbrowser",
 }  # fmt: skip
 _HOSTILE_BUILTINS = {"__import__", "breakpoint", "compile", "delattr", "eval", "exec", "open", "setattr"}
-# What an instance of torch.nn.Module is told by.
+# Attributes by which an instance of torch.nn.Module is recognised.
 _OF_MODULES = {"_parameters", "_modules"}
 _LONGEST_AXIS = 2**48
 _PLAIN_DTYPE = re.compile(r"[biufc]\d{1,2}")
 
 
 class Refused(Exception):
-    """A pickle asks for what is not given; the message says for what."""
+    """A pickle requests something that is refused; the message names it."""
 
 
 class Kind(type):
     """The type of stubs."""
 
-    # torch's reader sets items of dicts only, and asks by equality whether something is one. A class of the user's
-    # may be a dict too, and its stub takes items.
+    # torch's reader sets items only on dicts, and checks by equality whether a type is dict. User classes may be
+    # derived from dict, so stubs accept items.
     def __eq__(cls, other: object) -> bool:
         return cls is other or other is dict
 
@@ -42,12 +42,12 @@ class Kind(type):
 
 
 class Stub(metaclass=Kind):
-    """Stands for a class or function of the user's code: takes anything, does nothing, holds items as a dict does."""
+    """Replaces a class or function of user code: accepts anything, does nothing, stores items like a dict."""
 
     __slots__ = ("is_module", "items")
 
     def __new__(cls, *_args: object, **_kwargs: object) -> "Stub":
-        """Make one; a pickle does so with ``__init__`` or without."""
+        """Create an instance; a pickle may or may not call ``__init__`` afterwards."""
         made = super().__new__(cls)
         made.is_module, made.items = False, {}
         return made
@@ -64,14 +64,14 @@ class Stub(metaclass=Kind):
 
 
 def is_hostile(name: str) -> bool:
-    """Whether a global, given as ``module.name``, does what no checkpoint needs."""
+    """Whether a global, given as ``module.name``, does something that no checkpoint needs."""
     module, _, attribute = name.rpartition(".")
     root = module.partition(".")[0]
     return root in _HOSTILE_MODULES or (root in ("builtins", "__builtin__") and attribute in _HOSTILE_BUILTINS)
 
 
 def stand_in(name: str) -> Any:
-    """Return what stands for a global, given as ``module.name``: a stub of its own unless it is a known container."""
+    """Return the replacement of a global, given as ``module.name``: its own stub, unless it is a known container."""
     module, _, attribute = name.rpartition(".")
     return _KNOWN.get(name) or Kind(attribute, (Stub,), {"__module__": module, "__slots__": ()})
 
@@ -82,32 +82,32 @@ def is_stub(value: object) -> bool:
 
 
 def _attribute(owner: object, name: object, *_default: object) -> Kind:
-    """Stand for ``getattr``, by which a pickle names nested classes, members of enums and bound methods."""
+    """Replace ``getattr``, with which a pickle names nested classes, enum members and bound methods."""
     kind: object = owner if type(owner) is Kind else type(owner)
-    # Of a real object an attribute may be anything, a way to code among it.
+    # An attribute of a real object may be anything, and could lead to code.
     if not isinstance(kind, Kind) or type(name) is not str:
         raise Refused(f"an attribute {name!r:.50} of a {type(owner).__name__}")
     return kind
 
 
 def _list(items: object = (), *_longest: object) -> list[Any]:
-    """Stand for a deque."""
+    """Replace ``collections.deque``."""
     return list(items) if type(items) in (list, tuple) else []  # type: ignore[call-overload]
 
 
 def _dict(*_factory: object) -> dict[Any, Any]:
-    """Stand for a defaultdict; nothing is ever made by its factory."""
+    """Replace ``collections.defaultdict``; its factory is never called."""
     return {}
 
 
 def _frozenset(items: object = ()) -> frozenset[Any]:
     if type(items) not in (list, tuple, set):
-        raise Refused("a frozenset of what is no list")
+        raise Refused("a frozenset of something that is not a list")
     return frozenset(items)  # type: ignore[call-overload, no-any-return]
 
 
 class _Dtype:
-    """Stands for a dtype of numpy's."""
+    """Replaces a NumPy dtype."""
 
     __slots__ = ("code", "order")
 
@@ -125,7 +125,7 @@ class _Dtype:
             self.order = state[1]
 
     def found(self) -> np.dtype[Any] | None:
-        """Return the dtype if it is one of plain numbers."""
+        """Return the dtype if it is that of plain numbers."""
         try:
             return np.dtype(self.order + self.code) if _PLAIN_DTYPE.fullmatch(self.code) else None
         except TypeError:
@@ -133,12 +133,12 @@ class _Dtype:
 
 
 class PickledArray:
-    """Stands for an array of numpy's; `array` is None where it does not hold plain numbers."""
+    """Replaces a NumPy array; `array` is None if it does not hold plain numbers."""
 
     __slots__ = ("array",)
 
     def __new__(cls, *_arguments: object) -> "PickledArray":
-        """Make one without numbers, which follow in its state."""
+        """Create an instance without numbers, which follow in its state."""
         made = super().__new__(cls)
         made.array = None
         return made
@@ -165,7 +165,7 @@ def _array(dtype: object, shape: object, content: object, order: Any) -> Array |
 
 
 def _scalar(dtype: object = None, content: object = None, *_: object) -> Any:
-    """Stand for a number that was saved as a scalar of numpy's; None where it is no plain number."""
+    """Replace a NumPy scalar; returns None if it is not a plain number."""
     array = _array(dtype, (), content, "C")
     return None if array is None else array[()]
 

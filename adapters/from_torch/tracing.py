@@ -1,4 +1,4 @@
-"""What is different while a torch module is traced: no shortcuts, no checks of values, nothing on the screen."""
+"""Context for tracing a torch module: no fused shortcuts, no checks of values, no output on the screen."""
 
 import contextlib
 import inspect
@@ -17,15 +17,15 @@ from torch.overrides import TorchFunctionMode
 from regime_proto.adapters.from_onnx.file import silent
 
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-# Whether their mask is a causal one, torch finds out by comparing values, unless it is told.
+# Unless it is passed explicitly, torch determines whether their mask is causal by comparing values.
 _CAUSAL = {nn.TransformerEncoder: "is_causal", nn.TransformerDecoder: "tgt_is_causal"}
-# What is switched belongs to the process: of two threads that trace, the second waits.
+# The switches apply to the whole process, so a second thread that traces has to wait.
 _LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
 def tracing(model: Any) -> Iterator[None]:
-    """Trace a module, or a program of `torch.export`, in this context; afterwards everything is as it was."""
+    """Prepare for tracing a module, or a program of `torch.export`; everything is restored afterwards."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(_LOCK)
         stack.enter_context(warnings.catch_warnings())
@@ -41,21 +41,21 @@ def tracing(model: Any) -> Iterator[None]:
 
 
 class _Traceable(TorchFunctionMode):  # type: ignore[misc]
-    """Replaces what cannot be exported."""
+    """Replaces operations that cannot be exported."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is getattr(torch, "_is_all_true", None):
-            # The checks of distributions that were asked for in the model itself.
+            # Checks of distributions that the model itself requests.
             return True
         if func is torch.Tensor.__rsub__ and isinstance(args[1], float) and args[0].dtype in _WHOLE:
-            # ``1.0 - mask`` of whole numbers: the exporter fails to bring both to one type itself.
+            # ``1.0 - mask`` for integers: the exporter fails to convert both to one type itself.
             args = (args[0].to(torch.get_default_dtype()), args[1])
         return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
 def _without_shortcuts() -> Iterator[None]:
-    """Switch off the fused layers of transformers, which ONNX does not know, and the checks of distributions."""
+    """Disable torch's fused transformer layers, which ONNX lacks, and the checks of distributions."""
     fused, checks = torch.backends.mha.get_fastpath_enabled(), Distribution._validate_args
     torch.backends.mha.set_fastpath_enabled(False)
     Distribution.set_default_validate_args(False)
@@ -68,7 +68,7 @@ def _without_shortcuts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explicit_masks(model: Any) -> Iterator[None]:
-    """Let transformers take their mask as it is, without a look at its values."""
+    """Let transformer layers use their mask unchanged, without inspecting its values."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     hooks = [
         module.register_forward_pre_hook(_as_it_is(type(module).forward, name), with_kwargs=True)
@@ -99,7 +99,7 @@ def _as_it_is(forward: Any, name: str) -> Any:
 
 
 class _Mute:
-    """A stream that passes on what other threads write."""
+    """A stream that forwards only the output of other threads."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -114,7 +114,7 @@ class _Mute:
 
 @contextlib.contextmanager
 def _muted() -> Iterator[None]:
-    """Keep what torch prints, graphs of many pages, from the screen."""
+    """Suppress the output of torch, which may print graphs of many pages."""
     before = {name: getattr(sys, name) for name in ("stdout", "stderr")}
     muted = {name: _Mute(stream) for name, stream in before.items() if stream is not None}
     for name, stream in muted.items():

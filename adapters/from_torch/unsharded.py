@@ -1,4 +1,4 @@
-"""A plain copy of a module that is sharded or wrapped: what an exporter can take."""
+"""Creates a plain copy of a sharded or wrapped module, which can be exported."""
 
 from collections.abc import Mapping
 from types import MethodType
@@ -9,32 +9,32 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import ActivationWrapper
 from torch.distributed.fsdp import FSDPModule
 
-# What registered functions hang on.
+# Attributes that hold registered functions.
 _HOOKS = (
     "_backward_hooks", "_backward_pre_hooks", "_forward_hooks", "_forward_hooks_always_called",
     "_forward_hooks_with_kwargs", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
 )  # fmt: skip
 
-# What `fully_shard` keeps on a module.
+# Attributes that `fully_shard` adds to a module.
 _STATE = "__composable_api_state_key"
 
 
 def is_wrapped(model: nn.Module) -> bool:
-    """Whether activations of parts of a model are checkpointed by wrappers, under whose names it would be exported."""
+    """Whether wrappers checkpoint activations of parts of a model; its export would contain their names."""
     return any(isinstance(module, ActivationWrapper) for module in model.modules())
 
 
 def unsharded(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> nn.Module:
-    """Return a copy of `model` without sharding, hooks, and wrappers for activation checkpointing.
+    """Return a copy of `model` without sharding, hooks and wrappers for activation checkpointing.
 
     Parameters
     ----------
     model : torch.nn.Module
         After `torch.distributed.fsdp.fully_shard`, or with other DTensors.
     weights : mapping of str to tensor
-        Its parameters and buffers, whole, under all their names.
+        Whole parameters and buffers, under all their names.
     """
-    # Tied tensors remain one.
+    # Tied tensors stay tied.
     made: dict[int, Any] = {}
     return _copy(model, "", weights, made)
 
@@ -68,7 +68,7 @@ def _stays(attribute: str) -> bool:
 
 
 def _rebound(value: Any, module: nn.Module, copy: nn.Module) -> Any:
-    """Return a method that was put in the place of a module's own, a `forward` for instance, as one of the copy."""
+    """Rebind to the copy a method that replaces one of the module's own, such as a `forward`."""
     bound = isinstance(value, MethodType) and value.__self__ is module
     return MethodType(value.__func__, copy) if bound else value
 
@@ -80,7 +80,7 @@ def _parameter(tensor: nn.Parameter, whole: torch.Tensor, made: dict[int, Any]) 
 
 
 def _plain_class(kind: type) -> type:
-    """Return the class that `fully_shard` put one of its own in the place of."""
+    """Return the class that `fully_shard` replaced with its own."""
     return (
         next((base for base in kind.__bases__ if base is not FSDPModule), kind)
         if issubclass(kind, FSDPModule)

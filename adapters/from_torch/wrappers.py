@@ -1,4 +1,4 @@
-"""What is put around a module to train it on several devices, or compiled."""
+"""Removes the wrappers of a module that is trained on several devices, or compiled."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 
 def bare(model: Any) -> nn.Module:
-    """Return the module inside of DataParallel, DistributedDataParallel and torch.compile."""
+    """Return the module inside DataParallel, DistributedDataParallel or torch.compile."""
     while True:
         if isinstance(model, DataParallel | DistributedDataParallel):
             model = model.module

@@ -1,7 +1,7 @@
-"""Reads the zip files of ``torch.save`` without torch, as long as they hold nothing but tensors and plain data.
+"""Reads the zip files of ``torch.save`` without torch, if they hold only tensors and plain data.
 
-torch takes milliseconds for what costs a tenth of it here. Anything unusual raises `NotPlain`, and the caller reads
-the file with torch. Nothing that a pickle names is ever looked up: a fixed table says what stands for it.
+This takes a tenth of the milliseconds that torch needs. Anything unusual raises `NotPlain`, and the caller reads the
+file with torch. No name in a pickle is ever looked up: a fixed table maps names to replacements.
 """
 
 import io
@@ -24,16 +24,16 @@ from regime_proto.schema.types import Array
 
 
 class NotPlain(Exception):
-    """The file holds more than tensors and plain data, or is no sound zip file of torch's."""
+    """The file holds more than tensors and plain data, or is not an intact zip file of torch."""
 
 
 def load(path: Path) -> Any:
-    """Return what a torch file holds; its tensors are read-only arrays that view the file.
+    """Return the content of a torch file; its tensors become read-only arrays that view the file.
 
     Raises
     ------
     NotPlain
-        It takes torch to read the file, or to say what is wrong with it.
+        Only torch can read the file, or report what is wrong with it.
     """
     try:
         file = map_file(path)
@@ -43,7 +43,7 @@ def load(path: Path) -> Any:
 
 
 def unpack(file: mmap.mmap | bytes) -> Any:
-    """Return what the content of a torch file holds; its tensors are read-only arrays that view it.
+    """Return the content of a torch file in memory; its tensors become read-only arrays that view it.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def unpack(file: mmap.mmap | bytes) -> Any:
         records = _records(file)
         prefix = next(iter(records)).partition("/")[0] + "/"
         if not all(name.startswith(prefix) for name in records) or f"{prefix}constants.pkl" in records:
-            raise NotPlain("no archive of torch.save")
+            raise NotPlain("not an archive of torch.save")
         order = records.get(f"{prefix}byteorder")
         if sys.byteorder != "little" or (order is not None and file[slice(*order)] != b"little"):
             raise NotPlain("not little-endian")
@@ -74,22 +74,22 @@ def unpack(file: mmap.mmap | bytes) -> Any:
 _END = struct.Struct("<4s4H2LH")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _HEADER = struct.Struct("<4s5H3L2H")
-_USUAL_FLAGS = 0x0808  # names in UTF-8, sizes in a descriptor behind the data
+_USUAL_FLAGS = 0x0808  # names in UTF-8, sizes in a descriptor after the data
 _ZIP64 = 0xFFFFFFFF
 
 
 def _directory(file: mmap.mmap | bytes) -> tuple[int, int, int]:
-    """Return how many records the directory of an archive lists, its first byte and its length."""
+    """Return the number of records in the directory of an archive, its first byte and its length."""
     end = len(file) - _END.size
     signature, disk, first_disk, _, count, size, start, comment = _END.unpack_from(file, end)
-    # Files of 4 GiB and more (zip64) are left to torch: they are not read often.
+    # Files of 4 GiB and more (zip64) are left to torch, since they are read rarely.
     if signature != b"PK\5\6" or disk or first_disk or comment or start == _ZIP64 or start + size > end:
-        raise NotPlain("no plain zip file")
+        raise NotPlain("not a plain zip file")
     return count, start, size
 
 
 def _records(file: mmap.mmap | bytes) -> dict[str, tuple[int, int]]:
-    """Return the first byte and the byte after the last of every record; all have to lie uncompressed in the file."""
+    """Return the first byte and the byte after the last of every record; all must be stored uncompressed."""
     count, start, size = _directory(file)
     directory, at = file[start : start + size], 0
     records: dict[str, tuple[int, int]] = {}
@@ -105,17 +105,16 @@ def _records(file: mmap.mmap | bytes) -> dict[str, tuple[int, int]]:
         signature, _, _, method, *_, name_length, extra_length = _HEADER.unpack_from(file, header)
         first = header + _HEADER.size + name_length + extra_length
         if signature != b"PK\3\4" or method or first + length > start or name in records:
-            raise NotPlain(f"record {name!r} is damaged or not the only one of its name")
+            raise NotPlain(f"record {name!r} is damaged, or its name is not unique")
         records[name] = first, first + length
     if at != size:
-        raise NotPlain("a directory of another size than it says")
+        raise NotPlain("a directory of a different size from the one stated")
     return records
 
 
-# The pickle. A regular expression reads it first, because C's unpickler obeys any opcode: it allots memory for
-# whatever index of the memo it meets, and finds registered extensions without asking. These are the opcodes that
-# protocol 2, which torch writes, needs for dicts, lists, tuples, numbers, strings, globals and calls; strings are
-# skipped by their length.
+# The pickle. A regular expression checks it first, because C's unpickler obeys any opcode: it allocates memory for
+# any index of the memo, and looks up registered extensions. These are the opcodes that protocol 2, which torch writes,
+# needs for dicts, lists, tuples, numbers, strings, globals and calls; strings are skipped by their length.
 _RUN = re.compile(
     rb"(?:[()\]}aestubNQR\x85-\x89]|[Kqh].|M..|J....|G.{8}|[rj]..[\x00-\x0f]\x00"
     rb"|\x8a(?:\x00|\x01.|\x02..|\x03...|\x04....|\x05.{5}|\x06.{6}|\x07.{7}|\x08.{8})|c[\w.]+\n[\w.]+\n)*+(?:X(....)|\.\Z)",
@@ -123,13 +122,13 @@ _RUN = re.compile(
 )
 _MAX_PICKLE = 2**22
 
-# The checkpoints of a run differ in numbers only: what was found to be sound, by length, and which of its bytes count.
+# Checkpoints of a run differ only in numbers. Pickles found to be sound, by length, and the bytes that must match.
 _SOUND: dict[int, tuple[NDArray[np.uint8], bytes]] = {}
 _MAX_SOUND, _MAX_SOUND_BYTES = 16, 2**20
 
 
 def _check(content: bytes, size: int) -> None:
-    """Raise `NotPlain` unless a pickle in a file of `size` bytes is plain, and nests no more than is credible."""
+    """Raise `NotPlain` unless a pickle in a file of `size` bytes is plain, and nested no deeper than is plausible."""
     found = np.frombuffer(content, np.uint8)
     known = _SOUND.get(len(content))
     if known is not None and (found & known[0]).tobytes() == known[1]:
@@ -162,16 +161,16 @@ def _check_opcodes(content: bytes) -> None:
 
 
 class _Inert:
-    """What a pickle cannot change: it has no attributes to set, and no part that a pickle could take out."""
+    """An object that a pickle cannot change: it has no attributes to set, and no parts to extract."""
 
     __slots__ = ()
 
     def __setstate__(self, state: object) -> None:
-        raise NotPlain("it sets the state of what has none")
+        raise NotPlain("it sets the state of an object without state")
 
 
 class _Function(_Inert):
-    """Stands for a callable of torch's."""
+    """Replaces a callable of torch."""
 
     __slots__ = ("_function",)
 
@@ -183,7 +182,7 @@ class _Function(_Inert):
 
 
 class _Storage(_Inert):
-    """The numbers that tensors view: a part of the file, of no dtype yet where torch stores bytes."""
+    """The numbers that tensors view: a part of the file, without a dtype if torch stores it as bytes."""
 
     __slots__ = ("dtype", "file", "within")
 
@@ -192,7 +191,7 @@ class _Storage(_Inert):
 
 
 class _Dict(dict[Any, Any]):
-    """Stands for an OrderedDict; takes no attributes, such as the ``_metadata`` of a state dict."""
+    """Replaces an OrderedDict; ignores attributes such as the ``_metadata`` of a state dict."""
 
     __slots__ = ()
 
@@ -201,7 +200,7 @@ class _Dict(dict[Any, Any]):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names in `_GLOBALS` only; what stands for them is a string or a `_Function`."""
+    """Knows only the names in `_GLOBALS`; their replacements are strings or a `_Function`."""
 
     def __init__(
         self, content: bytes, file: mmap.mmap | bytes, records: dict[str, tuple[int, int]], prefix: str
@@ -235,7 +234,7 @@ def _tensor(
     storage: object, offset: int, size: Any, stride: Any, _grad: object = None, _hooks: object = None,
     metadata: object = None, *, dtype: np.dtype[Any] | None = None,
 ) -> Array:  # fmt: skip
-    # Metadata tells that the numbers are to be negated or conjugated.
+    # Metadata means that the numbers must be negated or conjugated.
     if type(storage) is not _Storage or type(size) is not tuple or type(stride) is not tuple or metadata:
         raise NotPlain("an unusual tensor")
     dtype = dtype if storage.dtype is None else storage.dtype

@@ -55,7 +55,7 @@ def test_copies_of_a_model_are_recorded_by_one_process(trained):
         assert first[f"{name}, observations"] == training.STEPS
         assert second[f"{name}, observations"] == 0
     for said in (first, second):
-        assert said["sharded later"].startswith("the model was sharded after the recorder was made")
+        assert said["sharded later"].startswith("the model was sharded after the recorder was created")
 
 
 @of(training.fully_sharded)
@@ -98,7 +98,7 @@ def test_where_nothing_can_be_recorded_no_process_waits(trained):
     """Other ways of sharding are refused in all; the error of the process that records ends the others with it."""
     folder, (first, second) = trained
     for said in (first, second):
-        assert said["flat"].startswith("FullyShardedDataParallel: is not followed in training")
+        assert said["flat"].startswith("FullyShardedDataParallel: cannot be recorded during training")
     assert first["error"].startswith("ProbeError: probe: the model fails on the probe")
     assert second["error"].startswith("RuntimeError: ")
     # Closed or reset, by how much of the last message was still under way.

@@ -279,7 +279,7 @@ def branching(h):
 REFUSED = {
     "branch": (
         branching,
-        r"depends on values that it computes: `return h if h\.sum\(\) > 0 else -h` \(.*\.py:\d+\); wr",
+        r"its forward branches on values that it computes: `return h if h\.sum\(\) > 0 else -h` \(.*\.py:\d+\); wr",
     ),
     "no operator": (
         lambda h: Beta(h.exp(), h.exp()).log_prob(h.sigmoid()),
