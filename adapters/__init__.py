@@ -1,4 +1,4 @@
-"""One module per source of checkpoints or models; the only place that knows a framework.
+"""Adapters: one module per source of checkpoints or models. No other package depends on a framework.
 
-What such a module may define is said by the protocols in `regime_proto.plugins.protocols`.
+The protocols in `regime_proto.plugins.protocols` describe what such a module may define.
 """

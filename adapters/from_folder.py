@@ -16,9 +16,9 @@ from regime_proto.schema.errors import RegimeError
 SUFFIXES: tuple[str, ...] = ()
 
 _INDEX = (".safetensors.index.json", ".bin.index.json")
-# Where a folder holds several, the first is the model's.
+# If a folder holds several of these files, the first in this order is the model.
 _USUAL = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin", "model.bin", "model.pt")
-# So many files of other suffixes are looked at.
+# Largest number of files whose content is examined.
 _FEW = 50
 _OTHER = (
     "optim", "sched", "rng", "random", "scaler", "training_args", "adapter_", "sampler", "custom_checkpoint",
@@ -28,24 +28,24 @@ _OTHER = (
 
 
 def recognise(path: Path) -> str | None:
-    """Tell an index of shards, or a file of weights."""
+    """Recognise a folder by an index of shards, or by a file of weights."""
     found = index_in(path) or weights_in(path)
     return None if found is None else f"a folder with {found.name}"
 
 
 def peek(path: Path) -> Label:
-    """Return what the weights say of themselves, once all of them are there."""
+    """Return step, epoch and metrics from the weights, once all files exist."""
     labels: list[Label] = [_reader(file).peek(file) for file in files_in(path)]
     return labels[0]
 
 
 def read(path: Path) -> Payload:
-    """Read the weights of a folder; shards are put together."""
+    """Read the weights of a folder, from one file or from all shards."""
     return _together(path, {file: _reader(file).read(file) for file in files_in(path)})
 
 
 def read_lazily(path: Path) -> Payload:
-    """Do as `read` without holding the weights in memory."""
+    """Read the weights as `read` does, without holding them in memory."""
     return _together(path, {file: _reader(file).read_lazily(file) for file in files_in(path)})
 
 
@@ -58,20 +58,23 @@ def _together(path: Path, payloads: Mapping[Path, Payload]) -> Payload:
         held = payload.groups.get(TOP, {})
         twice = next((name for name in held if name in tensors), None)
         if twice is not None:
-            raise Inconsistent(f"{file}: tensor {twice!r} is in another shard too; its index is of another save")
+            raise Inconsistent(
+                f"{file}: tensor {twice!r} is also in another shard, so the index belongs to a different save; save "
+                "it again or remove it"
+            )
         tensors |= held
     expected = weight_map(path)
     missing = next((name for name in expected if name not in tensors), None)
     if missing is not None:
         raise Inconsistent(
-            f"{path / expected[missing]}: tensor {missing!r} is not in it, although the index says so; "
-            "the shards of two saves may be mixed; save it again or remove it"
+            f"{path / expected[missing]}: tensor {missing!r} is missing, although the index lists it; shards of two "
+            "saves may be mixed; save it again or remove it"
         )
     return Payload({TOP: tensors}, first.facts)
 
 
 def shards(path: Path) -> dict[str, list[str]]:
-    """Return the tensors that the index assigns to each shard; nothing for a single file."""
+    """Return the tensors that the index assigns to each shard; empty for a single file."""
     held: dict[str, list[str]] = {}
     for name, file in weight_map(path).items():
         held.setdefault(file, []).append(name)
@@ -84,31 +87,31 @@ def files_in(folder: Path) -> list[Path]:
     Raises
     ------
     Incomplete
-        There are none, or shards are missing.
+        There are no weights, or shards are missing.
     """
     if index_in(folder) is None:
         single = weights_in(folder)
         if single is None:
-            raise Incomplete(f"{folder}: damaged or incomplete (no weights in it); save it again or remove it")
+            raise Incomplete(f"{folder}: damaged or incomplete (it holds no weights); save it again or remove it")
         return [single]
     files = [folder / name for name in dict.fromkeys(weight_map(folder).values())]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise Incomplete(
-            f"{folder}: damaged or incomplete ({len(missing)} of {len(files)} shards missing, {missing[0]} first); "
-            "save it again or remove it"
+            f"{folder}: damaged or incomplete ({len(missing)} of {len(files)} shards missing, the first is "
+            f"{missing[0]}); save it again or remove it"
         )
     return files
 
 
 def index_in(folder: Path) -> Path | None:
-    """Return the index of shards in a folder, that of safetensors before any other."""
+    """Return the index of shards in a folder; an index of safetensors takes precedence."""
     names = [path for ending in _INDEX for path in sorted(folder.glob(f"*{ending}"))]
     return next((path for path in names if not path.name.startswith(_OTHER)), None)
 
 
 def weight_map(folder: Path) -> dict[str, str]:
-    """Return, for every tensor that the index of a folder names, the file that holds it."""
+    """Return the file name of each tensor that the index of a folder lists."""
     index = index_in(folder)
     if index is None:
         return {}
@@ -120,14 +123,14 @@ def weight_map(folder: Path) -> dict[str, str]:
         raise Incomplete(f"{index}: damaged or incomplete ({error!r}); save it again or remove it") from None
     elsewhere = next((file for file in entries.values() if Path(file).name != file), None)
     if elsewhere is not None:
-        raise RegimeError(f"{index}: names {elsewhere!r}, outside the folder: refused")
+        raise RegimeError(f"{index}: names {elsewhere!r}, which is outside the folder; refused, do not trust this file")
     return entries
 
 
 def weights_in(folder: Path) -> Path | None:
-    """Return the one file of weights in a folder; None if there is none, or it cannot be told from others."""
+    """Return the single file of weights in a folder; None if there is none, or several are possible."""
     usual = next((folder / name for name in _USUAL if (folder / name).is_file()), None)
-    # Beside shards of torch's, a single file holds something else.
+    # Next to shards of torch, a single file holds something else.
     if usual is not None or next(folder.glob("*.distcp"), None) is not None:
         return usual
     suffixes = (".safetensors", *from_torch.SUFFIXES)
@@ -139,7 +142,7 @@ def weights_in(folder: Path) -> Path | None:
 
 
 def _is_other(name: str) -> bool:
-    """Whether a file holds something else by its name, such as the state of an optimizer."""
+    """Whether the name of a file shows that it holds something else, such as the state of an optimizer."""
     return any(word in name.lower() for word in _OTHER)
 
 

@@ -23,7 +23,7 @@ def sniff(start: bytes) -> bool:
 
 
 def recognise(path: Path) -> str | None:
-    """Tell a zip archive whose first entry is an array; empty files count as damaged."""
+    """Recognise a zip archive whose first entry is an array; an empty file counts as a damaged checkpoint."""
     if not path.is_file():
         return None
     with open_file(path) as file:
@@ -34,35 +34,35 @@ def recognise(path: Path) -> str | None:
 
 
 def peek(path: Path) -> Label:
-    """Return step, epoch and metrics: the arrays that are single numbers."""
+    """Return step, epoch and metrics from the arrays that are single numbers."""
     return label_of(_payload(_arrays(path, single=True)).facts)
 
 
 def read(path: Path) -> Payload:
-    """Read a checkpoint. Single numbers under the names of steps, epochs and metrics stand beside the tensors.
+    """Read a checkpoint. Single numbers named like steps, epochs or metrics are not tensors.
 
     Names such as ``params/Dense_0/kernel`` are paths in a tree, as flax.traverse_util writes them.
     """
     payload = _payload(_arrays(path, single=False))
     if not payload.groups[TOP]:
-        raise NotACheckpoint("no arrays but single numbers in it")
+        raise NotACheckpoint("it holds only single numbers, no arrays")
     return payload
 
 
 def _arrays(path: Path, *, single: bool) -> dict[str, Array]:
-    """Return the arrays of a file, or those that are single numbers and an empty array in place of each other one."""
+    """Return the arrays of a file; with `single` only single numbers, and an empty array for each of the others."""
     try:
         return read_arrays(path, single=single)
     except (EOFError, zipfile.BadZipFile) as error:
         raise Incomplete(f"{path}: damaged or incomplete ({error}); save it again or remove it") from None
     except (OSError, ValueError, KeyError, NotImplementedError, zlib.error) as error:
-        raise RegimeError(f"{path}: damaged, or more than arrays of numbers ({error}); save it again") from None
+        raise RegimeError(f"{path}: damaged, or holds more than arrays of numbers ({error}); save it again") from None
 
 
 def _payload(arrays: Mapping[str, Array]) -> Payload:
     with_axes = [name for name, array in arrays.items() if array.ndim]
     if with_axes and all("/" in name for name in with_axes):
-        # Where one name is the front of another, they are no paths.
+        # If one name is a prefix of another, the names are not paths.
         with contextlib.suppress(ValueError):
             return tree_payload(nested((name.split("/"), array) for name, array in arrays.items()))
     facts = {name: array[()] for name, array in arrays.items() if array.ndim == 0 and "." not in name}

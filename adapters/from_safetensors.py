@@ -27,20 +27,20 @@ class _CutOff(ValueError):
 
 
 def sniff(start: bytes) -> bool:
-    """Whether a file begins with a length of credible size, then a JSON object."""
+    """Whether a file begins with a plausible header length, followed by a JSON object."""
     return start[8:10] == b'{"' and 2 <= int.from_bytes(start[:8], "little") <= _MAX_HEADER
 
 
 def recognise(path: Path) -> str | None:
-    """Tell the length of a header, then a JSON object."""
+    """Recognise a file by the length of its header, followed by a JSON object."""
     if not path.is_file():
         return None
     with open_file(path) as file:
         start = file.read(9)
     if len(start) < 9:
-        return "a safetensors file cut off"
+        return "an incomplete safetensors file"
     sound = start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _MAX_HEADER
-    return "the header of safetensors" if sound else None
+    return "a safetensors header" if sound else None
 
 
 def peek(path: Path) -> Label:
@@ -55,20 +55,20 @@ def peek(path: Path) -> Label:
 
 
 def read(path: Path) -> Payload:
-    """Read a checkpoint; its tensors are read-only arrays that view the file, in ml_dtypes' type for bfloat16."""
+    """Read a checkpoint; its tensors are read-only arrays that view the file, bfloat16 with a dtype of ml_dtypes."""
     payload = read_lazily(path)
     return Payload({TOP: {name: loaded(tensor) for name, tensor in payload.groups[TOP].items()}}, payload.facts)
 
 
 def read_lazily(path: Path) -> Payload:
-    """Do as `read`, and leave what cannot view the file to be copied when it is used."""
+    """Read a checkpoint as `read` does, but copy tensors that cannot view the file only when they are used."""
     from safetensors import SafetensorError, safe_open
 
     try:
         file = map_file(path)
         header, begin = _header(file, path)
         _refuse_cut_off(file, header, begin)
-        # It checks the header as a whole: no gaps, no overlaps, nothing behind the last tensor.
+        # Checks the whole header: no gaps, no overlaps, nothing after the last tensor.
         with safe_open(path, framework="np"):
             pass
         facts = parsed(header.pop("__metadata__", None) or {})
@@ -79,7 +79,7 @@ def read_lazily(path: Path) -> Payload:
 
 
 def _header(file: mmap.mmap, where: Path) -> tuple[dict[str, Any], int]:
-    """Return the header, and where the numbers begin."""
+    """Return the header, and the offset of the first number."""
     begin = 8 + min(int.from_bytes(file[:8], "little"), _MAX_HEADER)
     if begin > len(file):
         raise _CutOff("its header is cut off")
@@ -101,10 +101,10 @@ def _tensor(file: mmap.mmap, entry: dict[str, Any], begin: int) -> Array:
 def _refuse_cut_off(file: mmap.mmap, header: dict[str, Any], begin: int) -> None:
     past = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
     if begin + past > len(file):
-        raise _CutOff(f"it has {len(file)} bytes of {begin + past}")
+        raise _CutOff(f"{len(file)} of {begin + past} bytes")
 
 
 def _damaged(path: Path, error: object) -> RegimeError:
-    """Return the error of a file; one whose end is missing may still be being written."""
+    """Return the error for a file; a file without its end may still be being written."""
     kind = Incomplete if isinstance(error, _CutOff) or path.stat().st_size == 0 else RegimeError
     return kind(f"{path}: damaged or incomplete ({error}); save it again or remove it")

@@ -1,4 +1,4 @@
-"""Files mapped into memory, and arrays that view them without a copy."""
+"""Maps files into memory, and creates arrays that view them without a copy."""
 
 import mmap
 import os
@@ -18,9 +18,9 @@ def map_file(path: Path) -> mmap.mmap:
     Raises
     ------
     OSError
-        It cannot be opened.
+        The file cannot be opened.
     NotAFile
-        It is no regular file.
+        It is not a regular file.
     ValueError
         It is empty.
     """
@@ -33,7 +33,7 @@ def map_file(path: Path) -> mmap.mmap:
 
 @cache
 def dtype_named(name: str) -> np.dtype[Any]:
-    """Return numpy's dtype of that name, or that of ml_dtypes where numpy has none (bfloat16, float8)."""
+    """Return the NumPy dtype of a name, or that of ml_dtypes if NumPy has none (bfloat16, float8)."""
     if hasattr(np, name):
         return np.dtype(name)
     import ml_dtypes
@@ -51,7 +51,7 @@ def view(
     offset: int = 0,
     strides: tuple[int, ...] | None = None,
 ) -> Array:
-    """Return an array that views a part of a mapped file, or of one in memory, read-only.
+    """Return a read-only array that views a part of a mapped file, or of the content of a file.
 
     Parameters
     ----------
@@ -61,19 +61,19 @@ def view(
     within : tuple of int
         First byte of the part, and the first byte after it.
     offset : int
-        Of the first element in the part, in elements.
+        Position of the first element in the part, in elements.
     strides : tuple of int, optional
-        In elements; row-major unless given.
+        Strides in elements. Default: row-major.
 
     Raises
     ------
     ValueError
-        The array would reach out of the part, or the part out of the file.
+        The array would extend beyond the part, or the part beyond the file.
     """
     start, stop = within
     strides = _row_major(shape) if strides is None else strides
     numbers = (offset, *within, *shape, *strides)
-    # Numpy's integers would pass for numbers too, but their arithmetic wraps around.
+    # NumPy integers would be accepted as well, but their arithmetic overflows.
     if len(shape) != len(strides) or set(map(type, numbers)) != {int} or min(numbers) < 0:
         raise ValueError(f"a tensor of shape {shape}, strides {strides} and offset {offset}")
     start, stop = within
@@ -83,7 +83,7 @@ def view(
         for size, stride in zip(shape, strides, strict=True):
             past += (size - 1) * stride
     if not start <= start + past * dtype.itemsize <= stop <= len(file):
-        raise ValueError(f"a tensor reaches to byte {start + past * dtype.itemsize} of {min(stop, len(file))}")
+        raise ValueError(f"a tensor extends to byte {start + past * dtype.itemsize} of {min(stop, len(file))}")
     in_bytes = [stride * dtype.itemsize for stride in strides]
     return np.ndarray(shape, dtype, buffer=file, offset=start + offset * dtype.itemsize, strides=in_bytes)
 

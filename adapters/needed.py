@@ -1,4 +1,4 @@
-"""Imports of what needs a framework: a missing one is an error in one line."""
+"""Reports a missing framework as an error in one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +8,8 @@ from regime_proto.schema.errors import RegimeError
 
 @contextmanager
 def needed(to: str, install: str) -> Iterator[None]:
-    """Say which library is missing `to` do something, and how to install it, where an import fails."""
+    """Turn a failed import into an error that names the missing library, its purpose `to`, and the installation."""
     try:
         yield
     except ImportError as error:
-        raise RegimeError(f"{to} needs {error.name}: {install}") from None
+        raise RegimeError(f"{to} needs {error.name}; {install}") from None

@@ -1,4 +1,4 @@
-"""What to do with files that cannot be read."""
+"""Advice for files that cannot be read."""
 
 from regime_proto.moved import attributes
 

@@ -1,6 +1,6 @@
-"""Knows checkpoints that cannot be read as they are, and says in one line which command makes readable ones of them.
+"""Recognises checkpoints that cannot be read directly, and returns the command that converts them, in one line.
 
-DeepSpeed and Megatron split them over processes in ways of their own; an adapter (LoRA) lacks its base model;
+DeepSpeed and Megatron split checkpoints over processes in their own formats; an adapter (LoRA) lacks its base model;
 TorchScript and pickled modules and estimators hold code; Keras may split weights over files.
 """
 
@@ -29,7 +29,7 @@ _ADAPTER_CONFIG = "adapter_config.json"
 _TEXTS = (".json", ".txt", ".model", ".jinja")
 _KERAS_INDEX = ".weights.json"
 _PICKLED = re.compile(r"\.(pkl|pickle|joblib)(\.(z|gz|bz2|xz|lzma))?$")
-# More than the strongest preset needs.
+# More memory than the strongest preset needs.
 _LZMA_BYTES = 2**27
 
 
@@ -37,13 +37,13 @@ def _unpack_lzma() -> lzma.LZMADecompressor:
     return lzma.LZMADecompressor(memlimit=_LZMA_BYTES)
 
 
-# What joblib compresses with, by the first bytes.
+# Compressors of joblib, by their first bytes.
 _UNPACKERS: dict[bytes, Callable[[], Any]] = {
     b"\x78": lambda: zlib.decompressobj(47), b"\x1f\x8b": lambda: zlib.decompressobj(47), b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ": _unpack_lzma, b"\x5d\x00": _unpack_lzma,
 }  # fmt: skip
 _NETWORK, _NAMED_WITHIN = b"sklearn.neural_network", 2**20
-# peft's classes by what an adapter is for.
+# Classes of peft by the task of an adapter.
 _PEFT_CLASSES = {
     "CAUSAL_LM": "AutoPeftModelForCausalLM",
     "FEATURE_EXTRACTION": "AutoPeftModelForFeatureExtraction",
@@ -55,7 +55,7 @@ _PEFT_CLASSES = {
 
 
 def advice(path: Path) -> str | None:
-    """Say what a folder or file is, and which command makes readable checkpoints of its like; None if unknown."""
+    """Return what a folder or file is, and the command that converts it and similar ones; None if unknown."""
     if path.is_dir():
         return _of_deepspeed(path) or _of_megatron(path) or _of_adapter(path) or of_saved_model(path)
     if path.suffix in (".pt", ".pth") and is_script(path):
@@ -71,7 +71,7 @@ def _of_deepspeed(path: Path) -> str | None:
         return None
     beside = sorted({file.parents[1] for file in path.parent.glob(f"*/*/{_DEEPSPEED}")})
     if len(tags) == 1 and len(beside) > 1:
-        # Each folder holds one state, and a pointer to it.
+        # Each folder holds one state, and a file that names it.
         root, loop = path.parent, 'python "$d/zero_to_fp32.py" "$d"'
         pattern, tag = f"{shlex.quote(str(root))}/*/", ""
     else:
@@ -79,11 +79,11 @@ def _of_deepspeed(path: Path) -> str | None:
         pattern, tag = f"{shlex.quote(str(root))}/{_common(tags)}*/", ' --tag "$(basename "$d")"'
     out = f"{root}-fp32"
     command = f'for d in {pattern}; do {loop} {shlex.quote(out)}/"$(basename "$d")"{tag} --safe_serialization; done'
-    return f"{path}: DeepSpeed's checkpoints, split over processes; put them together with {command}; then give {out}"
+    return f"{path}: DeepSpeed checkpoints, split over processes; merge them with {command}; then use {out}"
 
 
 def _common(names: list[str]) -> str:
-    """Return what names begin with, up to the first digit."""
+    """Return the common start of names, up to the first digit."""
     fronts = {name.rstrip("0123456789") for name in names}
     return shlex.quote(fronts.pop()) if len(fronts) == 1 else ""
 
@@ -104,8 +104,8 @@ def _of_megatron(path: Path) -> str | None:
         f'{shlex.quote(out)}/"$(basename "$d")"; done'
     )
     return (
-        f"{path}: Megatron's checkpoints, split over processes; export them with Megatron Bridge, MODEL being the "
-        f"Hugging Face name of the architecture: {command}; then give {out}"
+        f"{path}: Megatron checkpoints, split over processes; export them with Megatron Bridge, where MODEL is the "
+        f"Hugging Face name of the architecture: {command}; then use {out}"
     )
 
 
@@ -124,15 +124,15 @@ def _of_adapter(path: Path) -> str | None:
         f"from peft import {_PEFT_CLASSES.get(task, 'AutoPeftModel')} as M; "
         "new = lambda p: Path(sys.argv[2], p.name); "
         "merge = lambda p: M.from_pretrained(str(p), dtype='float32').merge_and_unload().save_pretrained(new(p)); "
-        # The tokenizer, and what the Trainer says of the step.
+        # Files of the tokenizer, and the Trainer's file with the step.
         f"rest = lambda p: [f for f in p.iterdir() if f.suffix in {_TEXTS} and not (new(p) / f.name).exists() "
         "and not f.name.startswith('adapter_')]; "
         "[(merge(p), [shutil.copy(f, new(p)) for f in rest(p)]) "
         f"for p in (c.parent for c in Path(sys.argv[1]).glob('*/{_ADAPTER_CONFIG}'))]"
     )
     return (
-        f"{path}: an adapter (LoRA) without the weights of its base model; merge each into them with "
-        f"{python(code, root, out)}; then give {out}"
+        f"{path}: an adapter (LoRA) without the weights of its base model; merge each adapter into the base model "
+        f"with {python(code, root, out)}; then use {out}"
     )
 
 
@@ -146,14 +146,14 @@ def _of_estimator(path: Path) -> str | None:
     out = f"{path.parent}-skops"
     code = f"skops.io.dump(joblib.load(p), o / (p.name.removesuffix('{ending[0]}') + '.skops'))"
     return (
-        f"{path}: a pickled estimator of scikit-learn, not read, since loading it runs what is in it; save the "
+        f"{path}: a pickled scikit-learn estimator, which is not read, since loading it runs the code in it; save the "
         "model with skops.io.dump(model, 'step_0100.skops'), or, if you trust these files: "
-        f"{for_each(path, out, code, imports='joblib, skops.io')}; then give {out}"
+        f"{for_each(path, out, code, imports='joblib, skops.io')}; then use {out}"
     )
 
 
 def _unpacked_start(path: Path) -> bytes:
-    """Return what a file that may be compressed begins with."""
+    """Return the first bytes of a file, decompressed if necessary."""
     start = read_start(path, _NAMED_WITHIN)
     for first_bytes, unpacker in _UNPACKERS.items():
         if start.startswith(first_bytes):
@@ -170,6 +170,6 @@ def _of_keras(path: Path) -> str | None:
     if not path.with_name(f"{path.name.removesuffix(_KERAS_INDEX)}_00000.weights.h5").is_file():
         return None
     return (
-        f"{path}: weights of Keras, split over files; put them into the model and save them as one file: "
+        f"{path}: Keras weights, split over files; load them into the model and save them as one file: "
         f"model.load_weights({str(path)!r}); model.save_weights({whole + '.h5'!r})"
     )

@@ -1,26 +1,26 @@
-"""Commands that a user is told to run, made of code in one line and of arguments that a shell takes as they are."""
+"""Builds the commands of advice from one line of Python code and arguments quoted for a shell."""
 
 import re
 import shlex
 from pathlib import Path
 
-# The files in a folder, the first argument, whose names are `like` a given one, the third.
+# The files in a folder (first argument) whose names match a regular expression (third argument).
 _FILES = "sorted(Path(sys.argv[1]).iterdir()) if re.fullmatch(sys.argv[3], p.name)"
 _SUFFIX = re.compile(r"(?:\.[A-Za-z_]\w*(?=\.(?:tar|gz|bz2|xz|lzma|z)$))?\.[A-Za-z_]\w*$")
 
 
 def python(code: str, *arguments: object) -> str:
-    """Return a call of Python with code that holds nothing that a shell would read between double quotes."""
+    """Return a call of Python; the code must hold nothing that a shell would interpret in double quotes."""
     return " ".join([f'python -c "{code}"', *map(quoted, arguments)])
 
 
 def quoted(argument: object) -> str:
-    """Return an argument as a shell takes it."""
+    """Return an argument quoted for a shell."""
     return shlex.quote(str(argument))
 
 
 def like(path: Path) -> str:
-    """Return a regular expression for the names of a file's like: its suffix, else its name with other numbers."""
+    """Return a regular expression for the names of similar files: the same suffix, or the same name except numbers."""
     suffix = _SUFFIX.search(path.name)
     if suffix is not None:
         return ".*" + re.escape(suffix[0])
@@ -30,22 +30,23 @@ def like(path: Path) -> str:
 def for_each(
     path: Path, out: str, code: str, *, imports: str, before: str = "", only: str = "", more: tuple[str, ...] = ()
 ) -> str:
-    """Return a command that evaluates `code` for every file ``p`` beside and like a given one.
+    """Return a command that evaluates `code` for a file and every similar file next to it.
 
     Parameters
     ----------
     path : Path
     out : str
-        A folder, ``o`` in the code; it is made.
+        Folder for the results, ``o`` in the code; the command creates it.
     code : str
+        An expression in which ``p`` is the path of the file.
     imports : str
-        What is imported first, as behind ``import``.
+        Names to import first, as after ``import``.
     before : str
-        Statements, each with ``; `` behind it.
+        Statements, each followed by ``; ``.
     only : str
-        A condition on ``p``.
+        Condition on ``p``.
     more : tuple of str
-        Arguments from the fourth on.
+        Arguments of the command from the fourth on.
     """
     start = f"import re, sys, {imports}; from pathlib import Path; o = Path(sys.argv[2]); o.mkdir(exist_ok=True); "
     condition = f" and {only}" if only else ""

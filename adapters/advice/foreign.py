@@ -1,4 +1,4 @@
-"""Files of libraries whose checkpoints are no adapter's, by their suffix: commands that make readable ones of them."""
+"""Advice for files of libraries without an adapter, by suffix: the commands that convert them."""
 
 import re
 from collections.abc import Callable
@@ -17,13 +17,13 @@ _OF_NUMPY = b"_reconstruct"
 
 
 def advice(path: Path) -> str | None:
-    """Say what a file is that has the suffix of another library, and what to do with it; None if unknown."""
+    """Return what a file with the suffix of another library is, and the command that converts it; None if unknown."""
     of_kind = _BY_SUFFIX.get(path.suffix)
     return of_kind(path) if of_kind is not None and path.is_file() else None
 
 
 def of_saved_model(path: Path) -> str | None:
-    """Say how to make ONNX models of TensorFlow's folders."""
+    """Return the advice for SavedModel folders of TensorFlow: a command that converts them to ONNX."""
     if not (path / _SAVED_MODEL).is_file():
         return None
     out = f"{path.parent}-onnx"
@@ -32,8 +32,8 @@ def of_saved_model(path: Path) -> str | None:
         f'python -m tf2onnx.convert --saved-model "$d" --output {quoted(out)}/"$(basename "$d")".onnx; fi; done'
     )
     return (
-        f"{path}: a SavedModel of TensorFlow, which holds code; make models of ONNX of such folders with tf2onnx: "
-        f"{command}; then give {out}"
+        f"{path}: a TensorFlow SavedModel, which holds code; convert such folders to ONNX models with tf2onnx: "
+        f"{command}; then use {out}"
     )
 
 
@@ -52,21 +52,21 @@ def _of_tensorflow(path: Path) -> str | None:
     imports = "importlib, os, tensorflow as tf"
     command = for_each(path, out, code, imports=imports, before=before, more=(_FACTORY,))
     return (
-        f"{path}: a checkpoint of TensorFlow; put it into the model that {_FACTORY} builds and save its weights (the "
-        f"training may have named it net= or the like in place of model=): {command}; then give {out}"
+        f"{path}: a TensorFlow checkpoint; load it into the model that {_FACTORY} builds, and save its weights (if "
+        f"the training used a different name, such as net=, replace model=): {command}; then give {out}"
     )
 
 
 def _of_equinox(path: Path) -> str:
     out = f"{path.parent}-npz"
-    # Numbers of Python's are saved as arrays too, of eight bytes and without axes.
+    # Python numbers are saved as arrays too, with eight bytes and no axes.
     leaves = (
         "leaves = lambda f: [a for a in (np.load(f) for _ in iter(lambda: f.peek(1), b'')) "
         "if a.dtype.kind in 'fcV' and (a.ndim or a.itemsize < 8)]; "
     )
     code = "np.savez(o / (p.stem + '.npz'), **{str(i): a for i, a in enumerate(leaves(p.open('rb')))})"
     return (
-        f"{path}: arrays of Equinox without names; number them with "
+        f"{path}: Equinox arrays without names; number them with "
         f"{for_each(path, out, code, imports='numpy as np', before=leaves)}; then give {out} and, as the model, the "
         "pair (lambda leaves, x: jax.vmap(eqx.combine(jax.tree.unflatten(tree, leaves), rest))(x), leaves) after "
         "weights, rest = eqx.partition(model, eqx.is_inexact_array) and leaves, tree = jax.tree.flatten(weights)"
@@ -94,8 +94,8 @@ def _of_pickled_arrays(path: Path) -> str | None:
     )
     code = "save(pickle.load(p.open('rb')), o / (p.stem + '.safetensors'))"
     return (
-        f"{path}: pickled arrays of JAX or NumPy, not read, since loading a pickle runs what is in it; save them with "
-        f"flax.serialization.to_bytes or numpy.savez, or, if you trust these files: "
+        f"{path}: pickled JAX or NumPy arrays, which are not read, since loading a pickle runs the code in it; save "
+        "them with flax.serialization.to_bytes or numpy.savez, or, if you trust these files: "
         f"{for_each(path, out, code, imports=imports, before=before)}; then give {out}"
     )
 
@@ -107,7 +107,7 @@ def _of_paddle(path: Path) -> str:
         "if isinstance(v, np.ndarray)})"
     )
     return (
-        f"{path}: weights of PaddlePaddle in a pickle; save them as arrays with "
+        f"{path}: PaddlePaddle weights in a pickle; save them as arrays with "
         f"{for_each(path, out, code, imports='paddle, numpy as np')}; then give {out}"
     )
 
@@ -120,7 +120,7 @@ def _of_stable_baselines(path: Path) -> str | None:
     code = f"(o / (p.stem + '.pt')).write_bytes(zipfile.ZipFile(p).read('{_POLICY}'))"
     only = f"zipfile.is_zipfile(p) and '{_POLICY}' in zipfile.ZipFile(p).namelist()"
     return (
-        f"{path}: an agent of Stable-Baselines3; take the weights of its policy out with "
+        f"{path}: a Stable-Baselines3 agent; extract the weights of its policy with "
         f"{for_each(path, out, code, imports='zipfile', only=only)}; then give {out}"
     )
 

@@ -1,4 +1,4 @@
-"""transformers: folders of checkpoints, models from their config, text as a probe, the Trainer; accelerate."""
+"""transformers: checkpoint folders, models from their config, probes from text, and the Trainer; also accelerate."""
 
 from regime_proto.moved import attributes
 

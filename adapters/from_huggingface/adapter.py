@@ -1,4 +1,4 @@
-"""Reads folders of Hugging Face transformers, with what its Trainer says of them; their models are built from them.
+"""Reads folders of Hugging Face transformers, with the state of its Trainer, and builds their models.
 
 Reading the weights needs neither transformers nor PyTorch; building the model and tokenizing need both.
 """
@@ -19,26 +19,26 @@ from regime_proto.program.program import Program
 
 SUFFIXES: tuple[str, ...] = ()
 REFINES = ("folder", "torch")
-MODELS = "a model of transformers"
-# In training they are modules of torch like any other, but for their export.
+MODELS = "a transformers model"
+# In training, they differ from other torch modules only in their export.
 __all__ = ["draw", "leads"]
 
 
 def recognise(path: Path) -> str | None:
-    """Tell a config.json that names a model beside weights."""
+    """Recognise a folder by a config.json that names a model, next to weights."""
     config = config_of(path)
     weights = from_folder.index_in(path) or from_folder.weights_in(path)
     if config is None or weights is None:
         return None
     architectures = config.get("architectures")
     named = architectures[0] if isinstance(architectures, list) and architectures else config["model_type"]
-    return f"config.json ({named}) beside {weights.name}"
+    return f"config.json ({named}) next to {weights.name}"
 
 
 def peek(path: Path) -> Label:
-    """Return what the Trainer, its folder's name or the weights say, once all of them are there."""
+    """Return step, epoch and metrics from the Trainer, the folder's name or the weights, once all files exist."""
     if trainer_state.is_under_way(path):
-        raise Incomplete(f"{path}: incomplete ({trainer_state.FILE_NAME} is written last, and is not there)")
+        raise Incomplete(f"{path}: incomplete ({trainer_state.FILE_NAME}, which is written last, is missing)")
     label = from_folder.peek(path)
     facts = trainer_state.facts(path)
     return label_of(facts) if facts else label
@@ -50,7 +50,7 @@ def read(path: Path) -> Payload:
 
 
 def read_lazily(path: Path) -> Payload:
-    """Do as `read` without holding the weights in memory."""
+    """Read a folder as `read` does, without holding the weights in memory."""
     return _with_facts(path, from_folder.read_lazily(path))
 
 
@@ -59,7 +59,7 @@ def _with_facts(path: Path, payload: Payload) -> Payload:
 
 
 def accepts(model: object) -> bool:
-    """Whether `model` is one of transformers, perhaps wrapped to be trained on several devices."""
+    """Whether `model` is a transformers model, possibly wrapped for training on several devices."""
     transformers, torch = sys.modules.get("transformers"), sys.modules.get("torch")
     if transformers is None or torch is None or not isinstance(model, torch.nn.Module):
         return False
@@ -69,15 +69,15 @@ def accepts(model: object) -> bool:
 
 
 def export(model: object, probe: Probe) -> Program:
-    """Export a model of transformers; see `from_torch.exporter`."""
+    """Export a transformers model; see `from_torch.exporter`."""
     from regime_proto.adapters.from_huggingface import model as huggingface_model
 
     return huggingface_model.export(model, probe)
 
 
 def follow(model: object, probe: Probe | None) -> LiveModel | Engine:
-    """Follow a model of transformers in training; see `from_torch.follower`."""
-    with needed("to follow a model of PyTorch", INSTALL):
+    """Follow a transformers model during training; see `from_torch.follower`."""
+    with needed("to record a PyTorch model", INSTALL):
         from regime_proto.adapters.from_huggingface import model as huggingface_model
         from regime_proto.adapters.from_torch import follower
     return follower.follow(model, probe, huggingface_model.export_both)
@@ -85,15 +85,15 @@ def follow(model: object, probe: Probe | None) -> LiveModel | Engine:
 
 def program_of(path: Path, probe: Probe) -> Program:
     """Return the forward graph of the model that config.json names; no code of the checkpoint is run."""
-    with transformers_apart(path, "say how to build the model: --model MODULE:FACTORY"):
+    with transformers_apart(path, "pass a function that builds the model: --model MODULE:FACTORY"):
         from regime_proto.adapters.from_huggingface import model as huggingface_model
 
     return huggingface_model.program_of(path, probe)
 
 
 def tokenize(path: Path, lines: Sequence[str], where: str) -> Probe:
-    """Return lines of text as the model's inputs; see `tokenizer`."""
-    with transformers_apart(path, "give token ids in place of text: --probe FILE"):
+    """Convert lines of text to inputs of the model; see `tokenizer`."""
+    with transformers_apart(path, "pass token ids instead of text: --probe FILE"):
         from regime_proto.adapters.from_huggingface import tokenizer
 
     return tokenizer.tokenize(path, lines, where)

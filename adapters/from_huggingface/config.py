@@ -1,4 +1,4 @@
-"""The JSON files of Hugging Face folders, and transformers without network, code of others, or talk."""
+"""Reads JSON files of Hugging Face folders, and imports transformers without network access, remote code or output."""
 
 import contextlib
 import re
@@ -16,7 +16,7 @@ from regime_proto.schema.limits import TooLarge
 
 CONFIG = "config.json"
 
-# The names of numbers that count parts of a model, and of those that say how large something is.
+# Names of numbers that count parts of a model, and of numbers that are sizes.
 _COUNTS = re.compile("layer|depth|block|stage|expert")
 _SIZES = re.compile("size|dim|_id|length|width|norm|window|tokens|capacity|seed")
 
@@ -24,7 +24,7 @@ _INSTALL = 'pip install "regime-proto[huggingface]"'
 
 
 def config_of(folder: Path) -> dict[str, Any] | None:
-    """Return the config of a model; None if there is none that says of which type the model is."""
+    """Return the config of a model; None if there is no config that states the type of the model."""
     config = None
     with contextlib.suppress(TooLarge, NotAFile):
         config = json_of(folder / CONFIG)
@@ -32,7 +32,7 @@ def config_of(folder: Path) -> dict[str, Any] | None:
 
 
 def json_of(file: Path) -> dict[str, Any] | None:
-    """Return the object in a file; None if there is none.
+    """Return the JSON object in a file; None if there is none.
 
     Raises
     ------
@@ -47,18 +47,18 @@ def json_of(file: Path) -> dict[str, Any] | None:
 
 
 def refuse_code(file: Path, content: dict[str, Any], instead: str) -> None:
-    """Raise an error if a config asks for code beside it, which is never run."""
+    """Raise an error if a config requires code next to it, which is never run."""
     if "auto_map" in content:
-        raise RegimeError(f"{file}: names code of its own (auto_map), which is not run; {instead}")
+        raise RegimeError(f"{file}: requires its own code (auto_map), which is not run; {instead}")
 
 
 def hold_counts(file: Path, content: dict[str, Any]) -> None:
-    """Raise an error if a config names more layers or classes than a model has: each is built, one after the other.
+    """Raise an error if a config states an impossible number of layers or classes, each of which would be built.
 
     Raises
     ------
     TooLarge
-        It does.
+        A number is above its limit.
     """
     for key, value in content.items():
         if isinstance(value, dict):
@@ -69,17 +69,17 @@ def hold_counts(file: Path, content: dict[str, Any]) -> None:
         if "label" in key:
             LABELS.hold(f"{file}: {key!r:.60}", largest, "classes")
         elif _COUNTS.search(key) and not _SIZES.search(key):
-            LAYERS.hold(f"{file}: {key!r:.60}", largest, "layers or the like")
+            LAYERS.hold(f"{file}: {key!r:.60}", largest, "layers or similar parts")
 
 
 @contextmanager
 def transformers_apart(where: Path, instead: str) -> Iterator[ModuleType]:
-    """Yield transformers, which meanwhile neither reaches the network nor prints.
+    """Yield transformers, which in this context neither accesses the network nor prints.
 
     Raises
     ------
     RegimeError
-        It is not installed, or fails: its errors are those of the files at `where`.
+        It is not installed, or fails; its errors are attributed to the files at `where`.
     """
     try:
         import transformers
@@ -88,7 +88,7 @@ def transformers_apart(where: Path, instead: str) -> Iterator[ModuleType]:
         from regime_proto.adapters.from_onnx.file import silent
     except ImportError as error:
         missing = error.name if error.name in ("transformers", "torch") else "transformers"
-        raise RegimeError(f"{where}: needs {missing}: {_INSTALL}; or {instead}") from None
+        raise RegimeError(f"{where}: needs {missing}; {_INSTALL}; or {instead}") from None
     offline = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:
@@ -98,7 +98,7 @@ def transformers_apart(where: Path, instead: str) -> Iterator[ModuleType]:
     except RegimeError:
         raise
     except Exception as error:
-        # transformers raises whatever its files and libraries raise.
+        # transformers passes on any error of its files and libraries.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RegimeError(f"{where}: {reason}; {instead}") from None
     finally:

@@ -1,4 +1,4 @@
-"""Reads the folders of accelerate's `save_state`: one model or several, each in a file, or in FSDP's shards."""
+"""Reads the folders of accelerate's `save_state`: one or several models, each in a file or in shards of FSDP."""
 
 import re
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from regime_proto.checkpoints.payload import Incomplete, Label, Payload
 SUFFIXES: tuple[str, ...] = ()
 REFINES = ("folder",)
 
-# What accelerate writes last. Nothing here opens it: it is a pickle.
+# File that accelerate writes last. It is never opened, since it is a pickle.
 _RANDOM_STATES = "random_states_*.pkl"
 _MODEL = re.compile(r"(?:model|pytorch_model|pytorch_model_fsdp)(?:_(\d+))?")
 _FILES = {".safetensors": from_safetensors, ".bin": from_torch}
 
 
 def recognise(path: Path) -> str | None:
-    """Tell states of random numbers, or FSDP's shards, beside weights."""
+    """Recognise a folder by random states, or by shards of FSDP, next to weights."""
     if not path.is_dir() or not _models(path):
         return None
     if next(path.glob(_RANDOM_STATES), None) is not None:
@@ -30,18 +30,18 @@ def recognise(path: Path) -> str | None:
 
 
 def peek(path: Path) -> Label:
-    """Return what the weights say of themselves, once all of them are there."""
+    """Return step, epoch and metrics from the weights, once all files exist."""
     labels: list[Label] = [reader.peek(file) for file, reader in _found(path).values()]
     return labels[0]
 
 
 def read(path: Path) -> Payload:
-    """Read all models of a folder: `model`, `model_1` …, or named as the folders in which they lie."""
+    """Read all models of a folder, named `model`, `model_1` …, or like their folders."""
     return _together({name: reader.read(file) for name, (file, reader) in _found(path).items()})
 
 
 def read_lazily(path: Path) -> Payload:
-    """Do as `read` without holding the weights in memory."""
+    """Read all models as `read` does, without holding the weights in memory."""
     return _together({name: reader.read_lazily(file) for name, (file, reader) in _found(path).items()})
 
 
@@ -55,19 +55,19 @@ def _together(payloads: Mapping[str, Payload]) -> Payload:
 
 
 def _without_model(key: str) -> str:
-    # FSDP's shards hold the model under this key once more.
+    # Shards of FSDP hold the model under this key again.
     return f"{key}.".removeprefix("model.").rstrip(".")
 
 
 def _found(path: Path) -> dict[str, tuple[Path, ModuleType]]:
     models = _models(path)
     if not models:
-        raise Incomplete(f"{path}: damaged or incomplete (no weights in it); save it again or remove it")
+        raise Incomplete(f"{path}: damaged or incomplete (it holds no weights); save it again or remove it")
     return models
 
 
 def _models(path: Path) -> dict[str, tuple[Path, ModuleType]]:
-    """Return, for each model in a folder, where it lies and what reads it."""
+    """Return the path and the reader of each model in a folder."""
     models: dict[str, tuple[Path, ModuleType]] = {}
     folders: dict[str, tuple[Path, ModuleType]] = {}
     for entry in sorted(path.iterdir(), key=lambda entry: entry.name):
@@ -77,7 +77,7 @@ def _models(path: Path) -> dict[str, tuple[Path, ModuleType]]:
         elif entry.is_dir() and match and from_dcp.recognise(entry) is not None:
             models[_name(match[1])] = entry, from_dcp
         elif entry.is_dir() and from_folder.recognise(entry) is not None:
-            # A hook of the user's saved the models, each in a folder.
+            # A hook of the user has saved each model in its own folder.
             folders[entry.name] = entry, from_folder
     return dict(sorted(models.items() or folders.items()))
 

@@ -1,4 +1,4 @@
-"""Builds models of transformers from their config.json, and exports them under the names in their checkpoints."""
+"""Builds transformers models from their config.json, and exports them with the tensor names of their checkpoints."""
 
 import contextlib
 import mmap
@@ -28,8 +28,8 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.limits import TooLarge
 from regime_proto.schema.types import Array
 
-_INSTEAD = "say how to build the model: --model MODULE:FACTORY"
-# A model may have parts that its checkpoint does not hold, and tables that it makes itself.
+_INSTEAD = "pass a function that builds the model: --model MODULE:FACTORY"
+# A model may have parts that its checkpoint does not hold, and tables that it computes itself.
 _MOST_TIMES, _ALWAYS_TENSORS = 20, 10_000
 _SMALL_BYTES = 2**20
 _MAKERS = {
@@ -44,7 +44,7 @@ def program_of(path: Path, probe: Probe) -> Program:
     Raises
     ------
     RegimeError
-        transformers has no such model, or keeps its weights in another layout than the checkpoint; or the model
+        transformers has no such model, or stores its weights in a different layout from the checkpoint; or the model
         does not run on the probe.
     """
     held = state_of(from_folder.read(path), str(path)).tensors
@@ -58,12 +58,12 @@ def program_of(path: Path, probe: Probe) -> Program:
 
 
 def export(model: Any, probe: Probe) -> Program:
-    """Export a model; the names that `save_pretrained` gives its weights are known too."""
+    """Export a model; the program also knows the names that `save_pretrained` gives to its weights."""
     return export_both(model, probe).program
 
 
 def export_both(model: Any, probe: Probe) -> exporter.Exported:
-    """Export a model twice, as `exporter.export_both` does."""
+    """Export a model in both formats, as `exporter.export_both` does."""
     model = bare(model)
     return _exported(model, probe, saved_names(model))
 
@@ -79,17 +79,17 @@ def _exported(
 
 
 def build(path: Path, held: Mapping[str, Array]) -> Any:
-    """Return the model that a folder's config.json names, in evaluation mode, with weights of no meaning.
+    """Return the model that a folder's config.json names, in evaluation mode, with meaningless weights.
 
     Raises
     ------
     RegimeError
-        See `load_config`; or it is far larger than the tensors of its checkpoint, `held`.
+        See `load_config`; or the model is far larger than the tensors of its checkpoint, `held`.
     """
     config = load_config(path, _INSTEAD)
     made = class_of(path, config)
     with transformers_apart(path / CONFIG, _INSTEAD), _Building(path / CONFIG, held):
-        # With eager attention the graph is the same whatever the machine; float32 is what it is run in.
+        # With eager attention the graph is the same on every machine; it is run in float32.
         return made._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
 
 
@@ -99,12 +99,12 @@ def load_config(path: Path, instead: str) -> Any:
     Raises
     ------
     RegimeError
-        It asks for code of its own, or transformers knows no such model; `instead` says what to do then.
+        It requires its own code, or transformers has no such model; `instead` is the advice in the message.
     """
     file = path / CONFIG
     content = config_of(path)
     if content is None:
-        raise RegimeError(f"{file}: no config with a model_type; {instead}")
+        raise RegimeError(f"{file}: holds no config with a model_type; {instead}")
     refuse_code(file, content, instead)
     hold_counts(file, content)
     with transformers_apart(file, instead) as transformers:
@@ -120,7 +120,7 @@ def class_of(path: Path, config: Any) -> Any:
     Raises
     ------
     RegimeError
-        transformers has no such class for that config.
+        transformers has no such class for this config.
     """
     file = path / CONFIG
     with transformers_apart(file, _INSTEAD) as transformers:
@@ -131,16 +131,16 @@ def class_of(path: Path, config: Any) -> Any:
         if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
             raise RegimeError(f"{file}: transformers {transformers.__version__} has no model {name!r}; {_INSTEAD}")
         if not isinstance(config, getattr(found, "config_class", None) or ()):
-            raise RegimeError(f"{file}: {name} is no model of type {config.model_type!r}; {_INSTEAD}")
+            raise RegimeError(f"{file}: {name} is not a model of type {config.model_type!r}; {_INSTEAD}")
         return found
 
 
 class _Building(TorchDispatchMode):  # type: ignore[misc]
-    """Watches over a model as it is built.
+    """Limits the resources for building a model.
 
-    What would be drawn at random is filled with zeros: it takes no time, and leaves the random numbers alone; large
-    tensors take no memory either, so that a model may be larger than that. And a
-    config can say that a model is larger than any machine: no more is made than a checkpoint of it can hold.
+    Random initial values are replaced with zeros, which takes no time and leaves random states unchanged. Large tensors
+    use no memory, so that a model may exceed it. A config may describe a model larger than any machine, so no more is
+    created than its checkpoint can hold.
     """
 
     def __init__(self, file: Path, held: Mapping[str, Array]) -> None:
@@ -155,7 +155,9 @@ class _Building(TorchDispatchMode):  # type: ignore[misc]
         self._elements -= shaped.numel()
         self._tensors -= 1
         if self._elements < 0 or self._tensors < 0:
-            raise TooLarge(f"{self._file}: names a far larger model than the checkpoint beside it is; {_INSTEAD}")
+            raise TooLarge(
+                f"{self._file}: describes a far larger model than the checkpoint next to it holds; {_INSTEAD}"
+            )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket in _MAKERS:
@@ -166,10 +168,10 @@ class _Building(TorchDispatchMode):  # type: ignore[misc]
         return self._mapped(made) if func.overloadpacket is torch.ops.aten.empty else made
 
     def _mapped(self, made: Any) -> Any:
-        """Return in place of a new tensor one of zeros that takes no memory until somebody writes to it."""
+        """Replace a new tensor with one of zeros that uses no memory until it is written."""
         if made.device.type != "cpu" or made.nbytes < _SMALL_BYTES or not made.is_contiguous():
             return made
-        # Memory that is shared would be taken as soon as it is read.
+        # Shared memory would be allocated on reading.
         private = mmap.mmap(-1, made.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         zeros = torch.frombuffer(private, dtype=made.dtype).view(made.shape)
         self._untouched.add(zeros.data_ptr())
@@ -178,7 +180,7 @@ class _Building(TorchDispatchMode):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _caches_off(config: Any) -> Iterator[None]:
-    """Keep a model from returning the keys and values that generating text would use again."""
+    """Prevent a model from returning the key-value cache for text generation."""
     below = [getattr(config, name, None) for name in getattr(config, "sub_configs", {})]
     configs = [one for one in (config, *below) if getattr(one, "use_cache", None)]
     for one in configs:

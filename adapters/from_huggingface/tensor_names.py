@@ -1,4 +1,4 @@
-"""The names of weights in checkpoints of transformers, where they differ from those in its models."""
+"""Maps names of weights in transformers checkpoints to the names in its models, where they differ."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -7,12 +7,12 @@ from typing import Any
 
 from regime_proto.schema.errors import RegimeError
 
-# Buffers that older versions saved, and no version needs.
+# Buffers that older versions saved, but no version needs.
 _ONCE_SAVED = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids$")
 
 
 def saved_names(model: Any) -> dict[str, set[str]]:
-    """Return, by the name of a tensor in the model, the other name that `save_pretrained` gives it."""
+    """Return the different names that `save_pretrained` gives to tensors, by their name in the model."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import PrefixChange
 
@@ -23,12 +23,12 @@ def saved_names(model: Any) -> dict[str, set[str]]:
 
 
 def loaded_names(model: Any, held: Collection[str], path: Path) -> dict[str, str]:
-    """Return the model's names of the tensors in a checkpoint, for those that it names otherwise.
+    """Return the model's names of the tensors in a checkpoint, where they differ.
 
     Raises
     ------
     RegimeError
-        The numbers of a tensor lie otherwise than in the model.
+        The layout of a tensor differs from that in the model.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
 
@@ -38,14 +38,14 @@ def loaded_names(model: Any, held: Collection[str], path: Path) -> dict[str, str
     other = next((name for name, (_, operation) in names.items() if operation and name not in known), None)
     if other is not None:
         raise RegimeError(
-            f"{path}: {other!r} lies in another layout than {type(model).__name__} has it, which is not supported; "
-            "save torch.save(model.state_dict(), …) instead"
+            f"{path}: {other!r} has a different layout from the one in {type(model).__name__}, which is not "
+            "supported; save torch.save(model.state_dict(), …) instead"
         )
     return {name: loaded for name, (loaded, _) in names.items() if loaded in known and name not in known}
 
 
 def _renamed(names: Collection[str], conversions: list[Any], **rules: Any) -> dict[str, tuple[str, str | None]]:
-    """Return what transformers makes of names, and the pattern of the operation that changes the numbers, if any."""
+    """Return the names to which transformers converts names, and the pattern of an operation on the numbers, if any."""
     from transformers.core_model_loading import WeightConverter, rename_source_key
 
     converters = [one for one in conversions if isinstance(one, WeightConverter)]
@@ -54,7 +54,7 @@ def _renamed(names: Collection[str], conversions: list[Any], **rules: Any) -> di
 
 
 def unused_names(model: Any, held: Collection[str], names: Mapping[str, str]) -> list[str]:
-    """Return the tensors in a checkpoint of which transformers knows that its model has no use for them."""
+    """Return the tensors in a checkpoint that the model does not use, according to transformers."""
     patterns = [*(model._keys_to_ignore_on_load_unexpected or ()), *_ONCE_SAVED]
     unknown = set(held) - set(names) - set(model.state_dict())
     return sorted(name for name in unknown if any(re.search(pattern, name) for pattern in patterns))

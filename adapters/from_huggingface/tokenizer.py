@@ -1,4 +1,4 @@
-"""Makes a probe of text with the tokenizer in a Hugging Face folder."""
+"""Creates a probe from text with the tokenizer in a Hugging Face folder."""
 
 import inspect
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 
 LONGEST = 128
-"""Tokens of a sample; what comes after them is cut off. Every token of every sample is run for every checkpoint."""
+"""Largest number of tokens of a sample; the rest is cut off, since every checkpoint is run on every token."""
 
 _FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
     "vocab.json", "vocab.txt",
 )  # fmt: skip
 _SETTINGS = "tokenizer_config.json"
-_INSTEAD = "give token ids in place of text: --probe FILE"
+_INSTEAD = "pass token ids instead of text: --probe FILE"
 
 
 def tokenize(path: Path, lines: Sequence[str], where: str) -> Probe:
-    """Return the inputs of a checkpoint's model, a sample for each line, padded to the longest.
+    """Return the inputs of a checkpoint's model, one sample per line, padded to the longest.
 
     Parameters
     ----------
@@ -33,12 +33,17 @@ def tokenize(path: Path, lines: Sequence[str], where: str) -> Probe:
         A checkpoint; the tokenizer is in its folder or in the one above.
     lines : sequence of str
     where : str
-        Named in errors.
+        Name of the text in errors.
+
+    Returns
+    -------
+    Probe
+        Integer arrays, (sample, token).
 
     Raises
     ------
     RegimeError
-        There is no tokenizer, or none without code of its own.
+        There is no tokenizer, or it requires its own code.
     ProbeError
         A line has no tokens.
     """
@@ -46,7 +51,7 @@ def tokenize(path: Path, lines: Sequence[str], where: str) -> Probe:
     tokenizer = _tokenizer(path, config, where)
     with transformers_apart(Path(tokenizer.name_or_path), _INSTEAD):
         if tokenizer.pad_token is None:
-            # It is masked, so any will do.
+            # Any token will do, since it is masked.
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
         encoded = tokenizer(
             list(lines), padding=True, truncation=True, max_length=_longest(config, tokenizer), return_tensors="np",
@@ -56,7 +61,7 @@ def tokenize(path: Path, lines: Sequence[str], where: str) -> Probe:
     counted = arrays["attention_mask"] == 1
     without = next((line for line, row in zip(lines, counted, strict=True) if not row.any()), None)
     if without is not None:
-        raise ProbeError(f"{where}: the tokenizer makes no tokens of the line {without[:40]!r}; remove it")
+        raise ProbeError(f"{where}: the tokenizer finds no tokens in the line {without[:40]!r}; remove it")
     if getattr(config, "is_encoder_decoder", False):
         arrays["decoder_input_ids"] = _shifted_right(arrays["input_ids"], config, tokenizer)
     taken = inspect.signature(huggingface_model.class_of(path, config).forward).parameters
@@ -68,12 +73,12 @@ def _tokenizer(path: Path, config: Any, where: str) -> Any:
     folders = [folder for folder in (path, path.parent) if any((folder / name).is_file() for name in _FILES)]
     if not folders:
         raise RegimeError(
-            f"{where}: --probe-text needs a tokenizer, and there is none in {path} or beside it; "
-            f"save it there with tokenizer.save_pretrained, or {_INSTEAD}"
+            f"{where}: --probe-text needs a tokenizer, but there is none in {path} or next to it; save it there with "
+            f"tokenizer.save_pretrained, or {_INSTEAD}"
         )
     folder = folders[0]
     refuse_code(folder / _SETTINGS, json_of(folder / _SETTINGS) or {}, _INSTEAD)
-    # Its class may be named by the config beside it.
+    # The config next to it may name its class.
     refuse_code(folder, config_of(folder) or {}, _INSTEAD)
     with transformers_apart(folder, _INSTEAD) as transformers:
         return transformers.AutoTokenizer.from_pretrained(
@@ -82,7 +87,7 @@ def _tokenizer(path: Path, config: Any, where: str) -> Any:
 
 
 def _longest(config: Any, tokenizer: Any) -> int:
-    """Return the most tokens that a model takes, `LONGEST` at most."""
+    """Return the largest number of tokens that a model accepts, at most `LONGEST`."""
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None)
     limits = [LONGEST, tokenizer.model_max_length]
@@ -92,7 +97,7 @@ def _longest(config: Any, tokenizer: Any) -> int:
 
 
 def _shifted_right(ids: Array, config: Any, tokenizer: Any) -> Array:
-    """Return what a decoder is given that is to say `ids`: a start token, then all but the last."""
+    """Return the inputs of a decoder for the targets `ids`: a start token, then all but the last."""
     named = (getattr(config, name, None) for name in ("decoder_start_token_id", "bos_token_id"))
     start = next((token for token in named if token is not None), tokenizer.pad_token_id)
     return np.concatenate([np.full_like(ids[:, :1], start), ids[:, :-1]], axis=1)

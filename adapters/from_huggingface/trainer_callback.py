@@ -1,4 +1,4 @@
-"""Records the trainings of transformers' Trainer."""
+"""Records training runs of transformers' Trainer."""
 
 import os
 from collections.abc import Mapping
@@ -13,34 +13,34 @@ from regime_proto.recording.schedule import as_every
 from regime_proto.recording.settings import AUTO
 from regime_proto.schema.errors import RegimeError
 
-# What the Trainer measures of itself: it says nothing of the model.
+# Metrics of the Trainer itself, unrelated to the model.
 _OF_THE_MACHINE = ("_runtime", "_per_second", "_preparation_time")
-# At the end of a run the Trainer logs means and totals over all of it.
+# Means and totals over the whole run, which the Trainer logs at its end.
 _SUMMARY = "train_runtime"
 
 
 class RegimeCallback(TrainerCallback):  # type: ignore[misc]
-    """Records a training from inside: ``Trainer(…, callbacks=[RegimeCallback(probe, "run.h5")])``.
+    """Records a training run: ``Trainer(…, callbacks=[RegimeCallback(probe, "run.h5")])``.
 
-    A step is an update of the weights, as the Trainer counts them. What it logs becomes metrics of the observation
-    before. Where it goes on from a checkpoint, the trajectory is gone on with at its step, and `overwrite` plays no
-    part. A training that fails leaves segments, for the next one or for ``regime merge``.
+    A step is an update of the weights, as counted by the Trainer. Logged values become metrics of the previous
+    observation. If the Trainer resumes from a checkpoint, the trajectory is resumed at its step, and `overwrite` has no
+    effect. A run that fails leaves segments, for the next run or for ``regime merge``.
 
     Parameters
     ----------
     probe : array, sequence or mapping of arrays, path, or "auto"
-        As in `regime_proto.record`. The Trainer shows its callbacks no validation samples before the first
-        evaluation, so ``"auto"`` asks for a `loader`: ``trainer.add_callback(RegimeCallback("auto", "run.h5",
-        loader=trainer.get_eval_dataloader()))``. The batch size is that of an update, over all processes.
+        As in `regime_proto.record`. Callbacks cannot access validation samples before the first evaluation, so
+        ``"auto"`` requires a `loader`: ``trainer.add_callback(RegimeCallback("auto", "run.h5",
+        loader=trainer.get_eval_dataloader()))``. The batch size is that of one update, over all processes.
     output : path
         The trajectory file to write.
     **options
-        Those of `regime_proto.record`.
+        The options of `regime_proto.record`.
 
     Attributes
     ----------
     recorder : Recorder or None
-        That of the training under way, or else of the last one.
+        The recorder of the current run, or of the last one.
     """
 
     def __init__(self, probe: object, output: str | os.PathLike[str], **options: Any) -> None:
@@ -48,7 +48,7 @@ class RegimeCallback(TrainerCallback):  # type: ignore[misc]
         self._probe = probe
         self._output = output
         self._options = options
-        # What is wrong is an error at once.
+        # Invalid options raise an error here.
         as_every(options.get("every", 1))
         self._logged: set[str] = set()
 
@@ -62,9 +62,9 @@ class RegimeCallback(TrainerCallback):  # type: ignore[misc]
         eval_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Make a recorder, and observe the state before the first step."""
+        """Create a recorder, and observe the state before the first step."""
         if self.recorder is not None:
-            # A training that failed never came to its end.
+            # A run that failed has not closed its recorder.
             self.recorder.abandon()
         options = {"resume": state.global_step or False, **self._options}
         if options["resume"] is not False:
@@ -88,7 +88,7 @@ class RegimeCallback(TrainerCallback):  # type: ignore[misc]
         logs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Note what the Trainer logs, of evaluations too; of each metric the first value after an observation."""
+        """Store logged metrics, also those of evaluations; for each metric the first value after an observation."""
         if self.recorder is None or not logs or _SUMMARY in logs:
             return
         metrics = {name: value for name, value in _metrics(logs).items() if name not in self._logged}
@@ -105,13 +105,13 @@ class RegimeCallback(TrainerCallback):  # type: ignore[misc]
     def _observe(self, state: TrainerState) -> None:
         if self.recorder is not None and self.recorder.is_due(state.global_step):
             self._logged.clear()
-            # Before the first step the Trainer has no epoch.
+            # The Trainer has no epoch before the first step.
             self.recorder.observe(state.global_step, epoch=state.epoch or 0.0)
 
 
 def _drawing(args: TrainingArguments, state: TrainerState, loader: Any) -> dict[str, Any]:
-    """Return what a probe is drawn from, as far as the Trainer says it."""
-    # Of the state: the Trainer may have found the batch size by itself.
+    """Return the loader and the batch size for drawing a probe, as far as the Trainer knows them."""
+    # From the state, since the Trainer may have determined the batch size itself.
     batch = (state.train_batch_size or args.train_batch_size) * args.gradient_accumulation_steps * args.world_size
     return {"loader": loader, "batch_size": batch}
 
@@ -119,8 +119,9 @@ def _drawing(args: TrainingArguments, state: TrainerState, loader: Any) -> dict[
 def _require_loader(loader: Any) -> None:
     if loader is None:
         raise RegimeError(
-            'probe "auto": the Trainer has not shown its validation samples yet; add the callback when there is a '
-            'trainer: trainer.add_callback(RegimeCallback("auto", …, loader=trainer.get_eval_dataloader()))'
+            'probe "auto": the validation samples of the Trainer are not available yet; add the callback after '
+            'creating the trainer: trainer.add_callback(RegimeCallback("auto", …, '
+            "loader=trainer.get_eval_dataloader()))"
         )
 
 

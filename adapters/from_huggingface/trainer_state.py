@@ -1,4 +1,4 @@
-"""What the Trainer of transformers says of a checkpoint of its own, ``checkpoint-500/``."""
+"""Reads the state that the Trainer of transformers stores in its checkpoints, such as ``checkpoint-500/``."""
 
 import re
 from pathlib import Path
@@ -9,21 +9,21 @@ from regime_proto.checkpoints.payload import Incomplete, numbers_in
 
 FILE_NAME = "trainer_state.json"
 
-# The step is what its Trainer.PREFIX_CHECKPOINT_DIR stands before.
+# Trainer.PREFIX_CHECKPOINT_DIR, followed by the step.
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 _SIGNS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state*.pth", "global_step*")
 _WHEN = ("step", "epoch")
 
 
 def facts(folder: Path) -> dict[str, float]:
-    """Return step, epoch, and the newest of every score at that step; nothing if a folder is not the Trainer's.
+    """Return step, epoch and the newest value of every score at that step; empty for other folders.
 
-    Without its file the folder's name says the step.
+    If the file of the Trainer is missing, the step is determined from the folder's name.
 
     Raises
     ------
     Incomplete
-        The file is cut off.
+        The end of the file is missing.
     """
     file = folder / FILE_NAME
     if not file.is_file():
@@ -31,16 +31,16 @@ def facts(folder: Path) -> dict[str, float]:
         return {} if named is None else {"step": float(named[1])}
     state = json_of(file)
     if state is None:
-        raise Incomplete(f"{file}: damaged or incomplete (no JSON object); save it again or remove it")
+        raise Incomplete(f"{file}: damaged or incomplete (not a JSON object); save it again or remove it")
     numbers = numbers_in(state)
     when = {name: numbers[key] for name, key in (("step", "global_step"), ("epoch", "epoch")) if key in numbers}
     return {**_scores(state.get("log_history"), when.get("step")), **when}
 
 
 def is_under_way(folder: Path) -> bool:
-    """Whether the Trainer is still saving a checkpoint: the file is the last that it writes.
+    """Whether the Trainer is still saving a checkpoint: it writes this file last, also with ``save_only_model``.
 
-    It writes it with ``save_only_model`` too. A run from which the file was taken everywhere is complete.
+    A run from which all of these files were removed counts as complete.
     """
     if _FOLDER.fullmatch(folder.name) is None or (folder / FILE_NAME).is_file():
         return False

@@ -1,4 +1,4 @@
-"""JAX: checkpoints of Flax and Orbax, modules of flax.nnx, functions with their parameters."""
+"""JAX: checkpoints of Flax and Orbax, flax.nnx modules, and functions with their parameters."""
 
 from regime_proto.moved import attributes
 

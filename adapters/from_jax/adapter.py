@@ -1,4 +1,4 @@
-"""Exports modules of flax.nnx, and functions of JAX with their parameters."""
+"""Exports flax.nnx modules, and JAX functions with their parameters."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -10,30 +10,30 @@ from regime_proto.program.probe import Probe
 from regime_proto.program.program import Program
 from regime_proto.schema.errors import RegimeError
 
-MODELS = "a module of flax.nnx, a pair (function, parameters)"
+MODELS = "a flax.nnx module, a pair (function, parameters)"
 _INSTALL = 'pip install "regime-proto[jax]"'
 
 
 def accepts(model: object) -> bool:
-    """Whether `model` is a module of flax.nnx, or a pair of a function and its parameters, or nearly so."""
+    """Whether `model` is a flax.nnx module, a pair of a function and its parameters, or close to one of these."""
     return _is_module(model) or _is_pair(model) or _instead_of(model) is not None
 
 
 def export(model: object, probe: Probe) -> Program:
     """Export a module or a pair; see `exporter`."""
     _require_model(model)
-    with needed("a model of JAX", _INSTALL):
+    with needed("a JAX model", _INSTALL):
         from regime_proto.adapters.from_jax import exporter
     return exporter.export_pair(*model, probe) if _is_pair(model) else exporter.export_module(model, probe)
 
 
 def leads(model: object) -> bool:
-    """Whether this is the first of the processes that train a model together."""
+    """Whether this process is the first of those that train a model together."""
     return bool(_live().leads(model))
 
 
 def follow(model: object, probe: Probe | None) -> LiveModel | Engine:
-    """Follow a module or a pair in training; see `follower`."""
+    """Follow a module or a pair during training; see `follower`."""
     _require_model(model)
     followed: LiveModel | Engine = _live().follow(model, probe)
     return followed
@@ -47,7 +47,7 @@ def draw(model: object, loader: object, samples: int, seed: int) -> Probe:
 
 
 def _live() -> Any:
-    with needed("to follow a model of JAX", _INSTALL):
+    with needed("to record a JAX model", _INSTALL):
         from regime_proto.adapters.from_jax import follower
     return follower
 
@@ -64,12 +64,12 @@ def _is_module(model: object) -> bool:
 
 
 def _instead_of(model: object) -> str | None:
-    """Return what to give in place of a model that is nearly right; None of any other."""
+    """Return advice for a model that is nearly valid; None for any other."""
     linen = sys.modules.get("flax.linen")
     if linen is not None and isinstance(model, linen.Module):
-        return "a module of flax.linen has no parameters: return the pair (net.apply, net.init(key, x))"
+        return "a flax.linen module holds no parameters; return the pair (net.apply, net.init(key, x))"
     if isinstance(model, tuple) and not _is_pair(model) and _is_pair(model[::-1]):
-        return "in the pair (function, parameters) the function comes first"
+        return "the function must come first in the pair (function, parameters)"
     return None
 
 

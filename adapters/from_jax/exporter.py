@@ -1,4 +1,4 @@
-"""Exports modules of flax.nnx, and functions of JAX with their parameters, as programs."""
+"""Exports flax.nnx modules, and JAX functions with their parameters, as programs."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -21,21 +21,21 @@ from regime_proto.schema.types import Array
 _PARAMS = "params"
 
 Trees = tuple[Any, Any]
-"""That of what is trained, and that of the rest."""
+"""The tree of trained tensors, and the tree of all others."""
 LeafPath = tuple[str, ...]
-"""Of a leaf in trees; it begins with which of the two."""
+"""Path of a leaf in the trees; it begins with the number of the tree."""
 
 
 def export_module(module: nnx.Module, probe: Probe) -> Program:
-    """Export a module of flax.nnx in evaluation mode; it is left as it was.
+    """Export a flax.nnx module in evaluation mode; the module stays unchanged.
 
-    Variables of kind `nnx.Param` are trained; running statistics are not, and the states of random number generators
-    are constants.
+    Variables of type `nnx.Param` count as trained, running statistics do not. The states of random number generators
+    become constants.
 
     Raises
     ------
     RegimeError
-        The module fails on the probe, has nothing to train, or cannot be exported.
+        The module fails on the probe, has no trainable parameter, or cannot be exported.
     """
     evaluated = nnx.clone(module)
     evaluated.eval()
@@ -51,13 +51,13 @@ def export_module(module: nnx.Module, probe: Probe) -> Program:
 def export_pair(function: Callable[..., Any], parameters: Any, probe: Probe) -> Program:
     """Export a function of parameters and inputs.
 
-    Of parameters with a key ``params``, as ``init`` of flax.linen gives them, what lies there is trained; of any other
-    nested dicts and lists everything of a floating-point type is.
+    If the parameters have a key ``params``, as those from ``init`` of flax.linen, its content counts as trained. In
+    other nested dicts and lists, everything of a floating-point type does.
 
     Raises
     ------
     RegimeError
-        The function fails on the probe, has nothing to train, or cannot be exported.
+        The function fails on the probe, has no trainable parameter, or cannot be exported.
     """
     where = getattr(function, "__name__", type(function).__name__)
     inputs = _inputs(function, probe)
@@ -74,7 +74,7 @@ def export_pair(function: Callable[..., Any], parameters: Any, probe: Probe) -> 
     except RegimeError as error:
         if collections or where != "apply":
             raise
-        raise RegimeError(f"{error}; flax.linen takes what init returns: {{'params': …}}") from None
+        raise RegimeError(f"{error}; flax.linen expects the dict that init returns, {{'params': …}}") from None
 
 
 def split_parameters(parameters: Any) -> Trees:
@@ -89,13 +89,13 @@ def _is_collections(parameters: Any) -> bool:
 
 
 def leaves_of(trees: Trees) -> list[tuple[LeafPath, Any]]:
-    """Return the leaves of trees with their paths, in the order in which JAX flattens them."""
+    """Return the leaves of the trees with their paths, in the order in which JAX flattens them."""
     found = jax.tree_util.tree_flatten_with_path(trees)[0]
     return [(tuple(str(_key(entry)) for entry in path), leaf) for path, leaf in found]
 
 
 def arrays_of(leaves: Sequence[tuple[LeafPath, Any]]) -> dict[LeafPath, Array]:
-    """Return leaves on the host, in the types in which JAX computes, without the keys of random number generators."""
+    """Return leaves on the host in the types in which JAX computes, without keys of random number generators."""
     return {path: _array(leaf) for path, leaf in leaves if not _is_random_key(leaf)}
 
 
@@ -108,9 +108,9 @@ def _export(
     above: int = 0,
     framework: Mapping[str, str] | None = None,
 ) -> Program:
-    """Export a function of two trees, that of what is trained and that of the rest, and of the probe.
+    """Export a function of two trees, of trained tensors and of others, and of the probe.
 
-    `above` is how many keys of a name lead to its module.
+    `above` is the number of keys of a name that lead to its module.
     """
     found, structure = leaves_of(trees), jax.tree.structure(trees)
     arrays = arrays_of(found)
@@ -126,7 +126,7 @@ def _export(
         for path, name in names.items()
     ]
     if not any(tensor.trainable for tensor in tensors):
-        raise RegimeError(f"{where}: no parameter of a floating-point type; there is nothing to measure")
+        raise RegimeError(f"{where}: no parameter has a floating-point type, so there is nothing to measure")
     return program_of_function(
         function,
         tensors=tensors,
@@ -139,20 +139,20 @@ def _export(
 
 
 def names_of(arrays: Mapping[LeafPath, Array], where: str) -> dict[LeafPath, str]:
-    """Return the names of tensors by path, as in the state of a checkpoint that holds the same trees."""
+    """Return the names of tensors by path, as in a checkpoint with the same trees."""
     tree = nested((path[1:], array) for path, array in arrays.items())
     names = {id(array): name for name, array in state_of(tree_payload(tree), where).tensors.items()}
     unnamed = [path for path, array in arrays.items() if id(array) not in names and array.dtype.kind in "fV"]
     if unnamed:
         raise RegimeError(
-            f"{where}: {'.'.join(unnamed[0][1:])} is named like an optimizer's state or an average, which are no "
+            f"{where}: {'.'.join(unnamed[0][1:])} is named like an optimizer state or an average, which are not "
             "weights of the model; rename it, or leave it out"
         )
     return {path: names[id(array)] for path, array in arrays.items() if id(array) in names}
 
 
 def _inputs(function: Callable[..., Any], probe: Probe) -> dict[str, Array]:
-    """Return the probe by the names of the function's arguments, the first of which takes the parameters."""
+    """Return the probe by the names of the function's arguments, the first of which receives the parameters."""
     arguments = list(inspect.signature(function).parameters.values())[1:]
     if probe.names is not None and any(argument.kind == argument.VAR_KEYWORD for argument in arguments):
         names = list(probe.names)
@@ -170,7 +170,7 @@ def _called(function: Callable[..., Any], first: tuple[Any, ...], arrays: Mappin
 
 
 def _key(entry: Any) -> Any:
-    """Return the key, index or attribute that one step of a path goes by."""
+    """Return the key, index or attribute of one step of a path."""
     return next(getattr(entry, name) for name in ("key", "idx", "name") if hasattr(entry, name))
 
 

@@ -1,4 +1,4 @@
-"""Follows modules of flax.nnx, and pairs of a function and its parameters, in training."""
+"""Records flax.nnx modules, and pairs of a function and its parameters, during training."""
 
 import functools
 import inspect
@@ -32,12 +32,12 @@ _POSITIONAL = "input_0"
 
 
 def leads(model: object) -> bool:
-    """Whether this process is the one that records."""
+    """Whether this is the recording process."""
     return live_arrays.leads()
 
 
 def follow(model: Any, probe: Probe | None) -> LiveModel | Engine:
-    """Return what a recorder needs of a module or a pair; see `protocols.Following`."""
+    """Return the live model or engine of a module or a pair for a recorder; see `protocols.Following`."""
     if probe is None:
         return Idle()
     with draw_probe.undisturbed():
@@ -47,16 +47,16 @@ def follow(model: Any, probe: Probe | None) -> LiveModel | Engine:
 
 
 def draw(model: Any, loader: object, samples: int, seed: int) -> Probe:
-    """Draw a probe from a data loader, without a change of random states; see `drawing.draw`."""
+    """Draw a probe from a data loader without changing random states; see `live.draw_probe`."""
     takes = _inputs_of(model)
     with draw_probe.undisturbed():
         drawn = live_arrays.as_taken(draw_probe.draw(takes, loader, samples, seed))
-    # The function has no names for what it takes.
+    # The arguments of the function have no names.
     return Probe(drawn.arrays, None, drawn.where) if takes == [_POSITIONAL] else drawn
 
 
 class _Module:
-    """The current weights of a module of nnx, which holds them itself."""
+    """The current weights of an nnx module, which holds them itself."""
 
     def __init__(self, module: nnx.Module) -> None:
         self._module = module
@@ -68,7 +68,7 @@ class _Module:
 
 
 class _Pair:
-    """The parameters of a pair as they are given; those of the begin until then, and no longer."""
+    """The latest parameters passed for a pair; the initial ones only until then."""
 
     where = "params"
 
@@ -97,8 +97,8 @@ def _live(program: Program, trees: _Module | _Pair, probe: Probe, *, takes_param
         for name, array in found.items():
             if (array.dtype, array.shape) != expected[name]:
                 raise RegimeError(
-                    f"{trees.where}: {name} is {_described(array.dtype, array.shape)}, expected "
-                    f"{_described(*expected[name])}, as when the recorder was made"
+                    f"{trees.where}: {name} is {_described(array.dtype, array.shape)}; expected "
+                    f"{_described(*expected[name])}, as when the recorder was created"
                 )
         return found
 
@@ -115,15 +115,18 @@ def _live(program: Program, trees: _Module | _Pair, probe: Probe, *, takes_param
 def _require_paths(
     leaves: Mapping[LeafPath, Any], needed: Mapping[str, LeafPath], trained: set[LeafPath], where: str
 ) -> None:
-    """Raise an error unless all that is needed is there, and nothing new is trained."""
+    """Raise an error unless all needed tensors exist, and no new ones are trained."""
     missing = sorted(name for name, path in needed.items() if path not in leaves)
     if missing:
         raise RegimeError(
-            f"{where}: lacks {few(missing)}, which was there when the recorder was made; give the whole tree"
+            f"{where}: lacks {few(missing)}, which existed when the recorder was created; pass the whole tree"
         )
     added = sorted(".".join(path[1:]) for path in leaves if path[0] == _TRAINED and path not in trained)
     if added:
-        raise RegimeError(f"{where}: has {few(added)}, which was not there when the recorder was made")
+        raise RegimeError(
+            f"{where}: has {few(added)}, which did not exist when the recorder was created; create the recorder with "
+            "the complete model"
+        )
 
 
 def _described(dtype: Any, shape: tuple[int, ...]) -> str:
@@ -131,13 +134,13 @@ def _described(dtype: Any, shape: tuple[int, ...]) -> str:
 
 
 def _inputs_of(model: Any) -> Callable[..., Any] | list[str]:
-    """Return what takes the inputs only, or names for them."""
+    """Return a function that accepts only the inputs, or names for them."""
     if isinstance(model, nnx.Module):
         return functools.partial(type(model).__call__, model)
     function = model[0]
     owner = getattr(function, "__self__", None)
     if isinstance(owner, linen.Module) and function.__name__ == "apply":
-        # It passes on what it is given.
+        # It forwards its arguments.
         return functools.partial(type(owner).__call__, owner)
     inputs = list(inspect.signature(function).parameters.values())[1:]
     if any(argument.kind == argument.VAR_POSITIONAL for argument in inputs):

@@ -1,4 +1,4 @@
-"""Reads the ``.msgpack`` files that flax.serialization writes, with the library of that format and without flax."""
+"""Reads the ``.msgpack`` files of flax.serialization, with the msgpack library and without flax."""
 
 import math
 import re
@@ -20,22 +20,22 @@ SUFFIXES = (".msgpack",)
 
 _INSTALL = 'pip install "regime-proto[flax]"'
 _FIRST_KEY_AT = {0xDE: 3, 0xDF: 5}
-# By the format's codes: bytes that say how long a text is; where an extension says its kind; how long a number is.
+# By format code: size of the length of a text; position of the type of an extension; size of a number.
 _TEXT_WIDTHS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _EXTENSIONS = {0xC7: 2, 0xC8: 3, 0xC9: 5}
 _NUMBERS = {0xC0: 1, 0xC2: 1, 0xC3: 1, 0xCA: 5, **{code: 1 + 2 ** (code & 3) for code in range(0xCC, 0xD4)}, 0xCB: 9}
 _EMPTY_MAP = 0x80
-# flax's own: an array, and a number of numpy's.
+# Extensions of flax: an array, and a NumPy number.
 _ARRAYS = (1, 3)
 _ARRAY_CODES = (b"\1", b"\3")
 _DTYPE = re.compile(r"bool|u?int\d+|b?float\d+\w*|complex\d+")
 _PARTS = "__msgpack_chunked_array__"
-# Room for a list is made before its values are there. flax has no lists but shapes.
+# Memory for a list is allocated before its values are read. flax uses lists only for shapes.
 _LONGEST_LIST = 2**14
 
 
 def sniff(start: bytes) -> bool:
-    """Whether a file is a map with printable keys, in which numbers and such maps lead to an array of flax."""
+    """Whether a file is a map with printable keys, in which a flax array follows numbers and such maps."""
     at = _first_key_at(start)
     while at < len(start):
         length, begin = _text_at(start, at)
@@ -55,7 +55,7 @@ def sniff(start: bytes) -> bool:
 
 
 def recognise(path: Path) -> str | None:
-    """Tell a map whose first key is text; empty files count as damaged."""
+    """Recognise a map whose first key is text; an empty file counts as a damaged checkpoint."""
     if not path.is_file():
         return None
     with open_file(path) as file:
@@ -71,12 +71,12 @@ def _is_map(start: bytes) -> bool:
 
 
 def _first_key_at(start: bytes) -> int:
-    """Return where the first key of a map stands; behind the end of what is none."""
+    """Return the position of the first key of a map; beyond the end if it is not a map."""
     return _FIRST_KEY_AT.get(start[0], 1) if start and _is_map(start) else len(start)
 
 
 def _text_at(start: bytes, at: int) -> tuple[int, int]:
-    """Return the length of a text and where it begins; (0, 0) if there is none."""
+    """Return the length and the start of a text; (0, 0) if there is none."""
     code = start[at] if at < len(start) else 0
     if 0xA0 <= code <= 0xBF:
         return code - 0xA0, at + 1
@@ -85,16 +85,16 @@ def _text_at(start: bytes, at: int) -> tuple[int, int]:
 
 
 def peek(path: Path) -> Label:
-    """Return what the single numbers beside the model say."""
+    """Return step, epoch and metrics from the single numbers next to the model."""
     return label_of(read(path).facts)
 
 
 def read(path: Path) -> Payload:
-    """Read a checkpoint; its arrays cannot be written to, bfloat16 is of ml_dtypes' type."""
+    """Read a checkpoint; its arrays are read-only, bfloat16 with the dtype of ml_dtypes."""
     try:
         import msgpack
     except ImportError:
-        raise RegimeError(f"{path}: cannot be read without msgpack: {_INSTALL}") from None
+        raise RegimeError(f"{path}: cannot be read without msgpack; {_INSTALL}") from None
 
     def extension(code: int, data: bytes) -> Array | None:
         return _array(*msgpack.unpackb(data, max_array_len=_LONGEST_LIST)) if code in _ARRAYS else None
@@ -108,12 +108,12 @@ def read(path: Path) -> Payload:
         reason = str(error) or type(error).__name__
         raise kind(f"{path}: damaged or incomplete ({reason!s:.200}); save it again or remove it") from None
     if not isinstance(tree, Mapping):
-        raise NotACheckpoint("no tree of arrays in it")
+        raise NotACheckpoint("it holds no tree of arrays")
     return tree_payload(tree)
 
 
 def _array(shape: Any, dtype: Any, content: Any) -> Array:
-    """Return an array as flax writes it."""
+    """Return an array from the form in which flax writes it."""
     if not isinstance(dtype, str) or not _DTYPE.fullmatch(dtype):
         raise ValueError(f"an array of dtype {dtype!r:.50}")
     found = dtype_named(dtype)
@@ -125,7 +125,7 @@ def _array(shape: Any, dtype: Any, content: Any) -> Array:
 
 
 def _joined(tree: Any) -> Any:
-    """Return a tree whose large arrays, which were saved in parts, are whole."""
+    """Return a tree in which large arrays, which were saved in parts, are whole."""
     if isinstance(tree, list):
         return [_joined(part) for part in tree]
     if not isinstance(tree, dict):
@@ -135,7 +135,7 @@ def _joined(tree: Any) -> Any:
     shape = [tree["shape"][str(axis)] for axis in range(len(tree["shape"]))]
     parts = [tree["chunks"][str(index)] for index in range(len(tree["chunks"]))]
     if len({part.dtype for part in parts}) != 1 or sum(part.size for part in parts) != math.prod(shape):
-        raise ValueError(f"the parts of an array of shape {shape!r:.50} do not make it up")
+        raise ValueError(f"the parts of an array of shape {shape!r:.50} do not add up to it")
     whole = np.concatenate(parts).reshape(shape)
     whole.flags.writeable = False
     return whole

@@ -1,4 +1,4 @@
-"""Reads the folders of Orbax, in which JAX's libraries save: a tree of arrays, or several. Needs no JAX."""
+"""Reads checkpoint folders of Orbax, which JAX's libraries write: one tree of arrays, or several. Needs no JAX."""
 
 import contextlib
 import json
@@ -36,27 +36,27 @@ _DATABASE = "manifest.ocdbt"
 _COMMITTED = "commit_success.txt"
 _BEING_WRITTEN = ".orbax-checkpoint-tmp"
 _METRICS = "metrics"
-# Orbax's own names of items; those of older versions have nothing else beside them that tells.
+# Orbax's own names of items, the only sign of items in checkpoints of older versions.
 _ITEMS = ("default", "state", "pytree", "params", "model")
 _SAVES_TREES = ("StandardCheckpointHandler", "PyTreeCheckpointHandler", "PyTreeHandler")
-# The types of plain numbers, as zarr names them; empty where nothing is said.
+# Types of plain numbers, as zarr names them; empty if not stated.
 _PLAIN = re.compile(r"|[<>|]?[biufc]\d{1,2}|[a-z]+\d{0,3}(_\w{1,20})?")
 _ARRAYS = ("jax.Array", "np.ndarray", "scalar")
-# An array that was saved as an item of its own.
+# An array that was saved as a separate item.
 _NO_TREE = [("checkpoint",)]
 _LONGEST_DESCRIPTION = 2**20
 _ALWAYS_READ = 64 * 2**20
 _MOST_PACKED = 1000
-# Of older versions of Orbax; and what none has used.
+# Formats of older versions of Orbax; and one that no version has used.
 _DEFLATED, _NEVER_USED = {"gzip", "zlib"}, {"bz2"}
-# Of zlib: a header of gzip or of its own.
+# zlib reads a gzip header or its own.
 _ANY_HEADER = 47
 _FAILURES = (OSError, ValueError, zlib.error, LookupError, TypeError, AttributeError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """An array of a tree: its keys there, what tensorstore opens, and whether it has no axes, if that is known."""
+    """An array of a tree: its keys, its tensorstore spec, and whether it has no axes, if known."""
 
     keys: tuple[str, ...]
     spec: Mapping[str, Any]
@@ -64,7 +64,7 @@ class _Entry:
 
 
 def recognise(path: Path) -> str | None:
-    """Tell the description of a tree, in the folder itself or in those of its items."""
+    """Recognise the description of a tree, in the folder itself or in the folders of its items."""
     if not path.is_dir() or _BEING_WRITTEN in path.name:
         return None
     if _is_tree(path):
@@ -76,14 +76,14 @@ def recognise(path: Path) -> str | None:
 
 
 def peek(path: Path) -> Label:
-    """Return step, epoch and metrics: the arrays without axes that stand beside the model, and the saved metrics."""
+    """Return step, epoch and metrics from arrays without axes next to the model, and from the saved metrics."""
     with _explained(path):
         size = _size_of(path)
         entries = _entries(path)
         unknown = [entry for entry in entries if entry.single is None]
         single = {entry.keys for entry in entries if entry.single}
         single |= {entry.keys for entry, store in zip(unknown, _opened(unknown, path), strict=True) if not store.rank}
-        # Each number that could be a fact stands for its entry.
+        # Each entry is replaced with its number if it could be a fact.
         leaves = [np.array(at) if entry.keys in single else np.empty(0) for at, entry in enumerate(entries)]
         found = {name: entries[int(at)] for name, at in tree_payload(_nested(entries, leaves)).facts.items()}
         numbers = _read(list(found.values()), path, size)
@@ -92,7 +92,7 @@ def peek(path: Path) -> Label:
 
 
 def read(path: Path) -> Payload:
-    """Read all arrays of a checkpoint but the optimizer's, bfloat16 in ml_dtypes' type."""
+    """Read all arrays of a checkpoint except the optimizer's; bfloat16 has the dtype of ml_dtypes."""
     with _explained(path):
         size = _size_of(path)
         entries = _without_optimizer(_entries(path))
@@ -101,7 +101,7 @@ def read(path: Path) -> Payload:
 
 
 def _with_metrics(path: Path, facts: Mapping[str, float]) -> dict[str, float]:
-    """Return facts with the metrics that were saved, and the step by which the manager of checkpoints named one."""
+    """Add to facts the saved metrics, and the step under which Orbax's manager saved the checkpoint."""
     file = path / _METRICS / _METRICS
     metrics = read_json(file) if file.is_file() else {}
     facts = {**facts, **numbers_in(metrics)}
@@ -111,7 +111,7 @@ def _with_metrics(path: Path, facts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _without_optimizer(entries: list[_Entry]) -> list[_Entry]:
-    """Leave out what the optimizer keeps: most of the bytes."""
+    """Leave out the state of the optimizer, which is most of the bytes."""
     leaves = [np.array(at) if entry.single else np.full(1, at) for at, entry in enumerate(entries)]
     groups = tree_payload(_nested(entries, leaves)).groups
     left_out = {int(leaf.item()) for key in groups if is_optimizer(key) for leaf in groups[key].values()}  # type: ignore[union-attr]
@@ -132,9 +132,9 @@ def _entries(path: Path) -> list[_Entry]:
     Raises
     ------
     Incomplete
-        A tree is not there as a whole.
+        A part of a tree is missing.
     NotACheckpoint
-        There is none.
+        There is no tree.
     """
     saved_by = _handlers(path)
     if (path / _TREE).is_file():
@@ -143,17 +143,17 @@ def _entries(path: Path) -> list[_Entry]:
     _require_trees(path, items, saved_by)
     trees = {item: entries for item, entries in items.items() if [entry.keys for entry in entries] != _NO_TREE}
     if not trees:
-        raise NotACheckpoint("no tree of arrays in it")
+        raise NotACheckpoint("it holds no tree of arrays")
     if len(trees) == 1 and not any(map(is_optimizer, trees)):
         return next(iter(trees.values()))
     return [_Entry((item, *entry.keys), entry.spec, entry.single) for item in trees for entry in trees[item]]
 
 
 def _require_trees(path: Path, items: Collection[str], saved_by: Mapping[str, str]) -> None:
-    """Raise an error if an item that was saved as a tree is not there, or nothing is."""
+    """Raise an error if an item that was saved as a tree is missing, or there is none."""
     missing = [item for item, handler in saved_by.items() if item not in items and handler.endswith(_SAVES_TREES)]
     if missing or not (items or saved_by):
-        raise _incomplete(path, f"no {_TREE} in {missing[0]!r:.100}" if any(missing) else f"no {_TREE} in it")
+        raise _incomplete(path, f"no {_TREE} in {missing[0]!r:.100}" if any(missing) else f"it holds no {_TREE}")
 
 
 def _items(path: Path) -> list[str]:
@@ -162,32 +162,32 @@ def _items(path: Path) -> list[str]:
 
 
 def _handlers(path: Path) -> dict[str, str]:
-    """Return what saved each item of a checkpoint, as far as it says so; one without items is the item `TOP`.
+    """Return the handler that saved each item of a checkpoint, if stated; a checkpoint without items is the item `TOP`.
 
     Raises
     ------
     Incomplete
-        It says that it is not finished.
+        It is marked as unfinished.
     """
     file = path / _CHECKPOINT
     if not file.is_file():
         return {}
     description = read_json(file)
-    # Where a folder cannot be renamed, a file of its own says that all is there.
+    # On file systems that cannot rename folders, a separate file marks a finished checkpoint.
     if description.get("commit_timestamp_nsecs", 0) is None and not (path / _COMMITTED).is_file():
-        raise _incomplete(path, f"{_CHECKPOINT} says that it is still being written")
+        raise _incomplete(path, f"it is still being written, according to {_CHECKPOINT}")
     handlers = description.get("item_handlers") or {}
     return {item: str(by) for item, by in handlers.items()} if isinstance(handlers, dict) else {TOP: str(handlers)}
 
 
 def _entries_in(folder: Path) -> list[_Entry]:
-    """Return the arrays of one tree; what is empty, and text, is passed over."""
+    """Return the arrays of one tree; empty entries and text are ignored."""
     metadata = read_json(folder / _TREE)
     in_database = metadata.get("use_ocdbt")
     if in_database is None:
         in_database = (folder / _DATABASE).is_file()
     elif in_database and not (folder / _DATABASE).is_file():
-        raise _incomplete(folder, f"no {_DATABASE} in it")
+        raise _incomplete(folder, f"it holds no {_DATABASE}")
     entries = []
     for described in metadata["tree_metadata"].values():
         value = described["value_metadata"]
@@ -197,7 +197,7 @@ def _entries_in(folder: Path) -> list[_Entry]:
         spec = {
             "driver": "zarr3" if metadata.get("use_zarr3") else "zarr",
             "kvstore": _place(folder, ".".join(keys), in_database=bool(in_database)),
-            # Otherwise what is missing would be zeros.
+            # Otherwise missing arrays would be read as zeros.
             "fill_missing_data_reads": not metadata.get("store_array_data_equal_to_fill_value", False),
         }
         shape = [] if value["value_type"] == "scalar" else value.get("write_shape")
@@ -206,14 +206,16 @@ def _entries_in(folder: Path) -> list[_Entry]:
 
 
 def _place(folder: Path, name: str, *, in_database: bool) -> dict[str, Any]:
-    """Return where an array lies: in the folder's database, or in a folder of its own."""
+    """Return the location of an array: in the folder's database, or in its own folder."""
     root = f"{folder.resolve()}/"
     if in_database:
         return {"driver": "ocdbt", "base": {"driver": "file", "path": root}, "path": f"{name}/"}
     if any(part in ("", ".", "..") for part in name.split("/")) or not name.isprintable() or "\\" in name:
-        raise RegimeError(f"{folder / _TREE}: names {name!r:.100}, outside the folder: refused")
+        raise RegimeError(
+            f"{folder / _TREE}: names {name!r:.100}, which is outside the folder; refused, do not trust this checkpoint"
+        )
     if not (folder / name).is_dir():
-        raise _incomplete(folder, f"no folder {name!r:.100} in it, although {_TREE} says so")
+        raise _incomplete(folder, f"the folder {name!r:.100} is missing, although {_TREE} lists it")
     return {"driver": "file", "path": f"{root}{name}/"}
 
 
@@ -223,14 +225,14 @@ def _nested(entries: Iterable[_Entry], leaves: Iterable[Array]) -> dict[str, Any
 
 
 def _opened(entries: Sequence[_Entry], path: Path) -> list[Any]:
-    """Return the arrays as tensorstore opens them; nothing of their numbers is read."""
+    """Open the arrays with tensorstore, without reading their numbers."""
     if not entries:
         return []
     try:
         import tensorstore
     except ImportError:
         install = 'pip install "regime-proto[flax]"'
-        raise RegimeError(f"{path}: cannot be read without tensorstore: {install}") from None
+        raise RegimeError(f"{path}: cannot be read without tensorstore; {install}") from None
     context = tensorstore.Context()
     _hold_types(entries, path, context)
     opening = [tensorstore.open(dict(entry.spec), read=True, open=True, context=context) for entry in entries]
@@ -238,7 +240,7 @@ def _opened(entries: Sequence[_Entry], path: Path) -> list[Any]:
 
 
 def _hold_types(entries: Sequence[_Entry], path: Path, context: Any) -> None:
-    """Raise an error if an array is not of plain numbers: tensorstore takes memory for one of them when it opens it."""
+    """Raise an error if an array is not of plain numbers: tensorstore allocates one element when it opens an array."""
     import tensorstore
 
     opening = [tensorstore.KvStore.open(entry.spec["kvstore"], context=context) for entry in entries]
@@ -247,19 +249,24 @@ def _hold_types(entries: Sequence[_Entry], path: Path, context: Any) -> None:
         for future, entry in zip(opening, entries, strict=True)
     ]
     for entry, future in zip(entries, reading, strict=True):
-        # Of one that is missing tensorstore itself says so.
+        # tensorstore itself reports a missing description.
         content = future.result().value or b"{}"
         if len(content) > _LONGEST_DESCRIPTION:
-            raise RegimeError(f"{path}: the description of an array is {len(content):,} bytes long: refused")
+            raise RegimeError(
+                f"{path}: the description of an array is {len(content):,} bytes long; refused, do not trust this "
+                "checkpoint"
+            )
         described = json.loads(content)
         kind = described.get("dtype", described.get("data_type", "")) if isinstance(described, dict) else described
         if not isinstance(kind, str) or not _PLAIN.fullmatch(kind):
             name = ".".join(entry.keys)
-            raise RegimeError(f"{path}: {name!r:.100} is of the type {kind!r:.60}, not of plain numbers: refused")
+            raise RegimeError(
+                f"{path}: {name!r:.100} has type {kind!r:.60}; expected plain numbers; save it again without it"
+            )
 
 
 def _read(entries: Sequence[_Entry], path: Path, size: int) -> list[Array]:
-    """Return arrays, all of them read at once. Files of `size` bytes cannot hold any number of them."""
+    """Read all arrays at once, after checking that files of `size` bytes can hold them."""
     stores = _opened(entries, path)
     if sum(map(_declared, stores)) > max(_ALWAYS_READ, _MOST_PACKED * size):
         raise RegimeError(f"{path}: its arrays are larger than its files can hold; do not trust this checkpoint")
@@ -274,10 +281,10 @@ def _read(entries: Sequence[_Entry], path: Path, size: int) -> list[Array]:
 
 
 def _hold_pieces(store: Any, path: Path) -> None:
-    """Raise an error if a piece of an array unpacks to more than it is; tensorstore finds out when it is in memory."""
+    """Raise an error if a piece of an array unpacks to more than its size; tensorstore would check only in memory."""
     codecs = set(_codecs(store.codec))
     if codecs & _NEVER_USED or (codecs & _DEFLATED and "zarr3" in codecs):
-        raise RegimeError(f"{path}: its arrays are compressed as Orbax does not compress them: refused; save it again")
+        raise RegimeError(f"{path}: its arrays have a compression that Orbax does not use; save it again with Orbax")
     if not codecs & _DEFLATED:
         return
     most = math.prod(_piece(store)) * int(store.dtype.numpy_dtype.itemsize)
@@ -286,7 +293,10 @@ def _hold_pieces(store: Any, path: Path) -> None:
             continue
         unpacked = zlib.decompressobj(_ANY_HEADER).decompress(store.kvstore.read(key).result().value, most + 1)
         if len(unpacked) > most:
-            raise RegimeError(f"{path}: a piece of an array unpacks to more than {most:,} bytes: refused")
+            raise RegimeError(
+                f"{path}: a piece of an array unpacks to more than {most:,} bytes; refused, do not trust this "
+                "checkpoint"
+            )
 
 
 def _codecs(codec: Any) -> Iterator[str]:
@@ -302,7 +312,7 @@ def _codecs(codec: Any) -> Iterator[str]:
 
 
 def _declared(store: Any) -> int:
-    """Return the bytes of an array, or of one of its pieces if that is larger."""
+    """Return the size in bytes of an array, or of one of its pieces if that is larger."""
     elements = max(int(math.prod(store.shape)), math.prod(_piece(store)))
     return elements * int(store.dtype.numpy_dtype.itemsize)
 
@@ -317,12 +327,12 @@ def _piece(store: Any) -> tuple[int, ...]:
 
 
 def _size_of(path: Path) -> int:
-    """Return the bytes of all files of a checkpoint.
+    """Return the total size in bytes of the files of a checkpoint.
 
     Raises
     ------
     RegimeError
-        There is something that is no file, or a link that leads elsewhere.
+        An entry is neither a file nor a folder, or is a link to another place.
     """
     root = path.resolve()
 
@@ -331,13 +341,13 @@ def _size_of(path: Path) -> int:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
-                    raise RegimeError(f"{entry.path}: leads out of the checkpoint: refused; put the file itself there")
+                    raise RegimeError(f"{entry.path}: leads out of the checkpoint; copy the file itself to this place")
                 if entry.is_dir(follow_symlinks=False):
                     total += size_below(entry.path)
                 elif entry.is_file():
                     total += entry.stat().st_size
                 elif not entry.is_dir():
-                    raise RegimeError(f"{entry.path}: neither a file nor a folder: refused")
+                    raise RegimeError(f"{entry.path}: neither a file nor a folder; remove it")
         return total
 
     return size_below(str(root))
@@ -345,7 +355,7 @@ def _size_of(path: Path) -> int:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Make errors of files, and tensorstore's, ours."""
+    """Convert errors of files and of tensorstore to errors of regime."""
     try:
         yield
     except RegimeError:
@@ -353,9 +363,9 @@ def _explained(path: Path) -> Iterator[None]:
     except RecursionError:
         raise RegimeError(f"{path}: damaged (nested too deeply); save it again or remove it") from None
     except json.JSONDecodeError as error:
-        raise _incomplete(path, f"its description is no JSON: {error}") from None
+        raise _incomplete(path, f"its description is not JSON: {error}") from None
     except _FAILURES as error:
-        # tensorstore adds the whole of what was asked for.
+        # tensorstore appends the whole request.
         text = str(error).partition("[tensorstore_spec")[0] if isinstance(error, ValueError) else repr(error)
         reason = " ".join(text.split())[:200]
         if isinstance(error, FileNotFoundError) or reason.startswith("NOT_FOUND"):

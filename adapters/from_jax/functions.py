@@ -1,4 +1,4 @@
-"""Exports functions of JAX as programs, and makes sure that the program computes what the function does."""
+"""Exports JAX functions as programs, and checks that a program computes the same as its function."""
 
 import contextlib
 import warnings
@@ -24,7 +24,7 @@ from regime_proto.schema.types import Array
 
 Function = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 
-# All providers of ONNX Runtime know its operators.
+# All providers of ONNX Runtime support its operators.
 _OPSET = 21
 _TOLERANCE = 1e-3
 _LONGEST_REASON = 300
@@ -42,24 +42,25 @@ def program_of_function(
 ) -> Program:
     """Return the program of a function of weights and inputs.
 
-    It is run with two sets of weights, and its outputs are compared with the function's: a program into which weights
-    were folded is refused.
+    The program is run with two sets of weights, and its outputs are compared with those of the function. A program
+    that contains constant-folded weights is refused.
 
     Parameters
     ----------
     function : callable
-        Of the weights and of the probe, both by name; returns arrays in any structure.
+        Function of the weights and the probe, both by name, which returns arrays in any structure.
     tensors : sequence of Tensor
-        Every tensor a checkpoint holds.
+        All tensors of a checkpoint.
     weights : mapping of str to array
-        Those that the function takes, under the names of `tensors`.
+        The weights that the function uses, under the names of `tensors`.
     probe : mapping of str to array
+        The probe by input.
     modules : mapping of str to str
-        The path of the module of each of `weights`.
+        Path of the module of each of `weights`.
     framework : mapping of str to str
-        Names and versions of what the function comes from, beside JAX.
+        Names and versions of the model's libraries other than JAX.
     where : str
-        Named in errors.
+        Name of the model in errors.
 
     Raises
     ------
@@ -91,24 +92,24 @@ def program_of_function(
 
 
 def require_taken(inputs: Mapping[str, Array], probe: Probe) -> None:
-    """Raise a `ProbeError` unless JAX computes in the types of the probe."""
+    """Raise a `ProbeError` unless JAX can compute in the dtypes of the probe."""
     for name, array in inputs.items():
         taken = jax.dtypes.canonicalize_dtype(array.dtype)
         if taken != array.dtype:
-            whole = ", or array.astype('int32') where the model takes whole numbers" if array.dtype.kind in "iu" else ""
+            whole = ", or array.astype('int32') if the model expects integers" if array.dtype.kind in "iu" else ""
             raise ProbeError(
-                f"{probe.where}: {name} is {array.dtype.name}, in which JAX does not compute: save the probe with "
+                f"{probe.where}: {name} is {array.dtype.name}, in which JAX does not compute; save the probe with "
                 f"array.astype('float32'){whole}"
             )
 
 
 def evaluated(call: Callable[[Mapping[str, Array]], Any], probe: Mapping[str, Array], where: str) -> list[Array]:
-    """Return the outputs of a call on the probe, as exact as the device can.
+    """Return the outputs of a call on the probe, with the highest precision of the device.
 
     Raises
     ------
     RegimeError
-        It fails.
+        The call fails.
     """
     try:
         with _quiet(), jax.default_matmul_precision("highest"):
@@ -122,10 +123,10 @@ def evaluated(call: Callable[[Mapping[str, Array]], Any], probe: Mapping[str, Ar
 
 
 def _routes(function: Function, arrays: Mapping[str, Array], weights: Collection[str]) -> Iterator[Callable[..., Any]]:
-    """Yield functions of one list of arrays that compute the same, in the order in which their export is tried.
+    """Yield equivalent functions of one list of arrays, in the order in which their export is tried.
 
-    The first has activation functions and single operations only. In the second jax2onnx replaces what it knows of JAX
-    and Flax by whole operators: more than it can export as single operations, but with quirks of its own.
+    The first consists only of activation functions and single operations. In the second, jax2onnx replaces known
+    functions of JAX and Flax with whole operators. It can export more of these, but they have quirks.
     """
 
     def flat(*values: Any) -> list[Any]:
@@ -143,10 +144,10 @@ def _graph(function: Callable[..., Any], arrays: Mapping[str, Array]) -> ir.Mode
     model: ir.Model = to_onnx(
         function, inputs=_described(arrays), input_names=list(arrays), opset=_OPSET, return_mode="ir"
     )
-    # Through the file format: what stays in it is what is shipped.
+    # Through the file format, so that the checked graph is the stored one.
     model = ir.from_proto(ir.to_proto(model))
     for value in (value for node in model.graph.all_nodes() for value in node.outputs):
-        # Those that jax2onnx notes are wrong where it moved transpositions.
+        # The shapes that jax2onnx stores are wrong where it has moved transpositions.
         value.shape = value.type = None
     NameNodes()(model)
     return model
@@ -157,7 +158,7 @@ def _described(arrays: Mapping[str, Array]) -> list[jax.ShapeDtypeStruct]:
 
 
 def _moved(array: Array, seed: int) -> Array:
-    """Return other weights of the same kind: a variance stays positive."""
+    """Return different valid weights: a variance stays positive."""
     if array.dtype.kind not in "fV":
         return array
     wide = array.astype(np.float64)
@@ -178,12 +179,12 @@ def _require_same(
                 continue
             scale = np.abs(output[np.isfinite(output)]).max(initial=0)
             if not np.allclose(found, output, rtol=0, atol=_TOLERANCE * scale + 1e-6, equal_nan=True):
-                raise RegimeError("what it exports computes something else")
+                raise RegimeError("its export computes different outputs")
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' remarks on dtypes and layouts from the user, who can do nothing about them."""
+    """Suppress messages of the libraries on dtypes and layouts, about which the user can do nothing."""
     with warnings.catch_warnings(), silent("jax2onnx"), silent("absl"), silent("onnx_ir"):
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""What models on JAX have in common when they are followed, those of Keras among them."""
+"""Shared functions for recording models on JAX, including Keras models."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,17 +12,17 @@ from regime_proto.schema.types import Array
 
 
 def leads() -> bool:
-    """Whether this process is the one that records: the first of those that train together."""
+    """Whether this is the recording process: the first of those that train together."""
     return bool(jax.process_index() == 0)
 
 
 def on_host(arrays: Mapping[str, Any], where: str) -> dict[str, Array]:
-    """Return arrays of JAX on the host, as views where they lie there, in the types in which JAX computes.
+    """Return JAX arrays on the host, in the types in which JAX computes; views if they are in host memory.
 
     Raises
     ------
     RegimeError
-        One is not there any more, or only parts of it are in this process.
+        An array was deleted, or this process holds only parts of it.
     """
     for name, array in arrays.items():
         if isinstance(array, jax.Array):
@@ -32,23 +32,24 @@ def on_host(arrays: Mapping[str, Any], where: str) -> dict[str, Array]:
 
 
 def wait_for(arrays: Iterable[Any]) -> None:
-    """Wait until arrays of JAX have been computed, as `on_host` would."""
+    """Wait until JAX arrays are computed, as `on_host` would."""
     jax.block_until_ready([array for array in arrays if isinstance(array, jax.Array) and not array.is_deleted()])
 
 
 def _require_readable(name: str, array: jax.Array, where: str) -> None:
     if array.is_deleted():
         raise RegimeError(
-            f"{where}: {name} was given away to a jitted function (donate_argnums); observe what that returned"
+            f"{where}: {name} was donated to a jitted function (donate_argnums); observe the values that it returned"
         )
     if not (array.is_fully_addressable or array.is_fully_replicated):
         raise RegimeError(
-            f"{where}: {name} is spread over processes, which is not followed; save checkpoints and use regime analyze"
+            f"{where}: {name} is sharded over processes, which cannot be recorded; save checkpoints and use regime "
+            "analyze"
         )
 
 
 def as_taken(probe: Probe) -> Probe:
-    """Return a drawn probe in the types in which JAX computes, as a training takes its batches."""
+    """Return a drawn probe in the types in which JAX computes, as for the batches of a training run."""
     names = probe.names or ("",) * len(probe.arrays)
     arrays = [
         array if name == COUNTED else array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)

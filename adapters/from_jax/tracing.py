@@ -1,4 +1,4 @@
-"""Traces functions of JAX so that its activation functions stay whole, however a model came by them."""
+"""Traces JAX functions so that activation functions stay whole, however a model imports them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import jax
 from jax.extend import core
 
-# Each leaves its name in what JAX traces.
+# Each of these leaves its name in the trace of JAX.
 _ACTIVATIONS = (
     "celu", "elu", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "log_sigmoid", "mish", "relu", "relu6",
     "selu", "silu", "soft_sign", "softplus",
 )  # fmt: skip
-# Under these a primitive keeps the operations of a function that it calls.
+# Parameters in which a primitive stores the operations of a function that it calls.
 _BODIES = ("jaxpr", "call_jaxpr")
 _CALLS = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call", "closed_call", "core_call", "checkpoint", "remat2")
 
@@ -19,9 +19,9 @@ _CALLS = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call", "closed_call", "c
 def with_whole_activations(
     function: Callable[..., Any], arguments: Sequence[jax.ShapeDtypeStruct]
 ) -> Callable[..., Any]:
-    """Return a function of arrays that does what `function` does, operation by operation, but calls `jax.nn` by name.
+    """Return a function of arrays equivalent to `function`, operation by operation, that calls `jax.nn` by name.
 
-    A tool that replaces the functions in `jax.nn` then meets each of them, also where a model imported it by itself.
+    A tool that replaces the functions in `jax.nn` then affects all calls, also if a model imported a function directly.
     """
     traced = jax.make_jaxpr(function)(*arguments)
 

@@ -1,4 +1,4 @@
-"""Keras 3: its files, its models, its callback."""
+"""Keras 3: its files, its models, and a callback for recording."""
 
 from regime_proto.moved import attributes
 

@@ -1,4 +1,4 @@
-"""Reads what Keras saves, and exports its models; only for the latter Keras is needed."""
+"""Reads files of Keras, and exports its models; only the export needs Keras."""
 
 import sys
 from typing import Any
@@ -13,34 +13,34 @@ from regime_proto.schema.errors import RegimeError
 __all__ = ["SUFFIXES", "peek", "read", "recognise", "sniff"]
 
 MODELS = "a Keras model"
-# A program is made through JAX; what Keras computes on is decided when it is imported.
+# The export uses JAX, and Keras chooses its backend when it is imported.
 ENVIRONMENT = {"KERAS_BACKEND": "jax"}
 REFINES = ("torch",)
 _INSTALL = 'pip install "regime-proto[keras]"'
 
 
 def accepts(model: object) -> bool:
-    """Whether `model` is one of Keras."""
+    """Whether `model` is a Keras model."""
     keras = sys.modules.get("keras")
     return keras is not None and isinstance(model, keras.Model)
 
 
 def export(model: object, probe: Probe) -> Program:
-    """Export a model of Keras; see `exporter.export`."""
+    """Export a Keras model; see `exporter.export`."""
     try:
         from regime_proto.adapters.from_keras import exporter
     except ImportError as error:
-        raise RegimeError(f"a model of Keras needs {error.name} to become a program: {_INSTALL}") from None
+        raise RegimeError(f"exporting a Keras model needs {error.name}; {_INSTALL}") from None
     return exporter.export(model, probe)
 
 
 def leads(model: object) -> bool:
-    """Whether this is the first of the processes that train a model together."""
+    """Whether this process is the first of those that train a model together."""
     return bool(_live().leads(model))
 
 
 def follow(model: object, probe: Probe | None) -> LiveModel | Engine:
-    """Follow a model of Keras in training; see `follower`."""
+    """Follow a Keras model during training; see `follower`."""
     followed: LiveModel | Engine = _live().follow(model, probe)
     return followed
 
@@ -52,6 +52,6 @@ def draw(model: object, loader: object, samples: int, seed: int) -> Probe:
 
 
 def _live() -> Any:
-    with needed("to follow a model of Keras", _INSTALL):
+    with needed("to record a Keras model", _INSTALL):
         from regime_proto.adapters.from_keras import follower
     return follower

@@ -1,4 +1,4 @@
-"""A callback of Keras that records a training: ``model.fit(…, callbacks=[RegimeCallback(probe, "run.h5")])``."""
+"""A Keras callback that records a training run: ``model.fit(…, callbacks=[RegimeCallback(probe, "run.h5")])``."""
 
 import os
 import warnings
@@ -18,15 +18,15 @@ from regime_proto.schema.errors import RegimeWarning
 class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Records the dynamics of the model that `fit` trains.
 
-    A step is an update of the weights, as the optimizer counts them: a second `fit`, or one that goes on from a saved
-    optimizer, goes on counting, and its observations go on in the same file. The first observation is the state before
-    the first of them. What the logs say of a batch (in Keras the means since the epoch began) goes with its
-    observation, what they say of a validation with the last observation before it.
+    A step is an update of the weights, as counted by the optimizer. A second `fit`, or one that resumes with a saved
+    optimizer, continues the count, and its observations are added to the same file. The first observation is the state
+    before the first step. Logs of a batch, which in Keras are means since the start of the epoch, become metrics of its
+    observation. Logs of a validation are added to the last observation before it.
 
-    Where `steps_per_execution` is more than 1, Keras shows the state after every so many steps only; `every` is asked
-    of those steps.
+    With `steps_per_execution` above 1, the state is available only after this many steps; `every` then applies to these
+    steps.
 
-    If the training fails, what was recorded stays in segments beside the output; a further `fit` goes on with them.
+    If the training fails, the recorded observations stay in segments next to the output; the next `fit` resumes them.
 
     Parameters
     ----------
@@ -35,19 +35,19 @@ class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]
     output : path
         The trajectory file to write.
     batches_per_epoch : float, optional
-        For the epochs of the observations, where Keras does not know it: of a generator whose length is unknown. If
-        not given either, these are whole numbers.
+        Training steps per epoch, needed if Keras does not know it, as for a generator of unknown length. Without it
+        the epochs of observations are whole numbers.
     **options
-        Of `regime_proto.record`: `every`, `gates`, `masks`, `loader`, `overwrite`, `on_settled` …
+        The options of `regime_proto.record`: `every`, `gates`, `masks`, `loader`, `overwrite`, `on_settled` …
 
     Attributes
     ----------
     recorder : Recorder or None
-        That of the current `fit`, or of the last one.
+        The recorder of the current `fit`, or of the last one.
     """
 
     _open: ClassVar[dict[Path, Recorder]] = {}
-    """Recorders by output. Keras does not tell a callback that a training failed."""
+    """Recorders by output, needed because Keras does not report a failed training to callbacks."""
 
     def __init__(
         self, probe: object, output: str | os.PathLike[str], *, batches_per_epoch: float | None = None, **options: Any
@@ -58,35 +58,35 @@ class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._output = Path(output).absolute()
         self._batches_per_epoch = batches_per_epoch
         self._options = options
-        # What is wrong is an error at once.
+        # Invalid options raise an error here.
         as_every(options.get("every", 1))
         self._begun = False
-        # The first and the last step of this fit that are known, and how many batches of the epoch these are after.
+        # First and last known step of this fit, and the number of batches of the epoch before each.
         self._first = self._step = self._batches = 0
         self._epoch = self._offset = self._epochs = 0.0
         self._observed = False
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Leave what an earlier training that failed has recorded."""
+        """Leave the observations of an earlier failed training in segments."""
         self._begun = False
         left = self._open.pop(self._output, None)
         if left is not None:
             left.abandon()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Make the recorder and look at the initial state, once the other callbacks have restored what they keep."""
+        """Create the recorder and observe the initial state, after other callbacks have restored their state."""
         if not self._begun:
             self._begin(epoch)
         self._epoch, self._batches, self._observed = epoch + self._offset, 0, False
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Look at the state after a batch, or after several that were one execution."""
-        # The last execution of an epoch may be of fewer batches than Keras says.
+        """Observe the state after a batch, or after the batches of one execution."""
+        # The last execution of an epoch may have fewer batches than Keras reports.
         done = min(batch + 1, self._length or batch + 1)
         expected = self._step + done - self._batches
         assert self.recorder is not None  # noqa: S101
         if self._counts_batches and not self.recorder.is_due(expected):
-            # The model is not asked for: that would make Keras bring its variables up to date.
+            # Accessing the model would make Keras update its variables.
             self._step, self._batches = expected, done
             return
         step = self._updates(expected)
@@ -97,7 +97,7 @@ class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self._observe(logs)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Add what a validation found to the last observation of the epoch."""
+        """Add the metrics of a validation to the last observation of the epoch."""
         self._epochs = self._epoch + 1
         if self._observed and self.recorder is not None:
             found = {name: value for name, value in _numbers(logs).items() if name.startswith("val_")}
@@ -110,8 +110,8 @@ class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]
             return
         if self._step == self._first:
             warnings.warn(
-                f"{self._output}: the optimizer of the model counted no update, so that nothing was recorded of this "
-                "training; call regime_proto.record in a loop of your own",
+                f"{self._output}: the optimizer of the model counted no update, so nothing of this training was "
+                "recorded; call regime_proto.record in your own training loop",
                 RegimeWarning,
                 stacklevel=2,
             )
@@ -119,18 +119,18 @@ class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def _length(self) -> int | None:
-        """The batches of an epoch, if Keras knows them."""
+        """Number of batches per epoch, if Keras knows it."""
         length: int | None = (self.params or {}).get("steps")
         return length
 
     @property
     def _whole(self) -> float | None:
-        """The batches of an epoch, if they are known."""
+        """Number of batches per epoch, if known."""
         return self._batches_per_epoch or self._length
 
     @property
     def _counts_batches(self) -> bool:
-        """Whether every batch is a step, so that the count is known without a look at the optimizer."""
+        """Whether every batch is a step, so that the step is known without reading the optimizer."""
         optimizer = self._model.optimizer
         return not (
             isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
@@ -144,7 +144,7 @@ class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if step > 0 and (self.recorder is not None or not options.get("overwrite")):
             options = {"resume": step, **options, "overwrite": False}
         if not epoch and step:
-            # Keras counts the epochs of a further fit from 0 again.
+            # Keras counts the epochs of another fit from 0 again.
             steps = self._whole
             self._offset = self._epochs or (step / steps if steps else 0.0)
         else:
@@ -158,11 +158,11 @@ class RegimeCallback(keras.callbacks.Callback):  # type: ignore[misc]
         assert self.recorder is not None  # noqa: S101
         self._observed = True
         self.recorder.observe(self._step, epoch=self._epochs)
-        # Whatever a metric is called: the names of arguments are free here.
+        # Metrics may have any name here, even that of an argument.
         self.recorder.log(**_numbers(logs))
 
     def _updates(self, otherwise: int) -> int:
-        """Return how many updates the optimizer counts, if there is one."""
+        """Return the number of updates that the optimizer counts; `otherwise` if there is no optimizer."""
         optimizer = self.model.optimizer
         return int(optimizer.iterations) if isinstance(optimizer, keras.optimizers.Optimizer) else otherwise
 

@@ -1,4 +1,4 @@
-"""Exports models of Keras as programs, through JAX."""
+"""Exports Keras models as programs, through JAX."""
 
 import inspect
 import tempfile
@@ -29,23 +29,23 @@ def export(model: keras.Model, probe: Probe) -> Program:
 def export_named(model: keras.Model, probe: Probe, *, paths: bool = True) -> tuple[Program, dict[str, keras.Variable]]:
     """Export a model in inference mode; return the program, and the variable of each of its weights.
 
-    The weights are left as they were.
+    The weights stay unchanged.
 
-    A tensor goes by its name in what `save_weights` writes (``layers.dense.vars.0``), which is found out by saving
-    weights that are all different, or by the path of its variable (``dense.kernel``). Without `paths` the program does
-    not know the latter, nor the names of inputs to which the probe is bound in order, and is the same for every model
-    of one architecture, loaded from a file or built once more.
+    A tensor is known by its name in the files of `save_weights` (``layers.dense.vars.0``), which is determined by
+    saving distinct weights, and by the path of its variable (``dense.kernel``). Without `paths` the program contains
+    neither these paths nor the names of inputs to which the probe is bound in order. It is then the same for all models
+    of one architecture, whether loaded from a file or built again.
 
     Raises
     ------
     RegimeError
-        Keras does not run on JAX, the model fails on the probe, has nothing to train, or cannot be exported.
+        Keras does not run on JAX, or the model fails on the probe, has no trainable variable or cannot be exported.
     """
     where = model.name
     if keras.config.backend() != "jax":
         raise RegimeError(
-            f"{where}: Keras runs on {keras.config.backend()} here, and a model becomes a program on JAX only; "
-            "set KERAS_BACKEND=jax for this command (the checkpoints may be of any backend)"
+            f"{where}: Keras runs on {keras.config.backend()} here, but models can only be exported on JAX; set "
+            "KERAS_BACKEND=jax for this command (checkpoints of any backend can be read)"
         )
     names_of_inputs = input_names(model)
     if not paths and probe.names is None:
@@ -56,7 +56,7 @@ def export_named(model: keras.Model, probe: Probe, *, paths: bool = True) -> tup
         evaluated(lambda arrays: model(*_arguments(model, arrays), training=False), inputs, where)
     variables = {id(variable): variable for variable in model.variables if _is_weight(variable)}
     if not model.trainable_variables:
-        raise RegimeError(f"{where}: no variable is trainable; there is nothing to measure")
+        raise RegimeError(f"{where}: no variable is trainable, so there is nothing to measure")
     names, tensors = _tensors(model, variables, paths=paths)
 
     def function(weights: Mapping[str, Any], arrays: Mapping[str, Any]) -> Any:
@@ -81,23 +81,23 @@ def export_named(model: keras.Model, probe: Probe, *, paths: bool = True) -> tup
 def _tensors(
     model: keras.Model, variables: Mapping[int, keras.Variable], *, paths: bool
 ) -> tuple[dict[int, str], list[Tensor]]:
-    """Return the name of each variable by its id, and all tensors that checkpoints of a model hold."""
+    """Return the name of each variable by its id, and all tensors in checkpoints of a model."""
     stored, others = _stored(list(variables.values()), model)
     alike = Counter(variable.path for variable in variables.values())
     trained = {id(variable) for variable in model.trainable_variables}
     names: dict[int, str] = {}
     tensors = []
     for key, variable in variables.items():
-        # The numbers in these depend on what else was built before.
+        # Numbers in these names depend on the models built before.
         spelled = [variable.path.replace("/", ".")] if paths and alike[variable.path] == 1 else []
         names[key], *aliases = dict.fromkeys([*stored[key], *spelled])
         tensors.append(Tensor(names[key], tuple(variable.shape), key in trained, tuple(aliases)))
-    # Counters and the like, which checkpoints hold too.
+    # Counters and similar variables, which checkpoints hold too.
     return names, tensors + [Tensor(name, array.shape, trainable=False) for name, array in others.items()]
 
 
 def input_names(model: keras.Model) -> list[str]:
-    """Return the names of a functional model's inputs, or of the arguments of `call`."""
+    """Return the names of the inputs of a functional model, or of the arguments of `call`."""
     inputs = _declared_inputs(model)
     if inputs is not None:
         return list(inputs) if isinstance(inputs, dict) else [tensor.name for tensor in keras.tree.flatten(inputs)]
@@ -106,7 +106,7 @@ def input_names(model: keras.Model) -> list[str]:
 
 
 def _arguments(model: keras.Model, arrays: Mapping[str, Any]) -> list[Any]:
-    """Return what a model is called with: what its inputs were declared as, or an argument for each."""
+    """Return the arguments of a call: the inputs in their declared structure, or one argument for each."""
     inputs = _declared_inputs(model)
     if inputs is None:
         return list(arrays.values())
@@ -116,7 +116,7 @@ def _arguments(model: keras.Model, arrays: Mapping[str, Any]) -> list[Any]:
 
 
 def _declared_inputs(model: keras.Model) -> Any:
-    """Return the inputs of a functional or sequential model; None of any other."""
+    """Return the inputs of a functional or sequential model; None for any other."""
     try:
         return model.input
     except (AttributeError, ValueError):
@@ -124,12 +124,12 @@ def _declared_inputs(model: keras.Model) -> Any:
 
 
 def _is_weight(variable: keras.Variable) -> bool:
-    """Whether a variable is of a floating-point type: the states of random number generators are not."""
+    """Whether a variable has a floating-point type; the states of random number generators do not."""
     return bool(keras.backend.is_float_dtype(variable.dtype))
 
 
 def _stored(variables: Sequence[keras.Variable], model: keras.Model) -> tuple[dict[int, list[str]], dict[str, Array]]:
-    """Return the names under which `save_weights` stores each variable, by id, and what it stores beside them."""
+    """Return the names under which `save_weights` stores each variable, by id, and the other arrays that it stores."""
     before = [np.array(variable.value) for variable in variables]
     shapes = {str(id(variable)): (value.shape, value.dtype) for variable, value in zip(variables, before, strict=True)}
     marks = fingerprints(shapes)
@@ -150,6 +150,6 @@ def _stored(variables: Sequence[keras.Variable], model: keras.Model) -> tuple[di
     found = {id(variable): by_content.get(marks[str(id(variable))].tobytes(), []) for variable in variables}
     missing = [variable.path for variable in variables if not found[id(variable)]]
     if missing:
-        raise RegimeError(f"{model.name}: save_weights does not store {', '.join(missing[:3])}; checkpoints lack it")
+        raise RegimeError(f"{model.name}: save_weights does not store {', '.join(missing[:3])}, so checkpoints lack it")
     known = {name for names in found.values() for name in names}
     return found, {name: np.asarray(array) for name, array in held.items() if name not in known}

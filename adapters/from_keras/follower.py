@@ -1,4 +1,4 @@
-"""Follows models of Keras in training."""
+"""Records Keras models during training."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,16 +16,16 @@ from regime_proto.schema.types import Array
 
 
 def leads(model: keras.Model) -> bool:
-    """Whether this process is the one that records."""
+    """Whether this is the recording process."""
     return live_arrays.leads()
 
 
 def follow(model: keras.Model, probe: Probe | None) -> LiveModel | Engine:
-    """Return what a recorder needs of a model; see `protocols.Following`."""
+    """Return the live model or engine of a model for a recorder; see `protocols.Following`."""
     if probe is None:
         return Idle()
     _synchronise(model)
-    # A training that is gone on with has a model that was loaded, or built again.
+    # In a resumed training, the model was loaded or built again.
     with draw_probe.undisturbed():
         program, variables = export_named(model, probe, paths=False)
     needed = {tensor.name for tensor in program.trainable} | set(program.weight_inputs)
@@ -43,16 +43,16 @@ def follow(model: keras.Model, probe: Probe | None) -> LiveModel | Engine:
 
 
 def draw(model: keras.Model, loader: object, samples: int, seed: int) -> Probe:
-    """Draw a probe from a data loader or a `PyDataset`, without a change of random states; see `drawing.draw`."""
+    """Draw a probe from a data loader or `PyDataset` without changing random states; see `live.draw_probe`."""
     names = input_names(model)
     with draw_probe.undisturbed():
         drawn = live_arrays.as_taken(draw_probe.draw(names, loader, samples, seed))
-    # Names that Keras gives to inputs by itself are others when the model is built again.
+    # Names that Keras generates for inputs change when the model is built again.
     return Probe(drawn.arrays, None, drawn.where) if drawn.names == tuple(names) else drawn
 
 
 def _synchronise(model: keras.Model) -> None:
-    """Put the weights into the variables: on JAX, `fit` keeps them to itself until somebody asks."""
+    """Update the variables with the current weights, which `fit` on JAX keeps internally until requested."""
     model.jax_state_sync()
 
 
@@ -62,11 +62,12 @@ def _value(variable: keras.Variable) -> Any:
     Raises
     ------
     RegimeError
-        The trainer of another model, that this one is a part of, has it.
+        The trainer of a different model, of which this one is a part, holds it.
     """
-    # The value of a variable without one would be a new, random one.
+    # Reading a variable without a value would create a new random value.
     if variable._value is None:
         raise RegimeError(
-            f"{variable.path}: its value is with the trainer of another model during fit; record that model"
+            f"{variable.path}: its value is held by the trainer of a different model during fit; record that model "
+            "instead"
         )
     return variable.value

@@ -1,6 +1,6 @@
-"""Reads what Keras saves (``.keras``, ``.weights.h5``, and ``.h5`` of its older layout) as arrays, without Keras.
+"""Reads files of Keras (``.keras``, ``.weights.h5``, and ``.h5`` in the older layout) as arrays, without Keras.
 
-No model is ever loaded from a file: that may run code.
+No model is ever loaded from a file, since that may run code.
 """
 
 import io
@@ -30,23 +30,23 @@ SUFFIXES = (".keras", ".h5")
 _WEIGHTS = "model.weights.h5"
 _ENTRIES = ("metadata.json", "config.json", _WEIGHTS)
 _ARCHIVE, _HDF5 = b"PK\3\4", b"\x89HDF"
-# The optimizer's count of steps; one that scales losses has another inside, and a count of its own that stays 0.
+# Step count of the optimizer. A loss-scaling optimizer contains another one; its own count stays 0.
 _COUNTS = ("optimizer/inner_optimizer/vars/0", "optimizer/vars/0")
 _OPTIMIZERS = ("optimizer", "optimizer_weights")
 _OLDER = "model_weights"
-# What stands before a part of an archive: these bytes, the last of which say how long two names after them are.
+# Header before a part of an archive; its last bytes are the lengths of the two fields after it.
 _HEADER_BYTES, _NAMES_AT = 30, 26
 _VERSION = re.compile(r"\d[\w.+-]{0,19}")
 _LONGEST_METADATA = 10_000
 
 
 def sniff(start: bytes) -> bool:
-    """Whether a file is of HDF5, or a zip archive whose first entry is one of Keras'."""
+    """Whether a file is HDF5, or a zip archive whose first entry is one of Keras."""
     return start.startswith(HDF5) or first_entry(start) in _ENTRIES
 
 
 def recognise(path: Path) -> str | None:
-    """Tell an archive of Keras, or a file of its weights; empty files count as damaged."""
+    """Recognise a Keras archive or weights file; an empty file counts as a damaged checkpoint."""
     if not path.is_file() or _is_shard(path):
         return None
     with open_file(path) as file:
@@ -60,14 +60,14 @@ def recognise(path: Path) -> str | None:
             return None
         with _opened(path) as file:
             if _OLDER in file or "layer_names" in file.attrs:
-                return "weights of Keras in its older HDF5 layout"
-            return "weights of Keras in HDF5" if any("/vars/" in name for name in _names(file)) else None
+                return "Keras weights in the older HDF5 layout"
+            return "Keras weights in HDF5" if any("/vars/" in name for name in _names(file)) else None
     except RegimeError:
-        return "a damaged file of Keras" if path.suffix == ".keras" or ".weights." in path.name else None
+        return "a damaged Keras file" if path.suffix == ".keras" or ".weights." in path.name else None
 
 
 def peek(path: Path) -> Label:
-    """Return the step, which is the optimizer's count of iterations, if it was saved too."""
+    """Return the step, which is the iteration count of the optimizer, if it was saved."""
     with _opened(path, only=_COUNTS) as file:
         if not _is_older(file):
             return label_of(_facts(file))
@@ -76,17 +76,17 @@ def peek(path: Path) -> Label:
 
 
 def read(path: Path) -> Payload:
-    """Read the weights, under their paths in the file; those of the optimizer are left out."""
+    """Read the weights under their paths in the file, without those of the optimizer."""
     with _opened(path, whole=True) as file:
         tensors = {_spelled(name): _array(file[name]) for name in _names(file)}
         facts = _older_facts(file) if _is_older(file) else _facts(file)
     if not tensors:
-        raise NotACheckpoint("no weights of layers in it")
+        raise NotACheckpoint("it holds no weights of layers")
     return Payload({TOP: tensors}, facts)
 
 
 def _is_shard(path: Path) -> bool:
-    """Whether a file is one of several that hold a model's weights together."""
+    """Whether a file is one of several shards of a model's weights."""
     front, shard, _ = path.name.partition("_0")
     return bool(shard) and (path.parent / f"{front}.weights.json").is_file()
 
@@ -100,20 +100,20 @@ def _described(path: Path) -> str | None:
                 found = str(parse_json(metadata.read(_LONGEST_METADATA), path)["keras_version"])
         except (KeyError, ValueError, TypeError, RecursionError):
             found = ""
-        return f"an archive of Keras {found}" if _VERSION.fullmatch(found) else "an archive of Keras"
+        return f"an archive of Keras {found}" if _VERSION.fullmatch(found) else "a Keras archive"
 
 
 @contextmanager
 def _opened(path: Path, *, whole: bool = False, only: Sequence[str] | None = None) -> Iterator[h5py.File]:
-    """Open the HDF5 file of weights, after a look at what it is made of.
+    """Open the HDF5 file of weights, after checking its structure.
 
     Parameters
     ----------
     path : Path
     whole : bool
-        Read an archive's part as a whole, which tells whether it is damaged.
+        Read a part of an archive completely, which verifies its checksum.
     only : sequence of str, optional
-        The paths of the datasets that are going to be read.
+        Paths of the datasets that will be read.
     """
     try:
         with _content(path, whole=whole) as content, h5py.File(content, "r") as file:
@@ -122,8 +122,8 @@ def _opened(path: Path, *, whole: bool = False, only: Sequence[str] | None = Non
             problem = next(structure, None) or next(chunk_problems(objects), None)
             if problem is not None:
                 raise RegimeError(
-                    f"{path}: refused: {problem.where} is {problem.found}, expected {problem.expected}; "
-                    "it was not written by Keras, or is damaged"
+                    f"{path}: refused: {problem.where} is {problem.found}; expected {problem.expected}; the file is "
+                    "damaged, or was not written by Keras"
                 )
             yield file
     except (OSError, KeyError, ValueError, RuntimeError, EOFError, struct.error, zipfile.BadZipFile) as error:
@@ -147,7 +147,7 @@ def _content(path: Path, *, whole: bool) -> Iterator[Path | io.IOBase]:
 
 
 class _Part(io.RawIOBase):
-    """A part of an archive that is not compressed, as a file: only what is asked for is read."""
+    """An uncompressed part of an archive as a file, of which only the requested bytes are read."""
 
     def __init__(self, archive: mmap.mmap, info: zipfile.ZipInfo) -> None:
         names = archive[info.header_offset + _NAMES_AT : info.header_offset + _HEADER_BYTES]
@@ -164,16 +164,16 @@ class _Part(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to another place."""
+        """Move to another position."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._content)}[whence]
         self._at = max(0, base + offset)
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Read as many bytes as the buffer takes."""
+        """Read bytes until the buffer is full."""
         found = self._content[self._at : self._at + len(buffer)]
         if not found:
-            # HDF5 would ask again, for ever.
+            # HDF5 would retry forever.
             raise OSError("its end is missing")
         buffer[: len(found)] = found
         self._at += len(found)
@@ -190,12 +190,12 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _is_older(file: h5py.File) -> bool:
-    # Without following what may be links.
+    # Without following links.
     return _OLDER.encode() in list(file.id)
 
 
 def _names(file: h5py.File) -> list[str]:
-    """Return the paths of the datasets of numbers, but those of the optimizer."""
+    """Return the paths of numeric datasets, except those of the optimizer."""
     found: list[str] = []
 
     def look(name: str, item: object) -> None:
@@ -210,30 +210,30 @@ def _spelled(name: str) -> str:
     """Return the path of a dataset as the name of a tensor."""
     parts = name.removesuffix(":0").split("/")
     if parts[0] == _OLDER:
-        # The older layout repeats the layer's name.
+        # The older layout repeats the name of the layer.
         parts = parts[2:] if len(parts) > 3 else parts[1:]
     return ".".join(parts)
 
 
 def _array(dataset: h5py.Dataset) -> Array:
-    """Return the numbers of a dataset; those of bfloat16 are stored as bytes."""
+    """Return the numbers of a dataset; bfloat16 numbers are stored as bytes."""
     array: Array = dataset[()] if dataset.shape else np.asarray(dataset[()])
     if array.dtype.kind == "V":
         import ml_dtypes
 
         if dataset.attrs.get("dtype") != "bfloat16" or array.dtype.itemsize != 2:
-            raise ValueError(f"{dataset.name} is of an unknown dtype")
+            raise ValueError(f"{dataset.name} has an unknown dtype")
         return array.view(ml_dtypes.bfloat16)
     return array
 
 
 def _facts(file: h5py.File) -> dict[str, float]:
-    """Return what the optimizer counts; nothing but `_COUNTS` is touched."""
+    """Return the step count of the optimizer, reading only `_COUNTS`."""
     return _count(next((file[path] for path in _COUNTS if path in file), None))
 
 
 def _older_facts(file: h5py.File) -> dict[str, float]:
-    """Return what the optimizer counts in a file of the older layout, of which all was looked at."""
+    """Return the step count of the optimizer in a file of the older layout, whose whole structure was checked."""
     groups = file.get("optimizer_weights", {}).values()
     found = (group[name] for group in groups for name in ("iteration", "iterations", "iter") if name in group)
     return _count(next(found, None))

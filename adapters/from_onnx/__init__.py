@@ -1,4 +1,4 @@
-"""ONNX files, of one model or one for each checkpoint."""
+"""ONNX files, as the model or as checkpoints."""
 
 from regime_proto.moved import attributes
 

@@ -1,4 +1,4 @@
-"""Reads ``.onnx`` files as checkpoints, and takes any ONNX model as a program."""
+"""Reads ``.onnx`` files as checkpoints, and converts any ONNX model to a program."""
 
 import contextlib
 import hashlib
@@ -28,19 +28,19 @@ SUFFIXES = (".onnx",)
 MODELS = "an ONNX model"
 
 _OLDEST_OPSET = 7
-# The tags of onnx.ModelProto's fields, from ir_version to opset_import.
+# Tags of the fields of onnx.ModelProto, from ir_version to opset_import.
 _FIRST_BYTES = b"\x08\x12\x1a\x22\x28\x32\x3a\x42"
-# Its first field, and what may stand there: TensorFlow's models begin with the same field and a 1.
+# Its first field and the valid values: TensorFlow's models begin with the same field and a 1.
 _VERSION, _VERSIONS = b"\x08", range(3, 64)
 
 
 def sniff(start: bytes) -> bool:
-    """Whether a file begins with the version of ONNX's format, then another field of a model."""
+    """Whether a file begins with the ONNX format version, followed by another field of a model."""
     return start[:1] == _VERSION and len(start) > 2 and start[1] in _VERSIONS and start[2] in _FIRST_BYTES[1:]
 
 
 def recognise(path: Path) -> str | None:
-    """Tell an ONNX model that is no program of ours by its first byte; empty files count as damaged."""
+    """Recognise an ONNX model by its first byte, unless it is a program of regime; an empty file counts as damaged."""
     if not path.is_file():
         return None
     with open_file(path) as file:
@@ -59,7 +59,7 @@ def peek(path: Path) -> Label:
 
 
 def read(path: Path) -> Payload:
-    """Read the weights of a model, under the names of its initializers."""
+    """Read the weights of a model under the names of its initializers."""
     with _sound(str(path)):
         model = open_model(path)
         facts = parsed(model.metadata_props)
@@ -67,19 +67,19 @@ def read(path: Path) -> Payload:
 
 
 def program_of(path: Path, probe: Probe) -> Program:
-    """Return the program of a checkpoint, which is a model too; see `export`."""
+    """Return the program of a checkpoint, which is also a model; see `export`."""
     require_runnable(path, probe, f"{__name__}:take")
     return take(path, probe)
 
 
 def take(path: Path, probe: Probe) -> Program:
-    """Make a program of a model, which is run on the probe in this process."""
+    """Convert a model to a program, running it on the probe in this process."""
     with _sound(str(path)), silent("onnx_ir"):
         return _program(open_model(path), probe, str(path))
 
 
 def outline(path: Path) -> Outline:
-    """Return what tells whether files differ in weights only."""
+    """Return an outline that is equal for files that differ only in their weights."""
     with _sound(str(path)), silent("onnx_ir"):
         model = open_model(path)
         roles = _weights(model, str(path))
@@ -89,7 +89,7 @@ def outline(path: Path) -> Outline:
         NameNodes()(model)
         StripMetadata({})(model)
         for value in (value for node in model.graph.all_nodes() for value in node.outputs):
-            # Exporters differ in what they say of intermediate values; the graph decides it.
+            # Exporters describe intermediate values differently, but these follow from the graph.
             value.shape = value.type = None
         forget_origin(model)
         model.metadata_props.clear()
@@ -106,12 +106,12 @@ def accepts(model: object) -> bool:
 
 
 def export(model: object, probe: Probe) -> Program:
-    """Take an ONNX model as a program: its weights become inputs, under the names of the initializers.
+    """Convert an ONNX model to a program, whose inputs are the weights under the names of the initializers.
 
     Parameters
     ----------
     model : path or onnx.ModelProto
-        Left as it is. The weights are told by the operators that use them.
+        The model, which stays unchanged. Weights are inferred from the operators that use them.
     probe : Probe
 
     Raises
@@ -148,25 +148,26 @@ def _program(model: ir.Model, probe: Probe, where: str) -> Program:
         weights=weights,
         probe=arrays,
         origin=Origin(where, framework, paths),
-        # They say how the model is to run: it may have branches for them.
+        # Inputs that set the mode of the model, which may branch on them.
         fixed={name: array.item() for name, array in arrays.items() if array.ndim == 0},
         beside=held,
     )
 
 
 def _weights(model: ir.Model, where: str) -> dict[str, bool]:
-    """Return the names of the weights, and whether training changes them; the graph is normalised for it."""
+    """Return the names of the weights, and whether training changes them; normalises the graph in place."""
     opset = model.opset_imports.get("", _OLDEST_OPSET)
     if opset < _OLDEST_OPSET:
         raise RegimeError(
-            f"{where}: operators of version {opset}, expected {_OLDEST_OPSET} or newer; use onnx.version_converter"
+            f"{where}: operator set version {opset}; expected {_OLDEST_OPSET} or newer; convert it with "
+            "onnx.version_converter"
         )
     GatherInitializers()(model)
     roles = find_weights(model)
     if not any(roles.values()):
         raise RegimeError(
-            f"{where}: none of its {len(model.graph.initializers)} initializers is the weight of a layer; "
-            "expected a model with its weights inside, not folded into other constants and not fed as inputs"
+            f"{where}: none of its {len(model.graph.initializers)} initializers is the weight of a layer; expected a "
+            "model that contains its weights, neither folded into other constants nor passed as inputs"
         )
     return roles
 
@@ -176,17 +177,17 @@ def _arrays(model: ir.Model, names: dict[str, bool], where: str) -> dict[str, Ar
 
 
 def _is_mask(array: Array) -> bool:
-    """Whether a tensor that is added holds −Inf, as attention masks do and weights never: it cannot be subtracted."""
+    """Whether an added tensor holds −Inf, as attention masks do but weights never do: it cannot be subtracted."""
     return bool(np.isneginf(widest(array)).any())
 
 
 @contextlib.contextmanager
 def _sound(where: str) -> Iterator[None]:
-    """Report in one line what a damaged graph makes the libraries raise."""
+    """Convert errors of the libraries on a damaged graph to an error in one line."""
     try:
         yield
     except RegimeError as error:
-        # Names in a damaged file may hold anything, line ends and commands to the terminal among it.
+        # Names in a damaged file may hold anything, also line ends and terminal escape sequences.
         text = "".join(letter if letter.isprintable() else "?" for letter in str(error))
         raise type(error)(text) from None
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Opens ``.onnx`` files of unknown origin: what they say of themselves, and where their tensors lie."""
+"""Opens ``.onnx`` files of unknown origin safely: their metadata, and the location of their tensors."""
 
 import ast
 import contextlib
@@ -22,7 +22,7 @@ from regime_proto.schema.types import Array
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
-# Field numbers of onnx.ModelProto and onnx.StringStringEntryProto.
+# Field numbers in onnx.ModelProto and onnx.StringStringEntryProto.
 _METADATA_PROPS = 14
 _KEY, _VALUE = 1, 2
 _LARGEST_ENTRY = 2**20
@@ -34,7 +34,7 @@ class _CutOff(ValueError):
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """Return the model's metadata; the tensors before it are passed over.
+    """Return the model's metadata, skipping the tensors before it.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def open_model(path: Path) -> ir.Model:
-    """Read a model; tensors in other files are mapped when they are needed, and must lie in the model's folder.
+    """Read a model; tensors in other files are mapped when needed, and must be in the model's folder.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def open_model(path: Path) -> ir.Model:
 
 
 def model_of(proto: onnx.ModelProto, where: str, folder: Path | None) -> ir.Model:
-    """Return a model that was read from `folder`; None if it was not read from anywhere.
+    """Convert a model that was read from `folder`, which is None if it was not read from a file.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def model_of(proto: onnx.ModelProto, where: str, folder: Path | None) -> ir.Mode
     for tensor in tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             if folder is None:
-                raise RegimeError(f"{where}: tensor {tensor.name!r} lies in another file; pass the path of the model")
+                raise RegimeError(f"{where}: tensor {tensor.name!r} is in another file; pass the path of the model")
             _check_external(tensor, folder, where)
             tensor.base_dir = folder
     return model
@@ -120,13 +120,15 @@ def array_of(value: ir.Value, where: str) -> Array:
     except Exception as error:
         raise _damaged(f"{where}: tensor {value.name!r}", error) from None
     if array.shape != tuple(tensor.shape):
-        raise _damaged(where, f"tensor {value.name!r} is {list(array.shape)}, said to be {list(tensor.shape)}")
-    # Data in another file may begin anywhere.
+        raise _damaged(
+            where, f"tensor {value.name!r} has shape {list(array.shape)}, but is declared as {list(tensor.shape)}"
+        )
+    # Data in another file may start at any offset.
     return np.require(array, requirements=["C", "A"])
 
 
 def module_path(metadata: Mapping[str, str]) -> str:
-    """Return the path of the innermost torch module, from the list of scopes that its exporter leaves at a node."""
+    """Return the path of the innermost torch module, from the scopes that torch's exporter stores at a node."""
     with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         names = ast.literal_eval(metadata.get(_SCOPES, "[]"))
         return str(names[-2]) if len(names) > 1 else ""
@@ -135,7 +137,7 @@ def module_path(metadata: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def silent(name: str) -> Iterator[None]:
-    """Keep a library from logging what becomes an error of ours."""
+    """Prevent a library from logging errors that regime reports itself."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -146,30 +148,36 @@ def silent(name: str) -> Iterator[None]:
 
 
 def _check_external(tensor: ir.ExternalTensor, folder: Path, where: str) -> None:
-    """Refuse what lies elsewhere before anything of it is opened."""
+    """Refuse data outside the folder before opening it."""
     location = str(tensor.location)
-    named = f"{where}: tensor {tensor.name!r} lies in {location!r}"
-    # Either system's spelling: a file may have been written on the other.
+    named = f"{where}: tensor {tensor.name!r} is stored in {location!r}"
+    # Paths of both systems, since a file may have been written on the other one.
     if any(kind(location).anchor or ".." in kind(location).parts for kind in (PurePosixPath, PureWindowsPath)):
-        raise RegimeError(f"{named}, outside the model's folder: refused")
+        raise RegimeError(
+            f"{named}, outside the model's folder; refused, move the file into the folder and export it again"
+        )
     path = folder / location
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise RegimeError(f"{named}, a link that leads outside the model's folder: refused")
+        raise RegimeError(
+            f"{named}, a link that leads outside the model's folder; refused, copy the file itself into the folder"
+        )
     if not path.is_file():
-        raise RegimeError(f"{named}, and there is no such file; keep it beside the model")
+        raise RegimeError(f"{named}, but there is no such file; put it next to the model")
     status = path.stat()
     if status.st_nlink > 1:
-        raise RegimeError(f"{named}, which has other hard links and so may lie elsewhere too: refused; copy the file")
+        raise RegimeError(
+            f"{named}, which has other hard links and may therefore be a file from elsewhere; refused, copy the file"
+        )
     start, length = tensor.offset or 0, tensor.nbytes if tensor.length is None else tensor.length
     if start < 0 or length != tensor.nbytes or start + length > status.st_size:
         raise RegimeError(
-            f"{named}, bytes {start} to {start + length}: expected {tensor.nbytes} bytes "
-            f"of a file of {status.st_size}; damaged or incomplete"
+            f"{named}, bytes {start} to {start + length}: expected {tensor.nbytes} bytes in a file of "
+            f"{status.st_size}; damaged or incomplete, export it again"
         )
 
 
 def _fields(file: BinaryIO, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield number, start and length of the fields of a protobuf message, from where `file` stands to `end`."""
+    """Yield number, start and length of the fields of a protobuf message, from the current position to `end`."""
     position, count = file.tell(), 0
     while position < end:
         count += 1

@@ -1,4 +1,4 @@
-"""Counts the parts of an ONNX model before any is made: two bytes can stand for a node, which takes thousands.
+"""Counts the parts of an ONNX model before they are created: two bytes can become a node of thousands of bytes.
 
 Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from regime_proto.checkpoints.limits import DESCRIPTION_VALUES, NODES
 
-# The fields of each message that hold messages with parts of their own.
+# Fields of each message that hold messages with further parts.
 _MODEL = {7: "graph", 25: "function"}
 _NODE = {5: "attribute"}
 _MESSAGES: dict[str, dict[int, str]] = {
@@ -25,14 +25,14 @@ _BYTES = 2
 
 
 def hold_parts(content: bytes, where: object) -> None:
-    """Raise an error if a model has more nodes, tensors and the like than the limit allows.
+    """Raise an error if a model has more nodes, tensors or other parts than allowed.
 
     A damaged model is left to the library that reads it.
 
     Raises
     ------
     TooLarge
-        It has.
+        The model has more parts.
     """
     fields = parts = 0
     most_fields, most_parts = DESCRIPTION_VALUES.value, NODES.value
@@ -54,7 +54,7 @@ def hold_parts(content: bytes, where: object) -> None:
 
 
 def _fields(content: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield number, first byte and byte after the last of the fields of a message, as far as it is sound."""
+    """Yield number, first byte and byte after the last of the fields of a message, up to any damage."""
     while at < end:
         tag, at = _varint(content, at, end)
         wire = tag & 7

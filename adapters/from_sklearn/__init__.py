@@ -1,4 +1,4 @@
-"""scikit-learn: what skops saves of neural networks, and the networks."""
+"""scikit-learn: neural networks, and their files saved with skops."""
 
 from regime_proto.moved import attributes
 

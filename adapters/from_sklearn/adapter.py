@@ -1,4 +1,4 @@
-"""Reads what skops saves of scikit-learn's neural networks, and exports such estimators."""
+"""Reads scikit-learn's neural networks from skops files, and exports such estimators."""
 
 import sys
 from typing import Any
@@ -20,12 +20,12 @@ from regime_proto.schema.errors import RegimeError
 __all__ = ["SUFFIXES", "peek", "read", "recognise", "sniff"]
 
 REFINES = ("npz",)
-MODELS = "a neural network of scikit-learn"
+MODELS = "a scikit-learn neural network"
 _INSTALL = 'pip install "regime-proto[sklearn]"'
 
 
 def accepts(model: object) -> bool:
-    """Whether `model` is an estimator of scikit-learn, one that can be exported or not."""
+    """Whether `model` is a scikit-learn estimator, even one that cannot be exported."""
     base = sys.modules.get("sklearn.base")
     return base is not None and isinstance(model, base.BaseEstimator)
 
@@ -36,7 +36,7 @@ def export(model: Any, probe: Probe) -> Program:
     Raises
     ------
     RegimeError
-        It is another estimator, it was never fitted, it does not fit the probe, or skl2onnx is missing.
+        It is a different estimator, was never fitted or does not match the probe, or skl2onnx is missing.
     """
     kind = type(model).__name__
     networks = sys.modules.get("sklearn.neural_network")
@@ -45,10 +45,11 @@ def export(model: Any, probe: Probe) -> Program:
     if not all(hasattr(model, name) for name in WEIGHTS):
         raise RegimeError(
             f"model of type {kind}: it has no weights yet; fit it once, for example with partial_fit on a few samples "
-            f"{'and classes=… ' if hasattr(model, 'predict_proba') else ''}in the factory: only its shapes count"
+            f"{'and classes=… ' if hasattr(model, 'predict_proba') else ''}in the factory, since only its shapes "
+            "matter"
         )
     try:
         from regime_proto.adapters.from_sklearn import exporter
     except ImportError:
-        raise RegimeError(f"model of type {kind}: skl2onnx is needed to export it: {_INSTALL}") from None
+        raise RegimeError(f"model of type {kind}: skl2onnx is needed to export it; {_INSTALL}") from None
     return exporter.export(model, probe)

@@ -1,4 +1,4 @@
-"""Exports neural networks of scikit-learn as programs, by way of skl2onnx."""
+"""Exports scikit-learn's neural networks as programs, through skl2onnx."""
 
 import copy
 import warnings
@@ -23,24 +23,24 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 
 _INPUT = "X"
-# To what a wrong graph would give, rounding is nothing.
+# Tolerance: errors of a wrong graph are far larger than rounding errors.
 _TOLERANCE = 1e-4
 
 
 def export(model: Any, probe: Probe) -> Program:
-    """Export a fitted estimator up to the scores of its last layer; the estimator is left as it was.
+    """Export a fitted estimator up to the scores of its last layer; the estimator stays unchanged.
 
     Parameters
     ----------
     model : sklearn.neural_network.MLPClassifier or MLPRegressor
-        Its weights may be any: they are inputs of the program, named as `from_sklearn.read` names them.
+        The estimator, with any weights: these become inputs of the program, named as by `from_sklearn.read`.
     probe : Probe
-        One array, (sample, feature) float32 or float64; the program computes in its type.
+        One array, (sample, feature) float32 or float64; the program computes in its dtype.
 
     Raises
     ------
     RegimeError
-        The probe does not fit, skl2onnx cannot export the model, or the graph does not do what the model does.
+        The probe does not match, skl2onnx cannot export the model, or the graph computes different scores.
     """
     where = f"model of type {type(model).__name__}"
     array = _input(model, probe)
@@ -52,7 +52,7 @@ def export(model: Any, probe: Probe) -> Program:
     LiftWeights(found_in(graph, weights, where))(graph)
     for value in graph.graph.inputs:
         if value.name in weights:
-            # An intercept came as one row.
+            # skl2onnx stores an intercept as one row.
             value.shape = ir.Shape(weights[value.name].shape)
     _end_at_scores(graph, list(weights)[-1])
     NameNodes()(graph)
@@ -79,7 +79,7 @@ def _input(model: Any, probe: Probe) -> Array:
     found = f"{probe.where}: {array.dtype.name}{list(array.shape)}, {expected}"
     if array.shape[1:] != (model.n_features_in_,):
         flat = array.ndim > 2 and array[0].size == model.n_features_in_
-        hint = declared(_INPUT, array, "float32", (-1, model.n_features_in_)) or "give the inputs that the model is fed"
+        hint = declared(_INPUT, array, "float32", (-1, model.n_features_in_)) or "pass the inputs of the model itself"
         hint = "save the probe with array.reshape(len(array), -1)" if flat else hint
         raise ProbeError(f"{found}; {hint}")
     if array.dtype not in (np.float32, np.float64):
@@ -92,17 +92,17 @@ def _layer(model: Any, layer: int) -> list[tuple[str, Array]]:
 
 
 def _aliases(name: str) -> tuple[str, ...]:
-    """Return how else a name such as ``coefs_.0`` may be spelled."""
+    """Return the other spellings of a name such as ``coefs_.0``."""
     attribute, _, layer = name.rpartition(".")
     return (f"{attribute}{layer}", f"{attribute}[{layer}]")
 
 
 def _with_weights(model: Any, weights: Mapping[str, Array]) -> Any:
-    """Return a copy of the model with other weights, which ends in the scores of its last layer."""
+    """Return a copy of the model with different weights, which ends with the scores of its last layer."""
     changed = copy.deepcopy(model)
     for attribute in WEIGHTS:
         setattr(changed, attribute, [weights[f"{attribute}.{layer}"] for layer in range(len(model.coefs_))])
-    # Not every function behind the scores can be exported, and none of them is a gate.
+    # Not every function after the scores can be exported, and none of them is a gate.
     changed.out_activation_ = "identity"
     return changed
 
@@ -123,7 +123,7 @@ def _to_onnx(model: Any, array: Array, where: str) -> ir.Model:
 
 
 def _end_at_scores(graph: ir.Model, last: str) -> None:
-    """Make the sum with the last intercept the only output; what follows turns scores into labels."""
+    """Make the sum with the last intercept the only output; the rest turns scores into labels."""
     value = next(value for value in graph.graph.inputs if value.name == last)
     node = next(node for node, _ in value.uses())
     graph.graph.outputs.clear()
@@ -132,9 +132,9 @@ def _end_at_scores(graph: ir.Model, last: str) -> None:
 
 
 def _verify(program: Program, model: Any, array: Array, where: str) -> None:
-    """Refuse a program that computes other scores than the model, both with weights that were not exported.
+    """Refuse a program whose scores differ from the model's, both with weights that were not exported.
 
-    They are scaled so that numbers stay near 1 from layer to layer.
+    These weights are scaled so that values stay near 1 from layer to layer.
     """
     inputs = np.abs(array).max() or 1
     weights = {name: fed.astype(array.dtype) for name, fed in _scaled(model, float(inputs)).items()}
@@ -142,9 +142,9 @@ def _verify(program: Program, model: Any, array: Array, where: str) -> None:
     (found,) = outputs_of(program, {_INPUT: array, **weights})
     if not np.abs(found - expected).max() <= _TOLERANCE * np.abs(expected).max():
         raise RegimeError(
-            f"{where}: the exported graph computes other scores than the model (by "
+            f"{where}: the exported graph computes different scores from the model (by "
             f"{np.abs(found - expected).max():.2g}); scikit-learn {sklearn.__version__} and skl2onnx "
-            f"{skl2onnx.__version__} do not go together: upgrade both"
+            f"{skl2onnx.__version__} are incompatible; upgrade both"
         )
 
 
@@ -158,12 +158,12 @@ def _scaled(model: Any, inputs: float) -> dict[str, Array]:
 
 
 def _scores(model: Any, array: Array) -> Array:
-    """Return what the estimator itself computes, (sample, output)."""
+    """Return the scores that the estimator itself computes, (sample, output)."""
     with warnings.catch_warnings():
-        # It may know names of features, which an array has not.
+        # It may store feature names, which an array does not have.
         warnings.simplefilter("ignore")
         if not hasattr(model, "predict_proba"):
             return np.reshape(model.predict(array), (len(array), -1))
         scores: Array = model.predict_proba(array)
-    # For two classes it puts the other's beside.
+    # For two classes it adds the probability of the other class.
     return scores[:, 1:] if model.n_outputs_ == 1 else scores

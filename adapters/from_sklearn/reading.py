@@ -1,6 +1,6 @@
-"""Reads what skops saves of scikit-learn's neural networks (``.skops``).
+"""Reads scikit-learn's neural networks from the files of skops (``.skops``).
 
-A file is read as data: of everything in it only the weights and the loss are looked at, and nothing is imported.
+A file is read as data: only its weights and loss are used, and nothing is imported.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from regime_proto.schema.types import Array
 
 SUFFIXES = (".skops",)
 WEIGHTS = ("coefs_", "intercepts_")
-"""The attributes that hold the weights, each a list with one array for a layer."""
+"""The attributes that hold the weights, each a list with one array per layer."""
 
 KINDS = ("MLPClassifier", "MLPRegressor")
 _SCHEMA = "schema.json"
@@ -30,13 +30,13 @@ _Node = Mapping[str, Any]
 
 
 def sniff(start: bytes) -> bool:
-    """Whether a file is a zip archive whose first entry is one of those of skops."""
+    """Whether a file is a zip archive whose first entry is one of skops."""
     entry = first_entry(start) or ""
     return entry == _SCHEMA or entry.endswith(".npy")
 
 
 def recognise(path: Path) -> str | None:
-    """Tell a zip archive with a schema.json in it; empty files and such without their end count as damaged."""
+    """Recognise a zip archive with a schema.json; empty and truncated files count as damaged checkpoints."""
     if not path.is_file():
         return None
     with open_file(path) as file:
@@ -49,7 +49,7 @@ def recognise(path: Path) -> str | None:
     except KeyError:
         return None
     except Exception:
-        return "a zip archive that is damaged or not complete"
+        return "a damaged or incomplete zip archive"
     inside = f" ({kind[1].decode()})" if kind else ""
     return f"a zip archive with schema.json, as skops.io.dump writes{inside}"
 
@@ -62,14 +62,14 @@ def peek(path: Path) -> Label:
 
 
 def read(path: Path) -> Payload:
-    """Read the weights of a network, named ``coefs_.0``, ``intercepts_.0``, ``coefs_.1`` …, and its loss."""
+    """Read the weights of a network, named ``coefs_.0``, ``intercepts_.0``, ``coefs_.1`` and so on, and its loss."""
     with _opened(path) as file:
         tensors = {name: file.array(place, name) for name, place in file.places().items()}
         return Payload({TOP: tensors}, file.facts())
 
 
 class _File:
-    """An open file of skops, a tree of nodes and one entry of the archive for each array in it.
+    """An open skops file: a tree of nodes, and one entry of the archive for each array.
 
     Parameters
     ----------
@@ -86,12 +86,12 @@ class _File:
         self._attributes = self._network()
 
     def facts(self) -> dict[str, float]:
-        """Return the loss; the counters of an estimator begin anew with every fit."""
+        """Return the loss; not the counters of an estimator, which restart with every fit."""
         node = self._attributes.get("loss_")
         return {} if node is None else numbers_in({"loss": self._number(self._found(node))})
 
     def places(self) -> dict[str, str]:
-        """Return the entry of every tensor, layer after layer; all are there, and of a size that is credible."""
+        """Return the entry of every tensor, layer by layer, after checking that all exist with a plausible size."""
         lists = {name: self._found(self._attributes[name])["content"] for name in WEIGHTS}
         layers = zip(*lists.values(), strict=True)
         places = {
@@ -110,23 +110,25 @@ class _File:
         array = read_array(self._archive, place)
         dtype = array.dtype
         if dtype.kind != "f" or dtype.itemsize > 8:
-            raise RegimeError(f"{self._path}: {name} holds {dtype}, expected float32 or float64; save it again")
+            raise RegimeError(f"{self._path}: {name} holds {dtype}; expected float32 or float64; save it again")
         return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
     def _network(self) -> _Node:
         """Return the attributes of the estimator, as nodes."""
         kind = self._root["__class__"]
-        # What other objects consist of may be of any form.
+        # Other objects may have any structure.
         with contextlib.suppress(KeyError, TypeError):
             attributes: _Node = self._root["content"]["content"]
             if all(name in attributes for name in WEIGHTS):
                 return attributes
         if kind in KINDS:
-            raise RegimeError(f"{self._path}: an {kind} without weights, saved before it was fitted; remove it")
+            raise RegimeError(
+                f"{self._path}: an {kind} without weights, which was saved before it was fitted; remove it"
+            )
         raise NotACheckpoint(f"holds a {_printable(kind)}: {instead_of(kind)}")
 
     def _found(self, node: _Node) -> _Node:
-        """Return a node, or the one that it refers to: versions of skops may write an object once."""
+        """Return a node, or the node to which it refers: some versions of skops write an object only once."""
         if node["__loader__"] != "CachedNode":
             return node
         return next(other for other in _nodes(self._root) if other.get("__id__") == node["__id__"])
@@ -140,7 +142,7 @@ class _File:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[_File]:
-    """Open a file, and say in one line what is wrong with it."""
+    """Open a file, and report errors in one line."""
     try:
         with open_zip(path) as archive:
             yield _File(archive, path)
@@ -151,11 +153,11 @@ def _opened(path: Path) -> Iterator[_File]:
         raise Incomplete(f"{path}: damaged or incomplete ({reason}); save it again or remove it") from None
     except Exception as error:
         reason = f"{type(error).__name__}: {_printable(error)}"
-        raise RegimeError(f"{path}: damaged, or no file of skops ({reason}); save it again or remove it") from None
+        raise RegimeError(f"{path}: damaged, or not a skops file ({reason}); save it again or remove it") from None
 
 
 def _nodes(root: object) -> Iterator[_Node]:
-    """Yield every node that is written out; they lie in one another to any depth."""
+    """Yield every node that is written in full; nodes may be nested to any depth."""
     pending = [root]
     while pending:
         part = pending.pop()
@@ -168,14 +170,14 @@ def _nodes(root: object) -> Iterator[_Node]:
 
 
 def instead_of(kind: object) -> str:
-    """Say what to use in place of another estimator."""
+    """Return advice for a different estimator."""
     expected = f"expected an {' or '.join(KINDS)}"
     if kind == "Pipeline":
         return (
-            f"{expected}; take its last step, pipeline[-1], and as probe the inputs after the steps before, "
+            f"{expected}; use its last step, pipeline[-1], with the inputs after the previous steps as the probe, "
             "pipeline[:-1].transform(X)"
         )
-    return f"{expected}; of what wraps one take the network inside, such as search.best_estimator_"
+    return f"{expected}; if a wrapper contains one, use the network inside, such as search.best_estimator_"
 
 
 def _printable(text: object) -> str:

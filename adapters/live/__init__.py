@@ -1,1 +1,1 @@
-"""Models in training, and the callbacks of the libraries that train them."""
+"""Shared parts of the adapters that record models during training."""

@@ -1,4 +1,4 @@
-"""Draws a probe from what yields validation samples."""
+"""Draws a probe from a loader of validation samples."""
 
 import contextlib
 import inspect
@@ -14,7 +14,7 @@ from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.types import Array
 from regime_proto.schema.words import counted
 
-# What a batch holds for the loss, and models take to compute it.
+# Entries of a batch for the loss, which models may accept to compute it.
 _TARGETS = ("label", "labels", "label_ids", "targets", "start_positions", "end_positions")
 _MASK = "attention_mask"
 _WHERE = "the loader"
@@ -22,9 +22,9 @@ _WHERE = "the loader"
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Put the random states of the host back, torch's too: whatever reads data or exports a model may draw numbers."""
+    """Restore random states of the host, also torch's: reading data or exporting a model may draw random numbers."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    # Its data loaders are used with other frameworks too.
+    # torch's data loaders are used with other frameworks too.
     torch = sys.modules.get("torch")
     with contextlib.nullcontext() if torch is None else torch.random.fork_rng([]):
         try:
@@ -35,21 +35,27 @@ def undisturbed() -> Iterator[None]:
 
 
 def draw(forward: Callable[..., Any] | Sequence[str], loader: Any, samples: int, seed: int) -> Probe:
-    """Draw samples at random, without replacement, from a data loader over a dataset; else take the first ones.
+    """Draw samples at random, without replacement, from a data loader with a dataset; otherwise use the first samples.
 
     Parameters
     ----------
     forward : callable or sequence of str
-        What the samples are passed to, or the names of the inputs.
+        The function that receives the samples, or the names of its inputs.
     loader : object
-        With `dataset` and `collate_fn`, as a DataLoader of torch has them; or any iterable of batches.
+        An object with `dataset` and `collate_fn`, such as a torch DataLoader; or any iterable of batches.
     samples : int
+        Number of samples.
     seed : int
+        Random seed.
+
+    Returns
+    -------
+    Probe
 
     Raises
     ------
     RegimeError
-        There are fewer samples, or none that `forward` takes.
+        There are fewer samples, or `forward` does not accept them.
     """
     arguments = _arguments(forward)
     dataset = getattr(loader, "dataset", None)
@@ -74,18 +80,18 @@ def _from_dataset(dataset: Any, collate: Callable[[Sequence[Any]], Any] | None, 
     items = [dataset[int(index)] for index in chosen]
     if collate is not None:
         return collate(items)
-    raise RegimeError(f"{_WHERE}: has a dataset and no collate_fn; give the probe as arrays")
+    raise RegimeError(f"{_WHERE}: has a dataset but no collate_fn; pass the probe as arrays")
 
 
 def _require(found: int, samples: int) -> None:
     if found < samples:
         raise RegimeError(
-            f"{_WHERE}: holds {counted(found, 'sample')}, and the probe needs {samples}; lower batch_size"
+            f"{_WHERE}: holds {counted(found, 'sample')}, but the probe needs {samples}; lower batch_size"
         )
 
 
 def _arguments(forward: Callable[..., Any] | Sequence[str]) -> dict[str, bool]:
-    """Return the names of what may be passed, and of each whether it must be."""
+    """Return the names of the arguments, and whether each is required."""
     if not callable(forward):
         return dict.fromkeys(forward, True)
     return {
@@ -96,14 +102,14 @@ def _arguments(forward: Callable[..., Any] | Sequence[str]) -> dict[str, bool]:
 
 
 def _inputs(batch: Any, arguments: Mapping[str, bool]) -> dict[str, Array]:
-    """Return the arrays of a batch that the model takes, by argument."""
+    """Return the arrays of a batch that the model accepts, by argument."""
     if isinstance(batch, Mapping):
         names = [name for name in arguments if name not in _TARGETS]
         taken = {name: _array(batch[name]) for name in names if name in batch}
         if not taken:
             raise RegimeError(
-                f"{_WHERE}: its batches hold {', '.join(map(str, batch))}, and the model takes {', '.join(names)}; "
-                "give the probe as arrays"
+                f"{_WHERE}: its batches hold {', '.join(map(str, batch))}, but the model expects {', '.join(names)}; "
+                "pass the probe as arrays"
             )
         return taken
     parts = list(batch) if isinstance(batch, list | tuple) else [batch]
@@ -119,16 +125,18 @@ def _array(value: Any) -> Array:
     try:
         array = np.asarray(value.cpu() if hasattr(value, "cpu") else value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise RegimeError(f"{_WHERE}: {type(value).__name__} is no array ({error}); give the probe as arrays") from None
+        raise RegimeError(
+            f"{_WHERE}: {type(value).__name__} is not an array ({error}); pass the probe as arrays"
+        ) from None
     if array.ndim == 0 or array.dtype.kind not in "fiub":
         raise RegimeError(
-            f"{_WHERE}: {array.dtype}{list(array.shape)} is no batch of numbers; give the probe as arrays"
+            f"{_WHERE}: {array.dtype}{list(array.shape)} is not a batch of numbers; pass the probe as arrays"
         )
     return array
 
 
 def _probe(arrays: Mapping[str, Array]) -> Probe:
-    """Return a probe; tokens that are masked do not count."""
+    """Return a probe, in which masked tokens do not count."""
     named = dict(arrays)
     mask = named.get(_MASK)
     if mask is not None and mask.ndim == 2 and not mask.all():

@@ -1,4 +1,4 @@
-"""The engine of processes that have nothing to contribute."""
+"""Engine of processes that contribute nothing to a recording."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,7 +8,7 @@ from regime_proto.schema.types import Array
 
 
 class Idle:
-    """The engine of a process whose weights are the same as another's, which records them."""
+    """Engine of a process with the same weights as the recording process."""
 
     name = device = ""
     asynchronous = collective = False
@@ -27,9 +27,9 @@ class Idle:
         """Do nothing."""
 
     def agreed(self, stride: int | None) -> int | None:
-        """Return the stride of this process: no other needs it."""
+        """Return the stride of this process; no agreement is needed."""
         return stride
 
 
 def _nothing() -> Measurement:
-    raise AssertionError("only the process that records waits for a measurement")
+    raise AssertionError("only the recording process waits for a measurement")

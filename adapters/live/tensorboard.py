@@ -1,4 +1,4 @@
-"""Shows what a recorder finds in TensorBoard."""
+"""Shows the observations of a recorder in TensorBoard."""
 
 import math
 from typing import Any
@@ -7,14 +7,14 @@ from regime_proto.recording.observations import Callback, Status
 
 
 def to_tensorboard(writer: Any, *, prefix: str = "regime") -> Callback:
-    """Return what forwards every observation: ``record(…, on_observation=to_tensorboard(writer))``.
+    """Return a callback that writes every observation: ``record(…, on_observation=to_tensorboard(writer))``.
 
     Parameters
     ----------
     writer : torch.utils.tensorboard.SummaryWriter
-        Or another object with its `add_scalar`. It remains the caller's to close.
+        The writer, or another object with its method `add_scalar`. The caller must close it.
     prefix : str
-        What stands before the names of the curves, ``regime/weight_change`` and ``regime/pattern_change``.
+        Prefix of the names of the curves, ``regime/weight_change`` and ``regime/pattern_change``.
     """
 
     def forward(status: Status) -> None:

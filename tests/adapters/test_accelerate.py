@@ -74,7 +74,7 @@ def test_one_that_is_being_written_is_left_out(tmp_path):
     with pytest.warns(RegimeWarning, match="left out"):
         assert len(open_directory(folder).checkpoints) == STATES - 1
     weights.unlink()
-    with pytest.warns(RegimeWarning, match="no weights in it"):
+    with pytest.warns(RegimeWarning, match="it holds no weights"):
         assert len(open_directory(folder).checkpoints) == STATES - 1
 
 

@@ -41,7 +41,7 @@ def save_script(trained, path):
 SAVES = {
     "holds a Mlp, not a dict of tensors": torch.save,
     "holds a Mlp, not a dict": lambda trained, path: torch.save({"model": trained, "epoch": 1}, path),
-    "TorchScript, which holds code": save_script,
+    "a TorchScript file, which holds code": save_script,
 }
 
 
@@ -59,7 +59,9 @@ def test_models_with_their_code(message, mlp_run, tmp_path):
 
 def test_a_single_script(tmp_path):
     save_script(nets.make_mlp(), tmp_path / "net.pt")
-    assert "TorchScript, which holds code; take its tensors out with python -c" in advice.advice(tmp_path / "net.pt")
+    assert "a TorchScript file, which holds code; extract its tensors with python -c" in advice.advice(
+        tmp_path / "net.pt"
+    )
     torch.save({"w": torch.ones(2)}, tmp_path / "other.pt")
     assert advice.advice(tmp_path / "other.pt") is None
     assert advice.advice(tmp_path) is None
@@ -117,7 +119,7 @@ def test_what_megatron_splits(new, tmp_path):
             write(tmp_path / "run/latest_checkpointed_iteration.txt", b"200")
         else:
             (tmp_path / "run/latest_checkpointed_iteration.txt").unlink()
-        with pytest.raises(NoCheckpoint, match=r"Megatron's .*export_ckpt.* MODEL .*; then give .*run-hf$"):
+        with pytest.raises(NoCheckpoint, match=r"Megatron .*export_ckpt.* MODEL .*; then use .*run-hf$"):
             open_directory(tmp_path / "run")
 
 
@@ -172,7 +174,7 @@ def test_pickled_estimators(suffix, tmp_path):
     (tmp_path / "run").mkdir()
     PICKLES[suffix](make_pipeline(StandardScaler(), fitted()), tmp_path / f"run/step_1{suffix}")
     with pytest.raises(
-        NoCheckpoint, match=r"step_1.*: a pickled estimator .* loading it runs what is in it; .*-skops$"
+        NoCheckpoint, match=r"step_1.*: a pickled scikit-learn estimator, .* loading it runs the code in it; .*-skops$"
     ):
         open_directory(tmp_path / "run")
 

@@ -75,7 +75,7 @@ def test_objects_that_take_code_to_read(mlp_run, tmp_path):
 
     save_run(folder, tmp_path / "plain", save)
     with pytest.raises(
-        regime_proto.RegimeError, match=r"with objects that take running code .pickle protocol 4"
+        regime_proto.RegimeError, match=r"holds objects that need code to be loaded .pickle protocol 4"
     ) as error:
         read_the_first(folder)
     out = run_the_command(str(error.value))
@@ -92,7 +92,7 @@ def test_what_a_reading_would_refuse_is_seen_by_inspect(mlp_run, tmp_path):
     for command in ("inspect", "analyze"):
         done = regime(command, tmp_path)
         assert done.exit_code == 1
-        assert "step_0.pt: damaged, or with objects that take running code" in done.stderr
+        assert "step_0.pt: damaged, or holds objects that need code to be loaded" in done.stderr
 
 
 def test_agents_of_stable_baselines(tmp_path):
@@ -109,7 +109,7 @@ def test_agents_of_stable_baselines(tmp_path):
     save_run(folder, tmp_path / "plain", save)
     with zipfile.ZipFile(folder / "videos.zip", "w") as archive:
         archive.writestr("1.mp4", b"")
-    with pytest.raises(NoCheckpoint, match=r"rl_model_0_steps.zip: an agent of Stable-Baselines3") as error:
+    with pytest.raises(NoCheckpoint, match=r"rl_model_0_steps.zip: a Stable-Baselines3 agent") as error:
         open_directory(folder)
     source = open_directory(run_the_command(str(error.value)))
     assert [checkpoint.step for checkpoint in source.checkpoints] == [100 * step for step in range(STATES)]
@@ -130,9 +130,9 @@ def test_what_tensorflow_and_paddle_write(tmp_path):
     write(tmp_path / "tf/checkpoint", b'model_checkpoint_path: "ckpt-2"')
     write(tmp_path / "other/words.index")
     for folder, words in (
-        ("tf", r"ckpt-1.index: a checkpoint of TensorFlow; .* MODULE:FACTORY; then give .*tf-keras$"),
-        ("saved", r"saved/1: a SavedModel of TensorFlow, .*tf2onnx.*; then give .*saved-onnx$"),
-        ("paddle", r"epoch_1.pdparams: weights of PaddlePaddle .*; then give .*paddle-npz$"),
+        ("tf", r"ckpt-1.index: a TensorFlow checkpoint; .* MODULE:FACTORY .*; then use .*tf-keras$"),
+        ("saved", r"saved/1: a TensorFlow SavedModel, .*tf2onnx.*; then use .*saved-onnx$"),
+        ("paddle", r"epoch_1.pdparams: PaddlePaddle weights .*; then use .*paddle-npz$"),
         ("other", r"no checkpoint found .it holds words.index"),
     ):
         with pytest.raises(NoCheckpoint, match=words):
@@ -214,7 +214,7 @@ def test_pickled_params(kind, tmp_path):
     for step in RUN:
         tree = make(haiku_params(step), step)
         (folder / f"step_{step}.pkl").write_bytes(pickle.dumps(tree))
-    with pytest.raises(NoCheckpoint, match=r"step_1.pkl: pickled arrays of JAX or NumPy, not read") as error:
+    with pytest.raises(NoCheckpoint, match=r"step_1.pkl: pickled JAX or NumPy arrays, which are not read") as error:
         open_directory(folder)
     out = run_the_command(str(error.value), by="fork" if kind == "numpy" else "exec")
     expected = changes_of([haiku_params(step) for step in RUN])
@@ -256,7 +256,7 @@ def test_leaves_of_equinox(tmp_path):
 
     for step in RUN:
         eqx.tree_serialise_leaves(folder / f"step_{step}.eqx", make(step))
-    with pytest.raises(NoCheckpoint, match=r"step_1.eqx: arrays of Equinox without names") as error:
+    with pytest.raises(NoCheckpoint, match=r"step_1.eqx: Equinox arrays without names") as error:
         open_directory(folder)
     text = str(error.value)
     out = run_the_command(text, by="exec")

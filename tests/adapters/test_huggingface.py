@@ -137,7 +137,9 @@ def test_weights_in_another_layout(tmp_path):
     sizes = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
     config = transformers.MixtralConfig(**sizes, num_key_value_heads=2, num_local_experts=2, vocab_size=20)
     transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
-    with pytest.raises(RegimeError, match=r"experts.0.w1.weight' lies in another layout than MixtralForCausalLM"):
+    with pytest.raises(
+        RegimeError, match=r"experts.0.w1.weight' has a different layout from the one in MixtralForCausalLM"
+    ):
         from_huggingface.program_of(tmp_path, as_probe({"input_ids": IDS % 20}))
 
 
@@ -481,14 +483,14 @@ def test_a_large_model_is_tried_by_its_shapes_and_exported_alike(monkeypatch, ca
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}}, "code of its own .auto_map.,"),
-        ({"auto_map": {"AutoConfig": "own.C"}, "model_type": "own"}, "code of its own .auto_map., which is not run"),
-        ({"model_type": "own"}, "transformers 5.* has no model_type 'own'; say how to build the model: --model"),
+        ({"auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}}, "its own code .auto_map.,"),
+        ({"auto_map": {"AutoConfig": "own.C"}, "model_type": "own"}, "its own code .auto_map., which is not run"),
+        ({"model_type": "own"}, "transformers 5.* has no model_type 'own'; pass a function that builds .*: --model"),
         ({"architectures": ["OwnModel"]}, "has no model 'OwnModel'; .* --model"),
         ({"architectures": ["pipeline"]}, "has no model 'pipeline'"),
         ({"architectures": {"x": 1}}, "config.json: .*; .* --model"),
         ({"architectures": [["x"]]}, "config.json: .*; .* --model"),
-        ({"architectures": ["BertModel"]}, "BertModel is no model of type 'gpt2'"),
+        ({"architectures": ["BertModel"]}, "BertModel is not a model of type 'gpt2'"),
         ({"n_embd": "wide"}, "config.json: .*; .* --model"),
         ({"n_head": 7}, "config.json: .*; .* --model"),
         ({"n_embd": 32}, "step0: .* expects .*another model"),
@@ -510,8 +512,8 @@ def test_configs_that_no_model_is_built_from(steps, monkeypatch, changes, messag
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"auto_map": {"AutoTokenizer": ["own.T", None]}}, "tokenizer_config.json: names code of its own"),
-        ({"auto_map": {"AutoTokenizer": ["own.T", None]}, "tokenizer_class": "T"}, "names code of its own"),
+        ({"auto_map": {"AutoTokenizer": ["own.T", None]}}, "tokenizer_config.json: requires its own code"),
+        ({"auto_map": {"AutoTokenizer": ["own.T", None]}, "tokenizer_class": "T"}, "requires its own code"),
     ],
     ids=["auto_map", "and a class"],
 )
@@ -535,7 +537,7 @@ def test_probes_of_text_that_cannot_be(steps, text, tmp_path, run):
     assert "--probe-text: needs a tokenizer next to the weights" in refused("analyze", run, "--probe-text", text)
     assert "but there are no checkpoints yet" in refused("program", "--probe-text", text, "-o", tmp_path / "none")
     (steps / "tokenizer.json").write_text("{}")
-    assert "give token ids in place of text: --probe FILE" in refused("analyze", steps, "--probe-text", text)
+    assert "pass token ids instead of text: --probe FILE" in refused("analyze", steps, "--probe-text", text)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (steps / name).unlink()
     assert "there is none in" in refused("analyze", steps, "--probe-text", text)

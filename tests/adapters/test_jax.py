@@ -184,7 +184,7 @@ def test_a_program_that_computes_something_else_is_refused(monkeypatch):
         return whole(function, arrays)
 
     monkeypatch.setattr(jax_onnx, "_graph", folded)
-    with pytest.raises(RegimeError, match="computes something else"):
+    with pytest.raises(RegimeError, match="computes different outputs"):
         program(net_with(relu))
 
 
@@ -218,9 +218,9 @@ def test_what_cannot_be_exported(model, probe, error, message):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ((PARAMS, net_with(relu)[0]), "the function comes first"),
+        ((PARAMS, net_with(relu)[0]), "the function must come first"),
         (Linen(), r"return the pair \(net.apply, net.init\(key, x\)\)"),
-        ((Linen().apply, {"Dense_0": {"kernel": np.ones((7, 4), "f4")}}), "takes what init returns"),
+        ((Linen().apply, {"Dense_0": {"kernel": np.ones((7, 4), "f4")}}), "expects the dict that init returns"),
     ],
 )
 def test_what_is_nearly_a_model_is_told_apart(model, message):

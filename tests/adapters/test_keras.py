@@ -479,5 +479,5 @@ def test_a_folder_that_explains_itself_needs_no_keras(run, tmp_path, monkeypatch
         monkeypatch.setitem(sys.modules, name, None)
     done = CliRunner().invoke(main, ["inspect", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert "weights of Keras in HDF5" in done.output
+    assert "Keras weights in HDF5" in done.output
     assert "2 tracked" in done.output

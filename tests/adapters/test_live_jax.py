@@ -171,7 +171,7 @@ def test_parameters_that_are_given_away_in_between(tmp_path):
         for step in range(STEPS):
             recorder.observe(step, params=params)
             before, params = params, update(params)
-        with pytest.raises(RegimeError, match=r"params: hidden\.b was given away .*donate_argnums"):
+        with pytest.raises(RegimeError, match=r"params: hidden\.b was donated .*donate_argnums"):
             recorder.observe(STEPS, params=before)
     assert rows(tmp_path / "run.h5")["step"].tolist() == [0, 2, 4]
 
@@ -185,7 +185,7 @@ def test_variables_of_linen(tmp_path):
             moved = jax.tree.map(lambda value: value + 0.1, variables["params"])
             statistics = model.apply(variables, INPUTS, train=True, mutable=["batch_stats"])[1]
             variables = {"params": moved, **statistics}
-        with pytest.raises(RegimeError, match=r"params: lacks batch_stats\.BatchNorm_0\.mean, .*give the whole tree"):
+        with pytest.raises(RegimeError, match=r"params: lacks batch_stats\.BatchNorm_0\.mean, .*pass the whole tree"):
             recorder.observe(3, params={"params": variables["params"]})
     found = rows(tmp_path / "run.h5")
     assert found["weight_delta_l1"][1:].all()
@@ -202,13 +202,13 @@ def recorder(tmp_path_factory):
     ("params", "message"),
     [
         (None, r"step \d: pass the current parameters with params=…"),
-        ({"hidden": begin()["hidden"]}, r"params: lacks out\.w, which was there when the recorder was made"),
-        ({**begin(), "more": {"w": jnp.ones(2)}}, r"params: has more\.w, which was not there"),
+        ({"hidden": begin()["hidden"]}, r"params: lacks out\.w, which existed when the recorder was created"),
+        ({**begin(), "more": {"w": jnp.ones(2)}}, r"params: has more\.w, which did not exist"),
         (
             {**begin(), "out": {"w": jnp.ones((9, 3))}},
-            r"params: out\.w is float32\[9, 3\], expected float32\[9, 2\], as when the recorder was made",
+            r"params: out\.w is float32\[9, 3\]; expected float32\[9, 2\], as when the recorder was created",
         ),
-        ({**begin(), "out": {"w": jnp.ones((9, 2), "bfloat16")}}, r"params: out\.w is bfloat16\[9, 2\], expected"),
+        ({**begin(), "out": {"w": jnp.ones((9, 2), "bfloat16")}}, r"params: out\.w is bfloat16\[9, 2\]; expected"),
         (7, r"params: lacks hidden\.b, hidden\.w, out\.w, which"),
     ],
 )
@@ -247,7 +247,7 @@ def test_a_pair_goes_on_where_it_stopped(tmp_path):
 
 
 def test_what_is_nearly_a_model_is_told_apart(tmp_path):
-    with pytest.raises(RegimeError, match=r"a module of flax\.linen has no parameters"):
+    with pytest.raises(RegimeError, match=r"a flax\.linen module holds no parameters"):
         regime_proto.record(Linen(), PROBE, tmp_path / "run.h5")
 
 

@@ -276,7 +276,7 @@ def test_a_part_of_a_model_whose_weights_are_elsewhere(tmp_path):
     outer = keras.Sequential([keras.Input((6,)), keras.Sequential([kl.Dense(4), kl.ReLU()]), kl.Dense(3)])
     outer.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     nested = Nested(tmp_path / "run.h5")
-    with pytest.raises(RegimeError, match="its value is with the trainer of another model during fit"):
+    with pytest.raises(RegimeError, match="its value is held by the trainer of a different model during fit"):
         fit(outer, nested)
     nested.recorder.abandon()
 
@@ -307,7 +307,7 @@ def test_a_probe_is_drawn():
     drawn = from_keras.draw(model, Sequence(), 6, 0)
     np.testing.assert_array_equal(drawn.arrays[0], INPUTS[:6])
     assert drawn.arrays[0].dtype == np.float32
-    with pytest.raises(RegimeError, match="holds 16 samples, and the probe needs 17"):
+    with pytest.raises(RegimeError, match="holds 16 samples, but the probe needs 17"):
         from_keras.draw(model, Sequence(), 17, 0)
 
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.from_numpy(INPUTS), torch.zeros(20)))

@@ -389,7 +389,7 @@ def test_shapes_that_inference_cannot_tell_are_taken_from_a_run():
     ("proto", "message"),
     [
         (model("y = Relu(x)"), "none of its 0 initializers is the weight of a layer"),
-        (model("h = MatMul(x, w) y = Relu(h)", "float[N,4] x, float[4,4] w"), "not folded .* and not fed as inputs"),
+        (model("h = MatMul(x, w) y = Relu(h)", "float[N,4] x, float[4,4] w"), "neither folded .* nor passed as inputs"),
         (model("y = Clip(x, l)", l=np.float32(0)), "none of its 1 initializers is the weight"),
         (onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [])), "has no nodes"),
     ],
@@ -402,7 +402,9 @@ def test_models_without_weights(proto, message):
 def test_old_operators_are_refused():
     proto = small()
     proto.opset_import[0].version = 6
-    with pytest.raises(RegimeError, match=r"operators of version 6, expected 7 or newer; use onnx.version_converter"):
+    with pytest.raises(
+        RegimeError, match=r"operator set version 6; expected 7 or newer; convert it with onnx.version_converter"
+    ):
         from_onnx.export(proto, as_probe(probe()))
 
 
@@ -432,7 +434,7 @@ def test_external_data_beside_the_model(tmp_path, monkeypatch):
     assert_same_outputs(path, program, {"x": probe()})
     monkeypatch.chdir(path.parent)
     assert from_onnx.export("net.onnx", as_probe(probe())).content == program.content
-    with pytest.raises(RegimeError, match="tensor 'w1' lies in another file; pass the path of the model"):
+    with pytest.raises(RegimeError, match="tensor 'w1' is in another file; pass the path of the model"):
         from_onnx.export(onnx.load(path, load_external_data=False), as_probe(probe()))
 
 
@@ -452,7 +454,9 @@ def test_external_data_elsewhere_is_refused(tmp_path, location):
     path = with_external_data(tmp_path / "run", location)
     shutil.copy(tmp_path / "run/net.bin", tmp_path / "net.bin")
     for use in (lambda path: read(from_onnx, path), lambda path: from_onnx.export(path, as_probe(probe()))):
-        with pytest.raises(RegimeError, match=r"net.onnx: tensor 'w1' lies in .*, outside the model's folder: refused"):
+        with pytest.raises(
+            RegimeError, match=r"net.onnx: tensor 'w1' is stored in .*, outside the model's folder; refused"
+        ):
             use(path)
 
 
@@ -461,11 +465,11 @@ def test_a_link_out_of_the_folder_is_refused_before_anything_is_opened(tmp_path)
     # A pipe: whoever opens it waits for ever.
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "run/link.bin").symlink_to(tmp_path / "pipe")
-    with pytest.raises(RegimeError, match="a link that leads outside the model's folder: refused"):
+    with pytest.raises(RegimeError, match="a link that leads outside the model's folder; refused"):
         read(from_onnx, path)
     (tmp_path / "run/link.bin").unlink()
     (tmp_path / "run/link.bin").hardlink_to(tmp_path / "run/net.bin")
-    with pytest.raises(RegimeError, match="other hard links and so may lie elsewhere too: refused"):
+    with pytest.raises(RegimeError, match="other hard links and may therefore be a file from elsewhere; refused"):
         read(from_onnx, path)
     (tmp_path / "run/link.bin").unlink()
     (tmp_path / "run/link.bin").symlink_to("net.bin")
@@ -500,7 +504,7 @@ def test_external_data_that_is_cut_off_or_missing(tmp_path):
     ):
         read(from_onnx, path)
     data.unlink()
-    with pytest.raises(RegimeError, match="there is no such file; keep it beside the model"):
+    with pytest.raises(RegimeError, match="there is no such file; put it next to the model"):
         read(from_onnx, path)
 
 

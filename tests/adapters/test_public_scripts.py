@@ -68,7 +68,7 @@ def test_pickled_averages_are_analyzed_after_the_command(models, mlp_run, tmp_pa
     refused = regime("inspect", folder)
     assert refused.exit_code == 1
     assert "holds a Mlp, not a dict of tensors" in refused.stderr
-    assert f"; then give {folder}-states with --weights ema, since " in refused.stderr
+    assert f"; then use {folder}-states with --weights ema, since " in refused.stderr
     out = run_the_command(refused.stderr.strip())
     assert_analyzed(out, models, mlp_run, "--weights", "ema", dtype=torch.float16)
     plain = regime("inspect", out)

@@ -558,7 +558,7 @@ def test_other_activations_have_no_gates(activation):
 @pytest.mark.parametrize(
     ("probe", "match"),
     [
-        (np.ones((4, 8), "f4"), r"float32\[4, 8\], expected float32 or float64\[samples, 7\]; give the inputs that"),
+        (np.ones((4, 8), "f4"), r"float32\[4, 8\], expected float32 or float64\[samples, 7\]; pass the inputs of"),
         (np.ones(7, "f4"), r"float32\[7\], expected .*\[samples, 7\]"),
         (
             np.ones((4, 7, 1), "f4"),
@@ -613,7 +613,7 @@ def keep_a_copy(model):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (replace_relu, "the exported graph computes other scores than the model .*upgrade both$"),
+        (replace_relu, "the exported graph computes different scores from the model .*upgrade both$"),
         (fold_weight, r"'coefs_.1' not found in the exported graph"),
         (keep_a_copy, "the exported graph does not distinguish weights: 'coefs_.1' in "),
     ],

@@ -206,7 +206,7 @@ NAMES = ("__class__", "__init__", "__globals__", "__reduce__", "keys", "__subcla
 @pytest.mark.parametrize("name", NAMES)
 def test_an_attribute_of_a_real_object_is_refused(tmp_path, kind, name):
     path = written(tmp_path / "a.pt", call("builtins.getattr", REAL[kind], text(name)))
-    with pytest.raises(RegimeError, match=rf"a.pt: damaged, or with objects .*an attribute '{name}' of a ") as error:
+    with pytest.raises(RegimeError, match=rf"a.pt: damaged, or holds objects .*an attribute '{name}' of a ") as error:
         read(from_torch, path)
     assert "\n" not in str(error.value)
 
@@ -325,7 +325,9 @@ def test_a_stub_is_nothing_else(tmp_path):
 def test_a_list_of_a_class_of_its_own_is_answered_with_what_to_do(tmp_path):
     """torch's reader appends to lists only."""
     torch.save({"model": WEIGHTS, "x": Listed([1, 2])}, tmp_path / "a.pt")
-    with pytest.raises(RegimeError, match=r"with objects that take running code .*Listed.*: python -c .*-states$"):
+    with pytest.raises(
+        RegimeError, match=r"holds objects that need code to be loaded .*Listed.*: python -c .*-states$"
+    ):
         read(from_torch, tmp_path / "a.pt")
 
 
@@ -333,7 +335,9 @@ def test_a_list_of_a_class_of_its_own_is_answered_with_what_to_do(tmp_path):
 def test_a_pickle_of_another_protocol_is_answered_with_what_to_do(tmp_path, legacy):
     payload = {"model": WEIGHTS, "x": argparse.Namespace()}
     torch.save(payload, tmp_path / "a.pt", pickle_protocol=4, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(RegimeError, match=r"with objects that take running code .*: python -c .*-states$") as error:
+    with pytest.raises(
+        RegimeError, match=r"holds objects that need code to be loaded .*: python -c .*-states$"
+    ) as error:
         read(from_torch, tmp_path / "a.pt")
     assert "trust this file" not in str(error.value)
 

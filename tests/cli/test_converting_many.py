@@ -97,7 +97,7 @@ def test_a_dry_run_has_a_line_for_each_and_writes_nothing(workplace):
         (["--shards", "2"], r"--shards and --output-dir: "),
         (["--print-commands"], r"--print-commands and --output-dir: "),
         (["runs/run_0000"], r"run_0000: given twice; leave one out"),
-        (["--keep-downloads"], r"--keep-downloads applies to checkpoints on the Hugging Face Hub"),
+        (["--keep-downloads"], r"--keep-downloads: applies only to checkpoints on the Hugging Face Hub"),
         (["--scheduler", "nobody.json"], r"--scheduler nobody.json: no such file"),
     ],
 )

@@ -417,7 +417,7 @@ def test_an_index_that_names_what_is_not_there(sharded):
     path.write_text(json.dumps(index))
     report = regime_proto.check(sharded)
     assert found(report) == [("mixed-shards", (70,))]
-    assert "'ghost.weight' is not in it" in report.findings[0].message
+    assert "'ghost.weight' is missing" in report.findings[0].message
 
 
 def test_a_shard_with_other_tensors_than_the_index_says(sharded):

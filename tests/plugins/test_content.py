@@ -273,6 +273,6 @@ def test_an_adapter_that_fails_on_the_first_bytes_is_left_out(tmp_path, monkeypa
 def test_a_script_of_torch_is_named_whatever_its_suffix(tmp_path):
     archive(tmp_path / "net_1", "net/data.pkl", "net/code/net.py", "net/constants.pkl")
     archive(tmp_path / "net_2", "net/data.pkl", "net/code/net.py", "net/constants.pkl")
-    with pytest.raises(RegimeError, match="net_1: TorchScript, which holds code; take its"):
+    with pytest.raises(RegimeError, match="net_1: a TorchScript file, which holds code; extract its"):
         open_directory(tmp_path)
     assert from_torch.sniff(first_bytes(tmp_path / "net_1", registry.FIRST_BYTES))

@@ -126,11 +126,11 @@ def test_masked_tokens_do_not_count(tmp_path):
 ERRORS = {
     "none": ({}, 'probe "auto": needs a loader'),
     "no size": ({"loader": [SAMPLES]}, 'probe "auto": the loader has no batch size'),
-    "too few": ({"loader": [SAMPLES[:3]], "batch_size": 50}, "the loader: holds 3 samples, and the probe needs 10"),
-    "too short": ({"loader": DataLoader(TensorDataset(SAMPLES[:3]), batch_size=50)}, "holds 3 samples, and the probe"),
+    "too few": ({"loader": [SAMPLES[:3]], "batch_size": 50}, "the loader: holds 3 samples, but the probe needs 10"),
+    "too short": ({"loader": DataLoader(TensorDataset(SAMPLES[:3]), batch_size=50)}, "holds 3 samples, but the probe"),
     "names": (
         {"loader": [{"pixels": SAMPLES}], "batch_size": 50},
-        "its batches hold pixels, and the model takes features",
+        "its batches hold pixels, but the model expects features",
     ),
     "ragged": ({"loader": [(["a", None], 1)], "batch_size": 5}, "the loader"),
 }

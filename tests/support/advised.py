@@ -30,7 +30,7 @@ def run_the_command(text, *, by="fork"):
     """
     assert len(text.splitlines()) == 1
     command, out = re.search(
-        r"((?:python -c|for d in) .*); then give (.*?)(?: with --weights .*| and, as the model, .*)?$", text
+        r"((?:python -c|for d in) .*); then use (.*?)(?: with --weights .*| and, as the model, .*)?$", text
     ).groups()
     # Where the model's code is, and with this Python.
     places = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
