@@ -557,4 +557,4 @@ def test_without_transformers(steps, text, tmp_path, monkeypatch, ability):
     monkeypatch.delitem(sys.modules, "regime_proto.adapters.from_huggingface.model", raising=False)
     given = text if "text" in ability else tmp_path / "probe.npz"
     message = refused("analyze", steps, ability.split()[1], given)
-    assert 'needs transformers: pip install "regime-proto[huggingface]"' in message
+    assert 'needs transformers; pip install "regime-proto[huggingface]"' in message

@@ -456,5 +456,5 @@ def test_a_single_checkpoint_is_named_as_one(saved):
 def test_tensorstore_is_what_is_missing(apart, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorstore", None)
     assert from_orbax.recognise(apart) is not None
-    with pytest.raises(RegimeError, match=r'without tensorstore: pip install "regime-proto\[flax\]"'):
+    with pytest.raises(RegimeError, match=r'without tensorstore; pip install "regime-proto\[flax\]"'):
         from_orbax.read(apart)

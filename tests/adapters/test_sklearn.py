@@ -336,9 +336,9 @@ def test_the_order_comes_from_the_names(tmp_path):
         (lambda: GridSearchCV(MLPClassifier(), {}), r"type GridSearchCV: .* inside, such as search.best_estimator_$"),
         (
             MLPClassifier,
-            r"it has no weights yet; fit it once, .*partial_fit on a few samples and classes=… in .* count$",
+            r"it has no weights yet; fit it once, .*partial_fit on a few samples and classes=… in .* matter$",
         ),
-        (MLPRegressor, r"it has no weights yet; fit it once, .*partial_fit on a few samples in the factory: .* count$"),
+        (MLPRegressor, r"it has no weights yet; fit it once, .*partial_fit on a few samples in the factory, .* matter$"),
     ],
 )
 def test_estimators_that_cannot_be_exported_say_what_to_do(make, match):
@@ -365,7 +365,7 @@ except RegimeError as error:
     (tmp_path / "model.pkl").write_bytes(pickle.dumps(model))
     done = bare.run(code, tmp_path / "model.pkl", without=["skl2onnx"])
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r'model of .*skl2onnx is needed .*: pip install "regime-proto\[sklearn\]"\n', done.stdout)
+    assert re.fullmatch(r'model of .*skl2onnx is needed .*; pip install "regime-proto\[sklearn\]"\n', done.stdout)
 
 
 def fitted(kind, dtype=np.float64, states=1, **options):

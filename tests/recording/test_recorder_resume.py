@@ -275,7 +275,7 @@ def test_another_run_is_not_gone_on_with(whole, tmp_path, name, fail):
     before = sorted(file.name for file in tmp_path.rglob("*.h5"))
     model = nets.make_mlp()
     options = {"model": model, "probe": nets.probe(model), "output": path, "resume": True, **OTHERS[name](model)}
-    with pytest.raises(RegimeError, match=r"another run|unfinished run with other inputs"):
+    with pytest.raises(RegimeError, match=r"a different run|unfinished run with other inputs"):
         regime_proto.record(**options)
     assert sorted(file.name for file in tmp_path.rglob("*.h5")) == before
     # What is there can still be gone on with.
