@@ -88,7 +88,9 @@ def test_what_deepspeed_splits(tmp_path):
             write(tmp_path / f"run/global_step{step}/zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
     write(tmp_path / "run/latest", b"global_step20")
     write(tmp_path / "run/zero_to_fp32.py")
-    with pytest.raises(NoCheckpoint, match=r"run: DeepSpeed checkpoints.*run/global_step\*/; .* --tag .* --safe_serialization"):
+    with pytest.raises(
+        NoCheckpoint, match=r"run: DeepSpeed checkpoints.*run/global_step\*/; .* --tag .* --safe_serialization"
+    ):
         open_directory(tmp_path / "run")
     with pytest.raises(NoCheckpoint, match=r"run: DeepSpeed checkpoints"):
         open_directory(tmp_path / "run/global_step10")

@@ -58,7 +58,7 @@ def test_what_a_directory_of_them_is(tmp_path):
     source = open_directory(tmp_path / "dcp")
     assert (source.adapter, source.step_kind) == ("dcp", "step")
     assert [checkpoint.step for checkpoint in source.checkpoints] == list(range(STATES))
-    assert source.skipped_by_reason() == {"no dcp checkpoint": ["notes"]}
+    assert source.skipped_by_reason() == {"not a checkpoint for adapter dcp": ["notes"]}
     assert_same_state(source.read(source.checkpoints[2]), torch.load(tmp_path / "plain/step_2.pt"))
     with pytest.raises(RegimeError, match=r"a single checkpoint \(.distcp files"):
         open_directory(tmp_path / "dcp/step-0")

@@ -228,7 +228,7 @@ def test_what_unpacks_to_gigabytes_is_not_unpacked(where, tmp_path):
     start = time.monotonic()
     tracemalloc.start()
     try:
-        assert_refused(path, from_sklearn.peek, match=r"(67,108,865|67,\d+,\d+|209,\d+,\d+) bytes")
+        assert_refused(path, from_sklearn.peek, match=r"(67,108,865|67,\d+,\d+|209,\d+,\d+)")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -338,7 +338,10 @@ def test_the_order_comes_from_the_names(tmp_path):
             MLPClassifier,
             r"it has no weights yet; fit it once, .*partial_fit on a few samples and classes=… in .* matter$",
         ),
-        (MLPRegressor, r"it has no weights yet; fit it once, .*partial_fit on a few samples in the factory, .* matter$"),
+        (
+            MLPRegressor,
+            r"it has no weights yet; fit it once, .*partial_fit on a few samples in the factory, .* matter$",
+        ),
     ],
 )
 def test_estimators_that_cannot_be_exported_say_what_to_do(make, match):
