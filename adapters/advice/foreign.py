@@ -53,7 +53,7 @@ def _of_tensorflow(path: Path) -> str | None:
     command = for_each(path, out, code, imports=imports, before=before, more=(_FACTORY,))
     return (
         f"{path}: a TensorFlow checkpoint; load it into the model that {_FACTORY} builds, and save its weights (if "
-        f"the training used a different name, such as net=, replace model=): {command}; then give {out}"
+        f"the training used a different name, such as net=, replace model=): {command}; then use {out}"
     )
 
 
@@ -67,7 +67,7 @@ def _of_equinox(path: Path) -> str:
     code = "np.savez(o / (p.stem + '.npz'), **{str(i): a for i, a in enumerate(leaves(p.open('rb')))})"
     return (
         f"{path}: Equinox arrays without names; number them with "
-        f"{for_each(path, out, code, imports='numpy as np', before=leaves)}; then give {out} and, as the model, the "
+        f"{for_each(path, out, code, imports='numpy as np', before=leaves)}; then use {out} and, as the model, the "
         "pair (lambda leaves, x: jax.vmap(eqx.combine(jax.tree.unflatten(tree, leaves), rest))(x), leaves) after "
         "weights, rest = eqx.partition(model, eqx.is_inexact_array) and leaves, tree = jax.tree.flatten(weights)"
     )
@@ -96,7 +96,7 @@ def _of_pickled_arrays(path: Path) -> str | None:
     return (
         f"{path}: pickled JAX or NumPy arrays, which are not read, since loading a pickle runs the code in it; save "
         "them with flax.serialization.to_bytes or numpy.savez, or, if you trust these files: "
-        f"{for_each(path, out, code, imports=imports, before=before)}; then give {out}"
+        f"{for_each(path, out, code, imports=imports, before=before)}; then use {out}"
     )
 
 
@@ -108,7 +108,7 @@ def _of_paddle(path: Path) -> str:
     )
     return (
         f"{path}: PaddlePaddle weights in a pickle; save them as arrays with "
-        f"{for_each(path, out, code, imports='paddle, numpy as np')}; then give {out}"
+        f"{for_each(path, out, code, imports='paddle, numpy as np')}; then use {out}"
     )
 
 
@@ -121,7 +121,7 @@ def _of_stable_baselines(path: Path) -> str | None:
     only = f"zipfile.is_zipfile(p) and '{_POLICY}' in zipfile.ZipFile(p).namelist()"
     return (
         f"{path}: a Stable-Baselines3 agent; extract the weights of its policy with "
-        f"{for_each(path, out, code, imports='zipfile', only=only)}; then give {out}"
+        f"{for_each(path, out, code, imports='zipfile', only=only)}; then use {out}"
     )
 
 

@@ -482,7 +482,7 @@ def test_a_tensor_hidden_in_a_branch_or_a_function_is_looked_at_too(tmp_path):
     constant = onnx.helper.make_node("Constant", [], ["k"], value=hidden)
     proto = small()
     proto.functions.append(onnx.helper.make_function("f", "F", [], ["k"], [constant], proto.opset_import))
-    with pytest.raises(RegimeError, match="tensor 'hidden' lies in '/etc/passwd'"):
+    with pytest.raises(RegimeError, match="tensor 'hidden' is stored in '/etc/passwd'"):
         read(from_onnx, saved(proto, tmp_path / "function.onnx"))
     out = onnx.helper.make_tensor_value_info("k", 1, None)
     for branch in (
@@ -491,7 +491,7 @@ def test_a_tensor_hidden_in_a_branch_or_a_function_is_looked_at_too(tmp_path):
     ):
         proto = small()
         proto.graph.node.append(onnx.helper.make_node("If", ["x"], ["z"], then_branch=branch, else_branch=branch))
-        with pytest.raises(RegimeError, match="tensor 'hidden' lies in '/etc/passwd'"):
+        with pytest.raises(RegimeError, match="tensor 'hidden' is stored in '/etc/passwd'"):
             read(from_onnx, saved(proto, tmp_path / "branch.onnx"))
 
 
@@ -500,7 +500,7 @@ def test_external_data_that_is_cut_off_or_missing(tmp_path):
     data = path.with_name("net.bin")
     data.write_bytes(data.read_bytes()[:-4])
     with pytest.raises(
-        RegimeError, match=r"bytes \d+ to \d+: expected 12 bytes of a file of \d+; damaged or incomplete"
+        RegimeError, match=r"bytes \d+ to \d+: expected 12 bytes in a file of \d+; damaged or incomplete"
     ):
         read(from_onnx, path)
     data.unlink()
