@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 from trajectories import LAYERS, header
@@ -14,7 +15,8 @@ from regime_proto.report.page.page import report
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = pytest.mark.skipif(
-    BROWSER is None and "REGIME_REQUIRE_READERS" not in os.environ, reason="no Chromium is installed"
+    (BROWSER is None or find_spec("playwright") is None) and "REGIME_REQUIRE_READERS" not in os.environ,
+    reason="no Chromium or no playwright is installed",
 )
 
 THEME = "document.documentElement.dataset.theme"

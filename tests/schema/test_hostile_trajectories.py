@@ -56,7 +56,7 @@ def test_a_data_set_is_what_xarray_makes_of_the_file(tmp_path, options):
         file["flips"].attrs.update({"of ours": [1.0, 2.0], "names": ["a", "b"], "fixed": np.bytes_(b"abc"), "one": [3]})
     with regime_proto.open_trajectory(path) as found, xr.open_dataset(path, engine="h5netcdf") as expected:
         xr.testing.assert_identical(found, expected)
-        assert list(found.variables) == list(expected.variables)
+        assert {*found.variables} == {*expected.variables}
         assert found.encoding == expected.encoding
         for name in expected.variables:
             assert found[name].dtype == expected[name].dtype
