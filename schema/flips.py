@@ -9,7 +9,7 @@ from regime_proto.schema.types import Array
 
 
 class FlipCounter:
-    """Counts the units whose region changed, per layer and sample (PROTOCOL: Eq. 3, numerator; section 7).
+    """Counts the units whose region changed, per layer and sample (docs/protocol.md, Eq. 3, numerator; section 7).
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def units_apart(layers: Sequence[Layer], mask: Array, other: Array) -> list[Arra
 
 
 def pattern_change(flips: Array, units: Array) -> float:
-    """Return Δa, the mean over layers of the share of units that flipped (PROTOCOL: Eq. 3).
+    """Return Δa, the mean over layers of the share of units that flipped (docs/protocol.md, Eq. 3).
 
     Parameters
     ----------

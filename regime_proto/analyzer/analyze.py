@@ -47,7 +47,7 @@ def analyze(
     stable: float | None = None,
     chaotic: float | None = None,
 ) -> Result:
-    """Analyze a trajectory (PROTOCOL, sections 2 to 5).
+    """Analyze a trajectory (docs/protocol.md, sections 2 to 5).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Computes the areas under the curves of a run, for one reading (PROTOCOL, section 4)."""
+"""Computes the areas under the curves of a run, for one reading (docs/protocol.md, section 4)."""
 
 import numpy as np
 

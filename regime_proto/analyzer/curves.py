@@ -1,4 +1,4 @@
-"""The protocol's mathematics on plain arrays: smooth, normalise, area, thresholds (PROTOCOL, section 4).
+"""The protocol's mathematics on plain arrays: smooth, normalise, area, thresholds (docs/protocol.md, section 4).
 
 Every function takes the interval axis first: ``(interval, ...)``.
 """

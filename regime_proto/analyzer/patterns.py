@@ -16,7 +16,7 @@ RESTLESS = 0.5
 
 @dataclass(frozen=True)
 class Strides:
-    """Δa between observations at increasing distances (PROTOCOL, section 5).
+    """Δa between observations at increasing distances (docs/protocol.md, section 5).
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Reads the raw series of a trajectory: weight change and pattern change per interval (PROTOCOL, 2 and 3)."""
+"""Reads the raw series of a trajectory: weight and pattern change per interval (docs/protocol.md, sections 2 and 3)."""
 
 import itertools
 import math

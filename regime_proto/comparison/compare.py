@@ -1,4 +1,4 @@
-"""Compares runs: one row per run, means and spreads, and the published runs (PROTOCOL, section 6)."""
+"""Compares runs: one row per run, means and spreads, and the published runs (docs/protocol.md, section 6)."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Summarises many runs by mean, semi-deviations, median and spread (PROTOCOL, section 6)."""
+"""Summarises many runs by mean, semi-deviations, median and spread (docs/protocol.md, section 6)."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Computes and writes the affine maps that equal a network around samples of its probe (PROTOCOL, Corollary 1)."""
+"""Computes and writes the affine maps of a network around samples of its probe (docs/protocol.md, section 8)."""
 
 import operator
 import os

@@ -1,4 +1,4 @@
-"""The affine map of a piecewise affine network around a sample (PROTOCOL, Corollary 1), and its radius."""
+"""The affine map of a piecewise affine network around a sample (docs/protocol.md, section 8), and its radius."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The noise floor: the share of units that flip under a meaningless change (PROTOCOL, section 3)."""
+"""The noise floor: the share of units that flip under a meaningless change (docs/protocol.md, section 3)."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

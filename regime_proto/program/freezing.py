@@ -1,7 +1,7 @@
 """Freezes gates: each becomes the affine piece of the region given by an input of the graph.
 
 Between two thresholds a piecewise gate is slope · z + intercept. The piece of a unit is then determined not by its
-own z but by masks given as inputs: those of a different state or a different sample (PROTOCOL, section 8).
+own z but by masks given as inputs: those of a different state or a different sample (docs/protocol.md, section 8).
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""The forms that gates have in graphs: operators, and small patterns of operators (PROTOCOL, section 7)."""
+"""The forms that gates have in graphs: operators, and small patterns of operators (docs/protocol.md, section 7)."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

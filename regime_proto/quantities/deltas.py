@@ -1,4 +1,4 @@
-"""Distance between two states: Σ|Δ| and ΣΔ² per tensor (PROTOCOL: Eq. 2)."""
+"""Distance between two states: Σ|Δ| and ΣΔ² per tensor (docs/protocol.md, Eq. 2)."""
 
 import threading
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Summaries of the inputs of gates: their size, and their distance from a threshold (PROTOCOL, Proposition 1)."""
+"""Summaries of the inputs of gates: their size, and their distance from a threshold (docs/protocol.md, section 8)."""
 
 import numpy as np
 

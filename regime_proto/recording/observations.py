@@ -38,10 +38,11 @@ class Status(Displayed):
     observations : int
         Number of observations, including those of an earlier run that was resumed.
     weight_change : float
-        Δw between the previous observation and this one, with parameter weighting (PROTOCOL: Eq. 2); NaN for the first.
-    pattern_change : float
-        Δa between the previous observation and this one, with layer weighting (PROTOCOL: Eq. 3), from 0 to 1; NaN for
+        Δw between the previous observation and this one, with parameter weighting (docs/protocol.md, Eq. 2); NaN for
         the first.
+    pattern_change : float
+        Δa between the previous observation and this one, with layer weighting (docs/protocol.md, Eq. 3), from 0 to 1;
+        NaN for the first.
     settled : bool
         Whether patterns are settled now; see `Settling`.
     settled_at : int or None
