@@ -25,7 +25,7 @@ _BYTES = 2
 
 
 def hold_parts(content: bytes, where: object) -> None:
-    """Raise an error if a model has more nodes, tensors or other parts than allowed.
+    """Raise an error if a model exceeds the allowed number of nodes, tensors or other parts.
 
     A damaged model is left to the library that reads it.
 
