@@ -80,7 +80,7 @@ def test_plot_refuses_a_result_without_its_file(tmp_path):
     with pytest.raises(regime_proto.RegimeError, match=r"run\.h5"):
         found.plot()
     make_run(path)
-    with pytest.raises(regime_proto.RegimeError, match=r"run\.h5: holds another run .*analyze it again"):
+    with pytest.raises(regime_proto.RegimeError, match=r"run\.h5: now holds a different run .*analyze it again"):
         found.plot()
 
 

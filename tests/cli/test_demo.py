@@ -7,6 +7,8 @@ import pytest
 from code_blocks import blocks_of, run_python
 from commands import REGIME, assert_one_line, regime, tree
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
