@@ -46,8 +46,9 @@ def foresee(
         would(f"measure part {settings.shard} into {foreseen.where} ({counted(count, 'observation')}{there})")
         return
     if held == count and foreseen.where == target:
-        what = "write the notes into" if foreseen.noted else "write nothing:"
-        would(f"{what} {target}{', which' * foreseen.noted} already holds all {counted(count, 'observation')}")
+        lacking = " and ".join(foreseen.lacking)
+        what = f"write {lacking} into {target}, which" if lacking else f"write nothing: {target}"
+        would(f"{what} already holds all {counted(count, 'observation')}")
         return
     if plan.source.copies is not None:
         _say_fetched(plan.source)
@@ -143,7 +144,7 @@ def converted(
             f"{predicted} predicted)"
         )
     else:
-        nothing = "only the notes changed" if done.noted else "nothing changed"
+        nothing = f"only {' and '.join(done.changed)} changed" if done.changed else "nothing changed"
         messages.note(f"{nothing}; using {done.path} ({counted(done.observations, 'observation')})")
     if keep:
         messages.note(f"kept the checkpoints in {downloads_folder(own)}")

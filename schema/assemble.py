@@ -88,14 +88,16 @@ def require_thinnable(source: Path, policy: MaskPolicy) -> None:
         raise TrajectoryError(f"{source}: its mask policy is {held}, which lacks masks that {policy} keeps")
 
 
-def note(output: Path, notes: Mapping[str, Note]) -> None:
-    """Add notes to a finished trajectory, or change them; a crash leaves the file as it was.
+def note(output: Path, notes: Mapping[str, Note], attributes: Mapping[str, float] | None = None) -> None:
+    """Add notes and root attributes to a finished trajectory, or change them; a crash leaves the file as it was.
 
     Parameters
     ----------
     output : Path
     notes : mapping of str to str, int or float
         As `as_notes` returns them.
+    attributes : mapping of str to float, optional
+        Attributes of the format.
 
     Raises
     ------
@@ -103,7 +105,7 @@ def note(output: Path, notes: Mapping[str, Note]) -> None:
         Another process is writing the trajectory, or it could not be written.
     """
     with Segments(output) as segments:
-        _in_child("note", output, output, temporary_in(segments.folder), json.dumps(notes))
+        _in_child("note", output, output, temporary_in(segments.folder), json.dumps([notes, attributes or {}]))
 
 
 def _in_child(task: str, source: Path, output: Path, temporary: Path, *more: str) -> None:
@@ -223,12 +225,13 @@ def _thin(source: h5py.File, policy: MaskPolicy, target: h5py.File) -> None:
         source.copy(layout.EXTRA, target)
 
 
-def _note(source: Path, notes: Mapping[str, Note], temporary: Path) -> None:
-    """Copy a trajectory and add notes."""
+def _note(source: Path, notes: Mapping[str, Note], attributes: Mapping[str, float], temporary: Path) -> None:
+    """Copy a trajectory and add notes and root attributes."""
     shutil.copyfile(source, temporary)
     with h5py.File(temporary, "r+", libver=hdf5.CREATE_OPTIONS["libver"]) as target:
         extra = target[layout.EXTRA] if layout.EXTRA in target else target.create_group(layout.EXTRA, track_order=True)
         extra.attrs.update(notes)
+        target.attrs.update({name: np.float64(value) for name, value in attributes.items()})
 
 
 def _place(made: _Target) -> None:
@@ -310,7 +313,7 @@ def main(parent: str, task: str, source: str, output: str, temporary: str, *more
     """Do the work of `join`, `thin` and `note` in this process."""
     made = _Target(Path(output), Path(temporary), int(parent))
     if task == "note":
-        _note(Path(source), json.loads(*more), made.temporary)
+        _note(Path(source), *json.loads(*more), made.temporary)
     else:
         with h5py.File(made.temporary, "w", **hdf5.CREATE_OPTIONS) as target:
             if task == "join":

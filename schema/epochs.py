@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.numbers import finite
 
+PER_EPOCH = "observations_per_epoch"
+"""The root attribute of a trajectory."""
+
 
 def observations_per_epoch(
     steps: Sequence[int] | NDArray[Any], step_kind: str, batches_per_epoch: float, *, option: str | None = None

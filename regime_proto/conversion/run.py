@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regime_proto.checkpoints.locations import as_place, downloading
-from regime_proto.checkpoints.ordering import option_for_steps
 from regime_proto.conversion import measured_files
 from regime_proto.conversion.distributing import cluster_of, distribute
+from regime_proto.conversion.epoch_length import epoch_length
 from regime_proto.conversion.existing import lacking, missing_in, refusal
 from regime_proto.conversion.measuring import measuring_of
 from regime_proto.conversion.observing import Observing, Progress
@@ -24,11 +24,10 @@ from regime_proto.quantities.interior_flips import looking_at, points_of
 from regime_proto.runtime.device import runtime_version
 from regime_proto.schema.assemble import note
 from regime_proto.schema.doubts import describe_invalid, describe_order
-from regime_proto.schema.epochs import observations_per_epoch
 from regime_proto.schema.errors import RegimeError, RegimeWarning
 from regime_proto.schema.files import segments_folder
 from regime_proto.schema.header import Header
-from regime_proto.schema.notes import Note, notes_in, read_order_doubt
+from regime_proto.schema.notes import notes_in, read_order_doubt
 from regime_proto.schema.policy import MaskPolicy
 from regime_proto.schema.reader import existing_header, open_checked
 from regime_proto.schema.segments import Segments, discard_segments, kept_observations, require_free
@@ -238,8 +237,8 @@ class Done:
         Number of observations in it; for a shard, only its own.
     written : bool
         False if the output was already complete.
-    noted : bool
-        Whether notes of an existing trajectory were added or changed.
+    changed : tuple of str
+        What was added or changed in a trajectory that was complete, in words.
     shard : Shard, optional
         The part of the run that was measured, while the whole is not complete.
     """
@@ -247,7 +246,7 @@ class Done:
     path: Path
     observations: int
     written: bool
-    noted: bool = False
+    changed: tuple[str, ...] = ()
     shard: Shard | None = None
 
 
@@ -263,14 +262,14 @@ class Decision:
         Header of an existing trajectory that is resumed; None if a new one is written.
     is_complete : bool
         Whether the existing trajectory holds all observations.
-    lacks_notes : bool
-        Whether the existing trajectory lacks some of the notes.
+    lacking : tuple of str
+        What a complete trajectory lacks apart from observations, in words: notes, the number of batches per epoch.
     """
 
     plan: Plan
     existing: Header | None
     is_complete: bool
-    lacks_notes: bool
+    lacking: tuple[str, ...] = ()
 
 
 def decide(plan: Plan, output: Path, settings: ConversionSettings) -> Decision:
@@ -283,18 +282,17 @@ def decide(plan: Plan, output: Path, settings: ConversionSettings) -> Decision:
     """
     plan.source.require_two()
     plan = _with_held_against_last(plan, output, settings)
-    notes = settings.taken_notes
     existing = _existing(plan, output, settings)
     if existing is None:
-        return Decision(plan, None, is_complete=False, lacks_notes=False)
+        return Decision(plan, None, is_complete=False)
     if _is_current(output, existing, plan):
-        return Decision(plan, existing, is_complete=True, lacks_notes=not _has_notes(existing, notes))
+        return Decision(plan, existing, is_complete=True, lacking=_lacking(plan, existing, settings))
     if settings.shard is not None:
         raise RegimeError(
             f"{output}: holds the first part of this run, but shards measure the whole run; choose another output, or "
             "resume without --shard"
         )
-    return Decision(_keeping(plan, existing), existing, is_complete=False, lacks_notes=False)
+    return Decision(_keeping(plan, existing), existing, is_complete=False)
 
 
 @dataclass(frozen=True)
@@ -358,9 +356,9 @@ def run_plan(
     if decision.is_complete:
         # A process killed after joining the segments and before deleting them leaves both.
         discard_segments(output)
-        if decision.lacks_notes:
-            note(output, settings.taken_notes)
-        done = Done(output, len(plan.fingerprints), written=False, noted=decision.lacks_notes)
+        if decision.lacking:
+            note(output, settings.taken_notes, epoch_length(plan, settings))
+        done = Done(output, len(plan.fingerprints), written=False, changed=decision.lacking)
         more = None if grown is None else grown(plan, done)
         if more is None:
             return done
@@ -376,7 +374,7 @@ def _carry_out(
     plan, sketches = sketched(decision.plan)
     with Segments(output, shared=settings.shard is not None) as segments:
         measuring = measuring_of(plan, settings)
-        header = _header(plan, measuring.meter, settings)
+        header = _header(plan, measuring.meter, settings, decision.existing)
         embedded = embedded_files(plan.program, plan.probe, settings.embed)
         header = replace(header, embedded=embedded, extra=held | settings.taken_notes)
         rows, where = range(len(plan.fingerprints)), segments.folder
@@ -430,15 +428,15 @@ class Foreseen:
         Number of observations that exist already.
     where : Path
         The file or folder that holds them: the trajectory, or the segments of an interrupted conversion.
-    noted : bool
-        Whether the trajectory holds all observations, but not the notes.
+    lacking : tuple of str
+        What the trajectory lacks apart from observations, if it holds all of these; see `Decision`.
     """
 
     path: Path
     observations: int
     held: int
     where: Path
-    noted: bool = False
+    lacking: tuple[str, ...] = ()
 
 
 def foresee_plan(plan: Plan, output: Path, settings: ConversionSettings | None = None) -> Foreseen:
@@ -452,13 +450,13 @@ def foresee_plan(plan: Plan, output: Path, settings: ConversionSettings | None =
     settings = settings or ConversionSettings()
     decision, total = decide(plan, output, settings), len(plan.fingerprints)
     if decision.is_complete:
-        return Foreseen(output, total, total, output, noted=decision.lacks_notes)
+        return Foreseen(output, total, total, output, lacking=decision.lacking)
     require_free(output, shared=settings.shard is not None)
     if plan.source.copies is not None:
         # The first checkpoint would have to be downloaded before it could be run.
         return _foreseen_unseen(plan, output, decision.existing)
     meter = measuring_of(decision.plan, settings, defers=False).meter
-    header = _header(decision.plan, meter, settings)
+    header = _header(decision.plan, meter, settings, decision.existing)
     if settings.shard is not None:
         return _foreseen_part(plan, output, header, settings)
     start = _start(decision, output, header, settings)
@@ -557,9 +555,17 @@ def _require_unchanged(plan: Plan, count: int) -> None:
         )
 
 
-def _has_notes(existing: Header, notes: Mapping[str, Note]) -> bool:
-    held = notes_in(existing.extra)
-    return all(held.get(name) == value for name, value in notes.items())
+def _lacking(plan: Plan, existing: Header, settings: ConversionSettings) -> tuple[str, ...]:
+    """Return what a complete trajectory lacks apart from observations, in words."""
+    wanted = {
+        "the notes": (settings.taken_notes, notes_in(existing.extra)),
+        "the batches per epoch": (epoch_length(plan, settings), existing.attributes),
+    }
+    return tuple(what for what, (given, held) in wanted.items() if not _holds(held, given))
+
+
+def _holds(held: Mapping[str, object], given: Mapping[str, object]) -> bool:
+    return all(held.get(name) == value for name, value in given.items())
 
 
 def _require_kept(plan: Plan, output: Path, existing: Header, policy: MaskPolicy | None) -> None:
@@ -598,7 +604,7 @@ def _is_current(output: Path, existing: Header, plan: Plan) -> bool:
     return bool(found == plan.fingerprints[-1])
 
 
-def _header(plan: Plan, meter: Calibrated, settings: ConversionSettings) -> Header:
+def _header(plan: Plan, meter: Calibrated, settings: ConversionSettings, existing: Header | None) -> Header:
     policy = plan.mask_policy(settings.masks)
     attributes = provenance(
         plan.program,
@@ -610,14 +616,7 @@ def _header(plan: Plan, meter: Calibrated, settings: ConversionSettings) -> Head
     )
     if plan.variants is not None:
         attributes["tensors_compared"] = "those that all checkpoints hold with the same shape; their graphs differ"
-    if settings.batches_per_epoch is not None:
-        paths = [checkpoint.path for checkpoint in plan.source.checkpoints]
-        attributes["observations_per_epoch"] = observations_per_epoch(
-            [checkpoint.step for checkpoint in plan.source.checkpoints],
-            plan.source.step_kind,
-            settings.batches_per_epoch,
-            option=option_for_steps(paths, [entry.path for entry in plan.source.skipped]),
-        )
+    attributes.update(epoch_length(plan, settings, existing))
     header = header_of(
         meter,
         attributes,

@@ -78,6 +78,27 @@ def test_a_finished_trajectory_gets_them_and_nothing_else_changes(mlp_run, tmp_p
     assert read_notes(path) == begun | SAID | {"more": "said"}
 
 
+def test_a_finished_trajectory_gets_the_length_of_an_epoch(run, tmp_path):
+    path, aside = tmp_path / "run.h5", (run / "step_0007.pt").rename(tmp_path / "aside.pt")
+    regime_proto.convert(run, path)
+    before = values(path)
+    given = ["convert", run, "-o", path, "--batches-per-epoch", "2"]
+    assert f"write the batches per epoch into {path}" in regime(*given, "--dry-run").stderr
+    assert "only the batches per epoch changed; using" in regime(*given).stderr
+    assert "nothing changed; using" in regime(*given).stderr
+    assert not validate(path)
+    for name, array in values(path).items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    with h5py.File(path) as file:
+        assert file.attrs["observations_per_epoch"] == 2
+    assert not any("not smoothed" in warning for warning in regime_proto.analyze(path).warnings)
+    # New checkpoints leave it as it is.
+    aside.rename(run / "step_0007.pt")
+    regime_proto.convert(run, path)
+    with h5py.File(path) as file:
+        assert file.attrs["observations_per_epoch"] == 2
+
+
 def test_a_trajectory_that_another_process_writes_gets_none(mlp_run, noted):
     content = noted.read_bytes()
     with Segments(noted), pytest.raises(RegimeError, match="another process is writing it"):
