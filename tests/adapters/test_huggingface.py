@@ -219,7 +219,7 @@ def test_revisions_in_folders_by_step(tmp_path):
     source = open_directory(tmp_path)
     assert (source.adapter, source.step_kind) == ("huggingface", "step")
     assert [checkpoint.step for checkpoint in source.checkpoints] == [0, 512, 1000]
-    assert source.recognised == "config.json (GPT2LMHeadModel) beside model.safetensors"
+    assert source.recognised == "config.json (GPT2LMHeadModel) next to model.safetensors"
 
 
 def test_folders_without_a_config_are_plain_folders(tmp_path):
@@ -321,7 +321,7 @@ def test_a_checkpoint_that_is_still_being_written(tmp_path, trained):
     root = shutil.copytree(trained[0], tmp_path / "out")
     last = root / "checkpoint-8"
     (last / trainer_state.FILE_NAME).unlink()
-    with pytest.raises(Incomplete, match=r"checkpoint-8: incomplete .trainer_state.json is written last"):
+    with pytest.raises(Incomplete, match=r"checkpoint-8: incomplete .trainer_state.json, which is written last"):
         from_huggingface.peek(last)
     with pytest.warns(RegimeWarning, match="checkpoint-8: incomplete .*left out"):
         assert len(open_directory(root).checkpoints) == 7
@@ -493,7 +493,7 @@ def test_a_large_model_is_tried_by_its_shapes_and_exported_alike(monkeypatch, ca
         ({"architectures": ["BertModel"]}, "BertModel is not a model of type 'gpt2'"),
         ({"n_embd": "wide"}, "config.json: .*; .* --model"),
         ({"n_head": 7}, "config.json: .*; .* --model"),
-        ({"n_embd": 32}, "step0: .* expects .*another model"),
+        ({"n_embd": 32}, "step0: .* expects .*different model"),
         pytest.param({"n_layer": 2}, "12 tensors missing", marks=pytest.mark.slow),
     ],
     ids=str,
