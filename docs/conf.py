@@ -74,6 +74,7 @@ nb_merge_streams = True
 html_theme = "pydata_sphinx_theme"
 html_title = f"regime {version}"
 html_favicon = "pictures/favicon.svg"
+templates_path = ["templates"]
 html_static_path = ["styles", "pictures"]
 html_css_files = ["manual.css"]
 html_js_files = ["manual.js"]
@@ -90,7 +91,7 @@ html_theme_options = {
         "image_dark": "_static/regime-dark.svg",
     },
     "collapse_navigation": False,
-    "footer_end": [],
+    "footer_end": ["footer-help"],
     "footer_start": ["copyright"],
     "navbar_align": "left",
     "navigation_with_keys": False,

@@ -14,6 +14,8 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "README.md": "index.md",
+    "SECURITY.md": "security.md",
+    "THIRD_PARTY_LICENSES.md": "third_party_licences.md",
     "cli/REFERENCE.md": "commands.md",
     "schema/FORMAT.md": "format.md",
     "tests/benchmarks/RESULTS.md": "measurements.md",

@@ -57,6 +57,11 @@ def copy_of_the_demo(folder):
     shutil.copytree(demo(), folder / "demo-run")
 
 
+def _one_trajectory(folder):
+    described_run(folder)
+    regime_proto.convert(folder / "checkpoints", folder / "run.h5")
+
+
 def training():
     """Return what a loop of PyTorch has: a network, a probe, a loader and a function that trains."""
     net = nets.make_mlp()
@@ -97,6 +102,7 @@ _FURNISHED = {
     "README.md": _readme,
     "docs/reading.md": copy_of_the_demo,
     "docs/recording.md": lambda _: training(),
+    "docs/help.md": _one_trajectory,
     "docs/index.md": own_run,
     "docs/quantities.md": described_run,
     "docs/runs/index.md": own_run,
