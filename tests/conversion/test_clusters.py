@@ -262,7 +262,7 @@ def test_other_versions_are_refused():
     ours = versions()
     answers = {"tcp://a:1": ours, "tcp://b:1": ours | {"numpy": "1.0"}, "tcp://c:1": ours | {"numpy": "1.0"}}
     require_alike({"tcp://a:1": ours}, ours)
-    with pytest.raises(regime_proto.RegimeError, match=r"2 workers of 3 \(tcp://b:1, tcp://c:1\): numpy 1.0, here"):
+    with pytest.raises(regime_proto.RegimeError, match=r"2 workers of 3 \(tcp://b:1, tcp://c:1\): numpy 1.0, but here"):
         require_alike(answers, ours)
     with pytest.raises(regime_proto.RegimeError, match=r"cannot run regime .ModuleNotFoundError: no regime_proto"):
         require_alike({"tcp://a:1": ModuleNotFoundError("no regime_proto")}, ours)
@@ -272,7 +272,7 @@ def test_a_worker_that_joins_later_with_other_versions_is_refused(run):
     settings = ConversionSettings()
     plan = make_plan(run, settings)
     recipe = replace(Recipe.of(plan, header(), settings), versions=versions() | {"onnxruntime": "1.0"})
-    with pytest.raises(regime_proto.RegimeError, match=r"worker on .*: onnxruntime .*, where .* started 1.0; install"):
+    with pytest.raises(regime_proto.RegimeError, match=r"worker on .*: onnxruntime .*, but 1.0 where .* started; install"):
         measure_rows(recipe, range(16))
 
 
