@@ -272,7 +272,9 @@ def test_a_worker_that_joins_later_with_other_versions_is_refused(run):
     settings = ConversionSettings()
     plan = make_plan(run, settings)
     recipe = replace(Recipe.of(plan, header(), settings), versions=versions() | {"onnxruntime": "1.0"})
-    with pytest.raises(regime_proto.RegimeError, match=r"worker on .*: onnxruntime .*, but 1.0 where .* started; install"):
+    with pytest.raises(
+        regime_proto.RegimeError, match=r"worker on .*: onnxruntime .*, but 1.0 where .* started; install"
+    ):
         measure_rows(recipe, range(16))
 
 
