@@ -140,7 +140,7 @@ class TorchEngine:
         if begins:
             self._kept.begin(arrays)
         others = {"previous": self._kept.previous, "first": self._kept.first}
-        columns, problem = self._columns(lambda: term_columns(self._terms, arrays, others, self._names))
+        columns, problem = self._columns(lambda: term_columns(self._terms, arrays, others, self._names, WHERE))
         sums = np.concatenate([self._kept.change(arrays), columns], axis=1)
         finite = is_finite(arrays, self._names, sums)
         counted = [self._parts.counts(weights[name]) for name in self._names]
@@ -160,11 +160,8 @@ class TorchEngine:
         """Return the sums of terms; or NaN, and why they could not be computed."""
         try:
             return make(), ""
-        except Exception as error:
-            # Quantities may come from any plugin.
-            names = ", ".join(quantity.name for quantity in self._terms)
-            unknown = np.full((len(self._names), len(self._terms)), np.nan)
-            return unknown, f"one of the quantities {names} fails ({type(error).__name__}: {error})"
+        except RegimeError as error:
+            return np.full((len(self._names), len(self._terms)), np.nan), str(error)
 
     def _on_device(self, weights: Mapping[str, torch.Tensor], *, begins: bool = False) -> Pending:
         """Start a measurement; its results are copied while the training continues."""
@@ -245,7 +242,10 @@ class _Held:
         self, current: dict[str, Array], columns: Array, packed: Array, seen: Seen, *, begins: bool
     ) -> tuple[dict[str, Array], str]:
         """Return the values of all quantities, and why one could not be computed."""
-        found = self._measures.finished(columns, WHERE)
+        try:
+            found = self._measures.finished(columns, WHERE)
+        except RegimeError as error:
+            return {one.name: self._measures.unknown(one) for one in self._measures.quantities}, str(error)
         if not self._measures.computed.quantities:
             return found, ""
         if begins and self._measures.computed.keep_first:

@@ -1,6 +1,7 @@
 """Finds the weights of a torch module during training, and compares them with a stored copy."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -9,7 +10,9 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from regime_proto.engine.live_quantities import WHERE
 from regime_proto.quantities.base import Quantity
+from regime_proto.quantities.measuring import guarded
 from regime_proto.schema.types import Array
 
 HALF = (torch.float16, torch.bfloat16)
@@ -80,7 +83,10 @@ class DeviceWeights:
         """Return the sums of some quantities' terms, (tensor, quantity); see `measuring.term_columns`."""
         wide = _wide(weights[0])
         others = {"previous": self.previous, "first": self.first}
-        columns = [_term_sums(quantity, weights, others.get(quantity.against, ()), wide) for quantity in quantities]
+        columns = [
+            guarded(quantity, partial(_term_sums, quantity, weights, others.get(quantity.against, ()), wide), WHERE)
+            for quantity in quantities
+        ]
         empty = torch.empty((len(weights), 0), dtype=wide, device=weights[0].device)
         return torch.stack(columns, dim=1) if columns else empty
 
@@ -126,13 +132,16 @@ def _wide(tensor: torch.Tensor) -> torch.dtype:
 def _term_sums(
     quantity: Quantity, weights: Sequence[torch.Tensor], others: Sequence[torch.Tensor], wide: torch.dtype
 ) -> torch.Tensor:
-    """Return the sums of a quantity's term over every tensor; one tensor at a time, so that only one is widened."""
+    """Return the sums of a quantity's term over every tensor; one tensor at a time, so that only one is widened.
+
+    Terms get copies, because a tensor cannot be read-only, and these are the weights in training.
+    """
     assert quantity.term is not None  # noqa: S101
     if quantity.against and not others:
         return torch.full((len(weights),), torch.nan, dtype=wide, device=weights[0].device)
     held = others if quantity.against else [None] * len(weights)
     sums = [
-        quantity.term(weight.to(wide), None if other is None else other.to(wide)).sum()
+        quantity.term(weight.to(wide, copy=True), None if other is None else other.to(wide, copy=True)).sum()
         for weight, other in zip(weights, held, strict=True)
     ]
     return torch.stack(sums)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from regime_proto.schema.types import Array
+from regime_proto.schema.types import Array, read_only
 
 T = TypeVar("T")
 
@@ -51,5 +51,5 @@ def deferred(shape: tuple[int, ...], dtype: np.dtype[Any], read: Callable[[], Ar
 
 
 def loaded(array: T) -> T:
-    """Return an array; a deferred one is read now."""
-    return cast(T, array.read()) if isinstance(array, Deferred) else array
+    """Return an array; a deferred one is read now, and is read-only."""
+    return cast(T, read_only(array.read())) if isinstance(array, Deferred) else array

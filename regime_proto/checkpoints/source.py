@@ -8,7 +8,7 @@ from typing import Protocol
 
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.steps import parse_steps
-from regime_proto.schema.types import Array
+from regime_proto.schema.types import Array, read_only
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class State:
     Parameters
     ----------
     tensors : mapping of str to array
-        By their names in the checkpoint. The state owns the arrays; they must not be modified afterwards.
+        By their names in the checkpoint. The state holds read-only views of the given arrays, which must not be
+        modified afterwards.
     epoch : float
         NaN if unknown.
     metrics : mapping of str to float
@@ -50,6 +51,9 @@ class State:
     tensors: Mapping[str, Array]
     epoch: float = math.nan
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tensors", {name: read_only(array) for name, array in self.tensors.items()})
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ file, the curves, the export and the report follow from the record.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from regime_proto.schema import layout
 from regime_proto.schema.header import Layer
-from regime_proto.schema.types import Array
+from regime_proto.schema.types import Array, read_only
 
 WEIGHTS = "weights"
 MASKS = "masks"
@@ -27,6 +28,21 @@ NEEDS = (WEIGHTS, MASKS, PREACTIVATIONS, OUTPUTS, FINGERPRINT, FROZEN, INTERIOR)
 _RECORDED = {WEIGHTS, MASKS, PREACTIVATIONS, OUTPUTS}
 REFERENCES = ("previous", "first", "last")
 """The observations that a state may be compared with."""
+
+
+def _read_only(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: read_only(array) for name, array in arrays.items()}
+
+
+def _hold_read_only(record: object, *names: str) -> None:
+    """Replace arrays and mappings in fields of a frozen record with read-only views."""
+    for name in names:
+        held = getattr(record, name)
+        if isinstance(held, Mapping):
+            held = MappingProxyType(_read_only(held))
+        elif isinstance(held, tuple):
+            held = tuple(map(read_only, held))
+        object.__setattr__(record, name, read_only(held))
 
 
 @dataclass(frozen=True)
@@ -44,15 +60,20 @@ class Preactivations:
     mean_squares: Array
     margins: Array
 
+    def __post_init__(self) -> None:
+        _hold_read_only(self, "mean_squares", "margins")
+
 
 @dataclass(frozen=True)
 class State:
     """The data of one state that a quantity can use.
 
+    All arrays and mappings are read-only views: the engine, other quantities and the training use the same memory.
+
     Parameters
     ----------
     weights : mapping of str to array
-        The trainable tensors, in the order and under the names of the trajectory. Read-only, of any float type.
+        The trainable tensors, in the order and under the names of the trajectory, of any float type.
     masks : (sample, byte) uint8, optional
         Packed masks, 8 units per byte, first unit in the highest bit; None for a quantity that does not need them.
     preactivations : Preactivations, optional
@@ -73,6 +94,9 @@ class State:
     fingerprint: Array | None = None
     changes: Mapping[str, Array] = field(default_factory=dict)
     interior: tuple[Array, ...] = ()
+
+    def __post_init__(self) -> None:
+        _hold_read_only(self, "weights", "masks", "outputs", "fingerprint", "changes", "interior")
 
 
 @dataclass(frozen=True)
@@ -111,6 +135,9 @@ class Network:
     layers: tuple[Layer, ...]
     layer_units: Array
     output_units: Mapping[str, OutputUnits] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _hold_read_only(self, "layer_units")
 
     @property
     def samples(self) -> int:
@@ -162,7 +189,8 @@ class Quantity:
     needs : tuple of str
         One or more of `NEEDS`.
     compute : callable, optional
-        See `Compute`. Several threads call it at the same time. It must not change its arguments.
+        See `Compute`. Several threads call it at the same time. Its arguments are read-only: it copies an array
+        before it changes it.
     term : callable, optional
         See `Term`; `dims` must then be ``("tensor",)``.
     host_sums : callable, optional
@@ -236,7 +264,7 @@ def sums_of(
 ) -> Array:
     """Return the sums of a quantity's term over every tensor, (tensor,) float64."""
     if quantity.host_sums is not None:
-        return quantity.host_sums(weights, other, names)
+        return quantity.host_sums(_read_only(weights), None if other is None else _read_only(other), names)
     assert quantity.term is not None  # noqa: S101
     term = quantity.term
     return np.array([_term_sum(term, weights[name], None if other is None else other[name]) for name in names])

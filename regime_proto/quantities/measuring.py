@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
 
+from regime_proto.quantities import base
 from regime_proto.quantities.base import FROZEN, MASKS, WEIGHTS, Network, Quantity, State, sums_of
 from regime_proto.schema import layout
 from regime_proto.schema.errors import RegimeError
@@ -86,7 +89,7 @@ class Measures:
     def finished(self, sums: Array, where: str) -> dict[str, Array]:
         """Return the values of `terms` from their sums, (tensor, quantity) float64."""
         return {
-            quantity.name: self.checked(quantity, quantity.finish(column), where)
+            quantity.name: self.checked(quantity, guarded(quantity, partial(quantity.finish, column), where), where)
             for quantity, column in zip(self.terms, sums.T, strict=True)
         }
 
@@ -138,14 +141,38 @@ def guarded(quantity: Quantity, call: Callable[[], T], where: str) -> T:
     Raises
     ------
     RegimeError
-        The call fails; the message names the quantity.
+        The call fails; the message names the quantity, and the line of its code.
     """
     try:
         return call()
     except Exception as error:
         # Anybody may be the author of a quantity, so any error may come.
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise RegimeError(f"{where}: {_fails(quantity)} ({reason})") from error
+        raise RegimeError(f"{where}: {_fails(quantity)} ({described(error)})") from error
+
+
+def described(error: Exception) -> str:
+    """Return in one line what code of a quantity raised, and the innermost line of that code."""
+    place = _place(error.__traceback__)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}{place and f', in {place}'}"
+
+
+def _place(trace: TracebackType | None) -> str:
+    """Return file and line of the innermost frame in the package that the quantity belongs to; empty if none ran."""
+    frames: list[tuple[str, str]] = []
+    while trace is not None:
+        names = trace.tb_frame.f_globals
+        module = str(names.get("__name__", ""))
+        if frames or not _is_engine(module):
+            frames.append((module.partition(".")[0], f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"))
+        trace = trace.tb_next
+    return next((place for package, place in reversed(frames) if package == frames[0][0]), "")
+
+
+def _is_engine(module: str) -> bool:
+    """Whether a module calls quantities, and is not one."""
+    package, _, _ = __name__.rpartition(".")
+    is_ours = module.startswith(f"{package.partition('.')[0]}.")
+    return is_ours and (module in (__name__, base.__name__) or not module.startswith(f"{package}."))
 
 
 def term_columns(
@@ -153,6 +180,7 @@ def term_columns(
     current: Mapping[str, Array],
     others: Mapping[str, Mapping[str, Array]],
     names: Sequence[str],
+    where: str,
 ) -> Array:
     """Return the sums of the quantities' terms, (tensor, quantity) float64.
 
@@ -165,12 +193,19 @@ def term_columns(
     others : mapping of str to mappings of str to array
         ``previous`` and ``first``; empty if unknown, and the sums are then NaN.
     names : sequence of str
+    where : str
+        The place that errors name.
+
+    Raises
+    ------
+    RegimeError
+        A quantity fails; the message names it.
     """
     columns = np.full((len(names), len(quantities)), np.nan)
     for column, quantity in zip(columns.T, quantities, strict=True):
         other = others.get(quantity.against)
         if not quantity.against or other:
-            column[:] = sums_of(quantity, current, other, names)
+            column[:] = guarded(quantity, partial(sums_of, quantity, current, other, names), where)
     return columns
 
 

@@ -388,7 +388,7 @@ def test_the_path_of_a_gpu_measures_the_same():
                 there.begin(tensors)
                 host.begin(arrays)
             others = {"previous": host.previous, "first": host.first}
-            expected = term_columns(TERMS, arrays, others, names)
+            expected = term_columns(TERMS, arrays, others, names, "here")
             np.testing.assert_allclose(there.terms(TERMS, tensors).numpy(), expected, rtol=1e-6)
             assert np.isnan(expected).any(axis=0).tolist() == [
                 {"": False, "previous": step < 1, "first": step < 1}[quantity.against] for quantity in TERMS

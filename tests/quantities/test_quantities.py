@@ -1,7 +1,9 @@
 """Quantities beside weight deltas and flips: each as it is defined, converted or recorded."""
 
+import inspect
 import json
 import re
+from dataclasses import replace
 
 import nets
 import numpy as np
@@ -12,6 +14,8 @@ from recording import rows
 
 import regime_proto
 from regime_proto import RegimeError, RegimeWarning
+from regime_proto.adapters import from_npz
+from regime_proto.adapters.from_torch.live_weights import DeviceWeights
 from regime_proto.conversion.plan import QUANTITY_OVERHEAD, make_plan, write_program
 from regime_proto.conversion.settings import ConversionSettings
 from regime_proto.quantities.base import Network, Quantity, State
@@ -328,7 +332,8 @@ def test_one_that_raises_ends_the_conversion_in_one_line_and_what_was_written_st
     with pytest.raises(RegimeError) as caught:
         regime_proto.convert(mlp_run, path, measure="mine", workers=1)
     assert "step_0004.pt: quantity mine fails; leave it out of --measure" in str(caught.value)
-    assert str(caught.value).endswith("(ZeroDivisionError: no such thing)")
+    line = inspect.getsourcelines(failing)[1] + 5
+    assert str(caught.value).endswith(f"(ZeroDivisionError: no such thing, in {__file__}:{line})")
     assert not path.exists()
     measured(failing(1000))
     seen = []
@@ -363,6 +368,84 @@ def test_one_that_raises_ends_the_recording_and_not_the_training(measured, tmp_p
         train()
     recorder.close()
     assert len(steps) == 5
+
+
+def written_in_place(current, against, network):
+    changes = []
+    for name in network.tensors:
+        change = current.weights[name]
+        change -= against.weights[name]
+        changes.append(np.abs(change).sum())
+    return changes
+
+
+def put_into_the_mapping(current, against, network):
+    current.weights[next(iter(network.tensors))] = None
+
+
+def term_in_place(weight, other):
+    weight -= other
+    return abs(weight)
+
+
+@pytest.fixture
+def writable_run(tmp_path, monkeypatch):
+    """Checkpoints whose adapter returns ordinary arrays, and keeps them."""
+    folder, held = tmp_path / "npz", []
+    folder.mkdir()
+    model = nets.make_mlp()
+    for step, trained_model in enumerate(nets.train(model, 4)):
+        np.savez(folder / f"step_{step}.npz", **{name: w.numpy() for name, w in trained_model.state_dict().items()})
+    read = from_npz.read
+
+    def read_writable(path):
+        payload = read(path)
+        groups = {key: {name: np.array(w) for name, w in found.items()} for key, found in payload.groups.items()}
+        held.extend(array for tensors in groups.values() for array in tensors.values())
+        return replace(payload, groups=groups)
+
+    monkeypatch.setattr(from_npz, "read", read_writable)
+    write_program(folder, model=nets.make_mlp(), probe=nets.probe(model))
+    return folder, held
+
+
+@pytest.mark.parametrize(
+    ("compute", "said"), [(written_in_place, "read-only"), (put_into_the_mapping, "does not support item assignment")]
+)
+def test_one_that_writes_in_place_is_refused(writable_run, measured, tmp_path, compute, said):
+    folder, held = writable_run
+    mine = {"name": "mine", "dims": ("tensor",), "meaning": "mine", "definition": "mine", "against": "previous"}
+    measured(Quantity(**mine, compute=compute))
+    with pytest.raises(RegimeError, match=rf"^[^\n]*quantity mine fails[^\n]*{said}[^\n]*, in {__file__}:\d+\)$"):
+        regime_proto.convert(folder, tmp_path / "run.h5", measure="mine", workers=1)
+    assert held
+    # The flag of the adapter's own arrays is not changed.
+    assert all(array.flags.writeable for array in held)
+
+
+@pytest.mark.parametrize("engine", ["native", "onnx"])
+def test_one_that_writes_in_place_does_not_change_the_model_in_training(measured, tmp_path, engine):
+    mine = {"name": "mine", "dims": ("tensor",), "meaning": "mine", "definition": "mine", "against": "previous"}
+    measured(Quantity(**mine, compute=written_in_place))
+    model = nets.make_mlp()
+    recorder = regime_proto.record(model, nets.probe(model), tmp_path / "run.h5", measure="mine", engine=engine)
+    recorder.observe(0)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.warns(RegimeWarning, match="quantity mine fails.*read-only"):
+        recorder.observe(1)
+    recorder.close()
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+
+
+def test_a_term_that_writes_in_place_changes_no_weights():
+    mine = {"name": "mine", "dims": ("tensor",), "meaning": "mine", "definition": "mine", "against": "first"}
+    weights = list(nets.make_mlp().double().state_dict().values())
+    before = [weight.clone() for weight in weights]
+    kept = DeviceWeights()
+    kept.begin([weight + 1 for weight in weights])
+    found = kept.terms([Quantity(**mine, term=term_in_place)], weights)
+    np.testing.assert_allclose(found[:, 0], [weight.numel() for weight in weights])
+    assert all(torch.equal(one, other) for one, other in zip(weights, before, strict=True))
 
 
 WRONG = [
