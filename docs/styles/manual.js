@@ -10,3 +10,17 @@ addEventListener("DOMContentLoaded", () => {
     icon.parentElement.setAttribute("aria-label", `Pages below ${page}`);
   }
 });
+
+// On a phone, the cells of a row of words are below each other: each needs the heading of its column.
+addEventListener("DOMContentLoaded", () => {
+  for (const table of document.querySelectorAll("article table.table")) {
+    const headings = [...table.querySelectorAll("thead th")].map((one) => one.textContent.trim());
+    if (headings.length < 3 || table.querySelector("td.text-right, [colspan], [rowspan]")) continue;
+    table.dataset.stacked = "";
+    for (const row of table.tBodies[0].rows) {
+      [...row.cells].forEach((cell, index) => {
+        if (index && headings[index] && cell.textContent.trim()) cell.dataset.heading = headings[index];
+      });
+    }
+  }
+});

@@ -62,10 +62,11 @@ def analyze(
         Training steps per epoch, which determine the smoothing window. Overrides the value in the file.
     resamples : int
         Number of bootstrap resamples, of the probe and of the run, for the intervals; at least 20, or 0 for none.
-    stable, chaotic : float, optional
-        Observations whose cosine between consecutive fingerprints is at least `stable` are labelled STABLE; at most
-        `chaotic`, CHAOTIC. Default: the 70th and the 30th percentile in this run. Labels need the quantity
-        ``fingerprint_cosine``.
+    stable : float, optional
+        Observations whose cosine between consecutive fingerprints is at least this are labelled STABLE. Default: the
+        70th percentile in this run. Labels need the quantity ``fingerprint_cosine``.
+    chaotic : float, optional
+        Observations whose cosine is at most this are labelled CHAOTIC. Default: the 30th percentile in this run.
 
     Raises
     ------

@@ -24,13 +24,23 @@ class QuantityResult:
 
     Parameters
     ----------
-    name, meaning, unit, against, definition : str
-        As stated in the file; see `schema.layout.Quantity`.
+    name : str
+        Name, as in the table of quantities.
+    meaning : str
+        Meaning in words, as stated in the file.
+    unit : str
+        Unit; ``1`` for a number without one.
+    against : str
+        The observation it is compared with: ``previous``, ``first``, ``last``, or empty.
+    definition : str
+        Formula as plain text, as stated in the file.
     dims : tuple of str
         Dimensions of the values that the file holds at every step.
-    first, last : float
-        Values at the first and the last observation; for a quantity relative to the previous observation, at the ends
-        of the first and the last change. NaN if undefined.
+    first : float
+        Value at the first observation; for a quantity relative to the previous observation, at the end of the first
+        change. NaN if undefined.
+    last : float
+        Value at the last observation. NaN if undefined.
     auc : float
         Area under the curve, smoothed and scaled like Δw and Δa; NaN if the curve has no scale.
     """

@@ -29,10 +29,12 @@ class Threshold:
     ----------
     tau : float
         Threshold on the normalised curves.
-    step_w, step_p : int or None
-        First step from which the curve of the weights (patterns) stays below it to the end.
+    step_w : int or None
+        First step from which the curve of the weights stays below it to the end; None if there is none.
+    step_p : int or None
+        First step from which the curve of the patterns stays below it to the end; None if there is none.
     ratio : float or None
-        (step_w − s_0) / (step_p − s_0).
+        (step_w − s_0) / (step_p − s_0), where s_0 is the first step; None if undefined.
     """
 
     tau: float
@@ -47,11 +49,16 @@ class LayerResult:
 
     Parameters
     ----------
-    layer, op, path : str
+    layer : str
+        Name of the layer in the file.
+    op : str
+        Operation of the gate, such as ``Relu``.
+    path : str
+        Path of the module in the model.
     units : int
         Units per sample.
     auc_p : float
-        NaN if the layer's pattern change has no scale.
+        Area under the curve of the layer; NaN if its pattern change has no scale.
     """
 
     layer: str
@@ -67,21 +74,28 @@ class Result(Displayed):
 
     Parameters
     ----------
-    rho, auc_w, auc_p : float
-        NaN if undefined. ρ above 1: the patterns settled earlier than the weights, if both settled.
+    rho : float
+        AUC_W / AUC_P; NaN if undefined. Above 1: the patterns settled earlier than the weights, if both settled.
+    auc_w : float
+        Area under the normalised curve of the weight change; NaN if undefined.
+    auc_p : float
+        Area under the normalised curve of the pattern change; NaN if undefined.
     rho_range : (float, float) or None
         Lowest and highest ρ over all 16 readings; None if ρ is undefined for all.
     preset : str
+        Name of the preset: ``paper`` or ``strict``.
     observations : int
         Number of observed parameter states.
     step_kind : str
+        ``step``, ``epoch`` or ``ordinal``.
     stride : int or None
         Steps between observations; None if uneven.
     window : int
         Length of the moving average, in observations.
     thresholds : tuple of Threshold
+        When the curves fall below each threshold for good.
     layers : tuple of LayerResult
-        In execution order.
+        The gate layers, in execution order.
     curves : xarray.Dataset
         Raw, smoothed and normalised series over ``step`` and ``layer``; ``weight_distance``, the distance of the
         weights from their initial values, if the file holds it; and for every quantity ``quantity_<name>`` over
@@ -99,6 +113,7 @@ class Result(Displayed):
     trajectory : str or None
         Path of the file.
     warnings : tuple of str
+        Why the numbers may say little.
     settled : Settled
         Whether the curves have settled by the end of the run.
     quantities : dict of str to QuantityResult

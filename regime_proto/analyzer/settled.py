@@ -24,11 +24,15 @@ FEW = 20
 class Settled:
     """Whether the curves have settled by the end of the run, using whole windows and every weighting.
 
+    None if it cannot be determined: the curve is constant, has few changes or is shorter than the smoothing window; it
+    stays below a half but not below a quarter; or the weightings disagree.
+
     Parameters
     ----------
-    weights, patterns : bool or None
-        None if it cannot be determined: the curve is constant, has few changes or is shorter than the smoothing window;
-        it stays below a half but not below a quarter; or the weightings disagree.
+    weights : bool or None
+        Whether the weight change has settled.
+    patterns : bool or None
+        Whether the pattern change has settled.
     """
 
     weights: bool | None = None

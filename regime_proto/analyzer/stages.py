@@ -171,7 +171,10 @@ class Labels:
     labels : tuple of str
         `STABLE` if the cosine is at least `stable`, `CHAOTIC` if it is at most `chaotic`, else `TRANSITION`; "" if the
         cosine is unknown.
-    stable, chaotic : float
+    stable : float
+        Cosine from which an observation is `STABLE`.
+    chaotic : float
+        Cosine up to which an observation is `CHAOTIC`.
     own : bool
         Whether the thresholds are percentiles of the run itself, which fixes the share of each label by construction.
     """

@@ -27,8 +27,10 @@ class Structure:
         Step of the first observation whose share is known.
     first : float
         Share at `step`, mean over the samples.
-    low, high : float
-        The 10th and 90th percentile over the samples at `step`.
+    low : float
+        The 10th percentile over the samples at `step`.
+    high : float
+        The 90th percentile over the samples at `step`.
     order : float or None
         How much larger or smaller the share at `step` may be, depending on whether patterns or weights move first;
         None if that was not measured.

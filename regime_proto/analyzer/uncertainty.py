@@ -24,8 +24,10 @@ class Interval:
 
     Parameters
     ----------
-    low, high : float
-        Ends of the interval, at the level of the `Uncertainty`.
+    low : float
+        Lower end of the interval, at the level of the `Uncertainty`.
+    high : float
+        Upper end of the interval.
     error : float
         Standard error; for ρ, the standard error of log ρ times ρ.
     """
@@ -37,7 +39,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class Intervals:
-    """The intervals for one source of uncertainty; None if a number is undefined or does not depend on it."""
+    """The intervals for one source of uncertainty; None if a number is undefined or does not depend on it.
+
+    Parameters
+    ----------
+    auc_w : Interval or None
+        Interval of AUC_W.
+    auc_p : Interval or None
+        Interval of AUC_P.
+    rho : Interval or None
+        Interval of ρ.
+    """
 
     auc_w: Interval | None = None
     auc_p: Interval | None = None

@@ -35,9 +35,12 @@ class Summary:
     ----------
     source : str
         `RUN`, or `PAPER` for published runs; the two are never combined.
-    by, value : str or None
-        Name and value of the label that these runs share; None for all runs.
+    by : str or None
+        Name of the label that these runs share; None for all runs.
+    value : str or None
+        Value of that label; None for all runs.
     rho : Centre
+        Mean, semi-deviations and median of ρ.
     """
 
     source: str
@@ -57,9 +60,15 @@ class Repeat:
     Parameters
     ----------
     runs : tuple of str
+        Displayed names of the runs.
     labels : mapping of str to str
         The labels that they share.
-    rho, auc_w, auc_p : Spread
+    rho : Spread
+        Spread of ρ.
+    auc_w : Spread
+        Spread of AUC_W.
+    auc_p : Spread
+        Spread of AUC_P.
     """
 
     runs: tuple[str, ...]
@@ -81,6 +90,7 @@ class Comparison(Displayed):
     Parameters
     ----------
     rows : tuple of Row
+        One for each run, and for each published run.
     summaries : tuple of Summary
         First over all runs of each source, then by label.
     repeats : tuple of Repeat
@@ -88,6 +98,7 @@ class Comparison(Displayed):
     is_mixed : bool
         Whether the rows differ in stride, kind of step or preset, which makes them different measurements.
     warnings : tuple of str
+        Why the comparison may say little.
     """
 
     rows: tuple[Row, ...]

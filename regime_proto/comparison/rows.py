@@ -36,26 +36,39 @@ class Row:
     run : str
         Displayed name: the name of the file, or its path if several files have that name.
     labels : mapping of str to str
-    auc_w, auc_p, rho : float
-        NaN if undefined.
+        Labels of the run, such as its seed.
+    auc_w : float
+        AUC_W; NaN if undefined.
+    auc_p : float
+        AUC_P; NaN if undefined.
+    rho : float
+        ρ; NaN if undefined.
     rho_range : (float, float) or None
-        Range over all readings; None if unknown.
+        Range of ρ over all readings; None if unknown.
     rho_span : (float, float) or None
         From the lowest to the highest end of the bootstrap intervals of ρ; None if there are none.
     epochs : float or None
         Number of epochs between the first and the last observation; None if unknown.
-    observations, window : int or None
-        As in `Result`; None if unknown.
+    observations : int or None
+        Number of observed parameter states; None if unknown.
     stride : int or None
-        None if uneven.
-    step_kind, preset : str
+        Steps between observations; None if uneven.
+    step_kind : str
+        ``step``, ``epoch`` or ``ordinal``.
+    window : int or None
+        Length of the moving average, in observations; None if unknown.
+    preset : str
+        Name of the preset.
     source : str
         `RUN`, or `PAPER` for a published row.
     trajectory : str or None
         Path of the file.
-    run_id, program : str or None
-        The root attributes ``run_id`` and ``program_sha256``.
+    run_id : str or None
+        The root attribute ``run_id``.
+    program : str or None
+        The root attribute ``program_sha256``.
     warnings : tuple of str
+        Why the numbers may say little.
     settled : Settled or None
         Whether the curves have settled by the end of the run; None for a published row.
     """

@@ -18,12 +18,16 @@ class Centre:
     ----------
     runs : int
         Number of defined values; undefined ones are ignored.
-    mean, median : float
-        NaN if no value is defined.
-    upper, lower : float
-        Semi-deviations: the root of the mean of (value − mean)² over the values above (below) the mean, divided by
-        the number of those values. This denominator yields the paper's +6.43 and −2.04 for its 18 runs; dividing by 18
-        instead would yield 3.03 and 1.80. NaN if there are no values above (below).
+    mean : float
+        Mean; NaN if no value is defined.
+    upper : float
+        Upper semi-deviation: the root of the mean of (value − mean)² over the values above the mean, divided by the
+        number of those values. This denominator yields the paper's +6.43 and −2.04 for its 18 runs; dividing by 18
+        instead would yield 3.03 and 1.80. NaN if there are no values above.
+    lower : float
+        Lower semi-deviation: the same over the values below the mean.
+    median : float
+        Median; NaN if no value is defined.
     """
 
     runs: int
@@ -46,9 +50,13 @@ class Spread:
     runs : int
         Number of defined values; undefined ones are ignored.
     mean : float
+        Mean; NaN if no value is defined.
     deviation : float
         Sample standard deviation, with n − 1 in the denominator; NaN for fewer than two values.
-    lowest, highest : float
+    lowest : float
+        Lowest value; NaN if no value is defined.
+    highest : float
+        Highest value; NaN if no value is defined.
     """
 
     runs: int

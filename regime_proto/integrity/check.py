@@ -43,7 +43,9 @@ class Report(Displayed):
     Parameters
     ----------
     root : str
+        The directory that was read.
     adapter : str
+        Name of the adapter that read it.
     recognised : str
         How the adapter recognised the checkpoints, in words.
     step_kind : str
@@ -52,12 +54,16 @@ class Report(Displayed):
         Where the steps were taken from, in words.
     steps : tuple of int
         The steps of all checkpoints, including those that could not be read.
-    tensors, parameters : int
-        In the last state that could be read; parameters are elements of floating tensors.
+    tensors : int
+        Number of tensors in the last state that could be read.
+    parameters : int
+        Number of elements of its floating tensors.
     size : int
         Total size of the tensors that were read, in bytes.
     skipped : tuple of Skipped
+        Checkpoints that could not be read.
     findings : tuple of Finding
+        What looks wrong.
     against : str, optional
         The directory of the run that this one was compared with.
     """

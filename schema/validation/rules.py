@@ -35,7 +35,10 @@ class Problem:
         Id of the rule.
     where : str
         Path inside the file; ``/flips@units`` is an attribute, ``/`` the file as a whole.
-    expected, found : str
+    expected : str
+        What the rule requires.
+    found : str
+        What the file holds.
     """
 
     rule: str
