@@ -28,6 +28,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
+    "thumbnails",
 ]
 exclude_patterns = ["extensions", "runs/sources.md"]
 highlight_language = "text"
