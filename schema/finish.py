@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
+
 from regime_proto.schema.assemble import join
 from regime_proto.schema.errors import TrajectoryError
 from regime_proto.schema.files import SUFFIX, segments_folder
@@ -22,11 +24,14 @@ class Finished:
     observations : int
     joined : bool
         False if there was nothing to do.
+    planned : int, optional
+        The number of observations that the run would have; None if the file does not state it.
     """
 
     path: Path
     observations: int
     joined: bool
+    planned: int | None = None
 
 
 def finish(path: Path, *, overwrite: bool = False) -> Finished:
@@ -59,7 +64,7 @@ def finish(path: Path, *, overwrite: bool = False) -> Finished:
             segments.clear_leftovers()
             join(segments)
         segments.clear()
-    return Finished(output, _count(output), joined=needed)
+    return _finished(output, joined=needed)
 
 
 def foresee(path: Path, *, overwrite: bool = False) -> Finished:
@@ -78,8 +83,10 @@ def foresee(path: Path, *, overwrite: bool = False) -> Finished:
         return _already(path, output)
     require_free(output)
     if not _is_needed(output, paths, overwrite=overwrite):
-        return Finished(output, _count(output), joined=False)
-    return Finished(output, kept_observations(output), joined=True)
+        return _finished(output, joined=False)
+    with open_segment(paths[-1]) as last:
+        planned = _planned(last)
+    return Finished(output, kept_observations(output), joined=True, planned=planned)
 
 
 def _named(path: Path) -> tuple[Path, Path]:
@@ -106,12 +113,17 @@ def _already(path: Path, output: Path) -> Finished:
             f"{path}: no segments found; expected the folder NAME.h5{SUFFIX} of an interrupted run, or NAME.h5"
             f"{did_you_mean_path(path)}"
         )
-    return Finished(output, _count(output), joined=False)
+    return _finished(output, joined=False)
 
 
-def _count(output: Path) -> int:
+def _finished(output: Path, *, joined: bool) -> Finished:
     with open_checked(output) as file:
-        return len(file["step"])
+        return Finished(output, len(file["step"]), joined, _planned(file))
+
+
+def _planned(file: h5py.File) -> int | None:
+    found = file.attrs.get("planned_observations")
+    return None if found is None else int(found)
 
 
 def _lacks(output: Path, run: str, step: int) -> bool:

@@ -1,5 +1,6 @@
 """``regime merge``: joins the segments of an interrupted run into a trajectory."""
 
+import warnings
 from pathlib import Path
 
 import rich_click as click
@@ -12,6 +13,7 @@ from regime_proto.cli.output import (
     would,
     would_write,
 )
+from regime_proto.schema.errors import RegimeWarning
 from regime_proto.schema.words import counted
 
 
@@ -42,5 +44,12 @@ def merge(source: Path, overwrite: bool, dry_run: bool, quiet: bool, verbose: bo
             return
         with leaving_observations(foreseen.path, foreseen.observations):
             done = finish(source, overwrite=overwrite)
+        if done.planned is not None and done.observations < done.planned:
+            warnings.warn(
+                f"{done.path}: holds {done.observations} of {counted(done.planned, 'planned observation')}; to measure "
+                "the rest, run the same regime convert again",
+                RegimeWarning,
+                stacklevel=2,
+            )
     verb = "wrote" if done.joined else "nothing left to join;"
     messages.note(f"{verb} {done.path} ({counted(done.observations, 'observation')})")

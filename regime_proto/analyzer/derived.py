@@ -58,7 +58,7 @@ class Derived:
             "units": "1",
             "against": self.against,
             "definition": self.definition,
-            "curve": "",
+            "curve": "mean" if self.network is None else "",
             "dims": "" if self.each is None else self.dim,
         }
         name = f"{QUANTITY_PREFIX}{self.name}"

@@ -80,9 +80,9 @@ def _stored(variable: xr.DataArray, chosen: xr.Dataset, kept: Array) -> Iterator
     said: dict[str, Any] = {
         key: str(variable.attrs.get(key, "")) for key in ("long_name", "units", "against", "definition", "curve")
     }
-    said |= {"dims": " ".join(map(str, variable.dims[1:]))}
-    reduce = _reducers()[said["curve"] if said["curve"] in CURVES else CURVES[0]]
     dims = variable.dims[1:]
+    said |= {"dims": " ".join(map(str, dims)), "curve": said["curve"] if said["curve"] in CURVES else CURVES[0]}
+    reduce = _reducers()[said["curve"]]
     axes = tuple(range(1, variable.ndim))
 
     def by_step(rows: Array) -> Array:

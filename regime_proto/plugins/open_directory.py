@@ -85,7 +85,10 @@ def open_directory(root: Path, settings: SourceSettings = AS_DETECTED) -> Source
     if not root.is_dir():
         raise RegimeError(f"{root}: a file; expected a directory of checkpoints")
     if root.name.endswith(SUFFIX):
-        raise RegimeError(f"{root}: the segments of an unfinished run; finish it with `regime merge {root}`")
+        raise RegimeError(
+            f"{root}: the segments of an unfinished run; run the command that wrote it again, which measures the rest; "
+            f"`regime merge {root}` only joins what was measured"
+        )
     found = _recognise(root, settings)
     peek = cache(_guarded(found.reader.peek, found.adapter))
     paths, others = _without_other_families(found.paths, peek)

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import h5netcdf
@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from regime_proto.analyzer.derived import EACH
+from regime_proto.analyzer.derived import EACH, START
 from regime_proto.analyzer.quantity_curves import labels_of
 from regime_proto.analyzer.result import Result
 from regime_proto.schema.kinds import CURVES_TITLE
@@ -83,7 +83,8 @@ def write_netcdf(result: Result, file: BinaryIO) -> None:
     with h5netcdf.File(content, "w") as target:
         target.dimensions = dict(result.curves.sizes)
         for name, meaning in _present(result.curves).items():
-            _create_variable(target, result.curves[name], meaning)
+            said = _quantity_attributes(result.curves[name]) if _is_quantity(name) else {}
+            _create_variable(target, result.curves[name], {"long_name": meaning} | said)
         found = {name: getattr(result, name) for name in _NUMBERS}
         target.attrs["title"] = CURVES_TITLE
         target.attrs.update({name: _attribute(value) for name, value in found.items() if value is not None})
@@ -106,6 +107,30 @@ def _present(curves: xr.Dataset) -> dict[str, str]:
 
 def _is_quantity(name: Hashable) -> bool:
     return str(name).startswith(QUANTITY_PREFIX)
+
+
+def _quantity_attributes(curve: xr.DataArray) -> dict[str, Any]:
+    """Return the attributes of a quantity's curve.
+
+    ``reduction`` says how the values that the file holds at a step were reduced to those of the curve: ``mean over
+    tensor``, for example; ``none`` if they were not, and ``see definition`` if the curve follows from the definition.
+    ``start`` is the value at the first observation, if it is defined before the first change.
+    """
+    said, by = curve.attrs, [str(dim) for dim in curve.dims[1:]]
+    reduction = _reduction(said, by)
+    kept = {name: said[name] for name in ("units", "against", "definition") if said[name]}
+    # The start is that of the reduced curve.
+    if START in said and not by:
+        kept[START] = said[START]
+    words = [said["long_name"], *(f"by {dim}" for dim in by), *([reduction] if " over " in reduction else [])]
+    return {"long_name": ", ".join(words), "reduction": reduction, **kept}
+
+
+def _reduction(said: Mapping[str, Any], by: list[str]) -> str:
+    over = [dim for dim in said["dims"].split() if dim not in by]
+    if not over and (by or said["curve"]):
+        return "none"
+    return f"{said['curve']} over {' and '.join(over)}" if over and said["curve"] else "see definition"
 
 
 class _Rows:
@@ -159,13 +184,13 @@ def _attribute(value: Any) -> Any:
     return printable(value) if isinstance(value, str) else value
 
 
-def _create_variable(target: h5netcdf.File, values: xr.DataArray, meaning: str) -> None:
+def _create_variable(target: h5netcdf.File, values: xr.DataArray, attributes: Mapping[str, Any]) -> None:
     array = values.to_numpy()
     is_number = array.dtype.kind in "if"
     stored = array if is_number else array.astype(object)
     variable = target.create_variable(
         values.name, values.dims, dtype=stored.dtype if is_number else h5py.string_dtype(), data=stored
     )
-    variable.attrs["long_name"] = meaning
-    if is_number:
-        variable.attrs["units"] = "1"
+    variable.attrs.update(
+        ({"units": "1"} if is_number else {}) | {key: _attribute(value) for key, value in attributes.items()}
+    )

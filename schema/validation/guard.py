@@ -64,7 +64,8 @@ def require_file(path: Path) -> None:
         segments = segments_folder(path)
         if segments.is_dir():
             raise TrajectoryError(
-                f"{path}: no such file or directory; {segments} holds an unfinished run: finish it with regime merge"
+                f"{path}: no such file or directory; {segments} holds an unfinished run: run the command that "
+                "wrote it again, which measures the rest; regime merge only joins what was measured"
             )
         raise TrajectoryError(no_such(path))
     if not os.access(path, os.R_OK):

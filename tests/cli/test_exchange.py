@@ -115,7 +115,7 @@ def test_merge_and_thin_on_the_command_line(valid, tmp_path):
 
 
 def test_an_unfinished_run_is_pointed_at(tmp_path):
-    head = trajectories.header()
+    head = trajectories.header().with_attributes(planned_observations=12)
     path = tmp_path / "run.h5"
     with Segments(path) as segments:
         writer = TrajectoryWriter(segments, head)
@@ -124,9 +124,14 @@ def test_an_unfinished_run_is_pointed_at(tmp_path):
         writer.flush()
     assert_one_line(regime("analyze", path), "no such file or directory; .*run.h5.segments holds an unfinished run")
     assert_one_line(
-        regime("analyze", f"{path}.segments"), "segments of an unfinished run; finish it with `regime merge"
+        regime("analyze", f"{path}.segments"),
+        "segments of an unfinished run; run the command that wrote it again, .* `regime merge .* only joins",
     )
-    assert regime("merge", f"{path}.segments").exit_code == 0
+    done = regime("merge", f"{path}.segments")
+    assert done.exit_code == 0
+    assert "holds 5 of 12 planned observations; to measure the rest, run the same regime convert again" in " ".join(
+        done.stderr.split()
+    )
     assert regime("analyze", path).exit_code == 0
 
 

@@ -142,6 +142,30 @@ def test_netcdf_variables_say_what_they_are(result, tmp_path):
     assert {name for name, variable in found.variables.items() if variable.attrs.get("units") != "1"} == {"layer"}
 
 
+def test_netcdf_variables_of_quantities_say_how_they_are_reduced(mlp_run, tmp_path):
+    measure = ["weights", "active_fraction", "structural_change_l2_previous", "quantitative_change_l2_previous"]
+    path = regime_proto.convert(mlp_run, tmp_path / "run.h5", measure=measure, noise="none")
+    result = regime_proto.analyze(path, resamples=0)
+    found = opened(exported(result, "netcdf"), "netcdf4", tmp_path)
+    meanings = [variable.attrs["long_name"] for variable in found.variables.values()]
+    assert len(set(meanings)) == len(meanings)
+    for name, reduction in (
+        ("weight_norm_l2", "root_sum_squares over tensor"),
+        ("weight_dot_first", "sum over tensor"),
+        ("active_fraction", "mean over layer"),
+        ("structural_share_previous", "mean over sample"),
+        ("cosine_distance_first", "see definition"),
+    ):
+        said, expected = found[f"quantity_{name}"].attrs, result.curves[f"quantity_{name}"].attrs
+        assert said["reduction"] == reduction, name
+        assert said.get("against", "") == expected["against"]
+        assert said["definition"] == expected["definition"]
+        assert said["units"] == expected["units"]
+    assert found["quantity_weight_norm_l2_each"].attrs["reduction"] == "none"
+    assert found["quantity_weight_norm_l2"].attrs["start"] == result.quantities["weight_norm_l2"].first
+    assert "start" not in found["quantity_weight_norm_l2_each"].attrs
+
+
 @pytest.mark.skipif(shutil.which("ncdump") is None, reason="ncdump is not installed")
 def test_ncdump_reads_the_file(result, tmp_path):
     (tmp_path / "curves.nc").write_bytes(exported(result, "netcdf"))

@@ -55,6 +55,16 @@ def test_every_figure_is_one_that_plotly_knows_and_has_a_name_and_a_table(runs, 
     assert page.count('<details class="data">') == len(plots)
 
 
+def test_the_caption_of_a_quantity_agrees_with_its_curve(mlp_run, tmp_path):
+    path = regime_proto.convert(mlp_run, tmp_path / "run.h5", measure="weight_norm_l2", noise="none")
+    result = regime_proto.analyze(path, resamples=0)
+    values = result.curves["quantity_weight_norm_l2"].to_numpy()
+    start = result.quantities["weight_norm_l2"].first
+    assert start != values[0]
+    ends = f"From {values[0]:.3g} to {values[-1]:.3g}. At the first observation, before the curve begins: {start:.3g}."
+    assert ends in report([path])
+
+
 def test_labels_of_the_run_stand_below_its_curves(mlp_run, tmp_path):
     path = regime_proto.convert(mlp_run, tmp_path / "run.h5", measure="fingerprint_cosine", noise="none")
     page = report([path])

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from regime_proto.analyzer.derived import EACH
+from regime_proto.analyzer.derived import EACH, START
 from regime_proto.analyzer.quantity_curves import QuantityResult, labels_of
 from regime_proto.report.binning import bin_edges, bin_means
 from regime_proto.report.figure import NEUTRAL, PATTERN, WEIGHT, Figure, Switch, Table, numbers
@@ -49,16 +49,17 @@ def _unit(quantity: QuantityResult) -> str:
 
 
 def _curve(view: RunView, quantity: QuantityResult) -> Figure:
-    values = view.result.curves[f"{QUANTITY_PREFIX}{quantity.name}"].to_numpy()
+    curve = view.result.curves[f"{QUANTITY_PREFIX}{quantity.name}"]
+    values, start = curve.to_numpy(), curve.attrs.get(START, math.nan)
     edges = bin_edges(len(values), TABLE_ROWS)
     spans = [span_text(view.steps[start], view.steps[stop - 1]) for start, stop in itertools.pairwise(edges)]
-    ends = (quantity.first, quantity.last)
+    span = _from(float(values[0]), quantity.last) + _at_start(start)
     title = title_of(quantity)
     return Figure(
         key=f"quantity-{quantity.name}",
         title=_sentence(quantity),
-        caption=f"{quantity.name}{_unit(quantity)}: {quantity.definition}.{_from(ends)}{thinned(view)}",
-        summary=f"Line chart of {title} over {view.result.step_kind}s.{_from(ends)}",
+        caption=f"{quantity.name}{_unit(quantity)}: {quantity.definition}.{span}{thinned(view)}",
+        summary=f"Line chart of {title} over {view.result.step_kind}s.{span}",
         traces=(
             line(
                 view.steps, values, title, _COLORS.get(quantity.dims, NEUTRAL),
@@ -79,7 +80,13 @@ def _curve(view: RunView, quantity: QuantityResult) -> Figure:
     )  # fmt: skip
 
 
-def _from(ends: tuple[float, float]) -> str:
+def _at_start(start: float) -> str:
+    """Return a sentence on the value at the first observation, which no change ends at; empty if it is unknown."""
+    known = math.isfinite(start)
+    return f" At the first observation, before the curve begins: {number(start, '.3g')}." if known else ""
+
+
+def _from(*ends: float) -> str:
     """Return a sentence on the first and the last value of a curve, as far as they are known."""
     first, last = (number(end, ".3g") if math.isfinite(end) else "" for end in ends)
     if first and last:
