@@ -204,7 +204,10 @@ def test_a_run_that_grows_says_what_is_missing(measured, mlp_run, tmp_path):
     torch.save({**state, "step": 8}, run / "step_0008.pt")
     done = children.run_regime("convert", run, "-o", path)
     assert done.returncode == 1
-    assert "holds the quantity changed_bytes, which is not installed here" in done.stderr
+    assert (
+        "holds the quantity changed_bytes, which must be measured for new checkpoints too but is not installed here"
+        in done.stderr
+    )
 
 
 def test_one_that_cannot_be_used_is_left_out_with_a_warning(site, tmp_path):
