@@ -353,7 +353,7 @@ def test_inspect_says_what_will_be_done_in_parts(runs, monkeypatch):
     assert found.group < STATES
     assert found.read_bytes == sum(sizes) + sum(sizes[found.group - 1 : -1 : found.group])
     assert re.search(rf"in parts +{found.parts} of at most", result.stdout)
-    assert f"{found.group} checkpoints together" in result.stdout
+    assert f"{found.group} checkpoints at a time" in result.stdout
     assert re.search(rf"to read +{size(found.read_bytes)}", result.stdout)
 
 

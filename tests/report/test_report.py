@@ -173,7 +173,7 @@ def test_a_page_of_a_long_run_is_thinned_and_says_how(tmp_path, runs):
     assert "the smallest and the largest of every 5 values; all numbers use all 5,000" in page
     assert len(plots["r0-layers"]["traces"][0]["z"][0]) == 200
     assert "A column is the mean over 25.0 changes" in page
-    assert "Drawn are" not in report(runs[:1])
+    assert "The curves show the smallest" not in report(runs[:1])
 
 
 def test_bin_means_are_means_without_nan():
