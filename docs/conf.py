@@ -18,6 +18,7 @@ copyright = "The regime developers"
 release = version = __version__
 
 extensions = [
+    "document_links",
     "mathml",
     "myst_nb",
     "outside_links",

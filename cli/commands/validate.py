@@ -23,7 +23,7 @@ from regime_proto.schema.words import counted
 @options.messages
 @click.pass_context
 def validate(context: click.Context, files: tuple[Path, ...], as_json: bool, quiet: bool, verbose: bool) -> None:
-    """Check trajectory files against every rule of the format (schema/FORMAT.md).
+    """Check trajectory files against every rule of the trajectory format.
 
     Exit code 0: all files are valid; 1: at least one is invalid; 2: at least one could not be read.
 

@@ -18,7 +18,11 @@ BRACKETS = str.maketrans("", "", "[]")
 HEAD = """\
 # The commands of `regime`
 
-Written by `make reference` from the commands themselves; `regime COMMAND --help` shows the same text.
+Every command with its arguments, options and defaults; `regime COMMAND --help` shows the same text. [The command
+line](../docs/command_line.md) explains what all commands share.
+[The trajectory format](../schema/FORMAT.md#rules) lists the rules that `validate` checks.
+
+<!-- Written by `make reference` from the commands themselves. -->
 
 Every option can be set by the environment variable listed below it. Set a flag to 1 or 0. For an option that may be
 repeated, separate the values by spaces. Options on the command line override variables.
