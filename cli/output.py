@@ -1,5 +1,6 @@
 """Writes a command's files; refuses, before any work, to replace a file that must be kept."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,13 +9,29 @@ from regime_proto.cli.console import Messages, say, size
 from regime_proto.cli.interruption import leaving, stamp
 from regime_proto.schema.errors import RegimeError
 
+# Number of files in a directory that are opened to recognise trajectories.
+_LOOKED_AT = 3
 
-def refuse_directory(source: Path) -> None:
-    """Raise an error if a directory is given instead of a trajectory."""
+
+def refuse_directory(source: Path, *, many: bool = False) -> None:
+    """Raise an error if a directory is given instead of a trajectory; `many` commands accept several files."""
     if source.is_dir():
+        if any(map(_is_trajectory, itertools.islice(source.glob("*.h5"), _LOOKED_AT))):
+            files = source / "*.h5"
+            what = f"expected files: give {files}" if many else f"expected one file: give one of {files}"
+            raise RegimeError(f"{source}: a directory of trajectories; {what}")
         raise RegimeError(
             f"{source}: a directory; expected a trajectory file: create one with `regime convert {source} -o run.h5`"
         )
+
+
+def _is_trajectory(path: Path) -> bool:
+    from regime_proto.schema.reader import existing_header
+
+    try:
+        return existing_header(path) is not None
+    except RegimeError:
+        return False
 
 
 def refuse_output(output: Path, inputs: Iterable[Path | None] = (), *, kind: str | None = None) -> None:

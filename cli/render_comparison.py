@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regime_proto.cli.render import plain_table
-from regime_proto.comparison.columns import Column, columns, describe_rows
+from regime_proto.comparison.columns import Column, columns, describe_first, describe_rows
 from regime_proto.comparison.compare import Comparison, Repeat, Summary
 from regime_proto.comparison.labels import label_names
 from regime_proto.comparison.rows import PAPER, Row, spacing
@@ -35,6 +35,8 @@ def comparison(found: Comparison, target: Console, *, everything: bool) -> Group
         parts.append(Text(f"… {printable(', '.join(names[shown:]))}: do not fit, -v shows all", style="dim"))
     overall = [summary for summary in found.summaries if summary.by is None]
     parts += ["", _summaries("ρ", overall)]
+    first = describe_first(found.rows)
+    parts += [Text(first)] if first else []
     by_label = [summary for summary in found.summaries if summary.by is not None]
     if by_label:
         parts += ["", _summaries(str(by_label[0].by), by_label)]
@@ -49,9 +51,13 @@ def _title(rows: Sequence[Row]) -> Text:
 
 
 def _labels_that_fit(found: Comparison, target: Console, most: int) -> int:
-    """Return the number of labels, at least one, for which the table fits the terminal."""
-    counts = range(most, 1, -1)
-    return next((count for count in counts if _fits(target, _runs(found, count))), min(most, 1))
+    """Return the number of labels for which the table fits the terminal.
+
+    It is at least one, unless there are published runs, whose names are their labels.
+    """
+    least = 0 if any(row.source == PAPER for row in found.rows) else min(most, 1)
+    counts = range(most, least, -1)
+    return next((count for count in counts if _fits(target, _runs(found, count))), least)
 
 
 def _letters_that_fit(found: Comparison, target: Console, labels: int) -> int | None:

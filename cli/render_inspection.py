@@ -16,10 +16,12 @@ from regime_proto.conversion.plan import Plan
 from regime_proto.program.gates import Gate
 from regime_proto.program.program import Program
 from regime_proto.program.sample_axes import FIXED
+from regime_proto.schema.epochs import PER_EPOCH
 from regime_proto.schema.header import Layer
 from regime_proto.schema.layout import STEP
 from regime_proto.schema.notes import notes_in
 from regime_proto.schema.reader import open_checked, read_header
+from regime_proto.schema.types import Array
 from regime_proto.schema.words import counted
 
 SHOWN = 5
@@ -52,6 +54,26 @@ def source(found: Source, *, everything: bool) -> RenderableType:
             skipped.add_row("…", f"{len(found.skipped) - SHOWN} more, -v shows all")
         parts += ["", skipped]
     return Group(*parts)
+
+
+def epoch(epochs: Sequence[float], step_kind: str) -> RenderableType:
+    """Return what is known about the epochs of the first and the last checkpoint."""
+    facts = facts_grid()
+    facts.add_row("epoch", _epoch(np.array(epochs), step_kind, given=None))
+    return facts
+
+
+def _epoch(epochs: Array, step_kind: str, given: float | None) -> str:
+    """Return what is known about the epochs of observations, or what to do if nothing is."""
+    if step_kind == "epoch":
+        return "counted by the steps"
+    known = epochs[np.isfinite(epochs)]
+    if given is not None:
+        return f"{given:g} observations each"
+    if len(known):
+        where = "" if len(known) == len(epochs) else f", known for {len(known)} of {len(epochs)}"
+        return f"{known[0]:g} to {known[-1]:g}{where}"
+    return "none (save it under 'epoch', or give --batches-per-epoch)"
 
 
 def plan(found: Plan, parts: Foreseen | None = None) -> RenderableType:
@@ -106,12 +128,14 @@ def trajectory(path: Path) -> RenderableType:
         header = read_header(file)
         steps = file[STEP][...]
         invalid = int(np.sum(file["valid"][...] == 0))
-        masks = len(file["mask_step"])
+        masks, epochs = len(file["mask_step"]), file["epoch"][...]
     facts = facts_grid()
     facts.add_row("trajectory", f"{path}, {size(path.stat().st_size)}")
     planned = header.attributes.get("planned_observations", len(steps))
     count = f"{len(steps)}" if planned == len(steps) else f"{len(steps)} of {planned} planned"
     facts.add_row("observations", f"{count}, {header.attributes['step_kind']} {steps[0]} to {steps[-1]}")
+    kind, given = str(header.attributes["step_kind"]), header.attributes.get(PER_EPOCH)
+    facts.add_row("epoch", _epoch(epochs, kind, None if given is None else float(given)))
     if invalid:
         facts.add_row("invalid", f"{counted(invalid, 'observation')} with NaN or Inf")
     facts.add_row(

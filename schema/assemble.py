@@ -313,7 +313,8 @@ def main(parent: str, task: str, source: str, output: str, temporary: str, *more
     """Do the work of `join`, `thin` and `note` in this process."""
     made = _Target(Path(output), Path(temporary), int(parent))
     if task == "note":
-        _note(Path(source), *json.loads(*more), made.temporary)
+        notes, attributes = json.loads(*more)
+        _note(Path(source), notes, attributes, made.temporary)
     else:
         with h5py.File(made.temporary, "w", **hdf5.CREATE_OPTIONS) as target:
             if task == "join":

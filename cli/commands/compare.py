@@ -75,7 +75,7 @@ def compare(
     if as_json and form is not None:
         raise RegimeError(f"--json and --to {form}: cannot be combined; give only one of them")
     for source in sources:
-        refuse_directory(source)
+        refuse_directory(source, many=True)
     if output is not None:
         refuse_output(output, [*sources, labels], kind=TEXT)
     from regime_proto.comparison.compare import compare as compared

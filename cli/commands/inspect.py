@@ -80,8 +80,10 @@ def _inspect_directory(root: Path, messages: Messages, settings: "ConversionSett
     render.show(console, "")
     if found.copies is None:
         # Finds damage that would stop an analysis at its first or last checkpoint.
-        for checkpoint in dict.fromkeys((found.checkpoints[0], found.checkpoints[-1])):
-            _look_at(found, checkpoint)
+        ends = dict.fromkeys((found.checkpoints[0], found.checkpoints[-1]))
+        epochs = [_look_at(found, checkpoint) for checkpoint in ends]
+        render.show(console, render_inspection.epoch(epochs, found.step_kind))
+        render.show(console, "")
     try:
         plan = make_plan(root, settings, exporting=messages.exporting)
     except MissingPart as missing:
@@ -91,10 +93,9 @@ def _inspect_directory(root: Path, messages: Messages, settings: "ConversionSett
     render.show(console, render_inspection.plan(plan, foreseen_parts(plan, settings)))
 
 
-def _look_at(found: "Source", checkpoint: "Checkpoint") -> None:
-    """Read a checkpoint, if possible without holding its tensors in memory."""
+def _look_at(found: "Source", checkpoint: "Checkpoint") -> float:
+    """Read a checkpoint, if possible without holding its tensors in memory; return its epoch, NaN if unknown."""
     if found.read_lazily is not None:
         with contextlib.suppress(RegimeError):
-            found.read_lazily(checkpoint)
-            return
-    found.read(checkpoint)
+            return found.read_lazily(checkpoint).epoch
+    return found.read(checkpoint).epoch

@@ -75,7 +75,7 @@ def plot(
     form = print_figure.form_of(output)
     settings = AnalysisSettings(preset, steps, batches_per_epoch, resamples=0)
     for source in sources:
-        refuse_directory(source)
+        refuse_directory(source, many=True)
     refuse_output(output, sources, kind=FIGURES[form])
     messages = Messages(quiet=quiet, verbose=verbose)
     runs = []

@@ -45,7 +45,7 @@ def report(
     if output.suffix.lower() not in (".html", ".htm"):
         raise RegimeError(f"{output}: expected a file name that ends with .html")
     for source in sources:
-        refuse_directory(source)
+        refuse_directory(source, many=True)
     refuse_output(output, [*sources, labels], kind=HTML)
     from regime_proto.report.page import report as page_of
 

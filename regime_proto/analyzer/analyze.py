@@ -15,6 +15,7 @@ from regime_proto.analyzer.diverged import describe_divergence
 from regime_proto.analyzer.flatness import describe_flat
 from regime_proto.analyzer.quantity_curves import quantity_curves, summaries
 from regime_proto.analyzer.readings import ALL_READINGS, Reading
+from regime_proto.analyzer.recorded import read_recorded
 from regime_proto.analyzer.result import LayerResult, Result, Threshold
 from regime_proto.analyzer.selection import restrict
 from regime_proto.analyzer.series import Series, read_series, usable_intervals
@@ -24,11 +25,12 @@ from regime_proto.analyzer.stages import labels_in
 from regime_proto.analyzer.strides import describe_strides
 from regime_proto.analyzer.structure import read_structure
 from regime_proto.analyzer.uncertainty import uncertainty
-from regime_proto.schema.dataset import open_as, open_trajectory
+from regime_proto.schema.dataset import open_as
 from regime_proto.schema.doubts import describe_invalid, describe_order
 from regime_proto.schema.epochs import from_epochs, observations_per_epoch, with_start
 from regime_proto.schema.errors import RegimeError, TrajectoryError
-from regime_proto.schema.notes import ORDER_DOUBT
+from regime_proto.schema.notes import ORDER_DOUBT, read_notes
+from regime_proto.schema.reader import checked, open_known
 from regime_proto.schema.types import Array
 from regime_proto.schema.validation.trust import Record
 
@@ -97,9 +99,11 @@ def analyze_with(
     if isinstance(trajectory, xr.Dataset):
         return _analyzed(trajectory, settings)
     try:
-        with open_trajectory(trajectory) if known is None else open_as(Path(trajectory), known) as opened:
+        known = known or checked(Path(trajectory))
+        with open_as(Path(trajectory), known) as opened:
             found = _analyzed(opened, settings, where=os.fspath(trajectory))
-            return replace(found, trajectory=os.fspath(trajectory))
+        with open_known(Path(trajectory), known.state) as file:
+            return replace(found, trajectory=os.fspath(trajectory), notes=read_notes(file))
     except OSError as error:
         raise TrajectoryError(f"{os.fspath(trajectory)}: damaged data ({error}); run regime validate") from None
 
@@ -156,6 +160,7 @@ def _analyzed(trajectory: xr.Dataset, settings: AnalysisSettings, where: str = "
         settled=settled(series, width, reading),
         divergence=describe_divergence(chosen, series, reading.weights),
         structure=read_structure(trajectory, chosen, labelled),
+        recorded=read_recorded(chosen, per_epoch),
         labels=labels_in(labelled, stable=settings.stable, chaotic=settings.chaotic, where=where),
     )
 

@@ -11,11 +11,13 @@ from regime_proto.analyzer.display import display
 from regime_proto.analyzer.distance import Distance, read_distance
 from regime_proto.analyzer.quantity_curves import QuantityResult
 from regime_proto.analyzer.readings import Reading
+from regime_proto.analyzer.recorded import Recorded
 from regime_proto.analyzer.settled import Settled
 from regime_proto.analyzer.stages import Labels
 from regime_proto.analyzer.structure import Structure
 from regime_proto.analyzer.uncertainty import Uncertainty
 from regime_proto.schema.display import Display, Displayed
+from regime_proto.schema.notes import Note
 from regime_proto.schema.numbers import finite
 
 JSON_VERSION = 1
@@ -124,6 +126,10 @@ class Result(Displayed):
         The structural share relative to the last state; None if the trajectory does not hold it.
     labels : Labels or None
         STABLE, TRANSITION or CHAOTIC for every step of `curves`; None if fingerprints were not measured.
+    recorded : Recorded or None
+        Facts about the run, the model and the probe.
+    notes : dict of str to str, int or float
+        Notes on the run; empty for a data set in memory.
     """
 
     rho: float
@@ -150,6 +156,8 @@ class Result(Displayed):
     divergence: str | None = None
     structure: Structure | None = None
     labels: Labels | None = None
+    recorded: Recorded | None = None
+    notes: dict[str, Note] = field(default_factory=dict)
 
     @property
     def distance(self) -> Distance | None:
@@ -197,6 +205,7 @@ class Result(Displayed):
             "step_kind": self.step_kind,
             "stride": self.stride,
             "window": self.window,
+            **({} if self.recorded is None else self.recorded.to_json()),
             "thresholds": [vars(threshold) for threshold in self.thresholds],
             "settled": vars(self.settled),
             "divergence": self.divergence,
@@ -227,6 +236,7 @@ class Result(Displayed):
                 for name, quantity in self.quantities.items()
             },
             "uncertainty": None if self.uncertainty is None else self.uncertainty.to_json(),
+            "notes": {name: finite(note) if isinstance(note, float) else note for name, note in self.notes.items()},
             "trajectory": self.trajectory,
             "warnings": list(self.warnings),
         }

@@ -1,5 +1,6 @@
 """Describes in sentences what can be concluded about a run."""
 
+import math
 from typing import TYPE_CHECKING
 
 from regime_proto.analyzer.settled import Settled
@@ -16,6 +17,16 @@ def verdict(result: "Result") -> str:
     return " ".join(sentence for sentence in said if sentence)
 
 
+def settled_first(result: "Result") -> str | None:
+    """Return which curve settled first beyond doubt, ``"patterns"`` or ``"weights"``; None in case of doubt."""
+    if result.rho_range is None or not result.settled.both:
+        return None
+    low, high = result.rho_range
+    if low <= 1 <= high or _all_doubts(result):
+        return None
+    return "patterns" if low > 1 else "weights"
+
+
 def _settling(result: "Result") -> str:
     if result.rho_range is None:
         return "ρ is undefined, so it does not show which settled first."
@@ -25,9 +36,7 @@ def _settling(result: "Result") -> str:
     if low <= 1 <= high:
         return "The readings disagree about which settled first."
     first, second = ("Patterns", "weights") if low > 1 else ("Weights", "patterns")
-    disagree = any(_is_earlier(threshold.step_p, threshold.step_w) == (low <= 1) for threshold in result.thresholds)
-    doubts = _doubts(result.uncertainty)
-    doubts += ["at least one threshold below says the opposite"] if disagree else []
+    doubts = _all_doubts(result)
     sampled = " The choice of measured units adds to the range." if result.pattern_error is not None else ""
     settled = "may have settled" if doubts else "settled"
     unsure = f", but {' and '.join(doubts)}" if doubts else ""
@@ -69,6 +78,13 @@ def _unsettled(found: Settled) -> str:
         said = ", ".join(clauses).capitalize()
     high = ": their change is still high in the last tenth of the run" if False in states.values() else ""
     return f"{said}{high}. ρ does not show which settled first."
+
+
+def _all_doubts(result: "Result") -> list[str]:
+    """Return clauses on what contradicts a range of ρ that does not contain 1."""
+    low, _ = result.rho_range or (math.nan, math.nan)
+    disagree = any(_is_earlier(threshold.step_p, threshold.step_w) == (low <= 1) for threshold in result.thresholds)
+    return _doubts(result.uncertainty) + ["at least one threshold below says the opposite"] * disagree
 
 
 def _doubts(found: Uncertainty | None) -> list[str]:

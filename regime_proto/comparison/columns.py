@@ -45,6 +45,7 @@ RESULTS = (
     Column("intervals", lambda row: _span(row.rho_span)),
     Column("range", lambda row: _span(row.rho_range)),
 )
+SETTLED = Column("settled", lambda row: "" if row.settled is None else settled_word(row) or UNKNOWN, is_number=False)
 KINDS = (
     Column("stride", spacing, is_number=False),
     Column("preset", lambda row: row.preset, is_number=False),
@@ -67,7 +68,7 @@ def label_column(name: str) -> Column:
     return Column(name.replace("_", " "), lambda row: row.labels.get(name, ""), is_number=False)
 
 
-def columns(comparison: "Comparison", *, labels: int | None = None) -> tuple[Column, ...]:
+def columns(comparison: "Comparison", *, labels: int | None = None, with_settled: bool = False) -> tuple[Column, ...]:
     """Return the columns of a table for readers.
 
     Parameters
@@ -75,9 +76,11 @@ def columns(comparison: "Comparison", *, labels: int | None = None) -> tuple[Col
     comparison : Comparison
     labels : int, optional
         Number of labels to show. Default: all.
+    with_settled : bool
+        Also show whether both curves of each run have settled.
     """
     names = label_names(row.labels for row in comparison.rows)[:labels]
-    results = [column for column in RESULTS if any(map(column.text, comparison.rows))]
+    results = [column for column in (*RESULTS, *[SETTLED] * with_settled) if any(map(column.text, comparison.rows))]
     kinds = KINDS if comparison.is_mixed else ()
     first = () if _labels_tell(comparison, names) else (RUN,)
     return (*first, *map(label_column, names), *kinds, *results)
@@ -88,6 +91,28 @@ def _labels_tell(comparison: "Comparison", names: Sequence[str]) -> bool:
     told = {tuple(row.labels.get(name, "") for name in names) for row in comparison.rows}
     one_source = len({row.source for row in comparison.rows}) == 1
     return one_source and len(told) == len(comparison.rows) and all(row.labels for row in comparison.rows)
+
+
+def settled_word(row: Row) -> str:
+    """Return ``yes`` if both curves of a run have settled, ``no`` if one has not, empty if that is unknown."""
+    if row.settled is None:
+        return ""
+    states = (row.settled.weights, row.settled.patterns)
+    return "no" if False in states else "" if None in states else "yes"
+
+
+def describe_first(rows: Sequence[Row]) -> str:
+    """Return in how many runs patterns, or weights, settled first beyond doubt; empty if there are no runs."""
+    own = [row.settled_first for row in rows if row.source != PAPER]
+    if not own:
+        return ""
+    found = [(name, own.count(name)) for name in ("patterns", "weights") if name in own]
+    whole = f"{len(own)} {'run' if len(own) == 1 else 'runs'}"
+    if not found:
+        return f"in none of {whole} it is beyond doubt which settled first, patterns or weights"
+    (name, count), *others = found
+    more = "".join(f", {other} in {number}" for other, number in others)
+    return f"{name} settled first in {count} of {whole}{more}, beyond doubt"
 
 
 def describe_rows(rows: Sequence[Row]) -> str:

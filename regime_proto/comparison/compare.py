@@ -11,7 +11,7 @@ from typing import Any
 from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.settings import RESAMPLES, AnalysisSettings
 from regime_proto.comparison import labels as labelling
-from regime_proto.comparison.columns import columns, describe, describe_rows
+from regime_proto.comparison.columns import columns, describe, describe_first, describe_rows
 from regime_proto.comparison.labels import DATASET, FAMILY, SEED, STAND_IN
 from regime_proto.comparison.rows import PAPER, RUN, Row, published, row_of, spacing
 from regime_proto.comparison.spread import Centre, Spread, centre, spread
@@ -118,8 +118,11 @@ class Comparison(Displayed):
             are_numbers=tuple(column.is_number for column in shown),
         )
         others = f"… {', '.join(names[most:])}: in .rows" if len(names) > most else ""
-        means = map(describe, self.summaries)
-        return Display(describe_rows(self.rows), (table, others, *means, Notes("warnings", self.warnings)))
+        means = [*map(describe, self.summaries), describe_first(self.rows)]
+        return Display(
+            describe_rows(self.rows),
+            (table, others, *means, Notes("warnings", self.warnings)),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for a JSON object; numbers are finite or None."""
@@ -195,7 +198,7 @@ def compare(
     if differences and not mixed:
         raise RegimeError(f"{'; '.join(differences)}: compare them separately, or pass --mixed")
     warnings += [f"{difference}: these are different measurements" for difference in differences]
-    warnings += [*_unlike(rows), *_stand_ins(rows), *_warnings_of(rows)]
+    warnings += [*_unlike(rows), *_programs(rows), *_stand_ins(rows), *_warnings_of(rows)]
     by = _label_to_group_by(by, rows)
     return Comparison(
         rows=tuple(_sorted(rows, sort)),
@@ -303,6 +306,15 @@ def _unlike(rows: Sequence[Row]) -> list[str]:
             f"{few(unsettled)}"
         )
     return warnings
+
+
+def _programs(rows: Sequence[Row]) -> list[str]:
+    """Return a warning if one mean covers runs of different programs."""
+    count = len({row.program for row in rows if row.program is not None})
+    if count < 2:
+        return []
+    advice = "--by LABEL adds a mean for each value of a label, such as model"
+    return [f"the runs are of {count} different programs, and the mean ρ averages over them; {advice}"]
 
 
 def _stand_ins(rows: Sequence[Row]) -> list[str]:

@@ -13,6 +13,7 @@ from regime_proto.analyzer.observed import read_observed
 from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.settings import AnalysisSettings
 from regime_proto.analyzer.settled import Settled
+from regime_proto.analyzer.verdict import settled_first
 from regime_proto.comparison.labels import FAMILY, labels_of
 from regime_proto.schema.epochs import epochs_spanned
 from regime_proto.schema.numbers import finite
@@ -71,6 +72,8 @@ class Row:
         Why the numbers may say little.
     settled : Settled or None
         Whether the curves have settled by the end of the run; None for a published row.
+    settled_first : {"patterns", "weights"} or None
+        What settled first beyond doubt; None in case of doubt, and for a published row.
     """
 
     run: str
@@ -92,6 +95,7 @@ class Row:
     program: str | None = None
     warnings: tuple[str, ...] = ()
     settled: Settled | None = None
+    settled_first: str | None = None
 
     @property
     def is_smoothed(self) -> bool:
@@ -111,6 +115,7 @@ class Row:
             "rho_span": None if self.rho_span is None else list(self.rho_span),
             **{name: getattr(self, name) for name in same},
             "settled": None if self.settled is None else vars(self.settled),
+            "settled_first": self.settled_first,
         }
 
 
@@ -178,6 +183,7 @@ def row_of(
         program=facts.program,
         warnings=result.warnings,
         settled=result.settled,
+        settled_first=settled_first(result),
     )
 
 

@@ -557,7 +557,7 @@ def _require_unchanged(plan: Plan, count: int) -> None:
 
 def _lacking(plan: Plan, existing: Header, settings: ConversionSettings) -> tuple[str, ...]:
     """Return what a complete trajectory lacks apart from observations, in words."""
-    wanted = {
+    wanted: dict[str, tuple[Mapping[str, object], Mapping[str, object]]] = {
         "the notes": (settings.taken_notes, notes_in(existing.extra)),
         "the batches per epoch": (epoch_length(plan, settings), existing.attributes),
     }

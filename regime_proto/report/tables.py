@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Callable
 
-from regime_proto.comparison.columns import columns, describe
+from regime_proto.comparison.columns import columns, describe, settled_word
 from regime_proto.comparison.compare import Comparison
 from regime_proto.comparison.labels import label_names
 from regime_proto.report import typeset
@@ -16,7 +16,7 @@ def to_csv(comparison: Comparison) -> str:
     names = label_names(row.labels for row in comparison.rows)
     own = (
         "epochs", "auc_w", "auc_p", "rho", "rho_low", "rho_high", "rho_span_low", "rho_span_high", "observations",
-        "stride", "step_kind", "window", "preset", "trajectory",
+        "stride", "step_kind", "window", "preset", "settled", "trajectory",
     )  # fmt: skip
     taken = {"run", "source", *own}
     target = io.StringIO()
@@ -28,6 +28,7 @@ def to_csv(comparison: Comparison) -> str:
         span_low, span_high = row.rho_span or (None, None)
         values = {
             **row.to_json(), "rho_low": low, "rho_high": high, "rho_span_low": span_low, "rho_span_high": span_high,
+            "settled": settled_word(row),
         }  # fmt: skip
         cells = [row.run, row.source, *(row.labels.get(name) for name in names), *map(values.get, own)]
         writer.writerow(map(csv_cell, cells))
@@ -45,7 +46,7 @@ def to_latex(comparison: Comparison) -> str:
 
 
 def _typed(comparison: Comparison) -> typeset.Typed:
-    shown = columns(comparison)
+    shown = columns(comparison, with_settled=True)
     return typeset.Typed(
         headings=tuple(column.heading for column in shown),
         are_numbers=tuple(column.is_number for column in shown),

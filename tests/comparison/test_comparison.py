@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 import statistics
 from dataclasses import asdict, replace
 
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 from runs import LENET, MLP, make_run, make_runs
 
 import regime_proto
+from regime_proto.analyzer.settled import Settled
 from regime_proto.cli.main import main
 from regime_proto.comparison import compare
+from regime_proto.comparison.columns import describe_first
 from regime_proto.comparison.labels import labels_of
 from regime_proto.comparison.spread import centre, spread
 from regime_proto.report.tables import FORMATS, to_latex, to_markdown
@@ -219,9 +222,41 @@ def test_equal_warnings_are_told_once(found_in_memory):
 def test_an_undefined_ratio_does_not_count(results, found_in_memory):
     found = regime_proto.compare([replace(found_in_memory, rho=math.nan), *results], sort="rho")
     assert found.summaries[0].rho == regime_proto.compare(results).summaries[0].rho
-    assert found.warnings == ("ρ is undefined and left out of means: run 1",)
+    assert "ρ is undefined and left out of means: run 1" in found.warnings
     assert found.rows[-1].run == "run 1"
     assert found.to_json()["runs"][-1]["rho"] is None
+
+
+def test_a_mean_over_different_programs_causes_a_warning(results):
+    assert not any("different programs" in warning for warning in regime_proto.compare(results[:3]).warnings)
+    [warning] = [text for text in regime_proto.compare(results).warnings if "programs" in text]
+    assert warning.startswith("the runs are of 2 different programs, and the mean ρ averages over them")
+
+
+def test_what_settled_first_beyond_doubt_is_counted(results, found_in_memory):
+    sure = replace(found_in_memory, settled=Settled(True, True), rho_range=(1.5, 3), thresholds=(), uncertainty=None)
+    other = replace(sure, rho_range=(0.2, 0.8))
+    doubtful = replace(sure, rho_range=(0.8, 3))
+    short, unknown = replace(sure, settled=Settled(True, False)), replace(sure, settled=Settled(None, True))
+    found = regime_proto.compare([sure, sure, other, doubtful, short, unknown], reference="paper")
+    first = [row.settled_first for row in found.rows[:7]]
+    assert first == ["patterns", "patterns", "weights", None, None, None, None]
+    assert describe_first(found.rows) == "patterns settled first in 2 of 6 runs, weights in 1, beyond doubt"
+    assert describe_first(found.rows[3:]).startswith("in none of 3 runs it is beyond doubt")
+    assert describe_first(found.rows[6:]) == ""
+    table = pd.read_csv(io.StringIO(FORMATS["csv"](found)))
+    assert table.settled.tolist()[:5] == ["yes"] * 4 + ["no"]
+    assert table.settled[5:].isna().all()
+    cells = [line.split("|")[-2].strip() for line in to_markdown(found).splitlines() if line.startswith("|")]
+    assert cells[0] == "settled"
+    assert cells[2:9] == ["yes"] * 4 + ["no", "–", "–"]
+
+
+def test_names_of_published_runs_are_not_shortened_where_labels_can_be_left_out(paths):
+    shown = regime("compare", paths[3], "--reference", "paper").stdout
+    assert "RoBERTa on AG News (paper)" in shown
+    assert "… model, dataset, optimizer, " in shown
+    assert not re.search(r"…[^\n]* \(\d+\)", shown)
 
 
 def test_runs_of_one_program_with_other_seeds_are_repeats(results):
@@ -457,6 +492,7 @@ def test_a_table_goes_to_a_file_or_to_standard_output(tmp_path, form):
 def test_other_uses_are_one_line(paths, tmp_path):
     assert_one_line(regime("compare"), "nothing to compare: give trajectory files")
     assert_one_line(regime("compare", tmp_path), "a directory; expected a trajectory file: create one with")
+    assert_one_line(regime("compare", paths[0].parent), r"a directory of trajectories; expected files: give .*/\*\.h5$")
     assert_one_line(regime("compare", tmp_path / "none.h5"), "none.h5: no such file or directory")
     assert_one_line(regime("compare", paths[0], paths[0]), "the same run as .*mlp-0.h5")
     assert_one_line(
@@ -520,7 +556,8 @@ def test_a_comparison_shows_its_table(paths):
     assert lines[0] == f"{len(paths)} runs and 18 published runs (the paper's Table II)"
     assert lines[1].split()[-3:] == ["AUC_P", "ρ", "range"]
     assert [line for line in lines if line.startswith("… model, dataset, ") and line.endswith(": in .rows")]
-    assert len(lines) == 3 + len(found.rows) + len(found.summaries) + len(found.warnings)
+    # Title, headings, hidden labels, what settled first.
+    assert len(lines) == 4 + len(found.rows) + len(found.summaries) + len(found.warnings)
     page = found._repr_html_()
     assert page.count("<tr>") == 1 + len(found.rows)
     assert "mean ρ" in page

@@ -18,7 +18,7 @@ import xarray as xr
 from commands import REGIME, assert_one_line, regime
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import synthetic
+from runs import make_run, synthetic
 
 import regime_proto
 from regime_proto.cli.main import main
@@ -111,6 +111,25 @@ def test_pandas_reads_the_table(result):
     # What pandas makes of the digits may differ in the last place.
     np.testing.assert_allclose(layers.to_numpy(), result.curves["layer_pattern_smoothed"].to_numpy(), rtol=1e-15)
     assert table[table.series != "layer_pattern"].layer.isna().all()
+
+
+def test_json_holds_what_a_paper_reports(tmp_path):
+    path = make_run(
+        tmp_path / "run.h5", notes={"seed": 3, "rate": np.inf}, program="a" * 64, stride=10, observations_per_epoch=5.0
+    )
+    expected = {
+        "notes": {"seed": 3, "rate": None}, "samples": 4, "observations_per_epoch": 5.0, "first_step": 100,
+        "last_step": 300, "program_sha256": "a" * 64, "probe_sha256": None,
+    }  # fmt: skip
+    with h5py.File(path) as file:
+        sizes = file["tensor_size"][...]
+    expected |= {"tensors": len(sizes), "parameters": int(sizes.sum())}
+    exporting = ("export", path, "--to", "json", "--steps", "100:300")
+    for command in (("analyze", path, "--json", "--steps", "100:300"), exporting):
+        found = json.loads(regime(*command).stdout)
+        assert {name: found[name] for name in expected} == expected
+    without = regime_proto.analyze(make_run(tmp_path / "bare.h5"), batches_per_epoch=7).to_json()
+    assert (without["observations_per_epoch"], without["notes"]) == (7, {})
 
 
 def test_json_holds_the_result_and_every_number_exactly(result):
