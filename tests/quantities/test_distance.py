@@ -347,7 +347,7 @@ def test_a_damaged_first_state_is_told(start, spoil):
 
 @pytest.mark.parametrize("of", [{"run": "b", "step": 3}, {"run": "a", "step": 4}])
 def test_a_first_state_of_another_run_is_not_measured_from(start, of):
-    expected = f"the first state of run a, step 3, expected that of run {of['run']}, step {of['step']}; "
+    expected = f"the first state of run a, step 3; expected that of run {of['run']}, step {of['step']}; "
     with pytest.raises(RegimeError, match=expected):
         read_start(start[0], **of)
 
