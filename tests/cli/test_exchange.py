@@ -111,7 +111,10 @@ def test_merge_and_thin_on_the_command_line(valid, tmp_path):
     assert small.stat().st_size < valid.stat().st_size
     assert_one_line(regime("thin", valid, "--masks", "none", "-o", small), "exists; replace it with --overwrite")
     assert_one_line(regime("thin", valid, "--masks", "none", "-o", valid, "--overwrite"), "an input of this command")
-    assert_one_line(regime("thin", tmp_path, "--masks", "none", "-o", small, "--overwrite"), "a directory; expected")
+    assert_one_line(
+        regime("thin", tmp_path, "--masks", "none", "-o", small, "--overwrite"),
+        "a directory of trajectories; expected one file",
+    )
 
 
 def test_an_unfinished_run_is_pointed_at(tmp_path):
