@@ -127,7 +127,7 @@ def test_masks_that_are_there_are_not_lost_by_another_choice(mlp_run, complete, 
     path = regime_proto.convert(mlp_run, tmp_path / "run.h5")
     before = path.read_bytes()
     refused = regime("convert", mlp_run, "-o", path, "--masks", "none")
-    assert_one_line(refused, "exists with masks all, asked for none; replace it with --overwrite")
+    assert_one_line(refused, "exists with masks all, but none was requested; replace it with --overwrite")
     assert path.read_bytes() == before
     assert regime("convert", mlp_run, "-o", path, "--masks", "none", "--overwrite").exit_code == 0
     assert_thinned(path, complete, 0)
