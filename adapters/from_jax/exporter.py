@@ -16,7 +16,7 @@ from regime_proto.checkpoints.payload import state_of
 from regime_proto.program.probe import Probe
 from regime_proto.program.program import Program, Tensor
 from regime_proto.schema.errors import RegimeError
-from regime_proto.schema.types import Array
+from regime_proto.schema.types import Array, read_only
 
 _PARAMS = "params"
 
@@ -140,6 +140,8 @@ def _export(
 
 def names_of(arrays: Mapping[LeafPath, Array], where: str) -> dict[LeafPath, str]:
     """Return the names of tensors by path, as in a checkpoint with the same trees."""
+    # A state takes read-only arrays as they are, and views of all others: these are known by their identity below.
+    arrays = {path: read_only(array) for path, array in arrays.items()}
     tree = nested((path[1:], array) for path, array in arrays.items())
     names = {id(array): name for name, array in state_of(tree_payload(tree), where).tensors.items()}
     unnamed = [path for path, array in arrays.items() if id(array) not in names and array.dtype.kind in "fV"]

@@ -227,7 +227,7 @@ def test_the_network_is_a_part_of_the_module_or_all_of_it(part, tmp_path):
             None,
             "NoForward has no forward; choose the part of it that is the network with module=…, from net",
         ),
-        (Classifier, "body", "module='body': Classifier has net"),
+        (Classifier, "body", "module='body': not found; Classifier has net"),
     ],
 )
 def test_parts_that_cannot_be_followed(module, part, message, tmp_path):
