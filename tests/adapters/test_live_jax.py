@@ -224,7 +224,7 @@ def test_a_module_holds_its_parameters_itself(tmp_path):
     with pytest.raises(RegimeError, match="this model holds its own parameters; leave params out"):
         recorder.observe(0, params=nnx.state(module))
     module.second = nnx.Linear(9, 3, rngs=nnx.Rngs(0))
-    with pytest.raises(RegimeError, match=r"Module: second\.bias is float32\[3\], expected float32\[2\]"):
+    with pytest.raises(RegimeError, match=r"Module: second\.bias is float32\[3\]; expected float32\[2\]"):
         recorder.observe(1)
     recorder.abandon()
 
