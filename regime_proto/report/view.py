@@ -74,8 +74,6 @@ class RunView:
     result : Result
     attributes : mapping
         Root attributes of the file.
-    notes : mapping of str to str
-        The author's notes about the run: model, data set, seed.
     metrics : tuple of Metric
     edges : (bin + 1,) int64
         Edges of the bins of heat maps, as indices of intervals.
@@ -95,7 +93,6 @@ class RunView:
     path: Path
     result: Result
     attributes: Mapping[str, Any]
-    notes: Mapping[str, str]
     metrics: tuple[Metric, ...]
     edges: Array
     samples: SampleView
@@ -136,9 +133,8 @@ def read_view(
             return RunView(
                 name=path.name.removesuffix(path.suffix).removesuffix(".regime"),
                 path=path,
-                result=replace(result, trajectory=os.fspath(path)),
+                result=replace(result, trajectory=os.fspath(path), notes=read_notes(path)),
                 attributes=dict(trajectory.attrs),
-                notes={name: str(value) for name, value in read_notes(path).items()},
                 metrics=_metrics(chosen),
                 edges=edges,
                 samples=_samples(chosen, edges),

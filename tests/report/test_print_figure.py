@@ -280,7 +280,8 @@ DRAWING = """
 import sys
 from pathlib import Path
 from regime_proto.analyzer.settings import AnalysisSettings
-from regime_proto.report.print.figure import image, plot, read_run
+from regime_proto.report.print.drawn import read_run
+from regime_proto.report.print.figure import image, plot
 run = read_run(sys.argv[1], AnalysisSettings(resamples=0))
 plot(sys.argv[1], f"{sys.argv[2]}/again.png", dpi=100)
 for form in ("pdf", "svg"):

@@ -84,7 +84,7 @@ def provenance(view: RunView) -> list[tuple[str, str, str]]:
 
     Attributes of the format come first, in the order of the format.
     """
-    notes = [(name, value, "note by the author") for name, value in view.notes.items()]
+    notes = [(name, str(value), "note by the author") for name, value in view.result.notes.items()]
     known = {attribute.name: attribute.meaning for attribute in ATTRIBUTES}
     names = [name for name in known if name in view.attributes]
     names += [name for name in view.attributes if name not in known]

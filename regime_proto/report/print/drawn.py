@@ -1,7 +1,7 @@
 """The parts of a run that are drawn: its curves over all intervals, including gaps, and its metrics."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,23 +48,34 @@ class Drawn:
     metrics: Mapping[str, Array]
 
 
-def read_run(path: str | os.PathLike[str], settings: AnalysisSettings) -> Drawn:
+Run = str | os.PathLike[str] | Result
+
+
+def read_runs(runs: Run | Iterable[Run], settings: AnalysisSettings) -> list[Drawn]:
+    """Return the data of one run or of several; see `read_run`."""
+    given = [runs] if isinstance(runs, str | os.PathLike | Result) else runs
+    return [read_run(run, settings) for run in given]
+
+
+def read_run(run: Run, settings: AnalysisSettings) -> Drawn:
     """Analyze a trajectory, and read everything else that is drawn.
 
     Parameters
     ----------
-    path : path
+    run : path or Result
+        A `Result` keeps its own settings.
     settings : AnalysisSettings
 
     Raises
     ------
     RegimeError
-        The trajectory cannot be read or analyzed.
+        The trajectory cannot be read or analyzed, or now holds a different run from the analyzed one.
     """
-    return as_drawn(analyze_with(path, settings), settings.batches_per_epoch)
+    result = run if isinstance(run, Result) else analyze_with(run, settings)
+    return _as_drawn(result, settings.batches_per_epoch)
 
 
-def as_drawn(result: Result, batches_per_epoch: float | None) -> Drawn:
+def _as_drawn(result: Result, batches_per_epoch: float | None) -> Drawn:
     """Return the data for drawing a result, read from its trajectory.
 
     Parameters

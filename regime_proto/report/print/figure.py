@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from regime_proto.analyzer.settings import AnalysisSettings
-from regime_proto.report.print.drawn import Drawn, read_run
+from regime_proto.report.print.drawn import Drawn, read_runs
 from regime_proto.schema.errors import RegimeError
 from regime_proto.schema.files import place_files
 
@@ -65,9 +65,7 @@ def plot(
     """
     output = Path(output)
     form = form_of(output)
-    given = [paths] if isinstance(paths, str | os.PathLike) else paths
-    settings = AnalysisSettings(preset, steps, batches_per_epoch, resamples=0)
-    runs = [read_run(path, settings) for path in given]
+    runs = read_runs(paths, AnalysisSettings(preset, steps, batches_per_epoch, resamples=0))
     content = image(runs, form, columns=columns, layers=layers, metrics=metrics, dpi=dpi)
     place_files({output: content}, overwrite=overwrite)
     return output

@@ -1,16 +1,14 @@
 """Returns a figure of runs, to display or to modify."""
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from regime_proto.analyzer.result import Result
 from regime_proto.analyzer.settings import AnalysisSettings
-from regime_proto.report.print.drawn import as_drawn, read_run
+from regime_proto.report.print.drawn import Run, read_runs
 
 
 def figure(
-    runs: str | os.PathLike[str] | Result | Iterable[str | os.PathLike[str] | Result],
+    runs: Run | Iterable[Run],
     *,
     columns: int = 1,
     layers: str | None = None,
@@ -48,7 +46,5 @@ def figure(
     # matplotlib is optional; without it, this import raises an error that says what to install.
     from regime_proto.report.print.figure import figure as draw
 
-    given = [runs] if isinstance(runs, str | os.PathLike | Result) else list(runs)
-    settings = AnalysisSettings(preset, steps, batches_per_epoch, resamples=0)
-    drawn = [as_drawn(run, batches_per_epoch) if isinstance(run, Result) else read_run(run, settings) for run in given]
+    drawn = read_runs(runs, AnalysisSettings(preset, steps, batches_per_epoch, resamples=0))
     return draw(drawn, columns=columns, layers=layers, metrics=metrics)
