@@ -1,19 +1,10 @@
 """The built manual in a real browser, from a file, without a network."""
 
-import os
-import shutil
-
 import pytest
+from browsers import launched, needs_browser, serious_findings
 from manual import SITE, require_built, source_pages
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = [
-    pytest.mark.skipif(
-        BROWSER is None and "REGIME_REQUIRE_READERS" not in os.environ, reason="no Chromium is installed"
-    ),
-    pytest.mark.usefixtures("built"),
-]
+pytestmark = [needs_browser, pytest.mark.usefixtures("built")]
 
 # A page of every kind; all others are opened without it.
 CHECKED = (
@@ -43,12 +34,8 @@ def built():
 
 @pytest.fixture(scope="module")
 def browser(built):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with launched() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -96,17 +83,7 @@ def test_every_page_opens_and_fits_a_phone(opened, section):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", CHECKED)
 def test_axe_finds_nothing_serious(opened, name, scheme):
-    from axe_playwright_python.sync_playwright import Axe
-
-    page = opened(name, scheme=scheme)
-    found = Axe().run(page, options=AS_FILES).response["violations"]
-    serious = [
-        (one["id"], node["html"][:200], node["failureSummary"][:300])
-        for one in found
-        if one["impact"] in ("serious", "critical")
-        for node in one["nodes"][:3]
-    ]
-    assert serious == []
+    assert serious_findings(opened(name, scheme=scheme), AS_FILES) == []
 
 
 def test_search_finds_pages_from_a_file(opened):

@@ -1,23 +1,16 @@
 """A page in a real browser, without a network: it draws, answers to mouse and keyboard, and can be read by all."""
 
-import os
-import shutil
 from dataclasses import replace
-from importlib.util import find_spec
 
 import pytest
+from browsers import launched, needs_browser, serious_findings
 from trajectories import LAYERS, header
 from trajectories import write as write_trajectory
 
 import regime_proto
 from regime_proto.report.page.page import report
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = pytest.mark.skipif(
-    (BROWSER is None or find_spec("playwright") is None) and "REGIME_REQUIRE_READERS" not in os.environ,
-    reason="no Chromium or no playwright is installed",
-)
+pytestmark = needs_browser
 
 THEME = "document.documentElement.dataset.theme"
 FIGURES = ("curves", "raw", "readings", "layers", "areas", "strides", "agreement", "samples", "units")
@@ -34,12 +27,8 @@ def until(page, script, expected=True):
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with launched() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -238,11 +227,7 @@ def test_folded_runs_open_by_keyboard_and_by_link(opened):
 
 @pytest.mark.parametrize(("name", "scheme", "width"), [("one", "light", 1100), ("several", "dark", 375)])
 def test_axe_finds_nothing_serious(opened, name, scheme, width):
-    from axe_playwright_python.sync_playwright import Axe
-
     page = opened(name, scheme=scheme, width=width, own=True, bypass_csp=True)
     if name == "one":
         page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    found = Axe().run(page).response["violations"]
-    serious = [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
-    assert serious == []
+    assert serious_findings(page) == []
